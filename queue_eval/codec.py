@@ -1,0 +1,138 @@
+"""JSON on the wire: what a config or a result may hold, and how it is written.
+
+`plain` copies a value into dicts, lists, strings, numbers, booleans and None, turning tuples into lists
+and numpy-like scalars and arrays (anything with `dtype` and `tolist`) into numbers and lists. Whatever
+else it meets is named by its path. This module is imported by the processes that run user code, so it
+imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from queue_eval.errors import ConfigError, ResultError, UsageError
+from queue_eval.states import FAIL_RETURN_VALUE
+
+MAX_CONFIG_BYTES = 32 * 2**20
+MAX_RESULT_BYTES = 64 * 2**20
+_MAX_DEPTH = 200
+
+encode: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode
+"""Compact JSON, ASCII only; NaN and infinities are written as Python's JSON reads them back."""
+
+decode: Callable[[str | bytes], Any] = json.loads
+
+
+class _NotPlainError(Exception):
+    def __init__(self, path: str, what: str) -> None:
+        self.path = path
+        self.what = what
+
+
+def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
+    """Check and copy the config at `position` of a submission; return the copy and its JSON.
+
+    Raises ConfigError naming the position, the path and the type of what JSON cannot hold.
+    """
+    where = f"config {position}"
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where}: is {_kind(config)}; give a dict of JSON values")
+    if "id" in config:
+        raise ConfigError(f'{where}: "id" is the job\'s own key, set by queue_eval; rename it')
+    try:
+        copy = _plain(config, "", finite=True, depth=0)
+    except _NotPlainError as error:
+        raise ConfigError(f'{where}: "{error.path}" {error.what}; configs hold JSON values only') from None
+    text = encode(copy)
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{where}: takes {len(text):,} bytes as JSON, more than {MAX_CONFIG_BYTES:,}; "
+            "put large data in a file and its path in the config"
+        )
+    return copy, text
+
+
+def encode_result(value: Any) -> str:
+    """JSON of what a run function returned; a scalar that is not finite becomes FAIL_RETURN_VALUE.
+
+    Raises ResultError naming the path and the type of what JSON cannot hold.
+    """
+    try:
+        plain = _plain(value, "result", finite=False, depth=0)
+    except _NotPlainError as error:
+        raise ResultError(
+            f"the result cannot be serialised: {error.path} {error.what}; "
+            f"return JSON values (numbers, strings, lists, dicts). The result was {_shown(value)}"
+        ) from None
+    if isinstance(plain, float) and not math.isfinite(plain):
+        plain = FAIL_RETURN_VALUE
+    text = encode(plain)
+    if len(text) > MAX_RESULT_BYTES:
+        raise ResultError(
+            f"the result cannot be serialised: it takes {len(text):,} bytes as JSON, more than "
+            f"{MAX_RESULT_BYTES:,}; write large data to a file and return its path"
+        )
+    return text
+
+
+def encode_options(what: str, value: Any) -> str:
+    """JSON of other user input (`what` names it in the UsageError)."""
+    try:
+        return encode(_plain(value, what, finite=True, depth=0))
+    except _NotPlainError as error:
+        raise UsageError(f"{error.path} {error.what}; give JSON values only") from None
+
+
+def canonical(config: dict[str, Any]) -> str:
+    """The one text of all equal configs: the order of keys does not count."""
+    return _canonical_encode(config)
+
+
+_canonical_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+
+
+def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is float:
+        if finite and not math.isfinite(value):
+            raise _NotPlainError(path, f"is {value}")
+        return value
+    if depth > _MAX_DEPTH:
+        raise _NotPlainError(path[:80], f"is nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        copy = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _NotPlainError(path or str(key), f"has the key {key!r}, {_kind(key)} instead of a str")
+            copy[str(key)] = _plain(item, f"{path}.{key}" if path else key, finite=finite, depth=depth + 1)
+        return copy
+    if isinstance(value, (list, tuple)):
+        return [
+            _plain(item, f"{path}[{i}]", finite=finite, depth=depth + 1) for i, item in enumerate(value)
+        ]
+    if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
+        unpacked = value.tolist()
+        if type(unpacked) is not kind:
+            return _plain(unpacked, path, finite=finite, depth=depth + 1)
+    for base in (str, int, float):
+        if isinstance(value, base):
+            return _plain(base(value), path, finite=finite, depth=depth + 1)
+    raise _NotPlainError(path, f"is {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:  # a hostile __repr__ must not hide the real error
+        return f"{_kind(value)} (its repr raises {type(error).__name__})"
+    return text if len(text) <= 2000 else f"{text[:2000]}… ({len(text):,} characters)"

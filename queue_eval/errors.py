@@ -1,0 +1,99 @@
+"""Every error that queue_eval raises on purpose.
+
+The tree::
+
+    QueueEvalError
+    ├── UsageError                 the caller's words are off; nothing was sent (also a ValueError)
+    │   ├── UnknownMethodError     also a RuntimeError, as DeepHyper raises
+    │   ├── ConfigError            a config is not a dict of JSON values
+    │   ├── ResultError            a result is not a JSON value
+    │   └── FunctionError          the run function cannot travel or cannot be found
+    ├── MethodUnavailableError     the method is valid, but cannot be used here
+    ├── ServerError                the server cannot be used (also a ConnectionError)
+    │   ├── ServerUnreachableError nobody answers, or the password is wrong
+    │   └── ServerRefusedError     it answers, but would lose jobs (eviction, version, schema)
+    ├── CampaignError
+    │   ├── CampaignNotFoundError  no such campaign, or it was purged
+    │   └── CampaignConflictError  it belongs to another run function or method
+    ├── JobFailed                  raised by gather with on_failure="raise"
+    └── SearchTerminationError     raised by a callback to end a search
+
+Messages are one line: what is wrong; what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from queue_eval.job import Job
+
+
+class QueueEvalError(Exception):
+    """Root of all errors of queue_eval."""
+
+
+class UsageError(QueueEvalError, ValueError):
+    """The caller's words are off; nothing was sent and no state has changed."""
+
+
+class UnknownMethodError(UsageError, RuntimeError):
+    """`method` names no way of executing jobs (DeepHyper raises RuntimeError for it)."""
+
+
+class ConfigError(UsageError):
+    """A config is not a dict of JSON values; the message holds the path of the offender."""
+
+
+class ResultError(UsageError):
+    """A result is not a JSON value; the message holds the path of the offender."""
+
+
+class FunctionError(UsageError):
+    """A run function cannot travel to a worker, or cannot be found by one."""
+
+
+class MethodUnavailableError(QueueEvalError, RuntimeError):
+    """The method exists, but this version or this installation cannot use it."""
+
+
+class ServerError(QueueEvalError, ConnectionError):
+    """The server cannot be used."""
+
+
+class ServerUnreachableError(ServerError):
+    """Nobody answers at the address, or the password is refused."""
+
+
+class ServerRefusedError(ServerError):
+    """The server answers, but using it would lose jobs or break the protocol."""
+
+
+class CampaignError(QueueEvalError):
+    """A campaign cannot be opened or used."""
+
+
+class CampaignNotFoundError(CampaignError, LookupError):
+    """There is no such campaign; it was never created, or has been purged."""
+
+
+class CampaignConflictError(CampaignError, ValueError):
+    """The campaign belongs to another run function or method."""
+
+
+class JobFailed(QueueEvalError):  # noqa: N818 - the contract's name
+    """A job failed and the evaluator was created with ``on_failure="raise"``.
+
+    `job` is the first failed job; `batch` holds every job of the gather that raised, all recorded.
+    """
+
+    def __init__(self, job: Job, batch: Sequence[Job]) -> None:
+        super().__init__(f"job {job.id} failed ({job.cause}): {(job.error or '').strip().splitlines()[-1:]}")
+        self.job = job
+        self.batch = list(batch)
+
+
+class SearchTerminationError(QueueEvalError):
+    """A callback ends the search; `gather` lets it through once the batch is recorded."""

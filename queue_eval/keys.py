@@ -1,0 +1,101 @@
+"""The names of everything kept on the server: the only module that spells a key.
+
+All keys of a campaign share the hash tag ``{campaign}``, so that a campaign lives in one slot of a
+cluster and campaigns spread over it. `Keys.columns` is the order in which every script receives them;
+`queue_eval/lua/_shared.lua` unpacks them in the same order.
+
+=================  ======  ==========================================================================
+key                type    holds
+=================  ======  ==========================================================================
+``:meta``          hash    function, method, options, creation time, schema version, last id
+``:configs``       hash    id -> 13 digits of submission time (ms, Unix) followed by the config (JSON)
+``:scheduled``     zset    id by due time (ms)
+``:pending``       zset    id by (priority, id): see `pending_score` in ``_shared.lua``
+``:held:<worker>`` hash    id -> "attempt request started": running on that worker
+``:workers``       zset    worker by the expiry (ms) of its lease on all it holds
+``:attempts``      hash    id -> "attempts failures losses unstarted suspect", where not all zero
+``:priorities``    hash    id -> priority, where not zero
+``:results``       stream  the append-only log of terminal outcomes
+``:index``         hash    id -> entry in the result stream: succeeded, failed and cancelled jobs
+``:failed``        set     ids of failed jobs
+``:cancelled``     set     ids of cancelled jobs
+``:failures``      stream  each failed or lost attempt (bounded)
+``:outputs``       hash    id -> captured output of the attempt that settled it, where not empty
+``:fingerprints``  hash    config fingerprint (and occurrence) -> id
+``:requests``      hash    worker or driver -> its last request, so that a repeat is recognised
+``:wake``          zset    one marker that idle workers block on, present while work may be waiting
+=================  ======  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from queue_eval.errors import UsageError
+
+CAMPAIGNS = "qe:campaigns"
+"""zset: campaign by creation time (ms)."""
+
+WORKERS = "qe:workers"
+"""zset: worker by the time (ms) of its last heartbeat."""
+
+NOTICES = "qe:notices"
+"""stream: what workers had better look at soon (new campaign, cancel, drain); never the only way to learn it."""
+
+COLUMNS = (
+    "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
+    "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake",
+)  # fmt: skip
+
+_CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def check_campaign_name(name: str) -> str:
+    """Return `name`, or raise UsageError unless it may name a campaign."""
+    if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):
+        raise UsageError(f"campaign name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
+    return name
+
+
+def worker_key(worker: str) -> str:
+    """Key of what a live worker says about itself (JSON, expires with its lease)."""
+    return f"qe:worker:{worker}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one campaign."""
+
+    campaign: str
+
+    def column(self, name: str) -> str:
+        return f"qe:{{{self.campaign}}}:{name}"
+
+    def held(self, worker: str) -> str:
+        return self.column(f"held:{worker}")
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.column(name) for name in COLUMNS)
+
+    @cached_property
+    def meta(self) -> str:
+        return self.column("meta")
+
+    @cached_property
+    def configs(self) -> str:
+        return self.column("configs")
+
+    @cached_property
+    def results(self) -> str:
+        return self.column("results")
+
+    @cached_property
+    def index(self) -> str:
+        return self.column("index")
+
+    @cached_property
+    def wake(self) -> str:
+        return self.column("wake")

@@ -1,0 +1,223 @@
+-- Prefixed to every script. KEYS are the campaign's columns, in the order of keys.py.
+--
+-- Laws that all scripts keep:
+--   A job is in exactly one place: scheduled, pending, one worker's held, or index.
+--   last_id = |scheduled| + |pending| + sum |held| + |index|.
+--   One entry in the result stream for each id that enters the index.
+--   Time is the server's. Nothing is written before all checks have passed.
+--   ARGV[1] is the campaign's uid: a caller that knew an earlier campaign of this name is told GONE.
+
+local META, CONFIGS, SCHEDULED, PENDING, WORKERS, ATTEMPTS, PRIORITIES, RESULTS, INDEX,
+      FAILED, CANCELLED, FAILURES, OUTPUTS, FINGERPRINTS, REQUESTS, WAKE = unpack(KEYS)
+local PREFIX = string.sub(META, 1, -5)
+
+-- unpack holds fewer than 8,000 values; even, so that pairs stay together.
+local CHUNK = 4000
+
+local function bulk(command, key, values)
+  for first = 1, #values, CHUNK do
+    redis.call(command, key, unpack(values, first, math.min(first + CHUNK - 1, #values)))
+  end
+end
+
+local function hmget(key, fields)
+  if #fields <= CHUNK then
+    if #fields == 0 then return {} end
+    return redis.call('HMGET', key, unpack(fields))
+  end
+  local all = {}
+  for first = 1, #fields, CHUNK do
+    local last = math.min(first + CHUNK - 1, #fields)
+    for i, value in ipairs(redis.call('HMGET', key, unpack(fields, first, last))) do
+      all[first + i - 1] = value
+    end
+  end
+  return all
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function gone(uid)
+  return redis.call('HGET', META, 'uid') ~= uid
+end
+
+local GONE = 'GONE'
+
+local function held_key(worker)
+  return PREFIX .. 'held:' .. worker
+end
+
+-- held: "attempt request started"
+local function parse_held(value)
+  local attempt, request, started = string.match(value, '^(%d+) (%S+) (%d)$')
+  return tonumber(attempt), request, started == '1'
+end
+
+-- attempts: leases so far, of which failed, lost, never started; and whether a worker died while the
+-- job was prefetched, when nobody can tell if it had begun.
+local function parse_history(value)
+  if not value then return { attempts = 0, failures = 0, losses = 0, unstarted = 0, suspect = 0 } end
+  local attempts, failures, losses, unstarted, suspect = string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d)$')
+  return { attempts = tonumber(attempts), failures = tonumber(failures), losses = tonumber(losses),
+           unstarted = tonumber(unstarted), suspect = tonumber(suspect) }
+end
+
+local function format_history(h)
+  return h.attempts .. ' ' .. h.failures .. ' ' .. h.losses .. ' ' .. h.unstarted .. ' ' .. h.suspect
+end
+
+local function histories(ids)
+  if redis.call('HLEN', ATTEMPTS) == 0 then return {} end
+  return hmget(ATTEMPTS, ids)
+end
+
+-- Higher priority first; within one, the order of submission. Exact in a double for |priority| < 2^15
+-- and ids below 2^37.
+local function pending_score(id, priority)
+  return tonumber(id) - priority * 137438953472
+end
+
+local function wake()
+  redis.call('ZADD', WAKE, 0, 'work')
+end
+
+local function to_pending(ids)
+  if #ids == 0 then return end
+  local priorities = redis.call('HLEN', PRIORITIES) > 0 and hmget(PRIORITIES, ids) or {}
+  local members = {}
+  for i, id in ipairs(ids) do
+    members[#members + 1] = pending_score(id, tonumber(priorities[i] or 0))
+    members[#members + 1] = id
+  end
+  bulk('ZADD', PENDING, members)
+  wake()
+end
+
+-- Move what is due to pending, a page at a time. Returns the due time of the next scheduled job, or nil.
+local function promote(now)
+  if redis.call('ZCARD', SCHEDULED) == 0 then return nil end
+  local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, 1000)
+  if #due > 0 then
+    bulk('ZREM', SCHEDULED, due)
+    to_pending(due)
+  end
+  local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
+  return first[2] and tonumber(first[2])
+end
+
+-- Append one terminal outcome to the result stream; collect what the index needs into `entries`.
+-- `executions` counts attempts whose execution began.
+local function finish(entries, id, executions, state, outcome)
+  local entry = redis.call('XADD', RESULTS, '*',
+    'job', id, 'state', state, 'attempts', executions, 'run_ms', outcome.run_ms or '',
+    'age_ms', outcome.age_ms or 0, 'worker', outcome.worker or '', 'source', outcome.source or '',
+    'cause', outcome.cause or '', 'body', outcome.body or '')
+  entries[#entries + 1] = id
+  entries[#entries + 1] = entry
+  if outcome.output and outcome.output ~= '' then redis.call('HSET', OUTPUTS, id, outcome.output) end
+  if state == 'failed' then redis.call('SADD', FAILED, id) end
+  if state == 'cancelled' then redis.call('SADD', CANCELLED, id) end
+end
+
+local function log_failure(id, attempt, cause, worker, body, output)
+  redis.call('XADD', FAILURES, 'MAXLEN', '~', 10000, '*', 'job', id, 'attempt', attempt, 'cause', cause,
+    'worker', worker, 'body', body, 'output', output or '')
+end
+
+-- Which worker holds each of `ids`: id -> { worker, held value }. One command per worker, for rare moves.
+local function holders(ids)
+  local found = {}
+  for _, worker in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
+    for i, value in ipairs(hmget(held_key(worker), ids)) do
+      if value then found[ids[i]] = { worker, value } end
+    end
+  end
+  return found
+end
+
+-- One attempt of a job ended by the death of what ran it: pending again, or quarantined.
+-- `h` is its history, already counting this attempt.
+local function lose(entries, again, id, h, max_losses, outcome)
+  h.losses = h.losses + 1
+  log_failure(id, h.attempts, 'lost', outcome.worker, outcome.body, outcome.output)
+  if h.losses >= max_losses then
+    finish(entries, id, h.attempts - h.unstarted, 'failed', outcome)
+  else
+    again[#again + 1] = id
+  end
+  redis.call('HSET', ATTEMPTS, id, format_history(h))
+end
+
+-- Give a worker up to room + prefetch pending jobs. The first `room` start at once; the others wait on the
+-- worker behind short jobs. A job that was prefetched when a worker died is suspect: it only ever starts at
+-- once, so that its next death is known to be its own.
+-- Returns { id, attempt, started (0|1), config, ... }, and the due time of the next scheduled job or nil.
+local function lease(worker, request, room, prefetch, now)
+  local held = held_key(worker)
+  local field = 'worker:' .. worker
+  if redis.call('HGET', REQUESTS, field) == request then
+    -- The reply to this very request was lost: give the same leases again.
+    local leased, ids = {}, {}
+    local all = redis.call('HGETALL', held)
+    for i = 1, #all, 2 do
+      local attempt, made_by, started = parse_held(all[i + 1])
+      if made_by == request then
+        ids[#ids + 1] = all[i]
+        leased[#leased + 1] = { all[i], attempt, started and 1 or 0 }
+      end
+    end
+    local reply = {}
+    for i, config in ipairs(hmget(CONFIGS, ids)) do
+      local l = leased[i]
+      for _, value in ipairs({ l[1], l[2], l[3], config or '' }) do reply[#reply + 1] = value end
+    end
+    return reply, nil
+  end
+
+  local due = promote(now)
+  if redis.call('HGET', META, 'paused') == '1' then return {}, due end
+  if room + prefetch <= 0 then
+    -- A full worker may have taken the marker from the idle ones.
+    if redis.call('ZCARD', PENDING) > 0 then wake() end
+    return {}, due
+  end
+  local popped = redis.call('ZPOPMIN', PENDING, math.min(room + prefetch, 2000))
+  if #popped == 0 then return {}, due end
+
+  local ids = {}
+  for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
+  local before = histories(ids)
+  local now_or_never, rest, again = {}, {}, {}
+  for i, id in ipairs(ids) do
+    local h = before[i] and parse_history(before[i])
+    local wanted = { id, h and h.attempts + 1 or 1 }
+    if h and h.suspect == 1 then
+      if #now_or_never < room then now_or_never[#now_or_never + 1] = wanted else again[#again + 1] = id end
+    else
+      rest[#rest + 1] = wanted
+    end
+  end
+  to_pending(again)
+  for _, wanted in ipairs(rest) do now_or_never[#now_or_never + 1] = wanted end
+
+  local chosen, tokens, reply = {}, {}, {}
+  for i, wanted in ipairs(now_or_never) do chosen[i] = wanted[1] end
+  local configs = hmget(CONFIGS, chosen)
+  for i, wanted in ipairs(now_or_never) do
+    local started = i <= room and 1 or 0
+    tokens[#tokens + 1] = wanted[1]
+    tokens[#tokens + 1] = wanted[2] .. ' ' .. request .. ' ' .. started
+    reply[#reply + 1] = wanted[1]
+    reply[#reply + 1] = wanted[2]
+    reply[#reply + 1] = started
+    reply[#reply + 1] = configs[i] or ''
+  end
+  bulk('HSET', held, tokens)
+  redis.call('HSET', REQUESTS, field, request)
+  -- The marker was taken by whoever came for these: put it back while there is more.
+  if redis.call('ZCARD', PENDING) > 0 then wake() end
+  return reply, due
+end

@@ -1,0 +1,44 @@
+-- Cancel jobs that are not finished, wherever they are. A worker that runs one learns it from a notice or
+-- its next extension; the job is cancelled from this moment on.
+-- ARGV: uid, then ids
+-- Reply: the ids that were cancelled by this call
+-- Repeating it is safe: a cancelled job is finished.
+local uid = ARGV[1]
+if gone(uid) then return GONE end
+local last_id = tonumber(redis.call('HGET', META, 'last_id'))
+local ids, seen = {}, {}
+for i = 2, #ARGV do
+  local number = tonumber(ARGV[i])
+  if number and number >= 1 and number <= last_id and not seen[ARGV[i]] then
+    seen[ARGV[i]] = true
+    ids[#ids + 1] = ARGV[i]
+  end
+end
+local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
+local entries, cancelled, marked, waiting = {}, {}, {}, {}
+for i, id in ipairs(ids) do
+  if not finished[i] then
+    local h = parse_history(past[i])
+    local worker = ''
+    if held[id] then
+      local attempt, _, started = parse_held(held[id][2])
+      worker = held[id][1]
+      h.attempts = attempt
+      if not started then h.unstarted = h.unstarted + 1 end
+      redis.call('HDEL', held_key(worker), id)
+    else
+      waiting[#waiting + 1] = id
+    end
+    finish(entries, id, h.attempts - h.unstarted, 'cancelled', { worker = worker })
+    cancelled[#cancelled + 1] = id
+    if h.attempts > 0 then
+      marked[#marked + 1] = id
+      marked[#marked + 1] = format_history(h)
+    end
+  end
+end
+bulk('ZREM', PENDING, waiting)
+bulk('ZREM', SCHEDULED, waiting)
+bulk('HSET', INDEX, entries)
+bulk('HSET', ATTEMPTS, marked)
+return cancelled

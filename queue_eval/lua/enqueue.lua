@@ -1,0 +1,98 @@
+-- Give configs an id and a place: pending, or scheduled when delayed. With reuse, the k-th submission of
+-- a config joins the campaign's k-th job with it, when there is one.
+-- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, then per config: config, fingerprint,
+--       and its occurrence k with reuse
+-- Reply: { now_ms, ids, entries }; entries[i] is the result-stream entry of a finished job, else ''.
+-- Repeating it is safe: without reuse the driver's last (sequence, first id) is remembered; with reuse
+-- the repeat joins what the first call created.
+local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local priority, delay_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+if gone(uid) then return GONE end
+local now = now_ms()
+local width = reuse and 3 or 2
+local count = (#ARGV - 6) / width
+
+local ids, entries = {}, {}
+local field = 'driver:' .. driver
+if not reuse then
+  local before, first = string.match(redis.call('HGET', REQUESTS, field) or '', '^(%S+) (%d+)$')
+  if before == sequence then
+    for i = 1, count do
+      ids[i] = tostring(tonumber(first) + i - 1)
+      entries[i] = ''
+    end
+    return { now, ids, entries }
+  end
+end
+
+local digests = {}
+for i = 1, count do digests[i] = ARGV[7 + (i - 1) * width + 1] end
+local known = hmget(FINGERPRINTS, digests)
+
+local last_id = tonumber(redis.call('HGET', META, 'last_id'))
+local first_id = last_id + 1
+local fresh, configs, fingerprints, places, ranks, joined = {}, {}, {}, {}, {}, {}
+for i = 1, count do
+  local at = 7 + (i - 1) * width
+  local digest = digests[i]
+  -- "first" when one job has this config, "first count" when several do
+  local record = fresh[digest] or known[i]
+  local first, copies = nil, 0
+  if record then
+    first, copies = string.match(record, '^(%d+) ?(%d*)$')
+    copies = tonumber(copies) or 1
+  end
+  local occurrence = reuse and tonumber(ARGV[at + 2]) or copies + 1
+  if occurrence <= copies then
+    ids[i] = occurrence == 1 and first or fresh[digest .. ':' .. occurrence]
+      or redis.call('HGET', FINGERPRINTS, digest .. ':' .. occurrence)
+    joined[#joined + 1] = i
+  else
+    last_id = last_id + 1
+    local id = tostring(last_id)
+    ids[i] = id
+    configs[#configs + 1] = id
+    configs[#configs + 1] = now .. ARGV[at]
+    if copies == 0 then
+      fresh[digest] = id
+    else
+      local copy = digest .. ':' .. (copies + 1)
+      fresh[digest] = first .. ' ' .. (copies + 1)
+      fresh[copy] = id
+      fingerprints[#fingerprints + 1] = copy
+      fingerprints[#fingerprints + 1] = id
+    end
+    places[#places + 1] = delay_ms > 0 and now + delay_ms or pending_score(id, priority)
+    places[#places + 1] = id
+    if priority ~= 0 then
+      ranks[#ranks + 1] = id
+      ranks[#ranks + 1] = priority
+    end
+  end
+  entries[i] = ''
+end
+for i = 1, count do
+  local digest = digests[i]
+  if fresh[digest] then
+    fingerprints[#fingerprints + 1] = digest
+    fingerprints[#fingerprints + 1] = fresh[digest]
+    fresh[digest] = nil
+  end
+end
+
+if #configs > 0 then
+  redis.call('HSET', META, 'last_id', last_id)
+  bulk('HSET', CONFIGS, configs)
+  bulk('HSET', FINGERPRINTS, fingerprints)
+  bulk('HSET', PRIORITIES, ranks)
+  bulk('ZADD', delay_ms > 0 and SCHEDULED or PENDING, places)
+  -- Also for scheduled ones: a worker must learn when the next is due.
+  wake()
+  if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id) end
+end
+if #joined > 0 then
+  local wanted = {}
+  for k, i in ipairs(joined) do wanted[k] = ids[i] end
+  for k, entry in ipairs(hmget(INDEX, wanted)) do entries[joined[k]] = entry or '' end
+end
+return { now, ids, entries }

@@ -1,0 +1,8 @@
+-- Delete a campaign whole. Drivers and workers that still know it are told GONE.
+-- ARGV: uid
+-- Reply: 1
+-- Repeating it is safe: the repeat is told GONE.
+if gone(ARGV[1]) then return GONE end
+for _, worker in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do redis.call('UNLINK', held_key(worker)) end
+redis.call('UNLINK', unpack(KEYS))
+return 1

@@ -1,0 +1,63 @@
+-- Take back what a worker holds whose lease has expired (or that is known to be dead), a page at a time.
+-- ARGV: uid, grace_ms, page, worker ('' for any that has expired)
+--   grace_ms: after the server itself was away, nothing is reclaimed for this long, so that workers which
+--   outlived it extend first.
+-- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
+-- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
+-- Repeating it is safe: what was reclaimed is no longer held.
+local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+if gone(uid) then return GONE end
+local now = now_ms()
+local worker = dead
+if worker == '' then
+  local first = redis.call('ZRANGE', WORKERS, 0, 0, 'WITHSCORES')
+  if not first[1] then return { {}, 0, '' } end
+  if tonumber(first[2]) > now then return { {}, 0, first[2] } end
+  worker = first[1]
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local known = redis.call('HMGET', META, 'server_run', 'reclaim_from')
+  if known[1] ~= run then
+    redis.call('HSET', META, 'server_run', run, 'reclaim_from', now + grace_ms)
+    return { {}, 0, tostring(now + grace_ms) }
+  end
+  if tonumber(known[2]) > now then return { {}, 0, known[2] } end
+elseif not redis.call('ZSCORE', WORKERS, worker) then
+  return { {}, 0, '' }
+end
+
+local held = held_key(worker)
+local all = redis.call('HSCAN', held, 0, 'COUNT', page)[2]
+local ids = {}
+for i = 1, #all, 2 do ids[#ids + 1] = all[i] end
+local past = histories(ids)
+local max_losses = tonumber(redis.call('HGET', META, 'max_losses'))
+local entries, again, marked = {}, {}, {}
+for i, id in ipairs(ids) do
+  local attempt, _, started = parse_held(all[2 * i])
+  local h = parse_history(past[i])
+  h.attempts = attempt
+  if started then
+    h.suspect = 0
+    lose(entries, again, id, h, max_losses,
+      { worker = worker, cause = 'lost', body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
+  else
+    h.unstarted = h.unstarted + 1
+    h.suspect = 1
+    again[#again + 1] = id
+    marked[#marked + 1] = id
+    marked[#marked + 1] = format_history(h)
+  end
+end
+bulk('HSET', INDEX, entries)
+bulk('HDEL', held, ids)
+bulk('HSET', ATTEMPTS, marked)
+to_pending(again)
+local more = redis.call('HLEN', held) > 0 and 1 or 0
+if more == 0 then
+  redis.call('ZREM', WORKERS, worker)
+  redis.call('HDEL', REQUESTS, 'worker:' .. worker)
+  more = dead == '' and 1 or 0
+end
+-- The dead worker may have taken the marker with it.
+if redis.call('ZCARD', PENDING) + redis.call('ZCARD', SCHEDULED) > 0 then wake() end
+return { ids, more, '' }

@@ -1,0 +1,32 @@
+-- Give leases back, unrun or unfinished, without cost to the job: it is pending again.
+-- ARGV: uid, worker, leave (0|1), then per token: id, attempt, begun (0|1)
+--   leave: the worker ends and attends the campaign no more, if it holds nothing else.
+-- Reply: how many were released.
+-- Repeating it is safe: a released token is no longer held.
+local uid, worker, leave = ARGV[1], ARGV[2], ARGV[3] == '1'
+if gone(uid) then return GONE end
+local held = held_key(worker)
+local ids = {}
+for at = 4, #ARGV, 3 do ids[#ids + 1] = ARGV[at] end
+local tokens, past = hmget(held, ids), histories(ids)
+local again, history = {}, {}
+for i, id in ipairs(ids) do
+  local at = 4 + (i - 1) * 3
+  local attempt = tonumber(ARGV[at + 1])
+  if tokens[i] and parse_held(tokens[i]) == attempt then
+    local h = parse_history(past[i])
+    h.attempts = attempt
+    if ARGV[at + 2] == '0' then h.unstarted = h.unstarted + 1 end
+    again[#again + 1] = id
+    history[#history + 1] = id
+    history[#history + 1] = format_history(h)
+  end
+end
+bulk('HDEL', held, again)
+bulk('HSET', ATTEMPTS, history)
+to_pending(again)
+if leave and redis.call('HLEN', held) == 0 then
+  redis.call('ZREM', WORKERS, worker)
+  redis.call('HDEL', REQUESTS, 'worker:' .. worker)
+end
+return #again

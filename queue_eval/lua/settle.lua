@@ -1,0 +1,100 @@
+-- Settle attempts (ack or nack), and lease the next jobs in the same call.
+-- ARGV: uid, worker, lease_ms (0: do not touch the lease), request, room, prefetch, then per settlement:
+--       id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output
+--   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
+-- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts }; leases is flat: id, attempt, started,
+--   config; verdicts[i] is one of recorded, again, stale, finished.
+-- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
+-- wherever it is. A stale failure is dropped.
+-- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
+-- request gets the same leases.
+local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local room, prefetch = tonumber(ARGV[5]), tonumber(ARGV[6])
+if gone(uid) then return GONE end
+local now = now_ms()
+local held = held_key(worker)
+local WIDTH = 8
+local verdicts = {}
+
+if #ARGV > 6 then
+  local ids = {}
+  for at = 7, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
+  local tokens, finished, past = hmget(held, ids), hmget(INDEX, ids), histories(ids)
+  local known = redis.call('HMGET', META, 'last_id', 'max_attempts', 'max_losses', 'retry_first_ms',
+    'retry_factor', 'retry_max_ms')
+  local last_id = tonumber(known[1])
+
+  local strays = {}
+  for i, id in ipairs(ids) do
+    local at = 7 + (i - 1) * WIDTH
+    if ARGV[at + 2] == 'ok' and not finished[i]
+       and not (tokens[i] and parse_held(tokens[i]) == tonumber(ARGV[at + 1])) then
+      strays[#strays + 1] = id
+    end
+  end
+  local elsewhere = #strays > 0 and holders(strays) or {}
+
+  local entries, dropped, forgotten, again, closed = {}, {}, {}, {}, {}
+  for i, id in ipairs(ids) do
+    local at = 7 + (i - 1) * WIDTH
+    local attempt, outcome = tonumber(ARGV[at + 1]), ARGV[at + 2]
+    local mine = tokens[i] and parse_held(tokens[i]) == attempt
+    local report = { run_ms = ARGV[at + 3], age_ms = ARGV[at + 4], source = ARGV[at + 5],
+                     body = ARGV[at + 6], output = ARGV[at + 7], worker = worker }
+    if finished[i] or closed[id] then
+      verdicts[i] = 'finished'
+    elseif outcome == 'ok' and (mine or tonumber(id) <= last_id) then
+      closed[id] = true
+      verdicts[i] = 'recorded'
+      local h = parse_history(past[i])
+      if not mine then
+        redis.call('ZREM', PENDING, id)
+        redis.call('ZREM', SCHEDULED, id)
+        if elsewhere[id] then
+          h.attempts = parse_held(elsewhere[id][2])
+          redis.call('HDEL', held_key(elsewhere[id][1]), id)
+        end
+      end
+      finish(entries, id, math.max(h.attempts, attempt) - h.unstarted, 'succeeded', report)
+      if past[i] then forgotten[#forgotten + 1] = id end
+    elseif outcome ~= 'ok' and mine then
+      closed[id] = true
+      local h = parse_history(past[i])
+      h.attempts = attempt
+      h.suspect = 0
+      report.cause = outcome
+      verdicts[i] = 'recorded'
+      if outcome == 'lost' then
+        local waiting = #again
+        lose(entries, again, id, h, tonumber(known[3]), report)
+        if #again > waiting then verdicts[i] = 'again' end
+      else
+        h.failures = h.failures + 1
+        log_failure(id, attempt, outcome, worker, report.body, report.output)
+        if h.failures >= tonumber(known[2]) then
+          finish(entries, id, attempt - h.unstarted, 'failed', report)
+        else
+          local delay = tonumber(known[4]) * tonumber(known[5]) ^ (h.failures - 1)
+          redis.call('ZADD', SCHEDULED, now + math.floor(math.min(delay, tonumber(known[6]))), id)
+          wake()
+          verdicts[i] = 'again'
+        end
+        redis.call('HSET', ATTEMPTS, id, format_history(h))
+      end
+    else
+      verdicts[i] = 'stale'
+    end
+    if mine then dropped[#dropped + 1] = id end
+  end
+  bulk('HSET', INDEX, entries)
+  bulk('HDEL', held, dropped)
+  bulk('HDEL', ATTEMPTS, forgotten)
+  to_pending(again)
+end
+
+local leases, due = {}, nil
+if lease_ms > 0 then
+  redis.call('ZADD', WORKERS, now + lease_ms, worker)
+  leases, due = lease(worker, request, room, prefetch, now)
+end
+return { leases, due or '', now, tonumber(redis.call('HGET', META, 'revision') or 0), verdicts }

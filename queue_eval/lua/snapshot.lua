@@ -1,0 +1,15 @@
+-- Count a campaign's jobs by place, all at one moment.
+-- Reply: { last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms,
+--          worker, expiry_ms, held, worker, expiry_ms, held, ... }; nothing when there is no such campaign
+local meta = redis.call('HMGET', META, 'last_id', 'paused')
+if not meta[1] then return {} end
+local reply = { tonumber(meta[1]), redis.call('ZCARD', SCHEDULED), redis.call('ZCARD', PENDING),
+                redis.call('HLEN', INDEX), redis.call('SCARD', FAILED), redis.call('SCARD', CANCELLED),
+                meta[2] == '1' and 1 or 0, now_ms() }
+local workers = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')
+for i = 1, #workers, 2 do
+  reply[#reply + 1] = workers[i]
+  reply[#reply + 1] = workers[i + 1]
+  reply[#reply + 1] = redis.call('HLEN', held_key(workers[i]))
+end
+return reply

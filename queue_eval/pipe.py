@@ -1,0 +1,128 @@
+"""What a worker and the processes that run user code say to each other: all messages in one file.
+
+A frame is four bytes of length (big-endian), then a JSON header line, then the bytes that the header
+announces. Configs and results pass through verbatim: the parent never decodes them.
+
+=============  =========  =======================================================================
+frame          direction  header, then bytes
+=============  =========  =======================================================================
+setup          to child   function name, path, kwargs, threads, whether by value; then the pickle
+ready          to parent  the run function is loaded (or cannot be)
+run            to child   id, attempt; then the config (JSON)
+report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
+=============  =========  =======================================================================
+
+Imported by the processes that run user code, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+_LENGTH = struct.Struct(">I")
+_decode = json.loads
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+OUTPUT_BYTES = 64 * 1024
+"""How much of an attempt's output is kept: the first and the last half of this."""
+
+ERROR_BYTES = 16 * 1024
+"""How much of an error's text is kept, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a child must know before its first attempt."""
+
+    name: str
+    payload: bytes | None
+    path: tuple[str, ...]
+    kwargs: dict[str, Any]
+    threads: int
+
+    def encode(self) -> bytes:
+        header = ("setup", self.name, list(self.path), self.kwargs, self.threads, self.payload is not None)
+        return frame(header, self.payload or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How an attempt ended in the child."""
+
+    id: int
+    attempt: int
+    outcome: str
+    run_ms: float
+    source: str
+    body: bytes
+    output: bytes
+
+    def encode(self) -> bytes:
+        header = (
+            "report", self.id, self.attempt, self.outcome, round(self.run_ms, 3), self.source, len(self.body)
+        )  # fmt: skip
+        return frame(header, self.body, self.output)
+
+
+READY = "ready"
+
+
+def encode_run(job: int, attempt: int, config: bytes) -> bytes:
+    return frame(("run", job, attempt), config)
+
+
+def parse_setup(header: list[Any], body: bytes) -> Setup:
+    _, name, path, kwargs, threads, by_value = header
+    return Setup(name, body if by_value else None, tuple(path), kwargs, threads)
+
+
+def parse_report(header: list[Any], body: bytes) -> Report:
+    _, job, attempt, outcome, run_ms, source, size = header
+    return Report(job, attempt, outcome, run_ms, source, body[:size], body[size:])
+
+
+def frame(header: Any, *bodies: bytes) -> bytes:
+    line = _encode(header).encode() + b"\n"
+    return b"".join((_LENGTH.pack(len(line) + sum(map(len, bodies))), line, *bodies))
+
+
+class FrameBuffer:
+    """Collects bytes as they come, gives whole frames out."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
+        """Add `data`; return (header, body) of every frame that is now complete.
+
+        Raises ValueError when the bytes are not frames (user code wrote into the pipe).
+        """
+        self._data += data
+        frames = []
+        at = 0
+        while len(self._data) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._data, at)
+            end = at + _LENGTH.size + length
+            if len(self._data) < end:
+                break
+            whole = bytes(self._data[at + _LENGTH.size : end])
+            line, _, body = whole.partition(b"\n")
+            header = _decode(line)
+            if not isinstance(header, list):
+                raise ValueError("not a frame")  # noqa: TRY004 - a broken stream, whatever its type
+            frames.append((header, body))
+            at = end
+        if at:
+            del self._data[:at]
+        return frames
+
+
+def bounded(data: bytes, limit: int) -> bytes:
+    """The first and last half of `limit` bytes, with a note of what is missing between."""
+    if len(data) <= limit:
+        return data
+    half = limit // 2
+    return data[:half] + b"\n[... %d bytes left out ...]\n" % (len(data) - 2 * half) + data[-half:]

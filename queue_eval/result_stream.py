@@ -1,0 +1,92 @@
+"""The result stream as a driver reads it: entries, and a reader that blocks from its own cursor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from queue_eval.connection import TRANSIENT, Link
+from queue_eval.states import State
+
+_MARGIN_S = 5.0
+"""A blocking read may be answered this much later than asked before the reply counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEntry:
+    """One terminal outcome."""
+
+    entry: str
+    id: int
+    state: State
+    attempts: int
+    """Executions begun."""
+    run_ms: float | None
+    finished_ms: int
+    """Unix time, by the server's clock."""
+    worker: str
+    source: str
+    cause: str
+    body: bytes
+    """Result (JSON) of a succeeded job, else the error (text)."""
+
+    @property
+    def started_ms(self) -> float | None:
+        return None if self.run_ms is None else self.finished_ms - self.run_ms
+
+
+def parse_entries(raw: Any) -> list[ResultEntry]:
+    """Entries from a reply of XRANGE."""
+    return [_parse(entry.decode(), fields) for entry, fields in raw if fields]
+
+
+def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
+    run_ms = fields[b"run_ms"]
+    return ResultEntry(
+        entry=entry,
+        id=int(fields[b"job"]),
+        state=State(fields[b"state"].decode()),
+        attempts=int(fields[b"attempts"]),
+        run_ms=float(run_ms) if run_ms else None,
+        finished_ms=int(entry.partition("-")[0]) - int(fields[b"age_ms"]),
+        worker=fields[b"worker"].decode(errors="replace"),
+        source=fields[b"source"].decode(errors="replace"),
+        cause=fields[b"cause"].decode(),
+        body=fields[b"body"],
+    )
+
+
+class ResultReader:
+    """Reads a campaign's result stream from a cursor, blocking, on a connection of its own.
+
+    Guarantees: every entry after the first cursor is returned exactly once, in order: the cursor moves only
+    with what is returned, so a lost reply is read again. Assumes: one thread at a time.
+    """
+
+    def __init__(self, link: Link, key: str, cursor: str) -> None:
+        self._link = link
+        self._key = key
+        self.cursor = cursor
+        self._client: Any = None
+
+    def read(self, block_s: float, count: int = 2000) -> list[ResultEntry]:
+        """Entries after the cursor; waits up to `block_s` for the first. Waits longer while the server is away."""
+        if self._client is None:
+            self._client = self._link.dedicated(30.0 + _MARGIN_S)
+        block_ms = max(1, round(min(block_s, 30.0) * 1000)) if block_s > 0 else None
+        try:
+            reply = self._client.xread({self._key: self.cursor}, count=count, block=block_ms)
+        except TRANSIENT:
+            # Wait for the server on the common link, then read again from the same cursor.
+            self._link.call(lambda client: client.ping())
+            return []
+        if not reply:
+            return []
+        entries = parse_entries(reply[0][1])
+        self.cursor = reply[0][1][-1][0].decode()
+        return entries
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None

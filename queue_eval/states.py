@@ -1,0 +1,41 @@
+"""States of a job, methods of execution, and other words that code, keys and output share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    SCHEDULED = "scheduled"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Method(StrEnum):
+    """How workers execute a campaign's jobs."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    SUBPROCESS = "subprocess"
+    RAY = "ray"
+    RQ = "rq"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; all but OK are also the `cause` of a failure."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+
+
+FAIL_RETURN_VALUE = -3.4028235e38
+"""Result of a failed or cancelled job, and of a scalar that is not finite: the minimum of float32."""

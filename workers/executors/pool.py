@@ -1,0 +1,244 @@
+"""A pool of child processes behind the executor protocol: what `thread`, `process` and `subprocess` share.
+
+::
+
+    submit ──▶ waiting ──▶ child (running: the first `threads` it was given) ──▶ report ──▶ ended
+                  ▲                 │ dies: its running attempts are lost,
+                  └─────────────────┘       those that had not begun go back to waiting
+
+A child is started when an attempt waits and no child is free. It is killed at a time limit (with one
+thread) or when nothing but abandoned threads is left in it (with several), and replaced when it dies.
+"""
+
+from __future__ import annotations
+
+import math
+import selectors
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from queue_eval.states import Outcome
+from workers.executors.child_process import ChildProcess
+from workers.executors.protocol import Attempt, Ended, Plan, Token
+
+_SHORT_MS = 5.0
+"""Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""
+
+_LOADING_S = 60.0
+"""Loading the run function may take this long on top of the time limit of the attempts that wait for it."""
+
+_QUEUED_MS = 5.0
+"""About so much work may queue in a child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What tells the methods apart."""
+
+    children: int
+    threads: int
+    one_attempt_each: bool
+
+
+class _Pace:
+    """How long jobs take, judged by the longest of late."""
+
+    def __init__(self) -> None:
+        self.mean_ms = 0.0
+        self.longest_ms = 0.0
+        self.seen = 0
+
+    def add(self, run_ms: float) -> None:
+        self.seen += 1
+        weight = max(0.05, 1 / self.seen)
+        self.mean_ms += weight * (run_ms - self.mean_ms)
+        self.longest_ms = max(run_ms, 0.98 * self.longest_ms)
+
+
+class ChildPool:
+    """An Executor; see `protocol.Executor` for what it guarantees and assumes."""
+
+    def __init__(self, plan: Plan, shape: Shape, selector: selectors.BaseSelector) -> None:
+        self._plan = plan
+        self._shape = shape
+        self._selector = selector
+        self._children: list[ChildProcess] = []
+        self._waiting: deque[tuple[float, Attempt]] = deque()
+        self._ended: list[Ended] = []
+        self._pace = _Pace()
+        self._noisy = False
+
+    @property
+    def slots(self) -> int:
+        return max(0, self._plan.slots - sum(child.abandoned for child in self._children))
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        now = time.monotonic()
+        self._waiting.extend((now, attempt) for attempt in attempts)
+        self._dispatch()
+
+    def forget(self, ids: Sequence[int]) -> None:
+        unwanted = set(ids)
+        self._waiting = deque(item for item in self._waiting if item[1].token[0] not in unwanted)
+        for child in list(self._children):
+            for token in [token for token in child.given if token[0] in unwanted]:
+                if token not in child.given:
+                    continue  # its child was killed for another
+                if token in child.begun_at and child.threads == 1:
+                    child.take(token)
+                    self._replace(child)
+                elif token in child.begun_at:
+                    child.abandon(token)
+                else:
+                    # It is in the child's pipe already; its report will be nobody's.
+                    child.take(token)
+        self._dispatch()
+
+    def take_back(self, waiting_since: float) -> list[Token]:
+        kept: deque[tuple[float, Attempt]] = deque()
+        back: list[Token] = []
+        for submitted_at, attempt in self._waiting:
+            if submitted_at < waiting_since:
+                back.append(attempt.token)
+            else:
+                kept.append((submitted_at, attempt))
+        self._waiting = kept
+        return back
+
+    def collect(self, now: float) -> list[Ended]:
+        for child in list(self._children):
+            self._take_reports(child, now)
+            if child.is_dead():
+                self._bury(child, now)
+            else:
+                self._enforce_time_limit(child, now)
+        self._dispatch()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def next_deadline(self) -> float | None:
+        deadlines = [
+            begun_at + self._limit_of(child) for child in self._children for begun_at in child.begun_at.values()
+        ]
+        deadline = min(deadlines, default=math.inf)
+        return deadline if deadline < math.inf else None
+
+    def begun(self) -> list[Token]:
+        return [token for child in self._children for token in child.begun_at]
+
+    def waiting(self) -> int:
+        return len(self._waiting) + sum(len(c.given) - len(c.begun_at) for c in self._children)
+
+    def close(self) -> list[Token]:
+        unfinished = [token for child in self._children for token in child.given]
+        unfinished += [attempt.token for _, attempt in self._waiting]
+        for child in self._children:
+            child.kill()
+        self._children.clear()
+        self._waiting.clear()
+        return unfinished
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        while self._waiting:
+            child = next((c for c in self._children if c.free), None) or self._start_child()
+            if child is None:
+                break
+            child.give(self._waiting.popleft()[1])
+        extra = self._queue_depth()
+        for child in self._children:
+            while self._waiting and not child.abandoned and len(child.given) < child.threads + extra:
+                child.give(self._waiting.popleft()[1])
+
+    def _queue_depth(self) -> int:
+        pace = self._pace
+        # Output is attributed by the order of reports, which queueing in the child would blur.
+        if pace.seen < 20 or pace.longest_ms > _SHORT_MS or self._noisy or self._shape.one_attempt_each:
+            return 0
+        return min(32, int(_QUEUED_MS / max(pace.mean_ms, 0.05))) * self._shape.threads
+
+    def _limit_of(self, child: ChildProcess) -> float:
+        if self._plan.time_limit_s is None:
+            return math.inf
+        return self._plan.time_limit_s + (0.0 if child.ready else _LOADING_S)
+
+    def _start_child(self) -> ChildProcess | None:
+        if len(self._children) >= self._shape.children:
+            return None
+        try:
+            child = ChildProcess(self._plan.python, self._plan.setup, self._selector)
+        except OSError as error:
+            token = self._waiting.popleft()[1].token
+            body = f"cannot start {self._plan.python} to run this job: {error}"
+            self._end(token, Outcome.LOST, 0.0, body.encode(), b"")
+            return None
+        self._children.append(child)
+        return child
+
+    def _take_reports(self, child: ChildProcess, now: float) -> None:
+        if not child.reports:
+            return
+        reports, child.reports = child.reports, []
+        for report in reports:
+            token = (report.id, report.attempt)
+            if child.take(token) is None:
+                continue  # abandoned or forgotten meanwhile
+            output = report.output
+            if child.threads == 1:
+                output = child.take_output()
+                self._noisy = self._noisy or bool(output)
+            self._pace.add(report.run_ms)
+            self._ended.append(
+                Ended(token, Outcome(report.outcome), report.run_ms, now, report.source, report.body, output)
+            )
+        if self._shape.one_attempt_each or (child.abandoned and not child.given):
+            self._replace(child)
+
+    def _enforce_time_limit(self, child: ChildProcess, now: float) -> None:
+        limit = self._limit_of(child)
+        for token, begun_at in list(child.begun_at.items()):
+            if now < begun_at + limit:
+                continue
+            run_ms = (now - begun_at) * 1000
+            did = "ran" if child.ready else "was still loading its run function"
+            body = f"{did} longer than its time limit of {self._plan.time_limit_s:g} s".encode()
+            if child.threads == 1:
+                child.take(token)
+                output = self._replace(child)
+                self._end(token, Outcome.TIMEOUT, run_ms, body, output)
+                return
+            child.abandon(token)
+            self._end(token, Outcome.TIMEOUT, run_ms, body, b"")
+        if child.abandoned and not child.given:
+            self._replace(child)
+
+    def _bury(self, child: ChildProcess, now: float) -> None:
+        child.kill()
+        self._take_reports(child, now)  # it may have reported before it died
+        if child not in self._children:
+            return
+        death = child.describe_death()
+        begun = dict(child.begun_at)
+        output = child.take_output() if begun else b""
+        for token, begun_at in begun.items():
+            child.take(token)
+            child.begun_at = {}  # what comes up next had not begun
+            body = f"the process that ran this job died: {death}".encode()
+            self._end(token, Outcome.LOST, (now - begun_at) * 1000, body, output)
+        self._replace(child)
+
+    def _replace(self, child: ChildProcess) -> bytes:
+        """Kill a child; what it had not begun goes back to waiting. Returns its last output."""
+        child.kill()
+        self._children.remove(child)
+        now = time.monotonic()
+        for attempt in reversed(child.given.values()):
+            self._waiting.appendleft((now, attempt))
+        child.given.clear()
+        return child.take_output()
+
+    def _end(self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes) -> None:
+        self._ended.append(Ended(token, outcome, run_ms, time.monotonic(), "", body, output))

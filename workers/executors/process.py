@@ -1,0 +1,12 @@
+"""``process``: one warm child process per slot, replaced when it dies or runs out of time."""
+
+from __future__ import annotations
+
+import selectors
+
+from workers.executors.pool import ChildPool, Shape
+from workers.executors.protocol import Executor, Plan
+
+
+def process_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
+    return ChildPool(plan, Shape(children=plan.slots, threads=1, one_attempt_each=False), selector)

@@ -1,0 +1,81 @@
+"""What the worker asks of an executor, and the data that passes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from queue_eval.pipe import Setup
+from queue_eval.states import Outcome
+
+Token = tuple[int, int]
+"""Fencing token: (job id, attempt)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution to be made."""
+
+    token: Token
+    config: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One execution that was made, or given up."""
+
+    token: Token
+    outcome: Outcome
+    run_ms: float
+    ended_at: float
+    """On the monotonic clock (s)."""
+    source: str
+    body: bytes
+    output: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an executor executes, and with how much."""
+
+    setup: Setup
+    slots: int
+    time_limit_s: float | None
+    python: str
+
+
+class Executor(Protocol):
+    """Executes the attempts of one campaign in processes of its own.
+
+    Guarantees: each submitted attempt is reported as ended exactly once, or given back by `take_back`, or
+    forgotten by `forget`. Assumes: all calls come from one thread, which owns the selector. Files registered
+    with the selector carry a callable as their data, to be called when they are ready.
+    """
+
+    slots: int
+    """Attempts that may run at once; an abandoned thread takes one away until its process is replaced."""
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Begin as many as there is room for; keep the others waiting, in order."""
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Stop these jobs, running or waiting, without a report."""
+
+    def take_back(self, waiting_since: float) -> list[Token]:
+        """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s)."""
+
+    def collect(self, now: float) -> list[Ended]:
+        """What has ended since the last call; enforces time limits and replaces dead processes."""
+
+    def next_deadline(self) -> float | None:
+        """When `collect` must be called at the latest (monotonic, s)."""
+
+    def begun(self) -> list[Token]:
+        """The attempts that are running."""
+
+    def waiting(self) -> int:
+        """How many attempts have not begun."""
+
+    def close(self) -> list[Token]:
+        """Kill everything; return the attempts that were running or waiting. May be called twice."""

@@ -1,0 +1,12 @@
+"""``subprocess``: a new interpreter for each attempt, so that nothing of one reaches the next."""
+
+from __future__ import annotations
+
+import selectors
+
+from workers.executors.pool import ChildPool, Shape
+from workers.executors.protocol import Executor, Plan
+
+
+def subprocess_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
+    return ChildPool(plan, Shape(children=plan.slots, threads=1, one_attempt_each=True), selector)

@@ -1,0 +1,20 @@
+"""``thread``: one child process with a thread per slot.
+
+A thread cannot be killed: at its time limit or when cancelled it is abandoned, and its child is replaced
+once nothing else runs in it. Until then the slot is missing. When the child dies, the attempts of all its
+threads are lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import selectors
+
+from workers.executors.pool import ChildPool, Shape
+from workers.executors.protocol import Executor, Plan
+
+
+def thread_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
+    setup = dataclasses.replace(plan.setup, threads=plan.slots)
+    shape = Shape(children=1, threads=plan.slots, one_attempt_each=False)
+    return ChildPool(dataclasses.replace(plan, setup=setup), shape, selector)
