@@ -95,8 +95,8 @@ def start_server(
                 f"process {pid} is a server of {files.folder} whose record is gone; end it, then start anew"
             )
         if record is None or pid is None:
-            record = _settings(files, record, host, port, fsync, keep)
-            launch(files, record)
+            last, record = record, _settings(files, record, host, port, fsync, keep)
+            launch(files, record, last)
         else:
             # Asked under the lock: the watcher takes this visit as a sign that the server is wanted.
             wait_for_answer(files, record)
@@ -117,7 +117,7 @@ def revive_server(home: str | Path | None = None) -> Access | None:
         if record is None or record.node != this_node() or record.phase in ("stopping", "stopped"):
             return None
         if files.pid(record) is None:
-            launch(files, replace(record, started_at=time.time()))
+            launch(files, replace(record, started_at=time.time()), record)
         else:
             wait_for_answer(files, record)
         return _running(files, record)

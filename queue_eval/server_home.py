@@ -170,11 +170,15 @@ class ServerHome:
 
     def pid(self, record: Record) -> int | None:
         """The process of this home's server on this machine, or None if it has none."""
-        with suppress(FileNotFoundError, ValueError):
+        if record.phase == "stopped":  # written only when the process was seen to have ended
+            return None
+        try:
             pid = int(self.pid_file.read_text())
-            if self.is_server(pid):
-                return pid
-        # A starter that was killed half-way may have left a server that had not yet written its pid file.
+        except (FileNotFoundError, ValueError):
+            return self.search()
+        if self.is_server(pid):
+            return pid
+        # A starter that was killed half-way may have left a server that has not yet written its pid file.
         return self.search() if record.phase == "starting" else None
 
     def is_server(self, pid: int) -> bool:

@@ -23,8 +23,11 @@ STOP_TIMEOUT_S = 30.0
 DEFAULT_LINGER_S = 300.0
 
 
-def launch(files: ServerHome, record: Record) -> None:
-    """Start the process and wait for its answer; on failure nothing is left running."""
+def launch(files: ServerHome, record: Record, last: Record | None) -> None:
+    """Start the process and wait for its answer. On failure nothing is left running, and `last` still holds.
+
+    Raises ServerError with the words of the server.
+    """
     binary = server_binary()
     # The intention comes first: if this process dies half-way, the next one looks for an unknown server.
     files.write(replace(record, phase="starting"))
@@ -51,7 +54,10 @@ def launch(files: ServerHome, record: Record) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         _end_process(files)
         files.clean(record)
-        files.write(replace(record, phase="stopped"))
+        if last:
+            files.write(last)  # one that had crashed is still crashed: it was not stopped on purpose
+        else:
+            files.record_file.unlink()
         words = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
         raise ServerError(
             f"the server of {files.folder} did not start: {' '.join(words.split())}; see {files.log}"

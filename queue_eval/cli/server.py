@@ -1,0 +1,91 @@
+"""`queue-eval server`: start, stop and look at the embedded server by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from queue_eval.access import home_folder, safe_url
+from queue_eval.server import ServerState, server_state, start_server, stop_server
+
+_home_option = click.option(
+    "--home", metavar="FOLDER", help="Folder of the server [default: $QUEUE_EVAL_HOME, else .queue_eval]."
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group("server")
+def server_group() -> None:
+    """The bundled Valkey server, in the background."""
+
+
+@server_group.command("start")
+@click.option("--host", metavar="ADDRESS", help="Listen on TCP too, on this address ('' for no longer).")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for a free one [default: 6379].")
+@click.option(
+    "--fsync",
+    type=click.Choice(["always", "everysec"]),
+    help="When the log is forced to disk: before each answer, or each second [default: always].",
+)
+@_home_option
+def start(host: str | None, port: int | None, fsync: str | None, home: str | None) -> None:
+    """Start the server, and keep it until it is stopped.
+
+    Options left out are as at the last start of this home.
+    """
+    before = server_state(home)
+    access = start_server(home, host=host, port=port, fsync=fsync, keep=True)
+    after = server_state(home)
+    if before.pid is None:
+        click.echo(f"server started: {_where(after)}")
+        click.echo(f"access file: {home_folder(home) / 'access.json'}")
+        return
+    click.echo(f"server already running: {_where(after)}")
+    if (host, port, fsync) != (None, None, None):
+        click.echo(f"its settings stay ({safe_url(access.url)}); stop it first to change them", err=True)
+
+
+@server_group.command("stop")
+@_home_option
+def stop(home: str | None) -> None:
+    """Stop the server; its data, password and key are kept for the next start."""
+    folder = home_folder(home)
+    if stop_server(home):
+        click.echo(f"server stopped; its data stays in {folder / 'data'}")
+    else:
+        click.echo(f"no server was running in {folder}")
+
+
+@server_group.command("status")
+@_home_option
+@_json_option
+@click.pass_context
+def status(context: click.Context, home: str | None, as_json: bool) -> None:
+    """Say whether the server runs; exit status 1 if it does not."""
+    state = server_state(home)
+    if as_json:
+        document = asdict(state) | {"home": str(home_folder(home))}
+        document["started_at"] = state.started_at and state.started_at.isoformat()
+        click.echo(json.dumps(document))
+    elif state.state == "running":
+        click.echo(f"server running: {_where(state)}")
+    else:
+        click.echo(f"server {_REASONS[state.state]}: {home_folder(home)}")
+    if state.state != "running":
+        context.exit(1)
+
+
+_REASONS = {
+    "crashed": "not running (it ended without being stopped; start it again)",
+    "stopped": "not running (stopped)",
+    "absent": "not running (never started)",
+}
+
+
+def _where(state: ServerState) -> str:
+    since = f", since {state.started_at:%Y-%m-%d %H:%M:%S} UTC" if state.started_at else ""
+    until = "until stopped" if state.keep else "until unneeded"
+    place = f"pid {state.pid}" if state.pid else f"on {state.node}"
+    return f"{state.url} ({place}, fsync {state.fsync}, kept {until}{since})"
