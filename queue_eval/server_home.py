@@ -122,6 +122,10 @@ class ServerHome:
     def create(self) -> None:
         for folder in (self.folder, self.data, self.log.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The default home lies in the user's project: its secrets must not be committed by `git add .`.
+        ignore = self.folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

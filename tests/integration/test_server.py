@@ -314,6 +314,7 @@ def test_all_files_are_private(home):
     for name in ("access.json", "server.json", "server.conf", "server.alive"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600, name
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert (home / ".gitignore").read_text() == "*\n"
     assert stat.S_IMODE(Path(record_of(home).socket).stat().st_mode) == 0o700
 
 
