@@ -6,8 +6,10 @@ Every method may be called again after a lost reply (`Link` does it): the script
 from __future__ import annotations
 
 import itertools
+import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +43,22 @@ class Opened:
     source: str
     options: str
     """Function, method, source hash and options (JSON) as they were before; empty when created."""
+    retried: int
+    """How many finished jobs were ever opened again by the user."""
 
     @property
     def outstanding(self) -> int:
         return self.last_id - self.finished
+
+    @classmethod
+    def parse(cls, reply: Sequence[Any]) -> Opened:
+        """From the reply of ``standing()`` in ``_shared.lua``."""
+        uid, tail, function, method, source, options = (reply[i].decode() for i in (1, 5, 7, 8, 9, 10))
+        return cls(
+            created=reply[0] == b"created", uid=uid, created_ms=reply[2], opened_ms=reply[6],
+            last_id=reply[3], finished=reply[4], tail=tail, function=function, method=method, source=source,
+            options=options, retried=reply[12],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,16 @@ class Enqueued:
     id: int
     entry: str | None
     """Entry in the result stream when the config joined a finished job."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueueReply:
+    now_ms: int
+    """The server's time."""
+    jobs: list[Enqueued]
+    """One per submission, in order."""
+    fence: str | None
+    """Result-stream entry up to which outcomes of these jobs are out of date (they were retried)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +179,9 @@ class CampaignQueue:
 
     @classmethod
     def open(
-        cls, link: Link, campaign: str, fields: Mapping[str, str | bytes | int | float], *, accept_change: bool
-    ) -> tuple[CampaignQueue, Opened]:
+        cls, link: Link, campaign: str, fields: Mapping[str, str | bytes | int | float], *,
+        accept_change: bool,
+    ) -> tuple[CampaignQueue, Opened]:  # fmt: skip
         """Create or continue a campaign whose meta is to hold `fields`.
 
         Raises CampaignConflictError when it is of another function or method and `accept_change` is not
@@ -168,9 +193,8 @@ class CampaignQueue:
         reply = link.run_script(
             "open", keys.columns, secrets.token_hex(8), SCHEMA_VERSION, int(accept_change), *flat
         )
-        status, uid, tail, function, method, source, options, schema = (
-            reply[i].decode() for i in (0, 1, 5, 7, 8, 9, 10, 11)
-        )
+        status, schema = reply[0].decode(), reply[11].decode()
+        opened = Opened.parse(reply)
         if status == "schema":
             raise ServerRefusedError(
                 f"campaign {campaign!r} was written by protocol version {schema}, this is {SCHEMA_VERSION}; "
@@ -178,17 +202,13 @@ class CampaignQueue:
             )
         if status == "conflict":
             raise CampaignConflictError(
-                f"campaign {campaign!r} belongs to {function} with method {method!r}, not to "
+                f"campaign {campaign!r} belongs to {opened.function} with method {opened.method!r}, not to "
                 f"{fields['function']!s} with method {fields['method']!r}; "
                 'use another campaign name, or on_change="accept"'
             )
         # After the fact, so that a registered campaign exists; a crash in between is healed by reopening.
         link.call(lambda client: client.zadd(names.CAMPAIGNS, {campaign: reply[2]}))
-        opened = Opened(
-            created=status == "created", uid=uid, created_ms=reply[2], opened_ms=reply[6], last_id=reply[3],
-            finished=reply[4], tail=tail, function=function, method=method, source=source, options=options,
-        )  # fmt: skip
-        return cls(link, campaign, uid), opened
+        return cls(link, campaign, opened.uid), opened
 
     @classmethod
     def attach(cls, link: Link, campaign: str) -> tuple[CampaignQueue, dict[str, bytes]]:
@@ -207,6 +227,17 @@ class CampaignQueue:
             )
         return cls(link, campaign, meta["uid"].decode()), meta
 
+    def standing(self) -> Opened:
+        """The campaign at this moment, as `open` sees it, without changing anything."""
+        reply = self.link.run_script("attach", self.keys.columns)
+        if not reply or reply[1].decode() != self.uid:
+            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+        return Opened.parse(reply)
+
+    def retried(self) -> int:
+        """How many finished jobs were ever opened again by the user."""
+        return int(self.link.call(lambda client: client.hget(self.keys.meta, "retried")) or 0)
+
     def meta(self) -> dict[str, bytes]:
         return self.attach(self.link, self.campaign)[1]
 
@@ -215,16 +246,20 @@ class CampaignQueue:
     def enqueue(
         self, driver: str, sequence: int, submissions: Sequence[Submission], *,
         reuse: bool, priority: int = 0, delay_ms: int = 0,
-    ) -> tuple[int, list[Enqueued]]:  # fmt: skip
-        """One batch (see `batches`); returns the server's time (ms) and one answer per submission.
+    ) -> EnqueueReply:  # fmt: skip
+        """Send one batch (see `batches`).
 
         `sequence` grows with each batch of a `driver`: a repeated one adds nothing twice.
         """
         arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms]
         for s in submissions:
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
-        now_ms, ids, entries = self._run("enqueue", *arguments)
-        return now_ms, [Enqueued(int(i), e.decode() or None) for i, e in zip(ids, entries, strict=True)]
+        now_ms, ids, entries, fence = self._run("enqueue", *arguments)
+        return EnqueueReply(
+            now_ms,
+            [Enqueued(int(i), e.decode() or None) for i, e in zip(ids, entries, strict=True)],
+            fence.decode() or None,
+        )
 
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
@@ -234,7 +269,8 @@ class CampaignQueue:
         arguments: list[Any] = [worker, lease_ms, request, room, prefetch]
         for s in settlements:
             age_ms = max(0, round((now - s.ended_at) * 1000))
-            arguments += (s.id, s.attempt, s.outcome.value, f"{s.run_ms:.6g}", age_ms, s.source, s.body, s.output)
+            arguments += (s.id, s.attempt, s.outcome.value, f"{s.run_ms:.6g}", age_ms)
+            arguments += (s.source, s.body, s.output)
         leases, due, now_ms, revision, verdicts = self._run("settle", *arguments)
         return Settled(
             leases=[
@@ -283,10 +319,8 @@ class CampaignQueue:
         """Delete the campaign whole."""
         # First the registry: a campaign that is half gone must not be listed.
         self.link.call(lambda client: client.zrem(names.CAMPAIGNS, self.campaign))
-        try:
+        with suppress(CampaignNotFoundError):  # the first call did it, whose reply was lost
             self._run("purge")
-        except CampaignNotFoundError:
-            pass  # the lost reply's first call did it
         self.notify("purge")
 
     # Reading ------------------------------------------------------------------------------------------
@@ -312,6 +346,11 @@ class CampaignQueue:
     def read_after(self, cursor: str, count: int = PAGE) -> list[ResultEntry]:
         """Up to `count` entries of the result stream after `cursor`, without blocking."""
         raw = self.link.call(lambda client: client.xrange(self.keys.results, f"({cursor}", "+", count))
+        return parse_entries(raw)
+
+    def read_until(self, cursor: str, tail: str, count: int = PAGE) -> list[ResultEntry]:
+        """Up to `count` entries of the result stream after `cursor`, `tail` being the last."""
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, f"({cursor}", tail, count))
         return parse_entries(raw)
 
     def newest(self, count: int) -> list[ResultEntry]:
@@ -348,8 +387,16 @@ class CampaignQueue:
     def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
         return self._hmget(self.keys.column("outputs"), ids)
 
+    def hosts_of(self, workers: Sequence[str]) -> list[str | None]:
+        """Host on which each worker runs, as it said when it first attended the campaign."""
+        if not workers:
+            return []
+        raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
+        return [str(json.loads(v).get("host")) if v is not None else None for v in raw]
+
     def failed_ids(self) -> list[int]:
-        members = self.link.call(lambda client: list(client.sscan_iter(self.keys.column("failed"), count=PAGE)))
+        key = self.keys.column("failed")
+        members = self.link.call(lambda client: list(client.sscan_iter(key, count=PAGE)))
         return sorted(map(int, members))
 
     def outstanding(self) -> Iterator[tuple[int, State, str]]:
@@ -358,21 +405,19 @@ class CampaignQueue:
         link, keys = self.link, self.keys
         for column, state in (("scheduled", State.SCHEDULED), ("pending", State.PENDING)):
             start = 0
-            while page := link.call(lambda c, k=keys.column(column), s=start: c.zrange(k, s, s + PAGE - 1)):
+            while page := self._rank_page(keys.column(column), start):
                 yield from ((int(i), state, "") for i in page)
                 start += PAGE
         for name in link.call(lambda client: client.zrange(keys.column("workers"), 0, -1)):
-            held = link.call(lambda client, k=keys.held(name.decode()): client.hkeys(k))
-            yield from ((int(i), State.RUNNING, name.decode()) for i in held)
+            worker = name.decode()
+            yield from ((int(i), State.RUNNING, worker) for i in self._held_by(worker))
 
     def failures(self, job: int) -> list[dict[str, str]]:
         """Every failed or lost attempt of a job that is still on record, oldest first."""
         found: list[dict[str, str]] = []
         cursor = "-"
         wanted = str(job).encode()
-        while page := self.link.call(
-            lambda client, c=cursor: client.xrange(self.keys.column("failures"), c, "+", PAGE)
-        ):
+        while page := self._failures_from(cursor):
             for entry, fields in page:
                 if fields.get(b"job") == wanted:
                     text = {k.decode(): v.decode(errors="replace") for k, v in fields.items()}
@@ -384,7 +429,7 @@ class CampaignQueue:
         """Ask workers to look now rather than at their next extension."""
         notice = {"what": what, "campaign": self.campaign}
         self.link.call(
-            lambda client: client.xadd(names.NOTICES, notice, maxlen=1000, approximate=True)  # type: ignore[arg-type]
+            lambda client: client.xadd(names.NOTICES, notice, maxlen=1000, approximate=True)
         )
 
     # ----------------------------------------------------------------------------------------------------
@@ -392,8 +437,22 @@ class CampaignQueue:
     def _hmget(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
         values: list[bytes | None] = []
         for page in pages(ids, PAGE):
-            values += self.link.call(lambda client, p=page: client.hmget(key, p))
+            values += self._hmget_page(key, page)
         return values
+
+    # One call each, so that what a loop repeats after a lost reply is bound to this turn's page.
+
+    def _hmget_page(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
+        return self.link.call(lambda client: client.hmget(key, ids))
+
+    def _rank_page(self, key: str, start: int) -> list[bytes]:
+        return self.link.call(lambda client: client.zrange(key, start, start + PAGE - 1))
+
+    def _held_by(self, worker: str) -> list[bytes]:
+        return self.link.call(lambda client: client.hkeys(self.keys.held(worker)))
+
+    def _failures_from(self, cursor: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return self.link.call(lambda client: client.xrange(self.keys.column("failures"), cursor, "+", PAGE))
 
     def _run(self, script: str, *arguments: Any) -> Any:
         reply = self.link.run_script(script, self.keys.columns, self.uid, *arguments)

@@ -56,6 +56,12 @@ def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
     )
 
 
+def entry_order(entry: str) -> tuple[int, int]:
+    """What sorts entries of a stream in the order in which they were added."""
+    time_ms, _, number = entry.partition("-")
+    return int(time_ms), int(number)
+
+
 class ResultReader:
     """Reads a campaign's result stream from a cursor, blocking, on a connection of its own.
 
@@ -63,17 +69,18 @@ class ResultReader:
     with what is returned, so a lost reply is read again. Assumes: one thread at a time.
     """
 
-    def __init__(self, link: Link, key: str, cursor: str) -> None:
+    def __init__(self, link: Link, key: str, cursor: str, *, max_block_s: float = 30.0) -> None:
         self._link = link
+        self._max_block_s = max_block_s
         self._key = key
         self.cursor = cursor
         self._client: Any = None
 
     def read(self, block_s: float, count: int = 2000) -> list[ResultEntry]:
-        """Entries after the cursor; waits up to `block_s` for the first. Waits longer while the server is away."""
+        """Entries after the cursor; waits up to `block_s` for the first, and for a server that is away."""
         if self._client is None:
-            self._client = self._link.dedicated(30.0 + _MARGIN_S)
-        block_ms = max(1, round(min(block_s, 30.0) * 1000)) if block_s > 0 else None
+            self._client = self._link.dedicated(self._max_block_s + _MARGIN_S)
+        block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
         try:
             reply = self._client.xread({self._key: self.cursor}, count=count, block=block_ms)
         except TRANSIENT:

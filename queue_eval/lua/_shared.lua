@@ -50,6 +50,23 @@ local function held_key(worker)
   return PREFIX .. 'held:' .. worker
 end
 
+local function newest_entry()
+  local newest = redis.call('XREVRANGE', RESULTS, '+', '-', 'COUNT', 1)
+  return newest[1] and newest[1][1] or '0-0'
+end
+
+-- A campaign at this moment: { status, uid, created_ms, last_id, finished, tail, now_ms, function, method,
+-- source, options, schema, retried }; nil when there is none.
+--   tail: the newest entry of the result stream; what finishes from now on comes after it.
+--   retried: how many finished jobs were made open again by the user, ever.
+local function standing(status)
+  local m = redis.call('HMGET', META, 'uid', 'created_ms', 'last_id', 'function', 'method', 'source',
+    'options', 'schema', 'retried')
+  if not m[1] then return nil end
+  return { status, m[1], tonumber(m[2]), tonumber(m[3]), redis.call('HLEN', INDEX), newest_entry(),
+           now_ms(), m[4] or '', m[5] or '', m[6] or '', m[7] or '', m[8], tonumber(m[9] or 0) }
+end
+
 -- held: "attempt request started"
 local function parse_held(value)
   local attempt, request, started = string.match(value, '^(%d+) (%S+) (%d)$')

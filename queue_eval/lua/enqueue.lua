@@ -2,7 +2,10 @@
 -- a config joins the campaign's k-th job with it, when there is one.
 -- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, then per config: config, fingerprint,
 --       and its occurrence k with reuse
--- Reply: { now_ms, ids, entries }; entries[i] is the result-stream entry of a finished job, else ''.
+-- Reply: { now_ms, ids, entries, fence }
+--   entries[i]: the result-stream entry of a finished job, else ''
+--   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
+--     before and retried, else ''. Of such a job only what comes after counts.
 -- Repeating it is safe: without reuse the driver's last (sequence, first id) is remembered; with reuse
 -- the repeat joins what the first call created.
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
@@ -21,7 +24,7 @@ if not reuse then
       ids[i] = tostring(tonumber(first) + i - 1)
       entries[i] = ''
     end
-    return { now, ids, entries }
+    return { now, ids, entries, '' }
   end
 end
 
@@ -90,9 +93,14 @@ if #configs > 0 then
   wake()
   if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id) end
 end
+local fence = ''
 if #joined > 0 then
-  local wanted = {}
+  local wanted, unfinished = {}, false
   for k, i in ipairs(joined) do wanted[k] = ids[i] end
-  for k, entry in ipairs(hmget(INDEX, wanted)) do entries[joined[k]] = entry or '' end
+  for k, entry in ipairs(hmget(INDEX, wanted)) do
+    entries[joined[k]] = entry or ''
+    unfinished = unfinished or not entry
+  end
+  if unfinished and redis.call('HEXISTS', META, 'retried') == 1 then fence = newest_entry() end
 end
-return { now, ids, entries }
+return { now, ids, entries, fence }
