@@ -15,6 +15,7 @@ The tree::
     ├── CampaignError
     │   ├── CampaignNotFoundError  no such campaign, or it was purged
     │   └── CampaignConflictError  it belongs to another run function or method
+    ├── WorkerError                workers started on this machine die at once
     ├── JobFailed                  raised by gather with on_failure="raise"
     └── SearchTerminationError     raised by a callback to end a search
 
@@ -83,6 +84,10 @@ class CampaignConflictError(CampaignError, ValueError):
     """The campaign belongs to another run function or method."""
 
 
+class WorkerError(QueueEvalError):
+    """Workers that were started on this machine die at once; the message holds the end of the log."""
+
+
 class JobFailed(QueueEvalError):  # noqa: N818 - the contract's name
     """A job failed and the evaluator was created with ``on_failure="raise"``.
 
@@ -90,7 +95,8 @@ class JobFailed(QueueEvalError):  # noqa: N818 - the contract's name
     """
 
     def __init__(self, job: Job, batch: Sequence[Job]) -> None:
-        super().__init__(f"job {job.id} failed ({job.cause}): {(job.error or '').strip().splitlines()[-1:]}")
+        last_line = (job.error or "").strip().rpartition("\n")[2]
+        super().__init__(f"job {job.id} failed ({job.cause}): {last_line}")
         self.job = job
         self.batch = list(batch)
 

@@ -1,0 +1,89 @@
+"""Long searches that survive anything: a durable evaluator on a Redis/Valkey queue.
+
+The public names are resolved at first use: importing the package costs next to nothing, which every
+process that runs user code pays.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from queue_eval.callbacks import (
+        Callback,
+        LoggerCallback,
+        ProfilingCallback,
+        SearchEarlyStopping,
+        TqdmCallback,
+    )
+    from queue_eval.errors import (
+        CampaignConflictError,
+        CampaignError,
+        CampaignNotFoundError,
+        ConfigError,
+        FunctionError,
+        JobFailed,
+        MethodUnavailableError,
+        QueueEvalError,
+        ResultError,
+        SearchTerminationError,
+        ServerError,
+        ServerRefusedError,
+        ServerUnreachableError,
+        UnknownMethodError,
+        UsageError,
+        WorkerError,
+    )
+    from queue_eval.evaluator import Evaluator
+    from queue_eval.evaluators import (
+        ProcessPoolEvaluator,
+        RayEvaluator,
+        RQEvaluator,
+        SubprocessEvaluator,
+        ThreadPoolEvaluator,
+    )
+    from queue_eval.job import Job
+    from queue_eval.states import FAIL_RETURN_VALUE, State
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "callbacks": ("Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback"),
+    "errors": (
+        "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
+        "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
+        "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
+        "WorkerError",
+    ),
+    "evaluator": ("Evaluator",),
+    "evaluators": (
+        "ProcessPoolEvaluator", "RQEvaluator", "RayEvaluator", "SubprocessEvaluator", "ThreadPoolEvaluator",
+    ),
+    "job": ("Job",),
+    "states": ("FAIL_RETURN_VALUE", "State"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - grouped by what a reader looks for
+    "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
+    "RQEvaluator", "Job", "State", "FAIL_RETURN_VALUE",
+    "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
+    "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
+    "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
+    "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
+    "WorkerError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,0 +1,278 @@
+"""A campaign as one driver works on it: opening, submission, adoption, reuse, history.
+
+Puts together the campaign on the server (`CampaignQueue`) and the driver's memory of it (`Ledger`). What
+takes time, or may be interrupted, is read before anything is changed; changes are made under the lock.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from queue_eval.codec import canonical, decode
+from queue_eval.job import Job
+from queue_eval.ledger import Ledger, Origin, Watcher
+from queue_eval.queue import PAGE, CampaignQueue, Enqueued, Opened, Submission, batches, pages
+from queue_eval.result_stream import ResultEntry, ResultReader
+from queue_eval.states import FAIL_RETURN_VALUE, State
+
+STEP_S = 1.0
+"""Longest wait for results at a stretch: how soon chores are done and an interruption is noticed."""
+
+_PAGE_OF_RESULTS = 2000
+
+CheckedConfig = tuple[dict[str, Any], str]
+"""A private copy of a config, and its JSON (see `codec.encode_config`)."""
+
+
+class Campaign:
+    """One driver's side of a campaign.
+
+    Guarantees: each outcome of a job of this driver enters the ledger once. `lock` is held for every look
+    at, or change of, `ledger`; it is a condition that is notified when outcomes have arrived. Assumes:
+    `read` is called by one thread at a time, `submit` too.
+    """
+
+    def __init__(self, queue: CampaignQueue, opened: Opened, run_function: Any, *, reuse: bool) -> None:
+        self.queue = queue
+        self.opened = opened
+        self.ledger = Ledger(opened)
+        self.lock = threading.Condition()
+        self._run_function = run_function
+        self._reuse = reuse
+        self._driver = secrets.token_hex(8)
+        self._sequence = 0
+        self._occurrences: Counter[bytes] = Counter()
+        self._reader = ResultReader(queue.link, queue.keys.results, opened.tail, max_block_s=STEP_S)
+        self._hosts: dict[str, str] = {}
+        self._history: list[Job] | None = None
+
+    # Submission ---------------------------------------------------------------------------------------
+
+    def submit(
+        self, configs: Iterable[CheckedConfig], *, priority: int = 0, delay_ms: int = 0,
+        job: Job | None = None, watcher: Watcher | None = None,
+    ) -> list[Job]:  # fmt: skip
+        """Send configs; the jobs, once the server has acknowledged them.
+
+        `job`: use this one for the only config; `watcher` is then called with it when it is finished, and
+        no gather returns it.
+        """
+        with self.lock:
+            self.ledger.submitting = True
+        try:
+            return self._send(list(configs), priority, delay_ms, job, watcher)
+        finally:
+            with self.lock:
+                self.ledger.submitting = False
+                self.ledger.early.clear()
+
+    def _send(
+        self, configs: Sequence[CheckedConfig], priority: int, delay_ms: int, job: Job | None,
+        watcher: Watcher | None,
+    ) -> list[Job]:  # fmt: skip
+        jobs: list[Job] = []
+        ahead: Counter[bytes] = Counter()
+        for batch in batches(self._submission(config, text, ahead) for config, text in configs):
+            # Counted before it is sent: if the reply never comes, its number is not used for another batch.
+            self._sequence += 1
+            reply = self.queue.enqueue(
+                self._driver, self._sequence, batch, reuse=self._reuse, priority=priority, delay_ms=delay_ms
+            )
+            if self._reuse:
+                self._occurrences.update(submission.fingerprint for submission in batch)
+                ahead.subtract(submission.fingerprint for submission in batch)
+            new = []
+            sent = configs[len(jobs) : len(jobs) + len(batch)]
+            for (config, _), answer in zip(sent, reply.jobs, strict=True):
+                one = job or Job.owning(answer.id, config, self._run_function)
+                one.id = one.config["id"] = answer.id
+                one.status, one.submitted_ms = Job.RUNNING, reply.now_ms
+                one.state = State.SCHEDULED if delay_ms else State.PENDING
+                new.append(one)
+            self._register(new, reply.jobs, reply.fence, watcher)
+            jobs += new
+        return jobs
+
+    def _submission(self, config: dict[str, Any], text: str, ahead: Counter[bytes]) -> Submission:
+        fingerprint = blake2b(canonical(config).encode(), digest_size=12).digest()
+        if not self._reuse:
+            return Submission(text, fingerprint)
+        ahead[fingerprint] += 1
+        return Submission(text, fingerprint, self._occurrences[fingerprint] + ahead[fingerprint])
+
+    def _register(
+        self, jobs: Sequence[Job], answers: Sequence[Enqueued], fence: str | None,
+        watcher: Watcher | None,
+    ) -> None:  # fmt: skip
+        old = [
+            job for job, answer in zip(jobs, answers, strict=True)
+            if answer.entry is not None or answer.id <= self.ledger.horizon
+        ]  # fmt: skip
+        for job, origin in zip(old, self.queue.configs_of([job.id for job in old]), strict=True):
+            if origin is not None:
+                job.submitted_ms = origin[0]
+        late = {job.id for job in old if (job.submitted_ms or 0) > self.opened.opened_ms}
+        if late and not self._retried():
+            late.clear()  # a clock that was set back
+        with self.lock:
+            for job, answer in zip(jobs, answers, strict=True):
+                if watcher is not None:
+                    self.ledger.watchers[job.id] = watcher
+                self.ledger.add(job, answer.entry, fence, retried=job.id in late)
+
+    def next_id(self) -> int:
+        """An id for a job that is not submitted yet; the server may give it another."""
+        with self.lock:
+            self.ledger.last_id += 1
+            return self.ledger.last_id
+
+    # Outcomes -----------------------------------------------------------------------------------------
+
+    def read(self, block_s: float) -> bool:
+        """Take in outcomes, waiting up to `block_s` for the first; whether there may be more at once."""
+        self._take_joined()
+        # The ledger's cursor counts, not the reader's: what was read but not taken in is read again.
+        self._reader.cursor = self.ledger.cursor
+        entries = self._reader.read(block_s, _PAGE_OF_RESULTS)
+        if entries:
+            self._take(entries)
+            with self.lock:
+                self.ledger.cursor = entries[-1].entry
+                self.lock.notify_all()
+        return len(entries) == _PAGE_OF_RESULTS
+
+    def _take_joined(self) -> None:
+        with self.lock:
+            entries = list(self.ledger.joined.values())
+        for page in pages(entries, PAGE):
+            self._take(self.queue.entries(page))
+            with self.lock:
+                self.lock.notify_all()
+
+    def _take(self, entries: Sequence[ResultEntry]) -> None:
+        with self.lock:
+            strangers = [e for e in entries if self.ledger.is_candidate(e)]
+            ours = [e for e in entries if e.id in self.ledger.waiting]
+        origins = self._origins([entry.id for entry in strangers])
+        retried = bool(strangers) and self._retried()
+        self._learn_hosts((*strangers, *ours))
+        with self.lock:
+            for entry in entries:
+                self._apply(entry, origins.get(entry.id), retried=retried)
+                if self.ledger.submitting:
+                    self.ledger.early[entry.id] = entry.entry
+
+    def _apply(self, entry: ResultEntry, origin: Origin | None, *, retried: bool) -> None:
+        ledger = self.ledger
+        job = ledger.take(entry)
+        if job is not None:
+            self._fill(job, entry)
+            ledger.resolve(job)
+        elif origin is not None and ledger.is_candidate(entry):
+            if ledger.is_adopted(entry, origin, retried=retried):
+                ledger.resolve(self._rebuilt(entry, origin))
+                ledger.counted.add(entry.id)
+        elif entry.id in ledger.fences and entry.id <= ledger.horizon:
+            # An outcome from before a retry that this driver has joined: if the job was adopted, that ended.
+            stamp = ledger.tracked[entry.id].submitted_ms
+            if stamp is not None and entry.finished_ms <= stamp:
+                ledger.counted.add(entry.id)
+
+    def _origins(self, ids: Sequence[int]) -> dict[int, Origin]:
+        found = zip(ids, self.queue.configs_of(ids), strict=True)
+        return {id_: Origin(*origin) for id_, origin in found if origin is not None}
+
+    def _retried(self) -> bool:
+        return self.queue.retried() != self.opened.retried
+
+    def _learn_hosts(self, entries: Iterable[ResultEntry]) -> None:
+        unknown = list({entry.worker for entry in entries if entry.worker} - self._hosts.keys())
+        for worker, host in zip(unknown, self.queue.hosts_of(unknown), strict=True):
+            self._hosts[worker] = host or worker.rpartition("-")[0] or worker
+
+    def _rebuilt(self, entry: ResultEntry, origin: Origin) -> Job:
+        job = Job.owning(entry.id, decode(origin.config), self._run_function)
+        job.submitted_ms = origin.submitted_ms
+        self._fill(job, entry)
+        return job
+
+    def _fill(self, job: Job, entry: ResultEntry) -> None:
+        job.state = entry.state
+        job.attempts = entry.attempts
+        job.cause = entry.cause or None
+        job.worker = entry.worker or None
+        job.host = self._hosts.get(entry.worker)
+        job.source = entry.source or None
+        job.started_ms = entry.started_ms
+        job.finished_ms = entry.finished_ms
+        job.elapsed_sec = max(0, entry.finished_ms - self.opened.created_ms) / 1000
+        job.duration = max(0.0, entry.finished_ms - (job.submitted_ms or entry.finished_ms)) / 1000
+        job.result = FAIL_RETURN_VALUE
+        if entry.state is State.FAILED:
+            job.error = entry.body.decode(errors="replace")
+        elif entry.state is State.SUCCEEDED:
+            try:
+                job.result = decode(entry.body)
+            except ValueError as error:  # not written by a worker of ours; one job is lost, not the gather
+                job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
+        job.status = Job.DONE
+
+    # The past, and the end ----------------------------------------------------------------------------
+
+    def history(self) -> list[Job]:
+        """Jobs that had finished when the campaign was opened, in that order."""
+        if self._history is None:
+            found: list[Job] = []
+            cursor = "0-0"
+            while page := self.queue.read_until(cursor, self.opened.tail):
+                cursor = page[-1].entry
+                found += self._of_the_past(page)
+            self._history = found
+        with self.lock:
+            for job in self._history:
+                self.ledger.done.setdefault(job.id, job)
+        return list(self._history)
+
+    def _of_the_past(self, page: Sequence[ResultEntry]) -> list[Job]:
+        ids = [entry.id for entry in page]
+        if self.queue.retried():
+            # The log keeps former outcomes of jobs that were retried; the index has forgotten them.
+            index = self.queue.index_of(ids)
+            page = [entry for entry, current in zip(page, index, strict=True) if current == entry.entry]
+        origins = self._origins([entry.id for entry in page])
+        self._learn_hosts(page)
+        jobs = []
+        with self.lock:
+            for entry in page:
+                job = self.ledger.tracked.get(entry.id)
+                if job is None:
+                    job = self._rebuilt(entry, origins[entry.id])
+                    self.ledger.tracked[entry.id] = job
+                elif job.status != Job.DONE:
+                    self._fill(job, entry)
+                jobs.append(job)
+        return jobs
+
+    def cancel(self, ids: Iterable[int]) -> int:
+        """How many of these were cancelled by this call."""
+        return len(self.queue.cancel(ids))
+
+    def outstanding_ids(self) -> list[int]:
+        """Ids of this driver's jobs, submitted or adopted, that are not known to be finished."""
+        with self.lock:
+            ids = dict.fromkeys(self.ledger.waiting)
+            adopted = self.ledger.adopted
+        if adopted:
+            for id_, _, _ in self.queue.outstanding():
+                if id_ <= self.ledger.horizon:
+                    ids[id_] = None
+        return list(ids)
+
+    def close(self) -> None:
+        self._reader.close()
+        self.queue.link.close()

@@ -1,0 +1,363 @@
+"""The evaluator: what a driver submits to and gathers from, with the interface of DeepHyper 0.3.3."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+
+from queue_eval.callbacks import Callbacks
+from queue_eval.campaign import Campaign
+from queue_eval.chores import Chores
+from queue_eval.codec import encode_config
+from queue_eval.errors import (
+    JobFailed,
+    SearchTerminationError,
+    UnknownMethodError,
+    UsageError,
+    WorkerError,
+)  # fmt: skip
+from queue_eval.job import Job
+from queue_eval.ledger import Watcher
+from queue_eval.local_workers import LocalWorkers
+from queue_eval.opening import Line, attach_campaign, open_campaign, reach
+from queue_eval.options import Keywords, Options, count, seconds
+from queue_eval.results import SavedKeys, convert_for_csv, data_frame, write_results
+from queue_eval.single import SingleJobs
+from queue_eval.states import FAIL_RETURN_VALUE, Method, State
+from queue_eval.waiting import Waiter
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVALUATORS = {
+    Method.THREAD: "ThreadPoolEvaluator",
+    Method.PROCESS: "ProcessPoolEvaluator",
+    Method.SUBPROCESS: "SubprocessEvaluator",
+    Method.RAY: "RayEvaluator",
+    Method.RQ: "RQEvaluator",
+}
+
+_MAX_PRIORITY = 32767
+
+
+class Evaluator:
+    """Submits configs to a durable campaign and gathers the finished jobs.
+
+    Guarantees: a finished job is gathered once; leaving, being interrupted or being killed loses nothing,
+    since the campaign is on the server. May be used from several threads, and within a running event loop.
+
+    `num_workers`: slots wanted in all on this machine, when workers are started here. `callbacks`: objects
+    with ``on_launch(job)`` and ``on_done(job)``. `options`: see `queue_eval.options.Options`.
+    """
+
+    FAIL_RETURN_VALUE: ClassVar[float] = FAIL_RETURN_VALUE
+    PYTHON_EXE: ClassVar[str] = os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable
+
+    method: Method = Method.SUBPROCESS
+
+    def __init__(
+        self,
+        run_function: Callable[..., Any] | str,
+        num_workers: int = 1,
+        callbacks: Sequence[Any] | None = None,
+        **options: Unpack[Keywords],
+    ) -> None:
+        chosen = Options.checked(**options)
+        slots = count("num_workers", num_workers)
+        calls = Callbacks(callbacks)
+        line = reach(chosen.url, chosen.home)
+        try:
+            campaign = open_campaign(line, run_function, self.method, slots, chosen)
+        except BaseException:
+            line.link.close()
+            raise
+        self._set_up(line, campaign, run_function, slots, calls, chosen)
+
+    def _set_up(
+        self, line: Line, campaign: Campaign, run_function: Any, num_workers: int, callbacks: Callbacks,
+        options: Options,
+    ) -> None:  # fmt: skip
+        self.run_function = run_function
+        self.num_workers = num_workers
+        self.campaign = campaign.queue.campaign
+        self._campaign = campaign
+        self._ledger = campaign.ledger
+        self._callbacks = callbacks
+        self._options = options
+        self._created: list[Job] = []
+        self._submitted = 0
+        self._submit_lock = threading.Lock()
+        wanted = line.is_embedded if options.local_workers is None else options.local_workers
+        self._workers = (
+            LocalWorkers(campaign.queue, line.access, line.home, num_workers) if wanted else None
+        )
+        chores = Chores(campaign.queue, self._workers.ensure if self._workers else None)
+        self._waiter = Waiter(campaign, chores, line.patience)
+        self._singles = SingleJobs(self._waiter)
+
+    @staticmethod
+    def create(
+        run_function: Callable[..., Any] | str, method: str = "subprocess",
+        method_kwargs: dict[str, Any] = {},  # noqa: B006 - DeepHyper's signature; never changed
+    ) -> Evaluator:  # fmt: skip
+        """The evaluator whose workers execute jobs by `method`, with `method_kwargs` for its class.
+
+        Raises UnknownMethodError for a method that is none of thread, process, subprocess, ray, rq.
+        """
+        name = EVALUATORS.get(method) if isinstance(method, str) else None  # type: ignore[call-overload]
+        if name is None:
+            raise UnknownMethodError(
+                f'The method "{method}" is not a valid method for an Evaluator! '
+                f"Choose among the following evaluator types: {', '.join(EVALUATORS)}."
+            )
+        if not isinstance(method_kwargs, dict) or "run_function" in method_kwargs:
+            raise UsageError("method_kwargs is not a dict of the class's keyword arguments; give one")
+        # By name: the named classes are built on this module.
+        chosen: type[Evaluator] = getattr(import_module("queue_eval.evaluators"), name)
+        return chosen(run_function, **method_kwargs)
+
+    @classmethod
+    def attach(cls, campaign: str, url: str | None = None, home: str | Path | None = None) -> Evaluator:
+        """An existing campaign, without its run function; what is outstanding is adopted.
+
+        Raises CampaignNotFoundError.
+        """
+        options = Options.checked(campaign=campaign, url=url, home=home)
+        line = reach(options.url, options.home)
+        try:
+            opened, meta = attach_campaign(line, campaign)
+        except BaseException:
+            line.link.close()
+            raise
+        attached = Evaluator.__new__(Evaluator)
+        attached.method = Method(meta["method"].decode())
+        slots = int(meta.get("num_workers", b"1"))
+        attached._set_up(line, opened, None, slots, Callbacks(None), options)
+        return attached
+
+    # Submitting ---------------------------------------------------------------------------------------
+
+    def create_job(self, config: dict[str, Any]) -> Job:
+        """A job that is not submitted; its id is provisional until it is (see `execute`)."""
+        copy, _ = encode_config(config, 0)
+        job = Job.owning(self._campaign.next_id(), copy, self.run_function)
+        self._created.append(job)
+        return job
+
+    def submit(
+        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0
+    ) -> list[Job]:
+        """Send configs (dicts of JSON values) to be evaluated; returns when the server has them.
+
+        Higher `priority` (-32767 to 32767) first, first in first out within one; `delay` in seconds.
+        Raises ConfigError before anything is sent when a config cannot be.
+        """
+        self._check_open()
+        if isinstance(configs, dict):
+            raise UsageError("configs is a dict; give a list of dicts")
+        checked = [encode_config(config, position) for position, config in enumerate(configs)]
+        if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
+            raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
+        delay_ms = round(seconds("delay", delay) * 1000)
+        if not checked:
+            return []
+        with self._submit_lock:
+            jobs = self._campaign.submit(checked, priority=int(priority), delay_ms=delay_ms)
+            self._submitted += len(jobs)
+        for job in jobs:
+            self._callbacks.launched(job)
+        self._ensure_workers()
+        return jobs
+
+    async def execute(self, job: Job) -> Job:
+        """Evaluate one job (see `create_job`) and await it; no gather returns it."""
+        self._check_open()
+        config, text = encode_config(job.own_config(), 0)
+
+        def submit(watcher: Watcher) -> None:
+            with self._submit_lock:
+                self._campaign.submit([(config, text)], job=job, watcher=watcher)
+                self._submitted += 1
+            if job in self._created:
+                self._created.remove(job)
+            self._callbacks.launched(job)
+            self._ensure_workers()
+
+        await self._singles.run(job, submit)
+        self._finish([job], self._callbacks.done(job))
+        return job
+
+    # Gathering ----------------------------------------------------------------------------------------
+
+    def gather(
+        self, type: Literal["ALL", "BATCH"] | str, size: int = 1, timeout: float | None = None  # noqa: A002
+    ) -> list[Job]:
+        """Finished jobs, each returned once: "ALL" waits for all outstanding ones, "BATCH" for `size`.
+
+        `timeout` in seconds: returns what there is. Raises JobFailed with ``on_failure="raise"``, and
+        SearchTerminationError when a callback does; the batch is recorded before.
+        """
+        assert type in ("ALL", "BATCH"), f"Unsupported gather operation: {type}."
+        wanted = count("size", size, 0)
+        deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+        self._check_open()
+        outstanding = self.num_outstanding
+        if type == "BATCH" and 0 < outstanding < wanted:
+            warnings.warn(
+                f"Requested a batch size ({size}) larger than currently running tasks ({outstanding}). "
+                "Batch size has been set to the count of currently running tasks.",
+                UserWarning,
+                stacklevel=2,
+            )
+        ledger = self._ledger
+
+        def enough() -> bool:
+            return not ledger.unresolved or (type == "BATCH" and len(ledger.ready) >= wanted)
+
+        if outstanding:
+            self._waiter.until(enough, deadline, look_first=True)
+        return self._take(None)
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
+        """Jobs as they finish, until none is outstanding, or `timeout` seconds have passed."""
+        deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+        self._check_open()
+        ledger = self._ledger
+        while self.num_outstanding:
+            self._waiter.until(
+                lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
+            )
+            batch = self._take(1)
+            if not batch and deadline is not None and time.monotonic() >= deadline:
+                return
+            yield from batch
+
+    def _take(self, limit: int | None) -> list[Job]:
+        """Gather what is ready, at most `limit`: recorded first, so that an interruption loses nothing."""
+        ledger, lock = self._ledger, self._campaign.lock
+        ending = None
+        with lock:
+            batch = list(ledger.ready.values())[:limit]
+        for job in batch:
+            with lock:
+                is_new = ledger.ready.get(job.id) is job and ledger.done.get(job.id) is not job
+                if is_new:
+                    ledger.done[job.id] = job
+            if is_new:
+                ending = self._callbacks.done(job) or ending
+        with lock:
+            batch = [job for job in batch if ledger.ready.pop(job.id, None) is not None]
+        self._finish(batch, ending)
+        return batch
+
+    def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
+        """Raise what a gathered batch makes its gather raise."""
+        failed = next((job for job in batch if job.state is State.FAILED), None)
+        if failed is not None and self._options.on_failure == "raise":
+            raise JobFailed(failed, batch)
+        if ending is not None:
+            raise ending
+
+    # Looking back -------------------------------------------------------------------------------------
+
+    def history(self) -> list[Job]:
+        """Jobs that finished in earlier lives of this campaign, in that order. They count as gathered."""
+        self._check_open()
+        return self._campaign.history()
+
+    @property
+    def num_outstanding(self) -> int:
+        """Jobs, submitted or adopted, that no gather has returned."""
+        with self._campaign.lock:
+            return self._ledger.outstanding
+
+    @property
+    def num_submitted(self) -> int:
+        """Submissions of this life."""
+        return self._submitted
+
+    @property
+    def num_gathered(self) -> int:
+        """Jobs gathered, awaited or given by `history`, each counted once."""
+        with self._campaign.lock:
+            return len(self._ledger.done)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every job this driver knows. Adopted ones are known when they finish."""
+        with self._campaign.lock:
+            return [*self._ledger.tracked.values(), *self._created]
+
+    @property
+    def jobs_done(self) -> list[Job]:
+        """Every job that was gathered, awaited or given by `history`, each once."""
+        with self._campaign.lock:
+            return list(self._ledger.done.values())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per job that this driver knows; times in UTC and seconds."""
+        return data_frame(self.jobs)
+
+    def dump_evals(self, saved_keys: SavedKeys = None, log_dir: str | Path = ".") -> None:
+        """Write ``results.csv`` to `log_dir`: every job of `jobs_done`; no file when there is none.
+
+        `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
+        """
+        write_results(self.jobs_done, saved_keys, Path(log_dir))
+
+    def decode(self, key: str) -> dict[str, Any]:
+        """The dict that a JSON string holds. Raises ValueError for anything else."""
+        value = json.loads(key) if isinstance(key, (str, bytes)) else key
+        if not isinstance(key, (str, bytes)) or not isinstance(value, dict):
+            raise ValueError(f"Expected dict, but got {value.__class__}")
+        return value
+
+    def convert_for_csv(self, val: Any) -> Any:
+        """`val` as a cell of a CSV file: a list becomes its `str`."""
+        return convert_for_csv(val)
+
+    # Ending -------------------------------------------------------------------------------------------
+
+    def cancel(self, jobs: Iterable[Job] | None = None) -> int:
+        """Cancel these jobs, or all outstanding ones; how many were. `gather` returns them as cancelled."""
+        self._check_open()
+        if jobs is None:
+            return self._campaign.cancel(self._campaign.outstanding_ids())
+        return self._campaign.cancel([job.id for job in jobs])
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Detach: work goes on without the driver, unless `cancel`. What was gathered stays readable."""
+        if self._waiter.closed:
+            return
+        try:
+            if cancel:
+                self.cancel()
+        finally:
+            self._waiter.close(timeout_s=5.0)
+            self._singles.close()
+            self._campaign.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ensure_workers(self) -> None:
+        """Have workers on their way at once. If they cannot be started, the next gather says so."""
+        if self._workers is not None:
+            with contextlib.suppress(WorkerError):
+                self._workers.ensure()
+
+    def _check_open(self) -> None:
+        if self._waiter.closed:
+            raise UsageError("the evaluator is closed; create another one for the same campaign")

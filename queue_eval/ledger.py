@@ -1,0 +1,141 @@
+"""Which jobs are a driver's, and how far each has come: memory only, no connection.
+
+::
+
+    submitted ──▶ waiting ──▶ ready ──▶ done          adopted: outstanding when the campaign was opened,
+    adopted   ─────────────▶ ready ──▶ done          known only by number until its outcome arrives
+
+What was outstanding at the opening need not be listed, which would cost a million reads for a million
+jobs: those are exactly `adopted_total` jobs with ids up to `horizon`, and each has its one outcome in the
+result stream after the tail of the opening. A job that is joined while adopted is counted as submitted.
+
+Every change is made so that it may be cut off between any two steps and made again: an outcome is read
+again from the cursor, which moves last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from queue_eval.job import Job
+from queue_eval.queue import Opened
+from queue_eval.result_stream import ResultEntry, entry_order
+
+Order = tuple[int, int]
+
+Watcher = Callable[[Job], bool]
+"""Told that a job is finished; True when it is still awaited: then no gather returns it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an unknown job came from: its submission and its config, as the server has them."""
+
+    submitted_ms: int
+    config: bytes
+
+
+@dataclass
+class Ledger:
+    """The jobs of one driver. Assumes: the caller holds its lock for every call."""
+
+    opened: Opened
+    tracked: dict[int, Job] = field(default_factory=dict)
+    """Every job of this life, by id."""
+    waiting: dict[int, Job] = field(default_factory=dict)
+    """Submitted, outcome not known here."""
+    joined: dict[int, str] = field(default_factory=dict)
+    """Of these, the entry of the outcome that the server already has."""
+    ready: dict[int, Job] = field(default_factory=dict)
+    """Finished, not gathered."""
+    done: dict[int, Job] = field(default_factory=dict)
+    """Gathered, or given by history."""
+    watchers: dict[int, Watcher] = field(default_factory=dict)
+    """Who awaits a job by itself."""
+    counted: set[int] = field(default_factory=set)
+    """Adopted ids that are no longer outstanding as adopted."""
+    fences: dict[int, Order] = field(default_factory=dict)
+    """Entry up to which the outcomes of a waiting job are out of date."""
+
+    early: dict[int, str] = field(default_factory=dict)
+    """Outcomes read while a submission was on its way, which may turn out to be of its jobs: id -> entry."""
+    submitting: bool = False
+
+    def __post_init__(self) -> None:
+        self.cursor = self.opened.tail
+        self.tail = entry_order(self.opened.tail)
+        self.horizon = self.opened.last_id
+        self.last_id = self.opened.last_id
+
+    @property
+    def adopted(self) -> int:
+        """Outstanding jobs of earlier lives that were not joined in this one."""
+        return max(0, self.opened.outstanding - len(self.counted))
+
+    @property
+    def unresolved(self) -> int:
+        return len(self.waiting) + self.adopted
+
+    @property
+    def outstanding(self) -> int:
+        """Jobs that no gather has returned."""
+        return self.unresolved + len(self.ready)
+
+    def add(self, job: Job, entry: str | None, fence: str | None, *, retried: bool) -> None:
+        """A job whose id the server has just given. `retried`: its stamp is later than the opening."""
+        if job.id <= self.horizon and not retried and (entry is None or entry_order(entry) > self.tail):
+            # Outstanding at the opening; its outcome, if it was not read yet, now belongs to this job.
+            self.counted.add(job.id)
+        if entry is None and fence is not None:
+            self.fences[job.id] = entry_order(fence)
+        if entry is None and job.id in self.early:
+            # Another thread read it between the server's reply and now.
+            read = self.early[job.id]
+            if fence is None or entry_order(read) > entry_order(fence):
+                entry = read
+        if entry is not None:
+            self.joined[job.id] = entry
+        self.waiting[job.id] = job
+        self.tracked[job.id] = job
+        self.ready.pop(job.id, None)
+        self.last_id = max(self.last_id, job.id)
+
+    def is_candidate(self, entry: ResultEntry) -> bool:
+        """Whether this may be the outcome of an adopted job."""
+        return entry.id <= self.horizon and entry.id not in self.tracked and entry.id not in self.counted
+
+    def take(self, entry: ResultEntry) -> Job | None:
+        """The waiting job of which this is the outcome."""
+        fence = self.fences.get(entry.id)
+        if fence is not None and entry_order(entry.entry) <= fence:
+            return None
+        return self.waiting.get(entry.id)
+
+    def is_adopted(self, entry: ResultEntry, origin: Origin, *, retried: bool) -> bool:
+        """Whether the job was outstanding at the opening. `retried`: some job was retried since.
+
+        Without retries every such outcome is of an adopted job. With them, one whose submission is later
+        than both the opening and the outcome itself had finished before it was retried, so it counts; one
+        whose submission lies between the two was retried first, and is not ours.
+        """
+        if not retried or origin.submitted_ms <= self.opened.opened_ms:
+            return True
+        return entry_order(entry.entry)[0] <= origin.submitted_ms
+
+    def resolve(self, job: Job) -> None:
+        """A job is finished, its fields are filled in."""
+        watcher = self.watchers.get(job.id)
+        if watcher is not None and watcher(job):
+            self.done[job.id] = job
+        else:
+            self.ready[job.id] = job
+        self.watchers.pop(job.id, None)
+        self.tracked[job.id] = job
+        self.waiting.pop(job.id, None)
+        self.joined.pop(job.id, None)
+        self.fences.pop(job.id, None)
+
+    def gathered(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self.ready.pop(job.id, None)

@@ -1,0 +1,203 @@
+"""Workers that a driver starts on its own machine, and keeps there while it waits.
+
+::
+
+    driver A ─┐  count what serves ──▶ enough: nothing to do
+    driver B ─┴▶ take the guard ──▶ count again ──▶ announce ──▶ start, detached ──▶ it registers itself
+
+Two drivers of a campaign share its workers: under the guard, each counts what the other has started or
+announced. A worker outlives the driver, and ends by itself when it has been idle for a while.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from queue_eval import keys as names
+from queue_eval.access import Access
+from queue_eval.errors import WorkerError
+from queue_eval.machine import is_alive, machine_id, new_worker_name
+from queue_eval.queue import CampaignQueue
+
+log = logging.getLogger(__name__)
+
+IDLE_TIMEOUT_S = 60
+ANNOUNCED_S = 15
+"""A worker that has not registered itself so long after its announcement is not counted any more."""
+
+GUARD_MS = 10_000
+EARLY_S = 5.0
+"""A worker that fails sooner than this after its start will hardly do better the next time."""
+
+EARLY_DEATHS = 3
+_LOG_TAIL = 2000
+
+
+@dataclass(frozen=True)
+class _Started:
+    name: str
+    slots: int
+    process: subprocess.Popen[bytes]
+    started: float
+    log_file: Path
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.returncode is None
+
+
+class LocalWorkers:
+    """Keeps `slots` slots in all on this machine that serve a campaign. May be used from several threads."""
+
+    def __init__(self, queue: CampaignQueue, access: Access, home: Path, slots: int) -> None:
+        self._queue = queue
+        self._access = access
+        self._home = home
+        self._slots = slots
+        self._machine = machine_id()
+        self._lock = threading.Lock()
+        self._started: list[_Started] = []
+        self._early_deaths = 0
+        self._not_before = 0.0
+
+    def ensure(self) -> None:
+        """Start what is missing. Raises WorkerError when what was started dies at once, again and again."""
+        if not self._lock.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            self._bury()
+            own = sum(started.slots for started in self._started)
+            if own >= self._slots or time.monotonic() < self._not_before:
+                return
+            missing = self._slots - self._serving()
+            if missing > 0:
+                self._hire()
+        finally:
+            self._lock.release()
+
+    def _serving(self) -> int:
+        """Slots on this machine that serve the campaign, or will in a moment."""
+        return sum(entry["slots"] for entry in self._registered() if self._counts(entry))
+
+    def _registered(self) -> Iterator[dict[str, Any]]:
+        link = self._queue.link
+        workers = link.call(lambda client: client.zrange(names.WORKERS, 0, -1))
+        if not workers:
+            return
+        keys = [names.worker_key(worker.decode()) for worker in workers]
+        for text in link.call(lambda client: client.mget(keys)):
+            if text is not None:
+                yield json.loads(text)
+
+    def _counts(self, entry: dict[str, Any]) -> bool:
+        campaigns = entry.get("campaigns")
+        if entry.get("machine") != self._machine or entry.get("state") == "draining":
+            return False
+        if campaigns is not None and self._queue.campaign not in campaigns:
+            return False
+        return bool(entry.get("announced")) or is_alive(entry["pid"], entry["created"])
+
+    def _hire(self) -> None:
+        link = self._queue.link
+        guard, token = self._queue.keys.column("hiring"), secrets.token_hex(8)
+        if not link.call(lambda client: client.set(guard, token, nx=True, px=GUARD_MS)):
+            return  # another driver is at it; the next look tells
+        try:
+            missing = self._slots - self._serving()
+            if missing > 0:
+                self._start(missing)
+        finally:
+            if link.call(lambda client: client.get(guard)) == token.encode():
+                link.call(lambda client: client.delete(guard))
+
+    def _start(self, slots: int) -> None:
+        name = new_worker_name()
+        entry = {
+            "name": name, "host": name.rpartition("-")[0], "machine": self._machine, "pid": 0, "created": 0,
+            "slots": slots, "campaigns": [self._queue.campaign], "state": "running", "announced": True,
+        }  # fmt: skip
+        # Announced before it exists: between its start and its registration it must count, too.
+        self._announce(name, json.dumps(entry))
+        logs = self._home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log_file = logs / f"worker-{name}.log"
+        command = [
+            sys.executable, "-P", "-m", "queue_eval", "worker", "-n", str(slots),
+            "--campaign", self._queue.campaign, "--home", str(self._home), "--name", name,
+            "--idle-timeout", str(IDLE_TIMEOUT_S),
+        ]  # fmt: skip
+        with log_file.open("ab") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        # Waits only to leave no zombie; a daemon, because the worker outlives the driver.
+        threading.Thread(target=process.wait, name=f"queue_eval-{name}", daemon=True).start()
+        self._started.append(_Started(name, slots, process, time.monotonic(), log_file))
+        log.info("started worker %s with %d slots for campaign %s", name, slots, self._queue.campaign)
+
+    def _announce(self, name: str, entry: str) -> None:
+        def operation(client: Any) -> None:
+            seconds, microseconds = client.time()
+            client.set(names.worker_key(name), entry, ex=ANNOUNCED_S)
+            client.zadd(names.WORKERS, {name: seconds * 1000 + microseconds // 1000})
+
+        self._queue.link.call(operation)
+
+    def _environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        if self._access.home is None:
+            # Not on the command line, which every user of the machine can read.
+            environment["QUEUE_EVAL_URL"] = self._access.url
+            if self._access.key is not None:
+                environment["QUEUE_EVAL_KEY"] = self._access.key.decode()
+        root = str(Path(__file__).resolve().parents[1])
+        if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+            # Not installed: the worker is to use the same sources as this process.
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        return environment
+
+    def _bury(self) -> None:
+        """Take note of workers of ours that have ended; what one held when it was killed is free at once."""
+        dead = [started for started in self._started if not started.is_alive]
+        for started in dead:
+            self._started.remove(started)
+            self._forget(started.name)
+            while self._queue.reclaim(grace_ms=0, worker=started.name).more:
+                pass
+            lived_s = time.monotonic() - started.started
+            if started.process.returncode == 0 or lived_s > EARLY_S:
+                self._early_deaths = 0
+                continue
+            self._early_deaths += 1
+            self._not_before = time.monotonic() + self._early_deaths
+            if self._early_deaths >= EARLY_DEATHS:
+                self._early_deaths = 0
+                raise WorkerError(
+                    f"workers started on this machine die at once (status {started.process.returncode}), "
+                    f"see {started.log_file}:\n{_tail(started.log_file)}"
+                )
+
+    def _forget(self, name: str) -> None:
+        link = self._queue.link
+        link.call(lambda client: client.zrem(names.WORKERS, name))
+        link.call(lambda client: client.delete(names.worker_key(name)))
+
+
+def _tail(file: Path) -> str:
+    try:
+        return file.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
+    except OSError:
+        return ""

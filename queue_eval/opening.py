@@ -1,0 +1,126 @@
+"""How a driver comes to a campaign: which server, which function, which options."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from queue_eval.access import Access, home_folder
+from queue_eval.campaign import Campaign
+from queue_eval.chores import Patience
+from queue_eval.codec import encode
+from queue_eval.connection import Link
+from queue_eval.errors import FunctionError
+from queue_eval.function_ref import FunctionRef, describe
+from queue_eval.options import Options
+from queue_eval.queue import CampaignQueue, Opened
+from queue_eval.server import open_access, server_state
+from queue_eval.signing import sign
+from queue_eval.states import Method
+
+
+@dataclass(frozen=True)
+class Line:
+    """A checked line to a server, and what it is to this driver."""
+
+    link: Link
+    access: Access
+    home: Path
+    is_embedded: bool
+    patience: Patience
+
+
+def reach(url: str | None, home: Path | None) -> Line:
+    """The server that `url`, the environment or `home` name; the embedded one is started if need be.
+
+    Raises ServerUnreachableError, ServerRefusedError.
+    """
+    access = open_access(url, home)
+    is_embedded = access.home is not None and server_state(access.home).state != "absent"
+    patience = Patience(access.home if is_embedded else None)
+    link = Link(access, name="queue_eval-driver", on_wait=patience)
+    try:
+        link.check()
+    except BaseException:
+        link.close()
+        raise
+    return Line(link, access, access.home or home_folder(home), is_embedded, patience)
+
+
+def open_campaign(
+    line: Line, run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options
+) -> Campaign:
+    """Create or continue the campaign of `options`; warns when the function's source has changed.
+
+    Raises CampaignConflictError, FunctionError, ServerRefusedError.
+    """
+    reference = describe(run_function)
+    name = options.campaign or _unique_name(reference)
+    fields = _meta(line.access.key, name, reference, method, num_workers, options)
+    queue, opened = CampaignQueue.open(line.link, name, fields, accept_change=options.on_change == "accept")
+    if not opened.created:
+        _compare(name, opened, reference)
+    return Campaign(queue, opened, run_function, reuse=options.reuse)
+
+
+def attach_campaign(line: Line, campaign: str) -> tuple[Campaign, dict[str, bytes]]:
+    """An existing campaign, unchanged, and its meta. Raises CampaignNotFoundError."""
+    queue, meta = CampaignQueue.attach(line.link, campaign)
+    return Campaign(queue, queue.standing(), None, reuse=True), meta
+
+
+def _unique_name(reference: FunctionRef) -> str:
+    function = re.sub(r"[^A-Za-z0-9_.-]+", "", reference.name.rpartition(":")[2])[-60:].strip(".-")
+    return f"{function or 'campaign'}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _meta(
+    key: bytes | None, campaign: str, reference: FunctionRef, method: Method, num_workers: int,
+    options: Options,
+) -> dict[str, str | bytes | int | float]:  # fmt: skip
+    signature = ""
+    if reference.payload is not None:
+        if key is None:
+            raise FunctionError(
+                f"{reference.name} travels by value, which needs a key to sign it; "
+                "set QUEUE_EVAL_KEY, or move the function to a module"
+            )
+        signature = sign(key, campaign, reference.name, reference.payload)
+    retry = options.retry_delay
+    return {
+        "function": reference.name,
+        "method": method.value,
+        "source": reference.source,
+        "options": encode(
+            {
+                "path": list(reference.path),
+                "kwargs": json.loads(options.run_function_kwargs),
+                "time_limit": options.time_limit,
+            }
+        ),
+        "max_attempts": options.max_attempts,
+        "max_losses": options.max_losses,
+        "retry_first_ms": round(retry.first_s * 1000),
+        "retry_factor": retry.factor,
+        "retry_max_ms": round(retry.maximum_s * 1000),
+        "payload": reference.payload or b"",
+        "signature": signature,
+        "num_workers": num_workers,
+    }
+
+
+def _compare(campaign: str, opened: Opened, reference: FunctionRef) -> None:
+    if opened.source and reference.source and opened.source != reference.source:
+        warnings.warn(
+            f"the source of {reference.name} has changed since campaign {campaign!r} last ran "
+            f"({opened.source} -> {reference.source}); what is finished stays as it is",
+            UserWarning,
+            stacklevel=2,
+        )

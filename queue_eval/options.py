@@ -1,0 +1,188 @@
+"""What a driver may choose about a campaign, checked before anything is touched."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from queue_eval.codec import encode_options
+from queue_eval.errors import UsageError
+from queue_eval.keys import check_campaign_name
+
+MAX_DELAY_S = 10 * 365.25 * 86400
+"""Longest delay or time limit: ten years. What is longer is a mistake in the unit."""
+
+
+@dataclass(frozen=True)
+class RetryDelay:
+    """Before the k-th retry of a failed job: ``first_s * factor**(k-1)`` seconds, at most `maximum_s`."""
+
+    first_s: float = 1.0
+    factor: float = 2.0
+    maximum_s: float = 60.0
+
+
+class Keywords(TypedDict, total=False):
+    """The keyword arguments that every evaluator class takes; see the class `Options`."""
+
+    campaign: str | None
+    url: str | None
+    home: str | Path | None
+    local_workers: bool | None
+    run_function_kwargs: dict[str, Any] | None
+    max_attempts: int
+    max_losses: int
+    time_limit: float | None
+    retry_delay: float | tuple[float, float, float] | None
+    on_failure: Literal["value", "raise"]
+    reuse: bool | None
+    on_change: Literal["error", "accept"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a campaign is opened and its jobs are run.
+
+    campaign: name of the durable campaign to open or create; None: a new unique name.
+    url: server; None: ``$QUEUE_EVAL_URL``, else the access file in `home`, else the embedded server.
+    home: folder of the embedded server; None: ``$QUEUE_EVAL_HOME``, else ``.queue_eval`` here.
+    local_workers: start workers on this machine; None: exactly with the embedded server.
+    run_function_kwargs: static keyword arguments of the run function, JSON values.
+    max_attempts: executions allowed when the run function raises or runs out of time. More of them also
+        repeat what fails for good.
+    max_losses: executions that may end in the death of the process running them, before the job is
+        quarantined. More of them forgive flaky machines, but let a job that kills workers kill more.
+    time_limit: seconds one attempt may run; a thread can only be abandoned, anything else is killed.
+    retry_delay: seconds before a failed attempt is tried again: a number, or (first, factor, maximum).
+    on_failure: "value": a failed job's result is FAIL_RETURN_VALUE; "raise": `gather` raises JobFailed.
+    reuse: whether a submitted config joins the campaign's existing job for it; None: when `campaign` is
+        given.
+    on_change: "error": another run function or method than the campaign's is refused; "accept": the
+        campaign continues with the new one.
+    """
+
+    campaign: str | None = None
+    url: str | None = None
+    home: Path | None = None
+    local_workers: bool | None = None
+    run_function_kwargs: str = "{}"
+    max_attempts: int = 1
+    max_losses: int = 3
+    time_limit: float | None = None
+    retry_delay: RetryDelay = RetryDelay()
+    on_failure: Literal["value", "raise"] = "value"
+    reuse: bool = False
+    on_change: Literal["error", "accept"] = "error"
+
+    @classmethod
+    def checked(cls, **keywords: Any) -> Options:
+        """Options from what a user gave. Raises UsageError for an unknown name or an impossible value."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(keywords.keys() - set(known)):
+            raise UsageError(
+                f"unknown option{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}; "
+                f"the options are num_workers, callbacks, {', '.join(known)}"
+            )
+        given = cast("Keywords", keywords)
+        campaign = given.get("campaign")
+        reuse = given.get("reuse")
+        return cls(
+            campaign=None if campaign is None else check_campaign_name(campaign),
+            url=_text("url", given.get("url")),
+            home=_home(given.get("home")),
+            local_workers=_flag("local_workers", given.get("local_workers")),
+            run_function_kwargs=_kwargs(given.get("run_function_kwargs")),
+            max_attempts=count("max_attempts", given.get("max_attempts", 1)),
+            max_losses=count("max_losses", given.get("max_losses", 3)),
+            time_limit=_time_limit(given.get("time_limit")),
+            retry_delay=_retry_delay(given.get("retry_delay")),
+            on_failure=_choice("on_failure", given.get("on_failure", "value"), ("value", "raise")),
+            reuse=bool(campaign) if reuse is None else bool(_flag("reuse", reuse)),
+            on_change=_choice("on_change", given.get("on_change", "error"), ("error", "accept")),
+        )
+
+
+def count(what: str, value: Any, minimum: int = 1) -> int:
+    """`value` as an int of at least `minimum`, else UsageError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < minimum:
+        raise UsageError(f"{what} is {value!r}; give a whole number of at least {minimum}")
+    return number
+
+
+def seconds(what: str, value: Any) -> float:
+    """`value` as seconds from 0 to MAX_DELAY_S, else UsageError."""
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= MAX_DELAY_S:
+        raise UsageError(f"{what} is {value!r}; give seconds, from 0 to ten years")
+    return number
+
+
+def _time_limit(value: Any) -> float | None:
+    if value is None:
+        return None
+    limit = seconds("time_limit", value)
+    if limit == 0:
+        raise UsageError("time_limit is 0; give the seconds an attempt may run, or None")
+    return limit
+
+
+def _retry_delay(value: Any) -> RetryDelay:
+    if value is None:
+        return RetryDelay()
+    if isinstance(value, RetryDelay):
+        return value
+    if not isinstance(value, (tuple, list)):
+        delay = seconds("retry_delay", value)
+        return RetryDelay(delay, 1.0, delay)
+    if len(value) != 3:
+        raise UsageError(f"retry_delay is {value!r}; give seconds, or (first, factor, maximum)")
+    first, maximum = seconds("retry_delay's first", value[0]), seconds("retry_delay's maximum", value[2])
+    factor = value[1]
+    if isinstance(factor, (bool, str)) or not 0 < float(factor) <= 1000:
+        raise UsageError(f"retry_delay's factor is {factor!r}; give a number above 0, like 2")
+    return RetryDelay(first, float(factor), maximum)
+
+
+def _kwargs(value: Any) -> str:
+    if value is None:
+        return "{}"
+    if not isinstance(value, dict):
+        raise UsageError(f"run_function_kwargs is a {type(value).__name__}; give a dict of JSON values")
+    return encode_options("run_function_kwargs", value)
+
+
+def _flag(what: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise UsageError(f"{what} is {value!r}; give True or False")
+    return value
+
+
+def _text(what: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{what} is a {type(value).__name__}; give a str")
+    return value
+
+
+def _home(value: Any) -> Path | None:
+    if value is None:
+        return None
+    try:
+        return Path(value)
+    except TypeError:
+        raise UsageError(f"home is a {type(value).__name__}; give a folder") from None
+
+
+def _choice(what: str, value: Any, valid: tuple[str, ...]) -> Any:
+    if value not in valid:
+        raise UsageError(f"{what} is {value!r}; give {' or '.join(map(repr, valid))}")
+    return value

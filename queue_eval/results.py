@@ -1,0 +1,119 @@
+"""Finished jobs as tables: results.csv and the rows of a DataFrame."""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from queue_eval.errors import UsageError
+from queue_eval.job import Job
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
+
+_OWN_COLUMNS = ("id", "objective", "elapsed_sec", "duration")
+
+
+def convert_for_csv(value: Any) -> Any:
+    """A list becomes its `str`, anything else stays as it is."""
+    return str(value) if type(value) is list else value
+
+
+def csv_row(job: Job, saved_keys: SavedKeys) -> dict[str, Any]:
+    """The cells of a job by column; the four columns of our own win over keys of the same name.
+
+    Raises UsageError when `saved_keys` is neither None, a list of keys, nor a callable giving a dict.
+    """
+    if saved_keys is None:
+        row = dict(job.config)
+    elif callable(saved_keys):
+        given = saved_keys(job)
+        if not isinstance(given, dict):
+            raise UsageError(f"saved_keys returned a {type(given).__name__} for job {job.id}; return a dict")
+        row = dict(given)
+    elif isinstance(saved_keys, (list, tuple)):
+        row = {key: convert_for_csv(job.config[key]) for key in saved_keys if key in job.config}
+    else:
+        raise UsageError("saved_keys is neither None, a list of keys, nor a callable; give one of these")
+    row |= {
+        "id": job.id, "objective": job.result, "elapsed_sec": job.elapsed_sec, "duration": job.duration,
+    }  # fmt: skip
+    return row
+
+
+def columns(rows: Iterable[dict[str, Any]], first: Iterable[str] = ()) -> list[str]:
+    """The union of the rows' columns as they first appear, after `first` and before our own four."""
+    seen = dict.fromkeys(first)
+    for row in rows:
+        if not row.keys() <= seen.keys():
+            seen |= dict.fromkeys(row)
+    return [name for name in seen if name not in _OWN_COLUMNS] + list(_OWN_COLUMNS)
+
+
+def write_results(jobs: Sequence[Job], saved_keys: SavedKeys, folder: Path) -> Path | None:
+    """Replace ``results.csv`` in `folder` by one row per job; the file, or None without jobs.
+
+    A reader, or a crash at any moment, finds the old file or the new one, never a part.
+    """
+    if not jobs:
+        return None
+    rows = [csv_row(job, saved_keys) for job in jobs]
+    # A key that was asked for has its column, even if no job has the key.
+    asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "results.csv"
+    temporary = folder / f".results.csv.{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
+        with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.DictWriter(file, columns(rows, asked))
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
+    """One row per job, the config's keys first; times are UTC."""
+    import pandas as pd  # heavy, and few drivers need it
+
+    rows = [
+        job.own_config()
+        | {
+            "id": job.id,
+            "objective": job.result,
+            "state": job.state.value,
+            "attempts": job.attempts,
+            "worker": job.worker,
+            "host": job.host,
+            "submitted_at": job.submitted_at,
+            "started_at": job.started_at,
+            "finished_at": job.finished_at,
+            "run_s": job.run_s,
+            "wait_s": job.wait_s,
+            "elapsed_sec": job.elapsed_sec if job.status == Job.DONE else None,
+            "duration": job.duration if job.status == Job.DONE else None,
+            "error": job.error,
+        }
+        for job in jobs
+    ]
+    own = (
+        "id", "objective", "state", "attempts", "worker", "host", "submitted_at", "started_at", "finished_at",
+        "run_s", "wait_s", "elapsed_sec", "duration", "error",
+    )  # fmt: skip
+    keys = dict.fromkeys(key for row in rows for key in row)
+    frame = pd.DataFrame(rows, columns=[*(key for key in keys if key not in own), *own])
+    for name in ("submitted_at", "started_at", "finished_at"):
+        frame[name] = pd.to_datetime(frame[name], utc=True)
+    return frame

@@ -1,0 +1,112 @@
+"""Jobs that are awaited one by one, each in an event loop of its own choice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from queue_eval.errors import UsageError
+from queue_eval.job import Job
+from queue_eval.ledger import Watcher
+from queue_eval.waiting import Waiter
+
+
+class SingleJobs:
+    """Any number of awaited jobs, served by one thread that submits and one that waits.
+
+    Not the loop's own threads: there are few of them, and a job may take days. Both threads are started
+    with the first awaited job and end with the last.
+    """
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = waiter
+        self._lock = threading.Lock()
+        self._awaited: dict[Job, _Future] = {}
+        self._submitter: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+
+    async def run(self, job: Job, submit: Callable[[Watcher], None]) -> None:
+        """Submit (in a thread) with a watcher that is called when the job is finished; await that."""
+        loop = asyncio.get_running_loop()
+        future = _Future(loop)
+        with self._lock:
+            if self._submitter is None:
+                self._submitter = ThreadPoolExecutor(1, thread_name_prefix="queue_eval-submit")
+            submitter = self._submitter
+        try:
+            await loop.run_in_executor(submitter, submit, future.finish)
+            with self._lock:
+                self._awaited[job] = future
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._wait, name="queue_eval-await", daemon=True)
+                    self._thread.start()
+            await future.future
+        except asyncio.CancelledError:
+            future.is_abandoned = True
+            raise
+        finally:
+            with self._lock:
+                self._awaited.pop(job, None)
+
+    def _wait(self) -> None:
+        try:
+            while True:
+                self._waiter.until(self._nothing_unfinished, None, look_first=False)
+                with self._lock:
+                    # Not whether any is left: finished ones are until their coroutines go on.
+                    if all(future.is_finished for future in self._awaited.values()):
+                        self._thread = None
+                        return
+        except BaseException as error:
+            with self._lock:
+                self._thread = None
+                awaited = list(self._awaited.values())
+            for future in awaited:
+                future.fail(error)
+
+    def _nothing_unfinished(self) -> bool:
+        with self._lock:
+            return all(future.is_finished for future in self._awaited.values())
+
+    def close(self) -> None:
+        with self._lock:
+            awaited, submitter = list(self._awaited.values()), self._submitter
+            self._submitter = None
+        for future in awaited:
+            future.fail(UsageError("the evaluator was closed while a job was awaited"))
+        if submitter is not None:
+            submitter.shutdown(wait=False)
+
+
+class _Future:
+    """A future of an event loop that other threads may finish."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.is_finished = False
+        self.is_abandoned = False
+
+    def finish(self, _: Job) -> bool:
+        self.is_finished = True
+        self._finish_with(None)
+        return not self.is_abandoned
+
+    def fail(self, error: BaseException) -> None:
+        self.is_finished = True
+        self._finish_with(error)
+
+    def _finish_with(self, error: BaseException | None) -> None:
+        def step() -> None:
+            if self.future.done():
+                return
+            if error is None:
+                self.future.set_result(None)
+            else:
+                self.future.set_exception(error)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+            self._loop.call_soon_threadsafe(step)
