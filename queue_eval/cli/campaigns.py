@@ -1,0 +1,151 @@
+"""`queue-eval campaigns` and `queue-eval status`: campaigns from afar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from queue_eval import keys
+from queue_eval.cli.connect import campaign_queue, connected
+from queue_eval.cli.fleet import live_workers
+from queue_eval.cli.options import json_option, server_options
+from queue_eval.cli.output import iso, print_json, print_table, shown_duration, shown_time, styled
+from queue_eval.cli.pace import Pace, pace_of
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
+from queue_eval.queue import CampaignQueue, Snapshot
+from queue_eval.states import State
+
+
+@click.command("campaigns")
+@server_options
+@json_option
+def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
+    """List campaigns, the oldest first."""
+    with connected(url, home) as link:
+        found = list(every_campaign(link))
+    if as_json:
+        print_json([_described(name, meta, snapshot) for name, meta, snapshot, _ in found])
+        return
+    print_table(
+        ("campaign", "function", "method", *State, "created"),
+        [
+            (
+                name, text(meta, "function"), text(meta, "method"),
+                *(snapshot.counts[state] for state in State),
+                shown_time(created_ms(meta)) + (" (paused)" if snapshot.paused else ""),
+            )
+            for name, meta, snapshot, _ in found
+        ],
+        right=range(3, 3 + len(State)),
+    )  # fmt: skip
+
+
+@click.command("status")
+@click.argument("campaign")
+@server_options
+@json_option
+def status_command(campaign: str, url: str | None, home: str | None, as_json: bool) -> None:
+    """Count a campaign's jobs by state; show its workers, its rate and the time left."""
+    with campaign_queue(campaign, url, home) as queue:
+        meta, snapshot = queue.meta(), queue.snapshot()
+        pace = pace_of(queue, snapshot, created_ms(meta))
+        workers = _workers_of(queue, snapshot)
+    if as_json:
+        print_json(
+            _described(campaign, meta, snapshot)
+            | {"workers": workers, "rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s}
+        )
+    else:
+        _show(campaign, meta, snapshot, workers, pace)
+
+
+def every_campaign(link: Link) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignQueue]]:
+    """Name, meta and counts of each campaign, the oldest first; not those of another protocol version."""
+    for raw in link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1)):
+        name = raw.decode()
+        try:
+            queue, meta = CampaignQueue.attach(link, name)
+            yield name, meta, queue.snapshot(), queue
+        except (CampaignNotFoundError, ServerRefusedError):
+            continue  # purged this moment, or not ours to read
+
+
+def text(meta: dict[str, bytes], field: str) -> str:
+    return meta.get(field, b"").decode(errors="replace")
+
+
+def created_ms(meta: dict[str, bytes]) -> int:
+    return int(meta["created_ms"])
+
+
+def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "campaign": campaign,
+        "function": text(meta, "function"),
+        "method": text(meta, "method"),
+        "created_at": iso(created_ms(meta)),
+        "paused": snapshot.paused,
+        "counts": {state.value: count for state, count in snapshot.counts.items()},
+    }
+
+
+def _workers_of(queue: CampaignQueue, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Live workers that attend the campaign or were started for it; dead ones that still hold its jobs."""
+    alive = {worker.name: worker for worker in live_workers(queue.link)}
+    attending = {attendance.worker: attendance.running for attendance in snapshot.workers}
+    named = [name for name, worker in alive.items() if worker.is_for(queue.campaign) or name in attending]
+    dead = [name for name, running in attending.items() if running and name not in alive]
+    rows = [
+        {
+            "name": name, "host": alive[name].host, "pid": alive[name].pid, "slots": alive[name].slots,
+            "running": attending.get(name, 0), "last_seen_s": alive[name].last_seen_s,
+            "state": alive[name].state,
+        }
+        for name in named
+    ]  # fmt: skip
+    rows += [
+        {
+            "name": name, "host": host, "pid": None, "slots": None, "running": attending[name],
+            "last_seen_s": None, "state": "lost",
+        }
+        for name, host in zip(dead, queue.hosts_of(dead), strict=True)
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _show(
+    campaign: str, meta: dict[str, bytes], snapshot: Snapshot, workers: list[dict[str, Any]], pace: Pace
+) -> None:
+    paused = " (paused)" if snapshot.paused else ""
+    rate = "-" if pace.rate_per_s is None else f"{pace.rate_per_s:.3g} jobs/s"
+    for label, value in (
+        ("campaign", campaign + paused),
+        ("function", text(meta, "function")),
+        ("method", text(meta, "method")),
+        ("created", shown_time(created_ms(meta)) + " UTC"),
+        ("rate", rate),
+        ("time left", shown_duration(pace.time_left_s)),
+    ):
+        click.echo(f"{label:<11}{value}")
+    click.echo()
+    for state, count in snapshot.counts.items():
+        click.echo(f"{styled(f'{state:<11}', state.value if count else 'none')}{count:>9}")
+    click.echo(f"{'total':<11}{snapshot.last_id:>9}")
+    click.echo()
+    if not workers:
+        click.echo("no worker serves this campaign")
+        return
+    print_table(
+        ("worker", "host", "pid", "slots", "running", "state", "seen"),
+        [
+            (
+                row["name"], row["host"], row["pid"], row["slots"], row["running"], row["state"],
+                "-" if row["last_seen_s"] is None else f"{shown_duration(row['last_seen_s'])} ago",
+            )
+            for row in workers
+        ],
+        right=(2, 3, 4),
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""`queue-eval cancel`, `retry`, `pause`, `resume`, `purge`: what changes a campaign."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from queue_eval.cli.connect import campaign_queue
+from queue_eval.cli.failures import FAILED
+from queue_eval.cli.jobs import check_ids
+from queue_eval.cli.options import JOB_ID, json_option, server_options
+from queue_eval.cli.output import print_json
+from queue_eval.errors import UsageError
+from queue_eval.queue import PAGE, CampaignQueue, pages
+
+_ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
+
+
+@click.command("cancel")
+@click.argument("campaign")
+@_ids_argument
+@server_options
+@json_option
+def cancel_command(
+    campaign: str, ids: tuple[int, ...], url: str | None, home: str | None, as_json: bool
+) -> None:
+    """Cancel these jobs, or all that are not finished; running ones are stopped."""
+    with campaign_queue(campaign, url, home) as queue:
+        check_ids(queue, ids)
+        count = len(queue.cancel(ids)) if ids else _cancel_all(queue)
+    _report(campaign, "cancelled", count, len(ids), "was finished already", as_json=as_json)
+
+
+@click.command("retry")
+@click.argument("campaign")
+@_ids_argument
+@server_options
+@json_option
+def retry_command(
+    campaign: str, ids: tuple[int, ...], url: str | None, home: str | None, as_json: bool
+) -> None:
+    """Run these failed or cancelled jobs again; without ids, all that failed."""
+    with campaign_queue(campaign, url, home) as queue:
+        check_ids(queue, ids)
+        count = len(queue.retry(ids or queue.failed_ids()))
+        if count:
+            queue.notify("retry")
+    _report(campaign, "retried", count, len(ids), "had neither failed nor been cancelled", as_json=as_json)
+
+
+@click.command("pause")
+@click.argument("campaign")
+@server_options
+@json_option
+def pause_command(campaign: str, url: str | None, home: str | None, as_json: bool) -> None:
+    """Start no more of a campaign's jobs; what runs is finished."""
+    _set_paused(campaign, url, home, paused=True, as_json=as_json)
+
+
+@click.command("resume")
+@click.argument("campaign")
+@server_options
+@json_option
+def resume_command(campaign: str, url: str | None, home: str | None, as_json: bool) -> None:
+    """Go on with a paused campaign."""
+    _set_paused(campaign, url, home, paused=False, as_json=as_json)
+
+
+@click.command("purge")
+@click.argument("campaign")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@server_options
+@json_option
+@click.pass_context
+def purge_command(
+    context: click.Context, campaign: str, yes: bool, url: str | None, home: str | None, as_json: bool
+) -> None:
+    """Delete a campaign with all its jobs and results. This cannot be undone."""
+    with campaign_queue(campaign, url, home) as queue:
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError(f"nobody can be asked about deleting {campaign!r}; say --yes to do it")
+            snapshot = queue.snapshot()
+            running = f", {snapshot.outstanding} of them not finished" if snapshot.outstanding else ""
+            question = f"Delete campaign {campaign!r} with its {snapshot.last_id} jobs{running}?"
+            if not click.confirm(question, err=True):
+                click.echo("nothing was deleted", err=True)
+                context.exit(FAILED)
+        queue.purge()
+    if as_json:
+        print_json({"campaign": campaign, "purged": True})
+    else:
+        click.echo(f"campaign {campaign} is deleted")
+
+
+def _cancel_all(queue: CampaignQueue) -> int:
+    """Cancel what is outstanding now, though drivers may go on submitting."""
+    last_id = queue.snapshot().last_id
+    count = 0
+    # More than once: jobs that move between places while these are listed are missed.
+    while ids := [id_ for id_, _, _ in queue.outstanding() if id_ <= last_id]:
+        cancelled = sum(len(queue.cancel(page)) for page in pages(ids, PAGE))
+        count += cancelled
+        if not cancelled:
+            break
+    return count
+
+
+def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: bool, as_json: bool) -> None:
+    with campaign_queue(campaign, url, home) as queue:
+        has_changed = queue.pause(paused)
+        queue.notify("pause" if paused else "resume")
+    if as_json:
+        print_json({"campaign": campaign, "paused": paused, "changed": has_changed})
+    else:
+        already = "" if has_changed else "already "
+        click.echo(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
+
+
+def _report(campaign: str, verb: str, count: int, asked: int, otherwise: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"campaign": campaign, verb: count})
+        return
+    rest = f"; {asked - count} {otherwise}" if asked > count else ""
+    click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} {verb}{rest}")

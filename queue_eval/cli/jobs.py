@@ -1,0 +1,202 @@
+"""`queue-eval jobs` and `queue-eval job`: a campaign's jobs, as a list and one by one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import click
+
+from queue_eval.cli.connect import campaign_queue
+from queue_eval.cli.options import JOB_ID, json_option, server_options
+from queue_eval.cli.output import (
+    finite,
+    iso,
+    print_json,
+    print_table,
+    printable,
+    shorten,
+    shown_duration,
+    shown_time,
+    shown_value,
+    styled,
+)  # fmt: skip
+from queue_eval.cli.records import JobRecord, Records
+from queue_eval.errors import UsageError
+from queue_eval.queue import CampaignQueue
+from queue_eval.states import Outcome, State
+
+_WIDTHS = (8, 10, 9, 32, 9)
+
+
+@click.command("jobs")
+@click.argument("campaign")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many jobs.")
+@server_options
+@json_option
+def jobs_command(
+    campaign: str, state: str | None, limit: int | None, url: str | None, home: str | None, as_json: bool
+) -> None:
+    """List a campaign's jobs in the order of their ids."""
+    with campaign_queue(campaign, url, home) as queue:
+        records = islice(Records(queue).of_state(State(state) if state else None), limit)
+        if as_json:
+            _print_json_list(record.as_json() for record in records)
+        else:
+            _print_list(records)
+
+
+@click.command("job")
+@click.argument("campaign")
+@click.argument("job_id", type=JOB_ID, metavar="ID")
+@server_options
+@json_option
+def job_command(campaign: str, job_id: int, url: str | None, home: str | None, as_json: bool) -> None:
+    """Show one job whole: its config, its result or error, every attempt on record, captured output."""
+    with campaign_queue(campaign, url, home) as queue:
+        check_ids(queue, [job_id])
+        record = Records(queue).of([job_id])[0]
+        attempts = _attempts(queue, record)
+        output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
+    if as_json:
+        print_json(
+            {"campaign": campaign} | record.as_json() | {"attempts_on_record": attempts, "output": output}
+        )
+    else:
+        _show(campaign, record, attempts, output)
+
+
+def check_ids(queue: CampaignQueue, ids: Iterable[int]) -> None:
+    """Raise UsageError unless the campaign has these jobs."""
+    last_id = queue.snapshot().last_id
+    unknown = [str(id_) for id_ in ids if id_ > last_id]
+    if unknown:
+        has = f"its ids are 1 to {last_id}" if last_id else "it has none yet"
+        raise UsageError(f"campaign {queue.campaign!r} has no job {', '.join(unknown)}; {has}")
+
+
+def _attempts(queue: CampaignQueue, record: JobRecord) -> list[dict[str, Any]]:
+    """Every attempt on record, oldest first; the one that settled the job comes last."""
+    found: list[dict[str, Any]] = [
+        {
+            "attempt": int(failure["attempt"]),
+            "outcome": failure["cause"],
+            "worker": failure["worker"] or None,
+            "ended_at": iso(int(failure["at_ms"])),
+            "run_s": None,
+            "error": failure["body"],
+            "output": failure.get("output", ""),
+        }
+        for failure in queue.failures(record.id)
+    ]
+    entry = record.entry
+    if entry is None or entry.state is State.CANCELLED:
+        return found
+    is_logged = bool(found) and entry.state is State.FAILED and found[-1]["error"] == record.error
+    if is_logged:
+        found[-1]["run_s"] = record.run_s
+        return found
+    last = found[-1]["attempt"] if found else 0
+    output = (queue.outputs_of([record.id])[0] or b"").decode(errors="replace")
+    found.append(
+        {
+            "attempt": max(record.attempts, last + 1),
+            "outcome": entry.cause or Outcome.OK.value,
+            "worker": record.worker,
+            "ended_at": iso(entry.finished_ms),
+            "run_s": record.run_s,
+            "error": record.error,
+            "output": output,
+        }
+    )
+    return found
+
+
+def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
+    """A JSON list, written as its items come."""
+    separator = "["
+    for document in documents:
+        click.echo(f"{separator}\n{json.dumps(finite(document))}", nl=False)
+        separator = ","
+    click.echo("\n]" if separator == "," else "[]")
+
+
+def _print_list(records: Iterable[JobRecord]) -> None:
+    """Lines of fixed columns, written as the jobs come."""
+    width = 60
+    if sys.stdout.isatty():
+        import shutil
+
+        width = max(20, shutil.get_terminal_size().columns - sum(_WIDTHS) - len(_WIDTHS) - 1)
+    _print_line(("ID", "STATE", "ATTEMPTS", "WORKER", "DURATION"), "RESULT")
+    for record in records:
+        cells = (
+            str(record.id), record.state.value, str(record.attempts), record.worker or "-",
+            shown_duration(record.duration_s),
+        )  # fmt: skip
+        _print_line(cells, _gist(record, width), record.state.value)
+
+
+def _print_line(cells: Iterable[str], last: str, state: str | None = None) -> None:
+    padded = [
+        text.rjust(width) if i in (0, 2, 4) else text.ljust(width)
+        for i, (text, width) in enumerate(zip(cells, _WIDTHS, strict=True))
+    ]
+    if state is not None:
+        padded[1] = styled(padded[1], state)
+    click.echo(" ".join([*padded, last]).rstrip())
+
+
+def _gist(record: JobRecord, width: int) -> str:
+    """Result or error in one short line: of a traceback, its last line."""
+    if record.state is State.SUCCEEDED:
+        return shown_value(record.result, width)
+    if record.error is not None:
+        lines = record.error.strip().splitlines() or [""]
+        cause = record.entry.cause if record.entry else ""
+        return shorten(f"{cause}: {lines[-1]}", width)
+    return "-"
+
+
+def _show(campaign: str, record: JobRecord, attempts: list[dict[str, Any]], output: str) -> None:
+    for label, value in (
+        ("campaign", campaign),
+        ("job", str(record.id)),
+        ("state", styled(record.state.value)),
+        ("attempts", str(record.attempts)),
+        ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
+        ("submitted", f"{shown_time(record.submitted_ms)} UTC"),
+        ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),
+        ("ran", shown_duration(record.run_s)),
+        ("duration", shown_duration(record.duration_s)),
+        ("config", json.dumps(record.as_json()["config"])),
+    ):
+        click.echo(f"{label:<11}{printable(value) if label == 'config' else value}")
+    if record.state is State.SUCCEEDED:
+        click.echo(f"{'result':<11}{printable(json.dumps(record.result))}")
+    _block("error", record.error)
+    if attempts:
+        click.echo()
+        print_table(
+            ("attempt", "outcome", "worker", "ended", "ran"),
+            [
+                (a["attempt"], a["outcome"], a["worker"], a["ended_at"], shown_duration(a["run_s"]))
+                for a in attempts
+            ],
+            right=(0,),
+        )
+    for attempt in attempts[:-1] if record.entry else attempts:
+        _block(f"error of attempt {attempt['attempt']}", attempt["error"])
+        _block(f"output of attempt {attempt['attempt']}", attempt["output"])
+    _block("output", output)
+
+
+def _block(title: str, text: str | None) -> None:
+    if text:
+        click.echo(f"\n{title}:")
+        for line in text.rstrip("\n").splitlines():
+            click.echo(f"  {printable(line)}")

@@ -1,0 +1,143 @@
+"""What commands print: JSON documents, tables, times.
+
+A terminal gets colours, by rich; a pipe gets plain columns, aligned and two spaces apart.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from queue_eval.codec import encode
+from queue_eval.states import State
+
+STATE_COLOURS = {
+    State.SCHEDULED: "cyan",
+    State.PENDING: "blue",
+    State.RUNNING: "yellow",
+    State.SUCCEEDED: "green",
+    State.FAILED: "red",
+    State.CANCELLED: "magenta",
+}
+STYLES: dict[str, str] = {
+    **{state.value: colour for state, colour in STATE_COLOURS.items()},
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+}
+"""Colour of a cell that is one of these words."""
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output. Floats that JSON lacks are written as null."""
+    import json
+
+    try:
+        text = json.dumps(document, indent=2, allow_nan=False)
+    except ValueError:
+        text = json.dumps(finite(document), indent=2)
+    click.echo(text)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for floats that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> None:
+    """Rows under headers; the columns `right` are aligned to the right."""
+    texts = [[_cell(value) for value in row] for row in rows]
+    to_right = set(right)
+    if sys.stdout.isatty():
+        _rich_table(headers, texts, to_right)
+        return
+    lines = [[header.upper() for header in headers], *texts]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo(
+            "  ".join(
+                text.rjust(width) if i in to_right else text.ljust(width)
+                for i, (text, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+        )
+
+
+def _rich_table(headers: Sequence[str], rows: list[list[str]], right: set[int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in row))
+    Console().print(table)
+
+
+def styled(text: str, style: str | None = None) -> str:
+    """`text` in the colour of its word, or in `style`, on a terminal that wants colours."""
+    import os
+
+    style = style or STYLES.get(text)
+    if style is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=style.rpartition(" ")[2], bold=style.startswith("bold"))
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return printable(str(value))
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """One line of at most `width` characters."""
+    text = printable(" ".join(text[: 4 * width].split()))
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def shown_value(value: Any, width: int = 60) -> str:
+    """A JSON value in one short line."""
+    return shorten(value if isinstance(value, str) else encode(value), width)
+
+
+def printable(text: str) -> str:
+    """`text` without characters that would move a terminal's cursor or change its state."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def iso(time_ms: float | None) -> str | None:
+    """ISO 8601, UTC."""
+    if time_ms is None:
+        return None
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def shown_time(time_ms: float | None) -> str:
+    return "-" if time_ms is None else f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def shown_duration(seconds: float | None) -> str:
+    """A duration as people say it: 350ms, 12.3s, 4m05s, 2h30m, 3d04h."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    for unit_s, unit, part_s, part in ((60, "m", 1, "s"), (3600, "h", 60, "m"), (86400, "d", 3600, "h")):
+        if whole < unit_s * 60 or unit == "d" or (unit == "h" and whole < 86400):
+            return f"{whole // unit_s}{unit}{whole % unit_s // part_s:02}{part}"
+    raise AssertionError

@@ -1,0 +1,208 @@
+"""Jobs as the commands show them: read from the server a page at a time, never a campaign whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from queue_eval.cli.output import iso
+from queue_eval.codec import decode
+from queue_eval.connection import Link
+from queue_eval.queue import PAGE, CampaignQueue, pages
+from queue_eval.result_stream import ResultEntry
+from queue_eval.states import FAIL_RETURN_VALUE, State
+
+_LOOKUPS = 4000
+"""Values that one look at a page of jobs may ask the server for: a few ms there."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job at one moment. `attempts`: executions begun; `worker`: who runs it, or ran it last."""
+
+    id: int
+    state: State
+    attempts: int
+    worker: str | None
+    host: str | None
+    submitted_ms: int
+    config: bytes
+    entry: ResultEntry | None
+    created_ms: int
+
+    @property
+    def finished_ms(self) -> int | None:
+        return None if self.entry is None else self.entry.finished_ms
+
+    @property
+    def run_s(self) -> float | None:
+        """How long the last attempt ran."""
+        return None if self.entry is None or self.entry.run_ms is None else self.entry.run_ms / 1000
+
+    @property
+    def duration_s(self) -> float | None:
+        """From submission to completion."""
+        return None if self.entry is None else max(0, self.entry.finished_ms - self.submitted_ms) / 1000
+
+    @property
+    def error(self) -> str | None:
+        if self.entry is None or self.state is not State.FAILED:
+            return None
+        return self.entry.body.decode(errors="replace")
+
+    @property
+    def result(self) -> Any:
+        """What the run function returned; FAIL_RETURN_VALUE when failed or cancelled, None before the end."""
+        if self.entry is None:
+            return None
+        return _json(self.entry.body) if self.state is State.SUCCEEDED else FAIL_RETURN_VALUE
+
+    def as_json(self) -> dict[str, Any]:
+        entry = self.entry
+        return {
+            "id": self.id,
+            "config": _json(self.config),
+            "state": self.state.value,
+            "result": self.result,
+            "error": self.error,
+            "cause": (entry.cause or None) if entry else None,
+            "attempts": self.attempts,
+            "worker": self.worker,
+            "host": self.host,
+            "submitted_at": iso(self.submitted_ms),
+            "started_at": iso(entry.started_ms) if entry else None,
+            "finished_at": iso(self.finished_ms),
+            "run_s": self.run_s,
+            "wait_s": self._wait_s(),
+            "duration": self.duration_s,
+            "elapsed_sec": max(0, entry.finished_ms - self.created_ms) / 1000 if entry else None,
+            "source": (entry.source or None) if entry else None,
+        }
+
+    def _wait_s(self) -> float | None:
+        if self.entry is None or self.entry.started_ms is None:
+            return None
+        return round(max(0.0, self.entry.started_ms - self.submitted_ms) / 1000, 6)
+
+
+class Records:
+    """Reads jobs of one campaign. Guarantees: what is read of one page is of one moment."""
+
+    def __init__(self, queue: CampaignQueue) -> None:
+        self._queue = queue
+        self._created_ms = int(queue.meta()["created_ms"])
+        self._hosts: dict[str, str] = {}
+
+    def of_state(self, state: State | None) -> Iterator[JobRecord]:
+        """Every job, or those in `state`, a page at a time."""
+        for page in pages(self._candidates(state), self._page_size()):
+            for record in self.of(page):
+                if state is None or record.state is state:
+                    yield record
+
+    def of(self, ids: Sequence[int]) -> list[JobRecord]:
+        """The jobs with these ids, without those that do not exist."""
+        key = self._queue.keys
+        workers = [name.decode() for name in self._call(lambda c: c.zrange(key.column("workers"), 0, -1))]
+
+        def look(client: Any) -> list[Any]:
+            # A transaction: a job that moves is seen in one place, not in two or none.
+            pipeline = client.pipeline(transaction=True)
+            pipeline.hmget(key.configs, ids)
+            pipeline.hmget(key.index, ids)
+            pipeline.zmscore(key.column("scheduled"), ids)
+            pipeline.hmget(key.column("attempts"), ids)
+            for worker in workers:
+                pipeline.hmget(key.held(worker), ids)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        configs, index, due, histories, *held = self._call(look)
+        entries = {e.entry: e for e in self._queue.entries([i.decode() for i in index if i is not None])}
+        records = []
+        for i, id_ in enumerate(ids):
+            if configs[i] is None:
+                continue
+            entry = entries.get(index[i].decode()) if index[i] is not None else None
+            holder = next(((worker, h[i]) for worker, h in zip(workers, held, strict=True) if h[i]), None)
+            records.append(self._record(id_, configs[i], entry, due[i] is not None, histories[i], holder))
+        return records
+
+    def of_entries(self, entries: Sequence[ResultEntry]) -> list[JobRecord]:
+        """The finished jobs of which these entries are the outcomes that count."""
+        ids = [entry.id for entry in entries]
+        # The log keeps former outcomes of jobs that were retried; the index has forgotten them.
+        index = self._queue.index_of(ids)
+        configs = self._queue.configs_of(ids)
+        return [
+            self._finished(entry, config[0], config[1])
+            for entry, current, config in zip(entries, index, configs, strict=True)
+            if current == entry.entry and config is not None
+        ]
+
+    def _record(
+        self, id_: int, config: bytes, entry: ResultEntry | None, is_scheduled: bool, history: bytes | None,
+        holder: tuple[str, bytes] | None,
+    ) -> JobRecord:  # fmt: skip
+        submitted_ms, text = int(config[:13]), config[13:]
+        if entry is not None:
+            return self._finished(entry, submitted_ms, text)
+        attempts, _, _, unstarted, _ = map(int, (history or b"0 0 0 0 0").split())
+        if holder is None:
+            state = State.SCHEDULED if is_scheduled else State.PENDING
+            return JobRecord(
+                id_, state, attempts - unstarted, None, None, submitted_ms, text, None, self._created_ms
+            )
+        worker, token = holder
+        attempt, _, started = token.split()
+        begun = int(attempt) - unstarted - (started != b"1")
+        return JobRecord(
+            id_, State.RUNNING, begun, worker, self._host(worker), submitted_ms, text, None, self._created_ms
+        )
+
+    def _finished(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> JobRecord:
+        return JobRecord(
+            entry.id, entry.state, entry.attempts, entry.worker or None, self._host(entry.worker),
+            submitted_ms, config, entry, self._created_ms,
+        )  # fmt: skip
+
+    def _host(self, worker: str) -> str | None:
+        if worker and worker not in self._hosts:
+            # Not on the roster: the default name of a worker begins with its host.
+            self._hosts[worker] = self._queue.hosts_of([worker])[0] or worker.rpartition("-")[0] or worker
+        return self._hosts.get(worker)
+
+    def _candidates(self, state: State | None) -> Iterable[int]:
+        """Ids among which all jobs in `state` are."""
+        queue, key = self._queue, self._queue.keys
+        if state is State.RUNNING:
+            workers = self._call(lambda c: c.zrange(key.column("workers"), 0, -1))
+            held = [self._call(_hkeys(key.held(worker.decode()))) for worker in workers]
+            return sorted(map(int, chain.from_iterable(held)))
+        if state in (State.FAILED, State.CANCELLED):
+            column = key.column(state.value)
+            return sorted(map(int, self._call(lambda c: list(c.sscan_iter(column, count=PAGE)))))
+        # Pending and scheduled jobs may be found by rank, but ranks shift while jobs are taken; ids do not.
+        return range(1, queue.snapshot().last_id + 1)
+
+    def _page_size(self) -> int:
+        workers = self._call(lambda c: c.zcard(self._queue.keys.column("workers")))
+        return max(50, _LOOKUPS // (4 + int(workers)))
+
+    def _call(self, operation: Callable[[Any], Any]) -> Any:
+        link: Link = self._queue.link
+        return link.call(operation)
+
+
+def _hkeys(key: str) -> Callable[[Any], Any]:
+    return lambda client: client.hkeys(key)
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return decode(text)
+    except (ValueError, json.JSONDecodeError):
+        return text.decode(errors="replace")
