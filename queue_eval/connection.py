@@ -74,15 +74,19 @@ class Link:
         self._on_wait = on_wait
         self.client = self.dedicated(REPLY_TIMEOUT_S)
 
-    def dedicated(self, reply_timeout_s: float) -> redis.Redis:
+    def dedicated(self, reply_timeout_s: float) -> Any:
         """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
+        tcp: dict[str, Any] = (
+            {}
+            if self.access.url.startswith("unix:")
+            else {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+        )
         return redis.Redis.from_url(
             self.access.url,
             protocol=2,
             client_name=self._name,
             socket_timeout=reply_timeout_s,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_keepalive=True,
+            **tcp,
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
             health_check_interval=0,
@@ -127,7 +131,7 @@ class Link:
                 safe_url(self.access.url),
             )
 
-    def call(self, operation: Callable[[redis.Redis], T]) -> T:
+    def call(self, operation: Callable[[Any], T]) -> T:
         """The reply of `operation`, repeated until the server has given one."""
         away_since: float | None = None
         pause_s = 0.02
@@ -158,7 +162,7 @@ class Link:
         chosen = script(name)
         keys = tuple(keys)
 
-        def operation(client: redis.Redis) -> Any:
+        def operation(client: Any) -> Any:
             try:
                 return client.evalsha(chosen.sha, len(keys), *keys, *arguments)
             except NoScriptError:  # a restart or failover forgets scripts; nothing has run yet

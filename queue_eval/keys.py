@@ -23,6 +23,7 @@ key                type    holds
 ``:outputs``       hash    id -> captured output of the attempt that settled it, where not empty
 ``:fingerprints``  hash    config fingerprint (and occurrence) -> id
 ``:requests``      hash    worker or driver -> its last request, so that a repeat is recognised
+``:roster``        hash    worker -> {"host", "pid"} of every worker that ever held a job of it
 ``:wake``          zset    one marker that idle workers block on, present while work may be waiting
 =================  ======  ==========================================================================
 """
@@ -46,8 +47,11 @@ NOTICES = "qe:notices"
 
 COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
-    "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake",
+    "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake", "roster",
 )  # fmt: skip
+
+DRAIN = "qe:drain"
+"""set: workers asked to drain."""
 
 _CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -57,6 +61,11 @@ def check_campaign_name(name: str) -> str:
     if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):
         raise UsageError(f"campaign name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
     return name
+
+
+def machine_key(machine: str) -> str:
+    """hash: worker -> "pid created" of the workers on one machine, which can see each other die."""
+    return f"qe:machine:{machine}"
 
 
 def worker_key(worker: str) -> str:

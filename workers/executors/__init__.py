@@ -19,9 +19,11 @@ _EXECUTORS: dict[Method, Callable[[Plan, selectors.BaseSelector], Executor]] = {
 }
 
 
-def make_executor(method: Method, plan: Plan, selector: selectors.BaseSelector) -> Executor:
-    """The executor of a method. Raises MethodUnavailableError for one that this version cannot run."""
-    maker = _EXECUTORS.get(method)
-    if maker is None:
+def check_method(method: Method) -> None:
+    """Raise MethodUnavailableError for a method that this version cannot run."""
+    if method not in _EXECUTORS:
         raise MethodUnavailableError(f"method {method.value!r} is not there yet in this version")
-    return maker(plan, selector)
+
+
+def make_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
+    return _EXECUTORS[plan.method](plan, selector)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from queue_eval.states import Outcome
 from workers.executors.child_process import ChildProcess
 from workers.executors.protocol import Attempt, Ended, Plan, Token
+from workers.pace import Pace
 
 _SHORT_MS = 5.0
 """Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""
@@ -32,6 +33,11 @@ _LOADING_S = 60.0
 _QUEUED_MS = 5.0
 """About so much work may queue in a child."""
 
+_QUEUED_MOST = 32
+
+_LAST_OUTPUT = 1000
+"""How many bytes of its last output tell of a process's death."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -40,21 +46,6 @@ class Shape:
     children: int
     threads: int
     one_attempt_each: bool
-
-
-class _Pace:
-    """How long jobs take, judged by the longest of late."""
-
-    def __init__(self) -> None:
-        self.mean_ms = 0.0
-        self.longest_ms = 0.0
-        self.seen = 0
-
-    def add(self, run_ms: float) -> None:
-        self.seen += 1
-        weight = max(0.05, 1 / self.seen)
-        self.mean_ms += weight * (run_ms - self.mean_ms)
-        self.longest_ms = max(run_ms, 0.98 * self.longest_ms)
 
 
 class ChildPool:
@@ -67,7 +58,7 @@ class ChildPool:
         self._children: list[ChildProcess] = []
         self._waiting: deque[tuple[float, Attempt]] = deque()
         self._ended: list[Ended] = []
-        self._pace = _Pace()
+        self._pace = Pace()
         self._noisy = False
 
     @property
@@ -79,22 +70,27 @@ class ChildPool:
         self._waiting.extend((now, attempt) for attempt in attempts)
         self._dispatch()
 
-    def forget(self, ids: Sequence[int]) -> None:
+    def forget(self, ids: Sequence[int], *, begun: bool) -> list[Token]:
         unwanted = set(ids)
+        dropped = [attempt.token for _, attempt in self._waiting if attempt.token[0] in unwanted]
         self._waiting = deque(item for item in self._waiting if item[1].token[0] not in unwanted)
         for child in list(self._children):
-            for token in [token for token in child.given if token[0] in unwanted]:
-                if token not in child.given:
-                    continue  # its child was killed for another
-                if token in child.begun_at and child.threads == 1:
-                    child.take(token)
-                    self._replace(child)
-                elif token in child.begun_at:
+            doomed = [token for token in child.given if token[0] in unwanted]
+            running = [token for token in doomed if token in child.begun_at]
+            for token in doomed:
+                if token not in running:
+                    child.take(token)  # it is in the child's pipe already; its report will be nobody's
+                elif begun and child.threads > 1:
                     child.abandon(token)
-                else:
-                    # It is in the child's pipe already; its report will be nobody's.
+                elif begun:
                     child.take(token)
+                else:
+                    continue
+                dropped.append(token)
+            if begun and running and (child.threads == 1 or not child.given):
+                self._replace(child)
         self._dispatch()
+        return dropped
 
     def take_back(self, waiting_since: float) -> list[Token]:
         kept: deque[tuple[float, Attempt]] = deque()
@@ -154,11 +150,11 @@ class ChildPool:
                 child.give(self._waiting.popleft()[1])
 
     def _queue_depth(self) -> int:
-        pace = self._pace
         # Output is attributed by the order of reports, which queueing in the child would blur.
-        if pace.seen < 20 or pace.longest_ms > _SHORT_MS or self._noisy or self._shape.one_attempt_each:
+        if self._noisy or self._shape.one_attempt_each:
             return 0
-        return min(32, int(_QUEUED_MS / max(pace.mean_ms, 0.05))) * self._shape.threads
+        fitting = self._pace.fitting(_QUEUED_MS, longest_ms=_SHORT_MS, most=_QUEUED_MOST)
+        return fitting * self._shape.threads
 
     def _limit_of(self, child: ChildProcess) -> float:
         if self._plan.time_limit_s is None:
@@ -184,15 +180,18 @@ class ChildPool:
         reports, child.reports = child.reports, []
         for report in reports:
             token = (report.id, report.attempt)
+            begun_at = child.begun_at.get(token, now)
             if child.take(token) is None:
                 continue  # abandoned or forgotten meanwhile
+            slot_ms = max(report.run_ms, (now - begun_at) * 1000)
             output = report.output
             if child.threads == 1:
                 output = child.take_output()
                 self._noisy = self._noisy or bool(output)
             self._pace.add(report.run_ms)
+            outcome = Outcome(report.outcome)
             self._ended.append(
-                Ended(token, Outcome(report.outcome), report.run_ms, now, report.source, report.body, output)
+                Ended(token, outcome, report.run_ms, slot_ms, now, report.source, report.body, output)
             )
         if self._shape.one_attempt_each or (child.abandoned and not child.given):
             self._replace(child)
@@ -226,7 +225,9 @@ class ChildPool:
         for token, begun_at in begun.items():
             child.take(token)
             child.begun_at = {}  # what comes up next had not begun
+            last = output[-_LAST_OUTPUT:].strip()
             body = f"the process that ran this job died: {death}".encode()
+            body += b"; its last output:\n" + last if last else b""
             self._end(token, Outcome.LOST, (now - begun_at) * 1000, body, output)
         self._replace(child)
 
@@ -241,4 +242,4 @@ class ChildPool:
         return child.take_output()
 
     def _end(self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes) -> None:
-        self._ended.append(Ended(token, outcome, run_ms, time.monotonic(), "", body, output))
+        self._ended.append(Ended(token, outcome, run_ms, run_ms, time.monotonic(), "", body, output))

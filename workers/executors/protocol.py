@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_eval.pipe import Setup
-from queue_eval.states import Outcome
+from queue_eval.states import Method, Outcome
 
 Token = tuple[int, int]
 """Fencing token: (job id, attempt)."""
@@ -28,6 +28,9 @@ class Ended:
     token: Token
     outcome: Outcome
     run_ms: float
+    """How long the run function took."""
+    slot_ms: float
+    """How long the slot was taken, with whatever it took to start."""
     ended_at: float
     """On the monotonic clock (s)."""
     source: str
@@ -39,10 +42,13 @@ class Ended:
 class Plan:
     """What an executor executes, and with how much."""
 
+    method: Method
     setup: Setup
     slots: int
     time_limit_s: float | None
     python: str
+    revision: int
+    """Of the campaign: each opening gets new processes, which see the code as it is then."""
 
 
 class Executor(Protocol):
@@ -59,8 +65,8 @@ class Executor(Protocol):
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Begin as many as there is room for; keep the others waiting, in order."""
 
-    def forget(self, ids: Sequence[int]) -> None:
-        """Stop these jobs, running or waiting, without a report."""
+    def forget(self, ids: Sequence[int], *, begun: bool) -> list[Token]:
+        """Drop these jobs without a report, those that are running only when `begun`; return which."""
 
     def take_back(self, waiting_since: float) -> list[Token]:
         """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s)."""

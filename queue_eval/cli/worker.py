@@ -1,0 +1,107 @@
+"""``queue-eval worker``: where the worker runtime is put together with the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import queue_eval
+from queue_eval.access import Access, find_access, home_folder
+from queue_eval.cli.options import DURATION, server_options
+from queue_eval.connection import Link, is_refusal
+from queue_eval.errors import ServerUnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("queue_eval.worker")
+
+
+@click.command("worker")
+@click.option("-n", "--slots", type=click.IntRange(min=1), default=1, show_default=True,
+              help="How many jobs run at once.")
+@click.option("--campaign", "campaigns", multiple=True, help="Serve only this campaign (repeatable).")
+@click.option("--name", help="A name of its own  [default: host and six digits]")
+@click.option("--idle-timeout", type=DURATION, help="End after so long without a job.")
+@click.option("--time-limit", type=DURATION, help="End within so long, draining early enough.")
+@click.option("--lease", type=DURATION, default="30s", show_default=True,
+              help="A worker that is silent for so long counts as dead.")
+@server_options
+def worker_command(
+    slots: int, campaigns: Sequence[str], name: str | None, idle_timeout: float | None,
+    time_limit: float | None, lease: float, url: str | None, home: str | None,
+) -> None:  # fmt: skip
+    """A long-running worker for all campaigns of the server, or the named ones.
+
+    The first SIGTERM or Ctrl-C drains (what runs is finished), the second releases what runs and stops now.
+    """
+    from queue_eval.keys import check_campaign_name
+
+    for campaign in campaigns:
+        check_campaign_name(campaign)
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
+        raise UsageError(f"worker name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
+    if lease < 0.2:
+        raise UsageError(f"a lease of {lease:g} s is too short; give at least 200ms")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    _import_workers()
+    from workers.options import WorkerOptions, default_name
+    from workers.worker import Worker
+
+    folder = home_folder(home)
+    access = _wait_for_access(url, folder, idle_timeout)
+    options = WorkerOptions(
+        slots=slots, campaigns=tuple(campaigns) or None, name=name or default_name(), lease_s=lease,
+        idle_timeout_s=idle_timeout, time_limit_s=time_limit, home=folder,
+    )  # fmt: skip
+    _check_server(access)
+    Worker(access, options).run()
+
+
+def _import_workers() -> None:
+    """Bind the name `workers` to our package, whatever the import path says: users have theirs."""
+    folder = Path(queue_eval.__file__).parent.parent / "workers"
+    spec = importlib.util.spec_from_file_location(
+        "workers", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise UsageError(f"the package of workers is not at {folder}; install queue-eval again")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["workers"] = module
+    spec.loader.exec_module(module)
+
+
+def _wait_for_access(url: str | None, home: Path, idle_timeout: float | None) -> Access:
+    """The server to use; when the home has no access file yet, wait for one to appear."""
+    began_at = time.monotonic()
+    told = False
+    while (access := find_access(url, home)) is None:
+        if not told:
+            click.echo(f"queue-eval: no server is known: waiting for {home}/access.json (or give --url)", err=True)
+            told = True
+        if idle_timeout is not None and time.monotonic() - began_at > idle_timeout:
+            raise ServerUnreachableError(f"no access file appeared in {home}; start a server or give --url")
+        time.sleep(0.5)
+    return access
+
+
+def _check_server(access: Access) -> None:
+    """Refuse a server that will never have us, or would lose jobs; one that is away is waited for."""
+    link = Link(access, name="queue-eval-worker:check")
+    try:
+        link.check()
+    except ServerUnreachableError as error:
+        if error.__cause__ is not None and is_refusal(error.__cause__):  # type: ignore[arg-type]
+            raise
+        log.warning("%s; waiting for it", str(error).partition(";")[0])
+    finally:
+        link.close()

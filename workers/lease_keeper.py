@@ -1,0 +1,167 @@
+"""The heartbeat: extends all leases, shows that this worker lives, and learns what it must know.
+
+Its thread does nothing that can take long, so that a busy exchange or a stuck child never costs a lease.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from queue_eval import keys
+from queue_eval.connection import GiveUp, Link
+from queue_eval.errors import CampaignNotFoundError, FunctionError, MethodUnavailableError, ServerRefusedError
+from queue_eval.machine import machine_id
+from queue_eval.queue import CampaignQueue
+from workers.exchange import Exchange
+from workers.options import WorkerOptions
+from workers.runner import Runner
+from workers.served import Served, make_plan
+from workers.spool import deliver_orphans
+
+log = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Beats every third of a lease, and at once when poked. `start` and `stop` may be called twice."""
+
+    def __init__(
+        self, link: Link, options: WorkerOptions, exchange: Exchange, runner: Runner, *,
+        spools: Path | None, on_drain: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._link = link
+        self._options = options
+        self._exchange = exchange
+        self._runner = runner
+        self._spools = spools
+        self._on_drain = on_drain
+        self._lease_ms = round(options.lease_s * 1000)
+        self._poked = threading.Event()
+        self._stopped = threading.Event()
+        self.is_draining = False
+        self._machine = machine_id()
+        self._created = psutil.Process().create_time()
+        self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
+
+    def start(self) -> None:
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def poke(self) -> None:
+        """Beat now: a notice says that something has changed."""
+        self._poked.set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._poked.set()
+
+    def sign_off(self) -> None:
+        """Take this worker off the registries; called once, when it holds nothing any more."""
+        name = self._options.name
+
+        def operation(client: Any) -> None:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.delete(keys.worker_key(name))
+            pipeline.zrem(keys.WORKERS, name)
+            pipeline.srem(keys.DRAIN, name)
+            pipeline.hdel(keys.machine_key(self._machine), name)
+            pipeline.execute()
+
+        self._link.call(operation)
+
+    def beat(self) -> None:
+        """One heartbeat."""
+        campaigns, drain_asked = self._show_life()
+        for served, tokens in self._exchange.holdings():
+            self._extend(served, tokens)
+        served_names = {served.name for served, _ in self._exchange.holdings()}
+        for campaign in campaigns:
+            if campaign not in served_names:
+                self._look_at(campaign)
+        if drain_asked and not self.is_draining:
+            log.info("asked to drain")
+            self._on_drain()
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.beat()
+                if self._spools is not None:
+                    deliver_orphans(self._spools, self._link)
+            except GiveUp:
+                return
+            except Exception:  # the heartbeat must not stop while jobs run
+                log.exception("heartbeat failed; trying again")
+                self._stopped.wait(1.0)
+            self._poked.wait(self._options.lease_s / 3)
+            self._poked.clear()
+
+    def _show_life(self) -> tuple[list[str], bool]:
+        name = self._options.name
+        card = json.dumps(
+            {
+                "name": name, "host": socket.gethostname(), "machine": self._machine, "pid": os.getpid(),
+                "created": self._created, "slots": self._options.slots, "campaigns": self._options.campaigns,
+                "state": "draining" if self.is_draining else "running", "lease_s": self._options.lease_s,
+            }
+        )  # fmt: skip
+
+        def operation(client: Any) -> list[Any]:
+            now_s, micros = client.time()
+            pipeline = client.pipeline(transaction=False)
+            pipeline.set(keys.worker_key(name), card, px=2 * self._lease_ms)
+            pipeline.zadd(keys.WORKERS, {name: now_s * 1000 + micros // 1000})
+            pipeline.hset(keys.machine_key(self._machine), name, f"{os.getpid()} {self._created}")
+            pipeline.sismember(keys.DRAIN, name)
+            if self._options.campaigns is None:
+                pipeline.zrange(keys.CAMPAIGNS, 0, -1)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        replies = self._link.call(operation)
+        if self._options.campaigns is not None:
+            return list(self._options.campaigns), bool(replies[3])
+        return [campaign.decode() for campaign in replies[4]], bool(replies[3])
+
+    def _extend(self, served: Served, tokens: list[tuple[int, int]]) -> None:
+        try:
+            reply = served.queue.extend(self._options.name, self._lease_ms, tokens)
+        except CampaignNotFoundError:
+            self._exchange.leave(served.name)
+            return
+        if reply.finished:
+            log.info("jobs %s of %s were cancelled or finished elsewhere", reply.finished, served.name)
+            self._runner.forget(served.name, reply.finished, begun=True)
+        if reply.taken:
+            # What has begun goes on: its success still counts if it comes first.
+            log.warning("leases of jobs %s of %s were taken away", reply.taken, served.name)
+            self._runner.forget(served.name, reply.taken, begun=False)
+        if reply.revision != served.plan.revision:
+            self._look_at(served.name)
+
+    def _look_at(self, campaign: str) -> None:
+        """Serve a campaign, unless it is not there, or not for this worker."""
+        try:
+            queue, meta = CampaignQueue.attach(self._link, campaign)
+        except (CampaignNotFoundError, ServerRefusedError):
+            return
+        revision = int(meta.get("revision", b"0"))
+        if self._exchange.refused_revision(campaign) == revision:
+            return
+        try:
+            plan = make_plan(queue, meta, self._options, self._link.access.key)
+        except (FunctionError, MethodUnavailableError) as error:
+            log.error("campaign %s is not served: %s", campaign, error)
+            self._exchange.refuse(campaign, revision)
+            return
+        self._exchange.serve(queue, plan)
+
+

@@ -1,0 +1,27 @@
+"""How long the jobs of a campaign take, judged by the longest of late: may others wait behind them?"""
+
+from __future__ import annotations
+
+_ENOUGH = 20
+
+
+class Pace:
+    """A running mean, and a maximum that fades slowly, of durations (ms)."""
+
+    def __init__(self) -> None:
+        self._mean_ms = 0.0
+        self._longest_ms = 0.0
+        self._seen = 0
+
+    def add(self, duration_ms: float) -> None:
+        self._seen += 1
+        weight = max(0.05, 1 / self._seen)
+        self._mean_ms += weight * (duration_ms - self._mean_ms)
+        self._longest_ms = max(duration_ms, 0.98 * self._longest_ms)
+
+    def fitting(self, work_ms: float, *, longest_ms: float, most: int) -> int:
+        """How many jobs make up `work_ms`, at most `most`; 0 until all of late are known to be shorter than
+        `longest_ms`."""
+        if self._seen < _ENOUGH or self._longest_ms > longest_ms:
+            return 0
+        return min(most, int(work_ms / max(self._mean_ms, 0.05)))

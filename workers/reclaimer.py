@@ -1,0 +1,79 @@
+"""Takes back what dead workers hold: those whose lease has expired, and those of this machine at once."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from queue_eval import keys
+from queue_eval.connection import GiveUp, Link
+from queue_eval.errors import CampaignNotFoundError
+from queue_eval.machine import is_alive, machine_id
+from workers.exchange import Exchange
+from workers.options import WorkerOptions
+from workers.served import Served
+
+log = logging.getLogger(__name__)
+
+
+class Reclaimer:
+    """Looks about once a second. One script call per campaign, which does nothing when nothing has expired."""
+
+    def __init__(self, link: Link, options: WorkerOptions, exchange: Exchange) -> None:
+        self._link = link
+        self._options = options
+        self._exchange = exchange
+        self._grace_ms = round(options.lease_s * 1000)
+        self._machine = machine_id()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="reclaimer", daemon=True)
+
+    def start(self) -> None:
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _work(self) -> None:
+        # Jitter, so that a fleet does not ask in one instant.
+        while not self._stopped.wait(min(1.0, self._options.lease_s / 10) * random.uniform(0.7, 1.3)):
+            try:
+                dead = self._dead_neighbours()
+                for served, _ in self._exchange.holdings():
+                    self._reclaim(served, "")
+                    for worker in dead:
+                        self._reclaim(served, worker)
+                if dead:
+                    key = keys.machine_key(self._machine)
+                    self._link.call(lambda client, d=dead, k=key: client.hdel(k, *d))
+            except GiveUp:
+                return
+            except Exception:  # it must outlive whatever it meets
+                log.exception("reclaiming failed; trying again")
+
+    def reclaim_own_name(self, served: Served) -> None:
+        """What a former life under the same name still holds."""
+        self._reclaim(served, self._options.name)
+
+    def _reclaim(self, served: Served, worker: str) -> None:
+        try:
+            while True:
+                reply = served.queue.reclaim(grace_ms=self._grace_ms, worker=worker)
+                if reply.ids:
+                    log.warning("took back jobs %s of %s from %s", reply.ids, served.name, worker or "dead workers")
+                if not reply.more:
+                    return
+        except CampaignNotFoundError:
+            self._exchange.leave(served.name)
+
+    def _dead_neighbours(self) -> list[str]:
+        key = keys.machine_key(self._machine)
+        cards = self._link.call(lambda client: client.hgetall(key))
+        dead = []
+        for name, card in cards.items():
+            pid, _, created = card.decode().partition(" ")
+            if not is_alive(int(pid), float(created)):
+                dead.append(name.decode())
+        return [name for name in dead if name != self._options.name]

@@ -1,0 +1,187 @@
+"""The one thread that owns the processes running user code: it starts, watches and kills them.
+
+Other threads speak to it through calls that it carries out in its own time; it answers through the
+callbacks of `Reports`. It never talks to the server, so that time limits hold while the server is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from workers.executors import make_executor
+from workers.executors.protocol import Attempt, Ended, Executor, Plan, Token
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+"""Processes whose death no file descriptor tells of are looked at this often."""
+
+_IDLE_CLOSE_S = 60.0
+"""Warm processes of a campaign without jobs are kept this long."""
+
+
+class Reports(Protocol):
+    """What the runner tells; called in its thread, must not block."""
+
+    def ended(self, campaign: str, attempts: list[Ended], missing_slots: int) -> None: ...
+
+    def given_up(self, campaign: str, tokens: list[Token], *, release: bool) -> None:
+        """Attempts that will not end: to be released, or forgotten because the server already has."""
+
+
+class _Lane:
+    """The executors of one campaign: the current one, and retired ones that finish what they have."""
+
+    def __init__(self, plan: Plan, selector: selectors.BaseSelector) -> None:
+        self.plan = plan
+        self.current = make_executor(plan, selector)
+        self.retired: list[Executor] = []
+        self.used_at = time.monotonic()
+
+    def executors(self) -> list[Executor]:
+        return [self.current, *self.retired]
+
+    def change(self, plan: Plan, selector: selectors.BaseSelector) -> None:
+        self.retired.append(self.current)
+        self.plan = plan
+        self.current = make_executor(plan, selector)
+
+
+class Runner:
+    """Guarantees: each attempt submitted is told of exactly once (ended or given up). `close` leaves no
+    process behind."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self._selector = selectors.DefaultSelector()
+        self._lanes: dict[str, _Lane] = {}
+        self._calls: deque[Callable[[], None]] = deque()
+        self._bell_read, self._bell_write = os.pipe()
+        os.set_blocking(self._bell_read, False)
+        os.set_blocking(self._bell_write, False)
+        self._selector.register(self._bell_read, selectors.EVENT_READ, self._hear)
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def is_started(self) -> bool:
+        return self._thread.ident is not None
+
+    def submit(self, campaign: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        self._call(lambda: self._submit(campaign, plan, attempts))
+
+    def forget(self, campaign: str, ids: Sequence[int], *, begun: bool) -> None:
+        """Drop jobs that the server has taken away; running ones only when `begun`."""
+        self._call(lambda: self._forget(campaign, ids, begun=begun))
+
+    def take_back(self, waiting_longer_s: float = 0.0) -> None:
+        """Give up, for release, what has waited longer than this without having begun."""
+        self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s))
+
+    def drop(self, campaign: str) -> None:
+        """Kill all of a campaign; nothing is told, nobody is interested."""
+        self._call(lambda: self._drop(campaign))
+
+    def close(self) -> dict[str, tuple[list[Token], list[Token]]]:
+        """Kill everything. Returns the tokens that were (running, waiting) by campaign. May be called twice."""
+        self._call(self._stop)
+        self._thread.join()
+        left: dict[str, tuple[list[Token], list[Token]]] = {}
+        for campaign, lane in self._lanes.items():
+            running = [token for executor in lane.executors() for token in executor.begun()]
+            unfinished = [token for executor in lane.executors() for token in executor.close()]
+            left[campaign] = (running, [token for token in unfinished if token not in running])
+        self._lanes.clear()
+        return left
+
+    # In the runner's thread ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._closing:
+            for key, _ in self._selector.select(self._pause()):
+                key.data()
+            while self._calls:
+                self._calls.popleft()()
+            now = time.monotonic()
+            for campaign, lane in list(self._lanes.items()):
+                self._collect(campaign, lane, now)
+
+    def _collect(self, campaign: str, lane: _Lane, now: float) -> None:
+        ended = [one for executor in lane.executors() for one in executor.collect(now)]
+        if ended:
+            lane.used_at = now
+            self._reports.ended(campaign, ended, lane.plan.slots - lane.current.slots)
+        for executor in list(lane.retired):
+            if not executor.begun() and not executor.waiting():
+                executor.close()
+                lane.retired.remove(executor)
+        if now - lane.used_at > _IDLE_CLOSE_S and not lane.current.begun() and not lane.current.waiting():
+            lane.current.close()  # its processes start again when there is work
+            lane.used_at = now
+
+    def _pause(self) -> float:
+        deadlines = [
+            deadline
+            for lane in self._lanes.values()
+            for executor in lane.executors()
+            if (deadline := executor.next_deadline()) is not None
+        ]
+        if not deadlines:
+            return _TICK_S
+        return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
+
+    def _submit(self, campaign: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        lane = self._lanes.get(campaign)
+        if lane is None:
+            lane = self._lanes[campaign] = _Lane(plan, self._selector)
+        elif lane.plan != plan:
+            lane.change(plan, self._selector)
+        lane.used_at = time.monotonic()
+        lane.current.submit(attempts)
+
+    def _forget(self, campaign: str, ids: Sequence[int], *, begun: bool) -> None:
+        lane = self._lanes.get(campaign)
+        if lane is None:
+            return
+        tokens = [token for executor in lane.executors() for token in executor.forget(ids, begun=begun)]
+        if tokens:
+            self._reports.given_up(campaign, tokens, release=False)
+
+    def _take_back(self, waiting_since: float) -> None:
+        for campaign, lane in self._lanes.items():
+            tokens = [token for executor in lane.executors() for token in executor.take_back(waiting_since)]
+            if tokens:
+                self._reports.given_up(campaign, tokens, release=True)
+
+    def _drop(self, campaign: str) -> None:
+        lane = self._lanes.pop(campaign, None)
+        if lane is not None:
+            for executor in lane.executors():
+                executor.close()
+
+    def _stop(self) -> None:
+        self._closing = True
+
+    def _hear(self) -> None:
+        try:
+            while os.read(self._bell_read, 4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def _call(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+        try:
+            os.write(self._bell_write, b"!")
+        except BlockingIOError:
+            pass  # it is ringing already

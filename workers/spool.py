@@ -1,0 +1,139 @@
+"""Settlements kept on this machine's disk while the server is away, so that the worker's death loses none.
+
+One file per worker, locked while the worker lives. A file that nobody locks is a dead worker's: any worker
+on this machine delivers it. Delivering twice is harmless (settle is idempotent), so a file is removed only
+after its settlements are acknowledged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError
+from queue_eval.queue import CampaignQueue, Settlement
+from queue_eval.states import Outcome
+
+log = logging.getLogger(__name__)
+
+
+class Spool:
+    """This worker's file. Assumes: one thread at a time."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._path = folder / f"{worker}.jsonl"
+        self._worker = worker
+        self._file: IO[str] | None = None
+        self._kept: set[tuple[str, int, int]] = set()
+
+    def keep(self, queue: CampaignQueue, settlements: Sequence[Settlement]) -> None:
+        """Write what is not written yet; on return it is on disk."""
+        new = [s for s in settlements if (queue.campaign, s.id, s.attempt) not in self._kept]
+        if not new:
+            return
+        try:
+            file = self._file or self._open()
+            for settlement in new:
+                file.write(_encode(queue, self._worker, settlement) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            # The settlements stay in memory: only the death of this worker would lose them now.
+            log.error("cannot write the spool %s: %s", self._path, error)
+            return
+        self._kept.update((queue.campaign, s.id, s.attempt) for s in new)
+
+    def clear(self) -> None:
+        """All that was kept has been acknowledged."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+            self._kept.clear()
+
+    def _open(self) -> IO[str]:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = self._path.open("a", encoding="ascii")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file = file
+        return file
+
+
+def deliver_orphans(folder: Path, link: Link) -> int:
+    """Settle what dead workers of this machine have left in `folder`. Returns how many settlements."""
+    delivered = 0
+    for path in sorted(folder.glob("*.jsonl")):
+        with _claim(path) as file:
+            if file is None:
+                continue
+            left = [kept for line in file if (kept := _decode(line)) is not None]
+            for campaign, uid, worker in dict.fromkeys((k[0], k[1], k[2]) for k in left):
+                settlements = [k[3] for k in left if k[:3] == (campaign, uid, worker)]
+                queue = CampaignQueue(link, campaign, uid)
+                try:
+                    queue.settle(
+                        worker, settlements, lease_ms=0, request="", room=0, prefetch=0, now=time.monotonic()
+                    )
+                except CampaignNotFoundError:
+                    log.warning("campaign %s is gone: its spooled settlements are dropped", campaign)
+                delivered += len(settlements)
+            path.unlink(missing_ok=True)
+    if delivered:
+        log.info("delivered %d settlements of a dead worker from %s", delivered, folder)
+    return delivered
+
+
+@contextmanager
+def _claim(path: Path) -> Iterator[IO[str] | None]:
+    """The open file when its worker is dead, else None."""
+    try:
+        with path.open("r+", encoding="ascii", errors="replace") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield file
+    except FileNotFoundError:  # another worker was faster
+        yield None
+
+
+def _encode(queue: CampaignQueue, worker: str, settlement: Settlement) -> str:
+    # Wall clock, for this machine reads it again; the server is told an age.
+    ended_unix = time.time() - (time.monotonic() - settlement.ended_at)
+    return json.dumps(
+        {
+            "campaign": queue.campaign, "uid": queue.uid, "worker": worker,
+            "id": settlement.id, "attempt": settlement.attempt, "outcome": settlement.outcome.value,
+            "run_ms": settlement.run_ms, "ended_unix": ended_unix, "source": settlement.source,
+            "body": settlement.body.decode("utf-8", "surrogateescape"),
+            "output": settlement.output.decode("utf-8", "surrogateescape"),
+        }
+    )  # fmt: skip
+
+
+def _decode(line: str) -> tuple[str, str, str, Settlement] | None:
+    try:
+        kept = json.loads(line)
+        settlement = Settlement(
+            id=int(kept["id"]),
+            attempt=int(kept["attempt"]),
+            outcome=Outcome(kept["outcome"]),
+            run_ms=float(kept["run_ms"]),
+            ended_at=time.monotonic() - max(0.0, time.time() - float(kept["ended_unix"])),
+            source=str(kept["source"]),
+            body=str(kept["body"]).encode("utf-8", "surrogateescape"),
+            output=str(kept["output"]).encode("utf-8", "surrogateescape"),
+        )
+        return str(kept["campaign"]), str(kept["uid"]), str(kept["worker"]), settlement
+    except (ValueError, KeyError, TypeError):
+        log.warning("a torn line in a spool is dropped: it was never acknowledged")
+        return None

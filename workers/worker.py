@@ -1,0 +1,191 @@
+"""A long-running worker: composes the services, then waits to be told to end.
+
+::
+
+                 ┌───────────── parent (never runs user code) ─────────────┐
+    server ◀────▶│ exchange (settle + lease)   lease keeper   reclaimer    │◀─pipes─▶ children (user code)
+                 │ wake and notice listeners        runner ────────────────│
+                 └─────────────────────────────────────────────────────────┘
+
+The exchange trades settlements for leases; the runner owns the child processes; the keeper extends leases
+whatever the others do; the listeners block so that nobody polls; the reclaimer looks for the dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from queue_eval import keys
+from queue_eval.access import Access, safe_url
+from queue_eval.connection import GiveUp, Link
+from queue_eval.errors import UsageError
+from queue_eval.machine import is_alive, machine_id
+from queue_eval.server import server_state
+from workers.exchange import Exchange
+from workers.executors.protocol import Token
+from workers.lease_keeper import LeaseKeeper
+from workers.listener import NoticeListener, WakeListener
+from workers.options import WorkerOptions
+from workers.reclaimer import Reclaimer
+from workers.runner import Runner
+from workers.signals import Signals
+from workers.spool import Spool
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+
+
+class Worker:
+    """One worker. `run` returns when it has drained, released everything, or has nothing to do any more."""
+
+    def __init__(self, access: Access, options: WorkerOptions) -> None:
+        self._options = options
+        self._signals = Signals()
+        self._began_at = time.monotonic()
+        self._access = access
+        spools = options.home / "spool" if options.home is not None else None
+        name = f"queue-eval-worker:{options.name}"
+        self._link = Link(access, name=name, on_wait=self._while_away)
+        spool = Spool(spools, options.name) if spools is not None else None
+        self._exchange_link = Link(access, name=name, on_wait=self._exchange_while_away)
+        self._exchange = Exchange(self._exchange_link, options, spool)
+        self._runner = Runner(self._exchange)
+        self._exchange.attach_runner(self._runner)
+        self._keeper = LeaseKeeper(
+            self._link, options, self._exchange, self._runner, spools=spools, on_drain=self._signals.request
+        )
+        self._reclaimer = Reclaimer(self._link, options, self._exchange)
+        self._wake = WakeListener(self._link, self._exchange)
+        self._notices = NoticeListener(self._link, self._keeper.poke)
+        self._abandon = threading.Event()
+        self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
+
+    def run(self) -> None:
+        """Serve until told to end. Call from the main thread."""
+        self._signals.install()
+        try:
+            self._start()
+            self._wait_for_end()
+        except GiveUp as reason:
+            log.info("%s", reason)
+        finally:
+            if self._exchange_thread.ident is not None:
+                self._end()
+
+    def _start(self) -> None:
+        self._check_name()
+        self._runner.start()
+        self._keeper.beat()
+        for served, _ in self._exchange.holdings():
+            self._reclaimer.reclaim_own_name(served)
+        for service in (self._keeper, self._reclaimer, self._wake, self._notices):
+            service.start()
+        self._exchange_thread.start()
+        which = ", ".join(self._options.campaigns) if self._options.campaigns else "all campaigns"
+        log.info("worker %s: %d slots for %s at %s", self._options.name, self._options.slots, which,
+                 safe_url(self._access.url))  # fmt: skip
+
+    def _trade(self) -> None:
+        try:
+            self._exchange.run()
+        except GiveUp as reason:
+            log.info("%s", reason)
+        except Exception:
+            log.exception("the exchange failed: this worker ends; its jobs are released")
+        self._signals.request()
+
+    def _wait_for_end(self) -> None:
+        while self._exchange_thread.is_alive() and not self._abandon.is_set():
+            self._signals.wait(_TICK_S)
+            if self._signals.count == 0 and (reason := self._reason_to_end()):
+                log.info("%s: draining", reason)
+                self._signals.request()
+            if self._signals.count >= 1 and not self._keeper.is_draining:
+                self._keeper.is_draining = True
+                log.info("draining: %d running", self._exchange.running())
+                self._exchange.drain()
+                self._keeper.poke()
+            if self._signals.count >= 2 or self._is_out_of_time():
+                return
+
+    def _end(self) -> None:
+        self._wake.stop()
+        self._notices.stop()
+        self._reclaimer.stop()
+        # The keeper goes on extending until everything is released.
+        self._exchange.stop()
+        left = self._runner.close() if self._runner.is_started else {}
+        if not self._abandon.is_set():
+            self._settle_up(left)
+        log.info("worker %s has ended", self._options.name)
+
+    def _settle_up(self, left: dict[str, tuple[list[Token], list[Token]]]) -> None:
+        try:
+            self._exchange_thread.join(timeout=5.0)
+            if not self._exchange_thread.is_alive():
+                self._exchange.finish(left)
+            self._keeper.stop()
+            self._keeper.sign_off()
+        except GiveUp:
+            log.warning("the server is away: what was held returns to the queue when its lease expires")
+
+    def _reason_to_end(self) -> str | None:
+        idle = self._options.idle_timeout_s
+        if idle is not None and self._exchange.idle_s() > idle:
+            return f"idle for {idle:g} s"
+        limit = self._options.time_limit_s
+        if limit is not None and time.monotonic() - self._began_at > limit - _drain_margin_s(limit):
+            return f"the time limit of {limit:g} s is near"
+        return None
+
+    def _is_out_of_time(self) -> bool:
+        limit = self._options.time_limit_s
+        return limit is not None and time.monotonic() - self._began_at > limit - min(2.0, 0.1 * limit)
+
+    def _exchange_while_away(self, away_s: float) -> None:
+        self._exchange.while_away(away_s)
+        self._while_away(away_s)
+
+    def _while_away(self, away_s: float) -> None:
+        """Whether to go on waiting for the server. A drained worker gives it a few seconds; one that was
+        started for an embedded server ends when that was stopped on purpose."""
+        reason = self._reason_to_give_up(away_s)
+        if reason is not None:
+            self._abandon.set()
+            self._signals.wake()
+            raise GiveUp(reason)
+
+    def _reason_to_give_up(self, away_s: float) -> str | None:
+        if self._signals.count >= 2 and away_s > 2.0:
+            return "the server is away"
+        if self._exchange.running() > 0:
+            return None
+        if self._signals.count >= 1 and away_s > 5.0:
+            return "the server is away"
+        idle = self._options.idle_timeout_s
+        if idle is not None and away_s > 1.0 and self._is_stopped_server():
+            return "the server was stopped"
+        if idle is not None and away_s > idle:
+            return f"the server has been away for {away_s:.0f} s"
+        return None
+
+    def _is_stopped_server(self) -> bool:
+        home: Path | None = self._access.home
+        return home is not None and server_state(home).state in ("stopped", "absent")
+
+    def _check_name(self) -> None:
+        name = self._options.name
+        card = self._link.call(lambda client: client.hget(keys.machine_key(machine_id()), name))
+        if card is not None:
+            pid, _, created = card.decode().partition(" ")
+            if is_alive(int(pid), float(created)):
+                raise UsageError(f"a worker named {name!r} is running already (pid {pid}); choose another --name")
+
+
+def _drain_margin_s(limit_s: float) -> float:
+    """How long before its end a worker with a time limit leases no more."""
+    return max(min(5.0, 0.5 * limit_s), min(60.0, 0.1 * limit_s))
