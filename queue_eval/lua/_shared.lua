@@ -168,6 +168,13 @@ local function lose(entries, again, id, h, max_losses, outcome)
   redis.call('HSET', ATTEMPTS, id, format_history(h))
 end
 
+-- request: "<life><number>", where the number grows with each new call of one life of a worker.
+local function is_older(request, last)
+  local life, number = string.match(request, '^(.-)(%d+)$')
+  local last_life, last_number = string.match(last, '^(.-)(%d+)$')
+  return life ~= nil and life == last_life and tonumber(number) < tonumber(last_number)
+end
+
 -- Give a worker up to room + prefetch pending jobs. The first `room` start at once; the others wait on the
 -- worker behind short jobs. A job that was prefetched when a worker died is suspect: it only ever starts at
 -- once, so that its next death is known to be its own.
@@ -175,7 +182,9 @@ end
 local function lease(worker, request, room, prefetch, now)
   local held = held_key(worker)
   local field = 'worker:' .. worker
-  if redis.call('HGET', REQUESTS, field) == request then
+  local due = promote(now)
+  local last = redis.call('HGET', REQUESTS, field)
+  if last == request then
     -- The reply to this very request was lost: give the same leases again.
     local leased, ids = {}, {}
     local all = redis.call('HGETALL', held)
@@ -191,10 +200,14 @@ local function lease(worker, request, room, prefetch, now)
       local l = leased[i]
       for _, value in ipairs({ l[1], l[2], l[3], config or '' }) do reply[#reply + 1] = value end
     end
-    return reply, nil
+    return reply, due
   end
+  -- A call that was given up, sent again and overtaken by later ones, and arrives only now: nobody reads its
+  -- reply, and what it leased would stay held, unknown to the worker, for as long as that lives.
+  if last and is_older(request, last) then return {}, due end
+  -- Also when nothing is leased: this very call, arriving once more, must not lease then.
+  redis.call('HSET', REQUESTS, field, request)
 
-  local due = promote(now)
   if redis.call('HGET', META, 'paused') == '1' then return {}, due end
   if room + prefetch <= 0 then
     -- A full worker may have taken the marker from the idle ones.
@@ -233,7 +246,6 @@ local function lease(worker, request, room, prefetch, now)
     reply[#reply + 1] = configs[i] or ''
   end
   bulk('HSET', held, tokens)
-  redis.call('HSET', REQUESTS, field, request)
   -- The marker was taken by whoever came for these: put it back while there is more.
   if redis.call('ZCARD', PENDING) > 0 then wake() end
   return reply, due

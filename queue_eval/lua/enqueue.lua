@@ -7,7 +7,8 @@
 --   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
 --     before and retried, else ''. Of such a job only what comes after counts.
 -- Repeating it is safe: without reuse the driver's last (sequence, first id) is remembered; with reuse
--- the repeat joins what the first call created.
+-- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
+-- ones adds nothing when it arrives at last (nobody reads its reply).
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local priority, delay_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 if gone(uid) then return GONE end
@@ -26,6 +27,7 @@ if not reuse then
     end
     return { now, ids, entries, '' }
   end
+  if before and tonumber(sequence) < tonumber(before) then return { now, ids, entries, '' } end
 end
 
 local digests = {}

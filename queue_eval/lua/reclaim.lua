@@ -54,8 +54,8 @@ bulk('HSET', ATTEMPTS, marked)
 to_pending(again)
 local more = redis.call('HLEN', held) > 0 and 1 or 0
 if more == 0 then
+  -- Its last request stays known: a worker that was only cut off may come back, and so may its old calls.
   redis.call('ZREM', WORKERS, worker)
-  redis.call('HDEL', REQUESTS, 'worker:' .. worker)
   more = dead == '' and 1 or 0
 end
 -- The dead worker may have taken the marker with it.

@@ -1,6 +1,6 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
--- ARGV: uid, worker, lease_ms (0: do not touch the lease), request, room, prefetch, then per settlement:
---       id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output
+-- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
+--       then per settlement: id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts }; leases is flat: id, attempt, started,
 --   config; verdicts[i] is one of recorded, again, stale, finished.
