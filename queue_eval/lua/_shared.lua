@@ -67,6 +67,13 @@ local function standing(status)
            now_ms(), m[4] or '', m[5] or '', m[6] or '', m[7] or '', m[8], tonumber(m[9] or 0) }
 end
 
+-- Which life of the server this is: another one after each restart or failover.
+local function server_run()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+end
+
+-- Damaged values are read as if nothing were known: one bad job must not stop the moves of all others.
+
 -- held: "attempt request started"
 local function parse_held(value)
   local attempt, request, started = string.match(value, '^(%d+) (%S+) (%d)$')

@@ -14,19 +14,24 @@ if worker == '' then
   if not first[1] then return { {}, 0, '' } end
   if tonumber(first[2]) > now then return { {}, 0, first[2] } end
   worker = first[1]
-  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local run = server_run()
   local known = redis.call('HMGET', META, 'server_run', 'reclaim_from')
   if known[1] ~= run then
     redis.call('HSET', META, 'server_run', run, 'reclaim_from', now + grace_ms)
     return { {}, 0, tostring(now + grace_ms) }
   end
-  if tonumber(known[2]) > now then return { {}, 0, known[2] } end
+  if known[2] and tonumber(known[2]) > now then return { {}, 0, known[2] } end
 elseif not redis.call('ZSCORE', WORKERS, worker) then
   return { {}, 0, '' }
 end
 
 local held = held_key(worker)
-local all = redis.call('HSCAN', held, 0, 'COUNT', page)[2]
+local all, cursor = {}, '0'
+repeat
+  -- One scan may find nothing: earlier pages have emptied where it begins.
+  local found = redis.call('HSCAN', held, cursor, 'COUNT', page)
+  cursor, all = found[1], found[2]
+until #all > 0 or cursor == '0'
 local ids = {}
 for i = 1, #all, 2 do ids[#ids + 1] = all[i] end
 local past = histories(ids)
