@@ -8,8 +8,7 @@ if gone(uid) then return GONE end
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local ids, seen = {}, {}
 for i = 2, #ARGV do
-  local number = tonumber(ARGV[i])
-  if number and number >= 1 and number <= last_id and not seen[ARGV[i]] then
+  if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
     seen[ARGV[i]] = true
     ids[#ids + 1] = ARGV[i]
   end

@@ -35,7 +35,7 @@ if #ARGV > 6 then
   local elsewhere = #strays > 0 and holders(strays) or {}
 
   local entries, dropped, forgotten, again, closed = {}, {}, {}, {}, {}
-  for i, id in ipairs(ids) do
+  local function settle_one(i, id)
     local at = 7 + (i - 1) * WIDTH
     local attempt, outcome = tonumber(ARGV[at + 1]), ARGV[at + 2]
     local mine = tokens[i] and parse_held(tokens[i]) == attempt
@@ -43,7 +43,7 @@ if #ARGV > 6 then
                      body = ARGV[at + 6], output = ARGV[at + 7], worker = worker }
     if finished[i] or closed[id] then
       verdicts[i] = 'finished'
-    elseif outcome == 'ok' and (mine or tonumber(id) <= last_id) then
+    elseif outcome == 'ok' and (mine or is_job(id, last_id)) then
       closed[id] = true
       verdicts[i] = 'recorded'
       local h = parse_history(past[i])
@@ -55,7 +55,8 @@ if #ARGV > 6 then
           redis.call('HDEL', held_key(elsewhere[id][1]), id)
         end
       end
-      finish(entries, id, math.max(h.attempts, attempt) - h.unstarted, 'succeeded', report)
+      -- At least one: this one may have been given back as unstarted, or be of before a retry.
+      finish(entries, id, math.max(math.max(h.attempts, attempt) - h.unstarted, 1), 'succeeded', report)
       if past[i] then forgotten[#forgotten + 1] = id end
     elseif outcome ~= 'ok' and mine then
       closed[id] = true
@@ -85,6 +86,12 @@ if #ARGV > 6 then
       verdicts[i] = 'stale'
     end
     if mine then dropped[#dropped + 1] = id end
+  end
+  -- Successes first: one from a stale attempt counts also beside the failure of the newer attempt.
+  for pass = 1, 2 do
+    for i, id in ipairs(ids) do
+      if (ARGV[9 + (i - 1) * WIDTH] == 'ok') == (pass == 1) then settle_one(i, id) end
+    end
   end
   bulk('HSET', INDEX, entries)
   bulk('HDEL', held, dropped)
