@@ -28,5 +28,7 @@ to_pending(again)
 if leave and redis.call('HLEN', held) == 0 then
   redis.call('ZREM', WORKERS, worker)
   redis.call('HDEL', REQUESTS, 'worker:' .. worker)
+  -- It may have taken the marker and leave without having used it.
+  if redis.call('ZCARD', PENDING) + redis.call('ZCARD', SCHEDULED) > 0 then wake() end
 end
 return #again
