@@ -82,14 +82,15 @@ end
 -- held: "attempt request started"
 local function parse_held(value)
   local attempt, request, started = string.match(value, '^(%d+) (%S+) (%d)$')
-  return tonumber(attempt), request, started == '1'
+  return tonumber(attempt) or 0, request, started ~= '0'
 end
 
 -- attempts: leases so far, of which failed, lost, never started; and whether a worker died while the
 -- job was prefetched, when nobody can tell if it had begun.
 local function parse_history(value)
-  if not value then return { attempts = 0, failures = 0, losses = 0, unstarted = 0, suspect = 0 } end
-  local attempts, failures, losses, unstarted, suspect = string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d)$')
+  local attempts, failures, losses, unstarted, suspect =
+    string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d)$')
+  if not attempts then return { attempts = 0, failures = 0, losses = 0, unstarted = 0, suspect = 0 } end
   return { attempts = tonumber(attempts), failures = tonumber(failures), losses = tonumber(losses),
            unstarted = tonumber(unstarted), suspect = tonumber(suspect) }
 end

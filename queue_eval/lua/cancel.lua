@@ -22,7 +22,7 @@ for i, id in ipairs(ids) do
     if held[id] then
       local attempt, _, started = parse_held(held[id][2])
       worker = held[id][1]
-      h.attempts = attempt
+      h.attempts = math.max(h.attempts, attempt)
       if not started then h.unstarted = h.unstarted + 1 end
       redis.call('HDEL', held_key(worker), id)
     else

@@ -35,12 +35,12 @@ until #all > 0 or cursor == '0'
 local ids = {}
 for i = 1, #all, 2 do ids[#ids + 1] = all[i] end
 local past = histories(ids)
-local max_losses = tonumber(redis.call('HGET', META, 'max_losses'))
+local max_losses = tonumber(redis.call('HGET', META, 'max_losses')) or 1
 local entries, again, marked = {}, {}, {}
 for i, id in ipairs(ids) do
   local attempt, _, started = parse_held(all[2 * i])
   local h = parse_history(past[i])
-  h.attempts = attempt
+  h.attempts = math.max(h.attempts, attempt)
   if started then
     h.suspect = 0
     lose(entries, again, id, h, max_losses,

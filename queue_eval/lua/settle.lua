@@ -23,6 +23,8 @@ if #ARGV > 6 then
   local known = redis.call('HMGET', META, 'last_id', 'max_attempts', 'max_losses', 'retry_first_ms',
     'retry_factor', 'retry_max_ms')
   local last_id = tonumber(known[1])
+  local max_attempts, max_losses = tonumber(known[2]) or 1, tonumber(known[3]) or 1
+  local first_ms, factor, max_ms = tonumber(known[4]) or 0, tonumber(known[5]) or 1, tonumber(known[6]) or 0
 
   local strays = {}
   for i, id in ipairs(ids) do
@@ -51,7 +53,7 @@ if #ARGV > 6 then
         redis.call('ZREM', PENDING, id)
         redis.call('ZREM', SCHEDULED, id)
         if elsewhere[id] then
-          h.attempts = parse_held(elsewhere[id][2])
+          h.attempts = math.max(h.attempts, (parse_held(elsewhere[id][2])))
           redis.call('HDEL', held_key(elsewhere[id][1]), id)
         end
       end
@@ -67,16 +69,17 @@ if #ARGV > 6 then
       verdicts[i] = 'recorded'
       if outcome == 'lost' then
         local waiting = #again
-        lose(entries, again, id, h, tonumber(known[3]), report)
+        lose(entries, again, id, h, max_losses, report)
         if #again > waiting then verdicts[i] = 'again' end
       else
         h.failures = h.failures + 1
         log_failure(id, attempt, outcome, worker, report.body, report.output)
-        if h.failures >= tonumber(known[2]) then
+        if h.failures >= max_attempts then
           finish(entries, id, attempt - h.unstarted, 'failed', report)
         else
-          local delay = tonumber(known[4]) * tonumber(known[5]) ^ (h.failures - 1)
-          redis.call('ZADD', SCHEDULED, now + math.floor(math.min(delay, tonumber(known[6]))), id)
+          -- The limit stands first: what overflows to nan (0 times infinity) is then the limit.
+          local delay_ms = math.min(max_ms, first_ms * factor ^ (h.failures - 1))
+          redis.call('ZADD', SCHEDULED, now + math.floor(delay_ms), id)
           wake()
           verdicts[i] = 'again'
         end
