@@ -1,0 +1,265 @@
+"""A campaign on a real server whose laws are checked after every move, and after every repeat of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from queue_eval.access import Access
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError
+from queue_eval.queue import CampaignQueue, EnqueueReply, Settled, Settlement, Submission
+from queue_eval.states import Outcome, State
+
+LEASE_MS = 60_000
+
+FIELDS = {
+    "function": "module:run", "method": "thread", "source": "s1", "options": "{}", "max_attempts": 1,
+    "max_losses": 3, "retry_first_ms": 1000, "retry_factor": 2, "retry_max_ms": 60_000,
+}  # fmt: skip
+
+Token = tuple[int, int]
+
+
+def link_to(access: Access) -> Link:
+    return Link(access, name="test")
+
+
+def submission(config: Any, occurrence: int = 1) -> Submission:
+    text = json.dumps(config)
+    return Submission(text, hashlib.blake2b(text.encode(), digest_size=16).digest(), occurrence)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Everything a campaign holds on the server, read at one moment."""
+
+    meta: dict[bytes, bytes]
+    configs: dict[bytes, bytes]
+    scheduled: list[bytes]
+    pending: list[bytes]
+    held: dict[bytes, dict[bytes, bytes]]
+    registered: list[bytes]
+    attempts: dict[bytes, bytes]
+    index: dict[bytes, bytes]
+    results: list[tuple[bytes, dict[bytes, bytes]]]
+    failed: set[bytes]
+    cancelled: set[bytes]
+
+    @classmethod
+    def read(cls, client: redis.Redis, queue: CampaignQueue) -> Columns:
+        column = queue.keys.column
+        prefix = column("held:")
+        names = [key[len(prefix) :] for key in client.scan_iter(prefix.replace("{", "\\{") + "*", count=1000)]
+        pipeline = client.pipeline(transaction=True)
+        pipeline.hgetall(column("meta"))
+        pipeline.hgetall(column("configs"))
+        pipeline.zrange(column("scheduled"), 0, -1)
+        pipeline.zrange(column("pending"), 0, -1)
+        pipeline.zrange(column("workers"), 0, -1)
+        pipeline.hgetall(column("attempts"))
+        pipeline.hgetall(column("index"))
+        pipeline.xrange(column("results"))
+        pipeline.smembers(column("failed"))
+        pipeline.smembers(column("cancelled"))
+        for name in names:
+            pipeline.hgetall(prefix.encode() + name)
+        meta, configs, scheduled, pending, workers, attempts, index, results, failed, cancelled, *held = (
+            pipeline.execute()
+        )
+        return cls(
+            meta, configs, scheduled, pending, dict(zip(names, held, strict=True)), workers, attempts, index,
+            results, failed, cancelled,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """The laws of `_shared.lua`."""
+        last_id = int(self.meta[b"last_id"])
+        places = [*self.scheduled, *self.pending, *itertools.chain(*self.held.values()), *self.index]
+        assert len(places) == last_id, "conservation"
+        assert set(places) == {b"%d" % i for i in range(1, last_id + 1)}, "each job in exactly one place"
+        assert self.configs.keys() == set(places), "each job has its config"
+        assert self.held.keys() <= set(self.registered), "held only by registered workers"
+
+        entries = dict(self.results)
+        for job, entry in self.index.items():
+            assert entries[entry][b"job"] == job, "the index leads to the job's own entry"
+        retried = int(self.meta.get(b"retried", 0))
+        assert len(entries) == len(self.index) + retried, "one entry per job and life"
+        for members, state in ((self.failed, b"failed"), (self.cancelled, b"cancelled")):
+            shown = {job for job, entry in self.index.items() if entries[entry][b"state"] == state}
+            assert members == shown, f"{state!r} jobs are those whose entry says so"
+
+        for job, held in itertools.chain(*(jobs.items() for jobs in self.held.values())):
+            before = self.attempts.get(job, b"0").split()[0]
+            assert int(held.split()[0]) > int(before), "each lease has a new fencing token"
+
+    def places(self) -> tuple[Any, ...]:
+        """What a repeat must not change. A scheduled job may fall due meanwhile."""
+        waiting = sorted(self.scheduled + self.pending)
+        return waiting, self.held, self.index, self.results, self.failed, self.cancelled, self.attempts
+
+
+class CheckedQueue(CampaignQueue):
+    """Runs each script twice, as after a lost reply, and checks the laws and that once was the same as twice.
+
+    Returns the first reply; `repeat` is the second.
+    """
+
+    NOT_REPEATED = ("reclaim", "purge")  # reclaim takes the next page; after purge there is nothing
+
+    repeat: Any = None
+    repeating = True
+
+    def _run(self, script: str, *arguments: Any) -> Any:
+        reply = super()._run(script, *arguments)
+        if script == "purge":
+            return reply
+        client = self.link.client
+        after_once = Columns.read(client, self)
+        after_once.check()
+        if self.repeating and script not in self.NOT_REPEATED:
+            self.repeat = super()._run(script, *arguments)
+            after_twice = Columns.read(client, self)
+            after_twice.check()
+            assert after_twice.places() == after_once.places(), f"{script} repeated does more than once"
+        assert self.snapshot().conserved
+        return reply
+
+
+class LuaCampaign:
+    """Short words for the moves of one campaign, with a driver "d" and as many workers as are named."""
+
+    def __init__(self, link: Link, name: str, **fields: Any) -> None:
+        self.link = link
+        self.name = name
+        self.client = link.client
+        opened, _ = CampaignQueue.open(link, name, FIELDS | fields, accept_change=False)
+        self.queue = CheckedQueue(link, name, opened.uid)
+        self._numbers = itertools.count(1)
+
+    # Moves
+
+    def enqueue(
+        self, *configs: Any, reuse: bool = False, priority: int = 0, delay_ms: int = 0, driver: str = "d"
+    ) -> EnqueueReply:
+        return self.send([submission(c) for c in configs], reuse, priority, delay_ms, driver)
+
+    def send(
+        self, submissions: list[Submission], reuse: bool = False, priority: int = 0, delay_ms: int = 0,
+        driver: str = "d",
+    ) -> EnqueueReply:  # fmt: skip
+        return self.queue.enqueue(
+            driver, next(self._numbers), submissions, reuse=reuse, priority=priority, delay_ms=delay_ms
+        )
+
+    def add(self, count: int = 1, **options: Any) -> list[int]:
+        """Enqueue that many jobs; returns their ids."""
+        reply = self.enqueue(*({"x": next(self._numbers)} for _ in range(count)), **options)
+        return [job.id for job in reply.jobs]
+
+    def lease(self, worker: str = "w1", room: int = 1, prefetch: int = 0, **options: Any) -> list[Token]:
+        return tokens(self.settle(worker, room=room, prefetch=prefetch, **options))
+
+    def settle(
+        self, worker: str, *settlements: Settlement, room: int = 0, prefetch: int = 0,
+        lease_ms: int = LEASE_MS, request: str | None = None,
+    ) -> Settled:  # fmt: skip
+        return self.queue.settle(
+            worker, settlements, lease_ms=lease_ms, request=request or str(next(self._numbers)), room=room,
+            prefetch=prefetch, now=1000.0,
+        )  # fmt: skip
+
+    def ok(self, worker: str, token: Token, body: bytes = b"1") -> str:
+        return self.settle(worker, settlement(token, body=body)).verdicts[0]
+
+    def fail(self, worker: str, token: Token, outcome: Outcome = Outcome.ERROR) -> str:
+        return self.settle(worker, settlement(token, outcome, b"Traceback")).verdicts[0]
+
+    def die(self, worker: str) -> list[int]:
+        """The worker's lease runs out, and all it holds is reclaimed."""
+        self.expire(worker)
+        ids: list[int] = []
+        while (page := self.queue.reclaim(grace_ms=0)).more:
+            ids += page.ids
+        return ids + page.ids
+
+    # The server's clock, moved by moving what it is compared with
+
+    def expire(self, worker: str) -> None:
+        self.client.zadd(self.queue.keys.column("workers"), {worker: 0}, xx=True)
+
+    def make_due(self) -> None:
+        scheduled = self.queue.keys.column("scheduled")
+        for job in self.client.zrange(scheduled, 0, -1):  # none, if a repeat of the last move has promoted it
+            self.client.zadd(scheduled, {job: 0})
+
+    # What is there
+
+    def columns(self) -> Columns:
+        return Columns.read(self.client, self.queue)
+
+    def count(self, state: State) -> int:
+        return self.queue.snapshot().counts[state]
+
+    def state(self, job: int) -> State:
+        columns, name = self.columns(), b"%d" % job
+        if name in columns.index:
+            return State(dict(columns.results)[columns.index[name]][b"state"].decode())
+        if name in columns.scheduled:
+            return State.SCHEDULED
+        return State.PENDING if name in columns.pending else State.RUNNING
+
+    def results(self) -> list[Any]:
+        return self.queue.read_after("0-0")
+
+    def history(self, job: int) -> str | None:
+        """attempts failures losses unstarted suspect"""
+        value = self.columns().attempts.get(b"%d" % job)
+        return value and value.decode()
+
+    def delay_of(self, job: int) -> float:
+        """How long the scheduled job still waits (ms)."""
+        due = self.client.zscore(self.queue.keys.column("scheduled"), job)
+        return due - self.queue.snapshot().now_ms
+
+    def take_marker(self) -> bool:
+        """As an idle worker does; whether there was one."""
+        return bool(self.client.zpopmin(self.queue.keys.wake))
+
+    def wakes(self, move: Callable[[], Any]) -> bool:
+        """Whether a move, done once, leaves a marker for idle workers."""
+        self.take_marker()
+        self.queue.repeating = False
+        move()
+        self.queue.repeating = True
+        return self.take_marker()
+
+
+def settlement(
+    token: Token, outcome: Outcome = Outcome.OK, body: bytes = b"1", *, run_ms: float = 2.5,
+    age_s: float = 0.0, output: bytes = b"",
+) -> Settlement:  # fmt: skip
+    return Settlement(*token, outcome, run_ms, 1000.0 - age_s, "s1", body, output)
+
+
+def tokens(settled: Settled) -> list[Token]:
+    return [(lease.id, lease.attempt) for lease in settled.leases]
+
+
+def is_gone(move: Callable[[], Any]) -> bool:
+    try:
+        move()
+    except CampaignNotFoundError:
+        return True
+    return False
+
+
+def ids(found: Iterable[Token]) -> list[int]:
+    return [job for job, _ in found]
