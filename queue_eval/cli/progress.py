@@ -1,0 +1,90 @@
+"""How far `queue-eval run` is, on standard error: a bar on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol
+
+import click
+
+LINE_EVERY_S = 10.0
+
+
+class Progress(Protocol):
+    """Shows how many of a fixed total of jobs are done."""
+
+    def show(self, done: int, failed: int) -> None:
+        """So many are done now, of which so many failed."""
+
+    def close(self) -> None:
+        """Show the end."""
+
+
+def open_progress(total: int) -> Progress:
+    """What suits standard error."""
+    return _Bar(total) if sys.stderr.isatty() else _Lines(total)
+
+
+class _Bar:
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import (
+            Progress as RichProgress,
+        )
+
+        self._progress = RichProgress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]}"),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", total=total, failed="")
+        self._progress.start()
+
+    def show(self, done: int, failed: int) -> None:
+        self._progress.update(
+            self._task, completed=done, failed=f"[red]{failed} failed[/red]" if failed else ""
+        )
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _Lines:
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._began_at = self._next_at = time.monotonic()
+        self._shown = self._now = (-1, 0)
+        self._first: int | None = None
+
+    def show(self, done: int, failed: int) -> None:
+        if self._first is None:
+            self._first = done
+        self._now = (done, failed)
+        if time.monotonic() >= self._next_at and self._now != self._shown:
+            self._write()
+
+    def close(self) -> None:
+        if self._now != self._shown and self._now[0] >= 0:
+            self._write()
+
+    def _write(self) -> None:
+        done, failed = self._shown = self._now
+        now = time.monotonic()
+        self._next_at = now + LINE_EVERY_S
+        more = done - (self._first or 0)
+        rate = f", {more / max(now - self._began_at, 1e-3):.3g}/s" if more else ""
+        failures = f", {failed} failed" if failed else ""
+        click.echo(f"{done}/{self._total} done{failures}{rate}", err=True)

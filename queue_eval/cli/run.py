@@ -1,0 +1,180 @@
+"""`queue-eval run`: evaluate every config of a file; the same command again resumes."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections import Counter
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import click
+
+from queue_eval.cli.config_files import read_configs
+from queue_eval.cli.failures import Interrupted
+from queue_eval.cli.options import DURATION, json_option, server_options
+from queue_eval.cli.output import print_json
+from queue_eval.cli.progress import open_progress
+from queue_eval.cli.target import Target, find_target, stand_for
+from queue_eval.errors import QueueEvalError, UsageError
+from queue_eval.evaluator import Evaluator
+from queue_eval.keys import check_campaign_name
+from queue_eval.states import Method, State
+
+_WRITE_EVERY_S = 3.0
+_WRITING_SHARE = 10
+"""Of the time that passes, writing results takes at most one part in so many."""
+
+
+@click.command("run")
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option(
+    "--configs",
+    "configs_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Configs, as .jsonl, .json (a list) or .csv (cells that are JSON are values, others text).",
+)
+@click.option(
+    "--campaign",
+    metavar="NAME",
+    help="Campaign to create or resume [default: a name made of the function and the file].",
+)
+@click.option(
+    "--method",
+    type=click.Choice([method.value for method in Method]),
+    default=Method.SUBPROCESS.value,
+    show_default=True,
+    help="How workers execute the jobs.",
+)
+@click.option(
+    "-n", "--slots", type=click.IntRange(min=1), help="Jobs at once, by workers on this machine [default: 1]."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("results.csv"),
+    metavar="FILE",
+    show_default="results.csv",
+    help="Results as CSV, written every few seconds.",
+)
+@click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
+@click.option("--time-limit", type=DURATION, help="How long one attempt may run, like 90s or 1h30m.")
+@click.option(
+    "--local-workers/--no-local-workers",
+    default=None,
+    help="Start workers on this machine [default: with the embedded server].",
+)
+@server_options
+@json_option
+def run_command(
+    function: str, configs_file: Path, campaign: str | None, method: str, slots: int | None, out: Path,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Evaluate every config of a file by MODULE:FUNCTION or FILE.py:FUNCTION, and write the results.
+
+    The same command again resumes: nothing that is finished is evaluated again. Ends with status 1 if any
+    job failed, after all are written.
+    """
+    target = find_target(function)
+    name = check_campaign_name(campaign) if campaign else _default_name(target, configs_file)
+    if not out.absolute().parent.is_dir():
+        raise UsageError(
+            f"there is no folder {out.parent} for the results; create it, or choose another --out"
+        )
+    configs = read_configs(configs_file)
+    stand_for(target.script)
+    wanted = options | {"campaign": name, "num_workers": slots}
+    keywords = {key: value for key, value in wanted.items() if value is not None}
+    click.echo(f"campaign {name}: {len(configs)} configs", err=True)
+    try:
+        with Evaluator.create(target.name, method, keywords) as evaluator:
+            counts, first_failed = _evaluate(evaluator, configs, out)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
+            f"queue-eval cancel {name}"
+        ) from None
+    _report(name, counts, out, as_json=as_json)
+    if first_failed is not None:
+        raise QueueEvalError(
+            f"{counts[State.FAILED]} of {counts.total()} jobs failed; "
+            f"see why with: queue-eval job {name} {first_failed}"
+        )
+    if counts[State.CANCELLED]:
+        raise QueueEvalError(
+            f"{counts[State.CANCELLED]} of {counts.total()} jobs were cancelled; "
+            f"run them with: queue-eval retry {name} ID"
+        )
+
+
+def _evaluate(
+    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path
+) -> tuple[Counter[State], int | None]:
+    """Counts of all jobs by state, and the lowest id of a failed one. Writes `out` however it ends."""
+    counts: Counter[State] = Counter()
+    failed: list[int] = []
+    results = _Results(evaluator, out)
+    evaluator.submit(configs)
+    # Not the number of configs: jobs that an earlier life left outstanding are gathered, too.
+    progress = open_progress(evaluator.num_outstanding)
+    try:
+        while evaluator.num_outstanding:
+            for job in evaluator.gather("BATCH", 1, timeout=1.0):
+                counts[job.state] += 1
+                if job.state is State.FAILED:
+                    failed.append(job.id)
+                results.is_stale = True
+            progress.show(counts.total(), len(failed))
+            results.write_if_due()
+    finally:
+        progress.close()
+        results.write()
+    return counts, min(failed, default=None)
+
+
+class _Results:
+    """Keeps the file of results up to date, at intervals that grow with the time it takes to write it."""
+
+    def __init__(self, evaluator: Evaluator, out: Path) -> None:
+        self._evaluator = evaluator
+        self._out = out.absolute()
+        self._due_at = time.monotonic()
+        self.is_stale = False
+
+    def write_if_due(self) -> None:
+        if self.is_stale and time.monotonic() >= self._due_at:
+            self.write()
+
+    def write(self) -> None:
+        if not self.is_stale:
+            return
+        began_at = time.monotonic()
+        # dump_evals chooses the name of the file, and replaces it whole.
+        with tempfile.TemporaryDirectory(prefix=f".{self._out.name}.", dir=self._out.parent) as folder:
+            self._evaluator.dump_evals(log_dir=folder)
+            (Path(folder) / "results.csv").replace(self._out)
+        self.is_stale = False
+        now = time.monotonic()
+        self._due_at = now + max(_WRITE_EVERY_S, _WRITING_SHARE * (now - began_at))
+
+
+def _default_name(target: Target, configs_file: Path) -> str:
+    """The same for the same function and file, so that the same command continues the same campaign."""
+    told = "\0".join((target.name, str(target.script or ""), str(configs_file.resolve())))
+    words = (target.name.partition(":")[2][-50:], configs_file.stem[:35])
+    function, stem = (re.sub(r"[^A-Za-z0-9._-]+", "-", word) for word in words)
+    return f"{function}-{stem}-{blake2b(told.encode(), digest_size=4).hexdigest()}"
+
+
+def _report(campaign: str, counts: Counter[State], out: Path, *, as_json: bool) -> None:
+    finals = [state for state in State if state.is_final]
+    if as_json:
+        numbers = {state.value: counts[state] for state in finals}
+        print_json({"campaign": campaign, "jobs": counts.total(), "counts": numbers, "out": str(out)})
+        return
+    said = ", ".join(f"{counts[state]} {state.value}" for state in finals if counts[state])
+    click.echo(f"campaign {campaign}: {said}; results in {out}")

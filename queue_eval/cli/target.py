@@ -1,0 +1,145 @@
+"""The function that `queue-eval run` is given: found and checked, but not imported.
+
+The user's module runs in the workers only: what it does at import, or breaks, is no business of ours.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+from queue_eval.errors import FunctionError
+from queue_eval.function_ref import split_name
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run function by name, and the script it was named by, if it was."""
+
+    name: str
+    """``package.module:function``"""
+    script: Path | None
+
+
+def find_target(text: str) -> Target:
+    """The function that `text` names as MODULE:FUNCTION or FILE.py:FUNCTION.
+
+    Raises FunctionError when there is no such file, module or function, as far as can be told.
+    """
+    place, colon, function = text.rpartition(":")
+    if not colon and (text.endswith(".py") or "/" in text):
+        raise FunctionError(f"{text!r} does not say which function; write it as {text}:FUNCTION")
+    if not place.endswith(".py") and "/" not in place:
+        module, function = split_name(text)
+        _check(module, function, [str(Path.cwd()), *sys.path])
+        return Target(text, None)
+    script = Path(place).expanduser()
+    if not script.is_file():
+        raise FunctionError(f"there is no file {place!r}; write it as FILE.py:FUNCTION or MODULE:FUNCTION")
+    if not script.stem.isidentifier() or script.stem in sys.stdlib_module_names or script.suffix != ".py":
+        raise FunctionError(
+            f"workers cannot import {script.name!r} by its name; rename it, like my_search.py"
+        )
+    script = script.absolute()
+    module, function = split_name(f"{script.stem}:{function}")
+    _check(module, function, [str(script.parent)])
+    return Target(f"{module}:{function}", script)
+
+
+def stand_for(script: Path | None) -> None:
+    """Make this process look as `python SCRIPT` would, or as an interpreter without a script.
+
+    Workers look for modules where the driver's script is; that must not be our own folder, whose modules
+    would hide others of the same name.
+    """
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    if script is not None:
+        main.__file__ = str(script)
+    elif hasattr(main, "__file__"):
+        del main.__file__
+
+
+def _check(module: str, function: str, path: list[str]) -> None:
+    spec = _find(module, path)
+    if spec is None:
+        where = " or ".join(path[:1])
+        raise FunctionError(
+            f"there is no module {module!r} in {where} or among the installed ones; check the name"
+        )
+    if not spec.origin or not spec.origin.endswith(".py"):
+        return
+    try:
+        tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
+    except OSError:
+        return
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise FunctionError(f"{spec.origin}{line} is not valid Python ({reason}); mend it") from None
+    names = _Names()
+    names.visit(tree)
+    wanted = function.split(".")[0]
+    if not names.are_dynamic and wanted not in names.found:
+        close = difflib.get_close_matches(wanted, names.found, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "check the name"
+        raise FunctionError(f"{spec.origin} defines no {wanted!r}; {hint}")
+
+
+def _find(module: str, path: list[str]) -> ModuleSpec | None:
+    """The module's spec. Packages above it are not imported, unless only an import hook knows them."""
+    folders: list[str] | None = path
+    spec = None
+    parts = module.split(".")
+    for depth in range(len(parts)):
+        spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders)
+        if spec is None:
+            break
+        folders = list(spec.submodule_search_locations or [])
+    if spec is None:
+        try:
+            spec = importlib.util.find_spec(module)
+        except Exception:  # a package above may raise anything while it is imported
+            return None
+    return spec
+
+
+class _Names(ast.NodeVisitor):
+    """What a module binds at its top level, by whatever statement."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+        self.are_dynamic = False
+        self._depth = 0
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        if not self._depth:
+            self.found.add(node.name)
+            self.are_dynamic |= node.name == "__getattr__"
+        self._depth += 1
+        self.generic_visit(node)
+        self._depth -= 1
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+    visit_ClassDef = visit_FunctionDef  # noqa: N815
+
+    def visit_ImportFrom(self, node: ast.ImportFrom | ast.Import) -> None:
+        for alias in node.names:
+            self.are_dynamic |= alias.name == "*"
+            if not self._depth:
+                self.found.add(alias.asname or alias.name.split(".")[0])
+
+    visit_Import = visit_ImportFrom  # noqa: N815
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self.found.update(node.names)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store) and not self._depth:
+            self.found.add(node.id)
+        self.are_dynamic |= node.id in ("globals", "setattr", "exec", "vars")
