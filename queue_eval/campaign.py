@@ -17,7 +17,7 @@ from queue_eval.codec import canonical, decode
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
 from queue_eval.queue import PAGE, CampaignQueue, Enqueued, Opened, Submission, batches, pages
-from queue_eval.result_stream import ResultEntry, ResultReader
+from queue_eval.result_stream import ResultEntry, ResultReader, entry_order
 from queue_eval.states import FAIL_RETURN_VALUE, State
 
 STEP_S = 1.0
@@ -135,7 +135,8 @@ class Campaign:
 
     def read(self, block_s: float) -> bool:
         """Take in outcomes, waiting up to `block_s` for the first; whether there may be more at once."""
-        self._take_joined()
+        if self._take_joined():
+            block_s = 0.0  # it may be enough
         # The ledger's cursor counts, not the reader's: what was read but not taken in is read again.
         self._reader.cursor = self.ledger.cursor
         entries = self._reader.read(block_s, _PAGE_OF_RESULTS)
@@ -146,13 +147,14 @@ class Campaign:
                 self.lock.notify_all()
         return len(entries) == _PAGE_OF_RESULTS
 
-    def _take_joined(self) -> None:
+    def _take_joined(self) -> bool:
         with self.lock:
-            entries = list(self.ledger.joined.values())
+            entries = sorted(self.ledger.joined.values(), key=entry_order)
         for page in pages(entries, PAGE):
             self._take(self.queue.entries(page))
             with self.lock:
                 self.lock.notify_all()
+        return bool(entries)
 
     def _take(self, entries: Sequence[ResultEntry]) -> None:
         with self.lock:

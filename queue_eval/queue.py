@@ -17,7 +17,7 @@ from queue_eval import keys as names
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError
 from queue_eval.keys import Keys, check_campaign_name
-from queue_eval.result_stream import ResultEntry, parse_entries
+from queue_eval.result_stream import ResultEntry, entry_order, parse_entries
 from queue_eval.states import Outcome, State
 
 SCHEMA_VERSION = "1"
@@ -358,20 +358,29 @@ class CampaignQueue:
         return parse_entries(raw)
 
     def entries(self, ids: Sequence[str]) -> list[ResultEntry]:
-        """The result-stream entries with these entry ids, in the order given."""
-        found: list[ResultEntry] = []
+        """The result-stream entries with these entry ids, in the order given; best when they are sorted."""
+        found: dict[str, ResultEntry] = {}
         for page in pages(ids, PAGE):
+            # Whoever resumes a campaign asks for almost all of its log: one range, and single entries for the
+            # rest.
+            first, last = min(page, key=entry_order), max(page, key=entry_order)
+            found |= {entry.entry: entry for entry in self._range(first, last, 2 * len(page))}
+            found |= {entry.entry: entry for entry in self._each([e for e in page if e not in found])}
+        return [found[entry] for entry in ids if entry in found]
 
-            def operation(client: Any, page: list[str] = page) -> list[Any]:
-                pipeline = client.pipeline(transaction=False)
-                for entry in page:
-                    pipeline.xrange(self.keys.results, entry, entry)
-                replies: list[Any] = pipeline.execute()
-                return replies
+    def _range(self, first: str, last: str, count: int) -> list[ResultEntry]:
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, first, last, count))
+        return parse_entries(raw)
 
-            for raw in self.link.call(operation):
-                found += parse_entries(raw)
-        return found
+    def _each(self, ids: Sequence[str]) -> list[ResultEntry]:
+        def operation(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for entry in ids:
+                pipeline.xrange(self.keys.results, entry, entry)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        return [entry for raw in self.link.call(operation) for entry in parse_entries(raw)] if ids else []
 
     def index_of(self, ids: Sequence[int]) -> list[str | None]:
         """Entry in the result stream of each finished job, None for the others."""

@@ -1,0 +1,86 @@
+"""A real server for the whole session, and an environment that no test shares with the user's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from queue_eval.server import start_server, stop_server
+from tests.support.fake_worker import FakeWorker
+from tests.support.waiting import wait_until
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Path]:
+    """Home of a running embedded server."""
+    # Not pytest's folder: the path of a unix socket is short.
+    with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder) / "home"
+        start_server(home, keep=True)
+        yield home
+        stop_server(home)
+        end_processes_of(home)
+
+
+@pytest.fixture
+def own_home() -> Iterator[Path]:
+    """A home of its own, without a server; whatever runs for it ends with the test."""
+    with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder) / "home"
+        yield home
+        stop_server(home)
+        end_processes_of(home)
+
+
+@pytest.fixture
+def campaign() -> str:
+    """A name that no other test uses."""
+    return f"test-{next(_numbers)}"
+
+
+@pytest.fixture
+def fake_worker(server: Path) -> Iterator[Callable[..., FakeWorker]]:
+    """Starts workers in this process: ``fake_worker(campaign, function)``."""
+    workers: list[FakeWorker] = []
+
+    def start(campaign: str, *arguments: object, **keywords: object) -> FakeWorker:
+        workers.append(FakeWorker(server, campaign, *arguments, **keywords))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+def end_processes_of(home: Path) -> None:
+    """Kill what was started for `home`: their command lines name it."""
+
+    def processes() -> list[psutil.Process]:
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "status"])
+            if process.info["status"] != psutil.STATUS_ZOMBIE
+            and any(str(home) in word for word in process.info["cmdline"] or ())
+        ]
+
+    for process in processes():
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    wait_until(lambda: not processes())
