@@ -208,7 +208,9 @@ class CampaignQueue:
             )
         # After the fact, so that a registered campaign exists; a crash in between is healed by reopening.
         link.call(lambda client: client.zadd(names.CAMPAIGNS, {campaign: reply[2]}))
-        return cls(link, campaign, opened.uid), opened
+        queue = cls(link, campaign, opened.uid)
+        queue.notify("open")
+        return queue, opened
 
     @classmethod
     def attach(cls, link: Link, campaign: str) -> tuple[CampaignQueue, dict[str, bytes]]:

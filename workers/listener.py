@@ -103,6 +103,7 @@ class NoticeListener(_Listener):
         if self._cursor is None:
             newest = client.xrevrange(keys.NOTICES, count=1)
             self._cursor = newest[0][0].decode() if newest else "0-0"
+            self._poke()  # for what was said before this moment
         reply = client.xread({keys.NOTICES: self._cursor}, count=1000, block=round(self._block_s * 1000))
         if reply:
             self._cursor = reply[0][1][-1][0].decode()
