@@ -1,0 +1,198 @@
+"""The checks of `queue-eval doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from queue_eval.access import ACCESS_FILE, Access, home_folder, safe_url
+from queue_eval.cli.campaigns import every_campaign
+from queue_eval.cli.connect import check, named_access
+from queue_eval.cli.fleet import live_workers
+from queue_eval.connection import Link
+from queue_eval.errors import QueueEvalError, ServerRefusedError
+
+_CLOCK_S = 2.0
+_SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
+_OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
+_OPTIONAL = {
+    "ray": 'for method="ray": pip install "queue-eval[ray]"',
+    "rq": 'for method="rq": pip install "queue-eval[rq]"',
+    "pyarrow": 'for export to .parquet: pip install "queue-eval[parquet]"',
+}
+
+
+class Finding(NamedTuple):
+    status: Literal["ok", "warn", "fail"]
+    name: str
+    detail: str
+
+
+def every_check(url: str | None, home: str | None) -> Iterator[Finding]:
+    """All findings; those about the server only if it answers."""
+    yield from _server(url, home)
+    folder = home_folder(home)
+    yield _disk(folder)
+    yield from _permissions(folder)
+    yield from _packages()
+
+
+def _server(url: str | None, home: str | None) -> Iterator[Finding]:
+    try:
+        access = named_access(url, home)
+    except QueueEvalError as error:
+        yield Finding("fail", "server", str(error))
+        return
+    link = Link(access, name="queue-eval-doctor", on_wait=_no_patience)
+    try:
+        began_at = time.monotonic()
+        with suppress(ServerRefusedError):  # the check of the policy says it
+            check(link)
+        delay_ms = (time.monotonic() - began_at) * 1000
+        yield Finding("ok", "server", f"{safe_url(access.url)} answers in {delay_ms:.1f} ms")
+        yield from _settings(link, access)
+        yield _clock(link)
+        yield from _campaigns(link)
+    except QueueEvalError as error:
+        yield Finding("fail", "server", str(error))
+    finally:
+        link.close()
+
+
+def _settings(link: Link, access: Access) -> Iterator[Finding]:
+    yield _version(link.call(lambda client: client.info("server")))
+    try:
+        raw = link.call(lambda client: client.config_get("appendonly", "appendfsync", "save", "maxmemory*"))
+    except Exception as error:  # no right to read it, or CONFIG is renamed: whatever the server says
+        yield Finding("warn", "settings", f"the server does not show its settings ({error}); ask who runs it")
+        return
+    settings = {_word(name): _word(value) for name, value in raw.items()}
+    yield _persistence(settings, link.call(lambda client: client.info("persistence")))
+    yield _policy(settings)
+    if access.key is None:
+        yield Finding(
+            "warn", "key", "none: functions that travel by value cannot be signed; set QUEUE_EVAL_KEY"
+        )
+
+
+def _version(info: dict[str, Any]) -> Finding:
+    kind = "valkey" if "valkey_version" in info else "redis"
+    version = str(info.get(f"{kind}_version", "0"))
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    oldest = ".".join(map(str, _OLDEST[kind]))
+    if numbers < _OLDEST[kind]:
+        return Finding("fail", "version", f"{kind} {version} is too old; install {oldest} or newer")
+    return Finding("ok", "version", f"{kind} {version}, {oldest} or newer is needed")
+
+
+def _persistence(settings: dict[str, str], info: dict[str, Any]) -> Finding:
+    name = "persistence"
+    if str(info.get("aof_last_write_status", "ok")) != "ok":
+        return Finding("fail", name, "the server cannot write its log; look at its disk and its own log")
+    if settings.get("appendonly") != "yes":
+        if settings.get("save"):
+            detail = "snapshots only: the server's death loses what came after the last one"
+            return Finding("warn", name, f"{detail}; set it with: CONFIG SET appendonly yes")
+        return Finding(
+            "fail", name, "off: the server's death loses all; set it with: CONFIG SET appendonly yes"
+        )
+    fsync = settings.get("appendfsync", "")
+    if fsync == "no":
+        return Finding("warn", name, "log without fsync; set it with: CONFIG SET appendfsync everysec")
+    lost = (
+        "nothing acknowledged is lost" if fsync == "always" else "a power cut may lose the last two seconds"
+    )
+    return Finding("ok", name, f"log with fsync {fsync}: {lost}")
+
+
+def _policy(settings: dict[str, str]) -> Finding:
+    policy = settings.get("maxmemory-policy", "noeviction")
+    if policy == "noeviction":
+        return Finding("ok", "maxmemory-policy", policy)
+    detail = (
+        f"{policy}: a full server silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
+    )
+    return Finding("fail", "maxmemory-policy", detail)
+
+
+def _clock(link: Link) -> Finding:
+    before = time.time()
+    seconds, micros = link.call(lambda client: client.time())
+    difference = seconds + micros / 1e6 - (before + time.time()) / 2
+    detail = f"{difference:+.3f} s from here to the server"
+    if abs(difference) > _CLOCK_S:
+        return Finding("warn", "clock", f"{detail}: times shown are the server's; synchronise the clocks")
+    return Finding("ok", "clock", detail)
+
+
+def _campaigns(link: Link) -> Iterator[Finding]:
+    count, broken = 0, 0
+    for name, _, snapshot, _ in every_campaign(link):
+        count += 1
+        if not snapshot.conserved:
+            broken += 1
+            places = sum(snapshot.counts.values())
+            detail = f"{snapshot.last_id} jobs were submitted, {places} are there; please report it"
+            yield Finding("fail", f"campaign {name}", detail)
+    if not broken:
+        yield Finding("ok", "campaigns", f"{count} on the server, every job in exactly one place")
+    workers = live_workers(link)
+    slots = sum(worker.slots or 0 for worker in workers)
+    yield Finding("ok", "workers", f"{len(workers)} live, {slots} slots")
+
+
+def _disk(folder: Path) -> Finding:
+    place = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    detail = f"{free / 2**30:.1f} GB free in {place}"
+    if free < _SCARCE_BYTES:
+        return Finding("fail", "disk", f"{detail}; make room")
+    return Finding("warn" if free < _LITTLE_BYTES else "ok", "disk", detail)
+
+
+def _permissions(folder: Path) -> Iterator[Finding]:
+    for name, path in (("access file", folder / ACCESS_FILE), ("home", folder)):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            yield Finding("ok", name, f"there is none at {path}")
+            continue
+        except OSError as error:
+            yield Finding(
+                "fail", name, f"{path} cannot be looked at ({error.strerror}); mend its permissions"
+            )
+            continue
+        mode = status.st_mode & 0o777
+        if status.st_uid != os.getuid():
+            yield Finding("warn", name, f"{path} belongs to another user (id {status.st_uid})")
+        elif name == "access file" and mode & 0o077:
+            yield Finding("fail", name, f"{path} is open to others (mode {mode:o}); close it with: chmod 600")
+        elif mode & 0o022:
+            yield Finding(
+                "fail", name, f"{path} can be changed by others (mode {mode:o}); close it with: chmod go-w"
+            )
+        else:
+            yield Finding("ok", name, f"{path} (mode {mode:o})")
+
+
+def _packages() -> Iterator[Finding]:
+    for package, use in _OPTIONAL.items():
+        try:
+            yield Finding("ok", f"package {package}", importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("ok", f"package {package}", f"not installed; only {use}")
+
+
+def _no_patience(_: float) -> None:
+    raise QueueEvalError("the server went away during the check; run it again when it is back")
+
+
+def _word(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,34 @@
+"""`queue-eval doctor`: what can hurt a campaign, checked one by one."""
+
+from __future__ import annotations
+
+import click
+
+from queue_eval.cli.failures import FAILED
+from queue_eval.cli.options import json_option, server_options
+from queue_eval.cli.output import print_json, styled
+
+
+@click.command("doctor")
+@server_options
+@json_option
+@click.pass_context
+def doctor_command(context: click.Context, url: str | None, home: str | None, as_json: bool) -> None:
+    """Check the server, this machine and the campaigns; exit status 1 if any check fails."""
+    from queue_eval.cli.checks import every_check
+
+    findings = list(every_check(url, home))
+    is_well = all(finding.status != "fail" for finding in findings)
+    if as_json:
+        print_json({"ok": is_well, "checks": [finding._asdict() for finding in findings]})
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for status, name, detail in findings:
+            click.echo(
+                f"{styled(f'{status:<4}', _STYLES[status])}  {name:<{width}}  {' '.join(detail.split())}"
+            )
+    if not is_well:
+        context.exit(FAILED)
+
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

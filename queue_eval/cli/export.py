@@ -1,0 +1,101 @@
+"""`queue-eval export`: all finished jobs as a file.
+
+The jobs are read once, in pages, into a file of JSON lines beside the target; .csv and .parquet, which need
+to know all columns first, are made from that. So no campaign is too large, and the target is replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+import click
+
+from queue_eval.cli.connect import campaign_queue
+from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
+from queue_eval.cli.options import json_option, server_options
+from queue_eval.cli.output import finite, print_json
+from queue_eval.cli.records import Records
+from queue_eval.errors import UsageError
+from queue_eval.queue import CampaignQueue
+
+_WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
+    ".csv": write_csv,
+    ".parquet": write_parquet,
+    ".jsonl": None,
+}
+
+
+@click.command("export")
+@click.argument("campaign")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="File to write or replace: .csv, .parquet or .jsonl.",
+)
+@server_options
+@json_option
+def export_command(campaign: str, out: Path, url: str | None, home: str | None, as_json: bool) -> None:
+    """Write all finished jobs, in the order in which they finished.
+
+    Values that are lists or dicts are written as JSON in .csv and .parquet.
+    """
+    ending = out.suffix.lower()
+    if ending not in _WRITERS:
+        raise UsageError(f"{str(out)!r} has no known ending; give a .csv, .parquet or .jsonl file")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}; create it, or choose another --out")
+    if ending == ".parquet" and find_spec("pyarrow") is None:
+        raise UsageError('.parquet needs pyarrow; install it with: pip install "queue-eval[parquet]"')
+    with campaign_queue(campaign, url, home) as queue, _beside(out) as lines, _beside(out) as table:
+        columns = Columns()
+        with lines.open("x", encoding="utf-8") as file:
+            count = _write_lines(queue, file, columns)
+        writer = _WRITERS[ending]
+        if writer is not None:
+            writer(lines, table, columns)
+        _replace(out, lines if writer is None else table)
+    if as_json:
+        print_json({"campaign": campaign, "jobs": count, "out": str(out)})
+    else:
+        click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
+
+
+def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns) -> int:
+    """Write the finished jobs of this moment, one JSON object per line, and learn the columns of a table."""
+    records = Records(queue)
+    tail = queue.standing().tail
+    cursor, count = "0-0", 0
+    while page := queue.read_until(cursor, tail):
+        cursor = page[-1].entry
+        for record in records.of_entries(page):
+            row = finite(record.as_json())
+            columns.learn(row)
+            file.write(json.dumps(row) + "\n")
+            count += 1
+    return count
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A new name in the folder of `out`; what bears it at the end is deleted."""
+    path = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _replace(out: Path, finished: Path) -> None:
+    with finished.open("rb") as file:
+        # On disk before it gets its name: a power cut must not leave half a file under that name.
+        os.fsync(file.fileno())
+    finished.replace(out.absolute())

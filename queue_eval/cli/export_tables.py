@@ -1,0 +1,132 @@
+"""Tables made from JSON lines: .csv and .parquet, in pages."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from queue_eval.queue import PAGE, pages
+
+_OWN_FIELDS = {
+    "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
+    "worker": "worker", "host": "host", "submitted_at": "submitted_at", "started_at": "started_at",
+    "finished_at": "finished_at", "run_s": "run_s", "wait_s": "wait_s", "elapsed_sec": "elapsed_sec",
+    "duration": "duration", "source": "source", "error": "error",
+}  # fmt: skip
+"""Our own columns, as in results.csv and in the DataFrame, and where they stand in a line."""
+
+_OWN_KINDS = {
+    **dict.fromkeys(("id", "attempts"), "int"),
+    **dict.fromkeys(("submitted_at", "started_at", "finished_at"), "time"),
+    **dict.fromkeys(("run_s", "wait_s", "elapsed_sec", "duration"), "float"),
+}
+"""Kind of values in those of our own columns that are not text; of the objective they are learnt."""
+
+_INT64 = 2**63
+
+
+class Columns:
+    """The columns of a table and the kinds of values in each, learnt from all lines before it is written."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, set[str]] = {}
+        """By key of the configs."""
+        self.results: set[str] = set()
+
+    def learn(self, line: dict[str, Any]) -> None:
+        for key, value in line["config"].items():
+            self.kinds.setdefault(key, set()).add(_kind(value))
+        self.results.add(_kind(line["result"]))
+
+    def all(self) -> dict[str, str | None]:
+        """Column -> key of the config, or None for one of our own; keys named like ours are prefixed."""
+        named: dict[str, str | None] = {}
+        for key in self.kinds:
+            column = key
+            while column in _OWN_FIELDS or column in named or (column != key and column in self.kinds):
+                column = f"config.{column}"
+            named[column] = key
+        return {**named, **dict.fromkeys(_OWN_FIELDS)}
+
+    def kinds_of(self, column: str, key: str | None) -> set[str]:
+        """The kinds of values in a column, null aside."""
+        if key is None and column != "objective":
+            return {_OWN_KINDS.get(column, "str")}
+        return (self.results if key is None else self.kinds[key]) - {"null"}
+
+
+def write_csv(lines: Path, target: Path, columns: Columns) -> None:
+    """Lists and dicts as JSON, true and false as in JSON, nothing for null."""
+    wanted = columns.all()
+    # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
+    with target.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(wanted)
+        for line in _read(lines):
+            writer.writerow([_cell(_value(line, column, key)) for column, key in wanted.items()])
+
+
+def write_parquet(lines: Path, target: Path, columns: Columns) -> None:
+    """One type per column; a column that holds several, or lists and dicts, holds JSON texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = columns.all()
+    storages = {column: _storage(columns.kinds_of(column, key)) for column, key in wanted.items()}
+    arrow = {
+        "bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(),
+        "json": pa.string(), "time": pa.timestamp("ms", tz="UTC"),
+    }  # fmt: skip
+    types = {column: arrow[storage] for column, storage in storages.items()}
+    schema = pa.schema(list(types.items()))
+    with pq.ParquetWriter(target, schema) as writer:
+        for page in pages(_read(lines), 10 * PAGE):
+            arrays = [
+                pa.array([_stored(_value(line, c, key), storages[c]) for line in page], types[c])
+                for c, key in wanted.items()
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _read(lines: Path) -> Iterator[dict[str, Any]]:
+    with lines.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _value(line: dict[str, Any], column: str, key: str | None) -> Any:
+    return line[_OWN_FIELDS[column]] if key is None else line["config"].get(key)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "int" if -_INT64 <= value < _INT64 else "huge"
+    return "null" if value is None else type(value).__name__
+
+
+def _storage(kinds: set[str]) -> str:
+    """How parquet keeps a column of these kinds of values."""
+    if kinds == {"int", "float"}:
+        return "float"
+    if not kinds:
+        return "text"
+    (kind,) = kinds if len(kinds) == 1 else ("mixed",)
+    return {"bool": "bool", "int": "int", "float": "float", "str": "text", "time": "time"}.get(kind, "json")
+
+
+def _stored(value: Any, storage: str) -> Any:
+    if value is None:
+        return None
+    if storage == "json":
+        return json.dumps(value)
+    if storage == "time":
+        return datetime.fromisoformat(value)
+    # As in .csv: lone surrogates, which UTF-8 cannot hold, are escaped.
+    return value.encode("utf-8", "backslashreplace").decode() if storage == "text" else value
