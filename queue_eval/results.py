@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Sequence
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
@@ -68,7 +72,7 @@ def write_results(jobs: Sequence[Job], saved_keys: SavedKeys, folder: Path) -> P
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "results.csv"
-    temporary = folder / f".results.csv.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = folder / f"{_temporary_prefix()}{os.getpid()}.{secrets.token_hex(4)}"
     try:
         # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -78,10 +82,24 @@ def write_results(jobs: Sequence[Job], saved_keys: SavedKeys, folder: Path) -> P
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+        _clean(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return target
+
+
+def _temporary_prefix() -> str:
+    return f".results.csv.{socket.gethostname()}."
+
+
+def _clean(folder: Path) -> None:
+    """Remove what drivers that were killed while they wrote have left, on this host."""
+    prefix = _temporary_prefix()
+    for path in folder.glob(f"{escape(prefix)}*"):
+        pid = path.name.removeprefix(prefix).partition(".")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:

@@ -108,7 +108,8 @@ def test_a_batch_larger_than_what_is_outstanding(create, fake_worker):
     evaluator = create()
     evaluator.submit(configs(3))
     fake_worker(evaluator.campaign)
-    with pytest.warns(UserWarning, match=r"Requested a batch size \(10\) larger than currently running tasks \(3\)\."):
+    words = r"Requested a batch size \(10\) larger than currently running tasks \(3\)\. "
+    with pytest.warns(UserWarning, match=words):
         assert len(evaluator.gather("BATCH", size=10)) == 3
 
 
@@ -216,7 +217,7 @@ def test_failures_can_raise_after_the_batch_is_recorded(create, fake_worker, tmp
     evaluator = create(on_failure="raise")
     evaluator.submit([{"y": 1}, {"x": 1}])
     fake_worker(evaluator.campaign, room=2)
-    with pytest.raises(JobFailed, match="job 1 failed .error.: KeyError: 'x'") as error:
+    with pytest.raises(JobFailed, match=r"job 1 failed \(error\): KeyError: 'x'") as error:
         evaluator.gather("ALL")
     assert error.value.job.id == 1
     assert sorted(ids(error.value.batch)) == sorted(ids(evaluator.jobs_done)) == [1, 2]
@@ -466,7 +467,7 @@ def test_without_reuse_configs_are_evaluated_again(create, fake_worker):
 def test_failed_jobs_are_not_tried_again_unless_retried(create, fake_worker):
     evaluator = create()
     evaluator.submit([{"y": 1}])
-    fake_worker(evaluator.campaign, lambda config: config["x"] if "x" in config else 1 / 0, room=1)
+    fake_worker(evaluator.campaign, room=1)
     evaluator.gather("ALL")
     again = create()
     again.submit([{"y": 1}])
@@ -672,7 +673,8 @@ def test_leaving_detaches(create, fake_worker):
     with create() as evaluator:
         evaluator.submit(configs(1))
     evaluator.close()
-    for use in (lambda: evaluator.submit([]), lambda: evaluator.gather("ALL"), evaluator.history, evaluator.cancel):
+    submit, gather = (lambda: evaluator.submit([])), (lambda: evaluator.gather("ALL"))
+    for use in (submit, gather, evaluator.history, evaluator.cancel):
         with pytest.raises(UsageError, match="closed"):
             use()
     assert evaluator.jobs_done == []

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 
 from queue_eval.callbacks import (
-    Callback, Callbacks, LoggerCallback, ProfilingCallback, SearchEarlyStopping, TqdmCallback,
+    Callback,
+    Callbacks,
+    LoggerCallback,
+    ProfilingCallback,
+    SearchEarlyStopping,
+    TqdmCallback,
 )  # fmt: skip
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.job import Job
@@ -17,7 +22,8 @@ def done(result):
 
 def test_profile_of_outstanding_jobs():
     profiler = ProfilingCallback()
-    for event in (profiler.on_launch, profiler.on_launch, profiler.on_done, profiler.on_done, profiler.on_done):
+    launch, end = profiler.on_launch, profiler.on_done
+    for event in (launch, launch, end, end, end):
         event(done(1))
     assert list(profiler.profile.columns) == ["timestamp", "n_jobs_running"]
     assert list(profiler.profile["n_jobs_running"]) == [1, 2, 1, 0, 0]

@@ -31,7 +31,9 @@ def test_numpy_and_tuples_become_plain(value, plain):
         assert type(got) is type(plain)
 
 
-@pytest.mark.parametrize("value", ["it's", 'say "hi"', "käse 数 😀", "\x00\n\u2028", True, None, 10**30, -0.0, []])
+@pytest.mark.parametrize(
+    "value", ["it's", 'say "hi"', "käse 数 😀", "\x00\n\u2028", True, None, 10**30, -0.0, []]
+)
 def test_round_trip_is_exact(value):
     assert decode(encode_result(value)) == value
     assert encode_config({"v": value}, 0)[0]["v"] == value
@@ -92,5 +94,5 @@ def test_equal_configs_have_one_canonical_text():
 
 
 def test_options_are_named():
-    with pytest.raises(UsageError, match="run_function_kwargs.f is a function"):
+    with pytest.raises(UsageError, match=r"run_function_kwargs\.f is a function"):
         encode_options("run_function_kwargs", {"f": lambda: None})

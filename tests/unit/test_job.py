@@ -63,7 +63,7 @@ def test_repr_tells_id_and_state():
 
 
 def test_the_package_is_light():
-    heavy = "pandas numpy ray rq redis cloudpickle tqdm psutil".split()
+    heavy = ["pandas", "numpy", "ray", "rq", "redis", "cloudpickle", "tqdm", "psutil"]
     code = f"import sys, queue_eval; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

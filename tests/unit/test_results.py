@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -22,6 +24,10 @@ def finished(id_, result=0.5, **config):
 def rows(folder):
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
+
+
+def names(folder):
+    return [path.name for path in folder.iterdir()]
 
 
 def test_columns_of_a_whole_config(tmp_path):
@@ -55,7 +61,7 @@ def test_saved_keys(tmp_path):
 def test_saved_keys_of_another_kind(tmp_path, saved_keys):
     with pytest.raises(UsageError, match="saved_keys"):
         write_results([finished(1, x=1)], saved_keys, tmp_path)
-    assert not os.listdir(tmp_path)
+    assert not names(tmp_path)
 
 
 def test_text_of_any_kind_comes_back(tmp_path):
@@ -75,7 +81,7 @@ def test_the_folder_is_made_and_holds_nothing_else(tmp_path):
     folder = tmp_path / "a" / "b"
     for n in (1, 2, 3):
         write_results([finished(i, x=i) for i in range(n)], None, folder)
-    assert os.listdir(folder) == ["results.csv"]
+    assert names(folder) == ["results.csv"]
     assert len(rows(folder)) == 4
 
 
@@ -90,7 +96,18 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_results([finished(1, x=1), finished(2, x=1)], None, tmp_path)
     assert rows(tmp_path) == before
-    assert os.listdir(tmp_path) == ["results.csv"]
+    assert names(tmp_path) == ["results.csv"]
+
+
+def test_what_a_killed_driver_left_is_removed(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    prefix = f".results.csv.{socket.gethostname()}"
+    left, live = f"{prefix}.{ended.pid}.aa", f"{prefix}.{os.getppid()}.bb"
+    for name in (left, live, ".results.csv.elsewhere.1.cc"):
+        (tmp_path / name).touch()
+    write_results([finished(1)], None, tmp_path)
+    assert sorted(names(tmp_path)) == sorted([live, ".results.csv.elsewhere.1.cc", "results.csv"])
 
 
 def test_others_may_read_it_as_any_file(tmp_path):
