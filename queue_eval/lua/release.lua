@@ -26,8 +26,8 @@ bulk('HDEL', held, again)
 bulk('HSET', ATTEMPTS, history)
 to_pending(again)
 if leave and redis.call('HLEN', held) == 0 then
+  -- Its last request stays known, for its old calls may still arrive.
   redis.call('ZREM', WORKERS, worker)
-  redis.call('HDEL', REQUESTS, 'worker:' .. worker)
   -- It may have taken the marker and leave without having used it.
   if redis.call('ZCARD', PENDING) + redis.call('ZCARD', SCHEDULED) > 0 then wake() end
 end

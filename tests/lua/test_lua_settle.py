@@ -72,10 +72,12 @@ def test_neither_does_one_that_had_found_nothing(campaign):
     assert tokens(campaign.settle("w1", room=1, request="3")) == [(1, 1)]
 
 
-def test_nor_after_the_worker_was_reclaimed(campaign):
+def test_nor_after_the_worker_was_reclaimed_or_has_left(campaign):
     campaign.add(2)
     campaign.settle("w1", room=1, request="5")
     campaign.die("w1")
+    assert tokens(campaign.settle("w1", room=1, request="4")) == []
+    campaign.queue.release("w1", [], leave=True)
     assert tokens(campaign.settle("w1", room=1, request="4")) == []
 
 
