@@ -132,7 +132,7 @@ def _show(
         click.echo(f"{label:<11}{value}")
     click.echo()
     for state, count in snapshot.counts.items():
-        click.echo(f"{styled(f'{state:<11}', state.value if count else 'none')}{count:>9}")
+        click.echo(f"{styled(f'{state:<11}', state if count else '')}{count:>9}")
     click.echo(f"{'total':<11}{snapshot.last_id:>9}")
     click.echo()
     if not workers:

@@ -24,11 +24,6 @@ def doctor_command(context: click.Context, url: str | None, home: str | None, as
     else:
         width = max(len(finding.name) for finding in findings)
         for status, name, detail in findings:
-            click.echo(
-                f"{styled(f'{status:<4}', _STYLES[status])}  {name:<{width}}  {' '.join(detail.split())}"
-            )
+            click.echo(f"{styled(f'{status:<4}', status)}  {name:<{width}}  {' '.join(detail.split())}")
     if not is_well:
         context.exit(FAILED)
-
-
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

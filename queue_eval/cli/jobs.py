@@ -166,7 +166,7 @@ def _show(campaign: str, record: JobRecord, attempts: list[dict[str, Any]], outp
     for label, value in (
         ("campaign", campaign),
         ("job", str(record.id)),
-        ("state", styled(record.state.value)),
+        ("state", styled(record.state, record.state)),
         ("attempts", str(record.attempts)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),

@@ -1,10 +1,12 @@
 """What commands print: JSON documents, tables, times.
 
-A terminal gets colours, by rich; a pipe gets plain columns, aligned and two spaces apart.
+Tables are columns, aligned and two spaces apart; on a terminal some words have colours.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,27 +17,21 @@ import click
 from queue_eval.codec import encode
 from queue_eval.states import State
 
-STATE_COLOURS = {
+COLOURS: dict[str, str] = {
     State.SCHEDULED: "cyan",
     State.PENDING: "blue",
     State.RUNNING: "yellow",
     State.SUCCEEDED: "green",
     State.FAILED: "red",
     State.CANCELLED: "magenta",
-}
-STYLES: dict[str, str] = {
-    **{state.value: colour for state, colour in STATE_COLOURS.items()},
     "ok": "green",
     "warn": "yellow",
-    "fail": "bold red",
+    "fail": "red",
 }
-"""Colour of a cell that is one of these words."""
 
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output. Floats that JSON lacks are written as null."""
-    import json
-
     try:
         text = json.dumps(document, indent=2, allow_nan=False)
     except ValueError:
@@ -56,47 +52,29 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
     """Rows under headers; the columns `right` are aligned to the right."""
     texts = [[_cell(value) for value in row] for row in rows]
     to_right = set(right)
-    if sys.stdout.isatty():
-        _rich_table(headers, texts, to_right)
-        return
     lines = [[header.upper() for header in headers], *texts]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        click.echo(
-            "  ".join(
-                text.rjust(width) if i in to_right else text.ljust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-        )
+        padded = [
+            text.rjust(width) if i in to_right else text.ljust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        padded[-1] = padded[-1].rstrip()
+        click.echo("  ".join(styled(text, text.strip()) for text in padded))
 
 
-def _rich_table(headers: Sequence[str], rows: list[list[str]], right: set[int]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in row))
-    Console().print(table)
-
-
-def styled(text: str, style: str | None = None) -> str:
-    """`text` in the colour of its word, or in `style`, on a terminal that wants colours."""
-    import os
-
-    style = style or STYLES.get(text)
-    if style is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+def styled(text: str, word: str) -> str:
+    """`text` in the colour of `word`, if that has one, on a terminal that wants colours."""
+    colour = COLOURS.get(word)
+    if colour is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
-    return click.style(text, fg=style.rpartition(" ")[2], bold=style.startswith("bold"))
+    return click.style(text, fg=colour)
 
 
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
-    return printable(str(value))
+    return printable(" ".join(str(value).split()))
 
 
 def shorten(text: str, width: int = 60) -> str:
@@ -134,10 +112,11 @@ def shown_duration(seconds: float | None) -> str:
         return "-"
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
-    for unit_s, unit, part_s, part in ((60, "m", 1, "s"), (3600, "h", 60, "m"), (86400, "d", 3600, "h")):
-        if whole < unit_s * 60 or unit == "d" or (unit == "h" and whole < 86400):
-            return f"{whole // unit_s}{unit}{whole % unit_s // part_s:02}{part}"
-    raise AssertionError
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -150,15 +151,15 @@ class Records:
         submitted_ms, text = int(config[:13]), config[13:]
         if entry is not None:
             return self._finished(entry, submitted_ms, text)
-        attempts, _, _, unstarted, _ = map(int, (history or b"0 0 0 0 0").split())
+        attempts, unstarted = _parse_history(history)
         if holder is None:
             state = State.SCHEDULED if is_scheduled else State.PENDING
             return JobRecord(
                 id_, state, attempts - unstarted, None, None, submitted_ms, text, None, self._created_ms
             )
         worker, token = holder
-        attempt, _, started = token.split()
-        begun = int(attempt) - unstarted - (started != b"1")
+        attempt, started = _parse_token(token)
+        begun = attempt - unstarted - (not started)
         return JobRecord(
             id_, State.RUNNING, begun, worker, self._host(worker), submitted_ms, text, None, self._created_ms
         )
@@ -199,6 +200,18 @@ class Records:
 
 def _hkeys(key: str) -> Callable[[Any], Any]:
     return lambda client: client.hkeys(key)
+
+
+def _parse_history(value: bytes | None) -> tuple[int, int]:
+    """Leases so far, and how many of them were never started. What is damaged reads as nothing known."""
+    match = re.fullmatch(rb"(\d+) \d+ \d+ (\d+) \d", value or b"")
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _parse_token(value: bytes) -> tuple[int, bool]:
+    """Number of the attempt that a worker holds, and whether it has begun."""
+    match = re.fullmatch(rb"(\d+) \S+ (\d)", value)
+    return (int(match[1]), match[2] == b"1") if match else (1, True)
 
 
 def _json(text: bytes) -> Any:

@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib.util
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -92,20 +93,20 @@ def _check(module: str, function: str, path: list[str]) -> None:
 
 
 def _find(module: str, path: list[str]) -> ModuleSpec | None:
-    """The module's spec. Packages above it are not imported, unless only an import hook knows them."""
+    """The module's spec; neither it nor a package above it is imported."""
     folders: list[str] | None = path
     spec = None
-    parts = module.split(".")
-    for depth in range(len(parts)):
-        spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders)
+    for depth, part in enumerate(module.split(".")):
+        # By its last part: the finder would look for a dotted name's parent among what is imported.
+        spec = PathFinder.find_spec(part, folders)
+        if spec is None and depth == 0:
+            # Built in, or known to an import hook, as packages in development are.
+            with suppress(ValueError):  # __main__ has none
+                spec = importlib.util.find_spec(part)
         if spec is None:
-            break
+            # Such as os.path, which is another module's other name.
+            return getattr(sys.modules.get(module), "__spec__", None)
         folders = list(spec.submodule_search_locations or [])
-    if spec is None:
-        try:
-            spec = importlib.util.find_spec(module)
-        except Exception:  # a package above may raise anything while it is imported
-            return None
     return spec
 
 
