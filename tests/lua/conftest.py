@@ -23,7 +23,8 @@ def link() -> Iterator[Link]:
     with tempfile.TemporaryDirectory(prefix="qe-lua-") as folder:
         home = Path(folder) / "home"
         try:
-            found = link_to(start_server(home, keep=True))
+            # Not always: these tests make thousands of small calls, and kill no server.
+            found = link_to(start_server(home, fsync="everysec", keep=True))
             yield found
             found.close()
         finally:

@@ -1,4 +1,4 @@
-"""Random moves of two drivers, three workers and a user; some calls are repeated, some arrive much too late."""
+"""Random moves of drivers, workers and a user; some calls are repeated, some arrive much too late."""
 
 from __future__ import annotations
 

@@ -197,8 +197,9 @@ class LuaCampaign:
 
     def make_due(self) -> None:
         scheduled = self.queue.keys.column("scheduled")
-        for job in self.client.zrange(scheduled, 0, -1):  # none, if a repeat of the last move has promoted it
-            self.client.zadd(scheduled, {job: 0})
+        # None, if a repeat of the last move has promoted them.
+        if jobs := self.client.zrange(scheduled, 0, -1):
+            self.client.zadd(scheduled, dict.fromkeys(jobs, 0), xx=True)
 
     # What is there
 
