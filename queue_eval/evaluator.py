@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import os
 import sys
 import threading
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 from queue_eval.callbacks import Callbacks
 from queue_eval.campaign import Campaign
@@ -28,15 +28,12 @@ from queue_eval.errors import (
 from queue_eval.job import Job
 from queue_eval.ledger import Watcher
 from queue_eval.local_workers import LocalWorkers
-from queue_eval.opening import Line, attach_campaign, open_campaign, reach
+from queue_eval.opening import Line, attach_campaign, open_campaign
 from queue_eval.options import Keywords, Options, count, seconds
-from queue_eval.results import SavedKeys, convert_for_csv, data_frame, write_results
+from queue_eval.records import Records
 from queue_eval.single import SingleJobs
 from queue_eval.states import FAIL_RETURN_VALUE, Method, State
 from queue_eval.waiting import Waiter
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EVALUATORS = {
     Method.THREAD: "ThreadPoolEvaluator",
@@ -49,7 +46,7 @@ EVALUATORS = {
 _MAX_PRIORITY = 32767
 
 
-class Evaluator:
+class Evaluator(Records):
     """Submits configs to a durable campaign and gathers the finished jobs.
 
     Guarantees: a finished job is gathered once; leaving, being interrupted or being killed loses nothing,
@@ -74,27 +71,19 @@ class Evaluator:
         chosen = Options.checked(**options)
         slots = count("num_workers", num_workers)
         calls = Callbacks(callbacks)
-        line = reach(chosen.url, chosen.home)
-        try:
-            campaign = open_campaign(line, run_function, self.method, slots, chosen)
-        except BaseException:
-            line.link.close()
-            raise
+        line, campaign = open_campaign(run_function, self.method, slots, chosen)
         self._set_up(line, campaign, run_function, slots, calls, chosen)
 
     def _set_up(
         self, line: Line, campaign: Campaign, run_function: Any, num_workers: int, callbacks: Callbacks,
         options: Options,
     ) -> None:  # fmt: skip
+        super().__init__(campaign)
         self.run_function = run_function
         self.num_workers = num_workers
         self.campaign = campaign.queue.campaign
-        self._campaign = campaign
-        self._ledger = campaign.ledger
         self._callbacks = callbacks
         self._options = options
-        self._created: list[Job] = []
-        self._submitted = 0
         self._submit_lock = threading.Lock()
         wanted = line.is_embedded if options.local_workers is None else options.local_workers
         self._workers = (
@@ -132,12 +121,7 @@ class Evaluator:
         Raises CampaignNotFoundError.
         """
         options = Options.checked(campaign=campaign, url=url, home=home)
-        line = reach(options.url, options.home)
-        try:
-            opened, meta = attach_campaign(line, campaign)
-        except BaseException:
-            line.link.close()
-            raise
+        line, opened, meta = attach_campaign(campaign, options)
         attached = Evaluator.__new__(Evaluator)
         attached.method = Method(meta["method"].decode())
         slots = int(meta.get("num_workers", b"1"))
@@ -246,16 +230,14 @@ class Evaluator:
         ledger, lock = self._ledger, self._campaign.lock
         ending = None
         with lock:
-            batch = list(ledger.ready.values())[:limit]
+            batch = list(itertools.islice(ledger.ready.values(), limit))
         for job in batch:
             with lock:
-                is_new = ledger.ready.get(job.id) is job and ledger.done.get(job.id) is not job
-                if is_new:
-                    ledger.done[job.id] = job
+                is_new = ledger.record(job)
             if is_new:
                 ending = self._callbacks.done(job) or ending
         with lock:
-            batch = [job for job in batch if ledger.ready.pop(job.id, None) is not None]
+            batch = ledger.hand_over(batch)
         self._finish(batch, ending)
         return batch
 
@@ -273,57 +255,6 @@ class Evaluator:
         """Jobs that finished in earlier lives of this campaign, in that order. They count as gathered."""
         self._check_open()
         return self._campaign.history()
-
-    @property
-    def num_outstanding(self) -> int:
-        """Jobs, submitted or adopted, that no gather has returned."""
-        with self._campaign.lock:
-            return self._ledger.outstanding
-
-    @property
-    def num_submitted(self) -> int:
-        """Submissions of this life."""
-        return self._submitted
-
-    @property
-    def num_gathered(self) -> int:
-        """Jobs gathered, awaited or given by `history`, each counted once."""
-        with self._campaign.lock:
-            return len(self._ledger.done)
-
-    @property
-    def jobs(self) -> list[Job]:
-        """Every job this driver knows. Adopted ones are known when they finish."""
-        with self._campaign.lock:
-            return [*self._ledger.tracked.values(), *self._created]
-
-    @property
-    def jobs_done(self) -> list[Job]:
-        """Every job that was gathered, awaited or given by `history`, each once."""
-        with self._campaign.lock:
-            return list(self._ledger.done.values())
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row per job that this driver knows; times in UTC and seconds."""
-        return data_frame(self.jobs)
-
-    def dump_evals(self, saved_keys: SavedKeys = None, log_dir: str | Path = ".") -> None:
-        """Write ``results.csv`` to `log_dir`: every job of `jobs_done`; no file when there is none.
-
-        `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
-        """
-        write_results(self.jobs_done, saved_keys, Path(log_dir))
-
-    def decode(self, key: str) -> dict[str, Any]:
-        """The dict that a JSON string holds. Raises ValueError for anything else."""
-        value = json.loads(key) if isinstance(key, (str, bytes)) else key
-        if not isinstance(key, (str, bytes)) or not isinstance(value, dict):
-            raise ValueError(f"Expected dict, but got {value.__class__}")
-        return value
-
-    def convert_for_csv(self, val: Any) -> Any:
-        """`val` as a cell of a CSV file: a list becomes its `str`."""
-        return convert_for_csv(val)
 
     # Ending -------------------------------------------------------------------------------------------
 

@@ -29,8 +29,11 @@ class Job:
     )  # fmt: skip
 
     def __init__(self, id: int, config: dict[str, Any], run_function: Any) -> None:  # noqa: A002 - DeepHyper's
+        self._begin(id, copy.deepcopy(config), run_function)
+
+    def _begin(self, id: int, config: dict[str, Any], run_function: Any) -> None:  # noqa: A002
         self.id = id
-        self.config: dict[str, Any] = copy.deepcopy(config)
+        self.config = config
         self.config["id"] = id
         self.run_function = run_function
         self.status = self.READY
@@ -58,9 +61,8 @@ class Job:
     @classmethod
     def owning(cls, id: int, config: dict[str, Any], run_function: Any) -> Job:  # noqa: A002 - DeepHyper's
         """A job that takes `config` over instead of copying it."""
-        job = cls(id, {}, run_function)
-        job.config = config
-        config["id"] = id
+        job = cls.__new__(cls)
+        job._begin(id, config, run_function)
         return job
 
     @property

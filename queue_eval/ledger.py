@@ -49,6 +49,8 @@ class Ledger:
     """Of these, the entry of the outcome that the server already has."""
     ready: dict[int, Job] = field(default_factory=dict)
     """Finished, not gathered."""
+    told: set[int] = field(default_factory=set)
+    """Of the ready ones, those that the callbacks have seen."""
     done: dict[int, Job] = field(default_factory=dict)
     """Gathered, or given by history."""
     watchers: dict[int, Watcher] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class Ledger:
         self.waiting[job.id] = job
         self.tracked[job.id] = job
         self.ready.pop(job.id, None)
+        self.told.discard(job.id)
         self.last_id = max(self.last_id, job.id)
 
     def is_candidate(self, entry: ResultEntry) -> bool:
@@ -136,6 +139,18 @@ class Ledger:
         self.joined.pop(job.id, None)
         self.fences.pop(job.id, None)
 
-    def gathered(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            self.ready.pop(job.id, None)
+    def record(self, job: Job) -> bool:
+        """A ready job is being gathered; whether the callbacks have not seen it yet."""
+        if self.ready.get(job.id) is not job or job.id in self.told:
+            return False
+        self.told.add(job.id)
+        self.done[job.id] = job
+        return True
+
+    def hand_over(self, jobs: Iterable[Job]) -> list[Job]:
+        """Those of the jobs that no other gather has returned meanwhile."""
+        handed = [job for job in jobs if self.ready.get(job.id) is job]
+        for job in handed:
+            self.told.discard(job.id)
+            del self.ready[job.id]
+        return handed

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.access import Access, home_folder
+from queue_eval.access import Access, find_access, home_folder
 from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
 from queue_eval.codec import encode
 from queue_eval.connection import Link
-from queue_eval.errors import FunctionError
+from queue_eval.errors import CampaignNotFoundError, FunctionError
 from queue_eval.function_ref import FunctionRef, describe
 from queue_eval.options import Options
 from queue_eval.queue import CampaignQueue, Opened
@@ -55,25 +55,44 @@ def reach(url: str | None, home: Path | None) -> Line:
 
 
 def open_campaign(
-    line: Line, run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options
-) -> Campaign:
+    run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options
+) -> tuple[Line, Campaign]:
     """Create or continue the campaign of `options`; warns when the function's source has changed.
 
-    Raises CampaignConflictError, FunctionError, ServerRefusedError.
+    Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
+    CampaignConflictError.
     """
     reference = describe(run_function)
     name = options.campaign or _unique_name(reference)
-    fields = _meta(line.access.key, name, reference, method, num_workers, options)
-    queue, opened = CampaignQueue.open(line.link, name, fields, accept_change=options.on_change == "accept")
-    if not opened.created:
-        _compare(name, opened, reference)
-    return Campaign(queue, opened, run_function, reuse=options.reuse)
+    line = reach(options.url, options.home)
+    try:
+        fields = _meta(line.access.key, name, reference, method, num_workers, options)
+        queue, opened = CampaignQueue.open(
+            line.link, name, fields, accept_change=options.on_change == "accept"
+        )
+        if not opened.created:
+            _compare(name, opened, reference)
+    except BaseException:
+        line.link.close()
+        raise
+    return line, Campaign(queue, opened, run_function, reuse=options.reuse)
 
 
-def attach_campaign(line: Line, campaign: str) -> tuple[Campaign, dict[str, bytes]]:
+def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:
     """An existing campaign, unchanged, and its meta. Raises CampaignNotFoundError."""
-    queue, meta = CampaignQueue.attach(line.link, campaign)
-    return Campaign(queue, queue.standing(), None, reuse=True), meta
+    if find_access(options.url, options.home) is None:
+        raise CampaignNotFoundError(
+            f"there is no campaign {campaign!r}: {home_folder(options.home)} has no server; "
+            "give the campaign's url or home"
+        )
+    line = reach(options.url, options.home)
+    try:
+        queue, meta = CampaignQueue.attach(line.link, campaign)
+        opened = queue.standing()
+    except BaseException:
+        line.link.close()
+        raise
+    return line, Campaign(queue, opened, None, reuse=options.reuse), meta
 
 
 def _unique_name(reference: FunctionRef) -> str:

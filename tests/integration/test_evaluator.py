@@ -13,6 +13,7 @@ from queue_eval import (
     CampaignNotFoundError,
     ConfigError,
     Evaluator,
+    FunctionError,
     JobFailed,
     MethodUnavailableError,
     RayEvaluator,
@@ -539,12 +540,14 @@ def test_history_between_submission_and_gather(create, fake_worker):
     fake_worker(first.campaign)
     first.submit(configs(2))
     first.gather("ALL")
-    second = create()
+    profiler = ProfilingCallback()
+    second = create(callbacks=[profiler])
     jobs = second.submit(configs(2))
     assert len(second.history()) == 2
     assert second.num_gathered == 2
     assert sorted(ids(second.gather("ALL"))) == ids(jobs)
     assert second.num_gathered == 2
+    assert list(profiler.profile["n_jobs_running"]) == [1, 2, 1, 0]
 
 
 def test_history_leaves_out_former_outcomes(create, fake_worker):
@@ -640,6 +643,19 @@ def test_attach(server, create, campaign, fake_worker):
 def test_attach_to_nothing(server):
     with pytest.raises(CampaignNotFoundError, match="no campaign 'nowhere'"):
         Evaluator.attach("nowhere", home=server)
+
+
+def test_attach_starts_no_server(tmp_path):
+    with pytest.raises(CampaignNotFoundError, match="has no server"):
+        Evaluator.attach("nowhere", home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_function_that_cannot_travel_starts_no_server(tmp_path):
+    for function in ("no function", 3):
+        with pytest.raises(FunctionError):
+            Evaluator.create(function, method_kwargs={"home": tmp_path / "home"})
+    assert not (tmp_path / "home").exists()
 
 
 # Ending -----------------------------------------------------------------------------------------------------

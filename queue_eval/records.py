@@ -1,0 +1,75 @@
+"""What a driver knows of its jobs: counts, lists, tables. Also when it is closed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from queue_eval.campaign import Campaign
+from queue_eval.job import Job
+from queue_eval.results import SavedKeys, convert_for_csv, data_frame, write_results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Records:
+    """The part of an evaluator that only looks."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self._campaign = campaign
+        self._ledger = campaign.ledger
+        self._created: list[Job] = []
+        self._submitted = 0
+
+    @property
+    def num_outstanding(self) -> int:
+        """Jobs, submitted or adopted, that no gather has returned."""
+        with self._campaign.lock:
+            return self._ledger.outstanding
+
+    @property
+    def num_submitted(self) -> int:
+        """Submissions of this life."""
+        return self._submitted
+
+    @property
+    def num_gathered(self) -> int:
+        """Jobs gathered, awaited or given by `history`, each counted once."""
+        with self._campaign.lock:
+            return len(self._ledger.done)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every job this driver knows. Adopted ones are known when they finish."""
+        with self._campaign.lock:
+            return [*self._ledger.tracked.values(), *self._created]
+
+    @property
+    def jobs_done(self) -> list[Job]:
+        """Every job that was gathered, awaited or given by `history`, each once."""
+        with self._campaign.lock:
+            return list(self._ledger.done.values())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per job that this driver knows; times in UTC and seconds."""
+        return data_frame(self.jobs)
+
+    def dump_evals(self, saved_keys: SavedKeys = None, log_dir: str | Path = ".") -> None:
+        """Write ``results.csv`` to `log_dir`: every job of `jobs_done`; no file when there is none.
+
+        `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
+        """
+        write_results(self.jobs_done, saved_keys, Path(log_dir))
+
+    def decode(self, key: str) -> dict[str, Any]:
+        """The dict that a JSON string holds. Raises ValueError for anything else."""
+        value = json.loads(key) if isinstance(key, (str, bytes)) else key
+        if not isinstance(key, (str, bytes)) or not isinstance(value, dict):
+            raise ValueError(f"Expected dict, but got {value.__class__}")
+        return value
+
+    def convert_for_csv(self, val: Any) -> Any:
+        """`val` as a cell of a CSV file: a list becomes its `str`."""
+        return convert_for_csv(val)
