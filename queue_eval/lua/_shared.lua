@@ -157,12 +157,22 @@ local function log_failure(id, attempt, cause, worker, body, output)
     'worker', worker, 'body', body, 'output', output or '')
 end
 
--- Which worker holds each of `ids`: id -> { worker, held value }. One command per worker, for rare moves.
+-- Which worker holds each of `ids`: id -> { worker, held value }. For rare moves: it asks every worker, and of
+-- each worker whichever is shorter, for these ids or for all that it holds.
 local function holders(ids)
-  local found = {}
+  local found, wanted = {}, {}
+  for _, id in ipairs(ids) do wanted[id] = true end
   for _, worker in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
-    for i, value in ipairs(hmget(held_key(worker), ids)) do
-      if value then found[ids[i]] = { worker, value } end
+    local held = held_key(worker)
+    if redis.call('HLEN', held) < #ids then
+      local all = redis.call('HGETALL', held)
+      for i = 1, #all, 2 do
+        if wanted[all[i]] then found[all[i]] = { worker, all[i + 1] } end
+      end
+    else
+      for i, value in ipairs(hmget(held, ids)) do
+        if value then found[ids[i]] = { worker, value } end
+      end
     end
   end
   return found
