@@ -11,6 +11,7 @@ sends SIGKILL to its process group when the parent's end of LIFELINE closes.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -130,7 +131,8 @@ class _Child:
         try:
             outcome, body = "ok", self._call(job, config).encode()
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
-            outcome, body = "error", bounded(_describe(error).encode("utf-8", "backslashreplace"), ERROR_BYTES)
+            text = _describe(error).encode("utf-8", "backslashreplace")
+            outcome, body = "error", bounded(text, ERROR_BYTES)
         run_ms = (time.perf_counter() - begun) * 1000
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of user code came back here; only the original may report and go on
@@ -181,10 +183,8 @@ class _Surroundings:
 
     def restore(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(Exception):  # user code may have closed or replaced it
                 stream.flush()
-            except Exception:  # noqa: S110 - user code may have closed or replaced it; nothing is left to keep
-                pass
         for fd, copy in zip((1, 2), self._copies, strict=True):
             try:
                 os.fstat(fd)
@@ -202,7 +202,7 @@ class _Surroundings:
 
 def _open_stream(fd: int, copy: int) -> io.TextIOWrapper:
     os.dup2(copy, fd)
-    return open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123
+    return open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
 class _ThreadOutput(io.TextIOBase):

@@ -95,13 +95,15 @@ def load(name: str, payload: bytes | None, path: Iterable[str]) -> Callable[...,
 
 
 def source_hash(function: Any) -> str:
-    """Hash of a function's code: equal as long as it does the same, whatever its file or line. '' if unknown."""
+    """Hash of a function's code, equal as long as it does the same, wherever it stands; '' if unknown."""
     for _ in range(100):  # decorated functions and partials name what they wrap
         inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
         if inner is None:
             break
         function = inner
-    code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
+    code = getattr(function, "__code__", None)
+    if code is None and callable(function):  # an object with a __call__ of its own
+        code = getattr(type(function).__call__, "__code__", None)
     return _hash_code(code) if isinstance(code, CodeType) else ""
 
 
@@ -121,7 +123,7 @@ def _essence(code: CodeType) -> tuple[Any, ...]:
 
 
 def _source_in_file(module: str, function: str, path: Iterable[str]) -> str:
-    """The hash of a function that is not imported: its module's file is found, compiled and searched."""
+    """The hash of a function that is not imported: its module's file is found, compiled, searched."""
     import importlib.machinery
 
     folders: list[str] | None = [*path, *sys.path]
@@ -147,7 +149,7 @@ def _source_in_file(module: str, function: str, path: Iterable[str]) -> str:
 
 
 def _driver_path() -> list[str]:
-    """The driver's working directory and the folder of its script, in the order in which it imports itself."""
+    """The driver's working directory and the folder of its script, in the order it imports from them."""
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     # A console script or an installed module is not the user's script.

@@ -43,7 +43,7 @@ WORKERS = "qe:workers"
 """zset: worker by the time (ms) of its last heartbeat."""
 
 NOTICES = "qe:notices"
-"""stream: what workers had better look at soon (new campaign, cancel, drain); never the only way to learn it."""
+"""stream: what workers had better look at soon (new campaign, cancel, drain), never the only way to know."""
 
 COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
@@ -59,7 +59,9 @@ _CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 def check_campaign_name(name: str) -> str:
     """Return `name`, or raise UsageError unless it may name a campaign."""
     if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):
-        raise UsageError(f"campaign name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
+        raise UsageError(
+            f"campaign name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'"
+        )
     return name
 
 

@@ -112,7 +112,7 @@ class FrameBuffer:
             line, _, body = whole.partition(b"\n")
             header = _decode(line)
             if not isinstance(header, list):
-                raise ValueError("not a frame")  # noqa: TRY004 - a broken stream, whatever its type
+                raise ValueError("not a frame")
             frames.append((header, body))
             at = end
         if at:

@@ -90,8 +90,10 @@ class Exchange:
                 job, attempt = one.token
                 served.pace.add(one.slot_ms)
                 served.outbox.append(
-                    Settlement(job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output)
-                )  # fmt: skip
+                    Settlement(
+                        job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output
+                    )
+                )
             served.in_hand -= len(attempts)
             served.missing_slots = missing_slots
             self._changed.notify()
@@ -105,8 +107,9 @@ class Exchange:
             served.in_hand -= len(tokens)
             if release:
                 self._to_release.append((served, [(job, attempt, False) for job, attempt in tokens]))
-            for job, _ in tokens:
-                served.tokens.pop(job, None)
+            for job, attempt in tokens:
+                if served.tokens.get(job) == attempt:
+                    del served.tokens[job]
             self._changed.notify()
 
     def wanted(self, campaign: str | None) -> None:
@@ -182,12 +185,14 @@ class Exchange:
         with self._changed:
             return sum(served.in_hand for served in self._served.values())
 
-    def while_away(self, away_s: float) -> None:
+    def while_away(self) -> None:
         """Link: the server is away. Everything that has ended goes to disk."""
         if self._spool is None:
             return
         with self._changed:
-            waiting = [(served.queue, list(served.outbox)) for served in self._served.values()]
+            waiting: list[tuple[CampaignQueue, Sequence[Settlement]]] = [
+                (served.queue, list(served.outbox)) for served in self._served.values()
+            ]
             if self._in_flight is not None:
                 waiting.append(self._in_flight)
         for queue, settlements in waiting:
@@ -248,8 +253,9 @@ class Exchange:
         room = max(0, min(slots - in_hand, share - served.in_hand))
         if rivals > 1:
             return room, 0
-        ahead = served.pace.fitting(_PREFETCH_MS, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST) * slots
-        return room, max(0, min(ahead, 2 * _PREFETCH_MOST) - max(0, served.in_hand - slots))
+        per_slot = served.pace.fitting(_PREFETCH_MS, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)
+        ahead = min(per_slot * slots, 2 * _PREFETCH_MOST)
+        return room, max(0, ahead - max(0, served.in_hand - slots))
 
     def _trade(self, served: Served) -> None:
         with self._changed:

@@ -137,13 +137,15 @@ class LeaseKeeper:
         except CampaignNotFoundError:
             self._exchange.leave(served.name)
             return
+        # By token: the job may have come back to this very worker as another attempt.
+        held = dict(tokens)
         if reply.finished:
             log.info("jobs %s of %s were cancelled or finished elsewhere", reply.finished, served.name)
-            self._runner.forget(served.name, reply.finished, begun=True)
+            self._runner.forget(served.name, [(job, held[job]) for job in reply.finished], begun=True)
         if reply.taken:
             # What has begun goes on: its success still counts if it comes first.
             log.warning("leases of jobs %s of %s were taken away", reply.taken, served.name)
-            self._runner.forget(served.name, reply.taken, begun=False)
+            self._runner.forget(served.name, [(job, held[job]) for job in reply.taken], begun=False)
         if reply.revision != served.plan.revision:
             self._look_at(served.name)
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Reclaimer:
-    """Looks about once a second. One script call per campaign, which does nothing when nothing has expired."""
+    """Looks about once a second: one script call per campaign, cheap when nothing has expired."""
 
     def __init__(self, link: Link, options: WorkerOptions, exchange: Exchange) -> None:
         self._link = link
@@ -46,8 +46,7 @@ class Reclaimer:
                     for worker in dead:
                         self._reclaim(served, worker)
                 if dead:
-                    key = keys.machine_key(self._machine)
-                    self._link.call(lambda client, d=dead, k=key: client.hdel(k, *d))
+                    self._strike_off(dead)
             except GiveUp:
                 return
             except Exception:  # it must outlive whatever it meets
@@ -62,11 +61,16 @@ class Reclaimer:
             while True:
                 reply = served.queue.reclaim(grace_ms=self._grace_ms, worker=worker)
                 if reply.ids:
-                    log.warning("took back jobs %s of %s from %s", reply.ids, served.name, worker or "dead workers")
+                    whose = worker or "workers whose leases expired"
+                    log.warning("took back jobs %s of %s from %s", reply.ids, served.name, whose)
                 if not reply.more:
                     return
         except CampaignNotFoundError:
             self._exchange.leave(served.name)
+
+    def _strike_off(self, dead: list[str]) -> None:
+        key = keys.machine_key(self._machine)
+        self._link.call(lambda client: client.hdel(key, *dead))
 
     def _dead_neighbours(self) -> list[str]:
         key = keys.machine_key(self._machine)

@@ -6,6 +6,7 @@ callbacks of `Reports`. It never talks to the server, so that time limits hold w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -80,9 +81,9 @@ class Runner:
     def submit(self, campaign: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
         self._call(lambda: self._submit(campaign, plan, attempts))
 
-    def forget(self, campaign: str, ids: Sequence[int], *, begun: bool) -> None:
-        """Drop jobs that the server has taken away; running ones only when `begun`."""
-        self._call(lambda: self._forget(campaign, ids, begun=begun))
+    def forget(self, campaign: str, tokens: Sequence[Token], *, begun: bool) -> None:
+        """Drop attempts that the server has taken away; running ones only when `begun`."""
+        self._call(lambda: self._forget(campaign, tokens, begun=begun))
 
     def take_back(self, waiting_longer_s: float = 0.0) -> None:
         """Give up, for release, what has waited longer than this without having begun."""
@@ -93,7 +94,7 @@ class Runner:
         self._call(lambda: self._drop(campaign))
 
     def close(self) -> dict[str, tuple[list[Token], list[Token]]]:
-        """Kill everything. Returns the tokens that were (running, waiting) by campaign. May be called twice."""
+        """Kill everything; the tokens that were (running, waiting), by campaign. May be called twice."""
         self._call(self._stop)
         self._thread.join()
         left: dict[str, tuple[list[Token], list[Token]]] = {}
@@ -149,13 +150,13 @@ class Runner:
         lane.used_at = time.monotonic()
         lane.current.submit(attempts)
 
-    def _forget(self, campaign: str, ids: Sequence[int], *, begun: bool) -> None:
+    def _forget(self, campaign: str, tokens: Sequence[Token], *, begun: bool) -> None:
         lane = self._lanes.get(campaign)
         if lane is None:
             return
-        tokens = [token for executor in lane.executors() for token in executor.forget(ids, begun=begun)]
-        if tokens:
-            self._reports.given_up(campaign, tokens, release=False)
+        dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
+        if dropped:
+            self._reports.given_up(campaign, dropped, release=False)
 
     def _take_back(self, waiting_since: float) -> None:
         for campaign, lane in self._lanes.items():
@@ -181,7 +182,5 @@ class Runner:
 
     def _call(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
-        try:
+        with contextlib.suppress(BlockingIOError):  # it is ringing already
             os.write(self._bell_write, b"!")
-        except BlockingIOError:
-            pass  # it is ringing already

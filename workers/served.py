@@ -46,7 +46,9 @@ class Served:
         return self.queue.campaign
 
 
-def make_plan(queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptions, key: bytes | None) -> Plan:
+def make_plan(
+    queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptions, key: bytes | None
+) -> Plan:
     """What to run for a campaign, by its meta.
 
     Raises FunctionError when it is not to be run here (a bad signature, malformed options), and

@@ -19,10 +19,12 @@ from typing import IO
 
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.queue import CampaignQueue, Settlement
+from queue_eval.queue import CampaignQueue, Settlement, pages
 from queue_eval.states import Outcome
 
 log = logging.getLogger(__name__)
+
+_PAGE = 500
 
 
 class Spool:
@@ -77,18 +79,20 @@ def deliver_orphans(folder: Path, link: Link) -> int:
             left = [kept for line in file if (kept := _decode(line)) is not None]
             for campaign, uid, worker in dict.fromkeys((k[0], k[1], k[2]) for k in left):
                 settlements = [k[3] for k in left if k[:3] == (campaign, uid, worker)]
-                queue = CampaignQueue(link, campaign, uid)
-                try:
-                    queue.settle(
-                        worker, settlements, lease_ms=0, request="", room=0, prefetch=0, now=time.monotonic()
-                    )
-                except CampaignNotFoundError:
-                    log.warning("campaign %s is gone: its spooled settlements are dropped", campaign)
+                _settle(CampaignQueue(link, campaign, uid), worker, settlements)
                 delivered += len(settlements)
             path.unlink(missing_ok=True)
     if delivered:
         log.info("delivered %d settlements of a dead worker from %s", delivered, folder)
     return delivered
+
+
+def _settle(queue: CampaignQueue, worker: str, settlements: Sequence[Settlement]) -> None:
+    try:
+        for page in pages(settlements, _PAGE):
+            queue.settle(worker, page, lease_ms=0, request="", room=0, prefetch=0, now=time.monotonic())
+    except CampaignNotFoundError:
+        log.warning("campaign %s is gone: its spooled settlements are dropped", queue.campaign)
 
 
 @contextmanager

@@ -147,7 +147,7 @@ class Worker:
         return limit is not None and time.monotonic() - self._began_at > limit - min(2.0, 0.1 * limit)
 
     def _exchange_while_away(self, away_s: float) -> None:
-        self._exchange.while_away(away_s)
+        self._exchange.while_away()
         self._while_away(away_s)
 
     def _while_away(self, away_s: float) -> None:
@@ -183,7 +183,9 @@ class Worker:
         if card is not None:
             pid, _, created = card.decode().partition(" ")
             if is_alive(int(pid), float(created)):
-                raise UsageError(f"a worker named {name!r} is running already (pid {pid}); choose another --name")
+                raise UsageError(
+                    f"a worker named {name!r} is running already (pid {pid}); choose another --name"
+                )
 
 
 def _drain_margin_s(limit_s: float) -> float:

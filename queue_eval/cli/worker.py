@@ -86,7 +86,7 @@ def _wait_for_access(url: str | None, home: Path, idle_timeout: float | None) ->
     told = False
     while (access := find_access(url, home)) is None:
         if not told:
-            click.echo(f"queue-eval: no server is known: waiting for {home}/access.json (or give --url)", err=True)
+            click.echo(f"queue-eval: waiting for {home}/access.json; or give --url", err=True)
             told = True
         if idle_timeout is not None and time.monotonic() - began_at > idle_timeout:
             raise ServerUnreachableError(f"no access file appeared in {home}; start a server or give --url")

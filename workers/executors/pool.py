@@ -70,12 +70,12 @@ class ChildPool:
         self._waiting.extend((now, attempt) for attempt in attempts)
         self._dispatch()
 
-    def forget(self, ids: Sequence[int], *, begun: bool) -> list[Token]:
-        unwanted = set(ids)
-        dropped = [attempt.token for _, attempt in self._waiting if attempt.token[0] in unwanted]
-        self._waiting = deque(item for item in self._waiting if item[1].token[0] not in unwanted)
+    def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
+        unwanted = set(tokens)
+        dropped = [attempt.token for _, attempt in self._waiting if attempt.token in unwanted]
+        self._waiting = deque(item for item in self._waiting if item[1].token not in unwanted)
         for child in list(self._children):
-            doomed = [token for token in child.given if token[0] in unwanted]
+            doomed = [token for token in child.given if token in unwanted]
             running = [token for token in doomed if token in child.begun_at]
             for token in doomed:
                 if token not in running:
@@ -116,7 +116,9 @@ class ChildPool:
 
     def next_deadline(self) -> float | None:
         deadlines = [
-            begun_at + self._limit_of(child) for child in self._children for begun_at in child.begun_at.values()
+            begun_at + self._limit_of(child)
+            for child in self._children
+            for begun_at in child.begun_at.values()
         ]
         deadline = min(deadlines, default=math.inf)
         return deadline if deadline < math.inf else None

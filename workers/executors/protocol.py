@@ -59,14 +59,15 @@ class Executor(Protocol):
     with the selector carry a callable as their data, to be called when they are ready.
     """
 
-    slots: int
-    """Attempts that may run at once; an abandoned thread takes one away until its process is replaced."""
+    @property
+    def slots(self) -> int:
+        """Attempts that may run at once; an abandoned thread takes one away until its child is replaced."""
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Begin as many as there is room for; keep the others waiting, in order."""
 
-    def forget(self, ids: Sequence[int], *, begun: bool) -> list[Token]:
-        """Drop these jobs without a report, those that are running only when `begun`; return which."""
+    def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
+        """Drop these attempts without a report, those that are running only when `begun`; return which."""
 
     def take_back(self, waiting_since: float) -> list[Token]:
         """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s)."""
