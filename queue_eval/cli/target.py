@@ -9,7 +9,6 @@ import ast
 import difflib
 import importlib.util
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -96,13 +95,14 @@ def _find(module: str, path: list[str]) -> ModuleSpec | None:
     """The module's spec; neither it nor a package above it is imported."""
     folders: list[str] | None = path
     spec = None
+    if module == "__main__":
+        return None  # that of this process is ours
     for depth, part in enumerate(module.split(".")):
         # By its last part: the finder would look for a dotted name's parent among what is imported.
         spec = PathFinder.find_spec(part, folders)
         if spec is None and depth == 0:
             # Built in, or known to an import hook, as packages in development are.
-            with suppress(ValueError):  # __main__ has none
-                spec = importlib.util.find_spec(part)
+            spec = importlib.util.find_spec(part)
         if spec is None:
             # Such as os.path, which is another module's other name.
             return getattr(sys.modules.get(module), "__spec__", None)

@@ -1,0 +1,110 @@
+"""Commands that check and export."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pandas as pd
+import pytest
+from test_cli_support import Filled, cli, cli_here, complaint, document, filled_campaign
+
+from queue_eval.access import find_access
+from queue_eval.connection import Link
+from queue_eval.server import start_server
+from queue_eval.states import FAIL_RETURN_VALUE, Outcome
+
+
+@pytest.fixture
+def filled(server, campaign):
+    with filled_campaign(server, campaign) as filled:
+        yield filled
+
+
+def test_export_jsonl(filled, server, campaign, tmp_path):
+    # Finished anew, so last; its former failure is not exported.
+    filled.queue.cancel([5, 6])
+    filled.queue.retry([3])
+    filled.run(1, Outcome.OK, "3")
+    out = tmp_path / "e.jsonl"
+    assert document(cli("export", campaign, "--out", out, "--json", home=server))["jobs"] == 6
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [1, 2, 8, 5, 6, 3]
+    assert rows[-1]["result"] == 3
+    assert rows[0]["config"] == {"x": 1, "deep": {"a": [1]}}
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_export_tables(filled, server, campaign, tmp_path):
+    out = tmp_path / "e.csv"
+    out.write_text("older")
+    assert cli("export", campaign, "--out", "e.csv", home=server, cwd=tmp_path).stdout.startswith("4 jobs")
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["x", "deep", "config.state", "id", "objective"]
+    assert [(row["id"], row["state"], row["objective"]) for row in rows] == [
+        ("1", "succeeded", "10.5"), ("2", "succeeded", '{"score": 1, "nan": null}'),
+        ("3", "failed", str(FAIL_RETURN_VALUE)), ("8", "cancelled", str(FAIL_RETURN_VALUE)),
+    ]  # fmt: skip
+    assert rows[0]["deep"] == '{"a": [1]}'
+    assert rows[1]["config.state"] == "mine"
+    assert cli("export", campaign, "--out", tmp_path / "e.parquet", home=server).returncode == 0
+    frame = pd.read_parquet(tmp_path / "e.parquet")
+    assert list(frame.columns) == list(rows[0])
+    assert list(frame["x"]) == [1, 2, 3, 8]
+    assert frame["x"].dtype == "int64"
+    assert str(frame["finished_at"].dtype) == "datetime64[ms, UTC]"
+    assert json.loads(frame["objective"][1]) == {"score": 1, "nan": None}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.csv", "e.parquet"]
+
+
+def test_export_of_nothing_and_to_nowhere(server, campaign, tmp_path):
+    filled = Filled(server, campaign)
+    for ending in ("csv", "parquet", "jsonl"):
+        assert cli_here("export", campaign, "--out", tmp_path / f"e.{ending}", home=server).returncode == 0
+    assert (tmp_path / "e.jsonl").read_text() == ""
+    assert len((tmp_path / "e.csv").read_text().splitlines()) == 1
+    assert pd.read_parquet(tmp_path / "e.parquet").empty
+    assert ".csv, .parquet or .jsonl" in complaint(
+        cli_here("export", campaign, "--out", "e.xls", home=server), 2
+    )
+    complaint(cli_here("export", campaign, "--out", tmp_path / "no" / "e.csv", home=server), 2)
+    filled.queue.purge()
+    filled.link.close()
+
+
+def test_doctor(filled, server, campaign):
+    done = cli("doctor", home=server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "warn"}
+    assert document(cli("doctor", "--json", home=server))["ok"] is True
+    filled.link.call(lambda client: client.hincrby(filled.queue.keys.meta, "last_id", 1))
+    failed = [
+        check
+        for check in document(cli("doctor", "--json", home=server), 1)["checks"]
+        if check["status"] == "fail"
+    ]
+    assert [check["name"] for check in failed] == [f"campaign {campaign}"]
+    filled.link.call(lambda client: client.hincrby(filled.queue.keys.meta, "last_id", -1))
+
+
+def test_doctor_of_a_server_that_hurts(own_home):
+    start_server(own_home)
+    link = Link(find_access(None, own_home), name="test")
+    for name, value in (("maxmemory-policy", "allkeys-lru"), ("maxmemory", "1gb"), ("appendonly", "no")):
+        link.call(lambda client, name=name, value=value: client.config_set(name, value))
+    link.close()
+    own_home.chmod(0o777)
+    report = document(cli_here("doctor", "--json", "--home", own_home), 1)
+    failed = {check["name"] for check in report["checks"] if check["status"] == "fail"}
+    assert failed == {"persistence", "maxmemory-policy", "home"}
+    own_home.chmod(0o700)
+    (own_home / "access.json").chmod(0o644)
+    report = document(cli_here("doctor", "--json", "--home", own_home), 1)
+    assert {c["name"] for c in report["checks"] if c["status"] == "fail"} == {"server", "access file"}
+
+
+def test_doctor_without_a_server(own_home):
+    report = document(cli_here("doctor", "--json", "--home", own_home), 1)
+    assert [check["name"] for check in report["checks"] if check["status"] == "fail"] == ["server"]
+    assert not own_home.exists()
