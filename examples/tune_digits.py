@@ -56,7 +56,7 @@ def near(config, rng):
 def search(evaluator):
     """The first round at random, each later one around the best so far."""
     rng = random.Random(0)  # the same configs in every life, which is how a new life finds the old results
-    best = None
+    best, score = None, None
     with tqdm(total=ROUNDS * PER_ROUND, desc="evaluations", unit="") as bar:
         for _ in range(ROUNDS):
             jobs = evaluator.submit([near(best, rng) if best else sample(rng) for _ in range(PER_ROUND)])

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
-import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from queue_eval.machine import new_worker_name
+
 DEFAULT_LEASE_S = 30.0
-
-
-def default_name() -> str:
-    """The host's name and six random hex digits."""
-    host = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())
-    return f"{host[:80]}-{secrets.token_hex(3)}"
 
 
 @dataclass(frozen=True)
@@ -23,7 +17,7 @@ class WorkerOptions:
     slots: int
     campaigns: tuple[str, ...] | None = None
     """None: all campaigns of the server."""
-    name: str = field(default_factory=default_name)
+    name: str = field(default_factory=new_worker_name)
     lease_s: float = DEFAULT_LEASE_S
     """Shorter finds a dead worker sooner; longer survives longer pauses of a live one."""
     idle_timeout_s: float | None = None

@@ -17,6 +17,7 @@ from queue_eval.access import Access, find_access, home_folder
 from queue_eval.cli.options import DURATION, server_options
 from queue_eval.connection import Link, is_refusal
 from queue_eval.errors import ServerUnreachableError, UsageError
+from queue_eval.machine import new_worker_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,13 +55,13 @@ def worker_command(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     _import_workers()
-    from workers.options import WorkerOptions, default_name
+    from workers.options import WorkerOptions
     from workers.worker import Worker
 
     folder = home_folder(home)
     access = _wait_for_access(url, folder, idle_timeout)
     options = WorkerOptions(
-        slots=slots, campaigns=tuple(campaigns) or None, name=name or default_name(), lease_s=lease,
+        slots=slots, campaigns=tuple(campaigns) or None, name=name or new_worker_name(), lease_s=lease,
         idle_timeout_s=idle_timeout, time_limit_s=time_limit, home=folder,
     )  # fmt: skip
     _check_server(access)
