@@ -127,7 +127,7 @@ def _show(
         ("method", text(meta, "method")),
         ("created", shown_time(created_ms(meta)) + " UTC"),
         ("rate", rate),
-        ("time left", shown_duration(pace.time_left_s)),
+        ("time left", shown_duration(pace.time_left_s) if snapshot.outstanding else "none"),
     ):
         click.echo(f"{label:<11}{value}")
     click.echo()

@@ -73,6 +73,11 @@ def guarded(run: Callable[[], None], invocation: Invocation) -> int:
         # Whoever read this has enough. What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error) or type(error).__name__
+        _explain(f"{place}{reason}; check the path, its permissions and the free space", invocation)
+        return FAILED
     except Exception as error:
         hint = "" if invocation.debug else "; add --debug for the traceback"
         _explain(f"unexpected {type(error).__name__}: {error}{hint}", invocation)

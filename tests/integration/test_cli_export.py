@@ -69,6 +69,10 @@ def test_export_of_nothing_and_to_nowhere(server, campaign, tmp_path):
         cli_here("export", campaign, "--out", "e.xls", home=server), 2
     )
     complaint(cli_here("export", campaign, "--out", tmp_path / "no" / "e.csv", home=server), 2)
+    long = tmp_path / f"{'e' * 300}.csv"
+    assert "File name too long; check" in complaint(
+        cli_here("export", campaign, "--out", long, home=server), 1
+    )
     filled.queue.purge()
     filled.link.close()
 
