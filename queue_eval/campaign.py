@@ -16,7 +16,9 @@ from typing import Any
 from queue_eval.codec import canonical, decode
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
-from queue_eval.queue import PAGE, CampaignQueue, Enqueued, Opened, Submission, batches, pages
+from queue_eval.moves import Enqueued, Opened, Submission
+from queue_eval.paging import PAGE, batches, pages
+from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, ResultReader, entry_order
 from queue_eval.states import FAIL_RETURN_VALUE, State
 

@@ -153,7 +153,9 @@ def _driver_path() -> list[str]:
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     # A console script or an installed module is not the user's script.
-    folders = [str(Path(script).resolve().parent)] if script and not _is_installed(script) else []
+    is_ours = script and Path(script).resolve().is_relative_to(Path(__file__).resolve().parent)
+    is_users = script and not is_ours and not _is_installed(script)
+    folders = [str(Path(script).resolve().parent)] if script and is_users else []
     # `python -m` looks in the working directory first, `python script.py` in the script's folder.
     run_as_module = getattr(main, "__spec__", None) is not None
     folders.insert(0 if run_as_module else len(folders), str(Path.cwd()))

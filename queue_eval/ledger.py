@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from queue_eval.job import Job
-from queue_eval.queue import Opened
+from queue_eval.moves import Opened
 from queue_eval.result_stream import ResultEntry, entry_order
 
 Order = tuple[int, int]

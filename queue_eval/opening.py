@@ -19,8 +19,9 @@ from queue_eval.codec import encode
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, FunctionError
 from queue_eval.function_ref import FunctionRef, describe
+from queue_eval.moves import Opened
 from queue_eval.options import Options
-from queue_eval.queue import CampaignQueue, Opened
+from queue_eval.queue import CampaignQueue
 from queue_eval.server import open_access, server_state
 from queue_eval.signing import sign
 from queue_eval.states import Method

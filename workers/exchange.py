@@ -24,7 +24,8 @@ from collections.abc import Sequence
 
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, FunctionError, MethodUnavailableError
-from queue_eval.queue import CampaignQueue, Lease, Settled, Settlement
+from queue_eval.moves import Lease, Settled, Settlement
+from queue_eval.queue import CampaignQueue
 from workers.executors.protocol import Attempt, Ended, Plan, Token
 from workers.options import WorkerOptions
 from workers.runner import Runner

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from queue_eval import signing
 from queue_eval.codec import decode
 from queue_eval.errors import FunctionError
+from queue_eval.moves import Settlement
 from queue_eval.pipe import Setup
-from queue_eval.queue import CampaignQueue, Settlement
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import Method
 from workers.executors import check_method
 from workers.executors.protocol import Plan

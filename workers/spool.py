@@ -19,7 +19,9 @@ from typing import IO
 
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.queue import CampaignQueue, Settlement, pages
+from queue_eval.moves import Settlement
+from queue_eval.paging import pages
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from queue_eval.cli.output import iso, print_json, print_table, shown_duration, 
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
-from queue_eval.queue import CampaignQueue, Snapshot
+from queue_eval.moves import Snapshot
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import State
 
 

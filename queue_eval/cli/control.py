@@ -12,7 +12,8 @@ from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.errors import UsageError
-from queue_eval.queue import PAGE, CampaignQueue, pages
+from queue_eval.paging import PAGE, pages
+from queue_eval.queue import CampaignQueue
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 

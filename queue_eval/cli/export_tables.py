@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.queue import PAGE, pages
+from queue_eval.paging import PAGE, pages
 
 _OWN_FIELDS = {
     "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",

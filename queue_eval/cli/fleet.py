@@ -8,7 +8,7 @@ from typing import Any
 
 from queue_eval import keys
 from queue_eval.connection import Link
-from queue_eval.queue import PAGE, pages
+from queue_eval.paging import PAGE, pages
 
 
 @dataclass(frozen=True, slots=True)

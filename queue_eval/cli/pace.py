@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from queue_eval.queue import CampaignQueue, Snapshot
+from queue_eval.moves import Snapshot
+from queue_eval.queue import CampaignQueue
 
 SAMPLE = 500
 """Newest results that are looked at."""

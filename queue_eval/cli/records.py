@@ -12,7 +12,8 @@ from typing import Any
 from queue_eval.cli.output import iso
 from queue_eval.codec import decode
 from queue_eval.connection import Link
-from queue_eval.queue import PAGE, CampaignQueue, pages
+from queue_eval.paging import PAGE, pages
+from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry
 from queue_eval.states import FAIL_RETURN_VALUE, State
 

@@ -6,10 +6,10 @@ import os
 import subprocess
 
 import pytest
-from test_cli_support import COMMAND, COUNTS, ROOT, cli, cli_here, complaint, document, filled_campaign
 
 from queue_eval.server import start_server, stop_server
 from queue_eval.states import FAIL_RETURN_VALUE, State
+from tests.support.cli import COMMAND, COUNTS, ROOT, cli, cli_here, complaint, document, filled_campaign
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from test_cli_support import Filled, cli, cli_here, complaint, document, filled_campaign, on_terminal
 
 from queue_eval import keys
 from queue_eval.states import State
+from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign, on_terminal
 
 
 @pytest.fixture

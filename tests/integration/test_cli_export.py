@@ -7,12 +7,12 @@ import json
 
 import pandas as pd
 import pytest
-from test_cli_support import Filled, cli, cli_here, complaint, document, filled_campaign
 
 from queue_eval.access import find_access
 from queue_eval.connection import Link
 from queue_eval.server import start_server
 from queue_eval.states import FAIL_RETURN_VALUE, Outcome
+from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_cli_support import cli, cli_here, complaint, document, start_cli
 
 from queue_eval.states import FAIL_RETURN_VALUE
+from tests.support.cli import cli, cli_here, complaint, document, start_cli
 from tests.support.waiting import wait_until
 
 SEARCH = """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError, UsageError
-from queue_eval.queue import CampaignQueue, Submission, batches
+from queue_eval.moves import Submission
+from queue_eval.paging import batches
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import State
 from tests.support.lua_campaign import FIELDS, ids, submission
 

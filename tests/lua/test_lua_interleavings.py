@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from queue_eval.queue import CampaignQueue, Settlement
+from queue_eval.moves import Settlement
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import Columns, LuaCampaign, Token, settlement, submission
 

@@ -13,7 +13,8 @@ from typing import Any
 from queue_eval.access import find_access
 from queue_eval.codec import encode_result
 from queue_eval.connection import Link
-from queue_eval.queue import CampaignQueue, Lease, Settlement
+from queue_eval.moves import Lease, Settlement
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome
 
 

@@ -14,7 +14,8 @@ import redis
 from queue_eval.access import Access
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.queue import CampaignQueue, EnqueueReply, Settled, Settlement, Submission
+from queue_eval.moves import EnqueueReply, Settled, Settlement, Submission
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
 
 LEASE_MS = 60_000

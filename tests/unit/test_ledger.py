@@ -4,7 +4,7 @@ import pytest
 
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin
-from queue_eval.queue import Opened
+from queue_eval.moves import Opened
 from queue_eval.result_stream import ResultEntry
 from queue_eval.states import State
 

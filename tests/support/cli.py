@@ -20,7 +20,8 @@ from queue_eval import keys
 from queue_eval.access import find_access
 from queue_eval.cli import main
 from queue_eval.connection import Link
-from queue_eval.queue import CampaignQueue, Settlement, Submission
+from queue_eval.moves import Settlement, Submission
+from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome
 
 ROOT = Path(__file__).parents[2]

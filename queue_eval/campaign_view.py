@@ -1,0 +1,197 @@
+"""A campaign on the server, read only: what every reader of it shares, and nothing cached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
+from queue_eval.keys import Keys, check_campaign_name
+from queue_eval.moves import Attendance, Opened, Snapshot
+from queue_eval.paging import PAGE, pages
+from queue_eval.result_stream import ResultEntry, entry_order, parse_entries
+from queue_eval.states import State
+
+SCHEMA_VERSION = "1"
+
+STAMP_DIGITS = 13
+
+
+class CampaignView:
+    """The reading half of `CampaignQueue`. `uid` tells the campaign from an earlier one of the same name."""
+
+    def __init__(self, link: Link, campaign: str, uid: str) -> None:
+        self.link = link
+        self.campaign = campaign
+        self.uid = uid
+        self.keys = Keys(campaign)
+
+    @classmethod
+    def attach(cls, link: Link, campaign: str) -> tuple[Self, dict[str, bytes]]:
+        """An existing campaign and its meta. Raises CampaignNotFoundError."""
+        check_campaign_name(campaign)
+        raw = link.call(lambda client: client.hgetall(Keys(campaign).meta))
+        meta = {field.decode(): value for field, value in raw.items()}
+        if "uid" not in meta:
+            raise CampaignNotFoundError(
+                f"there is no campaign {campaign!r} on this server; see: queue-eval campaigns"
+            )
+        if meta.get("schema", b"").decode() != SCHEMA_VERSION:
+            raise ServerRefusedError(
+                f"campaign {campaign!r} was written by another protocol version "
+                f"({meta.get('schema', b'').decode()!r}, this is {SCHEMA_VERSION})"
+            )
+        return cls(link, campaign, meta["uid"].decode()), meta
+
+    def standing(self) -> Opened:
+        """The campaign at this moment, as `open` sees it, without changing anything."""
+        reply = self.link.run_script("attach", self.keys.columns)
+        if not reply or reply[1].decode() != self.uid:
+            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+        return Opened.parse(reply)
+
+    def retried(self) -> int:
+        """How many finished jobs were ever opened again by the user."""
+        return int(self.link.call(lambda client: client.hget(self.keys.meta, "retried")) or 0)
+
+    def meta(self) -> dict[str, bytes]:
+        return self.attach(self.link, self.campaign)[1]
+
+    def snapshot(self) -> Snapshot:
+        reply = self.link.run_script("snapshot", self.keys.columns)
+        if not reply:
+            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+        last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms = reply[:8]
+        workers = [
+            Attendance(reply[i].decode(), int(reply[i + 1]), reply[i + 2]) for i in range(8, len(reply), 3)
+        ]
+        counts = {
+            State.SCHEDULED: scheduled,
+            State.PENDING: pending,
+            State.RUNNING: sum(worker.running for worker in workers),
+            State.SUCCEEDED: finished - failed - cancelled,
+            State.FAILED: failed,
+            State.CANCELLED: cancelled,
+        }
+        return Snapshot(last_id, counts, paused == 1, now_ms, workers)
+
+    def read_after(self, cursor: str, count: int = PAGE) -> list[ResultEntry]:
+        """Up to `count` entries of the result stream after `cursor`, without blocking."""
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, f"({cursor}", "+", count))
+        return parse_entries(raw)
+
+    def read_until(self, cursor: str, tail: str, count: int = PAGE) -> list[ResultEntry]:
+        """Up to `count` entries of the result stream after `cursor`, `tail` being the last."""
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, f"({cursor}", tail, count))
+        return parse_entries(raw)
+
+    def newest(self, count: int) -> list[ResultEntry]:
+        raw = self.link.call(lambda client: client.xrevrange(self.keys.results, count=count))
+        return parse_entries(raw)
+
+    def entries(self, ids: Sequence[str]) -> list[ResultEntry]:
+        """The result-stream entries with these entry ids, in the order given; best when they are sorted."""
+        found: dict[str, ResultEntry] = {}
+        for page in pages(ids, PAGE):
+            # Whoever resumes a campaign asks for almost all of its log: one range, and single entries for the
+            # rest.
+            first, last = min(page, key=entry_order), max(page, key=entry_order)
+            found |= {entry.entry: entry for entry in self._range(first, last, 2 * len(page))}
+            found |= {entry.entry: entry for entry in self._each([e for e in page if e not in found])}
+        return [found[entry] for entry in ids if entry in found]
+
+    def _range(self, first: str, last: str, count: int) -> list[ResultEntry]:
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, first, last, count))
+        return parse_entries(raw)
+
+    def _each(self, ids: Sequence[str]) -> list[ResultEntry]:
+        def operation(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for entry in ids:
+                pipeline.xrange(self.keys.results, entry, entry)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        return [entry for raw in self.link.call(operation) for entry in parse_entries(raw)] if ids else []
+
+    def index_of(self, ids: Sequence[int]) -> list[str | None]:
+        """Entry in the result stream of each finished job, None for the others."""
+        return [v.decode() if v is not None else None for v in self._hmget(self.keys.index, ids)]
+
+    def configs_of(self, ids: Sequence[int]) -> list[tuple[int, bytes] | None]:
+        """(submission time in ms, config JSON) of each job; None where there is no such job."""
+        return [
+            (int(v[:STAMP_DIGITS]), v[STAMP_DIGITS:]) if v is not None else None
+            for v in self._hmget(self.keys.configs, ids)
+        ]
+
+    def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
+        return self._hmget(self.keys.column("outputs"), ids)
+
+    def hosts_of(self, workers: Sequence[str]) -> list[str | None]:
+        """Host on which each worker runs, as it said when it first attended the campaign."""
+        if not workers:
+            return []
+        raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
+        return [str(json.loads(v).get("host")) if v is not None else None for v in raw]
+
+    def failed_ids(self) -> list[int]:
+        key = self.keys.column("failed")
+        members = self.link.call(lambda client: list(client.sscan_iter(key, count=PAGE)))
+        return sorted(map(int, members))
+
+    def outstanding(self) -> Iterator[tuple[int, State, str]]:
+        """(id, state, worker) of every unfinished job, in pages; jobs that move meanwhile may be missed or
+        come twice, so callers that need all of them ask again."""
+        link, keys = self.link, self.keys
+        for column, state in (("scheduled", State.SCHEDULED), ("pending", State.PENDING)):
+            start = 0
+            while page := self._rank_page(keys.column(column), start):
+                yield from ((int(i), state, "") for i in page)
+                start += PAGE
+        for name in link.call(lambda client: client.zrange(keys.column("workers"), 0, -1)):
+            worker = name.decode()
+            yield from ((int(i), State.RUNNING, worker) for i in self._held_by(worker))
+
+    def failures(self, job: int) -> list[dict[str, str]]:
+        """Every failed or lost attempt of a job that is still on record, oldest first."""
+        found: list[dict[str, str]] = []
+        cursor = "-"
+        wanted = str(job).encode()
+        while page := self._failures_from(cursor):
+            for entry, fields in page:
+                if fields.get(b"job") == wanted:
+                    text = {k.decode(): v.decode(errors="replace") for k, v in fields.items()}
+                    found.append(text | {"at_ms": entry.decode().split("-")[0]})
+            cursor = f"({page[-1][0].decode()}"
+        return found
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _hmget(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
+        values: list[bytes | None] = []
+        for page in pages(ids, PAGE):
+            values += self._hmget_page(key, page)
+        return values
+
+    # One call each, so that what a loop repeats after a lost reply is bound to this turn's page.
+
+    def _hmget_page(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
+        return self.link.call(lambda client: client.hmget(key, ids))
+
+    def _rank_page(self, key: str, start: int) -> list[bytes]:
+        return self.link.call(lambda client: client.zrange(key, start, start + PAGE - 1))
+
+    def _held_by(self, worker: str) -> list[bytes]:
+        return self.link.call(lambda client: client.hkeys(self.keys.held(worker)))
+
+    def _failures_from(self, cursor: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return self.link.call(lambda client: client.xrange(self.keys.column("failures"), cursor, "+", PAGE))
+
+    def _run(self, script: str, *arguments: Any) -> Any:
+        reply = self.link.run_script(script, self.keys.columns, self.uid, *arguments)
+        if reply == b"GONE":
+            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+        return reply

@@ -1,0 +1,32 @@
+"""Nothing is sent or read whole: pages keep each call to the server short."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from queue_eval.moves import Submission
+
+PAGE = 1000
+_SUBMIT_BYTES = 4 * 2**20
+
+
+def batches(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
+    """Split submissions so that each call stays short on the server."""
+    batch: list[Submission] = []
+    size = 0
+    for submission in submissions:
+        if batch and (len(batch) == PAGE or size + len(submission.config) > _SUBMIT_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(submission)
+        size += len(submission.config)
+    if batch:
+        yield batch
+
+
+def pages(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while page := list(itertools.islice(iterator, size)):
+        yield page
