@@ -1,0 +1,138 @@
+"""Where the benchmarks play: a server, workers and drivers of their own, all gone afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from functions import no_op, small_configs
+
+from queue_eval import Evaluator, Job
+from queue_eval.access import read_access
+from queue_eval.connection import Link
+from queue_eval.keys import worker_key
+from queue_eval.server import start_server, stop_server
+
+SLOTS = 2
+
+_START_S = 60.0
+_STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process that has registered itself."""
+
+    process: psutil.Process
+    start_s: float
+    """From the start of its process to its registration."""
+
+    def family(self) -> list[psutil.Process]:
+        """It and its children: all that a worker costs."""
+        return [self.process, *self.process.children(recursive=True)]
+
+
+class Stage:
+    """An embedded server (append-only log, fsync always) in a temporary home; see `open_stage`."""
+
+    def __init__(self, home: Path, link: Link) -> None:
+        self.home = home
+        self.link = link
+        self._names = itertools.count(1)
+
+    @contextmanager
+    def worker(self, *, campaign: str | None = None, slots: int = SLOTS) -> Iterator[Worker]:
+        """A worker process, for one campaign or for all; killed at the end."""
+        name = f"bench-{next(self._names)}"
+        command = [
+            sys.executable, "-P", "-m", "queue_eval", "worker", "--slots", str(slots), "--name", name,
+            "--home", str(self.home), "--idle-timeout", "10m",
+        ]  # fmt: skip
+        if campaign is not None:
+            command += ["--campaign", campaign]
+        log = self.home / f"{name}.log"
+        began = time.perf_counter()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            while not self.link.client.exists(worker_key(name)):
+                if process.poll() is not None or time.perf_counter() - began > _START_S:
+                    raise RuntimeError(f"the worker did not start:\n{log.read_text(errors='replace')}")
+                time.sleep(0.001)
+            yield Worker(psutil.Process(process.pid), time.perf_counter() - began)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()  # its children die with it
+                process.wait()
+
+    @contextmanager
+    def driver(self, method: str, **options: Any) -> Iterator[Driver]:
+        """A driver of a new campaign, with a worker of its own that is warm."""
+        campaign = f"{method}-{next(self._names)}"
+        options = {"campaign": campaign, "home": self.home, "local_workers": False, **options}
+        with (
+            Evaluator.create(no_op, method, {"num_workers": SLOTS, **options}) as evaluator,
+            self.worker(campaign=campaign) as worker,
+        ):
+            driver = Driver(evaluator, worker)
+            driver.run(4 if method == "subprocess" else 500, batch=500)
+            yield driver
+
+
+class Driver:
+    """An evaluator and the worker that serves it."""
+
+    def __init__(self, evaluator: Evaluator, worker: Worker) -> None:
+        self.evaluator = evaluator
+        self.worker = worker
+        self.submitted = 0
+
+    def run(self, jobs: int, *, batch: int) -> float:
+        """Submit so many new configs in batches, gather them all; the seconds it took."""
+        configs = small_configs(self.submitted, jobs)
+        self.submitted += jobs
+        began = time.perf_counter()
+        for at in range(0, jobs, batch):
+            self.evaluator.submit(configs[at : at + batch])
+        gathered = self.evaluator.gather("ALL")
+        took_s = time.perf_counter() - began
+        _check(gathered, jobs)
+        return took_s
+
+
+def _check(gathered: list[Job], jobs: int) -> None:
+    """A benchmark of what does not work is worth nothing."""
+    if len(gathered) != jobs or any(job.result != job.config["x"] for job in gathered):
+        raise RuntimeError(f"{len(gathered)} of {jobs} jobs came back, or with wrong results")
+
+
+@contextmanager
+def open_stage() -> Iterator[Stage]:
+    with ExitStack() as stack:
+        # A short path: that of the server's socket is limited.
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="qe-bench-", ignore_cleanup_errors=True)
+        )
+        home = Path(folder) / "home"
+        stack.callback(stop_server, home)
+        start_server(home, fsync="always")
+        access = read_access(home)
+        assert access is not None
+        link = Link(access, name="benchmark")
+        stack.callback(link.close)
+        yield Stage(home, link)
