@@ -1,7 +1,8 @@
 -- Take back what a worker holds whose lease has expired (or that is known to be dead), a page at a time.
 -- ARGV: uid, grace_ms, page, worker ('' for any that has expired)
 --   grace_ms: after the server itself was away, nothing is reclaimed for this long, so that workers which
---   outlived it extend first.
+--   outlived it extend first. It was away when it has another run id, and when nobody has asked for half of
+--   this time, though live workers ask far more often: it was frozen, or the laptop slept.
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
@@ -9,17 +10,21 @@ local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]),
 if gone(uid) then return GONE end
 local now = now_ms()
 local worker = dead
+
+local function hold_off()
+  redis.call('HSET', META, 'server_run', server_run(), 'reclaim_from', now + grace_ms)
+  return { {}, 0, tostring(now + grace_ms) }
+end
+
 if worker == '' then
+  local seen = tonumber(redis.call('HGET', META, 'reclaim_seen') or now)
+  if seen == now or now - seen > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
   local first = redis.call('ZRANGE', WORKERS, 0, 0, 'WITHSCORES')
   if not first[1] then return { {}, 0, '' } end
   if tonumber(first[2]) > now then return { {}, 0, first[2] } end
   worker = first[1]
-  local run = server_run()
   local known = redis.call('HMGET', META, 'server_run', 'reclaim_from')
-  if known[1] ~= run then
-    redis.call('HSET', META, 'server_run', run, 'reclaim_from', now + grace_ms)
-    return { {}, 0, tostring(now + grace_ms) }
-  end
+  if known[1] ~= server_run() or (grace_ms > 0 and now - seen > grace_ms / 2) then return hold_off() end
   if known[2] and tonumber(known[2]) > now then return { {}, 0, known[2] } end
 elseif not redis.call('ZSCORE', WORKERS, worker) then
   return { {}, 0, '' }

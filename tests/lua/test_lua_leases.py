@@ -277,6 +277,19 @@ def test_after_a_restart_of_the_server_reclaim_holds_off_one_grace(campaign):
     assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == [1]
 
 
+def test_after_the_server_was_frozen_reclaim_holds_off_one_grace(campaign):
+    campaign.add(1)
+    campaign.lease()
+    campaign.expire("w1")
+    long_ago = campaign.queue.snapshot().now_ms - LEASE_MS
+    campaign.client.hset(campaign.queue.keys.meta, "reclaim_seen", long_ago)
+    held_off = campaign.queue.reclaim(grace_ms=LEASE_MS)
+    assert held_off.ids == []
+    assert campaign.queue.reclaim(grace_ms=LEASE_MS) == held_off, "until the grace is over"
+    campaign.client.hset(campaign.queue.keys.meta, "reclaim_from", 0)
+    assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == [1]
+
+
 def test_a_real_restart_forgets_nothing_and_gives_workers_time(tmp_path_factory):
     home = tmp_path_factory.mktemp("h") / "home"
     try:
