@@ -21,7 +21,7 @@ from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError, FunctionError, MethodUnavailableError, ServerRefusedError
 from queue_eval.machine import machine_id
 from queue_eval.queue import CampaignQueue
-from workers.exchange import Exchange
+from workers.book import Book
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, make_plan
@@ -34,12 +34,12 @@ class LeaseKeeper:
     """Beats every third of a lease, and at once when poked. `start` and `stop` may be called twice."""
 
     def __init__(
-        self, link: Link, options: WorkerOptions, exchange: Exchange, runner: Runner, *,
+        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, *,
         spools: Path | None, on_drain: Callable[[], None],
     ) -> None:  # fmt: skip
         self._link = link
         self._options = options
-        self._exchange = exchange
+        self._book = book
         self._runner = runner
         self._spools = spools
         self._on_drain = on_drain
@@ -80,9 +80,9 @@ class LeaseKeeper:
     def beat(self) -> None:
         """One heartbeat."""
         campaigns, drain_asked = self._show_life()
-        for served, tokens in self._exchange.holdings():
+        for served, tokens in self._book.holdings():
             self._extend(served, tokens)
-        served_names = {served.name for served, _ in self._exchange.holdings()}
+        served_names = {served.name for served, _ in self._book.holdings()}
         for campaign in campaigns:
             if campaign not in served_names:
                 self._look_at(campaign)
@@ -135,7 +135,7 @@ class LeaseKeeper:
         try:
             reply = served.queue.extend(self._options.name, self._lease_ms, tokens)
         except CampaignNotFoundError:
-            self._exchange.leave(served.name)
+            self._book.leave(served.name)
             return
         # By token: the job may have come back to this very worker as another attempt.
         held = dict(tokens)
@@ -156,14 +156,14 @@ class LeaseKeeper:
         except (CampaignNotFoundError, ServerRefusedError):
             return
         revision = int(meta.get("revision", b"0"))
-        if self._exchange.refused_revision(campaign) == revision:
+        if self._book.refused_revision(campaign) == revision:
             return
         try:
             plan = make_plan(queue, meta, self._options, self._link.access.key)
         except (FunctionError, MethodUnavailableError) as error:
             log.error("campaign %s is not served: %s", campaign, error)
-            self._exchange.refuse(campaign, revision)
+            self._book.refuse(campaign, revision)
             return
-        self._exchange.serve(queue, plan)
+        self._book.serve(queue, plan)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from queue_eval import keys
 from queue_eval.connection import TRANSIENT, GiveUp, Link
+from workers.book import Book
 from workers.exchange import Exchange
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,9 @@ class _Listener:
 class WakeListener(_Listener):
     """Blocks on the markers of all campaigns while the exchange has room and knows of no work."""
 
-    def __init__(self, link: Link, exchange: Exchange) -> None:
+    def __init__(self, link: Link, book: Book, exchange: Exchange) -> None:
         super().__init__(link, "wake-listener", _BLOCK_S)
+        self._book = book
         self._exchange = exchange
 
     def stop(self) -> None:
@@ -81,14 +83,14 @@ class WakeListener(_Listener):
 
     def _listen(self, client: Any) -> None:
         self._exchange.armed.wait()
-        wanted = self._exchange.wake_keys()
+        wanted = self._book.wake_keys()
         if self._stopped.is_set() or not wanted:
             self._exchange.armed.clear()
             return
         popped = client.bzpopmin(list(wanted), timeout=self._block_s)
         # Disarmed before the exchange is told: it arms again when it finds nothing.
         self._exchange.armed.clear()
-        self._exchange.wanted(wanted[popped[0].decode()] if popped else None)
+        self._book.wanted(wanted[popped[0].decode()] if popped else None)
 
 
 class NoticeListener(_Listener):

@@ -10,7 +10,7 @@ from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.machine import is_alive, machine_id
-from workers.exchange import Exchange
+from workers.book import Book
 from workers.options import WorkerOptions
 from workers.served import Served
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 class Reclaimer:
     """Looks about once a second: one script call per campaign, cheap when nothing has expired."""
 
-    def __init__(self, link: Link, options: WorkerOptions, exchange: Exchange) -> None:
+    def __init__(self, link: Link, options: WorkerOptions, book: Book) -> None:
         self._link = link
         self._options = options
-        self._exchange = exchange
+        self._book = book
         self._grace_ms = round(options.lease_s * 1000)
         self._machine = machine_id()
         self._stopped = threading.Event()
@@ -41,7 +41,7 @@ class Reclaimer:
         while not self._stopped.wait(min(1.0, self._options.lease_s / 10) * random.uniform(0.7, 1.3)):
             try:
                 dead = self._dead_neighbours()
-                for served, _ in self._exchange.holdings():
+                for served, _ in self._book.holdings():
                     self._reclaim(served, "")
                     for worker in dead:
                         self._reclaim(served, worker)
@@ -66,7 +66,7 @@ class Reclaimer:
                 if not reply.more:
                     return
         except CampaignNotFoundError:
-            self._exchange.leave(served.name)
+            self._book.leave(served.name)
 
     def _strike_off(self, dead: list[str]) -> None:
         key = keys.machine_key(self._machine)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Served:
-    """State of one campaign in this worker; guarded by the lock of the exchange.
+    """State of one campaign in this worker; guarded by the lock of the book.
 
     `tokens`: id -> attempt of every lease held. `in_hand`: attempts given to the runner and not ended.
     `outbox`: ended, not settled. `may_have_work`: the server may have jobs waiting.
@@ -35,12 +35,19 @@ class Served:
     in_hand: int = 0
     outbox: deque[Settlement] = field(default_factory=deque)
     may_have_work: bool = True
+    took_marker: bool = False
+    """This worker popped the marker that says so, and owes the others a look."""
     due_at: float | None = None
     """When the next scheduled job is due, as far as this worker knows (monotonic, s)."""
     missing_slots: int = 0
     """Slots taken by abandoned threads."""
     pace: Pace = field(default_factory=Pace)
     is_on_roster: bool = False
+
+    def strike_off(self, job: int, attempt: int) -> None:
+        """This lease is held no more; the job may be held again by now, as another attempt."""
+        if self.tokens.get(job) == attempt:
+            del self.tokens[job]
 
     @property
     def name(self) -> str:

@@ -7,8 +7,9 @@
                  │ wake and notice listeners        runner ────────────────│
                  └─────────────────────────────────────────────────────────┘
 
-The exchange trades settlements for leases; the runner owns the child processes; the keeper extends leases
-whatever the others do; the listeners block so that nobody polls; the reclaimer looks for the dead.
+The book is what they share. The exchange trades settlements for leases; the runner owns the child
+processes; the keeper extends leases whatever the others do; the listeners block so that nobody polls; the
+reclaimer looks for the dead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import UsageError
 from queue_eval.machine import is_alive, machine_id
 from queue_eval.server import server_state
+from workers.book import Book
 from workers.exchange import Exchange
 from workers.executors.protocol import Token
 from workers.lease_keeper import LeaseKeeper
@@ -52,16 +54,18 @@ class Worker:
         self._link = Link(access, name=name, on_wait=self._while_away)
         spool = Spool(spools, options.name) if spools is not None else None
         self._exchange_link = Link(access, name=name, on_wait=self._exchange_while_away)
-        self._exchange = Exchange(self._exchange_link, options, spool)
-        self._runner = Runner(self._exchange)
-        self._exchange.attach_runner(self._runner)
+        self._book = Book(options.slots)
+        self._runner = Runner(self._book)
+        self._book.attach_runner(self._runner)
+        self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool)
         self._keeper = LeaseKeeper(
-            self._link, options, self._exchange, self._runner, spools=spools, on_drain=self._signals.request
+            self._link, options, self._book, self._runner, spools=spools, on_drain=self._signals.request
         )
-        self._reclaimer = Reclaimer(self._link, options, self._exchange)
-        self._wake = WakeListener(self._link, self._exchange)
+        self._reclaimer = Reclaimer(self._link, options, self._book)
+        self._wake = WakeListener(self._link, self._book, self._exchange)
         self._notices = NoticeListener(self._link, self._keeper.poke)
         self._abandon = threading.Event()
+        self._is_ending = False
         self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
 
     def run(self) -> None:
@@ -80,7 +84,7 @@ class Worker:
         self._check_name()
         self._runner.start()
         self._keeper.beat()
-        for served, _ in self._exchange.holdings():
+        for served, _ in self._book.holdings():
             self._reclaimer.reclaim_own_name(served)
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
             service.start()
@@ -106,13 +110,14 @@ class Worker:
                 self._signals.request()
             if self._signals.count >= 1 and not self._keeper.is_draining:
                 self._keeper.is_draining = True
-                log.info("draining: %d running", self._exchange.running())
-                self._exchange.drain()
+                log.info("draining: %d running", self._book.running())
+                self._book.drain()
                 self._keeper.poke()
             if self._signals.count >= 2 or self._is_out_of_time():
                 return
 
     def _end(self) -> None:
+        self._is_ending = True
         self._wake.stop()
         self._notices.stop()
         self._reclaimer.stop()
@@ -135,7 +140,7 @@ class Worker:
 
     def _reason_to_end(self) -> str | None:
         idle = self._options.idle_timeout_s
-        if idle is not None and self._exchange.idle_s() > idle:
+        if idle is not None and self._book.idle_s() > idle:
             return f"idle for {idle:g} s"
         limit = self._options.time_limit_s
         if limit is not None and time.monotonic() - self._began_at > limit - _drain_margin_s(limit):
@@ -147,7 +152,7 @@ class Worker:
         return limit is not None and time.monotonic() - self._began_at > limit - min(2.0, 0.1 * limit)
 
     def _exchange_while_away(self, away_s: float) -> None:
-        self._exchange.while_away()
+        self._exchange.spool()
         self._while_away(away_s)
 
     def _while_away(self, away_s: float) -> None:
@@ -160,9 +165,9 @@ class Worker:
             raise GiveUp(reason)
 
     def _reason_to_give_up(self, away_s: float) -> str | None:
-        if self._signals.count >= 2 and away_s > 2.0:
+        if (self._signals.count >= 2 or self._is_ending) and away_s > 2.0:
             return "the server is away"
-        if self._exchange.running() > 0:
+        if self._book.running() > 0:
             return None
         if self._signals.count >= 1 and away_s > 5.0:
             return "the server is away"

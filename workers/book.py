@@ -1,0 +1,284 @@
+"""What this worker serves and holds: the one state that its threads share, under one lock.
+
+The runner books what has ended, the listener and the keeper what they have heard, and the exchange takes
+from it what to do next. Nothing here talks to the server.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from queue_eval.moves import Lease, Settlement
+from queue_eval.queue import CampaignQueue
+from workers.executors.protocol import Ended, Plan, Token
+from workers.runner import Runner
+from workers.served import Served
+
+_BATCH = 512
+_BATCH_BYTES = 8 * 2**20
+
+_PREFETCH_MS = 50.0
+"""About so much work per slot is held in advance, while all jobs of late were short."""
+
+_PREFETCH_LONGEST_MS = 100.0
+_PREFETCH_MOST = 256
+
+WAITED_TOO_LONG_S = 1.0
+"""What was prefetched and has not begun for so long is given back: others may be idle."""
+
+ToRelease = tuple[int, int, bool]
+"""(job id, attempt, whether its execution had begun)"""
+
+
+@dataclass(frozen=True)
+class Trade:
+    """What to do for one campaign in one call: settle these, and ask for so many."""
+
+    served: Served
+    settlements: Sequence[Settlement]
+    room: int
+    prefetch: int
+
+
+class Book:
+    """Guarantees: every method is atomic. `changed` is notified whenever there may be something to do."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self.changed = threading.Condition()
+        self._served: dict[str, Served] = {}
+        self._refused: dict[str, int] = {}
+        self._to_release: list[tuple[Served, list[ToRelease]]] = []
+        self._runner: Runner | None = None
+        self._draining = False
+        self._turn = 0
+        self._idle_since = time.monotonic()
+        self._took_back_at = time.monotonic()
+
+    def attach_runner(self, runner: Runner) -> None:
+        self._runner = runner
+
+    # From the runner ------------------------------------------------------------------------------------
+
+    def ended(self, campaign: str, attempts: list[Ended], missing_slots: int) -> None:
+        """These attempts have ended."""
+        with self.changed:
+            served = self._served.get(campaign)
+            if served is None:
+                return
+            for one in attempts:
+                job, attempt = one.token
+                served.pace.add(one.slot_ms)
+                served.outbox.append(
+                    Settlement(
+                        job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output
+                    )
+                )
+            served.in_hand -= len(attempts)
+            served.missing_slots = missing_slots
+            self.changed.notify()
+
+    def given_up(self, campaign: str, tokens: list[Token], *, release: bool) -> None:
+        """These attempts will not end: they go back to the queue, or are somebody else's already."""
+        with self.changed:
+            served = self._served.get(campaign)
+            if served is None:
+                return
+            served.in_hand -= len(tokens)
+            if release:
+                self._to_release.append((served, [(job, attempt, False) for job, attempt in tokens]))
+                # Something they waited behind was not short: ask for no more than can begin at once.
+                served.pace.add(WAITED_TOO_LONG_S * 1000)
+            for job, attempt in tokens:
+                served.strike_off(job, attempt)
+            self.changed.notify()
+
+    # From the listener and the keeper -------------------------------------------------------------------
+
+    def wanted(self, campaign: str | None) -> None:
+        """The marker of this campaign was taken; or (None) it is time to ask for all of them."""
+        with self.changed:
+            for served in self._served.values():
+                if campaign in (None, served.name):
+                    served.may_have_work = True
+                    served.took_marker = campaign is not None
+            self.changed.notify()
+
+    def wake_keys(self) -> dict[str, str]:
+        """The markers to block on: key -> campaign."""
+        with self.changed:
+            return {served.queue.keys.wake: name for name, served in self._served.items()}
+
+    def serve(self, queue: CampaignQueue, plan: Plan) -> None:
+        """Serve this campaign too, or with another plan."""
+        with self.changed:
+            served = self._served.get(queue.campaign)
+            if served is None or served.queue.uid != queue.uid:
+                served = self._served[queue.campaign] = Served(queue, plan)
+            served.plan = plan
+            served.may_have_work = True
+            self._refused.pop(queue.campaign, None)
+            self.changed.notify()
+
+    def leave(self, campaign: str) -> None:
+        """The campaign is gone, or not for this worker: forget it, and stop its jobs."""
+        with self.changed:
+            left = self._served.pop(campaign, None)
+        if left is not None and self._runner is not None:
+            self._runner.drop(campaign)
+
+    def refuse(self, campaign: str, revision: int) -> None:
+        """Remember that a campaign in this state is not to be served here."""
+        with self.changed:
+            self._refused[campaign] = revision
+
+    def refused_revision(self, campaign: str) -> int | None:
+        with self.changed:
+            return self._refused.get(campaign)
+
+    def holdings(self) -> list[tuple[Served, list[Token]]]:
+        """Every campaign served, with the tokens held."""
+        with self.changed:
+            return [(served, list(served.tokens.items())) for served in self._served.values()]
+
+    # From the worker ------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Ask for no more."""
+        with self.changed:
+            self._draining = True
+            self.changed.notify()
+        if self._runner is not None:
+            self._runner.take_back()
+
+    def is_drained(self) -> bool:
+        with self.changed:
+            return self._draining and not self._is_busy() and not self._to_release
+
+    def idle_s(self) -> float:
+        """How long nothing has run here."""
+        with self.changed:
+            if self._is_busy():
+                self._idle_since = time.monotonic()
+            return time.monotonic() - self._idle_since
+
+    def running(self) -> int:
+        with self.changed:
+            return sum(served.in_hand for served in self._served.values())
+
+    # From the exchange ----------------------------------------------------------------------------------
+
+    def unsettled(self) -> list[tuple[CampaignQueue, list[Settlement]]]:
+        with self.changed:
+            return [(served.queue, list(served.outbox)) for served in self._served.values()]
+
+    def has_business(self) -> bool:
+        with self.changed:
+            return bool(self._to_release) or self._holds_too_long() or bool(self._choose())
+
+    def pause(self) -> float | None:
+        """How long the exchange may sleep (s) if nothing changes; None for ever."""
+        with self.changed:
+            due = [served.due_at for served in self._served.values() if served.due_at is not None]
+            pauses = [max(0.0, at - time.monotonic()) for at in due]
+            return min(pauses + [WAITED_TOO_LONG_S] * self._is_ahead(), default=None)
+
+    def take_releases(self) -> list[tuple[Served, list[ToRelease]]]:
+        """What is to be given back now; what has waited too long is asked back from the runner."""
+        with self.changed:
+            if self._holds_too_long() and self._runner is not None:
+                self._took_back_at = time.monotonic()
+                self._runner.take_back(WAITED_TOO_LONG_S)
+            releases, self._to_release = self._to_release, []
+            return releases
+
+    def take_turn(self) -> list[Served]:
+        """The campaigns to trade with now, each time beginning with another, so that none starves."""
+        with self.changed:
+            chosen = self._choose()
+            self._turn += 1
+            shift = self._turn % len(chosen) if chosen else 0
+            return chosen[shift:] + chosen[:shift]
+
+    def prepare(self, served: Served) -> Trade:
+        """The next trade with a campaign; what it is to settle leaves the outbox."""
+        with self.changed:
+            room, prefetch = self._wishes(served)
+            served.took_marker = False
+            return Trade(served, self.take_batch(served), room, prefetch)
+
+    def take_batch(self, served: Served) -> list[Settlement]:
+        with self.changed:
+            batch: list[Settlement] = []
+            size = 0
+            while served.outbox and len(batch) < _BATCH and size < _BATCH_BYTES:
+                settlement = served.outbox.popleft()
+                size += len(settlement.body) + len(settlement.output)
+                batch.append(settlement)
+            return batch
+
+    def settled(self, trade: Trade) -> bool:
+        """These settlements are on the server. Whether that was all there was."""
+        with self.changed:
+            for settlement in trade.settlements:
+                trade.served.strike_off(settlement.id, settlement.attempt)
+            return not any(served.outbox for served in self._served.values())
+
+    def leased(self, trade: Trade, plan: Plan, leases: Sequence[Lease], due_in_s: float | None) -> bool:
+        """These leases are taken on. Whether the server had nothing more for this worker's room."""
+        with self.changed:
+            served = trade.served
+            served.plan = plan
+            for lease in leases:
+                served.tokens[lease.id] = lease.attempt
+            served.in_hand += len(leases)
+            if leases:
+                self._idle_since = time.monotonic()
+            asked = trade.room + trade.prefetch
+            if asked > 0:
+                served.may_have_work = len(leases) >= asked
+            if due_in_s is not None:
+                served.due_at = time.monotonic() + due_in_s
+            return not served.may_have_work and not self._draining
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _is_busy(self) -> bool:
+        return any(served.in_hand or served.outbox for served in self._served.values())
+
+    def _is_ahead(self) -> bool:
+        return any(served.in_hand > served.plan.slots for served in self._served.values())
+
+    def _holds_too_long(self) -> bool:
+        return self._is_ahead() and time.monotonic() - self._took_back_at > WAITED_TOO_LONG_S
+
+    def _choose(self) -> list[Served]:
+        now = time.monotonic()
+        chosen = []
+        for served in self._served.values():
+            if served.due_at is not None and served.due_at <= now:
+                served.may_have_work, served.due_at = True, None
+            wants = served.may_have_work and sum(self._wishes(served)) > 0
+            # A full worker trades for a marker it took, too: the server then puts it back for the others.
+            if served.outbox or wants or served.took_marker:
+                chosen.append(served)
+        return chosen
+
+    def _wishes(self, served: Served) -> tuple[int, int]:
+        """How many jobs to ask for: to begin at once, and to hold behind short ones."""
+        if self._draining:
+            return 0, 0
+        slots = self._slots - served.missing_slots
+        in_hand = sum(other.in_hand for other in self._served.values())
+        rivals = sum(1 for other in self._served.values() if other.in_hand or other.may_have_work)
+        # Slots are shared fairly between campaigns that have work, and whole when there is only one.
+        share = -(-slots // rivals) if rivals > 1 else slots
+        room = max(0, min(slots - in_hand, share - served.in_hand))
+        if rivals > 1:
+            return room, 0
+        per_slot = served.pace.fitting(_PREFETCH_MS, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)
+        ahead = min(per_slot * slots, 2 * _PREFETCH_MOST)
+        return room, max(0, ahead - max(0, served.in_hand - slots))
