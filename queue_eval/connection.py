@@ -104,7 +104,7 @@ class Link:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                config = self.client.config_get("maxmemory-policy", "maxmemory", "appendonly", "save")
+                config = self.client.config_get("maxmemory-policy", "appendonly", "save")
                 break
             except RedisError as error:
                 if is_refusal(error):
@@ -123,7 +123,7 @@ class Link:
                     ) from error
                 time.sleep(0.1)
         policy = config.get("maxmemory-policy", "noeviction")
-        if policy != "noeviction" and config.get("maxmemory", "0") != "0":
+        if policy != "noeviction":
             raise ServerRefusedError(
                 f"the server at {safe_url(self.access.url)} evicts keys (maxmemory-policy {policy}), which "
                 "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
