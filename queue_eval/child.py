@@ -31,6 +31,7 @@ from queue_eval.pipe import (
     OUTPUT_BYTES,
     READY,
     FrameBuffer,
+    Kept,
     Report,
     Setup,
     bounded,
@@ -87,7 +88,7 @@ class _Child:
         self._setup: Setup | None = None
         self._function: Any = None
         self._source = ""
-        self._broken: FunctionError | None = None
+        self._broken = ""
         self._waiting: queue.SimpleQueue[tuple[int, int, bytes]] = queue.SimpleQueue()
         self._output: _ThreadOutput | None = None
         self._pid = os.getpid()
@@ -110,7 +111,8 @@ class _Child:
             self._function = load(setup.name, setup.payload, setup.path)
             self._source = source_hash(self._function)
         except FunctionError as error:
-            self._broken = error
+            # As text: an exception that is raised again for each attempt collects a traceback without end.
+            self._broken = _describe(error)
         self._pipe.sendall(frame((READY,)))
         if setup.threads > 1:
             # File descriptors are shared by the threads: what each prints is kept apart in Python.
@@ -129,10 +131,12 @@ class _Child:
     def _run(self, job: int, attempt: int, config: bytes) -> None:
         begun = time.perf_counter()
         try:
-            outcome, body = "ok", self._call(job, config).encode()
+            outcome, text = "ok", self._call(job, config)
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
-            text = _describe(error).encode("utf-8", "backslashreplace")
-            outcome, body = "error", bounded(text, ERROR_BYTES)
+            outcome, text = "error", self._broken or _describe(error)
+        body = text.encode("utf-8", "backslashreplace")
+        if outcome == "error":
+            body = bounded(body, ERROR_BYTES)
         run_ms = (time.perf_counter() - begun) * 1000
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of user code came back here; only the original may report and go on
@@ -146,8 +150,8 @@ class _Child:
             self._pipe.sendall(report.encode())
 
     def _call(self, job: int, config: bytes) -> str:
-        if self._broken is not None:
-            raise self._broken
+        if self._broken:
+            raise FunctionError(self._broken)
         assert self._setup is not None
         arguments = decode(config)
         arguments["id"] = job
@@ -161,52 +165,78 @@ def _describe(error: BaseException) -> str:
     import traceback
 
     try:
-        lines = traceback.TracebackException.from_exception(error)
-        lines.stack = traceback.StackSummary.from_list(
-            [line for line in lines.stack if os.path.dirname(line.filename) != _HERE]  # noqa: PTH120
-        )
-        return "".join(lines.format())
+        shown = traceback.TracebackException.from_exception(error)
+        chain: list[Any] = [shown]
+        for link in chain:
+            link.stack = traceback.StackSummary.from_list(
+                [line for line in link.stack if not _is_ours(line.filename)]
+            )
+            chain += [other for other in (link.__cause__, link.__context__) if other is not None]
+            chain += link.exceptions or ()
+        return "".join(shown.format())
     except Exception:  # a hostile __str__ must not lose the attempt
         return f"{type(error).__name__} (its traceback cannot be shown)"
+
+
+def _is_ours(file: str) -> bool:
+    """Frames that tell a user nothing: this package's, and those of the import system."""
+    return os.path.dirname(file) == _HERE or "importlib" in file  # noqa: PTH120
 
 
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - no pathlib in this process
 
 
 class _Surroundings:
-    """What user code may change and the next attempt must find again: working directory, stdout, stderr."""
+    """What the next attempt must find again: working directory, stdout, stderr, no alarm.
+
+    Both streams write at each line, so that the last words of a process that dies are known, and write what
+    is not valid text escaped rather than fail.
+    """
 
     def __init__(self) -> None:
         self._folder = os.getcwd()  # noqa: PTH109 - no pathlib in this process
-        self._streams = (sys.stdout, sys.stderr)
         self._copies = (os.dup(1), os.dup(2))
+        self._streams = (_open_stream(1), _open_stream(2))
+        sys.stdout, sys.stderr = self._streams
+        # Whoever falls back on these is to be heard in the right order.
+        sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
 
     def restore(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
+        # A forgotten alarm would go off in somebody else's attempt.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for stream in (*self._streams, sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # user code may have closed or replaced it
                 stream.flush()
         for fd, copy in zip((1, 2), self._copies, strict=True):
-            try:
-                os.fstat(fd)
-            except OSError:
+            if not _is_same_file(fd, copy):
                 os.dup2(copy, fd)
         if (sys.stdout, sys.stderr) != self._streams or any(stream.closed for stream in self._streams):
-            self._streams = (_open_stream(1, self._copies[0]), _open_stream(2, self._copies[1]))
+            self._streams = (_open_stream(1), _open_stream(2))
             sys.stdout, sys.stderr = self._streams
         try:
-            if os.getcwd() != self._folder:  # noqa: PTH109
+            has_moved = os.getcwd() != self._folder  # noqa: PTH109
+        except OSError:  # where it went is not there any more
+            has_moved = True
+        if has_moved:
+            with contextlib.suppress(OSError):
                 os.chdir(self._folder)
-        except OSError:  # one of the two folders was removed
-            pass
 
 
-def _open_stream(fd: int, copy: int) -> io.TextIOWrapper:
-    os.dup2(copy, fd)
+def _is_same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:  # closed
+        return False
+
+
+def _open_stream(fd: int) -> io.TextIOWrapper:
     return open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
 class _ThreadOutput(io.TextIOBase):
     """What each thread of the process prints, kept apart and bounded."""
+
+    encoding = "utf-8"
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -215,18 +245,16 @@ class _ThreadOutput(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        kept: bytearray | None = getattr(self._local, "kept", None)
+        kept: Kept | None = getattr(self._local, "kept", None)
         if kept is None:
-            kept = self._local.kept = bytearray()
-        kept += text.encode("utf-8", "backslashreplace")
-        if len(kept) > 4 * OUTPUT_BYTES:
-            kept[:] = bounded(bytes(kept), OUTPUT_BYTES)
+            kept = self._local.kept = Kept(OUTPUT_BYTES)
+        kept.add(text.encode("utf-8", "backslashreplace"))
         return len(text)
 
     def take(self) -> bytes:
-        kept = bytes(getattr(self._local, "kept", None) or b"")
+        kept: Kept | None = getattr(self._local, "kept", None)
         self._local.kept = None
-        return bounded(kept, OUTPUT_BYTES)
+        return kept.take() if kept is not None else b""
 
     def close(self) -> None:
         """User code may close stdout; the next attempt prints again."""

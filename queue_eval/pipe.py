@@ -69,6 +69,9 @@ class Report:
 
 READY = "ready"
 
+_MOST_BYTES = 128 * 2**20
+"""No frame is longer; what looks longer was written by user code into the pipe (all text does)."""
+
 
 def encode_run(job: int, attempt: int, config: bytes) -> bytes:
     return frame(("run", job, attempt), config)
@@ -105,6 +108,8 @@ class FrameBuffer:
         at = 0
         while len(self._data) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._data, at)
+            if length >= _MOST_BYTES:
+                raise ValueError("not a frame")
             end = at + _LENGTH.size + length
             if len(self._data) < end:
                 break
@@ -120,9 +125,38 @@ class FrameBuffer:
         return frames
 
 
+class Kept:
+    """The first and last half of `limit` bytes of what comes, with a note of what is missing between."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = limit // 2
+        self._clear()
+
+    def add(self, data: bytes) -> None:
+        self._count += len(data)
+        room = self._half - len(self._first)
+        if room > 0:
+            self._first += data[:room]
+            data = data[room:]
+        self._last += data
+        if len(self._last) > 4 * self._half:
+            del self._last[: -self._half]
+
+    def take(self) -> bytes:
+        """What was kept, once."""
+        first, last = bytes(self._first), bytes(self._last[-self._half :])
+        missing = self._count - len(first) - len(last)
+        self._clear()
+        return b"%b\n[... %d bytes left out ...]\n%b" % (first, missing, last) if missing else first + last
+
+    def _clear(self) -> None:
+        self._first = bytearray()
+        self._last = bytearray()
+        self._count = 0
+
+
 def bounded(data: bytes, limit: int) -> bytes:
-    """The first and last half of `limit` bytes, with a note of what is missing between."""
-    if len(data) <= limit:
-        return data
-    half = limit // 2
-    return data[:half] + b"\n[... %d bytes left out ...]\n" % (len(data) - 2 * half) + data[-half:]
+    """`data`, or its first and last half of `limit` bytes with a note between."""
+    kept = Kept(limit)
+    kept.add(data)
+    return kept.take()
