@@ -14,7 +14,8 @@ from collections.abc import Callable
 from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Report, Setup, bounded, encode_run, parse_report
 from workers.executors.protocol import Attempt, Token
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""Larger buffers are mapped and unmapped for every read."""
 
 
 class ChildProcess:
@@ -71,7 +72,8 @@ class ChildProcess:
         self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         if self._pidfd is not None:
             self._watch(self._pidfd, self._died)
-        self._send(setup.encode())
+        self._outbox += setup.encode()
+        self.flush()
 
     def _watch(self, fd: int, ready: Callable[[], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, ready)
@@ -90,10 +92,21 @@ class ChildProcess:
         return self.broken or self._process.poll() is not None
 
     def give(self, attempt: Attempt) -> None:
+        """Add an attempt to what is sent by the next `flush`."""
         self.given[attempt.token] = attempt
         if len(self.given) <= self.threads:
             self.begun_at[attempt.token] = time.monotonic()
-        self._send(encode_run(*attempt.token, attempt.config))
+        self._outbox += encode_run(*attempt.token, attempt.config)
+
+    def flush(self) -> None:
+        """Send what was given: many attempts in one system call, which wakes the child once."""
+        if not self._outbox:
+            return
+        self._write()
+        if self._outbox:
+            self._selector.modify(
+                self._pipe.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE, self._read_and_write
+            )
 
     def take(self, token: Token) -> Attempt | None:
         """Strike an attempt off; the next one in the child begins."""
@@ -156,16 +169,7 @@ class ChildProcess:
         if self._pidfd is not None:
             os.close(self._pidfd)
 
-    def _send(self, data: bytes) -> None:
-        was_empty = not self._outbox
-        self._outbox += data
-        self._flush()
-        if was_empty and self._outbox:
-            self._selector.modify(
-                self._pipe.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE, self._read_and_flush
-            )
-
-    def _flush(self) -> None:
+    def _write(self) -> None:
         try:
             while self._outbox:
                 sent = self._pipe.send(self._outbox)
@@ -176,9 +180,9 @@ class ChildProcess:
             self.broken = True
             self._outbox.clear()
 
-    def _read_and_flush(self) -> None:
+    def _read_and_write(self) -> None:
         self._read()
-        self._flush()
+        self._write()
         if not self._outbox:
             self._selector.modify(self._pipe.fileno(), selectors.EVENT_READ, self._read)
 

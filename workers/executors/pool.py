@@ -150,6 +150,7 @@ class ChildPool:
         for child in self._children:
             while self._waiting and not child.abandoned and len(child.given) < child.threads + extra:
                 child.give(self._waiting.popleft()[1])
+            child.flush()
 
     def _queue_depth(self) -> int:
         # Output is attributed by the order of reports, which queueing in the child would blur.
