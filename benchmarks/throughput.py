@@ -58,6 +58,8 @@ def main() -> None:
         document = _measure(extent, arguments.jobs or extent.jobs, methods, arguments.only or SCENARIOS)
     except KeyboardInterrupt:
         sys.exit("benchmark: interrupted")
+    finally:
+        _progress("")
     print(json.dumps(document, indent=2) if arguments.json else as_text(document))
 
 
@@ -99,9 +101,10 @@ def _positive(text: str) -> int:
 
 
 def _progress(what: str) -> None:
+    """One line on stderr; on a terminal it is written over, and "" removes it."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
-    else:
+    elif what:
         print(what, file=sys.stderr)
 
 
