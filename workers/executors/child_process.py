@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -11,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Report, Setup, bounded, encode_run, parse_report
+from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, encode_run, parse_report
 from workers.executors.protocol import Attempt, Token
 
 _READ_BYTES = 1 << 16
@@ -35,7 +36,7 @@ class ChildProcess:
         self.reports: list[Report] = []
         self._frames = FrameBuffer()
         self._outbox = bytearray()
-        self._output = bytearray()
+        self._output = Kept(OUTPUT_BYTES)
         self._selector = selector
         self._start(python, setup)
 
@@ -75,7 +76,7 @@ class ChildProcess:
         self._outbox += setup.encode()
         self.flush()
 
-    def _watch(self, fd: int, ready: Callable[[], None]) -> None:
+    def _watch(self, fd: int, ready: Callable[[], object]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, ready)
         self._watched.append(fd)
 
@@ -125,21 +126,15 @@ class ChildProcess:
 
     def take_output(self) -> bytes:
         self.read_output()
-        output = bounded(bytes(self._output), OUTPUT_BYTES)
-        self._output.clear()
-        return output
+        return self._output.take()
 
     def read_output(self) -> None:
-        try:
-            while data := os.read(self._output_fd, 1 << 16):
-                self._output += data
-                if len(self._output) > 4 * OUTPUT_BYTES:
-                    self._output[:] = bounded(bytes(self._output), OUTPUT_BYTES)
-                    break  # others want to be read too
-        except BlockingIOError:
-            return
-        except OSError:
-            return
+        # More than a pipe holds, but not without end: others want to be read too.
+        with contextlib.suppress(OSError):
+            for _ in range(4):
+                if not (data := os.read(self._output_fd, 1 << 16)):
+                    break
+                self._output.add(data)
 
     def describe_death(self) -> str:
         code = self._process.wait()
@@ -161,7 +156,8 @@ class ChildProcess:
         except (ProcessLookupError, PermissionError):
             self._process.kill()
         self._process.wait()
-        self._read()
+        while self._read():  # it may have reported before it died
+            pass
         self.read_output()
         self._pipe.close()
         os.close(self._lifeline)
@@ -186,21 +182,24 @@ class ChildProcess:
         if not self._outbox:
             self._selector.modify(self._pipe.fileno(), selectors.EVENT_READ, self._read)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take what the child has sent. Whether there may be more."""
         try:
             data = self._pipe.recv(_READ_BYTES)
             if not data:
                 self.broken = True
-                return
+                return False
             for header, body in self._frames.feed(data):
                 if header[0] == READY:
                     self._become_ready()
                 else:
                     self.reports.append(parse_report(header, body))
         except BlockingIOError:
-            return
+            return False
         except (OSError, ValueError, TypeError):  # gone, or user code wrote into the pipe
             self.broken = True
+            return False
+        return True
 
     def _become_ready(self) -> None:
         # Loading the run function does not count as running.

@@ -142,13 +142,16 @@ class ChildPool:
 
     def _dispatch(self) -> None:
         while self._waiting:
-            child = next((c for c in self._children if c.free), None) or self._start_child()
+            # A child that died unnoticed must not cost an attempt that never reached it.
+            living = (child for child in self._children if child.free and not child.is_dead())
+            child = next(living, None) or self._start_child()
             if child is None:
                 break
             child.give(self._waiting.popleft()[1])
         extra = self._queue_depth()
         for child in self._children:
-            while self._waiting and not child.abandoned and len(child.given) < child.threads + extra:
+            depth = child.threads + extra if extra and not child.abandoned else 0
+            while self._waiting and len(child.given) < depth:
                 child.give(self._waiting.popleft()[1])
             child.flush()
 
