@@ -1,0 +1,170 @@
+"""Deaths, limits, and what is taken away: what ends, what does not, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from queue_eval.states import Method
+from tests.support.executor_harness import is_running, members_of_session, result_of, text_of
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A file that lets `wait_for` end."""
+    return tmp_path / "gate"
+
+
+def waiting_job(gate, name):
+    return {"do": "wait_for", "gate": str(gate), "started": str(gate.parent / name)}
+
+
+@pytest.mark.parametrize(
+    ("act", "death"), [("exit_process", "exit status 3"), ("segfault", "killed by SIGSEGV")]
+)
+def test_a_death_costs_its_own_attempt(make, method, gate, act, death):
+    executor = make()
+    neighbour, bad, *others = executor.submit(waiting_job(gate, "started"), {"do": act}, {}, {}, {})
+    (dead,) = executor.wait([bad])
+    assert dead.outcome == "lost"
+    assert f"the process that ran this job died: {death}" in text_of(dead)
+    if act == "exit_process":
+        assert b"last words" in dead.output or method is Method.THREAD
+    gate.touch()
+    executor.wait([neighbour, *others])
+    # Threads share their process.
+    lost = [token for token, one in executor.ended.items() if one.outcome == "lost"]
+    assert set(lost) <= ({bad, neighbour} if method is Method.THREAD else {bad})
+    assert [result_of(one) for one in executor.run({}, {})] == [6, 7]
+
+
+def test_a_killed_child_is_replaced(make, tmp_path):
+    executor = make()
+    first, second, *waiting = executor.submit(
+        *({"do": "hang", "started": str(tmp_path / name)} for name in "ab"), {}, {}
+    )
+    executor.until(lambda: all((tmp_path / name).exists() for name in "ab"))
+    for pid in executor.children():
+        os.kill(pid, signal.SIGKILL)
+    for one in executor.wait([first, second]):
+        assert one.outcome == "lost"
+        assert text_of(one) == "the process that ran this job died: killed by SIGKILL"
+    assert [result_of(one) for one in executor.wait(waiting)] == [3, 4]
+
+
+def test_an_idle_child_that_was_killed_costs_nothing(make):
+    executor = make(slots=1)
+    executor.call()
+    for pid in executor.children():
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: not is_running(pid))
+    assert [result_of(one) for one in executor.run({}, {})] == [2, 3]
+
+
+def test_a_time_limit(make, method, tmp_path):
+    executor = make(time_limit_s=0.5)
+    late, *others = executor.submit({"do": "hang", "started": str(tmp_path / "pid")}, {}, {}, {})
+    (one,) = executor.wait([late])
+    assert (one.outcome, text_of(one)) == ("timeout", "ran longer than its time limit of 0.5 s")
+    assert one.run_ms >= 500
+    assert [result_of(other) for other in executor.wait(others)] == [2, 3, 4]
+    # A thread cannot be killed, but nothing else runs beside it.
+    pid = int((tmp_path / "pid").read_text())
+    executor.until(lambda: not is_running(pid))
+    assert executor.executor.slots == 2
+    assert [result_of(other) for other in executor.run({}, {})] == [5, 6]
+
+
+def test_an_abandoned_thread_is_told_of_as_a_missing_slot(gate):
+    from tests.support.executor_harness import Harness
+
+    executor = Harness(Method.THREAD, "do", time_limit_s=5.0)
+    try:
+        hung, kept = executor.submit({"do": "hang"}, waiting_job(gate, "started"))
+        executor.until(lambda: (gate.parent / "started").exists())
+        assert executor.executor.forget([hung], begun=True) == [hung]
+        assert executor.executor.slots == 1
+        assert executor.executor.begun() == [kept]
+        gate.touch()
+        executor.wait([kept])
+        assert executor.executor.slots == 2
+    finally:
+        executor.close()
+
+
+def test_a_gil_hog_runs_out_of_time(make, tmp_path):
+    executor = make(slots=1, time_limit_s=0.5)
+    (one,) = executor.wait(executor.submit({"do": "hog", "started": str(tmp_path / "pid")}))
+    assert one.outcome == "timeout"
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert result_of(executor.call()) == 2
+
+
+def test_forgetting_and_taking_back(make, method, gate):
+    executor = make()
+    folder = gate.parent
+    running, kept, first, second, third = executor.submit(
+        {"do": "hang", "started": str(folder / "a")}, waiting_job(gate, "b"), {}, {}, {}
+    )
+    executor.until(lambda: (folder / "a").exists() and (folder / "b").exists())
+    assert set(executor.executor.begun()) == {running, kept}
+    assert executor.executor.waiting() == 3
+    # Those that run stay, unless they are to be stopped.
+    assert executor.executor.forget([running, second], begun=False) == [second]
+    assert executor.executor.take_back(waiting_since=0.0) == []
+    assert executor.executor.take_back(waiting_since=1e12) == [first, third]
+    assert executor.executor.waiting() == 0
+    pid = int((folder / "a").read_text())
+    assert executor.executor.forget([running, (99, 1)], begun=True) == [running]
+    assert is_running(pid) == (method is Method.THREAD)
+    gate.touch()
+    (one,) = executor.wait([kept])
+    assert result_of(one) == 2
+    executor.until(lambda: not is_running(pid))
+    assert [result_of(one) for one in executor.run({}, {})] == [6, 7]
+    assert set(executor.ended) == {kept, (6, 1), (7, 1)}
+
+
+def test_another_attempt_of_a_job_beside_the_first(make, gate):
+    """A lease was taken away and came back to the same worker: the first attempt may still end."""
+    executor = make()
+    (first,) = executor.submit(waiting_job(gate, "started"))
+    executor.until(lambda: (gate.parent / "started").exists())
+    executor.ids.clear()
+    (second,) = executor.submit({}, attempt=2)
+    assert result_of(executor.wait([second])[0]) == 1
+    gate.touch()
+    assert executor.wait([first])[0].outcome == "ok"
+
+
+def test_closing_leaves_no_process(make, tmp_path):
+    executor = make()
+    (orphaned,) = executor.run({"do": "orphan"})
+    running, *waiting = executor.submit({"do": "hang", "started": str(tmp_path / "pid")}, {"do": "hang"}, {})
+    executor.until(lambda: (tmp_path / "pid").exists())
+    children = executor.children()
+    assert children
+    unfinished = executor.executor.close()
+    assert set(unfinished) == {running, *waiting}
+    assert executor.executor.close() == []
+    assert not any(members_of_session(pid) for pid in children)
+    assert not is_running(result_of(orphaned))
+    assert len(executor.selector.get_map()) == 0
+
+
+def test_an_interpreter_that_is_not_there(make):
+    executor = make(python="/no/such/python")
+    for one in executor.run({}, {}):
+        assert one.outcome == "lost"
+        assert "cannot start /no/such/python" in text_of(one)
+    assert len(executor.selector.get_map()) == 0
+
+
+def test_garbage_in_the_pipe_costs_its_own_attempt(make):
+    executor = make(slots=1)
+    bad, good = executor.run({"do": "write_into_pipe"}, {})
+    assert bad.outcome == "lost"
+    assert result_of(good) == 2

@@ -1,0 +1,149 @@
+"""What user code prints, and what it does to the process it runs in: nothing breaks for those who follow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from queue_eval.pipe import OUTPUT_BYTES
+from queue_eval.states import Method
+from tests.support.executor_harness import (
+    ROOT,
+    is_running,
+    members_of_session,
+    result_of,
+)
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def shares_descriptors(method):
+    """Descriptors belong to the process, so threads cannot have their own."""
+    return method is Method.THREAD
+
+
+def test_output_is_kept_per_attempt(make):
+    executor = make()
+    ended = executor.run(*({"do": "print", "text": f"text {i} ü"} for i in range(6)), {})
+    for i, one in enumerate(ended[:6]):
+        assert one.output.decode() == f"text {i} ü\nTEXT {i} Ü\n"
+    assert ended[6].output == b""
+
+
+def test_output_of_commands_is_kept(make, shares_descriptors):
+    executor = make()
+    (one,) = executor.run({"do": "shell"})
+    assert result_of(one) == 0
+    assert one.output == (b"" if shares_descriptors else b"from a shell\n")
+
+
+def test_much_output_is_cut_in_the_middle(make):
+    executor = make(slots=1)
+    much, after = executor.run({"do": "print_much"}, {"do": "print", "text": "next"})
+    assert len(much.output) < OUTPUT_BYTES + 100
+    assert much.output.startswith(b"first line\nxxx")
+    assert much.output.endswith(b"x\nlast line\n")
+    # 1,000 lines of 5,000 and two short ones, less what is shown.
+    assert b"[... %d bytes left out ...]" % (5_000_021 - OUTPUT_BYTES) in much.output
+    assert after.output == b"next\nNEXT\n"
+
+
+def test_output_that_is_no_text(make):
+    executor = make(slots=1)
+    raw, surrogates = executor.run({"do": "print_bytes"}, {"do": "print_surrogates"})
+    assert raw.output == b"\xff\xfe not text\n"
+    assert surrogates.output == "\\ud800 \N{SNOWMAN}\n".encode()
+
+
+@pytest.mark.parametrize("act", ["close_streams", "close_descriptors", "redirect", "replace_stdout"])
+def test_lost_streams_come_back(make, act):
+    executor = make(slots=1)
+    bad, *others = executor.run({"do": act}, {"do": "print", "text": "heard"}, {"do": "print", "text": "too"})
+    assert bad.outcome == "ok"
+    assert [one.output for one in others] == [b"heard\nHEARD\n", b"too\nTOO\n"]
+    expected = {"redirect": b"before\n", "replace_stdout": b"said before, "}
+    assert bad.output == expected.get(act, b"")
+
+
+def test_closed_streams_among_threads(make):
+    executor = make()
+    ended = executor.run({"do": "close_streams"}, {}, {"do": "print", "text": "heard"})
+    assert ended[2].output == b"heard\nHEARD\n"
+
+
+def test_the_working_directory_comes_back(make, tmp_path):
+    executor = make(slots=1)
+    _, after = executor.run({"do": "chdir", "folder": str(tmp_path / "removed")}, {"do": "cwd"})
+    assert result_of(after) == str(Path.cwd())
+
+
+def test_signals(make):
+    executor = make(slots=1)
+    ended = executor.run({"do": "signals"}, {}, {"do": "alarm"}, {})
+    assert [result_of(one) for one in ended] == ["handled", 2, None, 4]
+    # A forgotten alarm must not go off in somebody else's attempt.
+    pause = executor.submit({"do": "hang"})
+    executor.until(executor.executor.begun)
+    deadline = time.monotonic() + 0.4
+    while time.monotonic() < deadline:
+        executor.turn()
+    assert pause[0] not in executor.ended
+
+
+@pytest.mark.parametrize("act", ["fork_returning_twice", "fork_raising"])
+def test_forks_that_come_back(make, act):
+    executor = make()
+    ended = executor.run(*[{"do": act}] * 3, {})
+    assert [result_of(one) for one in ended] == ["parent"] * 3 + [4]
+
+
+def test_processes_and_threads_left_behind(make, method):
+    executor = make()
+    orphan, threads, after = executor.run({"do": "orphan"}, {"do": "threads_behind"}, {})
+    assert (result_of(threads), result_of(after)) == (None, 3)
+    if method is Method.SUBPROCESS:
+        executor.until(lambda: not is_running(result_of(orphan)))
+    executor.close()
+    assert not is_running(result_of(orphan))
+
+
+def test_which_process_runs_what(make, method):
+    executor = make(slots=1)
+    pids = {result_of(one) for one in executor.run(*[{"do": "pid"}] * 3)}
+    assert len(pids) == (3 if method is Method.SUBPROCESS else 1)
+    assert os.getpid() not in pids
+
+
+PARENT = """
+    import sys
+    from queue_eval.states import Method
+    from tests.support.executor_harness import Harness
+
+    method, started = Method(sys.argv[1]), sys.argv[2]
+    harness = Harness(method, "do", slots=1)
+    harness.run({"do": "orphan"})
+    harness.submit({"do": "hog", "started": started})
+    print(harness.children()[0], flush=True)
+    harness.until(lambda: False, timeout_s=60)
+"""
+
+
+def test_children_die_with_their_parent(method, tmp_path):
+    """Even while user code holds the GIL, and with what they have left behind."""
+    started = tmp_path / "pid"
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(method), str(started)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            wait_until(lambda: started.exists() and started.read_text())
+            assert members_of_session(child)
+        finally:
+            parent.kill()
+        wait_until(lambda: not members_of_session(child))

@@ -1,0 +1,208 @@
+"""Run functions for the contract suite: what user code does, and what it should not do."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+Config = dict[str, Any]
+
+
+class CancelledByUser(BaseException):
+    """Not an Exception."""
+
+
+def echo(config: Config, **kwargs: Any) -> Any:
+    return {"config": config, "kwargs": kwargs}
+
+
+def do(config: Config) -> Any:
+    """Whatever `config["do"]` names; nothing by default."""
+    return globals()["do_" + config.get("do", "nothing")](config)
+
+
+def do_nothing(config: Config) -> Any:
+    return config["id"]
+
+
+def do_raise(config: Config) -> Any:
+    kind = {"exit": SystemExit, "interrupt": KeyboardInterrupt, "base": CancelledByUser}
+    raise kind.get(config["kind"], ValueError)(config.get("text", "wrong"))
+
+
+def do_raise_from(config: Config) -> Any:
+    try:
+        do_raise({"kind": "value", "text": "the cause"})
+    except ValueError as error:
+        raise RuntimeError("the effect") from error
+
+
+def do_exit_process(config: Config) -> Any:
+    print("last words")
+    os._exit(3)
+
+
+def do_segfault(config: Config) -> Any:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return wait_for_ever()
+
+
+def do_wait_for(config: Config) -> Any:
+    pathlib.Path(config["started"]).touch()
+    while not pathlib.Path(config["gate"]).exists():
+        time.sleep(0.005)
+    return config["id"]
+
+
+def do_hang(config: Config) -> Any:
+    if "started" in config:
+        pathlib.Path(config["started"]).write_text(str(os.getpid()))
+    return wait_for_ever()
+
+
+def do_hog(config: Config) -> Any:
+    """Holds the GIL: nothing else of this process runs meanwhile."""
+    sys.setswitchinterval(1e6)
+    pathlib.Path(config["started"]).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+def do_print(config: Config) -> Any:
+    print(config["text"])
+    print(config["text"].upper(), file=sys.stderr)
+    return None
+
+
+def do_print_much(config: Config) -> Any:
+    print("first line")
+    for _ in range(1000):
+        sys.stdout.write("x" * 4999 + "\n")
+    print("last line")
+
+
+def do_print_bytes(config: Config) -> Any:
+    os.write(1, b"\xff\xfe not text\n")
+
+
+def do_print_surrogates(config: Config) -> Any:
+    print("\ud800 \N{SNOWMAN}")
+
+
+def do_shell(config: Config) -> Any:
+    return os.system("echo from a shell")
+
+
+def do_close_streams(config: Config) -> Any:
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def do_close_descriptors(config: Config) -> Any:
+    os.close(1)
+    os.close(2)
+
+
+def do_redirect(config: Config) -> Any:
+    print("before")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    print("into nowhere")
+
+
+def do_replace_stdout(config: Config) -> Any:
+    import io
+
+    sys.stdout.write("said before, ")
+    sys.stdout = io.StringIO()
+    print("unheard")
+
+
+def do_chdir(config: Config) -> Any:
+    folder = pathlib.Path(config["folder"])
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+
+
+def do_cwd(config: Config) -> Any:
+    return str(pathlib.Path.cwd())
+
+
+def do_signals(config: Config) -> Any:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        subprocess.run(["true"], check=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return "handled"
+
+
+def do_alarm(config: Config) -> Any:
+    """Sets an alarm and forgets it."""
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+
+
+def do_fork_returning_twice(config: Config) -> Any:
+    return "child" if os.fork() == 0 else "parent"
+
+
+def do_fork_raising(config: Config) -> Any:
+    if os.fork() == 0:
+        raise ValueError("in the child")
+    return "parent"
+
+
+def do_orphan(config: Config) -> Any:
+    """Leaves a process behind."""
+    process = subprocess.Popen(["sleep", "1000"])
+    return process.pid
+
+
+def do_threads_behind(config: Config) -> Any:
+    for daemon in (True, False):
+        threading.Thread(target=wait_for_ever, daemon=daemon).start()
+
+
+def do_many_bytes(config: Config) -> Any:
+    return config["text"][::-1]
+
+
+def do_numpy(config: Config) -> Any:
+    import numpy
+
+    return {"scalar": numpy.float32(0.5), "array": numpy.arange(3), "flag": numpy.bool_(True)}
+
+
+def do_value(config: Config) -> Any:
+    values = {
+        "set": {"layers": [1, 2, {3}]}, "key": {1: 2}, "object": object(), "tuple": (1, None),
+        "nan": float("nan"), "inf": float("-inf"), "nested nan": [float("nan")],
+        "text": "\ud83d\ude00 \N{GRINNING FACE} \ud800",
+    }  # fmt: skip
+    return values[config["value"]]
+
+
+def do_pid(config: Config) -> Any:
+    return os.getpid()
+
+
+def do_write_into_pipe(config: Config) -> Any:
+    """Writes into every descriptor it finds."""
+    for fd in range(3, 20):
+        try:
+            os.write(fd, b"\xff\xff garbage")
+        except OSError:
+            continue
+
+
+def wait_for_ever() -> None:
+    while True:
+        time.sleep(0.01)

@@ -1,0 +1,108 @@
+"""Drives an executor as the worker's runner does, in the test's own thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from queue_eval.pipe import Setup
+from queue_eval.states import Method
+from workers.executors import make_executor
+from workers.executors.protocol import Attempt, Ended, Plan, Token
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTIONS = "tests.support.executor_functions"
+
+
+class Harness:
+    """One executor and its selector. `ended` collects what it tells, by token."""
+
+    def __init__(
+        self, method: Method, function: str = "echo", *, slots: int = 2, time_limit_s: float | None = None,
+        payload: bytes | None = None, path: tuple[Path, ...] = (ROOT,), kwargs: dict[str, Any] | None = None,
+        python: str = sys.executable,
+    ) -> None:  # fmt: skip
+        name = function if ":" in function else f"{FUNCTIONS}:{function}"
+        setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1)
+        self.selector = selectors.DefaultSelector()
+        self.plan = Plan(method, setup, slots, time_limit_s, python, revision=1)
+        self.executor = make_executor(self.plan, self.selector)
+        self.ended: dict[Token, Ended] = {}
+        self.ids: list[int] = []
+
+    def submit(self, *configs: dict[str, Any], attempt: int = 1) -> list[Token]:
+        tokens = [(len(self.ids) + i + 1, attempt) for i in range(len(configs))]
+        self.ids += [job for job, _ in tokens]
+        texts = [json.dumps(config).encode() for config in configs]
+        self.executor.submit([Attempt(token, text) for token, text in zip(tokens, texts, strict=True)])
+        return tokens
+
+    def turn(self) -> None:
+        deadline = self.executor.next_deadline()
+        pause_s = 0.02 if deadline is None else min(0.02, max(0.0, deadline - time.monotonic()))
+        for key, _ in self.selector.select(pause_s):
+            key.data()
+        for one in self.executor.collect(time.monotonic()):
+            assert one.token not in self.ended, "told twice"
+            self.ended[one.token] = one
+
+    def until(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"timed out; ended: {self.ended}"
+            self.turn()
+        return found
+
+    def wait(self, tokens: list[Token]) -> list[Ended]:
+        self.until(lambda: all(token in self.ended for token in tokens))
+        return [self.ended[token] for token in tokens]
+
+    def run(self, *configs: dict[str, Any]) -> list[Ended]:
+        return self.wait(self.submit(*configs))
+
+    def call(self, **config: Any) -> Ended:
+        return self.run(config)[0]
+
+    def children(self) -> list[int]:
+        return [child.pid for child in self.executor._children]  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self.executor.close()
+        self.executor.close()
+        self.selector.close()
+
+
+def result_of(ended: Ended) -> Any:
+    assert ended.outcome == "ok", ended
+    return json.loads(ended.body)
+
+
+def text_of(ended: Ended) -> str:
+    return ended.body.decode()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def members_of_session(leader: int) -> list[int]:
+    """Processes of the session that `leader` began, zombies left out."""
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return members
