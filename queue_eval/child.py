@@ -90,20 +90,32 @@ class _Child:
         self._source = ""
         self._broken = ""
         self._waiting: queue.SimpleQueue[tuple[int, int, bytes]] = queue.SimpleQueue()
+        self._recalled: set[tuple[int, int]] = set()
         self._output: _ThreadOutput | None = None
         self._pid = os.getpid()
         self._surroundings = _Surroundings()
 
     def serve(self) -> None:
         frames = FrameBuffer()
-        while data := self._pipe.recv(_READ_BYTES):
-            for header, body in frames.feed(data):
-                if header[0] == "setup":
-                    self._prepare(parse_setup(header, body))
-                elif self._output is not None:
-                    self._waiting.put((header[1], header[2], body))
-                else:
-                    self._run(header[1], header[2], body)
+        while True:
+            # Whatever has come is read before the next attempt begins: it may have been recalled.
+            may_wait = self._output is not None or self._waiting.empty()
+            with contextlib.suppress(BlockingIOError):
+                data = self._pipe.recv(_READ_BYTES, 0 if may_wait else socket.MSG_DONTWAIT)
+                if not data:
+                    return
+                for header, body in frames.feed(data):
+                    self._receive(header, body)
+            if self._output is None and not self._waiting.empty():
+                self._run(*self._waiting.get())
+
+    def _receive(self, header: list[Any], body: bytes) -> None:
+        if header[0] == "setup":
+            self._prepare(parse_setup(header, body))
+        elif header[0] == "recall":
+            self._recalled.update((job, attempt) for job, attempt in header[1])
+        else:
+            self._waiting.put((header[1], header[2], body))
 
     def _prepare(self, setup: Setup) -> None:
         self._setup = setup
@@ -129,6 +141,8 @@ class _Child:
             os._exit(1)  # a slot that is gone must be seen by the parent
 
     def _run(self, job: int, attempt: int, config: bytes) -> None:
+        if (job, attempt) in self._recalled:
+            return
         begun = time.perf_counter()
         try:
             outcome, text = "ok", self._call(job, config)

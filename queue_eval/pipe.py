@@ -9,6 +9,7 @@ frame          direction  header, then bytes
 setup          to child   function name, path, kwargs, threads, whether by value; then the pickle
 ready          to parent  the run function is loaded (or cannot be)
 run            to child   id, attempt; then the config (JSON)
+recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
 =============  =========  =======================================================================
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,10 @@ _MOST_BYTES = 128 * 2**20
 
 def encode_run(job: int, attempt: int, config: bytes) -> bytes:
     return frame(("run", job, attempt), config)
+
+
+def encode_recall(tokens: Iterable[tuple[int, int]]) -> bytes:
+    return frame(("recall", list(tokens)))
 
 
 def parse_setup(header: list[Any], body: bytes) -> Setup:

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from queue_eval.states import Method
-from tests.support.executor_harness import is_running, members_of_session, result_of, text_of
+from tests.support.executor_harness import Harness, is_running, members_of_session, result_of, text_of
 from tests.support.waiting import wait_until
 
 
@@ -79,8 +79,6 @@ def test_a_time_limit(make, method, tmp_path):
 
 
 def test_an_abandoned_thread_is_told_of_as_a_missing_slot(gate):
-    from tests.support.executor_harness import Harness
-
     executor = Harness(Method.THREAD, "do", time_limit_s=5.0)
     try:
         hung, kept = executor.submit({"do": "hang"}, waiting_job(gate, "started"))
@@ -126,6 +124,32 @@ def test_forgetting_and_taking_back(make, method, gate):
     executor.until(lambda: not is_running(pid))
     assert [result_of(one) for one in executor.run({}, {})] == [6, 7]
     assert set(executor.ended) == {kept, (6, 1), (7, 1)}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("method", [Method.THREAD, Method.PROCESS])
+def test_what_is_queued_in_a_child_is_taken_back_too(method, slots, tmp_path):
+    """Short attempts queue in the child; behind one that turns out long they are stuck."""
+    executor = Harness(method, "do", slots=slots)
+    try:
+        queue_depth = executor.executor._queue_depth
+        executor.until(lambda: executor.run(*[{}] * 50) and queue_depth(), timeout_s=60)
+        count = len(executor.ids)
+        long = [waiting_job(tmp_path / "gate", str(i)) for i in range(slots)]
+        files = [{"do": "wait_for", "gate": __file__, "started": str(tmp_path / f"q{i}")} for i in range(4)]
+        running, queued = executor.submit(*long), executor.submit(*files)
+        executor.until(lambda: all((tmp_path / str(i)).exists() for i in range(slots)))
+        assert set(executor.executor.begun()) == set(running)
+        assert executor.executor.forget(queued[:1], begun=False) == queued[:1]
+        assert sorted(executor.executor.take_back(waiting_since=1e12)) == queued[1:]
+        assert queue_depth() == 0
+        (tmp_path / "gate").touch()
+        executor.wait(running)
+        executor.run({})
+        assert not list(tmp_path.glob("q*"))
+        assert len(executor.ended) == count + slots + 1
+    finally:
+        executor.close()
 
 
 def test_another_attempt_of_a_job_beside_the_first(make, gate):

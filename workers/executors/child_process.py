@@ -10,9 +10,19 @@ import socket
 import subprocess
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
-from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, encode_run, parse_report
+from queue_eval.pipe import (
+    OUTPUT_BYTES,
+    READY,
+    FrameBuffer,
+    Kept,
+    Report,
+    Setup,
+    encode_recall,
+    encode_run,
+    parse_report,
+)
 from workers.executors.protocol import Attempt, Token
 
 _READ_BYTES = 1 << 16
@@ -108,6 +118,18 @@ class ChildProcess:
             self._selector.modify(
                 self._pipe.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE, self._read_and_write
             )
+
+    def recall(self, wanted: Container[Token] | None = None) -> list[Token]:
+        """Take back, of `wanted` or all, what has not begun. It may begin nevertheless when what it waits
+        behind ends at this very moment; its report is then nobody's."""
+        waiting = [token for token in self.given if token not in self.begun_at]
+        recalled = [token for token in waiting if wanted is None or token in wanted]
+        for token in recalled:
+            del self.given[token]
+        if recalled:
+            self._outbox += encode_recall(recalled)
+            self.flush()
+        return recalled
 
     def take(self, token: Token) -> Attempt | None:
         """Strike an attempt off; the next one in the child begins."""

@@ -35,6 +35,9 @@ _QUEUED_MS = 5.0
 
 _QUEUED_MOST = 32
 
+_STUCK_MS = 1000.0
+"""What an attempt counts for behind which others were stuck: none are queued until it is forgotten."""
+
 _LAST_OUTPUT = 1000
 """How many bytes of its last output tell of a process's death."""
 
@@ -75,19 +78,12 @@ class ChildPool:
         dropped = [attempt.token for _, attempt in self._waiting if attempt.token in unwanted]
         self._waiting = deque(item for item in self._waiting if item[1].token not in unwanted)
         for child in list(self._children):
-            doomed = [token for token in child.given if token in unwanted]
-            running = [token for token in doomed if token in child.begun_at]
-            for token in doomed:
-                if token not in running:
-                    child.take(token)  # it is in the child's pipe already; its report will be nobody's
-                elif begun and child.threads > 1:
-                    child.abandon(token)
-                elif begun:
-                    child.take(token)
-                else:
-                    continue
-                dropped.append(token)
-            if begun and running and (child.threads == 1 or not child.given):
+            dropped += child.recall(unwanted)
+            running = [token for token in child.begun_at if token in unwanted] if begun else []
+            for token in running:
+                child.abandon(token)
+            dropped += running
+            if running and (child.threads == 1 or not child.given):
                 self._replace(child)
         self._dispatch()
         return dropped
@@ -101,6 +97,13 @@ class ChildPool:
             else:
                 kept.append((submitted_at, attempt))
         self._waiting = kept
+        for child in self._children:
+            # Behind attempts that have all run for long, what was queued in the child is stuck.
+            if all(begun_at < waiting_since for begun_at in child.begun_at.values()):
+                stuck = child.recall()
+                if stuck:
+                    self._pace.add(_STUCK_MS)
+                back += stuck
         return back
 
     def collect(self, now: float) -> list[Ended]:
