@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,7 +24,6 @@ from workers.book import Book
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, make_plan
-from workers.spool import deliver_orphans
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +32,12 @@ class LeaseKeeper:
     """Beats every third of a lease, and at once when poked. `start` and `stop` may be called twice."""
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, *,
-        spools: Path | None, on_drain: Callable[[], None],
+        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, *, on_drain: Callable[[], None]
     ) -> None:  # fmt: skip
         self._link = link
         self._options = options
         self._book = book
         self._runner = runner
-        self._spools = spools
         self._on_drain = on_drain
         self._lease_ms = round(options.lease_s * 1000)
         self._poked = threading.Event()
@@ -94,8 +90,6 @@ class LeaseKeeper:
         while not self._stopped.is_set():
             try:
                 self.beat()
-                if self._spools is not None:
-                    deliver_orphans(self._spools, self._link)
             except GiveUp:
                 return
             except Exception:  # the heartbeat must not stop while jobs run
@@ -165,5 +159,3 @@ class LeaseKeeper:
             self._book.refuse(campaign, revision)
             return
         self._book.serve(queue, plan)
-
-

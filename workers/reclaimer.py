@@ -1,10 +1,14 @@
-"""Takes back what dead workers hold: those whose lease has expired, and those of this machine at once."""
+"""Takes back what dead workers hold: those whose lease has expired, and those of this machine at once.
+
+What they have settled on disk is delivered first: it need not run again.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
+from pathlib import Path
 
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
@@ -13,6 +17,7 @@ from queue_eval.machine import is_alive, machine_id
 from workers.book import Book
 from workers.options import WorkerOptions
 from workers.served import Served
+from workers.spool import deliver_orphans, spool_file
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +25,9 @@ log = logging.getLogger(__name__)
 class Reclaimer:
     """Looks about once a second: one script call per campaign, cheap when nothing has expired."""
 
-    def __init__(self, link: Link, options: WorkerOptions, book: Book) -> None:
+    def __init__(self, link: Link, options: WorkerOptions, book: Book, spools: Path | None) -> None:
         self._link = link
+        self._spools = spools
         self._options = options
         self._book = book
         self._grace_ms = round(options.lease_s * 1000)
@@ -40,7 +46,8 @@ class Reclaimer:
         # Jitter, so that a fleet does not ask in one instant.
         while not self._stopped.wait(min(1.0, self._options.lease_s / 10) * random.uniform(0.7, 1.3)):
             try:
-                dead = self._dead_neighbours()
+                self.deliver_spools()
+                dead = [name for name in self._dead_neighbours() if not self._is_spooled(name)]
                 for served, _ in self._book.holdings():
                     self._reclaim(served, "")
                     for worker in dead:
@@ -51,6 +58,15 @@ class Reclaimer:
                 return
             except Exception:  # it must outlive whatever it meets
                 log.exception("reclaiming failed; trying again")
+
+    def deliver_spools(self) -> None:
+        """Settle what dead workers of this machine have left on its disk."""
+        if self._spools is not None:
+            deliver_orphans(self._spools, self._link)
+
+    def _is_spooled(self, worker: str) -> bool:
+        """Whether another worker is delivering what a dead one has left."""
+        return self._spools is not None and spool_file(self._spools, worker).exists()
 
     def reclaim_own_name(self, served: Served) -> None:
         """What a former life under the same name still holds."""

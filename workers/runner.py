@@ -45,6 +45,8 @@ class _Lane:
         self.current = make_executor(plan, selector)
         self.retired: list[Executor] = []
         self.used_at = time.monotonic()
+        self.missing_slots = 0
+        """As it was last told."""
 
     def executors(self) -> list[Executor]:
         return [self.current, *self.retired]
@@ -78,6 +80,10 @@ class Runner:
     def is_started(self) -> bool:
         return self._thread.ident is not None
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def submit(self, campaign: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
         self._call(lambda: self._submit(campaign, plan, attempts))
 
@@ -108,20 +114,26 @@ class Runner:
     # In the runner's thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while not self._closing:
-            for key, _ in self._selector.select(self._pause()):
-                key.data()
-            while self._calls:
-                self._calls.popleft()()
-            now = time.monotonic()
-            for campaign, lane in list(self._lanes.items()):
-                self._collect(campaign, lane, now)
+        try:
+            while not self._closing:
+                for key, _ in self._selector.select(self._pause()):
+                    key.data()
+                while self._calls:
+                    self._calls.popleft()()
+                now = time.monotonic()
+                for campaign, lane in list(self._lanes.items()):
+                    self._collect(campaign, lane, now)
+        except Exception:  # the worker sees that this thread has ended, and ends in good order
+            log.exception("the runner failed")
 
     def _collect(self, campaign: str, lane: _Lane, now: float) -> None:
         ended = [one for executor in lane.executors() for one in executor.collect(now)]
+        missing_slots = lane.plan.slots - lane.current.slots
         if ended:
             lane.used_at = now
-            self._reports.ended(campaign, ended, lane.plan.slots - lane.current.slots)
+        if ended or missing_slots != lane.missing_slots:
+            lane.missing_slots = missing_slots
+            self._reports.ended(campaign, ended, missing_slots)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close()

@@ -33,7 +33,7 @@ class Spool:
     """This worker's file. Assumes: one thread at a time."""
 
     def __init__(self, folder: Path, worker: str) -> None:
-        self._path = folder / f"{worker}.jsonl"
+        self._path = spool_file(folder, worker)
         self._worker = worker
         self._file: IO[str] | None = None
         self._kept: set[tuple[str, int, int]] = set()
@@ -65,10 +65,18 @@ class Spool:
 
     def _open(self) -> IO[str]:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self._path.open("a", encoding="ascii")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._file = file
-        return file
+        while True:
+            file = self._path.open("a", encoding="ascii")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another worker may have taken the new file for a dead one's, and removed it.
+            if self._path.exists() and self._path.samefile(f"/dev/fd/{file.fileno()}"):
+                self._file = file
+                return file
+            file.close()
+
+
+def spool_file(folder: Path, worker: str) -> Path:
+    return folder / f"{worker}.jsonl"
 
 
 def deliver_orphans(folder: Path, link: Link) -> int:
@@ -101,15 +109,17 @@ def _settle(queue: CampaignQueue, worker: str, settlements: Sequence[Settlement]
 def _claim(path: Path) -> Iterator[IO[str] | None]:
     """The open file when its worker is dead, else None."""
     try:
-        with path.open("r+", encoding="ascii", errors="replace") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-            else:
-                yield file
-    except FileNotFoundError:  # another worker was faster
+        file = path.open("r+", encoding="ascii", errors="replace")
+    except OSError:  # another worker was faster, or it is another user's
         yield None
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield file
 
 
 def _encode(queue: CampaignQueue, worker: str, settlement: Settlement) -> str:

@@ -59,13 +59,14 @@ class Worker:
         self._book.attach_runner(self._runner)
         self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool)
         self._keeper = LeaseKeeper(
-            self._link, options, self._book, self._runner, spools=spools, on_drain=self._signals.request
+            self._link, options, self._book, self._runner, on_drain=self._signals.drain
         )
-        self._reclaimer = Reclaimer(self._link, options, self._book)
+        self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange)
         self._notices = NoticeListener(self._link, self._keeper.poke)
         self._abandon = threading.Event()
         self._is_ending = False
+        self._has_traded = False
         self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
 
     def run(self) -> None:
@@ -84,6 +85,8 @@ class Worker:
         self._check_name()
         self._runner.start()
         self._keeper.beat()
+        # Before anything is leased: what is on disk need not run again.
+        self._reclaimer.deliver_spools()
         for served, _ in self._book.holdings():
             self._reclaimer.reclaim_own_name(served)
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
@@ -100,20 +103,24 @@ class Worker:
             log.info("%s", reason)
         except Exception:
             log.exception("the exchange failed: this worker ends; its jobs are released")
-        self._signals.request()
+        self._has_traded = True
+        self._signals.wake()
 
     def _wait_for_end(self) -> None:
-        while self._exchange_thread.is_alive() and not self._abandon.is_set():
+        while not self._has_traded and not self._abandon.is_set():
             self._signals.wait(_TICK_S)
-            if self._signals.count == 0 and (reason := self._reason_to_end()):
+            if not self._signals.wants_drain and (reason := self._reason_to_end()):
                 log.info("%s: draining", reason)
-                self._signals.request()
-            if self._signals.count >= 1 and not self._keeper.is_draining:
+                self._signals.drain()
+            if self._signals.wants_drain and not self._keeper.is_draining:
                 self._keeper.is_draining = True
                 log.info("draining: %d running", self._book.running())
                 self._book.drain()
                 self._keeper.poke()
-            if self._signals.count >= 2 or self._is_out_of_time():
+            if not self._runner.is_alive:
+                log.error("the runner failed: this worker ends; its jobs are released")
+                return
+            if self._signals.wants_stop or self._is_out_of_time():
                 return
 
     def _end(self) -> None:
@@ -165,11 +172,11 @@ class Worker:
             raise GiveUp(reason)
 
     def _reason_to_give_up(self, away_s: float) -> str | None:
-        if (self._signals.count >= 2 or self._is_ending) and away_s > 2.0:
+        if (self._signals.wants_stop or self._is_ending) and away_s > 2.0:
             return "the server is away"
         if self._book.running() > 0:
             return None
-        if self._signals.count >= 1 and away_s > 5.0:
+        if self._signals.wants_drain and away_s > 5.0:
             return "the server is away"
         idle = self._options.idle_timeout_s
         if idle is not None and away_s > 1.0 and self._is_stopped_server():
