@@ -28,8 +28,7 @@ class Access:
     """A server and the right to use it.
 
     `key` signs code that travels by value; None when this side has none. `home` is the folder whose access
-    file gave the URL (read it again when reconnecting: the server may have moved), None when it came from
-    an argument or the environment.
+    file gave the URL, None when it came from an argument or the environment.
     """
 
     url: str

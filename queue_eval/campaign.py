@@ -266,16 +266,13 @@ class Campaign:
         """How many of these were cancelled by this call."""
         return len(self.queue.cancel(ids))
 
-    def outstanding_ids(self) -> list[int]:
-        """Ids of this driver's jobs, submitted or adopted, that are not known to be finished."""
+    def cancel_outstanding(self) -> int:
+        """Cancel all of this driver's jobs, submitted or adopted; how many were."""
         with self.lock:
-            ids = dict.fromkeys(self.ledger.waiting)
+            ids = list(self.ledger.waiting)
             adopted = self.ledger.adopted
-        if adopted:
-            for id_, _, _ in self.queue.outstanding():
-                if id_ <= self.ledger.horizon:
-                    ids[id_] = None
-        return list(ids)
+        count = self.cancel(ids)
+        return count + (self.queue.cancel_up_to(self.ledger.horizon) if adopted else 0)
 
     def close(self) -> None:
         self._reader.close()

@@ -194,10 +194,11 @@ def _describe(error: BaseException) -> str:
 
 def _is_ours(file: str) -> bool:
     """Frames that tell a user nothing: this package's, and those of the import system."""
-    return os.path.dirname(file) == _HERE or "importlib" in file  # noqa: PTH120
+    return os.path.dirname(file) == _HERE or file.startswith(("<frozen importlib", _IMPORTLIB))  # noqa: PTH120
 
 
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - no pathlib in this process
+_IMPORTLIB = os.path.join(os.path.dirname(os.__file__), "importlib")  # noqa: PTH118, PTH120
 
 
 class _Surroundings:

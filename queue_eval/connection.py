@@ -47,6 +47,9 @@ CONNECT_TIMEOUT_S = 5.0
 TRANSIENT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
 """The server is away, loading, failing over or full: nothing was done, or it may be repeated."""
 
+_TRANSIENT_PREFIXES = ("MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+"""Replies that redis-py has no class for: no writes are taken for now (full disk, no replica, busy)."""
+
 _REFUSED = (AuthenticationError, NoPermissionError)
 
 T = TypeVar("T")
@@ -59,6 +62,13 @@ class GiveUp(Exception):  # noqa: N818 - a signal, not an error
 def is_refusal(error: Exception) -> bool:
     """Whether the server answered, but will not have us (wrong password or rights)."""
     return isinstance(error, _REFUSED) or "WRONGPASS" in str(error) or "NOAUTH" in str(error)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same call may do later, the server being away or taking no writes for now."""
+    if isinstance(error, TRANSIENT):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT_PREFIXES)
 
 
 class Link:
@@ -142,11 +152,13 @@ class Link:
         while True:
             try:
                 reply = operation(self.client)
-            except TRANSIENT as error:
+            except RedisError as error:
                 if is_refusal(error):
                     raise ServerUnreachableError(
-                        f"the server at {safe_url(self.access.url)} refuses the password"
+                        f"the server at {safe_url(self.access.url)} refuses us: {_reason(error)}"
                     ) from error
+                if not is_transient(error):
+                    raise
                 now = time.monotonic()
                 if away_since is None:
                     away_since = now

@@ -87,7 +87,9 @@ class Evaluator(Records):
         self._submit_lock = threading.Lock()
         wanted = line.is_embedded if options.local_workers is None else options.local_workers
         self._workers = (
-            LocalWorkers(campaign.queue, line.access, line.home, num_workers) if wanted else None
+            LocalWorkers(campaign.queue, line.access, line.home, num_workers, self.PYTHON_EXE)
+            if wanted
+            else None
         )
         chores = Chores(campaign.queue, self._workers.ensure if self._workers else None)
         self._waiter = Waiter(campaign, chores, line.patience)
@@ -262,7 +264,7 @@ class Evaluator(Records):
         """Cancel these jobs, or all outstanding ones; how many were. `gather` returns them as cancelled."""
         self._check_open()
         if jobs is None:
-            return self._campaign.cancel(self._campaign.outstanding_ids())
+            return self._campaign.cancel_outstanding()
         return self._campaign.cancel([job.id for job in jobs])
 
     def close(self, *, cancel: bool = False) -> None:

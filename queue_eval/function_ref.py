@@ -16,6 +16,8 @@ from typing import Any
 
 from queue_eval.errors import FunctionError
 
+MAX_PAYLOAD_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True)
 class FunctionRef:
@@ -198,4 +200,9 @@ def _pickle(function: Any, name: str) -> bytes:
             f"{name} cannot travel to a worker: {type(error).__name__}: {error}; "
             "move it to a module, or do not let it hold open files, locks or connections"
         ) from error
+    if len(pickled) > MAX_PAYLOAD_BYTES:
+        raise FunctionError(
+            f"{name} takes {len(pickled):,} bytes by value, more than {MAX_PAYLOAD_BYTES:,}; "
+            "load large data in the run function rather than hold it"
+        )
     return pickled

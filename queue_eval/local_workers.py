@@ -61,11 +61,12 @@ class _Started:
 class LocalWorkers:
     """Keeps `slots` slots in all on this machine that serve a campaign. May be used from several threads."""
 
-    def __init__(self, queue: CampaignQueue, access: Access, home: Path, slots: int) -> None:
+    def __init__(self, queue: CampaignQueue, access: Access, home: Path, slots: int, python: str) -> None:
         self._queue = queue
         self._access = access
         self._home = home
         self._slots = slots
+        self._python = python
         self._machine = machine_id()
         self._lock = threading.Lock()
         self._started: list[_Started] = []
@@ -157,7 +158,7 @@ class LocalWorkers:
         self._queue.link.call(operation)
 
     def _environment(self) -> dict[str, str]:
-        environment = dict(os.environ)
+        environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
         if self._access.home is None:
             # Not on the command line, which every user of the machine can read.
             environment["QUEUE_EVAL_URL"] = self._access.url

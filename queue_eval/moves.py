@@ -111,6 +111,8 @@ class Extended:
     finished: list[int]
     taken: list[int]
     revision: int
+    unknown: list[tuple[int, int]]
+    """Tokens that the worker holds and did not name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,10 +110,14 @@ class CampaignQueue(CampaignView):
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
-        finished, taken, revision = self._run(
+        finished, taken, revision, unknown = self._run(
             "extend", worker, lease_ms, *itertools.chain.from_iterable(tokens)
         )
-        return Extended([int(i) for i in finished], [int(i) for i in taken], revision)
+        flat = [int(value) for value in unknown]
+        return Extended(
+            [int(i) for i in finished], [int(i) for i in taken], revision,
+            list(zip(flat[::2], flat[1::2], strict=True)),
+        )  # fmt: skip
 
     def release(self, worker: str, tokens: Iterable[tuple[int, int, bool]], *, leave: bool = False) -> int:
         """Give back tokens (id, attempt, whether its execution had begun); `leave` ends the attendance."""
@@ -131,6 +135,17 @@ class CampaignQueue(CampaignView):
         if cancelled:
             self.notify("cancel")
         return cancelled
+
+    def cancel_up_to(self, last_id: int) -> int:
+        """Cancel every outstanding job up to this id; how many were."""
+        count = 0
+        # More than once: jobs that move between places while these are listed are missed.
+        while ids := [id_ for id_, _, _ in self.outstanding() if id_ <= last_id]:
+            cancelled = len(self.cancel(ids))
+            count += cancelled
+            if not cancelled:
+                break
+        return count
 
     def retry(self, ids: Iterable[int]) -> list[int]:
         """Run failed or cancelled jobs again; returns which."""

@@ -26,6 +26,8 @@ _PREFETCH_MS = 50.0
 _PREFETCH_LONGEST_MS = 100.0
 _PREFETCH_MOST = 256
 
+_PUT_OFF_S = 5.0
+
 WAITED_TOO_LONG_S = 1.0
 """What was prefetched and has not begun for so long is given back: others may be idle."""
 
@@ -64,7 +66,7 @@ class Book:
     # From the runner ------------------------------------------------------------------------------------
 
     def ended(self, campaign: str, attempts: list[Ended], missing_slots: int) -> None:
-        """These attempts have ended."""
+        """These attempts have ended; so many slots are taken by abandoned threads."""
         with self.changed:
             served = self._served.get(campaign)
             if served is None:
@@ -81,13 +83,14 @@ class Book:
             served.missing_slots = missing_slots
             self.changed.notify()
 
-    def given_up(self, campaign: str, tokens: list[Token], *, release: bool) -> None:
+    def given_up(self, campaign: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """These attempts will not end: they go back to the queue, or are somebody else's already."""
         with self.changed:
             served = self._served.get(campaign)
             if served is None:
                 return
             served.in_hand -= len(tokens)
+            served.missing_slots = missing_slots
             if release:
                 self._to_release.append((served, [(job, attempt, False) for job, attempt in tokens]))
                 # Something they waited behind was not short: ask for no more than can begin at once.
@@ -183,6 +186,9 @@ class Book:
         """How long the exchange may sleep (s) if nothing changes; None for ever."""
         with self.changed:
             due = [served.due_at for served in self._served.values() if served.due_at is not None]
+            due += [
+                served.not_before for served in self._served.values() if served.not_before > time.monotonic()
+            ]
             pauses = [max(0.0, at - time.monotonic()) for at in due]
             return min(pauses + [WAITED_TOO_LONG_S] * self._is_ahead(), default=None)
 
@@ -219,6 +225,12 @@ class Book:
                 size += len(settlement.body) + len(settlement.output)
                 batch.append(settlement)
             return batch
+
+    def put_off(self, trade: Trade) -> None:
+        """The trade failed; its settlements go back, and the campaign waits a little."""
+        with self.changed:
+            trade.served.outbox.extendleft(reversed(trade.settlements))
+            trade.served.not_before = time.monotonic() + _PUT_OFF_S
 
     def settled(self, trade: Trade) -> bool:
         """These settlements are on the server. Whether that was all there was."""
@@ -259,6 +271,8 @@ class Book:
         now = time.monotonic()
         chosen = []
         for served in self._served.values():
+            if served.not_before > now:
+                continue
             if served.due_at is not None and served.due_at <= now:
                 served.may_have_work, served.due_at = True, None
             wants = served.may_have_work and sum(self._wishes(served)) > 0

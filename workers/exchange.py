@@ -57,6 +57,7 @@ class Exchange:
         self._book = book
         self._runner = runner
         self._spool = spool
+        self._queues: dict[str, CampaignQueue] = {}
         self._in_flight: tuple[CampaignQueue, Sequence[Settlement]] | None = None
         # "<life>-<number>": unique over all lives of a worker's name, and growing within one, so that the
         # server can tell a call that was overtaken.
@@ -96,17 +97,20 @@ class Exchange:
             for served in book.take_turn():
                 self._trade(book.prepare(served))
 
-    def finish(self, left: dict[str, tuple[list[Token], list[Token]]]) -> None:
-        """Settle what has ended, release what the closed runner had `left` (running, waiting), and leave."""
-        for served, tokens in self._book.take_releases():
-            self._release(served, tokens)
-        for served, _ in self._book.holdings():
-            running, waiting = left.get(served.name, ([], []))
-            tokens = [(*token, True) for token in running] + [(*token, False) for token in waiting]
+    def finish(self, left: dict[str, list[Token]]) -> None:
+        """Settle what has ended, release all else that is held, and leave. `left` was running when the
+        runner closed; what was leased too late to reach it is held, too."""
+        for served, releases in self._book.take_releases():
+            self._release(served, releases)
+        for served, held in self._book.holdings():
+            running = left.get(served.name, [])
+            settled: set[Token] = set()
             try:
                 while batch := self._book.take_batch(served):
                     self._settle(served, batch, lease_ms=0)
-                served.queue.release(self._options.name, tokens, leave=True)
+                    settled.update((one.id, one.attempt) for one in batch)
+                tokens = [(*token, token in running) for token in held if token not in settled]
+                self._queue(served).release(self._options.name, tokens, leave=True)
             except CampaignNotFoundError:
                 continue
         if self._spool is not None:
@@ -128,16 +132,16 @@ class Exchange:
             log.warning("campaign %s is gone: its jobs here are stopped", served.name)
             self._book.leave(served.name)
         except Exception:  # whatever is wrong with one campaign must not stop the others
-            log.exception("campaign %s cannot be served: its jobs return when their lease ends", served.name)
-            self._book.refuse(served.name, served.plan.revision)
-            self._book.leave(served.name)
+            log.exception("campaign %s cannot be served for now; trying again", served.name)
+            self._book.put_off(trade)
 
     def _settle(
         self, served: Served, settlements: Sequence[Settlement], *,
         lease_ms: int, room: int = 0, prefetch: int = 0,
     ) -> Settled:  # fmt: skip
-        self._in_flight = (served.queue, settlements)
-        reply = served.queue.settle(
+        queue = self._queue(served)
+        self._in_flight = (queue, settlements)
+        reply = queue.settle(
             self._options.name, settlements, lease_ms=lease_ms,
             request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
             now=time.monotonic(),
@@ -159,7 +163,8 @@ class Exchange:
         plan = served.plan
         if leases and reply.revision != plan.revision:
             try:
-                plan = make_plan(served.queue, served.queue.meta(), self._options, self._link.access.key)
+                queue = self._queue(served)
+                plan = make_plan(queue, queue.meta(), self._options, self._link.access.key)
             except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
                 log.error("campaign %s is not served: %s", served.name, error)
                 self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
@@ -176,9 +181,16 @@ class Exchange:
 
     def _release(self, served: Served, tokens: Sequence[ToRelease]) -> None:
         try:
-            served.queue.release(self._options.name, tokens)
+            self._queue(served).release(self._options.name, tokens)
         except CampaignNotFoundError:
             self._book.leave(served.name)
+
+    def _queue(self, served: Served) -> CampaignQueue:
+        """The campaign over the exchange's own link, whose waiting is what spools."""
+        uid = served.queue.uid
+        if uid not in self._queues:
+            self._queues[uid] = CampaignQueue(self._link, served.name, uid)
+        return self._queues[uid]
 
     def _sign_roster(self, served: Served) -> None:
         if not served.is_on_roster:

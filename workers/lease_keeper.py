@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,7 @@ class LeaseKeeper:
         self._poked = threading.Event()
         self._stopped = threading.Event()
         self.is_draining = False
+        self._unknown: dict[str, dict[tuple[int, int], float]] = {}
         self._machine = machine_id()
         self._created = psutil.Process().create_time()
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
@@ -56,8 +58,11 @@ class LeaseKeeper:
         self._poked.set()
 
     def stop(self) -> None:
+        """Beat no more; a beat under way is waited for."""
         self._stopped.set()
         self._poked.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
 
     def sign_off(self) -> None:
         """Take this worker off the registries; called once, when it holds nothing any more."""
@@ -132,16 +137,30 @@ class LeaseKeeper:
             self._book.leave(served.name)
             return
         # By token: the job may have come back to this very worker as another attempt.
-        held = dict(tokens)
+        sent = dict(tokens)
         if reply.finished:
-            log.info("jobs %s of %s were cancelled or finished elsewhere", reply.finished, served.name)
-            self._runner.forget(served.name, [(job, held[job]) for job in reply.finished], begun=True)
+            log.debug("jobs %s of %s are finished", reply.finished, served.name)
+            self._runner.forget(served.name, [(job, sent[job]) for job in reply.finished], begun=True)
         if reply.taken:
             # What has begun goes on: its success still counts if it comes first.
-            log.warning("leases of jobs %s of %s were taken away", reply.taken, served.name)
-            self._runner.forget(served.name, [(job, held[job]) for job in reply.taken], begun=False)
+            log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
+            self._runner.forget(served.name, [(job, sent[job]) for job in reply.taken], begun=False)
+        self._release_unknown(served, reply.unknown)
         if reply.revision != served.plan.revision:
             self._look_at(served.name)
+
+    def _release_unknown(self, served: Served, unknown: list[tuple[int, int]]) -> None:
+        """Give back what the server thinks is held here, and nobody here has known of for a whole lease: it
+        has gone back in time (a power cut, a failover)."""
+        now = time.monotonic()
+        known = served.tokens
+        seen = self._unknown.get(served.name, {})
+        still = {token: seen.get(token, now) for token in unknown if known.get(token[0]) != token[1]}
+        lost = [token for token, since in still.items() if now - since > self._options.lease_s]
+        if lost:
+            log.warning("jobs %s of %s are held here unknown to us: given back", lost, served.name)
+            served.queue.release(self._options.name, [(*token, True) for token in lost])
+        self._unknown[served.name] = {token: at for token, at in still.items() if token not in lost}
 
     def _look_at(self, campaign: str) -> None:
         """Serve a campaign, unless it is not there, or not for this worker."""

@@ -33,7 +33,7 @@ class Reports(Protocol):
 
     def ended(self, campaign: str, attempts: list[Ended], missing_slots: int) -> None: ...
 
-    def given_up(self, campaign: str, tokens: list[Token], *, release: bool) -> None:
+    def given_up(self, campaign: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """Attempts that will not end: to be released, or forgotten because the server already has."""
 
 
@@ -99,15 +99,15 @@ class Runner:
         """Kill all of a campaign; nothing is told, nobody is interested."""
         self._call(lambda: self._drop(campaign))
 
-    def close(self) -> dict[str, tuple[list[Token], list[Token]]]:
-        """Kill everything; the tokens that were (running, waiting), by campaign. May be called twice."""
+    def close(self) -> dict[str, list[Token]]:
+        """Kill everything; the tokens that were running, by campaign. May be called twice."""
         self._call(self._stop)
         self._thread.join()
-        left: dict[str, tuple[list[Token], list[Token]]] = {}
+        left: dict[str, list[Token]] = {}
         for campaign, lane in self._lanes.items():
-            running = [token for executor in lane.executors() for token in executor.begun()]
-            unfinished = [token for executor in lane.executors() for token in executor.close()]
-            left[campaign] = (running, [token for token in unfinished if token not in running])
+            left[campaign] = [token for executor in lane.executors() for token in executor.begun()]
+            for executor in lane.executors():
+                executor.close()
         self._lanes.clear()
         return left
 
@@ -168,13 +168,13 @@ class Runner:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
         if dropped:
-            self._reports.given_up(campaign, dropped, release=False)
+            self._reports.given_up(campaign, dropped, lane.missing_slots, release=False)
 
     def _take_back(self, waiting_since: float) -> None:
         for campaign, lane in self._lanes.items():
             tokens = [token for executor in lane.executors() for token in executor.take_back(waiting_since)]
             if tokens:
-                self._reports.given_up(campaign, tokens, release=True)
+                self._reports.given_up(campaign, tokens, lane.missing_slots, release=True)
 
     def _drop(self, campaign: str) -> None:
         lane = self._lanes.pop(campaign, None)

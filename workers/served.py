@@ -37,6 +37,8 @@ class Served:
     may_have_work: bool = True
     took_marker: bool = False
     """This worker popped the marker that says so, and owes the others a look."""
+    not_before: float = 0.0
+    """No trade before this moment, after one that failed (monotonic, s)."""
     due_at: float | None = None
     """When the next scheduled job is due, as far as this worker knows (monotonic, s)."""
     missing_slots: int = 0

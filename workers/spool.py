@@ -67,7 +67,7 @@ class Spool:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
             file = self._path.open("a", encoding="ascii")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept as long as the file is open
             # Another worker may have taken the new file for a dead one's, and removed it.
             if self._path.exists() and self._path.samefile(f"/dev/fd/{file.fileno()}"):
                 self._file = file

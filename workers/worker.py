@@ -128,19 +128,19 @@ class Worker:
         self._wake.stop()
         self._notices.stop()
         self._reclaimer.stop()
-        # The keeper goes on extending until everything is released.
         self._exchange.stop()
         left = self._runner.close() if self._runner.is_started else {}
         if not self._abandon.is_set():
             self._settle_up(left)
         log.info("worker %s has ended", self._options.name)
 
-    def _settle_up(self, left: dict[str, tuple[list[Token], list[Token]]]) -> None:
+    def _settle_up(self, left: dict[str, list[Token]]) -> None:
         try:
             self._exchange_thread.join(timeout=5.0)
+            # No beat may come after the end and show this worker again; the leases last long enough.
+            self._keeper.stop()
             if not self._exchange_thread.is_alive():
                 self._exchange.finish(left)
-            self._keeper.stop()
             self._keeper.sign_off()
         except GiveUp:
             log.warning("the server is away: what was held returns to the queue when its lease expires")

@@ -12,8 +12,6 @@ from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.errors import UsageError
-from queue_eval.paging import PAGE, pages
-from queue_eval.queue import CampaignQueue
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -29,7 +27,7 @@ def cancel_command(
     """Cancel these jobs, or all that are not finished; running ones are stopped."""
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
-        count = len(queue.cancel(ids)) if ids else _cancel_all(queue)
+        count = len(queue.cancel(ids)) if ids else queue.cancel_up_to(queue.snapshot().last_id)
     _report(campaign, "cancelled", count, len(ids), "was finished already", as_json=as_json)
 
 
@@ -93,19 +91,6 @@ def purge_command(
         print_json({"campaign": campaign, "purged": True})
     else:
         click.echo(f"campaign {campaign} is deleted")
-
-
-def _cancel_all(queue: CampaignQueue) -> int:
-    """Cancel what is outstanding now, though drivers may go on submitting."""
-    last_id = queue.snapshot().last_id
-    count = 0
-    # More than once: jobs that move between places while these are listed are missed.
-    while ids := [id_ for id_, _, _ in queue.outstanding() if id_ <= last_id]:
-        cancelled = sum(len(queue.cancel(page)) for page in pages(ids, PAGE))
-        count += cancelled
-        if not cancelled:
-            break
-    return count
 
 
 def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: bool, as_json: bool) -> None:

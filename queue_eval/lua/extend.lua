@@ -1,8 +1,9 @@
 -- Extend a worker's lease on all it holds; tell it what became of what it believes it holds.
 -- ARGV: uid, worker, lease_ms, then per token: id, attempt
--- Reply: { finished, taken, revision }: ids that are finished (cancelled, or settled by another attempt),
---   and ids that are open but no longer this worker's under that token. A taken job that has begun may go
---   on: its success counts if it comes first.
+-- Reply: { finished, taken, revision, unknown }: ids that are finished (cancelled, or settled by another
+--   attempt), and ids that are open but no longer this worker's under that token. A taken job that has
+--   begun may go on: its success counts if it comes first. unknown is flat: id, attempt of what this worker
+--   holds without having named it: a lease on its way, or one forgotten because the server went back in time.
 -- Repeating it is safe: it only moves the expiry forward.
 local uid, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if gone(uid) then return GONE end
@@ -17,4 +18,16 @@ for i, entry in ipairs(hmget(INDEX, lost)) do
   local list = entry and finished or taken
   list[#list + 1] = lost[i]
 end
-return { finished, taken, tonumber(redis.call('HGET', META, 'revision') or 0) }
+local unknown = {}
+if redis.call('HLEN', held_key(worker)) > #ids - #lost then
+  local named = {}
+  for _, id in ipairs(ids) do named[id] = true end
+  local all = redis.call('HGETALL', held_key(worker))
+  for i = 1, #all, 2 do
+    if not named[all[i]] then
+      unknown[#unknown + 1] = all[i]
+      unknown[#unknown + 1] = tostring(parse_held(all[i + 1]))
+    end
+  end
+end
+return { finished, taken, tonumber(redis.call('HGET', META, 'revision') or 0), unknown }

@@ -306,3 +306,11 @@ def test_a_real_restart_forgets_nothing_and_gives_workers_time(tmp_path_factory)
         campaign.link.close()
     finally:
         stop_server(home)
+
+
+def test_extend_names_what_the_worker_holds_without_knowing_it(campaign):
+    campaign.add(3)
+    known, *others = campaign.lease(room=3)
+    assert sorted(campaign.queue.extend("w1", LEASE_MS, [known]).unknown) == sorted(others)
+    assert campaign.queue.extend("w1", LEASE_MS, [known, *others]).unknown == []
+    assert campaign.queue.extend("w1", LEASE_MS, [known, (99, 1)]).unknown == others
