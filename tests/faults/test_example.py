@@ -1,4 +1,4 @@
-"""The README's first command, killed three times at random moments and run again, loses and repeats nothing."""
+"""The README's first command, killed three times at random and run again, loses and repeats nothing."""
 
 from __future__ import annotations
 
