@@ -1,7 +1,7 @@
 """The only way to the server: connections that never repeat a command on their own, and one place that does.
 
 redis-py by default repeats a command whose reply was lost, which runs it twice. Here connections never
-retry; `Link.call` does, and everything that goes through it may be repeated safely (DESIGN, protocol.md).
+retry; `Link.call` does, and everything that goes through it may be repeated safely (docs/protocol.md).
 """
 
 from __future__ import annotations
