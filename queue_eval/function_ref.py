@@ -70,9 +70,9 @@ def load(name: str, payload: bytes | None, path: Iterable[str]) -> Callable[...,
 
     Raises FunctionError, with what was looked for and where, when it cannot be loaded.
     """
-    for folder in reversed(list(path)):
-        if folder not in sys.path and Path(folder).is_dir():
-            sys.path.insert(0, folder)
+    # In front also when they are on the path already: the user's modules come before ours, as in the driver.
+    first = [folder for folder in path if Path(folder).is_dir()]
+    sys.path[:] = [*first, *(folder for folder in sys.path if folder not in first)]
     try:
         if payload is not None:
             import cloudpickle
