@@ -1,0 +1,150 @@
+"""Real workers, drivers and servers as processes of their own, and what can be seen of them from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from queue_eval import Evaluator
+from queue_eval.access import find_access
+from queue_eval.connection import Link
+from queue_eval.queue import CampaignQueue
+from queue_eval.states import State
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = "tests.support.fault_functions:work"
+
+
+class Fleet:
+    """Starts workers for one home; `close` ends them all, however the test went."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.home = home
+        self.folder = folder
+        self.log = folder / "side.log"
+        self.started: list[subprocess.Popen[str]] = []
+        self._links: list[Link] = []
+
+    def worker(
+        self, *arguments: str, slots: int = 1, lease: str = "2s", home: Path | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        command = ["worker", "-n", str(slots), "--lease", lease, "--home", str(home or self.home), *arguments]
+        log = (self.folder / f"worker-{len(self.started)}.log").open("w")
+        with log:
+            return self._start(command, log, environment)
+
+    def script(self, path: Path, *arguments: str) -> subprocess.Popen[str]:
+        """A driver: it runs in its own folder."""
+        command = [sys.executable, path.name, *arguments]
+        return self._popen(command, subprocess.PIPE, subprocess.STDOUT, {}, path.parent)
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "queue_eval", *arguments, "--home", str(self.home)]
+        return subprocess.run(
+            command, cwd=self.folder, env=_environment({}), capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+
+    def output_of(self, worker: subprocess.Popen[str]) -> str:
+        return (self.folder / f"worker-{self.started.index(worker)}.log").read_text()
+
+    def queue(self, campaign: str) -> CampaignQueue:
+        access = find_access(None, self.home)
+        assert access is not None
+        self._links.append(Link(access, name="test"))
+        return CampaignQueue.attach(self._links[-1], campaign)[0]
+
+    def driver(self, campaign: str, function: Any = WORK, method: str = "process", **more: Any) -> Evaluator:
+        """A driver in this process, which starts no workers."""
+        keywords = {"home": self.home, "campaign": campaign, "local_workers": False, "retry_delay": 0.01}
+        evaluator: Evaluator = Evaluator.create(function, method, keywords | more)
+        return evaluator
+
+    def config(self, x: Any = 0, **more: Any) -> dict[str, Any]:
+        return {"x": x, "log": str(self.log)} | more
+
+    def gated(self, x: Any = 0, gate: str = "gate") -> dict[str, Any]:
+        """A config whose job runs until `open_gate`."""
+        return self.config(x, gate=str(self.folder / gate))
+
+    def open_gate(self, gate: str = "gate") -> None:
+        (self.folder / gate).touch()
+
+    def lines(self) -> list[list[str]]:
+        if not self.log.exists():
+            return []
+        return [line.split() for line in self.log.read_text().splitlines()]
+
+    def begun(self) -> Counter[int]:
+        """How often each job's execution began."""
+        return Counter(int(line[1]) for line in self.lines() if line[0] == "start")
+
+    def finished(self) -> Counter[int]:
+        return Counter(int(line[1]) for line in self.lines() if line[0] == "end")
+
+    def wait_begun(self, *jobs: int) -> None:
+        wait_until(lambda: set(jobs) <= self.begun().keys())
+
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        for link in self._links:
+            link.close()
+
+    def _start(self, command: list[str], log: Any, environment: dict[str, str]) -> subprocess.Popen[str]:
+        return self._popen(
+            [sys.executable, "-P", "-m", "queue_eval", *command], log, log, environment, self.folder
+        )
+
+    def _popen(
+        self, command: list[str], output: Any, errors: Any, environment: dict[str, str], folder: Path
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command, cwd=folder, env=_environment(environment), stdout=output, stderr=errors, text=True
+        )
+        self.started.append(process)
+        return process
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)} | more
+
+
+def wait_state(queue: CampaignQueue, state: State, count: int) -> None:
+    wait_until(lambda: queue.snapshot().counts[state] == count)
+
+
+def wait_registered(fleet: Fleet, *names: str) -> None:
+    """Until these workers serve."""
+
+    def live() -> set[str]:
+        reply = fleet.cli("workers", "--json")
+        return {worker["name"] for worker in json.loads(reply.stdout or "[]")}
+
+    wait_until(lambda: set(names) <= live())
+
+
+def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
+    process.send_signal(number)
+    return process.wait(timeout_s)
+
+
+def check_all_recorded(queue: CampaignQueue, count: int, state: State = State.SUCCEEDED) -> None:
+    """Each of `count` jobs has exactly one entry in the result stream, and nothing is anywhere else."""
+    snapshot = queue.snapshot()
+    assert snapshot.conserved
+    assert snapshot.counts[state] == count == snapshot.last_id
+    entries = queue.read_after("0-0")
+    while more := queue.read_after(entries[-1].entry):
+        entries += more
+    assert sorted(entry.id for entry in entries) == list(range(1, count + 1))
