@@ -7,12 +7,14 @@ evaluates nothing twice.
 """
 
 import argparse
+import os
 import random
 
 from tqdm import tqdm
 
 from queue_eval import Evaluator
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each evaluation keeps to its own core
 ROUNDS, PER_ROUND = 5, 12
 
 
@@ -30,7 +32,7 @@ def accuracy(config):
         alpha=config["alpha"],
         learning_rate_init=config["learning_rate"],
         batch_size=config["batch_size"],
-        max_iter=30,
+        max_iter=40,
         early_stopping=True,
         random_state=0,
     )
@@ -39,7 +41,7 @@ def accuracy(config):
 
 def sample(rng):
     return {
-        "width": rng.choice([16, 32, 64, 96]),
+        "width": rng.choice([16, 32, 64, 128]),
         "depth": rng.choice([1, 2, 3]),
         "alpha": round(10 ** rng.uniform(-6, 0), 8),
         "learning_rate": round(10 ** rng.uniform(-4, -1), 8),

@@ -29,7 +29,7 @@ def instrumented(side_log: Path) -> str:
     source = source.replace(last_line, "    score = cross_val_score(")
     end = note.format(path=str(side_log), word="end")
     source = source.replace("cv=3).mean()\n", f"cv=3).mean()\n{end}    return score\n")
-    return source.replace("max_iter=30", "max_iter=2")
+    return source.replace("max_iter=40", "max_iter=2")
 
 
 @pytest.mark.long
