@@ -5,6 +5,7 @@ What they have settled on disk is delivered first: it need not run again.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
@@ -32,6 +33,8 @@ class Reclaimer:
         self._book = book
         self._grace_ms = round(options.lease_s * 1000)
         self._machine = machine_id()
+        self._looked_at: set[tuple[str, str]] = set()
+        """Dead neighbours (name, card) whose jobs this worker has taken back."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reclaimer", daemon=True)
 
@@ -47,13 +50,12 @@ class Reclaimer:
         while not self._stopped.wait(min(1.0, self._options.lease_s / 10) * random.uniform(0.7, 1.3)):
             try:
                 self.deliver_spools()
-                dead = [name for name in self._dead_neighbours() if not self._is_spooled(name)]
+                dead = self._dead_neighbours()
                 for served, _ in self._book.holdings():
                     self._reclaim(served, "")
-                    for worker in dead:
+                    for worker, _ in dead:
                         self._reclaim(served, worker)
-                if dead:
-                    self._strike_off(dead)
+                self._looked_at.update(dead)
             except GiveUp:
                 return
             except Exception:  # it must outlive whatever it meets
@@ -84,16 +86,28 @@ class Reclaimer:
         except CampaignNotFoundError:
             self._book.leave(served.name)
 
-    def _strike_off(self, dead: list[str]) -> None:
-        key = keys.machine_key(self._machine)
-        self._link.call(lambda client: client.hdel(key, *dead))
-
-    def _dead_neighbours(self) -> list[str]:
+    def _dead_neighbours(self) -> list[tuple[str, str]]:
+        """Workers of this machine (name, card) that have died since this worker last looked."""
         key = keys.machine_key(self._machine)
         cards = self._link.call(lambda client: client.hgetall(key))
         dead = []
-        for name, card in cards.items():
-            pid, _, created = card.decode().partition(" ")
-            if not is_alive(int(pid), float(created)):
-                dead.append(name.decode())
-        return [name for name in dead if name != self._options.name]
+        for name, card in ((name.decode(), card.decode()) for name, card in cards.items()):
+            pid, _, created = card.partition(" ")
+            if name == self._options.name or is_alive(int(pid), float(created)):
+                continue
+            if not self._is_shown_here(name):
+                self._strike_off(name)
+            elif (name, card) not in self._looked_at and not self._is_spooled(name):
+                # It stays on the list: others serve campaigns that this worker does not.
+                dead.append((name, card))
+        self._looked_at &= {(name.decode(), card.decode()) for name, card in cards.items()}
+        return dead
+
+    def _is_shown_here(self, worker: str) -> bool:
+        """False when its lease is long over, or its name is another machine's by now."""
+        shown = self._link.call(lambda client: client.get(keys.worker_key(worker)))
+        return shown is not None and json.loads(shown)["machine"] == self._machine
+
+    def _strike_off(self, worker: str) -> None:
+        key = keys.machine_key(self._machine)
+        self._link.call(lambda client: client.hdel(key, worker))

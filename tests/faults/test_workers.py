@@ -50,6 +50,23 @@ def test_what_a_killed_worker_held_runs_elsewhere(fleet, campaign, method):
     check_all_recorded(fleet.queue(campaign), 2)
 
 
+def test_a_death_is_seen_by_those_it_concerns(fleet, campaign):
+    """Workers of other campaigns see it, too, and must not keep it from those of this one."""
+    with fleet.driver(campaign) as driver, fleet.driver(f"{campaign}-other"):
+        driver.submit([fleet.gated(1)])
+        first = fleet.worker(lease="10m")
+        fleet.wait_begun(1)
+        for i in range(3):
+            fleet.worker("--name", f"other{i}", "--campaign", f"{campaign}-other", lease="10m")
+        wait_registered(fleet, "other0", "other1", "other2")
+        end(first, signal.SIGKILL)
+        # Only afterwards, so that the others have seen it when this one begins.
+        fleet.worker("--campaign", campaign, lease="10m")
+        wait_until(lambda: fleet.begun()[1] == 2)
+        fleet.open_gate()
+        assert [job.attempts for job in driver.gather("ALL", timeout=20)] == [2]
+
+
 def test_the_lease_of_a_worker_killed_on_another_machine_expires(fleet, campaign):
     with fleet.driver(campaign) as driver:
         driver.submit([fleet.gated(1)])
