@@ -52,6 +52,7 @@ class Book:
         self._slots = slots
         self.changed = threading.Condition()
         self._served: dict[str, Served] = {}
+        self._lanes: dict[str, Served] = {}
         self._refused: dict[str, int] = {}
         self._to_release: list[tuple[Served, list[ToRelease]]] = []
         self._runner: Runner | None = None
@@ -65,10 +66,10 @@ class Book:
 
     # From the runner ------------------------------------------------------------------------------------
 
-    def ended(self, campaign: str, attempts: list[Ended], missing_slots: int) -> None:
+    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None:
         """These attempts have ended; so many slots are taken by abandoned threads."""
         with self.changed:
-            served = self._served.get(campaign)
+            served = self._lanes.get(key)
             if served is None:
                 return
             for one in attempts:
@@ -83,10 +84,10 @@ class Book:
             served.missing_slots = missing_slots
             self.changed.notify()
 
-    def given_up(self, campaign: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
+    def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """These attempts will not end: they go back to the queue, or are somebody else's already."""
         with self.changed:
-            served = self._served.get(campaign)
+            served = self._lanes.get(key)
             if served is None:
                 return
             served.in_hand -= len(tokens)
@@ -120,7 +121,8 @@ class Book:
         with self.changed:
             served = self._served.get(queue.campaign)
             if served is None or served.queue.uid != queue.uid:
-                served = self._served[queue.campaign] = Served(queue, plan)
+                self.leave(queue.campaign)  # an earlier campaign of this name
+                served = self._served[queue.campaign] = self._lanes[queue.uid] = Served(queue, plan)
             served.plan = plan
             served.may_have_work = True
             self._refused.pop(queue.campaign, None)
@@ -130,8 +132,10 @@ class Book:
         """The campaign is gone, or not for this worker: forget it, and stop its jobs."""
         with self.changed:
             left = self._served.pop(campaign, None)
+            if left is not None:
+                del self._lanes[left.lane]
         if left is not None and self._runner is not None:
-            self._runner.drop(campaign)
+            self._runner.drop(left.lane)
 
     def refuse(self, campaign: str, revision: int) -> None:
         """Remember that a campaign in this state is not to be served here."""

@@ -103,7 +103,7 @@ class Exchange:
         for served, releases in self._book.take_releases():
             self._release(served, releases)
         for served, held in self._book.holdings():
-            running = left.get(served.name, [])
+            running = left.get(served.lane, [])
             settled: set[Token] = set()
             try:
                 while batch := self._book.take_batch(served):
@@ -175,7 +175,7 @@ class Exchange:
         nothing_left = self._book.leased(trade, plan, leases, due_in_s)
         if leases:
             self._sign_roster(served)
-            self._runner.submit(served.name, plan, [_attempt(lease) for lease in leases])
+            self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
         if nothing_left:
             self.armed.set()
 

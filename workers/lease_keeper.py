@@ -140,11 +140,11 @@ class LeaseKeeper:
         sent = dict(tokens)
         if reply.finished:
             log.debug("jobs %s of %s are finished", reply.finished, served.name)
-            self._runner.forget(served.name, [(job, sent[job]) for job in reply.finished], begun=True)
+            self._runner.forget(served.lane, [(job, sent[job]) for job in reply.finished], begun=True)
         if reply.taken:
             # What has begun goes on: its success still counts if it comes first.
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
-            self._runner.forget(served.name, [(job, sent[job]) for job in reply.taken], begun=False)
+            self._runner.forget(served.lane, [(job, sent[job]) for job in reply.taken], begun=False)
         self._release_unknown(served, reply.unknown)
         if reply.revision != served.plan.revision:
             self._look_at(served.name)

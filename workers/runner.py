@@ -29,11 +29,11 @@ _IDLE_CLOSE_S = 60.0
 
 
 class Reports(Protocol):
-    """What the runner tells; called in its thread, must not block."""
+    """What the runner tells of a lane; called in its thread, must not block. `key` names the lane."""
 
-    def ended(self, campaign: str, attempts: list[Ended], missing_slots: int) -> None: ...
+    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None: ...
 
-    def given_up(self, campaign: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
+    def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """Attempts that will not end: to be released, or forgotten because the server already has."""
 
 
@@ -84,28 +84,28 @@ class Runner:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, campaign: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
-        self._call(lambda: self._submit(campaign, plan, attempts))
+    def submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        self._call(lambda: self._submit(key, plan, attempts))
 
-    def forget(self, campaign: str, tokens: Sequence[Token], *, begun: bool) -> None:
+    def forget(self, key: str, tokens: Sequence[Token], *, begun: bool) -> None:
         """Drop attempts that the server has taken away; running ones only when `begun`."""
-        self._call(lambda: self._forget(campaign, tokens, begun=begun))
+        self._call(lambda: self._forget(key, tokens, begun=begun))
 
     def take_back(self, waiting_longer_s: float = 0.0) -> None:
         """Give up, for release, what has waited longer than this without having begun."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s))
 
-    def drop(self, campaign: str) -> None:
-        """Kill all of a campaign; nothing is told, nobody is interested."""
-        self._call(lambda: self._drop(campaign))
+    def drop(self, key: str) -> None:
+        """Kill all of a lane; nothing is told, nobody is interested."""
+        self._call(lambda: self._drop(key))
 
     def close(self) -> dict[str, list[Token]]:
-        """Kill everything; the tokens that were running, by campaign. May be called twice."""
+        """Kill everything; the tokens that were running, by lane. May be called twice."""
         self._call(self._stop)
         self._thread.join()
         left: dict[str, list[Token]] = {}
-        for campaign, lane in self._lanes.items():
-            left[campaign] = [token for executor in lane.executors() for token in executor.begun()]
+        for key, lane in self._lanes.items():
+            left[key] = [token for executor in lane.executors() for token in executor.begun()]
             for executor in lane.executors():
                 executor.close()
         self._lanes.clear()
@@ -116,24 +116,24 @@ class Runner:
     def _work(self) -> None:
         try:
             while not self._closing:
-                for key, _ in self._selector.select(self._pause()):
-                    key.data()
+                for ready, _ in self._selector.select(self._pause()):
+                    ready.data()
                 while self._calls:
                     self._calls.popleft()()
                 now = time.monotonic()
-                for campaign, lane in list(self._lanes.items()):
-                    self._collect(campaign, lane, now)
+                for key, lane in list(self._lanes.items()):
+                    self._collect(key, lane, now)
         except Exception:  # the worker sees that this thread has ended, and ends in good order
             log.exception("the runner failed")
 
-    def _collect(self, campaign: str, lane: _Lane, now: float) -> None:
+    def _collect(self, key: str, lane: _Lane, now: float) -> None:
         ended = [one for executor in lane.executors() for one in executor.collect(now)]
         missing_slots = lane.plan.slots - lane.current.slots
         if ended:
             lane.used_at = now
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
-            self._reports.ended(campaign, ended, missing_slots)
+            self._reports.ended(key, ended, missing_slots)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close()
@@ -153,31 +153,31 @@ class Runner:
             return _TICK_S
         return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
 
-    def _submit(self, campaign: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
-        lane = self._lanes.get(campaign)
+    def _submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[campaign] = _Lane(plan, self._selector)
+            lane = self._lanes[key] = _Lane(plan, self._selector)
         elif lane.plan != plan:
             lane.change(plan, self._selector)
         lane.used_at = time.monotonic()
         lane.current.submit(attempts)
 
-    def _forget(self, campaign: str, tokens: Sequence[Token], *, begun: bool) -> None:
-        lane = self._lanes.get(campaign)
+    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool) -> None:
+        lane = self._lanes.get(key)
         if lane is None:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
         if dropped:
-            self._reports.given_up(campaign, dropped, lane.missing_slots, release=False)
+            self._reports.given_up(key, dropped, lane.missing_slots, release=False)
 
     def _take_back(self, waiting_since: float) -> None:
-        for campaign, lane in self._lanes.items():
+        for key, lane in self._lanes.items():
             tokens = [token for executor in lane.executors() for token in executor.take_back(waiting_since)]
             if tokens:
-                self._reports.given_up(campaign, tokens, lane.missing_slots, release=True)
+                self._reports.given_up(key, tokens, lane.missing_slots, release=True)
 
-    def _drop(self, campaign: str) -> None:
-        lane = self._lanes.pop(campaign, None)
+    def _drop(self, key: str) -> None:
+        lane = self._lanes.pop(key, None)
         if lane is not None:
             for executor in lane.executors():
                 executor.close()

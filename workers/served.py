@@ -52,6 +52,11 @@ class Served:
             del self.tokens[job]
 
     @property
+    def lane(self) -> str:
+        """What the runner knows it by: two campaigns that had one name after the other are not mixed up."""
+        return self.queue.uid
+
+    @property
     def name(self) -> str:
         return self.queue.campaign
 
