@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
+from urllib.parse import urlsplit
 
 from queue_eval.errors import UsageError
 
@@ -127,6 +128,10 @@ def _checked_url(url: str) -> str:
     if not separator or scheme not in SCHEMES or not rest:
         wanted = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"not a server URL: {safe_url(url)!r}; it must start with one of {wanted}")
+    try:
+        urlsplit(url).port  # noqa: B018 - reading it checks it
+    except ValueError:
+        raise UsageError(f"not a server URL: {safe_url(url)!r}; its port must be a number") from None
     return url
 
 

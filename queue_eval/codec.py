@@ -96,7 +96,9 @@ _canonical_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).enco
 
 def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
+    if kind is str:
+        return _text(value, path) if finite else value
+    if kind is int or kind is bool or value is None:
         return value
     if kind is float:
         if finite and not math.isfinite(value):
@@ -109,6 +111,8 @@ def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise _NotPlainError(path or str(key), f"has the key {key!r}, {_kind(key)} instead of a str")
+            if finite:
+                _text(key, path or key.encode("ascii", "backslashreplace").decode())
             copy[str(key)] = _plain(item, f"{path}.{key}" if path else key, finite=finite, depth=depth + 1)
         return copy
     if isinstance(value, (list, tuple)):
@@ -123,6 +127,15 @@ def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
         if isinstance(value, base):
             return _plain(base(value), path, finite=finite, depth=depth + 1)
     raise _NotPlainError(path, f"is {_kind(value)}")
+
+
+def _text(value: str, path: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _NotPlainError(path, "is text with half of a surrogate pair") from None
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -53,6 +54,14 @@ _TRANSIENT_PREFIXES = ("MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "MASTERDO
 _REFUSED = (AuthenticationError, NoPermissionError)
 
 T = TypeVar("T")
+
+
+class _Packer(HiredisRespSerializer):
+    """Numbers are rendered here: a signal that arrives while hiredis renders one crashes the process."""
+
+    def pack(self, *args: Any) -> Any:
+        packed: Any = [str(a).encode() if isinstance(a, (int, float)) else a for a in args]
+        return super().pack(*packed)
 
 
 class GiveUp(Exception):  # noqa: N818 - a signal, not an error
@@ -98,6 +107,7 @@ class Link:
         return redis.Redis.from_url(
             self.access.url,
             protocol=2,
+            command_packer=_Packer(),
             client_name=self._name,
             socket_timeout=reply_timeout_s,
             **tcp,
@@ -112,9 +122,10 @@ class Link:
         Raises ServerUnreachableError (nobody there, wrong password) or ServerRefusedError (it evicts).
         """
         deadline = time.monotonic() + timeout_s
+        probe = self.dedicated(timeout_s)  # one that accepts and says nothing is no server either
         while True:
             try:
-                config = self.client.config_get("maxmemory-policy", "appendonly", "save")
+                config = probe.config_get("maxmemory-policy", "appendonly", "save")
                 break
             except RedisError as error:
                 if is_refusal(error):
@@ -168,6 +179,10 @@ class Link:
                 # Jitter, so that a fleet does not come back in one instant.
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, 2.0)
+            except BaseException:
+                # Interrupted (Ctrl-C), maybe between a command and its reply, which must answer no other.
+                self.client.connection_pool.disconnect()
+                raise
             else:
                 if away_since is not None:
                     log.warning("server is back after %.1f s", time.monotonic() - away_since)

@@ -18,9 +18,11 @@ from queue_eval.callbacks import Callbacks
 from queue_eval.campaign import Campaign
 from queue_eval.chores import Chores
 from queue_eval.codec import encode_config
+from queue_eval.connection import GiveUp
 from queue_eval.errors import (
     JobFailed,
     SearchTerminationError,
+    ServerError,
     UnknownMethodError,
     UsageError,
     WorkerError,
@@ -148,8 +150,8 @@ class Evaluator(Records):
         Raises ConfigError before anything is sent when a config cannot be.
         """
         self._check_open()
-        if isinstance(configs, dict):
-            raise UsageError("configs is a dict; give a list of dicts")
+        if isinstance(configs, (dict, str)) or not isinstance(configs, Iterable):
+            raise UsageError(f"configs is of type {type(configs).__name__}; give a list of dicts")
         checked = [encode_config(config, position) for position, config in enumerate(configs)]
         if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
             raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
@@ -276,6 +278,9 @@ class Evaluator(Records):
                 self.cancel()
         finally:
             self._waiter.close(timeout_s=5.0)
+            if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
+                with contextlib.suppress(GiveUp, ServerError):  # the server is away: they end by themselves
+                    self._workers.dismiss()
             self._singles.close()
             self._campaign.close()
 

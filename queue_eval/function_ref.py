@@ -47,8 +47,11 @@ def describe(run_function: Callable[..., Any] | str) -> FunctionRef:
             f"run_function is {type(run_function).__name__!s}, not a function; "
             'give a callable or "package.module:function"'
         )
-    module = getattr(run_function, "__module__", None) or "__main__"
-    qualname = getattr(run_function, "__qualname__", type(run_function).__qualname__)
+    named: Any = run_function
+    while type(named).__name__ == "partial" and hasattr(named, "func"):
+        named = named.func  # a partial is known by what it wraps
+    module = getattr(named, "__module__", None) or "__main__"
+    qualname = getattr(named, "__qualname__", type(named).__qualname__)
     name = f"{module}:{qualname}"
     source = source_hash(run_function)
     if _is_importable(run_function, module, qualname):

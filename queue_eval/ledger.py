@@ -143,8 +143,9 @@ class Ledger:
         """A ready job is being gathered; whether the callbacks have not seen it yet."""
         if self.ready.get(job.id) is not job or job.id in self.told:
             return False
-        self.told.add(job.id)
+        # In this order: interrupted in between, it is recorded again, and told then.
         self.done[job.id] = job
+        self.told.add(job.id)
         return True
 
     def hand_over(self, jobs: Iterable[Job]) -> list[Job]:

@@ -157,6 +157,17 @@ class LocalWorkers:
 
         self._queue.link.call(operation)
 
+    def dismiss(self) -> None:
+        """Let those go that this driver has started: their campaign has no name by which to come back."""
+        names_ = [started.name for started in self._started if started.is_alive]
+
+        def operation(client: Any) -> None:
+            client.sadd(names.DRAIN, *names_)
+            client.xadd(names.NOTICES, {"what": "drain"}, maxlen=1000, approximate=True)
+
+        if names_:
+            self._queue.link.call(operation)
+
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
         if self._access.home is None:

@@ -72,7 +72,7 @@ def open_campaign(
             line.link, name, fields, accept_change=options.on_change == "accept"
         )
         if not opened.created:
-            _compare(name, opened, reference)
+            _compare(name, opened, reference, str(fields["options"]))
     except BaseException:
         line.link.close()
         raise
@@ -136,7 +136,15 @@ def _meta(
     }
 
 
-def _compare(campaign: str, opened: Opened, reference: FunctionRef) -> None:
+def _compare(campaign: str, opened: Opened, reference: FunctionRef, options: str) -> None:
+    before = json.loads(opened.options).get("kwargs") if opened.options else None
+    if before is not None and before != json.loads(options)["kwargs"]:
+        warnings.warn(
+            f"run_function_kwargs have changed since campaign {campaign!r} last ran ({before}); "
+            "what is finished stays as it is",
+            UserWarning,
+            stacklevel=2,
+        )
     if opened.source and reference.source and opened.source != reference.source:
         warnings.warn(
             f"the source of {reference.name} has changed since campaign {campaign!r} last ran "

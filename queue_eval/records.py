@@ -65,11 +65,11 @@ class Records:
 
     def decode(self, key: str) -> dict[str, Any]:
         """The dict that a JSON string holds. Raises ValueError for anything else."""
-        value = json.loads(key) if isinstance(key, (str, bytes)) else key
-        if not isinstance(key, (str, bytes)) or not isinstance(value, dict):
+        value = json.loads(key) if isinstance(key, str) else key
+        if not isinstance(key, str) or not isinstance(value, dict):
             raise ValueError(f"Expected dict, but got {value.__class__}")
         return value
 
-    def convert_for_csv(self, val: Any) -> Any:
-        """`val` as a cell of a CSV file: a list becomes its `str`."""
-        return convert_for_csv(val)
+    def convert_for_csv(self, value: Any) -> Any:
+        """`value` as a cell of a CSV file: a list becomes its `str`."""
+        return convert_for_csv(value)

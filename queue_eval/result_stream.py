@@ -87,6 +87,9 @@ class ResultReader:
             # Wait for the server on the common link, then read again from the same cursor.
             self._link.call(lambda client: client.ping())
             return []
+        except BaseException:
+            self.close()  # interrupted: a reply that is on its way must answer no later read
+            raise
         if not reply:
             return []
         entries = parse_entries(reply[0][1])

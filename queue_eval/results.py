@@ -23,6 +23,11 @@ SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
 
 _OWN_COLUMNS = ("id", "objective", "elapsed_sec", "duration")
 
+_FRAME_COLUMNS = (
+    "id", "objective", "state", "attempts", "worker", "host", "submitted_at", "started_at", "finished_at",
+    "run_s", "wait_s", "elapsed_sec", "duration", "error",
+)  # fmt: skip
+
 
 def convert_for_csv(value: Any) -> Any:
     """A list becomes its `str`, anything else stays as it is."""
@@ -35,7 +40,7 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> dict[str, Any]:
     Raises UsageError when `saved_keys` is neither None, a list of keys, nor a callable giving a dict.
     """
     if saved_keys is None:
-        row = dict(job.config)
+        row = _beside(job.config, _OWN_COLUMNS)
     elif callable(saved_keys):
         given = saved_keys(job)
         if not isinstance(given, dict):
@@ -49,6 +54,11 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> dict[str, Any]:
         "id": job.id, "objective": job.result, "elapsed_sec": job.elapsed_sec, "duration": job.duration,
     }  # fmt: skip
     return row
+
+
+def _beside(config: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    """The config's cells; a key named like a column of our own becomes ``config.<key>``."""
+    return {f"config.{key}" if key in own and key != "id" else key: value for key, value in config.items()}
 
 
 def columns(rows: Iterable[dict[str, Any]], first: Iterable[str] = ()) -> list[str]:
@@ -107,7 +117,7 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
     import pandas as pd  # heavy, and few drivers need it
 
     rows = [
-        job.own_config()
+        _beside(job.own_config(), _FRAME_COLUMNS)
         | {
             "id": job.id,
             "objective": job.result,
@@ -126,11 +136,8 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
         }
         for job in jobs
     ]
-    own = (
-        "id", "objective", "state", "attempts", "worker", "host", "submitted_at", "started_at", "finished_at",
-        "run_s", "wait_s", "elapsed_sec", "duration", "error",
-    )  # fmt: skip
     keys = dict.fromkeys(key for row in rows for key in row)
+    own = _FRAME_COLUMNS
     frame = pd.DataFrame(rows, columns=[*(key for key in keys if key not in own), *own])
     for name in ("submitted_at", "started_at", "finished_at"):
         frame[name] = pd.to_datetime(frame[name], utc=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ class Waiter:
         self._campaign = campaign
         self._chores = chores
         self._patience = patience
-        self._is_read = False
+        self._reader: int | None = None
         self.closed = False
 
     def until(self, enough: Callable[[], bool], deadline: float | None, *, look_first: bool) -> None:
@@ -40,18 +41,19 @@ class Waiter:
                 left_s = STEP_S if deadline is None else deadline - time.monotonic()
                 if left_s <= 0 and not must_look:
                     return
-                if self._is_read:
+                # Itself, when an interruption left its mark behind: then it simply reads.
+                if self._reader not in (None, threading.get_ident()):
                     # Whoever reads has what there is soon; it is not read twice for two threads.
                     lock.wait(min(max(left_s, 0.001), STEP_S))
                     must_look = False
                     continue
                 block_s = 0.0 if enough() else max(0.0, min(left_s, STEP_S))
-                self._is_read = True
+                self._reader = threading.get_ident()
             try:
                 must_look = self._read(block_s, deadline)
             finally:
                 with lock:
-                    self._is_read = False
+                    self._reader = None
                     lock.notify_all()
 
     def _read(self, block_s: float, deadline: float | None) -> bool:
@@ -72,4 +74,4 @@ class Waiter:
             self.closed = True
             self._patience.closed = True
             self._campaign.lock.notify_all()
-            self._campaign.lock.wait_for(lambda: not self._is_read, timeout_s)
+            self._campaign.lock.wait_for(lambda: self._reader in (None, threading.get_ident()), timeout_s)

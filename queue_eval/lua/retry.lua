@@ -1,5 +1,5 @@
--- Run failed or cancelled jobs again: they are submitted anew, with a clean history. The attempt numbers go
--- on, so that no old token is ever valid again. Their former outcome stays in the log; the index forgets it.
+-- Run failed or cancelled jobs again: they are submitted anew, with no failure or loss. The attempt numbers
+-- go on, so that no old token is ever valid again. Their former outcome stays in the log; the index forgets it.
 -- ARGV: uid, then ids
 -- Reply: the ids that are pending again by this call
 -- Repeating it is safe: a job that is pending again is no longer failed or cancelled.
@@ -19,7 +19,7 @@ for i, id in ipairs(ids) do
   if past[i] then
     local h = parse_history(past[i])
     marks[#marks + 1] = id
-    marks[#marks + 1] = h.attempts .. ' 0 0 ' .. h.attempts .. ' 0'
+    marks[#marks + 1] = h.attempts .. ' 0 0 ' .. h.unstarted .. ' 0'
   end
 end
 bulk('HSET', CONFIGS, restamped)

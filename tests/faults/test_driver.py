@@ -140,7 +140,7 @@ def test_the_server_is_killed_while_a_driver_waits(own_home):
         jobs: list[int] = []
         thread = threading.Thread(target=lambda: jobs.extend(job.id for job in evaluator.gather("ALL")))
         thread.start()
-        wait_until(lambda: evaluator._waiter._is_read)
+        wait_until(lambda: evaluator._waiter._reader is not None)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: server_state(own_home).state == "running" and server_state(own_home).pid != pid)
         worker = FakeWorker(own_home, "c")

@@ -718,7 +718,7 @@ def test_closing_wakes_who_waits(create):
 
     thread = threading.Thread(target=gather)
     thread.start()
-    wait_until(lambda: evaluator._waiter._is_read)
+    wait_until(lambda: evaluator._waiter._reader is not None)
     evaluator.close()
     thread.join(5)
     assert "closed while" in str(errors[0])

@@ -92,14 +92,14 @@ def test_retry_submits_anew_with_a_clean_history(make_campaign):
     restamped, same = campaign.queue.configs_of([1])[0]
     assert restamped >= stamp
     assert same == config
-    assert campaign.history(1) == "1 0 0 1 0"
+    assert campaign.history(1) == "1 0 0 0 0"
     campaign.fail("w1", campaign.lease()[0])
     campaign.make_due()
     campaign.add(1, priority=2)
     (token,) = campaign.lease()
     assert token == (1, 3), "it has kept its priority, and its attempts both"
     campaign.ok("w1", token)
-    assert campaign.results()[-1].attempts == 2
+    assert campaign.results()[-1].attempts == 3
 
 
 def test_old_tokens_are_never_valid_again(campaign):
