@@ -27,7 +27,8 @@ def test_retry_some_and_all_failed(filled, server, campaign):
     assert document(cli("retry", campaign, "--json", home=server)) == {"campaign": campaign, "retried": 1}
     counts = filled.queue.snapshot().counts
     assert (counts[State.FAILED], counts[State.CANCELLED], counts[State.PENDING]) == (0, 0, 4)
-    assert document(cli_here("job", campaign, 3, "--json", home=server))["attempts"] == 2, "executions go on counting"
+    shown = document(cli_here("job", campaign, 3, "--json", home=server))
+    assert shown["attempts"] == 2, "executions go on counting"
 
 
 def test_pause_and_resume(filled, server, campaign):
