@@ -1,0 +1,176 @@
+"""A process on a pipe, seen from the worker: its frames, its output, its death."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Kept
+
+_READ_BYTES = 1 << 16
+"""Larger buffers are mapped and unmapped for every read."""
+
+
+class PipedProcess:
+    """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
+
+    It is started as ``[*command, PIPE, LIFELINE]``, in a session of its own. Guarantees: once `kill` returns,
+    the process and all it forked into its group are dead. Assumes: all calls come from the thread that owns
+    the selector.
+    """
+
+    def __init__(
+        self, command: Sequence[str], selector: selectors.BaseSelector, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.broken = False
+        self._frames = FrameBuffer()
+        self._outbox = bytearray()
+        self._output = Kept(OUTPUT_BYTES)
+        self._selector = selector
+        self._start(command, env)
+
+    def _start(self, command: Sequence[str], env: Mapping[str, str] | None) -> None:
+        ours, theirs = socket.socketpair()
+        lifeline_read, self._lifeline = os.pipe()
+        self._output_fd, output_write = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(lifeline_read)],
+                stdin=subprocess.DEVNULL,
+                stdout=output_write,
+                stderr=output_write,
+                pass_fds=(theirs.fileno(), lifeline_read),
+                start_new_session=True,
+                env=env,
+            )
+        except OSError:
+            ours.close()
+            os.close(self._lifeline)
+            os.close(self._output_fd)
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline_read)
+            os.close(output_write)
+        self._pipe = ours
+        self._pipe.setblocking(False)
+        os.set_blocking(self._output_fd, False)
+        self._watched: list[int] = []
+        self._watch(self._pipe.fileno(), self._read)
+        self._watch(self._output_fd, self.read_output)
+        # The pipe's end does not tell of the process's death when it has forked: watch the process.
+        self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        if self._pidfd is not None:
+            self._watch(self._pidfd, self._died)
+
+    def _watch(self, fd: int, ready: Callable[[], object]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+        self._watched.append(fd)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_dead(self) -> bool:
+        return self.broken or self._process.poll() is not None
+
+    def add(self, frame: bytes) -> None:
+        """Add to what is sent by the next `flush`."""
+        self._outbox += frame
+
+    def flush(self) -> None:
+        """Send what was added: many frames in one system call, which wakes the process once."""
+        if not self._outbox:
+            return
+        self._write()
+        if self._outbox:
+            self._selector.modify(
+                self._pipe.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE, self._read_and_write
+            )
+
+    def take_output(self) -> bytes:
+        self.read_output()
+        return self._output.take()
+
+    def read_output(self) -> None:
+        # More than a pipe holds, but not without end: others want to be read too.
+        with contextlib.suppress(OSError):
+            for _ in range(4):
+                if not (data := os.read(self._output_fd, 1 << 16)):
+                    break
+                self._output.add(data)
+
+    def describe_death(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            try:
+                return f"killed by {signal.Signals(-code).name}"
+            except ValueError:
+                return f"killed by signal {-code}"
+        return f"exit status {code}"
+
+    def kill(self) -> None:
+        """Kill the process group and let go of everything. May be called twice."""
+        if self._pipe.fileno() < 0:
+            return
+        for fd in self._watched:
+            self._selector.unregister(fd)
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            self._process.kill()
+        self._process.wait()
+        while self._read():  # it may have spoken before it died
+            pass
+        self.read_output()
+        self._pipe.close()
+        os.close(self._lifeline)
+        os.close(self._output_fd)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def _receive(self, header: list[Any], body: bytes) -> None:
+        """Take one frame. Raises ValueError or TypeError when it is none of ours."""
+        raise NotImplementedError
+
+    def _write(self) -> None:
+        try:
+            while self._outbox:
+                sent = self._pipe.send(self._outbox)
+                del self._outbox[:sent]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.broken = True
+            self._outbox.clear()
+
+    def _read_and_write(self) -> None:
+        self._read()
+        self._write()
+        if not self._outbox:
+            self._selector.modify(self._pipe.fileno(), selectors.EVENT_READ, self._read)
+
+    def _read(self) -> bool:
+        """Take what has been sent. Whether there may be more."""
+        try:
+            data = self._pipe.recv(_READ_BYTES)
+            if not data:
+                self.broken = True
+                return False
+            for header, body in self._frames.feed(data):
+                self._receive(header, body)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError, TypeError):  # gone, or user code wrote into the pipe
+            self.broken = True
+            return False
+        return True
+
+    def _died(self) -> None:
+        self.broken = True
