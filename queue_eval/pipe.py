@@ -6,11 +6,22 @@ announces. Configs and results pass through verbatim: the parent never decodes t
 =============  =========  =======================================================================
 frame          direction  header, then bytes
 =============  =========  =======================================================================
-setup          to child   function name, path, kwargs, threads, whether by value; then the pickle
+setup          to child   function name, path, kwargs, threads, whether by value, where to forward
+                          to (or null); then the pickle
 ready          to parent  the run function is loaded (or cannot be)
 run            to child   id, attempt; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
+=============  =========  =======================================================================
+
+Between a worker and a process that forwards attempts to others (`queue_eval.forwarder`) also:
+
+=============  =========  =======================================================================
+stop           to child   (id, attempt) of attempts to be ended, begun or not, without a report
+close          to child   end all that was forwarded, then exit
+slots          to parent  how many attempts there is room for now (0: away), and why
+begun          to parent  (id, attempt) of attempts whose execution has begun
+returned       to parent  (id, attempt) of attempts that were recalled and have not begun
 =============  =========  =======================================================================
 
 Imported by the processes that run user code, so it imports next to nothing.
@@ -44,9 +55,12 @@ class Setup:
     path: tuple[str, ...]
     kwargs: dict[str, Any]
     threads: int
+    forward: dict[str, Any] | None = None
+    """Where to forward attempts to, for the methods that do."""
 
     def encode(self) -> bytes:
-        header = ("setup", self.name, list(self.path), self.kwargs, self.threads, self.payload is not None)
+        by_value = self.payload is not None
+        header = ("setup", self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward)
         return frame(header, self.payload or b"")
 
 
@@ -83,9 +97,13 @@ def encode_recall(tokens: Iterable[tuple[int, int]]) -> bytes:
     return frame(("recall", list(tokens)))
 
 
+def encode_stop(tokens: Iterable[tuple[int, int]]) -> bytes:
+    return frame(("stop", list(tokens)))
+
+
 def parse_setup(header: list[Any], body: bytes) -> Setup:
-    _, name, path, kwargs, threads, by_value = header
-    return Setup(name, body if by_value else None, tuple(path), kwargs, threads)
+    _, name, path, kwargs, threads, by_value, forward = header
+    return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward)
 
 
 def parse_report(header: list[Any], body: bytes) -> Report:

@@ -1,0 +1,75 @@
+"""One execution of a run function: a config in, a result or an error's text out.
+
+Imported by the processes that run user code, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from queue_eval.codec import decode, encode_result
+from queue_eval.errors import FunctionError, ResultError
+from queue_eval.function_ref import load, source_hash
+from queue_eval.pipe import ERROR_BYTES, Setup, bounded
+
+
+class RunFunction:
+    """A run function as `setup` describes it, loaded in this process. It never raises: what is wrong with it
+    is the outcome of each of its calls."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.source = ""
+        self._kwargs = setup.kwargs
+        self._function: Any = None
+        self._broken = ""
+        try:
+            self._function = load(setup.name, setup.payload, setup.path)
+            self.source = source_hash(self._function)
+        except FunctionError as error:
+            # As text: an exception that is raised again for each attempt collects a traceback without end.
+            self._broken = describe_error(error)
+
+    def __call__(self, job: int, config: bytes) -> tuple[str, bytes]:
+        """The outcome ("ok" or "error"), and the result (JSON) or the error's text."""
+        try:
+            if self._broken:
+                raise FunctionError(self._broken)
+            arguments = decode(config)
+            arguments["id"] = job
+            return "ok", _as_bytes(encode_result(self._function(arguments, **self._kwargs)))
+        except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
+            return "error", bounded(_as_bytes(self._broken or describe_error(error)), ERROR_BYTES)
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def describe_error(error: BaseException) -> str:
+    """A traceback without our own frames; the text ends with the error itself."""
+    if isinstance(error, (FunctionError, ResultError)) and error.__cause__ is None:
+        return f"{type(error).__name__}: {error}"
+    import traceback
+
+    try:
+        shown = traceback.TracebackException.from_exception(error)
+        chain: list[Any] = [shown]
+        for link in chain:
+            link.stack = traceback.StackSummary.from_list(
+                [line for line in link.stack if not _is_ours(line.filename)]
+            )
+            chain += [other for other in (link.__cause__, link.__context__) if other is not None]
+            chain += link.exceptions or ()
+        return "".join(shown.format())
+    except Exception:  # a hostile __str__ must not lose the attempt
+        return f"{type(error).__name__} (its traceback cannot be shown)"
+
+
+def _is_ours(file: str) -> bool:
+    """Frames that tell a user nothing: this package's, and those of the import system."""
+    return os.path.dirname(file) == _HERE or file.startswith(("<frozen importlib", _IMPORTLIB))  # noqa: PTH120
+
+
+_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - no pathlib in this process
+_IMPORTLIB = os.path.join(os.path.dirname(os.__file__), "importlib")  # noqa: PTH118, PTH120

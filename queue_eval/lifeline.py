@@ -1,0 +1,32 @@
+"""The other half of `PipedProcess`: a process that dies with its parent, whatever it is doing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+
+
+def die_with_parent(lifeline_fd: int) -> None:
+    """Have the kernel send SIGKILL to this process group when the parent's end of the pipe closes: even
+    while user code holds the GIL."""
+    os.set_inheritable(lifeline_fd, False)
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
+        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
+        try:
+            gone = os.read(lifeline_fd, 1) == b""  # it may have died before the signal was armed
+        except BlockingIOError:
+            gone = False
+        if gone:
+            os._exit(1)
+        return
+
+    def watch() -> None:
+        os.read(lifeline_fd, 1)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

@@ -1,0 +1,89 @@
+"""What user code finds around it in a process that others use after it, and what it prints there.
+
+Imported by the processes that run user code, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+
+from queue_eval.pipe import OUTPUT_BYTES, Kept
+
+
+class Surroundings:
+    """What the next attempt must find again: working directory, stdout, stderr, no alarm.
+
+    Both streams write at each line, so that the last words of a process that dies are known, and write what
+    is not valid text escaped rather than fail.
+    """
+
+    def __init__(self) -> None:
+        self._folder = os.getcwd()  # noqa: PTH109 - no pathlib in this process
+        self._copies = (os.dup(1), os.dup(2))
+        self._streams = (_open_stream(1), _open_stream(2))
+        sys.stdout, sys.stderr = self._streams
+        # Whoever falls back on these is to be heard in the right order.
+        sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
+
+    def restore(self) -> None:
+        # A forgotten alarm would go off in somebody else's attempt.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for stream in (*self._streams, sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have closed or replaced it
+                stream.flush()
+        for fd, copy in zip((1, 2), self._copies, strict=True):
+            if not _is_same_file(fd, copy):
+                os.dup2(copy, fd)
+        if (sys.stdout, sys.stderr) != self._streams or any(stream.closed for stream in self._streams):
+            self._streams = (_open_stream(1), _open_stream(2))
+            sys.stdout, sys.stderr = self._streams
+        try:
+            has_moved = os.getcwd() != self._folder  # noqa: PTH109
+        except OSError:  # where it went is not there any more
+            has_moved = True
+        if has_moved:
+            with contextlib.suppress(OSError):
+                os.chdir(self._folder)
+
+
+def _is_same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:  # closed
+        return False
+
+
+def _open_stream(fd: int) -> io.TextIOWrapper:
+    return open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+
+
+class ThreadOutput(io.TextIOBase):
+    """What each thread of the process prints, kept apart and bounded."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        kept: Kept | None = getattr(self._local, "kept", None)
+        if kept is None:
+            kept = self._local.kept = Kept(OUTPUT_BYTES)
+        kept.add(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def take(self) -> bytes:
+        kept: Kept | None = getattr(self._local, "kept", None)
+        self._local.kept = None
+        return kept.take() if kept is not None else b""
+
+    def close(self) -> None:
+        """User code may close stdout; the next attempt prints again."""
