@@ -137,6 +137,21 @@ class CampaignView:
         raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
         return [str(json.loads(v).get("host")) if v is not None else None for v in raw]
 
+    def widths(self) -> list[int]:
+        """The widths that jobs of the campaign have, or had, beside one slot."""
+        return [int(width) for width in self.link.call(lambda c: c.zrange(self.keys.column("wide"), 0, -1))]
+
+    def widest_pending(self) -> int:
+        """How many slots the widest pending job takes; 1 when no wide one waits."""
+        for width in reversed(self.widths()):
+            if self._count_pending(width):
+                return width
+        return 1
+
+    def slots_of(self, ids: Sequence[int]) -> list[int]:
+        """How many slots each job takes."""
+        return [int(v or 1) for v in self._hmget(self.keys.column("widths"), ids)]
+
     def failed_ids(self) -> list[int]:
         key = self.keys.column("failed")
         members = self.link.call(lambda client: list(client.sscan_iter(key, count=PAGE)))
@@ -146,9 +161,11 @@ class CampaignView:
         """(id, state, worker) of every unfinished job, in pages; jobs that move meanwhile may be missed or
         come twice, so callers that need all of them ask again."""
         link, keys = self.link, self.keys
-        for column, state in (("scheduled", State.SCHEDULED), ("pending", State.PENDING)):
+        places = [(keys.column("scheduled"), State.SCHEDULED)]
+        places += [(keys.pending_of(width), State.PENDING) for width in (1, *self.widths())]
+        for key, state in places:
             start = 0
-            while page := self._rank_page(keys.column(column), start):
+            while page := self._rank_page(key, start):
                 yield from ((int(i), state, "") for i in page)
                 start += PAGE
         for name in link.call(lambda client: client.zrange(keys.column("workers"), 0, -1)):
@@ -183,6 +200,9 @@ class CampaignView:
 
     def _rank_page(self, key: str, start: int) -> list[bytes]:
         return self.link.call(lambda client: client.zrange(key, start, start + PAGE - 1))
+
+    def _count_pending(self, width: int) -> int:
+        return int(self.link.call(lambda client: client.zcard(self.keys.pending_of(width))))
 
     def _held_by(self, worker: str) -> list[bytes]:
         return self.link.call(lambda client: client.hkeys(self.keys.held(worker)))

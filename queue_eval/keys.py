@@ -11,6 +11,7 @@ key                type    holds
 ``:configs``       hash    id -> 13 digits of submission time (ms, Unix) followed by the config (JSON)
 ``:scheduled``     zset    id by due time (ms)
 ``:pending``       zset    id by (priority, id): see `pending_score` in ``_shared.lua``
+``:pending:<w>``   zset    the same, of jobs that take w slots, from 2 on
 ``:held:<worker>`` hash    id -> "attempt request started": running on that worker
 ``:workers``       zset    worker by the expiry (ms) of its lease on all it holds
 ``:attempts``      hash    id -> "attempts failures losses unstarted suspect", where not all zero
@@ -25,6 +26,10 @@ key                type    holds
 ``:requests``      hash    worker or driver -> its last request, so that a repeat is recognised
 ``:roster``        hash    worker -> {"host", "pid"} of every worker that ever held a job of it
 ``:wake``          zset    one marker that idle workers block on, present while work may be waiting
+``:wake_wide``     zset    the same for wide jobs
+``:widths``        hash    id -> slots that the job takes, where more than one: a wide job
+``:wide``          zset    the widths that wide jobs of the campaign have, or had
+``:reserving``     zset    workers that let slots run free for a wide job, by when they began (ms)
 =================  ======  ==========================================================================
 """
 
@@ -48,6 +53,7 @@ NOTICES = "qe:notices"
 COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
     "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake", "roster",
+    "widths", "wide", "reserving", "wake_wide",
 )  # fmt: skip
 
 DRAIN = "qe:drain"
@@ -87,6 +93,10 @@ class Keys:
     def held(self, worker: str) -> str:
         return self.column(f"held:{worker}")
 
+    def pending_of(self, width: int) -> str:
+        """Where pending jobs that take so many slots wait."""
+        return self.column("pending" if width == 1 else f"pending:{width}")
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         return tuple(self.column(name) for name in COLUMNS)
@@ -110,3 +120,7 @@ class Keys:
     @cached_property
     def wake(self) -> str:
         return self.column("wake")
+
+    @cached_property
+    def wake_wide(self) -> str:
+        return self.column("wake_wide")

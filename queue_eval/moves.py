@@ -79,6 +79,8 @@ class Lease:
     started: bool
     """False when it was prefetched: it waits behind a short job."""
     config: bytes
+    slots: int = 1
+    """How many slots of the worker it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class Settled:
     now_ms: int
     revision: int
     verdicts: list[str]
+    reserved: int = 0
+    """The slots that the worker is to let run free for a wide job; 0 for none."""
+    aside: bool = False
+    """Whether wide jobs wait that are not for this worker now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,13 +70,14 @@ class CampaignQueue(CampaignView):
 
     def enqueue(
         self, driver: str, sequence: int, submissions: Sequence[Submission], *,
-        reuse: bool, priority: int = 0, delay_ms: int = 0,
+        reuse: bool, priority: int = 0, delay_ms: int = 0, slots: int = 1,
     ) -> EnqueueReply:  # fmt: skip
         """Send one batch (see `batches`).
 
-        `sequence` grows with each batch of a `driver`: a repeated one adds nothing twice.
+        `sequence` grows with each batch of a `driver`: a repeated one adds nothing twice. Each of these jobs
+        takes so many `slots`.
         """
-        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms]
+        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots]
         for s in submissions:
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
         now_ms, ids, entries, fence = self._run("enqueue", *arguments)
@@ -88,25 +89,33 @@ class CampaignQueue(CampaignView):
 
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
-        lease_ms: int, request: str, room: int, prefetch: int, now: float,
+        lease_ms: int, request: str, room: int, prefetch: int, now: float, slots: int = 1,
     ) -> Settled:  # fmt: skip
-        """Settle attempts and lease the next jobs; extends the worker's lease unless `lease_ms` is 0."""
-        arguments: list[Any] = [worker, lease_ms, request, room, prefetch]
+        """Settle attempts and lease the next jobs; extends the worker's lease unless `lease_ms` is 0.
+
+        `slots`: how many the worker has in all for one job; `room`: how many of them are free.
+        """
+        arguments: list[Any] = [worker, lease_ms, request, room, prefetch, slots]
         for s in settlements:
             age_ms = max(0, round((now - s.ended_at) * 1000))
             arguments += (s.id, s.attempt, s.outcome.value, f"{s.run_ms:.6g}", age_ms)
             arguments += (s.source, s.body, s.output)
-        leases, due, now_ms, revision, verdicts = self._run("settle", *arguments)
+        leases, due, now_ms, revision, verdicts, reserved, aside = self._run("settle", *arguments)
         return Settled(
             leases=[
-                Lease(int(leases[i]), leases[i + 1], leases[i + 2] == 1, leases[i + 3][STAMP_DIGITS:])
+                Lease(
+                    int(leases[i]), leases[i + 1], leases[i + 2] > 0, leases[i + 3][STAMP_DIGITS:],
+                    leases[i + 2] or 1,
+                )
                 for i in range(0, len(leases), 4)
             ],
             next_due_ms=int(due) if due != b"" else None,
             now_ms=now_ms,
             revision=revision,
             verdicts=[verdict.decode() for verdict in verdicts],
-        )
+            reserved=reserved,
+            aside=aside == 1,
+        )  # fmt: skip
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""

@@ -1,15 +1,20 @@
 -- Prefixed to every script. KEYS are the campaign's columns, in the order of keys.py.
 --
 -- Laws that all scripts keep:
---   A job is in exactly one place: scheduled, pending, one worker's held, or index.
---   last_id = |scheduled| + |pending| + sum |held| + |index|.
+--   A job is in exactly one place: scheduled, pending (by its width), one worker's held, or index.
+--   last_id = |scheduled| + |pending| + sum |pending:<width>| + sum |held| + |index|.
 --   One entry in the result stream for each id that enters the index.
 --   Time is the server's. Nothing is written before all checks have passed.
 --   ARGV[1] is the campaign's uid: a caller that knew an earlier campaign of this name is told GONE.
 
 local META, CONFIGS, SCHEDULED, PENDING, WORKERS, ATTEMPTS, PRIORITIES, RESULTS, INDEX,
-      FAILED, CANCELLED, FAILURES, OUTPUTS, FINGERPRINTS, REQUESTS, WAKE = unpack(KEYS)
+      FAILED, CANCELLED, FAILURES, OUTPUTS, FINGERPRINTS, REQUESTS, WAKE, _,
+      WIDTHS, WIDE, RESERVING, WAKE_WIDE = unpack(KEYS)
 local PREFIX = string.sub(META, 1, -5)
+
+local function held_key(worker)
+  return PREFIX .. 'held:' .. worker
+end
 
 -- unpack holds fewer than 8,000 values; even, so that pairs stay together.
 local CHUNK = 4000
@@ -50,10 +55,6 @@ local function gone(uid)
 end
 
 local GONE = 'GONE'
-
-local function held_key(worker)
-  return PREFIX .. 'held:' .. worker
-end
 
 local function newest_entry()
   local newest = redis.call('XREVRANGE', RESULTS, '+', '-', 'COUNT', 1)
@@ -114,16 +115,84 @@ local function wake()
   redis.call('ZADD', WAKE, 0, 'work')
 end
 
+-- Jobs that take several slots are wide: they wait apart, by their width, so that a worker never sees those
+-- that it has not the slots for, and campaigns without any pay nothing.
+
+local function wide_key(width)
+  return PREFIX .. 'pending:' .. width
+end
+
+-- The widths that wide jobs of this campaign have, or once had, the smallest first.
+local function wide_widths()
+  return redis.call('ZRANGE', WIDE, 0, -1)
+end
+
+local function widths_of(ids)
+  if redis.call('ZCARD', WIDE) == 0 then return {} end
+  return hmget(WIDTHS, ids)
+end
+
+local function wake_wide()
+  redis.call('ZADD', WAKE_WIDE, 0, 'work')
+end
+
+local function wide_pending()
+  local count = 0
+  for _, width in ipairs(wide_widths()) do count = count + redis.call('ZCARD', wide_key(width)) end
+  return count
+end
+
+-- Put the markers back, for whoever took one may not have used it.
+local function wake_for_waiting()
+  if redis.call('ZCARD', PENDING) + redis.call('ZCARD', SCHEDULED) > 0 then wake() end
+  if wide_pending() > 0 then wake_wide() end
+end
+
 local function to_pending(ids)
   if #ids == 0 then return end
   local priorities = redis.call('HLEN', PRIORITIES) > 0 and hmget(PRIORITIES, ids) or {}
-  local members = {}
+  local widths, members, wide = widths_of(ids), {}, {}
   for i, id in ipairs(ids) do
-    members[#members + 1] = pending_score(id, tonumber(priorities[i] or 0))
-    members[#members + 1] = id
+    local list = members
+    if widths[i] then
+      wide[widths[i]] = wide[widths[i]] or {}
+      list = wide[widths[i]]
+    end
+    list[#list + 1] = pending_score(id, tonumber(priorities[i] or 0))
+    list[#list + 1] = id
   end
-  bulk('ZADD', PENDING, members)
-  wake()
+  if #members > 0 then
+    bulk('ZADD', PENDING, members)
+    wake()
+  end
+  for width, list in pairs(wide) do
+    bulk('ZADD', wide_key(width), list)
+    wake_wide()
+  end
+end
+
+-- Take jobs away from where they wait.
+local function withdraw(ids)
+  bulk('ZREM', PENDING, ids)
+  bulk('ZREM', SCHEDULED, ids)
+  for i, width in pairs(widths_of(ids)) do
+    if width then redis.call('ZREM', wide_key(width), ids[i]) end
+  end
+end
+
+-- How many jobs may be held beside those that are: math.huge without a limit on the campaign.
+local function may_be_held(most_running)
+  local most = tonumber(most_running or '')
+  if not most then return math.huge end
+  for _, worker in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
+    most = most - redis.call('HLEN', held_key(worker))
+  end
+  return most
+end
+
+-- Some job is held no more. Where a limit kept jobs waiting no marker was left: whoever is idle may ask now.
+local function wake_if_limited()
+  if (redis.call('HGET', META, 'most_running') or '') ~= '' then wake_for_waiting() end
 end
 
 -- Move what is due to pending, a page at a time. Returns the due time of the next scheduled job, or nil.
@@ -198,11 +267,82 @@ local function is_older(request, last)
   return life ~= nil and life == last_life and tonumber(number) < tonumber(last_number)
 end
 
+-- The first reservations of a wide job keep others from reserving, too; for so long. A worker that frees no
+-- slots meanwhile may hold on to its own, but another one may be faster.
+local RESERVED_MS = 2000
+
+-- Whether a worker is to let its slots run free for a wide job, rather than take the narrow jobs behind it: unless
+-- as many others as there are such jobs do it already.
+local function reserve(worker, fitting, now)
+  local narrow = redis.call('ZRANGE', PENDING, 0, 0, 'WITHSCORES')
+  local before = narrow[2] and '(' .. narrow[2] or '+inf'
+  local ahead = 0
+  for _, width in ipairs(fitting) do ahead = ahead + redis.call('ZCOUNT', wide_key(width), '-inf', before) end
+  local since = tonumber(redis.call('ZSCORE', RESERVING, worker) or now)
+  local others = redis.call('ZCOUNT', RESERVING, now - RESERVED_MS, since)
+  if redis.call('ZSCORE', RESERVING, worker) and since >= now - RESERVED_MS then others = others - 1 end
+  if others >= ahead then return false end
+  redis.call('ZADD', RESERVING, 'NX', now, worker)
+  return true
+end
+
+-- Take pending jobs in order, where some are wide, from those that are not wider than all of the worker's slots.
+-- What does not fit into its room yet stops it: nothing behind overtakes (see reserve).
+-- Returns narrow ids, wide { id, width } pairs, the room that is left for narrow ones, the width that the worker
+-- is to reserve for or 0, and whether wide jobs wait that are not for it now (0|1).
+local function take_in_order(worker, room, prefetch, slots, most, now)
+  local narrow, wide, fitting, first = {}, {}, {}, {}
+  local aside = 0
+  local function look(width)
+    local head = redis.call('ZRANGE', wide_key(width), 0, 0, 'WITHSCORES')
+    first[width] = head[2]
+  end
+  local function take_narrow(count)
+    if count < 1 then return end
+    local popped = redis.call('ZPOPMIN', PENDING, count)
+    for i = 1, #popped, 2 do narrow[#narrow + 1] = popped[i] end
+    most = most - #popped / 2
+  end
+  for _, width in ipairs(wide_widths()) do
+    look(width)
+    if tonumber(width) <= slots then fitting[#fitting + 1] = width elseif first[width] then aside = 1 end
+  end
+
+  local starting, reserved, skipped = room, 0, false
+  while true do
+    local next = nil
+    for _, width in ipairs(fitting) do
+      if first[width] and (not next or tonumber(first[width]) < tonumber(first[next])) then next = width end
+    end
+    if not next then break end
+    local before = redis.call('ZCOUNT', PENDING, '-inf', '(' .. first[next])
+    local taken = math.min(before, room + prefetch, most, 2000)
+    take_narrow(taken)
+    room = room - taken
+    if taken < before or most < 1 then return narrow, wide, starting, 0, 1 end
+    if tonumber(next) > room then
+      if reserve(worker, fitting, now) then return narrow, wide, starting, tonumber(next), 1 end
+      skipped = true
+      break
+    end
+    wide[#wide + 1] = { redis.call('ZPOPMIN', wide_key(next), 1)[1], tonumber(next) }
+    room, starting, most = room - tonumber(next), starting - tonumber(next), most - 1
+    look(next)
+  end
+  redis.call('ZREM', RESERVING, worker)
+  -- Nobody waits on the worker behind a wide job: it may be long.
+  take_narrow(math.min(room + (#wide == 0 and prefetch or 0), most, 2000))
+  return narrow, wide, starting, 0, skipped and 1 or aside
+end
+
 -- Give a worker up to room + prefetch pending jobs. The first `room` start at once; the others wait on the
 -- worker behind short jobs. A job that was prefetched when a worker died is suspect: it only ever starts at
--- once, so that its next death is known to be its own.
--- Returns { id, attempt, started (0|1), config, ... }, and the due time of the next scheduled job or nil.
-local function lease(worker, request, room, prefetch, now)
+-- once, so that its next death is known to be its own. A wide job starts at once, when the room has its width.
+-- slots: how many the worker has for one job, when nothing else runs there.
+-- Returns { id, attempt, the slots it starts on or 0 when prefetched, config, ... }; the due time of the next
+-- scheduled job or nil; the width of the wide job that the worker is to let slots run free for, or 0; and
+-- whether wide jobs wait that it cannot take now (0|1).
+local function lease(worker, request, room, prefetch, slots, now)
   local held = held_key(worker)
   local field = 'worker:' .. worker
   local due = promote(now)
@@ -218,58 +358,77 @@ local function lease(worker, request, room, prefetch, now)
         leased[#leased + 1] = { all[i], attempt, started and 1 or 0 }
       end
     end
-    local reply = {}
+    local reply, widths = {}, widths_of(ids)
     for i, config in ipairs(hmget(CONFIGS, ids)) do
       local l = leased[i]
-      for _, value in ipairs({ l[1], l[2], l[3], config or '' }) do reply[#reply + 1] = value end
+      for _, value in ipairs({ l[1], l[2], tonumber(widths[i] or l[3]), config or '' }) do
+        reply[#reply + 1] = value
+      end
     end
-    return reply, due
+    return reply, due, 0, 0
   end
   -- A call that was given up, sent again and overtaken by later ones, and arrives only now: nobody reads its
   -- reply, and what it leased would stay held, unknown to the worker, for as long as that lives.
-  if last and is_older(request, last) then return {}, due end
+  if last and is_older(request, last) then return {}, due, 0, 0 end
   -- Also when nothing is leased: this very call, arriving once more, must not lease then.
   redis.call('HSET', REQUESTS, field, request)
 
-  if redis.call('HGET', META, 'paused') == '1' then return {}, due end
+  local limits = redis.call('HMGET', META, 'paused', 'most_running')
+  if limits[1] == '1' then return {}, due, 0, 0 end
+  local most = may_be_held(limits[2])
+  -- No marker: whatever ends will leave one.
+  if most < 1 then return {}, due, 0, 0 end
+  local has_wide = redis.call('ZCARD', WIDE) > 0
   if room + prefetch <= 0 then
     -- A full worker may have taken the marker from the idle ones.
     if redis.call('ZCARD', PENDING) > 0 then wake() end
-    return {}, due
+    if has_wide and wide_pending() > 0 then wake_wide() end
+    return {}, due, 0, 0
   end
-  local popped = redis.call('ZPOPMIN', PENDING, math.min(room + prefetch, 2000))
-  if #popped == 0 then return {}, due end
+  local ids, wide, starting, reserved, aside = {}, {}, room, 0, 0
+  if has_wide then
+    ids, wide, starting, reserved, aside = take_in_order(worker, room, prefetch, slots, most, now)
+  else
+    local popped = redis.call('ZPOPMIN', PENDING, math.min(room + prefetch, most, 2000))
+    for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
+  end
+  local narrow = #ids
+  for i, job in ipairs(wide) do ids[narrow + i] = job[1] end
 
-  local ids = {}
-  for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
   local before = histories(ids)
   local now_or_never, rest, again = {}, {}, {}
-  for i, id in ipairs(ids) do
-    local h = before[i] and parse_history(before[i])
+  for i = 1, narrow do
+    local id, h = ids[i], before[i] and parse_history(before[i])
     local wanted = { id, h and h.attempts + 1 or 1 }
     if h and h.suspect == 1 then
-      if #now_or_never < room then now_or_never[#now_or_never + 1] = wanted else again[#again + 1] = id end
+      if #now_or_never < starting then now_or_never[#now_or_never + 1] = wanted else again[#again + 1] = id end
     else
       rest[#rest + 1] = wanted
     end
   end
   to_pending(again)
   for _, wanted in ipairs(rest) do now_or_never[#now_or_never + 1] = wanted end
+  for i, wanted in ipairs(now_or_never) do wanted[3] = i <= starting and 1 or 0 end
+  for i, job in ipairs(wide) do
+    now_or_never[#now_or_never + 1] = { job[1], parse_history(before[narrow + i]).attempts + 1, job[2] }
+  end
 
   local chosen, tokens, reply = {}, {}, {}
   for i, wanted in ipairs(now_or_never) do chosen[i] = wanted[1] end
   local configs = hmget(CONFIGS, chosen)
   for i, wanted in ipairs(now_or_never) do
-    local started = i <= room and 1 or 0
     tokens[#tokens + 1] = wanted[1]
-    tokens[#tokens + 1] = wanted[2] .. ' ' .. request .. ' ' .. started
+    tokens[#tokens + 1] = wanted[2] .. ' ' .. request .. ' ' .. (wanted[3] > 0 and 1 or 0)
     reply[#reply + 1] = wanted[1]
     reply[#reply + 1] = wanted[2]
-    reply[#reply + 1] = started
+    reply[#reply + 1] = wanted[3]
     reply[#reply + 1] = configs[i] or ''
   end
   bulk('HSET', held, tokens)
   -- The marker was taken by whoever came for these: put it back while there is more.
-  if redis.call('ZCARD', PENDING) > 0 then wake() end
-  return reply, due
+  if #now_or_never < most then
+    if redis.call('ZCARD', PENDING) > 0 then wake() end
+    if has_wide and wide_pending() > 0 then wake_wide() end
+  end
+  return reply, due, reserved, aside
 end

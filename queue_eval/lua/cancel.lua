@@ -36,8 +36,8 @@ for i, id in ipairs(ids) do
     end
   end
 end
-bulk('ZREM', PENDING, waiting)
-bulk('ZREM', SCHEDULED, waiting)
+withdraw(waiting)
 bulk('HSET', INDEX, entries)
 bulk('HSET', ATTEMPTS, marked)
+if #cancelled > #waiting then wake_if_limited() end
 return cancelled

@@ -1,7 +1,7 @@
 -- Give configs an id and a place: pending, or scheduled when delayed. With reuse, the k-th submission of
 -- a config joins the campaign's k-th job with it, when there is one.
--- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, then per config: config, fingerprint,
---       and its occurrence k with reuse
+-- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), then per config:
+--       config, fingerprint, and its occurrence k with reuse
 -- Reply: { now_ms, ids, entries, fence }
 --   entries[i]: the result-stream entry of a finished job, else ''
 --   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
@@ -10,11 +10,12 @@
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local priority, delay_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local priority, delay_ms, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST = 8
 if gone(uid) then return GONE end
 local now = now_ms()
 local width = reuse and 3 or 2
-local count = (#ARGV - 6) / width
+local count = (#ARGV - FIRST + 1) / width
 
 local ids, entries = {}, {}
 local field = 'driver:' .. driver
@@ -31,14 +32,14 @@ if not reuse then
 end
 
 local digests = {}
-for i = 1, count do digests[i] = ARGV[7 + (i - 1) * width + 1] end
+for i = 1, count do digests[i] = ARGV[FIRST + (i - 1) * width + 1] end
 local known = hmget(FINGERPRINTS, digests)
 
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local first_id = last_id + 1
-local fresh, configs, fingerprints, places, ranks, joined = {}, {}, {}, {}, {}, {}
+local fresh, configs, fingerprints, places, ranks, widths, joined = {}, {}, {}, {}, {}, {}, {}
 for i = 1, count do
-  local at = 7 + (i - 1) * width
+  local at = FIRST + (i - 1) * width
   local digest = digests[i]
   -- "first" when one job has this config, "first count" when several do
   local record = fresh[digest] or known[i]
@@ -73,6 +74,10 @@ for i = 1, count do
       ranks[#ranks + 1] = id
       ranks[#ranks + 1] = priority
     end
+    if slots > 1 then
+      widths[#widths + 1] = id
+      widths[#widths + 1] = slots
+    end
   end
   entries[i] = ''
 end
@@ -90,9 +95,14 @@ if #configs > 0 then
   bulk('HSET', CONFIGS, configs)
   bulk('HSET', FINGERPRINTS, fingerprints)
   bulk('HSET', PRIORITIES, ranks)
-  bulk('ZADD', delay_ms > 0 and SCHEDULED or PENDING, places)
+  if slots > 1 then
+    redis.call('ZADD', WIDE, slots, slots)
+    bulk('HSET', WIDTHS, widths)
+  end
+  local place = slots > 1 and wide_key(slots) or PENDING
+  bulk('ZADD', delay_ms > 0 and SCHEDULED or place, places)
   -- Also for scheduled ones: a worker must learn when the next is due.
-  wake()
+  if delay_ms > 0 or slots == 1 then wake() else wake_wide() end
   if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id) end
 end
 local fence = ''

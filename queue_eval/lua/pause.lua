@@ -4,5 +4,8 @@
 if gone(ARGV[1]) then return GONE end
 local before = redis.call('HGET', META, 'paused') or '0'
 redis.call('HSET', META, 'paused', ARGV[2])
-if ARGV[2] == '0' then wake() end
+if ARGV[2] == '0' then
+  wake()
+  wake_for_waiting()
+end
 return before ~= ARGV[2] and 1 or 0

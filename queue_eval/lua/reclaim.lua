@@ -66,8 +66,9 @@ local more = redis.call('HLEN', held) > 0 and 1 or 0
 if more == 0 then
   -- Its last request stays known: a worker that was only cut off may come back, and so may its old calls.
   redis.call('ZREM', WORKERS, worker)
+  redis.call('ZREM', RESERVING, worker)
   more = dead == '' and 1 or 0
 end
 -- The dead worker may have taken the marker with it.
-if redis.call('ZCARD', PENDING) + redis.call('ZCARD', SCHEDULED) > 0 then wake() end
+wake_for_waiting()
 return { ids, more, '' }

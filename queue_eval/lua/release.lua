@@ -28,7 +28,9 @@ to_pending(again)
 if leave and redis.call('HLEN', held) == 0 then
   -- Its last request stays known, for its old calls may still arrive.
   redis.call('ZREM', WORKERS, worker)
+  redis.call('ZREM', RESERVING, worker)
   -- It may have taken the marker and leave without having used it.
-  if redis.call('ZCARD', PENDING) + redis.call('ZCARD', SCHEDULED) > 0 then wake() end
+  wake_for_waiting()
 end
+if #again > 0 then wake_if_limited() end
 return #again

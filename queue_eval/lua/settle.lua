@@ -1,24 +1,25 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
---       then per settlement: id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output
+--       slots (how many the worker has in all), then per settlement: id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
--- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts }; leases is flat: id, attempt, started,
---   config; verdicts[i] is one of recorded, again, stale, finished.
+-- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved, aside }; leases is flat: id, attempt,
+--   slots (0: prefetched), config; verdicts[i] is one of recorded, again, stale, finished; reserved and aside
+--   are as of lease() in _shared.lua.
 -- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
 -- wherever it is. A stale failure is dropped.
 -- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
 -- request gets the same leases.
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local room, prefetch = tonumber(ARGV[5]), tonumber(ARGV[6])
+local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 if gone(uid) then return GONE end
 local now = now_ms()
 local held = held_key(worker)
-local WIDTH = 8
+local FIRST, WIDTH = 8, 8
 local verdicts = {}
 
-if #ARGV > 6 then
+if #ARGV >= FIRST then
   local ids = {}
-  for at = 7, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
+  for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
   local tokens, finished, past = hmget(held, ids), hmget(INDEX, ids), histories(ids)
   local known = redis.call('HMGET', META, 'last_id', 'max_attempts', 'max_losses', 'retry_first_ms',
     'retry_factor', 'retry_max_ms')
@@ -28,7 +29,7 @@ if #ARGV > 6 then
 
   local strays = {}
   for i, id in ipairs(ids) do
-    local at = 7 + (i - 1) * WIDTH
+    local at = FIRST + (i - 1) * WIDTH
     if ARGV[at + 2] == 'ok' and not finished[i]
        and not (tokens[i] and parse_held(tokens[i]) == tonumber(ARGV[at + 1])) then
       strays[#strays + 1] = id
@@ -38,7 +39,7 @@ if #ARGV > 6 then
 
   local entries, dropped, forgotten, again, closed = {}, {}, {}, {}, {}
   local function settle_one(i, id)
-    local at = 7 + (i - 1) * WIDTH
+    local at = FIRST + (i - 1) * WIDTH
     local attempt, outcome = tonumber(ARGV[at + 1]), ARGV[at + 2]
     local mine = tokens[i] and parse_held(tokens[i]) == attempt
     local report = { run_ms = ARGV[at + 3], age_ms = ARGV[at + 4], source = ARGV[at + 5],
@@ -50,8 +51,7 @@ if #ARGV > 6 then
       verdicts[i] = 'recorded'
       local h = parse_history(past[i])
       if not mine then
-        redis.call('ZREM', PENDING, id)
-        redis.call('ZREM', SCHEDULED, id)
+        withdraw({ id })
         if elsewhere[id] then
           h.attempts = math.max(h.attempts, (parse_held(elsewhere[id][2])))
           redis.call('HDEL', held_key(elsewhere[id][1]), id)
@@ -93,7 +93,7 @@ if #ARGV > 6 then
   -- Successes first: one from a stale attempt counts also beside the failure of the newer attempt.
   for pass = 1, 2 do
     for i, id in ipairs(ids) do
-      if (ARGV[9 + (i - 1) * WIDTH] == 'ok') == (pass == 1) then settle_one(i, id) end
+      if (ARGV[FIRST + 2 + (i - 1) * WIDTH] == 'ok') == (pass == 1) then settle_one(i, id) end
     end
   end
   bulk('HSET', INDEX, entries)
@@ -102,9 +102,12 @@ if #ARGV > 6 then
   to_pending(again)
 end
 
-local leases, due = {}, nil
+local leases, due, reserved, aside = {}, nil, 0, 0
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
-  leases, due = lease(worker, request, room, prefetch, now)
+  leases, due, reserved, aside = lease(worker, request, room, prefetch, slots, now)
+else
+  wake_if_limited()
 end
-return { leases, due or '', now, tonumber(redis.call('HGET', META, 'revision') or 0), verdicts }
+return { leases, due or '', now, tonumber(redis.call('HGET', META, 'revision') or 0), verdicts,
+         reserved, aside }

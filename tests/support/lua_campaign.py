@@ -52,12 +52,16 @@ class Columns:
     results: list[tuple[bytes, dict[bytes, bytes]]]
     failed: set[bytes]
     cancelled: set[bytes]
+    widths: dict[int, int]
+    by_width: dict[int, list[bytes]]
+    """Pending jobs by the slots they take."""
 
     @classmethod
     def read(cls, client: redis.Redis, queue: CampaignQueue) -> Columns:
         column = queue.keys.column
         prefix = column("held:")
         names = [key[len(prefix) :] for key in client.scan_iter(prefix.replace("{", "\\{") + "*", count=1000)]
+        wide = list(client.scan_iter(column("pending:").replace("{", "\\{") + "*", count=1000))
         pipeline = client.pipeline(transaction=True)
         pipeline.hgetall(column("meta"))
         pipeline.hgetall(column("configs"))
@@ -69,14 +73,21 @@ class Columns:
         pipeline.xrange(column("results"))
         pipeline.smembers(column("failed"))
         pipeline.smembers(column("cancelled"))
+        pipeline.hgetall(column("widths"))
         for name in names:
             pipeline.hgetall(prefix.encode() + name)
-        meta, configs, scheduled, pending, workers, attempts, index, results, failed, cancelled, *held = (
-            pipeline.execute()
-        )
+        for key in wide:
+            pipeline.zrange(key, 0, -1)
+        (
+            meta, configs, scheduled, pending, workers, attempts, index, results, failed, cancelled, widths,
+            *rest,
+        ) = pipeline.execute()  # fmt: skip
+        held, waiting = rest[: len(names)], rest[len(names) :]
+        apart = {int(key.rpartition(b":")[2]): ids for key, ids in zip(wide, waiting, strict=True)}
         return cls(
-            meta, configs, scheduled, pending, dict(zip(names, held, strict=True)), workers, attempts, index,
-            results, failed, cancelled,
+            meta, configs, scheduled, [*pending, *itertools.chain(*apart.values())],
+            dict(zip(names, held, strict=True)), workers, attempts, index, results, failed, cancelled,
+            {int(job): int(width) for job, width in widths.items()}, {1: pending} | apart,
         )  # fmt: skip
 
     def check(self) -> None:
@@ -87,6 +98,9 @@ class Columns:
         assert set(places) == {b"%d" % i for i in range(1, last_id + 1)}, "each job in exactly one place"
         assert self.configs.keys() == set(places), "each job has its config"
         assert self.held.keys() <= set(self.registered), "held only by registered workers"
+
+        for width, jobs in self.by_width.items():
+            assert all(self.widths.get(int(job), 1) == width for job in jobs), "each waits by its width"
 
         entries = dict(self.results)
         for job, entry in self.index.items():
@@ -148,17 +162,19 @@ class LuaCampaign:
     # Moves
 
     def enqueue(
-        self, *configs: Any, reuse: bool = False, priority: int = 0, delay_ms: int = 0, driver: str = "d"
-    ) -> EnqueueReply:
-        return self.send([submission(c) for c in configs], reuse, priority, delay_ms, driver)
+        self, *configs: Any, reuse: bool = False, priority: int = 0, delay_ms: int = 0, driver: str = "d",
+        slots: int = 1,
+    ) -> EnqueueReply:  # fmt: skip
+        return self.send([submission(c) for c in configs], reuse, priority, delay_ms, driver, slots)
 
     def send(
         self, submissions: list[Submission], reuse: bool = False, priority: int = 0, delay_ms: int = 0,
-        driver: str = "d",
+        driver: str = "d", slots: int = 1,
     ) -> EnqueueReply:  # fmt: skip
         return self.queue.enqueue(
-            driver, next(self._numbers), submissions, reuse=reuse, priority=priority, delay_ms=delay_ms
-        )
+            driver, next(self._numbers), submissions, reuse=reuse, priority=priority, delay_ms=delay_ms,
+            slots=slots,
+        )  # fmt: skip
 
     def add(self, count: int = 1, **options: Any) -> list[int]:
         """Enqueue that many jobs; returns their ids."""
@@ -170,11 +186,11 @@ class LuaCampaign:
 
     def settle(
         self, worker: str, *settlements: Settlement, room: int = 0, prefetch: int = 0,
-        lease_ms: int = LEASE_MS, request: str | None = None,
+        lease_ms: int = LEASE_MS, request: str | None = None, slots: int = 1,
     ) -> Settled:  # fmt: skip
         return self.queue.settle(
             worker, settlements, lease_ms=lease_ms, request=request or str(next(self._numbers)), room=room,
-            prefetch=prefetch, now=1000.0,
+            prefetch=prefetch, slots=slots, now=1000.0,
         )  # fmt: skip
 
     def ok(self, worker: str, token: Token, body: bytes = b"1") -> str:
@@ -231,17 +247,18 @@ class LuaCampaign:
         due = self.client.zscore(self.queue.keys.column("scheduled"), job)
         return due - self.queue.snapshot().now_ms
 
-    def take_marker(self) -> bool:
+    def take_marker(self, *, wide: bool = False) -> bool:
         """As an idle worker does; whether there was one."""
-        return bool(self.client.zpopmin(self.queue.keys.wake))
+        keys = self.queue.keys
+        return bool(self.client.zpopmin(keys.wake_wide if wide else keys.wake))
 
-    def wakes(self, move: Callable[[], Any]) -> bool:
+    def wakes(self, move: Callable[[], Any], *, wide: bool = False) -> bool:
         """Whether a move, done once, leaves a marker for idle workers."""
-        self.take_marker()
+        self.take_marker(wide=wide)
         self.queue.repeating = False
         move()
         self.queue.repeating = True
-        return self.take_marker()
+        return self.take_marker(wide=wide)
 
 
 def settlement(
