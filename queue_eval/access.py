@@ -56,11 +56,11 @@ def find_access(url: str | None = None, home: str | Path | None = None) -> Acces
     url = url or os.environ.get("QUEUE_EVAL_URL")
     own_key = os.environ.get("QUEUE_EVAL_KEY")
     if url and own_key:
-        return Access(_checked_url(url), own_key.encode(), None)
+        return Access(checked_url(url), own_key.encode(), None)
     found = read_access(home)
     key = own_key.encode() if own_key else (found.key if found else None)
     if url:
-        return Access(_checked_url(url), key, None)
+        return Access(checked_url(url), key, None)
     return Access(found.url, key, found.home) if found else None
 
 
@@ -86,7 +86,7 @@ def read_access(home: str | Path | None = None) -> Access | None:
             f"the access file {path} is open to other users; close it with: chmod 600 {quote(str(path))}"
         )
     url, key = _parse(path, text)
-    return Access(_checked_url(url), None if key is None else key.encode(), folder)
+    return Access(checked_url(url), None if key is None else key.encode(), folder)
 
 
 def write_access(home: str | Path | None, url: str, key: bytes | None, **more: Any) -> None:
@@ -94,7 +94,7 @@ def write_access(home: str | Path | None, url: str, key: bytes | None, **more: A
 
     `key` is text in UTF-8: it must survive being copied into an environment variable.
     """
-    content = {"url": _checked_url(url), "key": None if key is None else key.decode(), **more}
+    content = {"url": checked_url(url), "key": None if key is None else key.decode(), **more}
     write_private(home_folder(home) / ACCESS_FILE, json.dumps(content, indent=2) + "\n")
 
 
@@ -123,7 +123,8 @@ def safe_url(url: str) -> str:
     return re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """`url`, or UsageError unless it is a server's."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES or not rest:
         wanted = ", ".join(f"{scheme}://" for scheme in SCHEMES)
