@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, Unpack
 
-from queue_eval.callbacks import Callbacks
+from queue_eval.access import checked_url
+from queue_eval.codec import encode_options
 from queue_eval.errors import MethodUnavailableError, UsageError
 from queue_eval.evaluator import Evaluator
-from queue_eval.function_ref import describe
-from queue_eval.options import Keywords, Options, count
+from queue_eval.options import Keywords, count
 from queue_eval.states import Method
 
 
@@ -36,10 +38,17 @@ class SubprocessEvaluator(Evaluator):
 
 
 class RayEvaluator(Evaluator):
-    """Workers forward jobs to a Ray cluster. Not available in this version.
+    """Workers forward jobs to a Ray cluster: one Ray task for each attempt, none repeated by Ray.
 
-    `num_workers` None or -1 means ``int(num_cpus // num_cpus_per_task)``; the other arguments are as in
-    DeepHyper 0.3.3.
+    `address` and `password` are those of the cluster. Without an address a worker finds it as `ray.init`
+    does: $RAY_ADDRESS, else the Ray that runs on its machine, else one of its own; with `num_cpus` or
+    `num_gpus`, always one of its own, of that size. `ray_kwargs` are further arguments of `ray.init` (JSON
+    values). Each attempt takes `num_cpus_per_task` and `num_gpus_per_task`.
+
+    `num_workers` is how many attempts a worker keeps in flight; None or -1 means
+    ``int(num_cpus // num_cpus_per_task)``, and without `num_cpus` as many as the cluster has room for.
+
+    Raises MethodUnavailableError when workers are to be started here and Ray is not installed.
     """
 
     method: Method = Method.RAY
@@ -48,30 +57,53 @@ class RayEvaluator(Evaluator):
         self,
         run_function: Callable[..., Any] | str,
         callbacks: Sequence[Any] | None = None,
-        address: str | None = None,  # noqa: ARG002 - the signature is the contract
-        password: str | None = None,  # noqa: ARG002
+        address: str | None = None,
+        password: str | None = None,
         num_cpus: int | None = None,
-        num_gpus: int | None = None,  # noqa: ARG002
+        num_gpus: int | None = None,
         num_cpus_per_task: float = 1,
-        num_gpus_per_task: float | None = None,  # noqa: ARG002
-        ray_kwargs: dict[str, Any] = {},  # noqa: B006, ARG002 - DeepHyper's signature; never changed
+        num_gpus_per_task: float | None = None,
+        ray_kwargs: dict[str, Any] = {},  # noqa: B006 - DeepHyper's signature; never changed
         num_workers: int | None = None,
         **options: Unpack[Keywords],
     ) -> None:
-        if num_cpus_per_task <= 0:
-            raise UsageError(f"num_cpus_per_task is {num_cpus_per_task!r}; give a number above 0")
-        if num_workers in (None, -1) and num_cpus is not None:
-            num_workers = int(num_cpus // num_cpus_per_task)
-        if num_workers not in (None, -1):
-            count("num_workers", num_workers)
-        _refuse(self.method, run_function, callbacks, options)
+        per_job = _amount("num_cpus_per_task", num_cpus_per_task)
+        if per_job == 0:
+            raise UsageError("num_cpus_per_task is 0; give a number above 0")
+        cpus = None if num_cpus is None else count("num_cpus", num_cpus)
+        if cpus is not None and cpus < per_job:
+            raise UsageError(f"num_cpus is {cpus}, less than the {per_job:g} CPUs that one job takes")
+        if num_workers in (None, -1):
+            in_flight = None if cpus is None else int(cpus // per_job)
+        else:
+            in_flight = count("num_workers", num_workers)
+        if not isinstance(ray_kwargs, dict):
+            raise UsageError(f"ray_kwargs is a {type(ray_kwargs).__name__}; give a dict of JSON values")
+        encode_options("ray_kwargs", ray_kwargs)
+        self._forward = {
+            "address": _text("address", address),
+            "password": _text("password", password),
+            "num_cpus": cpus,
+            "num_gpus": None if num_gpus is None else count("num_gpus", num_gpus, 0),
+            "num_cpus_per_task": per_job,
+            "num_gpus_per_task": None
+            if num_gpus_per_task is None
+            else _amount("num_gpus_per_task", num_gpus_per_task),
+            "ray_kwargs": ray_kwargs,
+            "in_flight": in_flight,
+        }
+        _check_package("ray", options)
+        slots = in_flight or max(1, int((os.cpu_count() or 1) // per_job))
+        super().__init__(run_function, slots, callbacks, **options)
 
 
 class RQEvaluator(Evaluator):
-    """Workers forward jobs to a fleet of RQ workers. Not available in this version.
+    """Workers forward jobs to a fleet of RQ workers: one RQ job for each attempt, none repeated by RQ.
 
     At most `num_workers` RQ jobs are in flight in `rq_queue`; `rq_url` is the Redis of the fleet, by
-    default our own server.
+    default our own server. The fleet is of stock ``rq worker`` processes that can import queue_eval.
+
+    Raises MethodUnavailableError when workers are to be started here and RQ is not installed.
     """
 
     method: Method = Method.RQ
@@ -81,21 +113,41 @@ class RQEvaluator(Evaluator):
         run_function: Callable[..., Any] | str,
         num_workers: int = 1,
         callbacks: Sequence[Any] | None = None,
-        rq_queue: str = "default",  # noqa: ARG002 - the signature is the contract
-        rq_url: str | None = None,  # noqa: ARG002
+        rq_queue: str = "default",
+        rq_url: str | None = None,
         **options: Unpack[Keywords],
     ) -> None:
-        count("num_workers", num_workers)
-        _refuse(self.method, run_function, callbacks, options)
+        in_flight = count("num_workers", num_workers)
+        if not _text("rq_queue", rq_queue):
+            raise UsageError("rq_queue is empty; give the name of the queue that the RQ workers listen to")
+        url = _text("rq_url", rq_url)
+        self._forward = {
+            "queue": rq_queue,
+            "url": None if url is None else checked_url(url),
+            "in_flight": in_flight,
+        }
+        _check_package("rq", options)
+        super().__init__(run_function, in_flight, callbacks, **options)
 
 
-def _refuse(
-    method: Method, run_function: Callable[..., Any] | str, callbacks: Sequence[Any] | None, options: Keywords
-) -> None:
-    """Raise what is wrong with the arguments, else MethodUnavailableError; no server is touched."""
-    Options.checked(**options)
-    Callbacks(callbacks)
-    describe(run_function)
-    raise MethodUnavailableError(
-        f'the method "{method.value}" is not there yet in this version; use thread, process or subprocess'
-    )
+def _amount(what: str, value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
+        return value
+    raise UsageError(f"{what} is {value!r}; give a number of at least 0")
+
+
+def _text(what: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{what} is a {type(value).__name__}; give a str")
+    return value
+
+
+def _check_package(package: str, options: Keywords) -> None:
+    """Refuse before anything is touched what workers started here could not do."""
+    local = options.get("local_workers")
+    elsewhere = bool(options.get("url") or os.environ.get("QUEUE_EVAL_URL"))
+    if (local or (local is None and not elsewhere)) and find_spec(package) is None:
+        raise MethodUnavailableError(
+            f'the method "{package}" needs the package {package}; '
+            f"install it with: pip install 'queue-eval[{package}]'"
+        )

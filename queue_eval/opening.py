@@ -56,9 +56,12 @@ def reach(url: str | None, home: Path | None) -> Line:
 
 
 def open_campaign(
-    run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options
-) -> tuple[Line, Campaign]:
+    run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options,
+    forward: dict[str, Any] | None = None,
+) -> tuple[Line, Campaign]:  # fmt: skip
     """Create or continue the campaign of `options`; warns when the function's source has changed.
+
+    `forward`: for methods that forward attempts to others, where those are (JSON values).
 
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
@@ -67,7 +70,7 @@ def open_campaign(
     name = options.campaign or _unique_name(reference)
     line = reach(options.url, options.home)
     try:
-        fields = _meta(line.access.key, name, reference, method, num_workers, options)
+        fields = _meta(line.access.key, name, reference, method, num_workers, options, forward)
         queue, opened = CampaignQueue.open(
             line.link, name, fields, accept_change=options.on_change == "accept"
         )
@@ -103,7 +106,7 @@ def _unique_name(reference: FunctionRef) -> str:
 
 def _meta(
     key: bytes | None, campaign: str, reference: FunctionRef, method: Method, num_workers: int,
-    options: Options,
+    options: Options, forward: dict[str, Any] | None,
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
     signature = ""
     if reference.payload is not None:
@@ -123,6 +126,7 @@ def _meta(
                 "path": list(reference.path),
                 "kwargs": json.loads(options.run_function_kwargs),
                 "time_limit": options.time_limit,
+                "forward": forward,
             }
         ),
         "max_attempts": options.max_attempts,

@@ -30,12 +30,11 @@ Imported by the processes that run user code, so it imports next to nothing.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-_LENGTH = struct.Struct(">I")
+_LENGTH_BYTES = 4
 _decode = json.loads
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -55,7 +54,7 @@ class Setup:
     path: tuple[str, ...]
     kwargs: dict[str, Any]
     threads: int
-    forward: dict[str, Any] | None = None
+    forward: dict[str, Any] | None = field(default=None, repr=False)
     """Where to forward attempts to, for the methods that do."""
 
     def encode(self) -> bytes:
@@ -113,7 +112,7 @@ def parse_report(header: list[Any], body: bytes) -> Report:
 
 def frame(header: Any, *bodies: bytes) -> bytes:
     line = _encode(header).encode() + b"\n"
-    return b"".join((_LENGTH.pack(len(line) + sum(map(len, bodies))), line, *bodies))
+    return b"".join(((len(line) + sum(map(len, bodies))).to_bytes(_LENGTH_BYTES, "big"), line, *bodies))
 
 
 class FrameBuffer:
@@ -130,14 +129,14 @@ class FrameBuffer:
         self._data += data
         frames = []
         at = 0
-        while len(self._data) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._data, at)
+        while len(self._data) - at >= _LENGTH_BYTES:
+            length = int.from_bytes(self._data[at : at + _LENGTH_BYTES], "big")
             if length >= _MOST_BYTES:
                 raise ValueError("not a frame")
-            end = at + _LENGTH.size + length
+            end = at + _LENGTH_BYTES + length
             if len(self._data) < end:
                 break
-            whole = bytes(self._data[at + _LENGTH.size : end])
+            whole = bytes(self._data[at + _LENGTH_BYTES : end])
             line, _, body = whole.partition(b"\n")
             header = _decode(line)
             if not isinstance(header, list):

@@ -25,7 +25,7 @@ class Surroundings:
     def __init__(self) -> None:
         self._folder = os.getcwd()  # noqa: PTH109 - no pathlib in this process
         self._copies = (os.dup(1), os.dup(2))
-        self._streams = (_open_stream(1), _open_stream(2))
+        self._streams = (open_stream(1), open_stream(2))
         sys.stdout, sys.stderr = self._streams
         # Whoever falls back on these is to be heard in the right order.
         sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
@@ -40,7 +40,7 @@ class Surroundings:
             if not _is_same_file(fd, copy):
                 os.dup2(copy, fd)
         if (sys.stdout, sys.stderr) != self._streams or any(stream.closed for stream in self._streams):
-            self._streams = (_open_stream(1), _open_stream(2))
+            self._streams = (open_stream(1), open_stream(2))
             sys.stdout, sys.stderr = self._streams
         try:
             has_moved = os.getcwd() != self._folder  # noqa: PTH109
@@ -58,7 +58,7 @@ def _is_same_file(one: int, other: int) -> bool:
         return False
 
 
-def _open_stream(fd: int) -> io.TextIOWrapper:
+def open_stream(fd: int) -> io.TextIOWrapper:
     return open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 

@@ -164,7 +164,7 @@ class Exchange:
         if leases and reply.revision != plan.revision:
             try:
                 queue = self._queue(served)
-                plan = make_plan(queue, queue.meta(), self._options, self._link.access.key)
+                plan = make_plan(queue, queue.meta(), self._options, self._link.access)
             except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
                 log.error("campaign %s is not served: %s", served.name, error)
                 self._release(served, [(lease.id, lease.attempt, False) for lease in leases])

@@ -172,7 +172,7 @@ class LeaseKeeper:
         if self._book.refused_revision(campaign) == revision:
             return
         try:
-            plan = make_plan(queue, meta, self._options, self._link.access.key)
+            plan = make_plan(queue, meta, self._options, self._link.access)
         except (FunctionError, MethodUnavailableError) as error:
             log.error("campaign %s is not served: %s", campaign, error)
             self._book.refuse(campaign, revision)

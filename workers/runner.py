@@ -128,17 +128,22 @@ class Runner:
 
     def _collect(self, key: str, lane: _Lane, now: float) -> None:
         ended = [one for executor in lane.executors() for one in executor.collect(now)]
+        returned = [token for executor in lane.executors() for token in executor.take_returned()]
         missing_slots = lane.plan.slots - lane.current.slots
         if ended:
             lane.used_at = now
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
             self._reports.ended(key, ended, missing_slots)
+        if returned:
+            self._reports.given_up(key, returned, missing_slots, release=True)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close()
                 lane.retired.remove(executor)
-        if now - lane.used_at > _IDLE_CLOSE_S and not lane.current.begun() and not lane.current.waiting():
+        # One that has lost those it forwards to goes on looking for them: nothing is leased until it has.
+        is_idle = lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting()
+        if is_idle and now - lane.used_at > _IDLE_CLOSE_S:
             lane.current.close()  # its processes start again when there is work
             lane.used_at = now
 

@@ -7,14 +7,16 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from queue_eval import signing
+from queue_eval.access import Access
 from queue_eval.codec import decode
 from queue_eval.errors import FunctionError
+from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Settlement
 from queue_eval.pipe import Setup
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Method
 from workers.executors import check_method
-from workers.executors.protocol import Plan
+from workers.executors.protocol import Plan, Token
 from workers.options import WorkerOptions
 from workers.pace import Pace
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 class Served:
     """State of one campaign in this worker; guarded by the lock of the book.
 
-    `tokens`: id -> attempt of every lease held. `in_hand`: attempts given to the runner and not ended.
+    `tokens`: id -> attempt of every lease held. `in_hand`: slots of attempts given to the runner and not ended.
     `outbox`: ended, not settled. `may_have_work`: the server may have jobs waiting.
     """
 
@@ -33,6 +35,8 @@ class Served:
     plan: Plan
     tokens: dict[int, int] = field(default_factory=dict)
     in_hand: int = 0
+    wide: dict[Token, int] = field(default_factory=dict)
+    """The slots of each attempt in hand that takes more than one."""
     outbox: deque[Settlement] = field(default_factory=deque)
     may_have_work: bool = True
     took_marker: bool = False
@@ -45,6 +49,16 @@ class Served:
     """Slots taken by abandoned threads."""
     pace: Pace = field(default_factory=Pace)
     is_on_roster: bool = False
+    reserved: int = 0
+    """The slots that are to run free for a wide job; 0 for none."""
+    aside: bool = False
+    """Wide jobs wait that were not for this worker when it last asked: their marker is not its business."""
+    is_withdrawn: bool = False
+    """The campaign is not for this worker any more: what runs is finished, and nothing more is leased."""
+
+    def let_go(self, token: Token) -> None:
+        """This attempt is in the runner's hands no more."""
+        self.in_hand -= self.wide.pop(token, 1)
 
     def strike_off(self, job: int, attempt: int) -> None:
         """This lease is held no more; the job may be held again by now, as another attempt."""
@@ -61,8 +75,13 @@ class Served:
         return self.queue.campaign
 
 
+def label_of(meta: dict[str, bytes]) -> str:
+    """The label by which workers are chosen for a campaign."""
+    return meta.get("queue", b"").decode(errors="replace") or DEFAULT_QUEUE
+
+
 def make_plan(
-    queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptions, key: bytes | None
+    queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptions, access: Access
 ) -> Plan:
     """What to run for a campaign, by its meta.
 
@@ -77,6 +96,7 @@ def make_plan(
         kwargs = dict(campaign_options["kwargs"])
         limit = campaign_options["time_limit"]
         time_limit_s = None if limit is None else float(limit)
+        forward = campaign_options.get("forward")
         revision = int(meta["revision"])
         payload = meta.get("payload") or None
         signature = meta.get("signature", b"").decode()
@@ -84,6 +104,13 @@ def make_plan(
         raise FunctionError(f"campaign {queue.campaign!r} is malformed: {error!r}") from error
     check_method(method)
     if payload is not None:
-        signing.verify(key, queue.campaign, name, payload, signature)
-    setup = Setup(name, payload, path, kwargs, threads=1)
+        signing.verify(access.key, queue.campaign, name, payload, signature)
+    if forward is not None:
+        forward = {
+            **forward, "campaign": queue.campaign, "uid": queue.uid, "revision": revision,
+            "time_limit_s": time_limit_s,
+        }  # fmt: skip
+        if method is Method.RQ and forward["url"] is None:
+            forward["url"] = access.url
+    setup = Setup(name, payload, path, kwargs, threads=1, forward=forward)
     return Plan(method, setup, options.slots, time_limit_s, options.python, revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import selectors
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from queue_eval.errors import MethodUnavailableError
 from queue_eval.states import Method
 from workers.executors.process import process_executor
 from workers.executors.protocol import Executor, Plan
+from workers.executors.ray import ray_executor
 from workers.executors.subprocess import subprocess_executor
 from workers.executors.thread import thread_executor
 
@@ -16,13 +18,20 @@ _EXECUTORS: dict[Method, Callable[[Plan, selectors.BaseSelector], Executor]] = {
     Method.THREAD: thread_executor,
     Method.PROCESS: process_executor,
     Method.SUBPROCESS: subprocess_executor,
+    Method.RAY: ray_executor,
 }
+
+_NEEDS = {Method.RAY: "ray", Method.RQ: "rq"}
 
 
 def check_method(method: Method) -> None:
-    """Raise MethodUnavailableError for a method that this version cannot run."""
-    if method not in _EXECUTORS:
-        raise MethodUnavailableError(f"method {method.value!r} is not there yet in this version")
+    """Raise MethodUnavailableError for a method whose package is missing here."""
+    package = _NEEDS.get(method)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MethodUnavailableError(
+            f"method {method.value!r} needs the package {package}; "
+            f"install it with: pip install 'queue-eval[{package}]'"
+        )
 
 
 def make_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:

@@ -54,14 +54,15 @@ class Plan:
 class Executor(Protocol):
     """Executes the attempts of one campaign in processes of its own.
 
-    Guarantees: each submitted attempt is reported as ended exactly once, or given back by `take_back`, or
-    forgotten by `forget`. Assumes: all calls come from one thread, which owns the selector. Files registered
-    with the selector carry a callable as their data, to be called when they are ready.
+    Guarantees: each submitted attempt is reported as ended exactly once, or given back by `take_back` or
+    `take_returned`, or forgotten by `forget`. Assumes: all calls come from one thread, which owns the
+    selector. Files registered with it carry a callable as their data, to be called when they are ready.
     """
 
     @property
     def slots(self) -> int:
-        """Attempts that may run at once; an abandoned thread takes one away until its child is replaced."""
+        """Attempts that may run at once: fewer than planned while abandoned threads take some; none while
+        those that it forwards to are away, and as many as they have room for when they are there."""
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Begin as many as there is room for; keep the others waiting, in order."""
@@ -70,7 +71,11 @@ class Executor(Protocol):
         """Drop these attempts without a report, those that are running only when `begun`; return which."""
 
     def take_back(self, waiting_since: float) -> list[Token]:
-        """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s)."""
+        """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s);
+        those that were forwarded follow later, by `take_returned` or `collect`."""
+
+    def take_returned(self) -> list[Token]:
+        """Attempts that have come back since the last call, not begun."""
 
     def collect(self, now: float) -> list[Ended]:
         """What has ended since the last call; enforces time limits and replaces dead processes."""

@@ -1,0 +1,94 @@
+"""An attempt in a process that belongs to others, a Ray worker's: nothing of it stays there.
+
+Sent to such processes by value, so it imports next to nothing and of ours only what is sent along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+
+from queue_eval.execution import RunFunction
+from queue_eval.pipe import OUTPUT_BYTES, Report, Setup
+from queue_eval.surroundings import open_stream
+
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
+"""Signals whose handlers user code may have changed."""
+
+
+class Borrowed:
+    """For the time of one attempt, a process that belongs to others: what user code prints is kept, and
+    all is put back as it was. Use it again for each attempt."""
+
+    def __init__(self) -> None:
+        # A file, not a pipe: nobody reads while user code writes, which may hold the GIL meanwhile.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as the process
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Borrowed:
+        self._file.seek(0)
+        self._file.truncate()
+        self._folder = os.getcwd()  # noqa: PTH109
+        self._streams = (sys.stdout, sys.stderr)
+        for stream in self._streams:
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self._handlers = {number: signal.getsignal(number) for number in _HANDLED}
+        self._copies = (os.dup(1), os.dup(2))
+        for fd in (1, 2):
+            os.dup2(self._file.fileno(), fd)
+        sys.stdout, sys.stderr = self._own = (open_stream(1), open_stream(2))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a fork of user code came back here; only the original may go on
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for stream in (*self._own, sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have closed or replaced it
+                stream.flush()
+        sys.stdout, sys.stderr = self._streams
+        for fd, copy in zip((1, 2), self._copies, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                with contextlib.suppress(ValueError):  # in another thread, which could not change them
+                    signal.signal(number, handler)
+        with contextlib.suppress(OSError):
+            os.chdir(self._folder)
+
+    def take_output(self) -> bytes:
+        """What was printed since it was entered: by Python, by C and by commands; bounded."""
+        size = os.fstat(self._file.fileno()).st_size
+        half = OUTPUT_BYTES // 2
+        if size <= 2 * half:
+            return os.pread(self._file.fileno(), size, 0)
+        first, last = os.pread(self._file.fileno(), half, 0), os.pread(self._file.fileno(), half, size - half)
+        return b"%b\n[... %d bytes left out ...]\n%b" % (first, size - 2 * half, last)
+
+
+class BorrowedProcess:
+    """Runs attempts of one campaign, one after the other; the run function is loaded for the first."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._function: RunFunction | None = None
+        self._borrowed: Borrowed | None = None
+
+    def run(self, job: int, attempt: int, config: bytes) -> bytes:
+        """The report of one attempt, as a frame."""
+        if self._borrowed is None:
+            self._borrowed = Borrowed()
+        with self._borrowed:
+            if self._function is None:  # its module may print, too
+                self._function = RunFunction(self._setup)
+            begun = time.perf_counter()
+            outcome, body = self._function(job, config)
+            run_ms = (time.perf_counter() - begun) * 1000
+        output = self._borrowed.take_output()
+        return Report(job, attempt, outcome, run_ms, self._function.source, body, output).encode()

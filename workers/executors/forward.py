@@ -1,0 +1,309 @@
+"""Executor of the methods that forward attempts to others: one process that talks to them.
+
+::
+
+    submit ──▶ held ──▶ sent ──▶ begun ──report──▶ ended
+                │         └─ recalled, not begun ─▶ returned
+                └─ the others are away for long ──▶ returned
+
+The forwarder process may die with what it forwards to: what had begun is then lost, the rest is sent by the
+next one. While the others are away there are no slots, so that nothing more is leased.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
+from queue_eval.states import Outcome
+from workers.executors.piped_process import PipedProcess
+from workers.executors.protocol import Attempt, Ended, Plan, Token
+
+log = logging.getLogger(__name__)
+
+_AWAY_S = 10.0
+"""What cannot be forwarded for so long goes back to the queue: others may be able to."""
+
+_RESTART_S = (0.5, 30.0)
+"""Pause before a forwarder that has died is started again: the first, doubled up to the last."""
+
+_STEADY_S = 60.0
+"""A forwarder that has lived for so long is started again without delay."""
+
+_CLOSE_S = 3.0
+"""How long a forwarder may take to end what it has forwarded."""
+
+_LAST_OUTPUT = 1000
+
+
+class _ForwarderProcess(PipedProcess):
+    """The process, and what it has said since it was last heard."""
+
+    def __init__(self, command: Sequence[str], setup: Setup, selector: selectors.BaseSelector) -> None:
+        self.started_at = time.monotonic()
+        self.slots: int | None = None
+        """None until it has said whether it reaches those that it forwards to."""
+        self.why = ""
+        self.heard: list[tuple[str, Any]] = []
+        super().__init__(command, selector)
+        self.add(setup.encode())
+        self.flush()
+
+    def _receive(self, header: list[Any], body: bytes) -> None:
+        kind = header[0]
+        if kind == "slots":
+            self.slots, self.why = int(header[1]), str(header[2])
+        elif kind == "report":
+            self.heard.append((kind, parse_report(header, body)))
+        elif kind in ("begun", "returned"):
+            self.heard.append((kind, [(job, attempt) for job, attempt in header[1]]))
+        else:
+            raise ValueError(f"not a frame of a forwarder: {kind!r}")
+
+    def end(self, timeout_s: float) -> None:
+        """Let it end what it has forwarded, then kill it."""
+        self.add(frame(("close",)))
+        self.flush()
+        with selectors.DefaultSelector() as selector, suppress(ValueError, KeyError, OSError):
+            # Its end of the pipe closes with it; what it still says is nobody's.
+            selector.register(self._pipe, selectors.EVENT_READ)
+            deadline = time.monotonic() + timeout_s
+            while not self.is_dead() and (left := deadline - time.monotonic()) > 0:
+                if selector.select(left):
+                    self._read()
+        self.kill()
+
+
+class Forwarder:
+    """An Executor; see `protocol.Executor` for what it guarantees and assumes.
+
+    `backend` is the script of the forwarder. With `tells_begun` it says which attempts have begun; without,
+    those are taken to have begun that there were slots for, in order.
+    """
+
+    def __init__(
+        self, plan: Plan, backend: Path, selector: selectors.BaseSelector, *, tells_begun: bool
+    ) -> None:
+        self._plan = plan
+        # By its path and with -P: no user's package can shadow it, nor does its folder shadow any other.
+        self._command = [plan.python, "-P", str(backend)]
+        self._selector = selector
+        self._tells_begun = tells_begun
+        self._process: _ForwarderProcess | None = None
+        self._held: OrderedDict[Token, Attempt] = OrderedDict()
+        self._unsent: OrderedDict[Token, float] = OrderedDict()
+        self._queued: deque[Token] = deque()
+        """Sent and not begun, in order; may still name what is held no more."""
+        self._submitted_at: dict[Token, float] = {}
+        self._begun_at: dict[Token, float] = {}
+        self._recalled: set[Token] = set()
+        self._ended: list[Ended] = []
+        self._returned: list[Token] = []
+        self._slots = plan.slots
+        self._away_since: float | None = None
+        self._restart_at = 0.0
+        self._pause_s = _RESTART_S[0]
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        now = time.monotonic()
+        for attempt in attempts:
+            self._held[attempt.token] = attempt
+            self._unsent[attempt.token] = self._submitted_at[attempt.token] = now
+        self._advance(now)
+
+    def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
+        dropped = [t for t in tokens if t in self._held and (begun or t not in self._begun_at)]
+        sent = [token for token in dropped if token not in self._unsent]
+        for token in dropped:
+            self._strike_off(token)
+        if sent and self._process is not None:
+            self._process.add(encode_stop(sent))
+            self._process.flush()
+        self._advance(time.monotonic())
+        return dropped
+
+    def take_back(self, waiting_since: float) -> list[Token]:
+        waiting = [
+            token
+            for token, submitted_at in self._submitted_at.items()
+            if submitted_at < waiting_since and token not in self._begun_at
+        ]
+        back = [token for token in waiting if token in self._unsent]
+        for token in back:
+            self._strike_off(token)
+        # The others answer later: `returned`, or a report if they have begun meanwhile.
+        recalled = [token for token in waiting if token in self._held and token not in self._recalled]
+        if recalled and self._process is not None:
+            self._recalled.update(recalled)
+            self._process.add(encode_recall(recalled))
+            self._process.flush()
+        return back
+
+    def take_returned(self) -> list[Token]:
+        returned, self._returned = self._returned, []
+        return returned
+
+    def collect(self, now: float) -> list[Ended]:
+        self._listen(now)
+        if self._process is not None and self._process.is_dead():
+            self._bury(self._process, now)
+        self._advance(now)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def next_deadline(self) -> float | None:
+        if self._unsent and self._process is None:
+            return self._restart_at
+        return None
+
+    def begun(self) -> list[Token]:
+        return list(self._begun_at)
+
+    def waiting(self) -> int:
+        return len(self._held) - len(self._begun_at)
+
+    def close(self) -> list[Token]:
+        unfinished = list(self._held)
+        if self._process is not None:
+            if len(self._held) > len(self._unsent):
+                self._process.end(_CLOSE_S)
+            else:
+                self._process.kill()
+            self._process = None
+        for token in unfinished:
+            self._strike_off(token)
+        self._queued.clear()
+        self._slots = self._plan.slots
+        self._away_since = None
+        return unfinished
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """Start the forwarder, send it what it has not got, give back what it cannot take."""
+        wanted = bool(self._held) or self._away_since is not None
+        if self._process is None and wanted and now >= self._restart_at:
+            self._start(now)
+        process = self._process
+        if process is not None and process.slots:
+            for token in self._unsent:
+                process.add(encode_run(*token, self._held[token].config))
+                self._queued.append(token)
+            self._unsent.clear()
+            process.flush()
+            self._begin(now)
+        elif self._away_since is not None and now - self._away_since > _AWAY_S:
+            self._slots = 0  # or they would be leased again at once
+            for token in list(self._unsent):
+                self._strike_off(token)
+                self._returned.append(token)
+
+    def _start(self, now: float) -> None:
+        try:
+            self._process = _ForwarderProcess(self._command, self._plan.setup, self._selector)
+        except OSError as error:
+            body = f"cannot start {self._plan.python} to forward this job: {error}".encode()
+            for token in list(self._held):
+                self._end(token, Outcome.LOST, now, body)
+        else:
+            self._away_since = self._away_since or now
+
+    def _listen(self, now: float) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.slots is not None and process.slots != self._slots:
+            self._change_slots(process.slots, process.why, now)
+        elif process.slots:
+            self._away_since = None
+        heard, process.heard = process.heard, []
+        for kind, what in heard:
+            if kind == "report":
+                self._take_report(what, now)
+            elif kind == "begun":
+                for token in what:
+                    if token in self._held:
+                        self._begun_at.setdefault(token, now)
+            else:
+                for token in what:
+                    if token in self._held:
+                        self._strike_off(token)
+                        self._returned.append(token)
+        self._begin(now)
+
+    def _change_slots(self, slots: int, why: str, now: float) -> None:
+        if slots == 0:
+            log.warning("%s is away: %s", self._plan.method, why)
+            self._away_since = self._away_since or now
+        else:
+            log.info("%s: %d slots", self._plan.method, slots)
+            self._away_since = None
+        self._slots = slots
+
+    def _take_report(self, report: Report, now: float) -> None:
+        token = (report.id, report.attempt)
+        if token not in self._held:
+            return  # forgotten meanwhile
+        begun_at = self._begun_at.get(token, now)
+        slot_ms = max(report.run_ms, (now - begun_at) * 1000)
+        self._strike_off(token)
+        self._ended.append(
+            Ended(token, Outcome(report.outcome), report.run_ms, slot_ms, now, report.source, report.body,
+                  report.output)
+        )  # fmt: skip
+
+    def _begin(self, now: float) -> None:
+        """Count as begun, in order, what there are slots for."""
+        if self._tells_begun:
+            self._queued.clear()
+            return
+        while self._queued and len(self._begun_at) < self._slots:
+            token = self._queued.popleft()
+            if token in self._held:
+                self._begun_at.setdefault(token, now)
+
+    def _bury(self, process: _ForwarderProcess, now: float) -> None:
+        process.kill()
+        self._listen(now)  # it may have spoken before it died
+        self._process = None
+        last = process.take_output()[-_LAST_OUTPUT:].strip()
+        death = process.describe_death()
+        log.warning(
+            "the process that forwards to %s died: %s; its last output:\n%s",
+            self._plan.method, death, last.decode(errors="replace"),
+        )  # fmt: skip
+        body = f"the process that forwarded this job to {self._plan.method} died: {death}".encode()
+        body += b"; its last output:\n" + last if last else b""
+        for token in list(self._begun_at):
+            self._end(token, Outcome.LOST, now, body)
+        # In the order in which they came.
+        self._unsent = OrderedDict((token, self._submitted_at[token]) for token in self._held)
+        self._queued.clear()
+        self._recalled.clear()
+        self._slots = 0
+        self._away_since = self._away_since or now
+        if now - process.started_at > _STEADY_S:
+            self._pause_s = _RESTART_S[0]
+        self._restart_at = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _RESTART_S[1])
+
+    def _end(self, token: Token, outcome: Outcome, now: float, body: bytes) -> None:
+        run_ms = (now - self._begun_at.get(token, now)) * 1000
+        self._strike_off(token)
+        self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, b""))
+
+    def _strike_off(self, token: Token) -> None:
+        for place in (self._held, self._unsent, self._submitted_at, self._begun_at):
+            place.pop(token, None)
+        self._recalled.discard(token)

@@ -1,0 +1,15 @@
+"""``ray``: attempts are forwarded to a Ray cluster, or to a Ray of its own."""
+
+from __future__ import annotations
+
+import selectors
+from pathlib import Path
+
+from workers.executors.forward import Forwarder
+from workers.executors.protocol import Executor, Plan
+
+_BACKEND = Path(__file__).with_name("ray_backend.py")
+
+
+def ray_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
+    return Forwarder(plan, _BACKEND, selector, tells_begun=plan.time_limit_s is not None)

@@ -1,0 +1,297 @@
+"""The process that forwards to Ray, started by `workers.executors.ray`: one Ray task for each attempt.
+
+It is a Ray driver of its own: when it dies, Ray ends what it has forwarded. Ray's retries are off, since
+attempts are ours. Nothing of this package need be installed on the nodes: what runs there is sent by value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+import queue_eval
+from queue_eval.borrowed import BorrowedProcess
+from queue_eval.forwarder import Forwarded, Outlet, Token, serve
+from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+
+_WAIT_S = (0.005, 0.1)
+"""How long one look at what is under way may take: the first after news, doubled up to the last."""
+
+_BATCH = 64
+"""So many results are awaited at once, so that a look costs little for each."""
+
+_CAPACITY_S = 10.0
+"""How often the size of the cluster is asked for."""
+
+_RETRY_S = (1.0, 15.0)
+
+
+class RayBackend:
+    """A `queue_eval.forwarder.Backend`.
+
+    With a time limit, each attempt is a stream of two values: the first says that it has begun.
+    """
+
+    def __init__(self, setup: Setup, outlet: Outlet) -> None:
+        assert setup.forward is not None
+        self._forward = setup.forward
+        self._setup = setup
+        self._outlet = outlet
+        self._limit_s: float | None = self._forward["time_limit_s"]
+        self._remote: Any = None
+        self._lock = threading.Condition()
+        self._flight: dict[Any, Token] = {}
+        self._refs: dict[Token, Any] = {}
+        self._deadlines: dict[Token, float] = {}
+        self._timed_out: set[Token] = set()
+        self._recalled: set[Token] = set()
+        self._slots = 0
+        threading.Thread(target=self._work, name="ray", daemon=True).start()
+
+    # From the worker --------------------------------------------------------------------------------------
+
+    def submit(self, attempts: Sequence[Forwarded]) -> None:
+        with self._lock:
+            for attempt in attempts:
+                ref = self._remote.remote(*attempt.token, attempt.config)
+                self._flight[ref] = attempt.token
+                self._refs[attempt.token] = ref
+            self._lock.notify()
+
+    def recall(self, tokens: Sequence[Token]) -> None:
+        with self._lock:
+            refs = [self._refs[token] for token in tokens if token in self._refs]
+            self._recalled.update(token for token in tokens if token in self._refs)
+        for ref in refs:
+            ray.cancel(ref)
+
+    def stop(self, tokens: Sequence[Token]) -> None:
+        with self._lock:
+            refs = [self._strike_off(token) for token in tokens if token in self._refs]
+        for ref in refs:
+            ray.cancel(ref, force=True)
+
+    def close(self) -> None:
+        with self._lock:
+            tokens = list(self._refs)
+        self.stop(tokens)
+        ray.shutdown()
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            self._connect()
+            while True:
+                self._tell_slots()
+                asked_at = time.monotonic()
+                while time.monotonic() < asked_at + _CAPACITY_S:
+                    self._look()
+        except BaseException as error:  # the worker starts another process, and knows what was lost
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _connect(self) -> None:
+        pause_s = _RETRY_S[0]
+        while True:
+            try:
+                ray.init(**_init_arguments(self._forward))
+                break
+            except ConnectionError as error:
+                self._outlet.slots(0, _one_line(error))
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_S[1])
+        cloudpickle.register_pickle_by_value(queue_eval)
+        self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None)).options(
+            name=f"queue_eval {self._forward['campaign']}",
+            num_cpus=self._forward["num_cpus_per_task"],
+            num_gpus=self._forward["num_gpus_per_task"],
+            max_retries=0,
+            **({"num_returns": "streaming"} if self._limit_s is not None else {}),
+        )
+
+    def _tell_slots(self) -> None:
+        slots = self._forward["in_flight"] or _capacity(ray.cluster_resources(), self._forward)
+        if slots != self._slots:
+            self._slots = slots
+            self._outlet.slots(slots)
+
+    def _look(self) -> None:
+        """Wait a little for what ends, and tell of it."""
+        wait_s = _WAIT_S[0]
+        while True:
+            with self._lock:
+                if not self._flight:
+                    self._lock.wait(_CAPACITY_S)
+                refs = list(self._flight)
+            if not refs:
+                return
+            ready, _ = ray.wait(refs, num_returns=min(len(refs), _BATCH), timeout=wait_s, fetch_local=False)
+            if ready:
+                self._take(ready)
+                return
+            if self._enforce_limit(time.monotonic()) or wait_s == _WAIT_S[1]:
+                return
+            wait_s = min(2 * wait_s, _WAIT_S[1])
+
+    def _take(self, ready: list[Any]) -> None:
+        if self._limit_s is not None:
+            ready = self._advance(ready)
+        try:
+            frames: list[Any] = ray.get(ready)
+        except RayError:
+            frames = [_outcome(ref) for ref in ready]
+        reports: list[Report] = []
+        returned: list[Token] = []
+        with self._lock:
+            for ref, got in zip(ready, frames, strict=True):
+                token = self._flight.get(ref)
+                if token is None:
+                    continue  # stopped meanwhile
+                was_recalled = token in self._recalled
+                self._strike_off(token)
+                report = self._report(token, got)
+                if was_recalled and report.outcome != "ok":
+                    returned.append(token)  # if it had begun it was interrupted by this very recall
+                else:
+                    reports.append(report)
+        if reports:
+            self._outlet.report(reports)
+        if returned:
+            self._outlet.returned(returned)
+
+    def _advance(self, streams: list[Any]) -> list[Any]:
+        """Of streams that have a value: note which have begun; the values that are reports."""
+        begun: list[Token] = []
+        values: list[Any] = []
+        now = time.monotonic()
+        with self._lock:
+            for stream in streams:
+                token = self._flight.get(stream)
+                if token is None:
+                    continue
+                value = next(stream)
+                if token not in self._deadlines and _has_begun(value):
+                    assert self._limit_s is not None
+                    self._deadlines[token] = now + self._limit_s
+                    begun.append(token)
+                else:
+                    # From here on the attempt is known by the value that holds its report.
+                    self._flight[value] = self._flight.pop(stream)
+                    self._refs[token] = value
+                    values.append(value)
+        if begun:
+            self._outlet.begun(begun)
+        return values
+
+    def _enforce_limit(self, now: float) -> bool:
+        with self._lock:
+            late = [token for token, at in self._deadlines.items() if at <= now]
+            refs = [self._strike_off(token) for token in late]
+        if not late:
+            return False
+        for ref in refs:
+            ray.cancel(ref, force=True)
+        body = f"ran longer than its time limit of {self._limit_s:g} s".encode()
+        limit_ms = (self._limit_s or 0.0) * 1000
+        self._outlet.report(Report(*token, "timeout", limit_ms, "", body, b"") for token in late)
+        return True
+
+    def _report(self, token: Token, got: Any) -> Report:
+        if isinstance(got, BaseException):
+            return Report(*token, "lost", 0.0, "", _describe_loss(got).encode(), b"")
+        ((header, body),) = FrameBuffer().feed(got)
+        return parse_report(header, body)
+
+    def _strike_off(self, token: Token) -> Any:
+        ref = self._refs.pop(token)
+        del self._flight[ref]
+        self._deadlines.pop(token, None)
+        self._recalled.discard(token)
+        return ref
+
+
+def _make_run(setup: Setup, *, streaming: bool) -> Any:
+    """What Ray runs on its nodes, for one attempt."""
+    process = BorrowedProcess(setup)
+
+    def run(job: int, attempt: int, config: bytes) -> bytes:
+        _provide_cloudpickle()
+        return process.run(job, attempt, config)
+
+    def run_streaming(job: int, attempt: int, config: bytes) -> Any:
+        _provide_cloudpickle()
+        yield None
+        yield process.run(job, attempt, config)
+
+    return run_streaming if streaming else run
+
+
+def _provide_cloudpickle() -> None:
+    """A run function that travels by value names cloudpickle; Ray brings its own."""
+    try:
+        import cloudpickle  # noqa: F401
+    except ImportError:
+        from ray import cloudpickle as rays
+
+        sys.modules["cloudpickle"] = rays
+        sys.modules["cloudpickle.cloudpickle"] = rays.cloudpickle
+
+
+def _init_arguments(forward: dict[str, Any]) -> dict[str, Any]:
+    arguments = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    arguments |= forward["ray_kwargs"]
+    address = forward["address"]
+    if forward["password"] is not None:
+        arguments["_redis_password"] = forward["password"]
+    if address is not None:
+        return arguments | {"address": address}
+    own = {name: forward[name] for name in ("num_cpus", "num_gpus") if forward[name] is not None}
+    if own:  # a size is that of a Ray of our own; without one, Ray finds what is there
+        arguments |= own | {"address": "local"}
+    return arguments
+
+
+def _capacity(resources: dict[str, float], forward: dict[str, Any]) -> int:
+    """How many attempts the cluster has room for; at least one, for which it may grow."""
+    counts = [resources.get("CPU", 0) // forward["num_cpus_per_task"]]
+    if forward["num_gpus_per_task"]:
+        counts.append(resources.get("GPU", 0) // forward["num_gpus_per_task"])
+    return max(1, int(min(counts)))
+
+
+def _has_begun(value: Any) -> bool:
+    try:
+        return ray.get(value) is None
+    except RayError:
+        return False
+
+
+def _outcome(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except RayError as error:
+        return error
+
+
+def _describe_loss(error: BaseException) -> str:
+    if isinstance(error, RayTaskError) and not isinstance(error, TaskCancelledError):
+        return f"Ray could not run this job: {_one_line(error)}"
+    return f"the process that ran this job died: {_one_line(error)}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:2000] or type(error).__name__
+
+
+if __name__ == "__main__":
+    serve(RayBackend)
