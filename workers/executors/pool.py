@@ -106,6 +106,9 @@ class ChildPool:
                 back += stuck
         return back
 
+    def take_returned(self) -> list[Token]:
+        return []
+
     def collect(self, now: float) -> list[Ended]:
         for child in list(self._children):
             self._take_reports(child, now)
