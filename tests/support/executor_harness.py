@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import selectors
 import sys
 import time
@@ -28,14 +29,18 @@ class Harness:
     def __init__(
         self, method: Method, function: str = "echo", *, slots: int = 2, time_limit_s: float | None = None,
         payload: bytes | None = None, path: tuple[Path, ...] = (ROOT,), kwargs: dict[str, Any] | None = None,
-        python: str = sys.executable,
+        python: str = sys.executable, forward: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
-        setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1)
+        if forward is not None:
+            forward = {**forward, "campaign": "test", "uid": secrets.token_hex(8), "revision": 1,
+                       "time_limit_s": time_limit_s, "in_flight": slots}  # fmt: skip
+        setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward)
         self.selector = selectors.DefaultSelector()
         self.plan = Plan(method, setup, slots, time_limit_s, python, revision=1)
         self.executor = make_executor(self.plan, self.selector)
         self.ended: dict[Token, Ended] = {}
+        self.returned: list[Token] = []
         self.ids: list[int] = []
 
     def submit(self, *configs: dict[str, Any], attempt: int = 1) -> list[Token]:
@@ -53,6 +58,7 @@ class Harness:
         for one in self.executor.collect(time.monotonic()):
             assert one.token not in self.ended, "told twice"
             self.ended[one.token] = one
+        self.returned += self.executor.take_returned()
 
     def until(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         deadline = time.monotonic() + timeout_s

@@ -1,0 +1,101 @@
+"""A Ray cluster of one node, as ``ray start --head`` makes it, and what is killed of it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.waiting import wait_until
+
+
+class RayCluster:
+    """Two CPUs on this machine. `close` leaves no process of it behind."""
+
+    def __init__(self, cpus: int = 2) -> None:
+        self._cpus = cpus
+        self._port = _free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="qe-ray-"))
+        self._block: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def forward(self, **changes: Any) -> dict[str, Any]:
+        """What a campaign says of where to forward to."""
+        return {
+            "address": self.address, "password": None, "num_cpus": None, "num_gpus": None,
+            "num_cpus_per_task": 1, "num_gpus_per_task": None, "ray_kwargs": {}, "in_flight": None,
+        } | changes  # fmt: skip
+
+    def start(self) -> None:
+        command = [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", str(self._port),
+            "--node-ip-address", "127.0.0.1", "--num-cpus", str(self._cpus), "--include-dashboard", "false",
+            "--temp-dir", str(self.folder), "--disable-usage-stats", "--object-store-memory", "100000000",
+        ]  # fmt: skip
+        with (self.folder / "start.log").open("ab") as log:
+            self._block = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(lambda: self._answers() or self._block.poll() is not None, timeout_s=60)
+        assert self._block.poll() is None, (self.folder / "start.log").read_text()
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """Its processes, those whose command line names `name` only."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "status", "environ"])
+            if process.info["status"] != psutil.STATUS_ZOMBIE
+            and _belongs(process.info, str(self.folder))
+            and name in " ".join(process.info["cmdline"] or ())
+        ]
+
+    def kill(self, name: str = "") -> int:
+        """``kill -9`` of all its processes, or those whose command line names `name`; how many."""
+        found = self.processes(name)
+        for process in found:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        return len(found)
+
+    def close(self) -> None:
+        if self._block is not None:
+            self._block.terminate()
+            try:
+                self._block.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._block.kill()
+                self._block.wait()
+        wait_until(lambda: not self.kill(), timeout_s=30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self._port)) != 0:
+                return False
+        return bool(self.processes("raylet/raylet"))
+
+
+def _belongs(info: dict[str, Any], folder: str) -> bool:
+    if any(folder in word for word in info["cmdline"] or ()):
+        return True
+    # A worker's command line is rewritten once it runs; its environment is not.
+    return any(folder in value for value in (info["environ"] or {}).values())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
