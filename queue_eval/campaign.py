@@ -56,10 +56,10 @@ class Campaign:
     # Submission ---------------------------------------------------------------------------------------
 
     def submit(
-        self, configs: Iterable[CheckedConfig], *, priority: int = 0, delay_ms: int = 0,
+        self, configs: Iterable[CheckedConfig], *, priority: int = 0, delay_ms: int = 0, slots: int = 1,
         job: Job | None = None, watcher: Watcher | None = None,
     ) -> list[Job]:  # fmt: skip
-        """Send configs; the jobs, once the server has acknowledged them.
+        """Send configs; the jobs, once the server has acknowledged them. Each takes so many `slots`.
 
         `job`: use this one for the only config; `watcher` is then called with it when it is finished, and
         no gather returns it.
@@ -67,14 +67,14 @@ class Campaign:
         with self.lock:
             self.ledger.submitting = True
         try:
-            return self._send(list(configs), priority, delay_ms, job, watcher)
+            return self._send(list(configs), priority, delay_ms, slots, job, watcher)
         finally:
             with self.lock:
                 self.ledger.submitting = False
                 self.ledger.early.clear()
 
     def _send(
-        self, configs: Sequence[CheckedConfig], priority: int, delay_ms: int, job: Job | None,
+        self, configs: Sequence[CheckedConfig], priority: int, delay_ms: int, slots: int, job: Job | None,
         watcher: Watcher | None,
     ) -> list[Job]:  # fmt: skip
         jobs: list[Job] = []
@@ -83,8 +83,9 @@ class Campaign:
             # Counted before it is sent: if the reply never comes, its number is not used for another batch.
             self._sequence += 1
             reply = self.queue.enqueue(
-                self._driver, self._sequence, batch, reuse=self._reuse, priority=priority, delay_ms=delay_ms
-            )
+                self._driver, self._sequence, batch, reuse=self._reuse, priority=priority, delay_ms=delay_ms,
+                slots=slots,
+            )  # fmt: skip
             if self._reuse:
                 self._occurrences.update(submission.fingerprint for submission in batch)
                 ahead.subtract(submission.fingerprint for submission in batch)

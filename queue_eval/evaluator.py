@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import sys
@@ -28,6 +29,7 @@ from queue_eval.errors import (
     WorkerError,
 )  # fmt: skip
 from queue_eval.job import Job
+from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.ledger import Watcher
 from queue_eval.local_workers import LocalWorkers
 from queue_eval.opening import Line, attach_campaign, open_campaign
@@ -46,6 +48,7 @@ EVALUATORS = {
 }
 
 _MAX_PRIORITY = 32767
+_MAX_SLOTS = 10_000
 
 
 class Evaluator(Records):
@@ -63,6 +66,11 @@ class Evaluator(Records):
 
     method: Method = Method.SUBPROCESS
 
+    _forward: dict[str, Any] | None = None
+    """Where attempts are forwarded to, for the methods that do."""
+    _most_running: int | None = None
+    """How many jobs may be held by workers at one time, in all, for the methods that limit it."""
+
     def __init__(
         self,
         run_function: Callable[..., Any] | str,
@@ -73,7 +81,9 @@ class Evaluator(Records):
         chosen = Options.checked(**options)
         slots = count("num_workers", num_workers)
         calls = Callbacks(callbacks)
-        line, campaign = open_campaign(run_function, self.method, slots, chosen)
+        line, campaign = open_campaign(
+            run_function, self.method, slots, chosen, self._forward, self._most_running
+        )
         self._set_up(line, campaign, run_function, slots, calls, chosen)
 
     def _set_up(
@@ -89,7 +99,9 @@ class Evaluator(Records):
         self._submit_lock = threading.Lock()
         wanted = line.is_embedded if options.local_workers is None else options.local_workers
         self._workers = (
-            LocalWorkers(campaign.queue, line.access, line.home, num_workers, self.PYTHON_EXE)
+            LocalWorkers(
+                campaign.queue, line.access, line.home, num_workers, self.PYTHON_EXE, label=options.queue
+            )
             if wanted
             else None
         )
@@ -126,6 +138,7 @@ class Evaluator(Records):
         """
         options = Options.checked(campaign=campaign, url=url, home=home)
         line, opened, meta = attach_campaign(campaign, options)
+        options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
         attached = Evaluator.__new__(Evaluator)
         attached.method = Method(meta["method"].decode())
         slots = int(meta.get("num_workers", b"1"))
@@ -142,11 +155,12 @@ class Evaluator(Records):
         return job
 
     def submit(
-        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0
+        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1
     ) -> list[Job]:
         """Send configs (dicts of JSON values) to be evaluated; returns when the server has them.
 
-        Higher `priority` (-32767 to 32767) first, first in first out within one; `delay` in seconds.
+        Higher `priority` (-32767 to 32767) first, first in first out within one; `delay` in seconds. Each job
+        takes so many `slots` of one worker, with all that they own (cores, GPUs).
         Raises ConfigError before anything is sent when a config cannot be.
         """
         self._check_open()
@@ -156,10 +170,14 @@ class Evaluator(Records):
         if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
             raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
         delay_ms = round(seconds("delay", delay) * 1000)
+        if count("slots", slots) > _MAX_SLOTS:
+            raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
         if not checked:
             return []
         with self._submit_lock:
-            jobs = self._campaign.submit(checked, priority=int(priority), delay_ms=delay_ms)
+            jobs = self._campaign.submit(
+                checked, priority=int(priority), delay_ms=delay_ms, slots=int(slots)
+            )
             self._submitted += len(jobs)
         for job in jobs:
             self._callbacks.launched(job)

@@ -59,6 +59,9 @@ COLUMNS = (
 DRAIN = "qe:drain"
 """set: workers asked to drain."""
 
+DEFAULT_QUEUE = "default"
+"""The label of campaigns that were given none."""
+
 _CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -68,6 +71,13 @@ def check_campaign_name(name: str) -> str:
         raise UsageError(
             f"campaign name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'"
         )
+    return name
+
+
+def check_queue_name(name: str) -> str:
+    """Return `name`, or raise UsageError unless it may be the label of a campaign."""
+    if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):
+        raise UsageError(f"queue {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
     return name
 
 

@@ -11,7 +11,6 @@ announced. A worker outlives the driver, and ends by itself when it has been idl
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -20,7 +19,6 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from typing import Any
 from queue_eval import keys as names
 from queue_eval.access import Access
 from queue_eval.errors import WorkerError
+from queue_eval.fleet import WorkerCard, ask_to_drain, live_workers
 from queue_eval.machine import is_alive, machine_id, new_worker_name
 from queue_eval.queue import CampaignQueue
 
@@ -61,8 +60,12 @@ class _Started:
 class LocalWorkers:
     """Keeps `slots` slots in all on this machine that serve a campaign. May be used from several threads."""
 
-    def __init__(self, queue: CampaignQueue, access: Access, home: Path, slots: int, python: str) -> None:
+    def __init__(
+        self, queue: CampaignQueue, access: Access, home: Path, slots: int, python: str, *,
+        label: str = names.DEFAULT_QUEUE,
+    ) -> None:  # fmt: skip
         self._queue = queue
+        self._label = label
         self._access = access
         self._home = home
         self._slots = slots
@@ -90,25 +93,15 @@ class LocalWorkers:
 
     def _serving(self) -> int:
         """Slots on this machine that serve the campaign, or will in a moment."""
-        return sum(entry["slots"] for entry in self._registered() if self._counts(entry))
+        cards = [worker.card for worker in live_workers(self._queue.link)]
+        return sum(card.slots or 0 for card in cards if self._counts(card))
 
-    def _registered(self) -> Iterator[dict[str, Any]]:
-        link = self._queue.link
-        workers = link.call(lambda client: client.zrange(names.WORKERS, 0, -1))
-        if not workers:
-            return
-        keys = [names.worker_key(worker.decode()) for worker in workers]
-        for text in link.call(lambda client: client.mget(keys)):
-            if text is not None:
-                yield json.loads(text)
-
-    def _counts(self, entry: dict[str, Any]) -> bool:
-        campaigns = entry.get("campaigns")
-        if entry.get("machine") != self._machine or entry.get("state") == "draining":
+    def _counts(self, card: WorkerCard) -> bool:
+        if card.machine != self._machine or card.state == "draining":
             return False
-        if campaigns is not None and self._queue.campaign not in campaigns:
+        if not card.serves(self._queue.campaign, self._label):
             return False
-        return bool(entry.get("announced")) or is_alive(entry["pid"], entry["created"])
+        return card.announced or is_alive(card.pid or 0, card.created or 0.0)
 
     def _hire(self) -> None:
         link = self._queue.link
@@ -125,12 +118,13 @@ class LocalWorkers:
 
     def _start(self, slots: int) -> None:
         name = new_worker_name()
-        entry = {
-            "name": name, "host": name.rpartition("-")[0], "machine": self._machine, "pid": 0, "created": 0,
-            "slots": slots, "campaigns": [self._queue.campaign], "state": "running", "announced": True,
-        }  # fmt: skip
         # Announced before it exists: between its start and its registration it must count, too.
-        self._announce(name, json.dumps(entry))
+        self._announce(
+            WorkerCard(
+                name=name, host=name.rpartition("-")[0], machine=self._machine, slots=slots,
+                campaigns=(self._queue.campaign,), state="running", announced=True,
+            )
+        )  # fmt: skip
         logs = self._home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         log_file = logs / f"worker-{name}.log"
@@ -149,24 +143,17 @@ class LocalWorkers:
         self._started.append(_Started(name, slots, process, time.monotonic(), log_file))
         log.info("started worker %s with %d slots for campaign %s", name, slots, self._queue.campaign)
 
-    def _announce(self, name: str, entry: str) -> None:
+    def _announce(self, card: WorkerCard) -> None:
         def operation(client: Any) -> None:
             seconds, microseconds = client.time()
-            client.set(names.worker_key(name), entry, ex=ANNOUNCED_S)
-            client.zadd(names.WORKERS, {name: seconds * 1000 + microseconds // 1000})
+            client.set(names.worker_key(card.name), card.encode(), ex=ANNOUNCED_S)
+            client.zadd(names.WORKERS, {card.name: seconds * 1000 + microseconds // 1000})
 
         self._queue.link.call(operation)
 
     def dismiss(self) -> None:
         """Let those go that this driver has started: their campaign has no name by which to come back."""
-        names_ = [started.name for started in self._started if started.is_alive]
-
-        def operation(client: Any) -> None:
-            client.sadd(names.DRAIN, *names_)
-            client.xadd(names.NOTICES, {"what": "drain"}, maxlen=1000, approximate=True)
-
-        if names_:
-            self._queue.link.call(operation)
+        ask_to_drain(self._queue.link, [started.name for started in self._started if started.is_alive])
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there

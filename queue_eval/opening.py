@@ -57,11 +57,12 @@ def reach(url: str | None, home: Path | None) -> Line:
 
 def open_campaign(
     run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options,
-    forward: dict[str, Any] | None = None,
+    forward: dict[str, Any] | None = None, most_running: int | None = None,
 ) -> tuple[Line, Campaign]:  # fmt: skip
     """Create or continue the campaign of `options`; warns when the function's source has changed.
 
-    `forward`: for methods that forward attempts to others, where those are (JSON values).
+    `forward`: for methods that forward attempts to others, where those are (JSON values). `most_running`: how
+    many jobs of the campaign may be held by workers at one time, in all.
 
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
@@ -71,6 +72,7 @@ def open_campaign(
     line = reach(options.url, options.home)
     try:
         fields = _meta(line.access.key, name, reference, method, num_workers, options, forward)
+        fields["most_running"] = most_running or ""
         queue, opened = CampaignQueue.open(
             line.link, name, fields, accept_change=options.on_change == "accept"
         )
@@ -137,6 +139,7 @@ def _meta(
         "payload": reference.payload or b"",
         "signature": signature,
         "num_workers": num_workers,
+        "queue": options.queue,
     }
 
 

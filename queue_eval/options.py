@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from queue_eval.codec import encode_options
 from queue_eval.errors import UsageError
-from queue_eval.keys import check_campaign_name
+from queue_eval.keys import DEFAULT_QUEUE, check_campaign_name, check_queue_name
 
 MAX_DELAY_S = 10 * 365.25 * 86400
 """Longest delay or time limit: ten years. What is longer is a mistake in the unit."""
@@ -40,6 +40,7 @@ class Keywords(TypedDict, total=False):
     on_failure: Literal["value", "raise"]
     reuse: bool | None
     on_change: Literal["error", "accept"]
+    queue: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class Options:
         given.
     on_change: "error": another run function or method than the campaign's is refused; "accept": the
         campaign continues with the new one.
+    queue: label of the campaign, by which workers choose what they serve; workers that name no label serve
+        "default". The last driver to open the campaign decides.
     """
 
     campaign: str | None = None
@@ -76,6 +79,7 @@ class Options:
     on_failure: Literal["value", "raise"] = "value"
     reuse: bool = False
     on_change: Literal["error", "accept"] = "error"
+    queue: str = DEFAULT_QUEUE
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:
@@ -102,6 +106,7 @@ class Options:
             on_failure=_choice("on_failure", given.get("on_failure", "value"), ("value", "raise")),
             reuse=bool(campaign) if reuse is None else bool(_flag("reuse", reuse)),
             on_change=_choice("on_change", given.get("on_change", "error"), ("error", "accept")),
+            queue=check_queue_name(given.get("queue", DEFAULT_QUEUE)),
         )
 
 

@@ -15,6 +15,7 @@ from queue_eval import keys as names
 from queue_eval.campaign_view import SCHEMA_VERSION, STAMP_DIGITS, CampaignView
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError
+from queue_eval.fleet import notify
 from queue_eval.keys import Keys, check_campaign_name
 from queue_eval.moves import (
     Enqueued,
@@ -174,7 +175,4 @@ class CampaignQueue(CampaignView):
 
     def notify(self, what: str) -> None:
         """Ask workers to look now rather than at their next extension."""
-        notice = {"what": what, "campaign": self.campaign}
-        self.link.call(
-            lambda client: client.xadd(names.NOTICES, notice, maxlen=1000, approximate=True)
-        )
+        notify(self.link, what, campaign=self.campaign)

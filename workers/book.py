@@ -6,12 +6,13 @@ from it what to do next. Nothing here talks to the server.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from queue_eval.moves import Lease, Settlement
+from queue_eval.moves import Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.executors.protocol import Ended, Plan, Token
 from workers.runner import Runner
@@ -28,6 +29,9 @@ _PREFETCH_MOST = 256
 
 _PUT_OFF_S = 5.0
 
+_RESERVED_ASK_S = 1.0
+"""A worker that lets slots run free for a wide job asks this often whether it is still to do so."""
+
 WAITED_TOO_LONG_S = 1.0
 """What was prefetched and has not begun for so long is given back: others may be idle."""
 
@@ -43,6 +47,8 @@ class Trade:
     settlements: Sequence[Settlement]
     room: int
     prefetch: int
+    slots: int
+    """How many slots one job may take here, when nothing else runs."""
 
 
 class Book:
@@ -53,7 +59,7 @@ class Book:
         self.changed = threading.Condition()
         self._served: dict[str, Served] = {}
         self._lanes: dict[str, Served] = {}
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, tuple[str, int]] = {}
         self._to_release: list[tuple[Served, list[ToRelease]]] = []
         self._runner: Runner | None = None
         self._draining = False
@@ -80,8 +86,9 @@ class Book:
                         job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output
                     )
                 )
-            served.in_hand -= len(attempts)
+                served.let_go(one.token)
             served.missing_slots = missing_slots
+            self._ask_again_if_reserved()
             self.changed.notify()
 
     def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
@@ -90,8 +97,10 @@ class Book:
             served = self._lanes.get(key)
             if served is None:
                 return
-            served.in_hand -= len(tokens)
+            for token in tokens:
+                served.let_go(token)
             served.missing_slots = missing_slots
+            self._ask_again_if_reserved()
             if release:
                 self._to_release.append((served, [(job, attempt, False) for job, attempt in tokens]))
                 # Something they waited behind was not short: ask for no more than can begin at once.
@@ -103,7 +112,7 @@ class Book:
     # From the listener and the keeper -------------------------------------------------------------------
 
     def wanted(self, campaign: str | None) -> None:
-        """The marker of this campaign was taken; or (None) it is time to ask for all of them."""
+        """A marker of this campaign was taken; or (None) it is time to ask for all of them."""
         with self.changed:
             for served in self._served.values():
                 if campaign in (None, served.name):
@@ -114,7 +123,15 @@ class Book:
     def wake_keys(self) -> dict[str, str]:
         """The markers to block on: key -> campaign."""
         with self.changed:
-            return {served.queue.keys.wake: name for name, served in self._served.items()}
+            keys: dict[str, str] = {}
+            for name, served in self._served.items():
+                # Who reserves would take the marker of what it is not to lease, over and over.
+                if served.is_withdrawn or served.reserved:
+                    continue
+                keys[served.queue.keys.wake] = name
+                if self._slots > 1 and not served.aside:
+                    keys[served.queue.keys.wake_wide] = name
+            return keys
 
     def serve(self, queue: CampaignQueue, plan: Plan) -> None:
         """Serve this campaign too, or with another plan."""
@@ -124,7 +141,7 @@ class Book:
                 self.leave(queue.campaign)  # an earlier campaign of this name
                 served = self._served[queue.campaign] = self._lanes[queue.uid] = Served(queue, plan)
             served.plan = plan
-            served.may_have_work = True
+            served.may_have_work, served.aside, served.is_withdrawn = True, False, False
             self._refused.pop(queue.campaign, None)
             self.changed.notify()
 
@@ -137,14 +154,29 @@ class Book:
         if left is not None and self._runner is not None:
             self._runner.drop(left.lane)
 
-    def refuse(self, campaign: str, revision: int) -> None:
+    def withdraw(self, campaign: str) -> None:
+        """The campaign is not for this worker any more: lease no more of it, finish what runs."""
+        with self.changed:
+            served = self._served.get(campaign)
+            if served is not None:
+                served.is_withdrawn, served.reserved = True, 0
+            self.changed.notify()
+
+    def is_done_with(self, served: Served) -> bool:
+        """Whether nothing is left of a campaign that was withdrawn."""
+        with self.changed:
+            releasing = any(other is served for other, _ in self._to_release)
+            busy = served.in_hand or served.outbox or served.tokens or served.is_trading or releasing
+            return served.is_withdrawn and not busy
+
+    def refuse(self, campaign: str, uid: str, revision: int) -> None:
         """Remember that a campaign in this state is not to be served here."""
         with self.changed:
-            self._refused[campaign] = revision
+            self._refused[campaign] = (uid, revision)
 
-    def refused_revision(self, campaign: str) -> int | None:
+    def is_refused(self, campaign: str, uid: str, revision: int) -> bool:
         with self.changed:
-            return self._refused.get(campaign)
+            return self._refused.get(campaign) == (uid, revision)
 
     def holdings(self) -> list[tuple[Served, list[Token]]]:
         """Every campaign served, with the tokens held."""
@@ -174,7 +206,10 @@ class Book:
 
     def running(self) -> int:
         with self.changed:
-            return sum(served.in_hand for served in self._served.values())
+            return sum(
+                served.in_hand - sum(slots - 1 for slots in served.wide.values())
+                for served in self._served.values()
+            )
 
     # From the exchange ----------------------------------------------------------------------------------
 
@@ -217,8 +252,9 @@ class Book:
         """The next trade with a campaign; what it is to settle leaves the outbox."""
         with self.changed:
             room, prefetch = self._wishes(served)
-            served.took_marker = False
-            return Trade(served, self.take_batch(served), room, prefetch)
+            served.took_marker, served.is_trading = False, True
+            slots = max(0, self._slots - served.missing_slots)
+            return Trade(served, self.take_batch(served), room, prefetch, slots)
 
     def take_batch(self, served: Served) -> list[Settlement]:
         with self.changed:
@@ -229,6 +265,11 @@ class Book:
                 size += len(settlement.body) + len(settlement.output)
                 batch.append(settlement)
             return batch
+
+    def traded(self, served: Served) -> None:
+        """The call is over, and what it brought is booked."""
+        with self.changed:
+            served.is_trading = False
 
     def put_off(self, trade: Trade) -> None:
         """The trade failed; its settlements go back, and the campaign waits a little."""
@@ -243,21 +284,28 @@ class Book:
                 trade.served.strike_off(settlement.id, settlement.attempt)
             return not any(served.outbox for served in self._served.values())
 
-    def leased(self, trade: Trade, plan: Plan, leases: Sequence[Lease], due_in_s: float | None) -> bool:
+    def leased(self, trade: Trade, plan: Plan, reply: Settled) -> bool:
         """These leases are taken on. Whether the server had nothing more for this worker's room."""
         with self.changed:
-            served = trade.served
+            served, now = trade.served, time.monotonic()
             served.plan = plan
-            for lease in leases:
+            taken = 0
+            for lease in reply.leases:
                 served.tokens[lease.id] = lease.attempt
-            served.in_hand += len(leases)
-            if leases:
-                self._idle_since = time.monotonic()
+                taken += lease.slots
+                if lease.slots > 1:
+                    served.wide[lease.id, lease.attempt] = lease.slots
+            served.in_hand += taken
+            if reply.leases:
+                self._idle_since = now
             asked = trade.room + trade.prefetch
             if asked > 0:
-                served.may_have_work = len(leases) >= asked
-            if due_in_s is not None:
-                served.due_at = time.monotonic() + due_in_s
+                served.may_have_work = taken >= asked
+                served.reserved, served.aside = reply.reserved, reply.aside
+            if reply.next_due_ms is not None:
+                served.due_at = now + max(0, reply.next_due_ms - reply.now_ms) / 1000
+            if served.reserved:
+                served.due_at = min(served.due_at or math.inf, now + _RESERVED_ASK_S)
             return not served.may_have_work and not self._draining
 
     # ----------------------------------------------------------------------------------------------------
@@ -270,6 +318,12 @@ class Book:
 
     def _holds_too_long(self) -> bool:
         return self._is_ahead() and time.monotonic() - self._took_back_at > WAITED_TOO_LONG_S
+
+    def _ask_again_if_reserved(self) -> None:
+        # A slot has run free, perhaps in another campaign: it may be the last that was missing.
+        for served in self._served.values():
+            if served.reserved:
+                served.may_have_work = True
 
     def _choose(self) -> list[Served]:
         now = time.monotonic()
@@ -287,7 +341,7 @@ class Book:
 
     def _wishes(self, served: Served) -> tuple[int, int]:
         """How many jobs to ask for: to begin at once, and to hold behind short ones."""
-        if self._draining:
+        if self._draining or served.is_withdrawn:
             return 0, 0
         slots = self._slots - served.missing_slots
         in_hand = sum(other.in_hand for other in self._served.values())
@@ -295,7 +349,13 @@ class Book:
         # Slots are shared fairly between campaigns that have work, and whole when there is only one.
         share = -(-slots // rivals) if rivals > 1 else slots
         room = max(0, min(slots - in_hand, share - served.in_hand))
-        if rivals > 1:
+        if served.reserved:
+            # A wide job may take more than its campaign's share: else it would never begin.
+            return max(room, min(slots - in_hand, served.reserved), 0), 0
+        reserved = max((other.reserved for other in self._served.values()), default=0)
+        if reserved:
+            return max(0, min(room, slots - in_hand - reserved)), 0
+        if rivals > 1 or served.wide:
             return room, 0
         per_slot = served.pace.fitting(_PREFETCH_MS, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)
         ahead = min(per_slot * slots, 2 * _PREFETCH_MOST)

@@ -35,7 +35,7 @@ from workers.book import Book, ToRelease, Trade
 from workers.executors.protocol import Attempt, Token
 from workers.options import WorkerOptions
 from workers.runner import Runner
-from workers.served import Served, make_plan
+from workers.served import Served, label_of, make_plan
 from workers.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -122,8 +122,9 @@ class Exchange:
         served = trade.served
         try:
             reply = self._settle(
-                served, trade.settlements, lease_ms=self._lease_ms, room=trade.room, prefetch=trade.prefetch
-            )
+                served, trade.settlements, lease_ms=self._lease_ms, room=trade.room, prefetch=trade.prefetch,
+                slots=trade.slots,
+            )  # fmt: skip
             self._note(trade, reply)
             self._take_on(trade, reply)
         except GiveUp:
@@ -134,17 +135,19 @@ class Exchange:
         except Exception:  # whatever is wrong with one campaign must not stop the others
             log.exception("campaign %s cannot be served for now; trying again", served.name)
             self._book.put_off(trade)
+        finally:
+            self._book.traded(served)
 
     def _settle(
         self, served: Served, settlements: Sequence[Settlement], *,
-        lease_ms: int, room: int = 0, prefetch: int = 0,
+        lease_ms: int, room: int = 0, prefetch: int = 0, slots: int = 0,
     ) -> Settled:  # fmt: skip
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
         reply = queue.settle(
             self._options.name, settlements, lease_ms=lease_ms,
             request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
-            now=time.monotonic(),
+            slots=slots, now=time.monotonic(),
         )  # fmt: skip
         self._in_flight = None
         return reply
@@ -164,15 +167,20 @@ class Exchange:
         if leases and reply.revision != plan.revision:
             try:
                 queue = self._queue(served)
-                plan = make_plan(queue, queue.meta(), self._options, self._link.access)
+                meta = queue.meta()
+                if not self._options.serves(served.name, label_of(meta)):
+                    # It got another label before this worker has looked.
+                    self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
+                    self._book.withdraw(served.name)
+                    return
+                plan = make_plan(queue, meta, self._options, self._link.access)
             except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
                 log.error("campaign %s is not served: %s", served.name, error)
                 self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
-                self._book.refuse(served.name, reply.revision)
+                self._book.refuse(served.name, served.queue.uid, reply.revision)
                 self._book.leave(served.name)
                 return
-        due_in_s = None if reply.next_due_ms is None else max(0, reply.next_due_ms - reply.now_ms) / 1000
-        nothing_left = self._book.leased(trade, plan, leases, due_in_s)
+        nothing_left = self._book.leased(trade, plan, reply)
         if leases:
             self._sign_roster(served)
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
@@ -201,4 +209,4 @@ class Exchange:
 
 
 def _attempt(lease: Lease) -> Attempt:
-    return Attempt((lease.id, lease.attempt), lease.config)
+    return Attempt((lease.id, lease.attempt), lease.config, lease.slots)

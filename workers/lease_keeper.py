@@ -5,13 +5,13 @@ Its thread does nothing that can take long, so that a busy exchange or a stuck c
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -19,12 +19,13 @@ import psutil
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError, FunctionError, MethodUnavailableError, ServerRefusedError
+from queue_eval.fleet import WorkerCard
 from queue_eval.machine import machine_id
 from queue_eval.queue import CampaignQueue
 from workers.book import Book
 from workers.options import WorkerOptions
 from workers.runner import Runner
-from workers.served import Served, make_plan
+from workers.served import Served, label_of, make_plan
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +106,12 @@ class LeaseKeeper:
 
     def _show_life(self) -> tuple[list[str], bool]:
         name = self._options.name
-        card = json.dumps(
-            {
-                "name": name, "host": socket.gethostname(), "machine": self._machine, "pid": os.getpid(),
-                "created": self._created, "slots": self._options.slots, "campaigns": self._options.campaigns,
-                "state": "draining" if self.is_draining else "running", "lease_s": self._options.lease_s,
-            }
-        )  # fmt: skip
+        card = WorkerCard(
+            name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
+            created=self._created, slots=self._options.slots, campaigns=self._options.campaigns,
+            queues=self._options.queues, state="draining" if self.is_draining else "running",
+            lease_s=self._options.lease_s,
+        ).encode()  # fmt: skip
 
         def operation(client: Any) -> list[Any]:
             now_s, micros = client.time()
@@ -146,7 +146,12 @@ class LeaseKeeper:
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
             self._runner.forget(served.lane, [(job, sent[job]) for job in reply.taken], begun=False)
         self._release_unknown(served, reply.unknown)
-        if reply.revision != served.plan.revision:
+        if self._book.is_done_with(served):
+            log.info("campaign %s is served no more", served.name)
+            with suppress(CampaignNotFoundError):
+                served.queue.release(self._options.name, [], leave=True)
+            self._book.leave(served.name)
+        elif reply.revision != served.plan.revision:
             self._look_at(served.name)
 
     def _release_unknown(self, served: Served, unknown: list[tuple[int, int]]) -> None:
@@ -169,12 +174,15 @@ class LeaseKeeper:
         except (CampaignNotFoundError, ServerRefusedError):
             return
         revision = int(meta.get("revision", b"0"))
-        if self._book.refused_revision(campaign) == revision:
+        if self._book.is_refused(campaign, queue.uid, revision):
+            return
+        if not self._options.serves(campaign, label_of(meta)):
+            self._book.withdraw(campaign)
             return
         try:
             plan = make_plan(queue, meta, self._options, self._link.access)
         except (FunctionError, MethodUnavailableError) as error:
             log.error("campaign %s is not served: %s", campaign, error)
-            self._book.refuse(campaign, revision)
+            self._book.refuse(campaign, queue.uid, revision)
             return
         self._book.serve(queue, plan)

@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from queue_eval.fleet import is_served
 from queue_eval.machine import new_worker_name
+from workers.slot_board import SlotBoard
 
 DEFAULT_LEASE_S = 30.0
 
@@ -16,7 +18,11 @@ DEFAULT_LEASE_S = 30.0
 class WorkerOptions:
     slots: int
     campaigns: tuple[str, ...] | None = None
-    """None: all campaigns of the server."""
+    """None: all campaigns of its queues."""
+    queues: tuple[str, ...] | None = None
+    """The labels of the campaigns to serve. None: those without a label, or whichever `campaigns` names."""
+    board: SlotBoard | None = None
+    """What the slots own; None: nothing, they share what there is."""
     name: str = field(default_factory=new_worker_name)
     lease_s: float = DEFAULT_LEASE_S
     """Shorter finds a dead worker sooner; longer survives longer pauses of a live one."""
@@ -28,3 +34,6 @@ class WorkerOptions:
     """Where the spool is kept."""
     python: str = field(default_factory=lambda: os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable)
     """The interpreter that runs user code."""
+
+    def serves(self, campaign: str, label: str) -> bool:
+        return is_served(campaign, label, self.campaigns, self.queues)

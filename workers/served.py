@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Served:
     """State of one campaign in this worker; guarded by the lock of the book.
 
-    `tokens`: id -> attempt of every lease held. `in_hand`: slots of attempts given to the runner and not ended.
-    `outbox`: ended, not settled. `may_have_work`: the server may have jobs waiting.
+    `tokens`: id -> attempt of every lease held. `in_hand`: slots of the attempts that the runner has
+    and that have not ended. `outbox`: ended, not settled. `may_have_work`: the server may have jobs waiting.
     """
 
     queue: CampaignQueue
@@ -53,6 +53,8 @@ class Served:
     """The slots that are to run free for a wide job; 0 for none."""
     aside: bool = False
     """Wide jobs wait that were not for this worker when it last asked: their marker is not its business."""
+    is_trading: bool = False
+    """A call is under way, which may bring leases."""
     is_withdrawn: bool = False
     """The campaign is not for this worker any more: what runs is finished, and nothing more is leased."""
 
@@ -113,4 +115,6 @@ def make_plan(
         if method is Method.RQ and forward["url"] is None:
             forward["url"] = access.url
     setup = Setup(name, payload, path, kwargs, threads=1, forward=forward)
-    return Plan(method, setup, options.slots, time_limit_s, options.python, revision)
+    return Plan(
+        method, setup, options.slots, time_limit_s, options.python, revision, options.board
+    )

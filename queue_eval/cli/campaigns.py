@@ -9,12 +9,13 @@ import click
 
 from queue_eval import keys
 from queue_eval.cli.connect import campaign_queue, connected
-from queue_eval.cli.fleet import live_workers
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import iso, print_json, print_table, shown_duration, shown_time, styled
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
+from queue_eval.fleet import LiveWorker, live_workers
+from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import State
@@ -31,12 +32,12 @@ def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
         print_json([_described(name, meta, snapshot) for name, meta, snapshot, _ in found])
         return
     print_table(
-        ("campaign", "function", "method", *State, "created"),
+        ("campaign", "function", "method", *State, "created", "queue"),
         [
             (
                 name, text(meta, "function"), text(meta, "method"),
                 *(snapshot.counts[state] for state in State),
-                shown_time(created_ms(meta)) + (" (paused)" if snapshot.paused else ""),
+                shown_time(created_ms(meta)) + (" (paused)" if snapshot.paused else ""), label_of(meta),
             )
             for name, meta, snapshot, _ in found
         ],
@@ -78,6 +79,10 @@ def text(meta: dict[str, bytes], field: str) -> str:
     return meta.get(field, b"").decode(errors="replace")
 
 
+def label_of(meta: dict[str, bytes]) -> str:
+    return text(meta, "queue") or DEFAULT_QUEUE
+
+
 def created_ms(meta: dict[str, bytes]) -> int:
     return int(meta["created_ms"])
 
@@ -87,6 +92,7 @@ def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dic
         "campaign": campaign,
         "function": text(meta, "function"),
         "method": text(meta, "method"),
+        "queue": label_of(meta),
         "created_at": iso(created_ms(meta)),
         "paused": snapshot.paused,
         "counts": {state.value: count for state, count in snapshot.counts.items()},
@@ -95,18 +101,11 @@ def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dic
 
 def _workers_of(queue: CampaignQueue, snapshot: Snapshot) -> list[dict[str, Any]]:
     """Live workers that attend the campaign or were started for it; dead ones that still hold its jobs."""
-    alive = {worker.name: worker for worker in live_workers(queue.link)}
+    alive = {worker.card.name: worker for worker in live_workers(queue.link)}
     attending = {attendance.worker: attendance.running for attendance in snapshot.workers}
-    named = [name for name, worker in alive.items() if worker.is_for(queue.campaign) or name in attending]
+    named = [n for n, worker in alive.items() if worker.card.is_for(queue.campaign) or n in attending]
     dead = [name for name, running in attending.items() if running and name not in alive]
-    rows = [
-        {
-            "name": name, "host": alive[name].host, "pid": alive[name].pid, "slots": alive[name].slots,
-            "running": attending.get(name, 0), "last_seen_s": alive[name].last_seen_s,
-            "state": alive[name].state,
-        }
-        for name in named
-    ]  # fmt: skip
+    rows = [_worker_row(alive[name], attending.get(name, 0)) for name in named]
     rows += [
         {
             "name": name, "host": host, "pid": None, "slots": None, "running": attending[name],
@@ -115,6 +114,14 @@ def _workers_of(queue: CampaignQueue, snapshot: Snapshot) -> list[dict[str, Any]
         for name, host in zip(dead, queue.hosts_of(dead), strict=True)
     ]  # fmt: skip
     return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _worker_row(worker: LiveWorker, running: int) -> dict[str, Any]:
+    card = worker.card
+    return {
+        "name": card.name, "host": card.host, "pid": card.pid, "slots": card.slots, "running": running,
+        "last_seen_s": worker.last_seen_s, "state": card.state,
+    }  # fmt: skip
 
 
 def _show(
@@ -126,6 +133,7 @@ def _show(
         ("campaign", campaign + paused),
         ("function", text(meta, "function")),
         ("method", text(meta, "method")),
+        ("queue", label_of(meta)),
         ("created", shown_time(created_ms(meta)) + " UTC"),
         ("rate", rate),
         ("time left", shown_duration(pace.time_left_s) if snapshot.outstanding else "none"),

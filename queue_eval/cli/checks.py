@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 from queue_eval.access import ACCESS_FILE, Access, home_folder, safe_url
 from queue_eval.cli.campaigns import every_campaign
 from queue_eval.cli.connect import check, named_access
-from queue_eval.cli.fleet import live_workers
 from queue_eval.connection import Link
 from queue_eval.errors import QueueEvalError, ServerRefusedError
+from queue_eval.fleet import live_workers
 
 _CLOCK_S = 2.0
 _SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
@@ -144,7 +144,7 @@ def _campaigns(link: Link) -> Iterator[Finding]:
     if not broken:
         yield Finding("ok", "campaigns", f"{count} on the server, every job in exactly one place")
     workers = live_workers(link)
-    slots = sum(worker.slots or 0 for worker in workers)
+    slots = sum(worker.card.slots or 0 for worker in workers)
     yield Finding("ok", "workers", f"{len(workers)} live, {slots} slots")
 
 

@@ -29,6 +29,12 @@ log = logging.getLogger("queue_eval.worker")
 @click.option("-n", "--slots", type=click.IntRange(min=1), default=1, show_default=True,
               help="How many jobs run at once.")
 @click.option("--campaign", "campaigns", multiple=True, help="Serve only this campaign (repeatable).")
+@click.option("--queue", "queues", multiple=True, metavar="LABEL",
+              help="Serve only campaigns with this label (repeatable)  [default: those without a label]")
+@click.option("--gpus", metavar="LIST", help="GPUs that the slots own: 0,1, or all.")
+@click.option("--cores", metavar="LIST", help="Cores that the slots own: 0-7, or 0,2,4-6.")
+@click.option("--cores-per-slot", type=click.IntRange(min=1), metavar="K",
+              help="How many cores each slot owns, of --cores or of all.")
 @click.option("--name", help="A name of its own  [default: host and six digits]")
 @click.option("--idle-timeout", type=DURATION, help="End after so long without a job.")
 @click.option("--time-limit", type=DURATION, help="End within so long, draining early enough.")
@@ -36,17 +42,24 @@ log = logging.getLogger("queue_eval.worker")
               help="A worker that is silent for so long counts as dead.")
 @server_options
 def worker_command(
-    slots: int, campaigns: Sequence[str], name: str | None, idle_timeout: float | None,
-    time_limit: float | None, lease: float, url: str | None, home: str | None,
+    slots: int, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
+    cores_per_slot: int | None, name: str | None, idle_timeout: float | None, time_limit: float | None,
+    lease: float, url: str | None, home: str | None,
 ) -> None:  # fmt: skip
     """A long-running worker for all campaigns of the server, or the named ones.
 
+    Campaigns with a label are served by workers that name it by --queue, or the campaign by --campaign. With
+    --gpus or --cores each slot owns a part of them: CUDA_VISIBLE_DEVICES, CPU affinity and thread limits
+    such as OMP_NUM_THREADS are set for the process that runs its jobs.
+
     The first SIGTERM or Ctrl-C drains (what runs is finished), the second releases what runs and stops now.
     """
-    from queue_eval.keys import check_campaign_name
+    from queue_eval.keys import check_campaign_name, check_queue_name
 
     for campaign in campaigns:
         check_campaign_name(campaign)
+    for queue in queues:
+        check_queue_name(queue)
     if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
         raise UsageError(f"worker name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
     if lease < 0.2:
@@ -56,13 +69,16 @@ def worker_command(
     )
     _import_workers()
     from workers.options import WorkerOptions
+    from workers.slot_board import board_for
     from workers.worker import Worker
 
+    board = board_for(slots, gpus=gpus, cores=cores, cores_per_slot=cores_per_slot)
     folder = home_folder(home)
     access = _wait_for_access(url, folder, idle_timeout)
     options = WorkerOptions(
-        slots=slots, campaigns=tuple(campaigns) or None, name=name or new_worker_name(), lease_s=lease,
-        idle_timeout_s=idle_timeout, time_limit_s=time_limit, home=folder,
+        slots=slots, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
+        name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
+        time_limit_s=time_limit, home=folder,
     )  # fmt: skip
     _check_server(access)
     Worker(access, options).run()

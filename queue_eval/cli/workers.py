@@ -6,13 +6,11 @@ import time
 
 import click
 
-from queue_eval import keys
 from queue_eval.cli.connect import connected
-from queue_eval.cli.fleet import live_workers
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import print_json, print_table, shown_duration
-from queue_eval.connection import Link
 from queue_eval.errors import QueueEvalError
+from queue_eval.fleet import LiveWorker, ask_to_drain, live_workers
 
 
 @click.group("workers", invoke_without_command=True)
@@ -29,17 +27,19 @@ def workers_group(context: click.Context, url: str | None, home: str | None, as_
         print_json([worker.as_json() for worker in found])
         return
     print_table(
-        ("worker", "host", "pid", "slots", "state", "up", "seen", "campaigns"),
-        [
-            (
-                worker.name, worker.host, worker.pid, worker.slots, worker.state,
-                shown_duration(None if worker.created is None else max(0.0, time.time() - worker.created)),
-                f"{shown_duration(worker.last_seen_s)} ago",
-                "all" if worker.campaigns is None else ",".join(worker.campaigns),
-            )
-            for worker in found
-        ],
+        ("worker", "host", "pid", "slots", "state", "up", "seen", "queues", "campaigns"),
+        [_row(worker) for worker in found],
         right=(2, 3),
+    )
+
+
+def _row(worker: LiveWorker) -> tuple[object, ...]:
+    card = worker.card
+    up_s = None if not card.created else max(0.0, time.time() - card.created)
+    return (
+        card.name, card.host, card.pid, card.slots, card.state, shown_duration(up_s),
+        f"{shown_duration(worker.last_seen_s)} ago", "-" if card.queues is None else ",".join(card.queues),
+        "all" if card.campaigns is None else ",".join(card.campaigns),
     )  # fmt: skip
 
 
@@ -55,22 +55,14 @@ def stop_command(
     # What was said before the word "stop" counts, too.
     before = context.parent.params if context.parent else {}
     with connected(url or before.get("url"), home or before.get("home")) as link:
-        alive = {worker.name for worker in live_workers(link)}
+        alive = {worker.card.name for worker in live_workers(link)}
         unknown = [name for name in names if name not in alive]
         if unknown:
             raise QueueEvalError(
                 f"there is no live worker {', '.join(map(repr, unknown))}; see: queue-eval workers"
             )
-        for name in names:
-            _ask_to_drain(link, name)
+        ask_to_drain(link, names)
     if as_json or before.get("as_json"):
         print_json({"draining": list(names)})
     else:
         click.echo(f"asked to drain: {', '.join(names)}")
-
-
-def _ask_to_drain(link: Link, name: str) -> None:
-    link.call(lambda client: client.sadd(keys.DRAIN, name))
-    # Only so that it is noticed at once: every heartbeat looks at the set.
-    notice = {"what": "drain", "worker": name}
-    link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))

@@ -13,6 +13,7 @@ thread) or when nothing but abandoned threads is left in it (with several), and 
 from __future__ import annotations
 
 import math
+import os
 import selectors
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from queue_eval.states import Outcome
 from workers.executors.child_process import ChildProcess
 from workers.executors.protocol import Attempt, Ended, Plan, Token
 from workers.pace import Pace
+from workers.resources import Means, joined, on_cores
 
 _SHORT_MS = 5.0
 """Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""
@@ -49,6 +51,8 @@ class Shape:
     children: int
     threads: int
     one_attempt_each: bool
+    by_slot: bool = True
+    """Whether each child has slots of its own, rather than one child all of them."""
 
 
 class ChildPool:
@@ -63,6 +67,10 @@ class ChildPool:
         self._ended: list[Ended] = []
         self._pace = Pace()
         self._noisy = False
+        self._board = plan.board if shape.by_slot else None
+        self._owned: dict[ChildProcess, tuple[int, ...]] = {}
+        self._may_be_wide = False
+        """Some attempt here takes several slots, or did a moment ago."""
 
     @property
     def slots(self) -> int:
@@ -71,6 +79,7 @@ class ChildPool:
     def submit(self, attempts: Sequence[Attempt]) -> None:
         now = time.monotonic()
         self._waiting.extend((now, attempt) for attempt in attempts)
+        self._may_be_wide = self._may_be_wide or any(attempt.slots > 1 for attempt in attempts)
         self._dispatch()
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
@@ -140,17 +149,27 @@ class ChildPool:
         unfinished += [attempt.token for _, attempt in self._waiting]
         for child in self._children:
             child.kill()
+            self._give_back(child)
         self._children.clear()
         self._waiting.clear()
+        if self._board is not None:
+            self._board.leave(self)
         return unfinished
+
+    def let_go(self) -> bool:
+        """End one idle child, whose slots are wanted elsewhere; False when there is none."""
+        idle = next((child for child in self._children if not child.given and not child.abandoned), None)
+        if idle is not None:
+            self._replace(idle)
+        return idle is not None
 
     # ----------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
+        self._may_be_wide = self._may_be_wide and self._has_wide()
         while self._waiting:
-            # A child that died unnoticed must not cost an attempt that never reached it.
-            living = (child for child in self._children if child.free and not child.is_dead())
-            child = next(living, None) or self._start_child()
+            # In order: an attempt that takes several slots is not overtaken here either.
+            child = self._child_for(self._waiting[0][1])
             if child is None:
                 break
             child.give(self._waiting.popleft()[1])
@@ -161,9 +180,30 @@ class ChildPool:
                 child.give(self._waiting.popleft()[1])
             child.flush()
 
+    def _has_wide(self) -> bool:
+        held = [attempt for child in self._children for attempt in child.given.values()]
+        return any(attempt.slots > 1 for attempt in held) or any(a.slots > 1 for _, a in self._waiting)
+
+    def _child_for(self, attempt: Attempt) -> ChildProcess | None:
+        """A child that can begin it now, a new one if need be."""
+        width = min(attempt.slots, self._plan.slots)
+        if self._may_be_wide and self._in_use() + width > self._plan.slots:
+            return None
+        for child in self._children:
+            fits = self._board is None or len(self._owned[child]) == width
+            # A child that died unnoticed must not cost an attempt that never reached it.
+            if fits and child.free and not child.is_dead():
+                return child
+        return self._start_child(width)
+
+    def _in_use(self) -> int:
+        """Slots that are taken."""
+        given = sum(attempt.slots for child in self._children for attempt in child.given.values())
+        return given + sum(child.abandoned for child in self._children)
+
     def _queue_depth(self) -> int:
         # Output is attributed by the order of reports, which queueing in the child would blur.
-        if self._noisy or self._shape.one_attempt_each:
+        if self._noisy or self._shape.one_attempt_each or self._may_be_wide:
             return 0
         fitting = self._pace.fitting(_QUEUED_MS, longest_ms=_SHORT_MS, most=_QUEUED_MOST)
         return fitting * self._shape.threads
@@ -173,18 +213,42 @@ class ChildPool:
             return math.inf
         return self._plan.time_limit_s + (0.0 if child.ready else _LOADING_S)
 
-    def _start_child(self) -> ChildProcess | None:
-        if len(self._children) >= self._shape.children:
+    def _start_child(self, width: int) -> ChildProcess | None:
+        if self._board is None and len(self._children) >= self._shape.children:
             return None
+        slots, means = self._take_slots(width)
+        if slots is None:
+            return None
+        env = None if means is None else means.environment(os.environ, threads=self._shape.threads)
         try:
-            child = ChildProcess(self._plan.python, self._plan.setup, self._selector)
+            # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
+            with on_cores(means.cores if means is not None else ()):
+                child = ChildProcess(self._plan.python, self._plan.setup, self._selector, env)
         except OSError as error:
+            if self._board is not None:
+                self._board.give_back(slots)
             token = self._waiting.popleft()[1].token
             body = f"cannot start {self._plan.python} to run this job: {error}"
             self._end(token, Outcome.LOST, 0.0, body.encode(), b"")
             return None
         self._children.append(child)
+        self._owned[child] = slots
         return child
+
+    def _take_slots(self, width: int) -> tuple[tuple[int, ...] | None, Means | None]:
+        """Slots for a new child, and what it may use. The slots are None when others are busy with them."""
+        if self._board is None:
+            # One child for all slots has what they all own.
+            board = self._plan.board
+            return (), None if board is None else joined(board.means)
+        self._board.join(self)
+        slots = self._board.take(width)
+        return slots, None if slots is None else self._board.owned(slots)
+
+    def _give_back(self, child: ChildProcess) -> None:
+        slots = self._owned.pop(child, ())
+        if self._board is not None:
+            self._board.give_back(slots)
 
     def _take_reports(self, child: ChildProcess, now: float) -> None:
         if not child.reports:
@@ -247,6 +311,7 @@ class ChildPool:
         """Kill a child; what it had not begun goes back to waiting. Returns its last output."""
         child.kill()
         self._children.remove(child)
+        self._give_back(child)
         now = time.monotonic()
         for attempt in reversed(child.given.values()):
             self._waiting.appendleft((now, attempt))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from queue_eval.pipe import Setup
 from queue_eval.states import Method, Outcome
+from workers.slot_board import SlotBoard
 
 Token = tuple[int, int]
 """Fencing token: (job id, attempt)."""
@@ -19,6 +20,8 @@ class Attempt:
 
     token: Token
     config: bytes
+    slots: int = 1
+    """How many it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Plan:
     python: str
     revision: int
     """Of the campaign: each opening gets new processes, which see the code as it is then."""
+    board: SlotBoard | None = None
+    """Where slots own something: which are whose, over all campaigns of the worker."""
 
 
 class Executor(Protocol):
@@ -61,8 +66,9 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """Attempts that may run at once: fewer than planned while abandoned threads take some; none while
-        those that it forwards to are away, and as many as they have room for when they are there."""
+        """Attempts of one slot that may run at once: fewer than planned while abandoned threads take some;
+        none while those that it forwards to are away, and as many as they have room for when they are
+        there."""
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Begin as many as there is room for; keep the others waiting, in order."""

@@ -2,7 +2,7 @@
 
 A thread cannot be killed: at its time limit or when cancelled it is abandoned, and its child is replaced
 once nothing else runs in it. Until then the slot is missing. When the child dies, the attempts of all its
-threads are lost.
+threads are lost. It owns what all slots own: threads of one process share its cores and GPUs.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ from workers.executors.protocol import Executor, Plan
 
 def thread_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
     setup = dataclasses.replace(plan.setup, threads=plan.slots)
-    shape = Shape(children=1, threads=plan.slots, one_attempt_each=False)
+    shape = Shape(children=1, threads=plan.slots, one_attempt_each=False, by_slot=False)
     return ChildPool(dataclasses.replace(plan, setup=setup), shape, selector)

@@ -1,0 +1,133 @@
+"""The workers of a server: what each says about itself, which campaigns are for it, how to speak to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from queue_eval import keys
+from queue_eval.connection import Link
+from queue_eval.keys import DEFAULT_QUEUE
+from queue_eval.paging import PAGE, pages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCard:
+    """What a worker says about itself on the server, where it expires when the worker is silent."""
+
+    name: str
+    host: str = ""
+    machine: str = ""
+    pid: int | None = None
+    created: float | None = None
+    slots: int | None = None
+    campaigns: tuple[str, ...] | None = None
+    """None: all campaigns of its queues."""
+    queues: tuple[str, ...] | None = None
+    """None: it names no label."""
+    state: str = "unknown"
+    lease_s: float | None = None
+    announced: bool = False
+    """It is about to be started by a driver, which says so on its behalf."""
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, name: str, text: bytes) -> WorkerCard:
+        """What is damaged reads as if nothing were said."""
+        try:
+            said = json.loads(text)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            said = {}
+        return cls(
+            name=name,
+            host=str(said.get("host") or ""),
+            machine=str(said.get("machine") or ""),
+            pid=said.get("pid"),
+            created=said.get("created"),
+            slots=said.get("slots"),
+            campaigns=_names(said.get("campaigns")),
+            queues=_names(said.get("queues")),
+            state=str(said.get("state") or "unknown"),
+            lease_s=said.get("lease_s"),
+            announced=bool(said.get("announced")),
+        )
+
+    def is_for(self, campaign: str) -> bool:
+        """Whether it was started for this campaign by name."""
+        return self.campaigns is not None and campaign in self.campaigns
+
+    def serves(self, campaign: str, label: str) -> bool:
+        return is_served(campaign, label, self.campaigns, self.queues)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker whose card has not expired, and how long ago (by the server's clock) it last beat."""
+
+    card: WorkerCard
+    last_seen_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        card = self.card
+        return {
+            "name": card.name, "host": card.host, "machine": card.machine, "pid": card.pid,
+            "created": card.created, "slots": card.slots, "campaigns": card.campaigns, "queues": card.queues,
+            "state": card.state, "last_seen_s": self.last_seen_s,
+        }  # fmt: skip
+
+
+def is_served(
+    campaign: str, label: str, campaigns: Sequence[str] | None, queues: Sequence[str] | None
+) -> bool:
+    """Whether a worker for these campaigns and labels serves this one.
+
+    One that names labels serves only these. One that names none serves the campaigns that it names, whatever
+    their label, or else all that have none.
+    """
+    if campaigns is not None and campaign not in campaigns:
+        return False
+    if queues is not None:
+        return label in queues
+    return campaigns is not None or label == DEFAULT_QUEUE
+
+
+def live_workers(link: Link) -> list[LiveWorker]:
+    """Every worker whose card has not expired, by name."""
+    names = link.call(lambda client: client.zrange(keys.WORKERS, 0, -1, withscores=True))
+    seconds, micros = link.call(lambda client: client.time())
+    now_ms = seconds * 1000 + micros / 1000
+    found = []
+    for page in pages(names, PAGE):
+        places = [keys.worker_key(name.decode()) for name, _ in page]
+        texts = link.call(lambda client, places=places: client.mget(places))  # type: ignore[misc]
+        for (name, seen_ms), text in zip(page, texts, strict=True):
+            if text is not None:
+                card = WorkerCard.parse(name.decode(errors="replace"), text)
+                found.append(LiveWorker(card, round(max(0.0, now_ms - seen_ms) / 1000, 3)))
+    return sorted(found, key=lambda worker: worker.card.name)
+
+
+def notify(link: Link, what: str, **about: str) -> None:
+    """Ask workers to look now rather than at their next heartbeat."""
+    notice = {"what": what, **about}
+    link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))
+
+
+def ask_to_drain(link: Link, workers: Sequence[str]) -> None:
+    """Have these workers finish what they run, then end."""
+    if not workers:
+        return
+    link.call(lambda client: client.sadd(keys.DRAIN, *workers))
+    # Only so that it is noticed at once: every heartbeat looks at the set.
+    for worker in workers:
+        notify(link, "drain", worker=worker)
+
+
+def _names(said: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, said)) if isinstance(said, (list, tuple)) else None

@@ -1,0 +1,82 @@
+"""Which process owns which slots of a worker, where slots own something (GPUs, cores)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from workers.resources import Means, joined, parse_cores, parse_gpus, share_out
+
+log = logging.getLogger(__name__)
+
+
+class Holder(Protocol):
+    """Who takes slots for its processes."""
+
+    def let_go(self) -> bool:
+        """Give the slots of one idle process back; False when there is none."""
+
+
+class SlotBoard:
+    """Guarantees: a slot has one owner at a time, over all campaigns of the worker, so that no two live
+    processes share what it owns. Assumes: all calls, but for reading `means`, come from the runner's thread.
+    """
+
+    def __init__(self, means: Sequence[Means]) -> None:
+        self.means = tuple(means)
+        self._free = set(range(len(self.means)))
+        self._holders: list[Holder] = []
+
+    def join(self, holder: Holder) -> None:
+        """May be asked to let go from now on. May be called twice."""
+        if holder not in self._holders:
+            self._holders.append(holder)
+
+    def leave(self, holder: Holder) -> None:
+        """It holds nothing any more. May be called twice."""
+        if holder in self._holders:
+            self._holders.remove(holder)
+
+    def take(self, count: int) -> tuple[int, ...] | None:
+        """So many slots; idle processes are ended for them. None when others are busy with them."""
+        while len(self._free) < count:
+            if not any(holder.let_go() for holder in self._holders):
+                return None
+        taken: list[int] = []
+        while len(taken) < count:
+            known = frozenset(self.owned(taken).gpus)
+            # Two slots of one GPU are the worse choice for a job that wants two.
+            chosen = min(self._free, key=lambda slot: (not known.isdisjoint(self.means[slot].gpus), slot))
+            self._free.remove(chosen)
+            taken.append(chosen)
+        return tuple(sorted(taken))
+
+    def give_back(self, slots: Iterable[int]) -> None:
+        self._free.update(slots)
+
+    def owned(self, slots: Iterable[int]) -> Means:
+        """What these slots own together."""
+        return joined(self.means[slot] for slot in slots)
+
+
+def board_for(
+    slots: int, *, gpus: str | None, cores: str | None, cores_per_slot: int | None
+) -> SlotBoard | None:
+    """What a worker's slots own, as its command line says; None when it says nothing. Raises UsageError."""
+    if gpus is None and cores is None and cores_per_slot is None:
+        return None
+    means = share_out(
+        slots,
+        gpus=parse_gpus(gpus, os.environ) if gpus is not None else (),
+        cores=parse_cores(cores) if cores is not None or cores_per_slot is not None else (),
+        cores_per_slot=cores_per_slot,
+    )
+    for slot, one in enumerate(means):
+        log.info("slot %d owns %s", slot, one)
+    shared = [gpu for gpu, count in Counter(gpu for one in means for gpu in one.gpus).items() if count > 1]
+    if shared:
+        log.info("there are more slots than GPUs: GPU %s is shared by several slots", ", ".join(shared))
+    return SlotBoard(means)
