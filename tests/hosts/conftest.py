@@ -1,0 +1,40 @@
+"""A site of several hosts for each test, or a reason why there can be none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.hosts import network, why_not
+from tests.support.hosts_site import Site
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "hosts: makes hosts of namespaces; run with  pytest -m hosts")
+
+
+@pytest.fixture(scope="session")
+def _hosts_allowed() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    used = getattr(item, "funcargs", {})
+    for one in filter(None, (used.get("site"), used.get("compose"))):
+        if report.failed:
+            report.sections.append(("what the processes on the hosts said", one.network.said()))
+    return report
+
+
+@pytest.fixture
+def site(_hosts_allowed: None) -> Iterator[Site]:
+    with network() as net:
+        site = Site(net)
+        try:
+            yield site
+        finally:
+            site.close()
