@@ -12,6 +12,8 @@ from pathlib import Path
 
 from queue_eval.connection import GiveUp
 from queue_eval.errors import ServerError
+from queue_eval.fleet import live_workers
+from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import revive_server
 
@@ -61,12 +63,17 @@ class Patience:
 class Chores:
     """A waiting driver's regular duties, each at its own pace. Called by one thread at a time."""
 
-    def __init__(self, queue: CampaignQueue, ensure_workers: Callable[[], None] | None) -> None:
+    def __init__(
+        self, queue: CampaignQueue, ensure_workers: Callable[[], None] | None, *, label: str = DEFAULT_QUEUE
+    ) -> None:
         self._queue = queue
+        self._label = label
         self._ensure_workers = ensure_workers
-        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0}
+        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0, "measure": 0.0}
         self._unserved_since: float | None = None
         self._has_warned = False
+        self._too_wide_since: float | None = None
+        self._has_warned_of_width = False
 
     def run(self) -> None:
         """Do what is due. Raises CampaignNotFoundError when the campaign was purged."""
@@ -77,10 +84,12 @@ class Chores:
                 pass
         if self._ensure_workers is None and not self._has_warned and self._is_due("look", LOOK_EVERY_S):
             self._look_for_workers()
+        if not self._has_warned_of_width and self._is_due("measure", LOOK_EVERY_S):
+            self._look_for_width()
 
     def rest(self) -> None:
         """A new wait begins: what was seen before says nothing about how long nobody has served."""
-        self._unserved_since = None
+        self._unserved_since = self._too_wide_since = None
 
     def _is_due(self, chore: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -101,6 +110,26 @@ class Chores:
             warnings.warn(
                 f"no worker has served campaign {self._queue.campaign!r} for {UNSERVED_S:.0f} s; "
                 f"start one with: queue-eval worker --campaign {self._queue.campaign}",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _look_for_width(self) -> None:
+        """Warn once of a job that takes more slots than any worker has that serves the campaign."""
+        campaign, now = self._queue.campaign, time.monotonic()
+        wanted = self._queue.widest_pending()
+        cards = [worker.card for worker in live_workers(self._queue.link)] if wanted > 1 else []
+        slots = (card.slots or 0 for card in cards if card.serves(campaign, self._label))
+        widest = max(slots, default=wanted)
+        if widest >= wanted:
+            self._too_wide_since = None
+        elif self._too_wide_since is None:
+            self._too_wide_since = now
+        elif now - self._too_wide_since >= UNSERVED_S:
+            self._has_warned_of_width = True
+            warnings.warn(
+                f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
+                f"than {widest}; start one with: queue-eval worker -n {wanted} --campaign {campaign}",
                 UserWarning,
                 stacklevel=2,
             )

@@ -105,7 +105,8 @@ class Evaluator(Records):
             if wanted
             else None
         )
-        chores = Chores(campaign.queue, self._workers.ensure if self._workers else None)
+        ensure = self._workers.ensure if self._workers else None
+        chores = Chores(campaign.queue, ensure, label=options.queue)
         self._waiter = Waiter(campaign, chores, line.patience)
         self._singles = SingleJobs(self._waiter)
 
