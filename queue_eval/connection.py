@@ -1,40 +1,28 @@
 """The only way to the server: connections that never repeat a command on their own, and one place that does.
 
 redis-py by default repeats a command whose reply was lost, which runs it twice. Here connections never
-retry; `Link.call` does, and everything that goes through it may be repeated safely (docs/protocol.md).
+retry (clients.py); `Link.call` does, and everything that goes through it may be repeated safely
+(docs/protocol.md). What an error means is judged in faults.py.
+
+A server may come back at another address, with another password or certificate. Whoever was given an
+access file looks into it again at every attempt to come back, and follows.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import redis
-from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
-from redis.retry import Retry
+from redis.exceptions import BusyLoadingError, NoScriptError
 
-from queue_eval.access import Access, safe_url
+from queue_eval.access import Access, renewed, safe_url
+from queue_eval.clients import CONNECT_TIMEOUT_S, drop_connections, is_cluster, new_client
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
+from queue_eval.faults import REDIS_ERRORS, is_barred, is_refusal, is_transient, reason, remedy
 from queue_eval.lua import script
 
 log = logging.getLogger(__name__)
@@ -42,42 +30,15 @@ log = logging.getLogger(__name__)
 REPLY_TIMEOUT_S = 10.0
 """A reply that takes longer counts as lost."""
 
-CONNECT_TIMEOUT_S = 5.0
-"""How long a first connection is tried before the server counts as unreachable."""
-
-TRANSIENT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
-"""The server is away, loading, failing over or full: nothing was done, or it may be repeated."""
-
-_TRANSIENT_PREFIXES = ("MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
-"""Replies that redis-py has no class for: no writes are taken for now (full disk, no replica, busy)."""
-
-_REFUSED = (AuthenticationError, NoPermissionError)
+REFUSED_PATIENCE_S = 120.0
+"""A server that has served us and then refuses us may have come back with a new access file, which is on
+its way: shared folders show a new file after up to a minute."""
 
 T = TypeVar("T")
 
 
-class _Packer(HiredisRespSerializer):
-    """Numbers are rendered here: a signal that arrives while hiredis renders one crashes the process."""
-
-    def pack(self, *args: Any) -> Any:
-        packed: Any = [str(a).encode() if isinstance(a, (int, float)) else a for a in args]
-        return super().pack(*packed)
-
-
 class GiveUp(Exception):  # noqa: N818 - a signal, not an error
     """Raised by an `on_wait` hook to end the waiting for the server."""
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether the server answered, but will not have us (wrong password or rights)."""
-    return isinstance(error, _REFUSED) or "WRONGPASS" in str(error) or "NOAUTH" in str(error)
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same call may do later, the server being away or taking no writes for now."""
-    if isinstance(error, TRANSIENT):
-        return True
-    return isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT_PREFIXES)
 
 
 class Link:
@@ -95,61 +56,59 @@ class Link:
         self.access = access
         self._name = name
         self._on_wait = on_wait
-        self.client = self.dedicated(REPLY_TIMEOUT_S)
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._has_served = False
+
+    @property
+    def client(self) -> Any:
+        """The common client, of the newest access. Making that of a cluster asks it for its layout."""
+        with self._lock:
+            if self._client is None:
+                self._client = self.dedicated(REPLY_TIMEOUT_S)
+            return self._client
 
     def dedicated(self, reply_timeout_s: float) -> Any:
         """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
-        tcp: dict[str, Any] = (
-            {}
-            if self.access.url.startswith("unix:")
-            else {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
-        )
-        return redis.Redis.from_url(
-            self.access.url,
-            protocol=2,
-            command_packer=_Packer(),
-            client_name=self._name,
-            socket_timeout=reply_timeout_s,
-            **tcp,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            health_check_interval=0,
-        )
+        return new_client(self.access, name=self._name, reply_timeout_s=reply_timeout_s)
 
     def check(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
 
-        Raises ServerUnreachableError (nobody there, wrong password) or ServerRefusedError (it evicts).
+        Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
+        trusted) or ServerRefusedError (it evicts).
         """
         deadline = time.monotonic() + timeout_s
-        probe = self.dedicated(timeout_s)  # one that accepts and says nothing is no server either
+        probe: Any = None
         while True:
             try:
-                config = probe.config_get("maxmemory-policy", "appendonly", "save")
+                if probe is None:  # one that accepts and says nothing is no server either
+                    probe = self.dedicated(timeout_s)
+                settings = read_settings(probe)
                 break
-            except RedisError as error:
+            except REDIS_ERRORS as error:
                 if is_refusal(error):
-                    if "CONFIG" in str(error).upper() and "WRONGPASS" not in str(error):
-                        return  # this user may not read the configuration; doctor says so
-                    raise ServerUnreachableError(
-                        f"the server at {safe_url(self.access.url)} refuses the password; "
-                        "check the URL or the access file"
-                    ) from error
-                if isinstance(error, ResponseError) and not isinstance(error, TRANSIENT):
-                    return  # a server that renames CONFIG away
+                    raise self._refused(error) from error
+                if is_barred(error):
+                    settings = {}  # this user may not even ask; doctor says so
+                    break
                 if time.monotonic() + 0.2 > deadline or not isinstance(error, BusyLoadingError):
                     raise ServerUnreachableError(
-                        f"no server answers at {safe_url(self.access.url)} ({_reason(error)}); "
-                        "check the address, or start one with: queue-eval server start"
+                        f"no server answers at {safe_url(self.access.url)} ({reason(error)}); "
+                        f"{self._hint(error)}"
                     ) from error
                 time.sleep(0.1)
-        policy = config.get("maxmemory-policy", "noeviction")
+            finally:
+                if probe is not None:
+                    drop_connections(probe)
+        self._has_served = True
+        policy = settings.get("maxmemory-policy", "noeviction")
         if policy != "noeviction":
             raise ServerRefusedError(
                 f"the server at {safe_url(self.access.url)} evicts keys (maxmemory-policy {policy}), which "
                 "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
             )
-        if config.get("appendonly") == "no" and not config.get("save"):
+        if settings.get("appendonly") == "no" and settings.get("save") == "":
             log.warning(
                 "the server at %s keeps nothing on disk: its death loses the campaign; "
                 "set it with: CONFIG SET appendonly yes",
@@ -157,23 +116,37 @@ class Link:
             )
 
     def call(self, operation: Callable[[Any], T]) -> T:
-        """The reply of `operation`, repeated until the server has given one."""
+        """The reply of `operation`, repeated until the server has given one.
+
+        Raises ServerUnreachableError when the server refuses us, at once or, with an access file that may
+        be replaced and a server that has served before, after REFUSED_PATIENCE_S; ServerRefusedError when
+        this user has no right to the operation.
+        """
         away_since: float | None = None
+        refused_since: float | None = None
         pause_s = 0.02
         while True:
+            client: Any = None
             try:
-                reply = operation(self.client)
-            except RedisError as error:
-                if is_refusal(error):
-                    raise ServerUnreachableError(
-                        f"the server at {safe_url(self.access.url)} refuses us: {_reason(error)}"
-                    ) from error
-                if not is_transient(error):
-                    raise
+                client = self.client
+                reply = operation(client)
+            except REDIS_ERRORS as error:
                 now = time.monotonic()
+                if is_barred(error):
+                    raise self._barred(error) from error
+                if is_refusal(error):
+                    refused_since = now if refused_since is None else refused_since
+                    patience_s = REFUSED_PATIENCE_S if self._has_served and self.access.file else 0.0
+                    if not self._renew() and now - refused_since >= patience_s:
+                        raise self._refused(error) from error
+                elif is_transient(error):
+                    refused_since = None
+                    self._renew()
+                else:
+                    raise
                 if away_since is None:
                     away_since = now
-                    log.warning("server is away (%s); waiting for it", _reason(error))
+                    log.warning("server is away (%s); waiting for it", reason(error))
                 if self._on_wait is not None:
                     self._on_wait(now - away_since)
                 # Jitter, so that a fleet does not come back in one instant.
@@ -181,12 +154,20 @@ class Link:
                 pause_s = min(2 * pause_s, 2.0)
             except BaseException:
                 # Interrupted (Ctrl-C), maybe between a command and its reply, which must answer no other.
-                self.client.connection_pool.disconnect()
+                if client is not None:
+                    drop_connections(client)
                 raise
             else:
+                self._has_served = True
                 if away_since is not None:
                     log.warning("server is back after %.1f s", time.monotonic() - away_since)
                 return reply
+
+    def wait_until_back(self, error: BaseException) -> None:
+        """After an error of a dedicated client: wait for the server, if that can help, else raise it."""
+        if not (is_transient(error) or is_refusal(error)):
+            raise error
+        self.call(lambda client: client.ping())
 
     def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
         """The reply of the script `name` (raw: bytes, ints, lists)."""
@@ -202,8 +183,84 @@ class Link:
         return self.call(operation)
 
     def close(self) -> None:
-        self.client.close()
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _renew(self) -> bool:
+        """Look into the access file again; whether it names another server or another way to it."""
+        with self._lock:
+            fresh = renewed(self.access)
+            if fresh is None:
+                return False
+            before, self.access = self.access, fresh
+            if fresh == before:
+                return False
+            # Not closed here: another thread may be about to use it. It goes with its last user.
+            self._client = None
+        log.warning("the access file %s has changed: %s", fresh.file, safe_url(fresh.url))
+        return True
+
+    def _refused(self, error: BaseException) -> ServerUnreachableError:
+        where = safe_url(self.access.url)
+        return ServerUnreachableError(
+            f"the server at {where} cannot be used: {reason(error)}; {remedy(error)}"
+        )
+
+    def _barred(self, error: BaseException) -> ServerRefusedError:
+        whose = "the worker's access file" if self.access.role == "worker" else "this user"
+        return ServerRefusedError(
+            f"the server at {safe_url(self.access.url)} does not allow this to {whose} ({reason(error)}); "
+            "use the driver's access file, or see docs/security.md"
+        )
+
+    def _hint(self, error: BaseException) -> str:
+        if "closed by server" in str(error).lower() and self.access.url.startswith("redis:"):
+            return "if it speaks TLS only, its URL begins with rediss://"
+        return "check the address, or start one with: queue-eval server start"
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+class BlockingClient:
+    """The client of one blocking reader: made when needed, and anew when the link has another access."""
+
+    def __init__(self, link: Link, reply_timeout_s: float) -> None:
+        self._link = link
+        self._reply_timeout_s = reply_timeout_s
+        self._access: Access | None = None
+        self._client: Any = None
+
+    def get(self) -> Any:
+        if self._client is not None and self._access != self._link.access:
+            self.close()
+        if self._client is None:
+            self._access = self._link.access
+            self._client = self._link.dedicated(self._reply_timeout_s)
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+def read_settings(client: Any) -> dict[str, str]:
+    """What the server says of its memory policy and persistence: all of it, or what a user without the
+    right to CONFIG is told."""
+    where = {"target_nodes": client.get_default_node()} if is_cluster(client) else {}
+    try:
+        raw = client.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", **where)
+        return {_word(name): _word(value) for name, value in raw.items()}
+    except REDIS_ERRORS as error:
+        # Barred, or a server that renames CONFIG away.
+        if not is_barred(error) and (is_transient(error) or is_refusal(error)):
+            raise
+    memory, persistence = client.info("memory", **where), client.info("persistence", **where)
+    return {
+        "maxmemory-policy": _word(memory.get("maxmemory_policy", "noeviction")),
+        "appendonly": "yes" if persistence.get("aof_enabled") else "no",
+    }
+
+
+def _word(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from queue_eval.connection import TRANSIENT, Link
+from queue_eval.connection import BlockingClient, Link
+from queue_eval.faults import REDIS_ERRORS
 from queue_eval.states import State
 
 _MARGIN_S = 5.0
@@ -74,18 +75,17 @@ class ResultReader:
         self._max_block_s = max_block_s
         self._key = key
         self.cursor = cursor
-        self._client: Any = None
+        self._client = BlockingClient(link, max_block_s + _MARGIN_S)
 
     def read(self, block_s: float, count: int = 2000) -> list[ResultEntry]:
         """Entries after the cursor; waits up to `block_s` for the first, and for a server that is away."""
-        if self._client is None:
-            self._client = self._link.dedicated(self._max_block_s + _MARGIN_S)
         block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
         try:
-            reply = self._client.xread({self._key: self.cursor}, count=count, block=block_ms)
-        except TRANSIENT:
+            reply = self._client.get().xread({self._key: self.cursor}, count=count, block=block_ms)
+        except REDIS_ERRORS as error:
             # Wait for the server on the common link, then read again from the same cursor.
-            self._link.call(lambda client: client.ping())
+            self._client.close()
+            self._link.wait_until_back(error)
             return []
         except BaseException:
             self.close()  # interrupted: a reply that is on its way must answer no later read
@@ -97,6 +97,4 @@ class ResultReader:
         return entries
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._client.close()

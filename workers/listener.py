@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from queue_eval import keys
-from queue_eval.connection import TRANSIENT, GiveUp, Link
+from queue_eval.connection import BlockingClient, GiveUp, Link
+from queue_eval.faults import REDIS_ERRORS
 from workers.book import Book
 from workers.exchange import Exchange
 
@@ -31,7 +32,7 @@ class _Listener:
     def __init__(self, link: Link, name: str, block_s: float) -> None:
         self._link = link
         self._block_s = block_s
-        self._client: Any = None
+        self._client = BlockingClient(link, block_s + _MARGIN_S)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -48,15 +49,11 @@ class _Listener:
 
     def _listen_once(self) -> None:
         try:
-            if self._client is None:
-                self._client = self._link.dedicated(self._block_s + _MARGIN_S)
-            self._listen(self._client)
-        except TRANSIENT:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+            self._listen(self._client.get())
+        except REDIS_ERRORS as error:
+            self._client.close()
             if not self._stopped.is_set():
-                self._link.call(lambda client: client.ping())
+                self._link.wait_until_back(error)
 
     def _work(self) -> None:
         while not self._stopped.is_set():

@@ -15,8 +15,9 @@ import click
 import queue_eval
 from queue_eval.access import Access, find_access, home_folder
 from queue_eval.cli.options import DURATION, server_options
-from queue_eval.connection import Link, is_refusal
+from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
+from queue_eval.faults import is_refusal
 from queue_eval.machine import new_worker_name
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _check_server(access: Access) -> None:
     try:
         link.check()
     except ServerUnreachableError as error:
-        if error.__cause__ is not None and is_refusal(error.__cause__):  # type: ignore[arg-type]
+        if error.__cause__ is not None and is_refusal(error.__cause__):
             raise
         log.warning("%s; waiting for it", str(error).partition(";")[0])
     finally:

@@ -1,0 +1,163 @@
+"""Clients of redis-py for every kind of server URL, none of which ever repeats a command on its own.
+
+A command whose reply was lost may have run. What is sent again is decided in one place (`Link.call`), so
+here retries are off at every level. Redirections of a cluster (MOVED, ASK) are followed: the command that
+met one has not run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import (
+    Connection,
+    ConnectionPool,
+    HiredisRespSerializer,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.connection import parse_url as parse_plain_url
+from redis.retry import Retry
+from redis.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+from queue_eval.access import Access
+from queue_eval.errors import UsageError
+from queue_eval.urls import ServerUrl, parse_url, safe_url
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long a connection is tried before the server counts as unreachable."""
+
+_RESHARDING_STEPS = 1
+"""Redirections of a cluster after which its layout is read anew."""
+
+
+class _Packer(HiredisRespSerializer):
+    """Numbers are rendered here: a signal that arrives while hiredis renders one crashes the process."""
+
+    def pack(self, *args: Any) -> Any:
+        packed: Any = [str(a).encode() if isinstance(a, (int, float)) else a for a in args]
+        return super().pack(*packed)
+
+
+class _Packing:
+    """A connection that packs as we do; set by class, because a cluster passes on no packer."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**{**keywords, "command_packer": _Packer()})
+
+
+class _Tcp(_Packing, Connection):
+    pass
+
+
+class _Tls(_Packing, SSLConnection):
+    pass
+
+
+class _Unix(_Packing, UnixDomainSocketConnection):
+    pass
+
+
+class _PrimaryTcp(_Packing, SentinelManagedConnection):
+    pass
+
+
+class _PrimaryTls(_Packing, SentinelManagedSSLConnection):
+    pass
+
+
+def new_client(access: Access, *, name: str, reply_timeout_s: float) -> Any:
+    """A client of the server of `access`; its sockets wait `reply_timeout_s` for a reply.
+
+    Asks a cluster for its layout, and nobody else anything. Raises UsageError for options that make no
+    sense, and errors of redis-py when no node of a cluster answers.
+    """
+    url = parse_url(access.url)
+    settings: dict[str, Any] = parse_plain_url(url.base)
+    for replaced in ("connection_class", "host", "port"):
+        settings.pop(replaced, None)
+    if url.is_encrypted:
+        settings.setdefault("ssl_check_hostname", True)
+        if access.ca is not None:
+            settings["ssl_ca_data"] = access.ca
+    settings |= {
+        "protocol": 2,
+        "client_name": name,
+        "socket_timeout": reply_timeout_s,
+        "health_check_interval": 0,
+    }
+    if not url.is_local:
+        settings |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    try:
+        return _MAKERS[url.kind](url, settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the options of {safe_url(access.url)} make no sense: {error}") from error
+
+
+def drop_connections(client: Any) -> None:
+    """Close the connections of a client; it makes new ones when it is used again."""
+    if isinstance(client, RedisCluster):
+        client.disconnect_connection_pools()
+    else:
+        client.connection_pool.disconnect()
+
+
+def is_cluster(client: Any) -> bool:
+    return isinstance(client, RedisCluster)
+
+
+def _single(url: ServerUrl, settings: dict[str, Any]) -> Any:
+    if url.is_local:
+        kind: type[Any] = _Unix
+    else:
+        kind = _Tls if url.is_encrypted else _Tcp
+        settings["host"], settings["port"] = url.nodes[0]
+    settings |= {"retry": _never(), "retry_on_error": []}
+    sentinel_only = ("sentinel_username", "sentinel_password")
+    settings = {name: value for name, value in settings.items() if name not in sentinel_only}
+    kind(**settings)  # connects nowhere, but refuses what it does not know
+    return redis.Redis.from_pool(ConnectionPool(connection_class=kind, **settings))
+
+
+def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
+    username, password = settings.pop("sentinel_username", None), settings.pop("sentinel_password", None)
+    for_sentinels = {
+        name: value for name, value in settings.items() if name.startswith(("ssl_", "socket_", "protocol"))
+    } | {"username": username, "password": password, "ssl": url.is_encrypted, "retry": _never()}
+    # A sentinel answers at once, or another is asked.
+    for_sentinels["socket_timeout"] = CONNECT_TIMEOUT_S
+    sentinel = Sentinel(url.nodes, sentinel_kwargs=for_sentinels)
+    return redis.Redis.from_pool(
+        SentinelConnectionPool(
+            url.service, sentinel, connection_class=_PrimaryTls if url.is_encrypted else _PrimaryTcp,
+            retry=_never(), retry_on_error=[], **settings,
+        )
+    )  # fmt: skip
+
+
+def _cluster(url: ServerUrl, settings: dict[str, Any]) -> Any:
+    host, port = url.nodes[0]
+    settings.pop("db", None)
+    settings.pop("health_check_interval")
+    return RedisCluster(
+        # Given as a URL, because only then the class of the connections is ours to choose.
+        url=f"redis://{f'[{host}]' if ':' in host else host}:{port}",
+        startup_nodes=[ClusterNode(*node) for node in url.nodes[1:]],
+        connection_class=_Tls if url.is_encrypted else _Tcp,
+        retry=_never(), reinitialize_steps=_RESHARDING_STEPS, **settings,
+    )  # fmt: skip
+
+
+_MAKERS = {"single": _single, "sentinel": _primary, "cluster": _cluster}
+
+
+def _never() -> Any:
+    return Retry(NoBackoff(), 0)

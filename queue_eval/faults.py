@@ -1,0 +1,132 @@
+"""What an error on the way to the server means: wait and try again, give up, or look for a newer address.
+
+=============  ===============================================================  =======================
+an error is    when                                                             what follows
+=============  ===============================================================  =======================
+transient      nobody there, loading, failing over, full, resharding            the same call again
+a refusal      somebody there who will not have us, or whom we must not trust   another access, or none
+a bar          known, but without the right to this one command                 an error
+anything else  our mistake                                                      it is raised as it is
+=============  ===============================================================  =======================
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    SlotNotCoveredError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+REDIS_ERRORS = (RedisError, RedisClusterException)
+"""Whatever redis-py may raise; those of its cluster client are no RedisErrors."""
+
+_TRANSIENT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
+
+_TRANSIENT_PREFIXES = (
+    "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "TTL exhausted",
+)  # fmt: skip
+"""Replies that redis-py has no class for: nothing is done for now (full disk, no replica, a failover)."""
+
+_REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
+_BARRED_WORDS = ("NOPERM", "ACL failure in script", "no permissions to run", "No permissions to access")
+_CLUSTER_AWAY = (
+    "Redis Cluster cannot be connected", "All slots are not covered", "startup_nodes could not agree",
+)  # fmt: skip
+_NO_CLUSTER = "Cluster mode is not enabled"
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+_EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # of OpenSSL: X509_V_ERR_…
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether somebody answered who will not have us (password), or whom we must not trust (certificate)."""
+    error = _innermost(error)
+    if _tls_refusal(error) is not None or _NO_CLUSTER in str(error):
+        return True
+    return isinstance(error, AuthenticationError) or any(words in str(error) for words in _REFUSED_WORDS)
+
+
+def is_barred(error: BaseException) -> bool:
+    """Whether the server knows us, but this user may not do this."""
+    return isinstance(error, NoPermissionError) or (
+        isinstance(error, ResponseError) and any(words in str(error) for words in _BARRED_WORDS)
+    )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may do later, the server being away or taking no writes for now."""
+    if is_refusal(error) or is_barred(error):
+        return False
+    if isinstance(error, RedisClusterException):
+        return isinstance(error, SlotNotCoveredError) or str(error).startswith(_CLUSTER_AWAY)
+    return isinstance(error, _TRANSIENT) or (
+        isinstance(error, RedisError) and str(error).startswith(_TRANSIENT_PREFIXES)
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The words of an error in one line."""
+    error = _innermost(error)
+    return _tls_refusal(error) or " ".join(str(error).split()) or type(error).__name__
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about a refusal."""
+    error = _innermost(error)
+    found = _tls_error(error)
+    if isinstance(found, ssl.SSLCertVerificationError):
+        if found.verify_code in (_EXPIRED, _NOT_YET):
+            return "compare the clocks, and start the server again to renew a certificate of its own"
+        if found.verify_code in (_WRONG_NAME, _WRONG_ADDRESS):
+            return "use a name that it holds; queue-eval server start --advertise NAME puts one into it"
+        return "use this server's access file, or name its authority by SSL_CERT_FILE or ?ssl_ca_certs="
+    if found is not None:
+        return "compare the scheme of the URL (redis:// or rediss://) with what the server speaks"
+    if _NO_CLUSTER in str(error):
+        return "use redis:// or rediss:// for a single server"
+    return "check the URL or the access file"
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What a cluster client has wrapped."""
+    while isinstance(error, RedisClusterException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ssl.SSLError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def _tls_refusal(error: BaseException) -> str | None:
+    """What is wrong between a client and a TLS server for good; None for what may pass."""
+    # Only where a connection could not be made: an error may have been raised while another was handled.
+    found = _tls_error(error) if isinstance(error, RedisConnectionError) else None
+    if isinstance(found, ssl.SSLCertVerificationError):
+        if found.verify_code == _EXPIRED:
+            return "its certificate has expired"
+        if found.verify_code == _NOT_YET:
+            return "its certificate is not valid yet"
+        if found.verify_code in (_WRONG_NAME, _WRONG_ADDRESS):
+            return "its certificate is for another name"
+        return f"its certificate is not trusted: {found.verify_message}"
+    words = found.reason or "" if found is not None else ""
+    if words in _NO_TLS:
+        return "it does not speak TLS"
+    if "ALERT" in words:
+        return f"it breaks off the TLS handshake: {words.lower().replace('_', ' ')}"
+    return None
