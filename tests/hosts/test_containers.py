@@ -1,0 +1,160 @@
+"""What `docker/` says, done as it says: the image is built, its containers run, each on a host of its own.
+
+No container engine is needed: see `tests.support.hosts_image` for what stands in for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.hosts import ROOT, network
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.hosts, pytest.mark.long, pytest.mark.timeout(600)]
+
+CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
+SECRETS = {"VALKEY_PASSWORD": "a-password", "QUEUE_EVAL_KEY": "a-key"}
+
+
+@pytest.fixture(scope="module")
+def compose(_hosts_allowed: None):
+    if os.geteuid() != 0:
+        pytest.skip("containers with users of their own need root")
+    if CLI is None:
+        pytest.skip("neither valkey-cli nor redis-cli is installed (Debian: apt-get install redis-tools)")
+    pytest.importorskip("yaml")
+    from tests.support.hosts_compose import Compose
+
+    with network() as net:
+        yield Compose(net, ROOT / "docker/compose.yaml", CLI, **SECRETS)
+
+
+@pytest.fixture(scope="module")
+def valkey(compose):
+    container = compose.up("valkey")
+    compose.wait_healthy("valkey", container)
+    return container
+
+
+@pytest.fixture(autouse=True)
+def _hosts_end(compose, valkey) -> Iterator[None]:
+    yield
+    for host in [host for host in compose.network.hosts.values() if host is not valkey.host]:
+        compose.network.remove(host)
+
+
+def registered(container):
+    from tests.support.hosts_compose import workers_of
+
+    return {worker["host"] for worker in workers_of(container)}
+
+SUBMIT = """
+from model import run
+from queue_eval import Evaluator
+with Evaluator.create(run, "process", {"campaign": "%s"}) as evaluator:
+    evaluator.submit([{"x": x} for x in range(8)])
+"""
+
+
+def test_the_image_holds_what_it_needs_and_runs_as_nobody(compose):
+    container = compose.create("worker")
+    assert container.run("id", "-u").stdout == "10001\n"
+    assert container.run("pwd").stdout == "/work\n"
+    assert container.run("grep", "NoNewPrivs\\|CapEff\\|CapBnd", "/proc/self/status").stdout.split() == [
+        "CapEff:", "0000000000000000", "CapBnd:", "0000000000000000", "NoNewPrivs:", "1",
+    ]  # fmt: skip
+    writable = [
+        folder
+        for folder in ("/var/lib/queue_eval", "/tmp", "/opt/queue_eval", "/work", "/")
+        if container.run("touch", f"{folder}/try").returncode == 0
+    ]
+    assert writable == ["/var/lib/queue_eval", "/tmp"]
+    listed = container.run("sh", "-c", "ls -d /src /wheels; queue-eval --version; which queue-eval")
+    assert "/opt/queue_eval/bin/queue-eval" in listed.stdout
+    assert "/src" not in listed.stdout
+    assert "/wheels" not in listed.stdout
+
+
+def test_workers_and_the_example_driver(compose, valkey):
+    workers = [compose.up("worker", f"worker{i}") for i in (1, 2, 3)]
+    for worker in workers:
+        compose.wait_healthy("worker", worker)
+    wait_until(lambda: registered(workers[0]) >= {"worker1", "worker2", "worker3"})
+    driver = compose.up("driver")
+    assert driver.process.wait(60) == 0, driver.process.output
+    assert "40 evaluations on 3 hosts, best x = 3" in driver.process.output
+    assert driver.run("cat", "/results/results.csv").stdout.count("\n") == 41
+    assert compose.content["services"]["driver"]["healthcheck"] == {"disable": True}
+    for worker in workers:
+        assert worker.stop() == 0, worker.process.output
+
+
+def test_stopping_drains(compose, valkey):
+    """What runs is finished, and costs nothing."""
+    worker = compose.up("worker", "drained")
+    compose.wait_healthy("worker", worker)
+    driver = compose.create("driver", "asker")
+    submitted = driver.run("python", "-c", SUBMIT % "drain")
+    assert submitted.returncode == 0, submitted.stderr
+
+    def counts():
+        return json.loads(driver.run("queue-eval", "status", "drain", "--json").stdout)["counts"]
+
+    wait_until(lambda: counts()["running"] == 1)
+    assert worker.stop() == 0
+    after = counts()
+    assert after["running"] == 0
+    assert after["succeeded"] >= 1
+    assert after["failed"] == 0
+    assert after["scheduled"] + after["pending"] + after["succeeded"] == 8
+
+
+def test_the_health_check_tells_the_living_from_the_dead(compose, valkey):
+    worker = compose.up("worker", "patient", command=["worker", "--lease", "1s"])
+    compose.wait_healthy("worker", worker)
+    # One that hangs is not alive, though its process is there.
+    worker.process.send(signal.SIGSTOP)
+    wait_until(lambda: compose.health("worker", worker) == 1)
+    worker.process.send(signal.SIGCONT)
+    compose.wait_healthy("worker", worker)
+    # A server that is away is not the worker's fault.
+    valkey.host.cut()
+    assert compose.health("worker", worker) == 0
+    valkey.host.mend()
+    worker.process.kill()
+    assert compose.health("worker", worker) == 1
+
+
+def test_the_server_keeps_what_it_acknowledged(compose, valkey):
+    """The volume and the settings of its log: killed, it comes back with everything."""
+    driver = compose.create("driver", "recorder")
+    done = driver.run("python", "-c", SUBMIT % "kept")
+    assert done.returncode == 0, done.stderr
+    doctor = driver.run("queue-eval", "doctor")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    valkey.process.kill()
+    service = compose.service("valkey")
+    valkey.start(service["command"])
+    compose.wait_healthy("valkey", valkey)
+    assert "kept" in driver.run("queue-eval", "campaigns").stdout
+
+
+def test_an_example_cluster_of_ray(compose, valkey):
+    pytest.importorskip("ray")
+    head = compose.up("ray-head")
+    compose.wait_healthy("ray-head", head)
+    nodes = [compose.up("ray-node", f"ray-node{number}") for number in (1, 2)]
+    for node in nodes:
+        compose.wait_healthy("ray-node", node)
+    forwarder = compose.up("ray-forwarder")
+    compose.wait_healthy("ray-forwarder", forwarder)
+    driver = compose.up("driver", environment={"METHOD": "ray"})
+    assert driver.process.wait(120) == 0, driver.process.output
+    assert "40 evaluations on 2 hosts, best x = 3" in driver.process.output
+    assert forwarder.stop() == 0, forwarder.process.output
