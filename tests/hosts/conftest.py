@@ -10,10 +10,6 @@ from tests.support.hosts import network, why_not
 from tests.support.hosts_site import Site
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "hosts: makes hosts of namespaces; run with  pytest -m hosts")
-
-
 @pytest.fixture(scope="session")
 def _hosts_allowed() -> None:
     if reason := why_not():
