@@ -16,7 +16,7 @@ import logging
 import selectors
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,16 @@ _LAST_OUTPUT = 1000
 class _ForwarderProcess(PipedProcess):
     """The process, and what it has said since it was last heard."""
 
-    def __init__(self, command: Sequence[str], setup: Setup, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, command: Sequence[str], setup: Setup, selector: selectors.BaseSelector,
+        env: Mapping[str, str] | None,
+    ) -> None:  # fmt: skip
         self.started_at = time.monotonic()
         self.slots: int | None = None
         """None until it has said whether it reaches those that it forwards to."""
         self.why = ""
         self.heard: list[tuple[str, Any]] = []
-        super().__init__(command, selector)
+        super().__init__(command, selector, env)
         self.add(setup.encode())
         self.flush()
 
@@ -85,17 +88,21 @@ class Forwarder:
     """An Executor; see `protocol.Executor` for what it guarantees and assumes.
 
     `backend` is the script of the forwarder. With `tells_begun` it says which attempts have begun; without,
-    those are taken to have begun that there were slots for, in order.
+    those are taken to have begun that there were slots for, in order. With `tidies` it is asked to end also
+    when nothing is under way: it may still have to clear away what has ended.
     """
 
     def __init__(
-        self, plan: Plan, backend: Path, selector: selectors.BaseSelector, *, tells_begun: bool
-    ) -> None:
+        self, plan: Plan, backend: Path, selector: selectors.BaseSelector, *, tells_begun: bool,
+        tidies: bool = False, env: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._plan = plan
         # By its path and with -P: no user's package can shadow it, nor does its folder shadow any other.
         self._command = [plan.python, "-P", str(backend)]
+        self._env = env
         self._selector = selector
         self._tells_begun = tells_begun
+        self._tidies = tidies
         self._process: _ForwarderProcess | None = None
         self._held: OrderedDict[Token, Attempt] = OrderedDict()
         self._unsent: OrderedDict[Token, float] = OrderedDict()
@@ -176,7 +183,7 @@ class Forwarder:
     def close(self) -> list[Token]:
         unfinished = list(self._held)
         if self._process is not None:
-            if len(self._held) > len(self._unsent):
+            if self._tidies or len(self._held) > len(self._unsent):
                 self._process.end(_CLOSE_S)
             else:
                 self._process.kill()
@@ -211,7 +218,9 @@ class Forwarder:
 
     def _start(self, now: float) -> None:
         try:
-            self._process = _ForwarderProcess(self._command, self._plan.setup, self._selector)
+            self._process = _ForwarderProcess(
+                self._command, self._plan.setup, self._selector, self._env
+            )
         except OSError as error:
             body = f"cannot start {self._plan.python} to forward this job: {error}".encode()
             for token in list(self._held):
