@@ -10,15 +10,23 @@ import pytest
 from queue_eval.states import Method
 from tests.support.executor_harness import Harness
 from tests.support.ray_cluster import RayCluster
-
+from tests.support.rq_fleet import RqFleet, RqRedis
 
 LOCAL = [Method.THREAD, Method.PROCESS, Method.SUBPROCESS]
-FORWARDING = [Method.RAY]
+FLEETS = {"rq": "rq.Worker", "rq-simple": "rq.SimpleWorker"}
 
 
-@pytest.fixture(params=[*LOCAL, *(pytest.param(method, marks=pytest.mark.long) for method in FORWARDING)])
-def method(request: pytest.FixtureRequest) -> Method:
-    return Method(request.param)
+@pytest.fixture(
+    params=[*LOCAL, *(pytest.param(name, marks=pytest.mark.long) for name in ("ray", *FLEETS))],
+)
+def execution(request: pytest.FixtureRequest) -> str:
+    """A method, and for RQ also the kind of its workers."""
+    return str(request.param)
+
+
+@pytest.fixture
+def method(execution: str) -> Method:
+    return Method(execution.removesuffix("-simple"))
 
 
 @pytest.fixture(scope="session")
@@ -28,21 +36,35 @@ def ray_cluster() -> Iterator[RayCluster]:
     cluster.close()
 
 
-@pytest.fixture
-def forward(method: Method, request: pytest.FixtureRequest) -> dict[str, Any] | None:
-    """Where attempts of this method are forwarded to."""
-    if method is Method.RAY:
-        return request.getfixturevalue("ray_cluster").forward()
-    return None
+@pytest.fixture(scope="session")
+def rq_fleets() -> Iterator[dict[str, RqFleet]]:
+    """By kind of RQ worker."""
+    server = RqRedis()
+    fleets = {name: RqFleet(server.url, worker_class=kind) for name, kind in FLEETS.items()}
+    yield fleets
+    for fleet in fleets.values():
+        fleet.close()
+    server.close()
 
 
 @pytest.fixture
-def make(method: Method, forward: dict[str, Any] | None) -> Iterator[Callable[..., Harness]]:
+def others(execution: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a harness must know of those that attempts of this method are forwarded to."""
+    if execution in FLEETS:
+        fleet: RqFleet = request.getfixturevalue("rq_fleets")[execution]
+        return {"forward": fleet.forward(), "find_children": fleet.children}
+    if execution == Method.RAY:
+        return {"forward": request.getfixturevalue("ray_cluster").forward()}
+    return {}
+
+
+@pytest.fixture
+def make(method: Method, others: dict[str, Any]) -> Iterator[Callable[..., Harness]]:
     """Makes executors: ``make(function="do", **plan)``."""
     made: list[Harness] = []
 
     def start(function: str = "do", **keywords: object) -> Harness:
-        made.append(Harness(method, function, forward=forward, **keywords))
+        made.append(Harness(method, function, **others, **keywords))
         return made[-1]
 
     yield start

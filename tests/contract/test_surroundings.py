@@ -107,7 +107,7 @@ def test_processes_and_threads_left_behind(make, method):
     executor = make()
     orphan, threads, after = executor.run({"do": "orphan"}, {"do": "threads_behind"}, {})
     assert (result_of(threads), result_of(after)) == (None, 3)
-    if method is Method.SUBPROCESS:
+    if method in (Method.SUBPROCESS, Method.RQ):
         executor.until(lambda: not is_running(result_of(orphan)))
     executor.close()
     wait_until(lambda: not is_running(result_of(orphan)))  # it is killed; the kernel takes a moment
@@ -116,7 +116,7 @@ def test_processes_and_threads_left_behind(make, method):
 def test_which_process_runs_what(make, method):
     executor = make(slots=1)
     pids = {result_of(one) for one in executor.run(*[{"do": "pid"}] * 3)}
-    assert len(pids) == (3 if method is Method.SUBPROCESS else 1)
+    assert len(pids) == (3 if method in (Method.SUBPROCESS, Method.RQ) else 1)
     assert os.getpid() not in pids
 
 
@@ -136,6 +136,8 @@ PARENT = """
 
 def test_children_die_with_their_parent(method, tmp_path):
     """Even while user code holds the GIL, and with what they have left behind."""
+    if method is Method.RQ:
+        pytest.skip("what was forwarded to RQ outlives the worker: the next one joins it")
     started = tmp_path / "pid"
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(method), str(started)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:

@@ -22,6 +22,9 @@ from workers.executors.protocol import Attempt, Ended, Plan, Token
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = "tests.support.executor_functions"
 
+FORWARDING = (Method.RAY, Method.RQ)
+"""Methods whose attempts run in processes of others."""
+
 
 class Harness:
     """One executor and its selector. `ended` collects what it tells, by token."""
@@ -30,6 +33,7 @@ class Harness:
         self, method: Method, function: str = "echo", *, slots: int = 2, time_limit_s: float | None = None,
         payload: bytes | None = None, path: tuple[Path, ...] = (ROOT,), kwargs: dict[str, Any] | None = None,
         python: str = sys.executable, forward: dict[str, Any] | None = None,
+        find_children: Callable[[], list[int]] | None = None,
     ) -> None:  # fmt: skip
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
         if forward is not None:
@@ -39,6 +43,7 @@ class Harness:
         self.selector = selectors.DefaultSelector()
         self.plan = Plan(method, setup, slots, time_limit_s, python, revision=1)
         self.executor = make_executor(self.plan, self.selector)
+        self._find_children = find_children
         self.ended: dict[Token, Ended] = {}
         self.returned: list[Token] = []
         self.ids: list[int] = []
@@ -78,6 +83,9 @@ class Harness:
         return self.run(config)[0]
 
     def children(self) -> list[int]:
+        """The processes that run user code."""
+        if self._find_children is not None:
+            return self._find_children()
         return [child.pid for child in self.executor._children]  # type: ignore[attr-defined]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from queue_eval.states import Method
 from workers.executors.process import process_executor
 from workers.executors.protocol import Executor, Plan
 from workers.executors.ray import ray_executor
+from workers.executors.rq import rq_executor
 from workers.executors.subprocess import subprocess_executor
 from workers.executors.thread import thread_executor
 
@@ -19,6 +20,7 @@ _EXECUTORS: dict[Method, Callable[[Plan, selectors.BaseSelector], Executor]] = {
     Method.PROCESS: process_executor,
     Method.SUBPROCESS: subprocess_executor,
     Method.RAY: ray_executor,
+    Method.RQ: rq_executor,
 }
 
 _NEEDS = {Method.RAY: "ray", Method.RQ: "rq"}

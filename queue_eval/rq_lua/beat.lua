@@ -1,0 +1,6 @@
+-- A sign of life of an execution; it comes back when the server has forgotten it.
+-- KEYS: beat    ARGV: execution, beat_ms
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1

@@ -1,0 +1,166 @@
+"""An RQ fleet: a Redis of its own and stock ``rq worker`` processes, and what is killed of them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from queue_eval.server_home import server_binary
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class RqRedis:
+    """A server on a unix socket, with an append-only file or with nothing on disk."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
+        # Not pytest's folder: the path of a unix socket is short.
+        self.folder = Path(tempfile.mkdtemp(prefix="qe-rq-"))
+        self.password = secrets.token_hex(8)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"unix://:{self.password}@{self.folder}/rq.sock"
+
+    @property
+    def client(self) -> Any:
+        return redis.Redis.from_url(self.url)
+
+    def start(self) -> None:
+        socket = self.folder / "rq.sock"
+        command = [
+            str(server_binary()), "--port", "0", "--unixsocket", str(socket), "--dir", str(self.folder),
+            "--requirepass", self.password, "--save", "", "--appendonly", "yes" if self._durable else "no",
+            "--appendfsync", "everysec", "--loglevel", "warning",
+        ]  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(self._answers)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+
+class RqFleet:
+    """``rq worker`` processes of one queue. `close` leaves no process of theirs behind."""
+
+    def __init__(self, url: str, *, worker_class: str = "rq.Worker", count: int = 2, queue: str = "") -> None:
+        self.url = url
+        self.queue = queue or f"fleet-{secrets.token_hex(4)}"
+        self.mark = f"QE_FLEET_{secrets.token_hex(6)}"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._worker_class = worker_class
+        self._folder = Path(tempfile.mkdtemp(prefix="qe-rq-fleet-"))
+        for _ in range(count):
+            self.start_worker()
+
+    def forward(self, **changes: Any) -> dict[str, Any]:
+        """What a campaign says of where to forward to."""
+        return {"queue": self.queue, "url": self.url, "in_flight": 2} | changes
+
+    def start_worker(self, *more_queues: str) -> subprocess.Popen[bytes]:
+        command = [
+            str(Path(sys.executable).with_name("rq")), "worker", "-u", self.url,
+            "--worker-class", self._worker_class, *more_queues, self.queue,
+        ]  # fmt: skip
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("QUEUE_EVAL")}
+        with (self._folder / "workers.log").open("ab") as log:
+            worker = subprocess.Popen(
+                command, cwd=ROOT, env=environment | {self.mark: "1"}, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.workers.append(worker)
+        return worker
+
+    def kill_worker(self, number: int = 0) -> None:
+        """``kill -9`` of one worker's process; its work horse is another."""
+        worker = self.workers.pop(number)
+        worker.kill()
+        worker.wait()
+
+    def processes(self) -> list[psutil.Process]:
+        """Workers, work horses, and what runs user code."""
+        return [
+            process
+            for process in psutil.process_iter(["environ", "status"])
+            if process.info["status"] != psutil.STATUS_ZOMBIE
+            and self.mark in (process.info["environ"] or ())
+        ]
+
+    def children(self) -> list[int]:
+        """Those that run user code: each leads a session."""
+        workers = {worker.pid for worker in self.workers}
+        return [p.pid for p in self.processes() if p.pid not in workers and is_session_leader(p.pid)]
+
+    def log(self) -> str:
+        return (self._folder / "workers.log").read_text(errors="replace")
+
+    def leftovers(self) -> list[str]:
+        """What RQ and we have left on RQ's Redis that does not vanish by itself."""
+        client = redis.Redis.from_url(self.url)
+        left = [
+            key.decode()
+            for pattern in ("rq:job:*", "rq:exec*", "rq:results:*", "qe:rq:*")
+            for key in client.scan_iter(pattern, count=1000)
+            if client.ttl(key) == -1
+        ]
+        left += [
+            f"{name}: {client.type(name)}"
+            for name in (
+                f"rq:queue:{self.queue}", f"rq:queue:{self.queue}:intermediate", f"rq:wip:{self.queue}",
+                f"rq:failed:{self.queue}", f"rq:finished:{self.queue}",
+            )
+            if client.exists(name)
+        ]  # fmt: skip
+        return left
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        wait_until(lambda: not self._kill_rest())
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _kill_rest(self) -> int:
+        found = self.processes()
+        for process in found:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        return len(found)
+
+
+def is_session_leader(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False

@@ -1,0 +1,509 @@
+"""The process that forwards to RQ, started by `workers.executors.rq`: one RQ job for each attempt.
+
+::
+
+    pipe ──▶ inbox ──▶ one thread: reserves, makes RQ jobs, looks, sweeps ──▶ RQ's Redis
+                ▲                                                                 │ XREAD, blocking
+                └────────────── another: reads replies ◀── RQ workers ◀───────────┘
+
+All that is known here lives in the first thread. It may be lost: what RQ holds of an earlier life is joined
+when the attempt, or a later one of its job, is submitted again. While RQ's Redis is away everything stays as
+it is; back again, nothing is trusted before those that run have had the time to be heard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+import math
+import os
+import queue
+import random
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rq import Queue, defaults
+
+from queue_eval.access import Access
+from queue_eval.clients import new_client
+from queue_eval.faults import REDIS_ERRORS, is_refusal, reason, remedy
+from queue_eval.forwarder import Forwarded, Outlet, Token, serve
+from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.rq_moves import BEAT_S, Claim, RqMoves
+from queue_eval.urls import safe_url
+
+_REPLY_TIMEOUT_S = 10.0
+_BLOCK_S = 5.0
+_READ_COUNT = 64
+
+_LOOK_S = 3.0
+"""What is in flight is looked at this often; what is missing twice is given up."""
+
+_REFRESH_S = 60.0
+_RETRY_S = (0.1, 5.0)
+
+_BATCH = 200
+_BATCH_BYTES = 8 * 2**20
+
+_CLAIM_S = 2.0
+"""A report stays among the replies for so long after it was told: the worker may die before it is settled,
+and RQ wants to finish its own bookkeeping."""
+
+_SWEEP_S = 0.25
+
+_PATIENCE_S = 10.0
+"""An RQ worker that has not noted by then that its job is over is dead, or was paused."""
+
+_AGAIN_S = (3.0, 20.0)
+"""When what was swept by force is swept again: an RQ worker may note its end late."""
+
+_RECENT_S = 60.0
+"""What has ended so shortly before RQ's Redis went away may be there again when it is back."""
+
+_CLOSE_S = 2.5
+_CLOSE_GENTLY_S = 1.5
+_FAILURE_TTL_S = 60
+
+
+@dataclasses.dataclass(slots=True)
+class _Flight:
+    """An attempt, and the one that runs in RQ in its place: itself or, joined, an earlier one of its job."""
+
+    token: Token
+    config: bytes
+    rq: Token
+    tried: bool = False
+    """RQ may have it."""
+    begun: bool = False
+    missed: int = 0
+    entries: tuple[bytes, ...] = ()
+
+
+class RqBackend:
+    """A `queue_eval.forwarder.Backend`."""
+
+    def __init__(self, setup: Setup, outlet: Outlet) -> None:
+        assert setup.forward is not None
+        self._forward = forward = setup.forward
+        self._outlet = outlet
+        self._name = setup.name
+        self._setup = dataclasses.replace(
+            setup, forward={"time_limit_s": forward["time_limit_s"]}
+        ).encode()  # fmt: skip
+        self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
+        self._client = self._connect(_REPLY_TIMEOUT_S)
+        self._moves = RqMoves(
+            self._client, forward["uid"], forward["queue"], prefix=getattr(defaults, "RQ_KEY_PREFIX", "rq")
+        )
+        self._queue = Queue(forward["queue"], connection=self._client)
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._waiting: OrderedDict[Token, _Flight] = OrderedDict()
+        self._flying: OrderedDict[Token, _Flight] = OrderedDict()
+        self._by_rq: dict[Token, Token] = {}
+        self._recalled: dict[Token, None] = {}
+        self._stopping: dict[Token, float] = {}
+        self._claims: list[tuple[float, int, float, Claim]] = []
+        """A heap: when, a number, until when to be patient, what."""
+        self._numbers = itertools.count()
+        self._recent: deque[tuple[float, Token]] = deque()
+        self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
+        self._begun_now: list[Token] = []
+        self._reports: list[Report] = []
+        self._connected = False
+        self._why = ""
+        self._retry_at = 0.0
+        self._pause_s = _RETRY_S[0]
+        self._trust_at = 0.0
+        self._look_at = 0.0
+        self._refresh_at = 0.0
+        self._sweep_at = 0.0
+        self._patient_until = math.inf
+        self._closed: threading.Event | None = None
+        for work in (self._work, self._read):
+            threading.Thread(target=self._guard, args=(work,), daemon=True).start()
+
+    # From the worker --------------------------------------------------------------------------------------
+
+    def submit(self, attempts: Sequence[Forwarded]) -> None:
+        self._inbox.put(("submit", attempts))
+
+    def recall(self, tokens: Sequence[Token]) -> None:
+        self._inbox.put(("recall", tokens))
+
+    def stop(self, tokens: Sequence[Token]) -> None:
+        self._inbox.put(("stop", tokens))
+
+    def close(self) -> None:
+        closed = threading.Event()
+        self._inbox.put(("close", closed))
+        closed.wait(_CLOSE_S)
+
+    # The threads ------------------------------------------------------------------------------------------
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # the worker starts another process
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _read(self) -> None:
+        """Put replies into the inbox."""
+        moves = self._moves.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
+        since, pause_s = b"0", _RETRY_S[0]
+        while True:
+            try:
+                entries = moves.read(since, _READ_COUNT, _BLOCK_S)
+            except (*REDIS_ERRORS, OSError):
+                time.sleep(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, _RETRY_S[1])
+                since = b"0"  # a server that has lost something begins anew; what was read before is known
+                continue
+            pause_s = _RETRY_S[0]
+            if entries:
+                since = entries[-1][0]
+                self._inbox.put(("replies", entries))
+
+    def _work(self) -> None:
+        while True:
+            self._take_inbox()
+            if time.monotonic() >= self._retry_at:
+                try:
+                    self._advance()
+                except (*REDIS_ERRORS, OSError) as error:
+                    self._lose(error)
+            self._tell()
+            if self._closed is not None and (self._is_tidy() or not self._connected):
+                self._closed.set()
+
+    def _take_inbox(self) -> None:
+        """Wait until there is something to do, and note all that has come. Talks to nobody."""
+        takers: dict[str, Callable[[Any], None]] = {
+            "submit": self._take_attempts, "recall": self._take_recalled, "stop": self._take_stopped,
+            "replies": self._take_replies, "close": self._take_close,
+        }  # fmt: skip
+        try:
+            kind, what = self._inbox.get(timeout=self._pause())
+            while True:
+                takers[kind](what)
+                kind, what = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        if not self._connected:
+            return max(0.0, self._retry_at - now)
+        due = [self._look_at, *self._stopping.values()]
+        if self._claims:
+            due.append(max(self._sweep_at, self._claims[0][0]))
+        return max(0.0, min(due) - now)
+
+    def _is_tidy(self) -> bool:
+        """Whether nothing is left to be done before the end."""
+        soon = time.monotonic() + _CLOSE_S
+        return not self._stopping and not (self._claims and self._claims[0][0] < soon)
+
+    def _tell(self) -> None:
+        begun, self._begun_now = self._begun_now, []
+        reports, self._reports = self._reports, []
+        if begun:
+            self._outlet.begun(begun)
+        if reports:
+            self._outlet.report(reports)
+
+    # What has come ----------------------------------------------------------------------------------------
+
+    def _take_attempts(self, attempts: Sequence[Forwarded]) -> None:
+        for attempt in attempts:
+            self._waiting[attempt.token] = _Flight(attempt.token, attempt.config, attempt.token)
+
+    def _take_recalled(self, tokens: Sequence[Token]) -> None:
+        back: list[Token] = []
+        for token in tokens:
+            flight = self._find(token)
+            if flight is not None and not flight.tried:
+                self._strike_off(flight)
+                back.append(token)
+            elif flight is not None and not flight.begun:
+                self._recalled[token] = None
+        if back:
+            self._outlet.returned(back)
+
+    def _take_stopped(self, tokens: Iterable[Token]) -> None:
+        for token in tokens:
+            flight = self._find(token)
+            if flight is not None:
+                self._strike_off(flight)
+                if flight.tried:
+                    self._stopping[flight.rq] = 0.0
+
+    def _take_close(self, closed: threading.Event) -> None:
+        self._closed = closed
+        self._patient_until = time.monotonic() + _CLOSE_GENTLY_S
+        self._take_stopped([*self._waiting, *self._flying])
+        self._claims = [
+            (0.0, number, self._patient_until, claim) for _, number, _, claim in self._claims
+        ]  # fmt: skip
+
+    def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        for entry, data in entries:
+            ((header, body),) = FrameBuffer().feed(data)
+            if header[0] == "report":
+                self._take_report(parse_report(header, body), entry)
+                continue
+            ((job, attempt),) = header[1]
+            token = self._by_rq.get((job, attempt))
+            flight = self._find(token) if token is not None else None
+            if flight is None:
+                continue  # another forwarder's, or long over
+            if entry not in flight.entries:
+                flight.entries += (entry,)
+            if header[0] == "begun":
+                self._begin(flight)
+            else:  # the setup was not there
+                self._refresh_at = 0.0
+                self._put_back(flight)
+
+    def _take_report(self, report: Report, entry: bytes) -> None:
+        rq = (report.id, report.attempt)
+        token = self._by_rq.get(rq)
+        flight = self._find(token) if token is not None else None
+        if flight is None and report.outcome == "ok":
+            # An attempt that was given up has come to an end all the same: the first success wins.
+            flights = (*self._flying.values(), *self._waiting.values())
+            flight = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
+            if flight is None:
+                self._late[rq[0]] = (rq, entry)
+                while len(self._late) > 10_000:
+                    self._late.popitem(last=False)
+                return
+            if flight.tried:
+                self._stopping[flight.rq] = 0.0
+        if flight is not None:
+            self._deliver(flight, report, entry)
+
+    def _deliver(self, flight: _Flight, report: Report, entry: bytes) -> None:
+        job, attempt = flight.token
+        self._strike_off(flight)
+        self._reports.append(dataclasses.replace(report, id=job, attempt=attempt))
+        self._claim((report.id, report.attempt), (*flight.entries, entry))
+
+    def _begin(self, flight: _Flight) -> None:
+        flight.missed = 0
+        if not flight.begun:
+            flight.begun = True
+            self._begun_now.append(flight.token)
+
+    def _find(self, token: Token) -> _Flight | None:
+        return self._flying.get(token) or self._waiting.get(token)
+
+    def _strike_off(self, flight: _Flight) -> None:
+        self._flying.pop(flight.token, None)
+        self._waiting.pop(flight.token, None)
+        self._recalled.pop(flight.token, None)
+        if self._by_rq.get(flight.rq) == flight.token:
+            del self._by_rq[flight.rq]
+
+    def _put_back(self, flight: _Flight) -> None:
+        """It is to become an RQ job again."""
+        self._flying.pop(flight.token, None)
+        flight.missed = 0
+        self._waiting[flight.token] = flight
+        self._waiting.move_to_end(flight.token, last=False)
+
+    def _claim(self, rq: Token, entries: tuple[bytes, ...] = ()) -> None:
+        self._sweep_after(_CLAIM_S if self._closed is None else 0.0, Claim(rq, entries))
+
+    def _claim_by_force(self, rq: Token, entries: tuple[bytes, ...] = ()) -> None:
+        for after_s in (0.0, *_AGAIN_S):
+            self._sweep_after(after_s, Claim(rq, entries, by_force=True))
+
+    def _sweep_after(self, after_s: float, claim: Claim, patient_until: float | None = None) -> None:
+        at = time.monotonic() + after_s
+        patient_until = min(patient_until or at + _PATIENCE_S, self._patient_until)
+        heapq.heappush(self._claims, (at, next(self._numbers), patient_until, claim))
+
+    # What is to be done -----------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Whatever is due. May fail at any call: each is made again."""
+        now = time.monotonic()
+        if not self._connected:
+            self._come_back(now)
+        if now >= self._refresh_at:
+            if not self._moves.refresh(self._forward["revision"]):
+                self._moves.store_setup(self._forward["revision"], self._setup)
+            self._refresh_at = now + _REFRESH_S
+        self._recall()
+        self._stop(now)
+        while self._waiting and len(self._flying) < self._forward["in_flight"]:
+            self._enqueue()
+        if now >= self._look_at:
+            self._look(now)
+            self._look_at = now + _LOOK_S
+        self._sweep(now)
+
+    def _come_back(self, now: float) -> None:
+        self._client.ping()
+        self._connected, self._pause_s, self._why = True, _RETRY_S[0], ""
+        self._refresh_at, self._look_at = 0.0, now + _LOOK_S
+        # Those that run have lost their way to it, too, or it has forgotten them.
+        self._trust_at = now + BEAT_S
+        while self._recent and self._recent[0][0] < now - _RECENT_S:
+            self._recent.popleft()
+        for _, token in self._recent:
+            self._claim_by_force(token)
+        self._outlet.slots(self._forward["in_flight"])
+
+    def _lose(self, error: BaseException) -> None:
+        why = f"RQ's Redis at {safe_url(self._forward['url'])}: {reason(error)}"
+        if is_refusal(error):
+            why += f"; {remedy(error)}"
+        if self._connected or why != self._why:
+            self._outlet.slots(0, why)
+            self._why = why
+        self._connected = False
+        # Jitter, so that a fleet does not come back in one instant.
+        self._retry_at = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
+        self._pause_s = min(2 * self._pause_s, _RETRY_S[1])
+
+    def _recall(self) -> None:
+        flights = [flight for token in self._recalled if (flight := self._find(token)) is not None]
+        flights = [flight for flight in flights if not flight.begun]
+        if flights:
+            taken = self._moves.recall([flight.rq for flight in flights])
+            back = [flight for flight, is_back in zip(flights, taken, strict=True) if is_back]
+            for flight in back:
+                self._strike_off(flight)
+                self._claim(flight.rq, flight.entries)
+            if back:
+                self._outlet.returned([flight.token for flight in back])
+        self._recalled.clear()
+
+    def _stop(self, now: float) -> None:
+        due = [token for token, at in self._stopping.items() if at <= now]
+        if not due:
+            return
+        for token, runs in zip(due, self._moves.stop(due), strict=True):
+            if runs:
+                self._stopping[token] = now + (0.1 if self._closed is not None else 1.0)
+            else:
+                del self._stopping[token]
+                self._claim(token)
+
+    def _enqueue(self) -> None:
+        """Make RQ jobs of some that wait, or join what is under way already."""
+        room = min(self._forward["in_flight"] - len(self._flying), _BATCH)
+        batch: list[_Flight] = []
+        size = 0
+        for flight in list(self._waiting.values()):
+            if len(batch) >= room or size > _BATCH_BYTES:
+                break
+            if flight.token[0] not in self._late or not self._deliver_late(flight):
+                batch.append(flight)
+                size += len(flight.config)
+        if not batch:
+            return
+        own: dict[int, list[int]] = {}
+        for job, attempt in self._by_rq:
+            own.setdefault(job, []).append(attempt)
+        found = self._moves.reserve((one.token, one.config, own.get(one.token[0], ())) for one in batch)
+        new: list[_Flight] = []
+        for flight, (joined, _) in zip(batch, found, strict=True):
+            flight.tried = True
+            flight.rq = joined or flight.token
+            self._by_rq[flight.rq] = flight.token
+            if joined is None:
+                new.append(flight)
+        if new:
+            self._queue.enqueue_many([self._job_data(flight) for flight in new])
+        for flight, (_, has_begun) in zip(batch, found, strict=True):
+            self._flying[flight.token] = self._waiting.pop(flight.token)
+            if has_begun:
+                self._begin(flight)
+
+    def _deliver_late(self, flight: _Flight) -> bool:
+        """Tell of a success of an earlier attempt that nobody has claimed."""
+        rq, entry = self._late.pop(flight.token[0])
+        data = self._moves.read_one(entry)
+        if data is None or rq[1] > flight.token[1]:
+            return False
+        ((header, body),) = FrameBuffer().feed(data)
+        self._begin(flight)
+        self._deliver(flight, parse_report(header, body), entry)
+        return True
+
+    def _job_data(self, flight: _Flight) -> Any:
+        job, attempt = flight.token
+        return Queue.prepare_data(
+            "queue_eval.rq_job.run",
+            args=(self._forward["uid"], job, attempt, self._forward["revision"]),
+            timeout=-1,  # the limit is ours, and RQ's would end the report with the attempt
+            result_ttl=0,
+            failure_ttl=_FAILURE_TTL_S,
+            description=f"{self._forward['campaign']} job {job} attempt {attempt}: {self._name}",
+            job_id=self._moves.job_id(flight.token),
+        )
+
+    def _look(self, now: float) -> None:
+        """Find what has died or got lost, and what has begun without our knowing."""
+        begun = [flight for flight in self._flying.values() if flight.begun]
+        others = [flight for flight in self._flying.values() if not flight.begun]
+        if begun:
+            for flight, lives in zip(begun, self._moves.are_alive([f.rq for f in begun]), strict=True):
+                flight.missed = 0 if lives or now < self._trust_at else flight.missed + 1
+                if flight.missed >= 2:
+                    self._lost(flight)
+        if others:
+            for flight, state in zip(others, self._moves.look(f.rq for f in others), strict=True):
+                flight.missed = flight.missed + 1 if state == "missing" else 0
+                if state == "begun":
+                    self._begin(flight)
+                elif flight.missed >= 2:
+                    self._put_back(flight)
+
+    def _lost(self, flight: _Flight) -> None:
+        self._strike_off(flight)
+        body = f"the RQ worker that ran this job died: no sign of life for {BEAT_S:g} s".encode()
+        self._reports.append(Report(*flight.token, "lost", 0.0, "", body, b""))
+        self._claim_by_force(flight.rq, flight.entries)
+
+    def _sweep(self, now: float) -> None:
+        """Claim what has been told, many at a time."""
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + (_SWEEP_S if self._closed is None else 0.05)
+        while self._claims and self._claims[0][0] <= now:
+            due: list[tuple[float, int, float, Claim]] = []
+            while self._claims and self._claims[0][0] <= now and len(due) < _BATCH:
+                due.append(heapq.heappop(self._claims))
+            # What has come again under the same token is not over.
+            claims = {one[3]: one[2] for one in due if one[3].token not in self._by_rq}
+            try:
+                left = self._moves.sweep(claims)
+            except BaseException:
+                for one in due:
+                    heapq.heappush(self._claims, one)
+                raise
+            for (claim, patient_until), is_left in zip(claims.items(), left, strict=True):
+                self._recent.append((now, claim.token))
+                if is_left and now < patient_until:
+                    self._sweep_after(1.0 if self._closed is None else 0.1, claim, patient_until)
+                elif is_left:
+                    self._claim_by_force(claim.token)
+        while self._recent and self._recent[0][0] < now - _RECENT_S:
+            self._recent.popleft()
+
+    def _connect(self, reply_timeout_s: float) -> Any:
+        return new_client(self._access, name="queue_eval-rq", reply_timeout_s=reply_timeout_s)
+
+
+if __name__ == "__main__":
+    serve(RqBackend)
