@@ -41,7 +41,8 @@ class RayCluster:
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
             "--port", str(self._port), "--node-ip-address", "127.0.0.1", "--num-cpus", str(self._cpus),
-            "--include-dashboard", "false", "--temp-dir", str(self.folder), "--disable-usage-stats", "--object-store-memory", "100000000",
+            "--include-dashboard", "false", "--temp-dir", str(self.folder),
+            "--disable-usage-stats", "--object-store-memory", "100000000",
         ]  # fmt: skip
         with (self.folder / "start.log").open("ab") as log:
             self._block = subprocess.Popen(
