@@ -196,3 +196,33 @@ def test_the_server_is_cut_off_for_longer_than_a_lease(site, campaign):
     site.server.mend()
     site.check_recorded(campaign, 3, driver)
     assert {len(hosts) for hosts in site.executions().values()} == {1}
+
+
+def test_the_address_of_the_server_moves(site, campaign):
+    """It is stopped and started on another host of the shared folder, whose access file then says so."""
+    second = site.network.host("server2")
+    site.start_server()
+    for host in site.workers:
+        site.start_worker(host, home=site.home)
+    site.wait_alive(*site.workers)
+    driver = site.start_driver(campaign, site.configs(JOBS, **BUSY), home=site.home)
+    site.wait_succeeded(campaign, 10)
+    site.stop_server()
+    site.start_server(second)
+    site.check_recorded(campaign, JOBS, driver)
+    site.wait_alive(*site.workers)
+    assert {len(hosts) for hosts in site.executions().values()} == {1}
+
+
+def test_the_host_of_the_server_dies(site, campaign):
+    """Without a word: connections to its address find nobody. It is started elsewhere, on the same data."""
+    second = site.network.host("server2")
+    site.start_server()
+    for host in site.workers:
+        site.start_worker(host, home=site.home)
+    site.wait_alive(*site.workers)
+    driver = site.start_driver(campaign, site.configs(JOBS, **BUSY), home=site.home)
+    site.wait_succeeded(campaign, 10)
+    site.server.power_off()
+    site.start_server(second)
+    site.check_recorded(campaign, JOBS, driver)
