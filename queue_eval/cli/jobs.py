@@ -62,12 +62,12 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         record = Records(queue).of([job_id])[0]
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
+        (slots,) = queue.slots_of([job_id])
     if as_json:
-        print_json(
-            {"campaign": campaign} | record.as_json() | {"attempts_on_record": attempts, "output": output}
-        )
+        more = {"slots": slots, "attempts_on_record": attempts, "output": output}
+        print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, attempts, output)
+        _show(campaign, record, slots, attempts, output)
 
 
 def check_ids(queue: CampaignQueue, ids: Iterable[int]) -> None:
@@ -162,12 +162,15 @@ def _gist(record: JobRecord, width: int) -> str:
     return "-"
 
 
-def _show(campaign: str, record: JobRecord, attempts: list[dict[str, Any]], output: str) -> None:
+def _show(
+    campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str
+) -> None:
     for label, value in (
         ("campaign", campaign),
         ("job", str(record.id)),
         ("state", styled(record.state, record.state)),
         ("attempts", str(record.attempts)),
+        ("slots", str(slots)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),
         ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),

@@ -62,6 +62,7 @@ _WRITING_SHARE = 10
     help="Results as CSV, written every few seconds.",
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
+@click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
 @click.option("--time-limit", type=DURATION, help="How long one attempt may run, like 90s or 1h30m.")
 @click.option(
     "--local-workers/--no-local-workers",
