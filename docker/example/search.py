@@ -11,7 +11,8 @@ from queue_eval import Evaluator
 
 if __name__ == "__main__":
     method = os.environ.get("METHOD", "process")
-    options = {"campaign": f"parabola-{method}", "max_attempts": 2}
+    # Ray and RQ are given that many at a time; workers of ours have slots.
+    options = {"campaign": f"parabola-{method}", "max_attempts": 2, "num_workers": 8}
     with Evaluator.create(run, method, options) as evaluator:
         evaluator.submit([{"x": x} for x in range(40)])
         jobs = evaluator.gather("ALL")

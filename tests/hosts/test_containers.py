@@ -158,3 +158,16 @@ def test_an_example_cluster_of_ray(compose, valkey):
     assert driver.process.wait(120) == 0, driver.process.output
     assert "40 evaluations on 2 hosts, best x = 3" in driver.process.output
     assert forwarder.stop() == 0, forwarder.process.output
+
+
+def test_an_example_fleet_of_rq(compose, valkey):
+    pytest.importorskip("rq")
+    workers = [compose.up("rq-worker", f"rq-worker{number}") for number in (1, 2)]
+    wait_until(lambda: all("Listening on" in worker.process.output for worker in workers), 60)
+    forwarder = compose.up("rq-forwarder")
+    compose.wait_healthy("rq-forwarder", forwarder)
+    driver = compose.up("driver", environment={"METHOD": "rq"})
+    assert driver.process.wait(120) == 0, driver.process.output
+    assert "40 evaluations on 2 hosts, best x = 3" in driver.process.output
+    for container in (forwarder, *workers):
+        assert container.stop() == 0, container.process.output
