@@ -391,6 +391,7 @@ local function lease(worker, request, room, prefetch, slots, now)
   else
     local popped = redis.call('ZPOPMIN', PENDING, math.min(room + prefetch, most, 2000))
     for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
+    if #ids == 0 then return {}, due, 0, 0 end
   end
   local narrow = #ids
   for i, job in ipairs(wide) do ids[narrow + i] = job[1] end
