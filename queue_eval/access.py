@@ -154,13 +154,15 @@ def _read(path: Path, home: Path | None) -> Access | None:
     )  # fmt: skip
 
 
-def write_access(home: str | Path | None, url: str, key: bytes | None, **more: Any) -> None:
+def write_access(
+    home: str | Path | None, url: str, key: bytes | None, *, name: str = ACCESS_FILE, **more: Any
+) -> None:
     """Replace the access file of `home` (an existing folder), with mode 0600; `more` are further JSON values.
 
     `key` is text in UTF-8: it must survive being copied into an environment variable.
     """
     content = {"url": checked_url(url), "key": None if key is None else key.decode(), **more}
-    write_private(home_folder(home) / ACCESS_FILE, json.dumps(content, indent=2) + "\n")
+    write_private(home_folder(home) / name, json.dumps(content, indent=2) + "\n")
 
 
 def write_private(path: Path, text: str) -> None:

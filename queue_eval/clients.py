@@ -91,6 +91,7 @@ def new_client(access: Access, *, name: str, reply_timeout_s: float) -> Any:
     settings |= {
         "protocol": 2,
         "client_name": name,
+        "driver_info": None,  # two commands less for each connection, which a user would need a right to
         "socket_timeout": reply_timeout_s,
         "health_check_interval": 0,
     }

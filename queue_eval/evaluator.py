@@ -100,7 +100,7 @@ class Evaluator(Records):
         wanted = line.is_embedded if options.local_workers is None else options.local_workers
         self._workers = (
             LocalWorkers(
-                campaign.queue, line.access, line.home, num_workers, self.PYTHON_EXE, label=options.queue
+                campaign.queue, line.home, num_workers, self.PYTHON_EXE, label=options.queue
             )
             if wanted
             else None
@@ -132,12 +132,15 @@ class Evaluator(Records):
         return chosen(run_function, **method_kwargs)
 
     @classmethod
-    def attach(cls, campaign: str, url: str | None = None, home: str | Path | None = None) -> Evaluator:
+    def attach(
+        cls, campaign: str, url: str | None = None, home: str | Path | None = None,
+        *, access: str | Path | None = None,
+    ) -> Evaluator:  # fmt: skip
         """An existing campaign, without its run function; what is outstanding is adopted.
 
         Raises CampaignNotFoundError.
         """
-        options = Options.checked(campaign=campaign, url=url, home=home)
+        options = Options.checked(campaign=campaign, url=url, home=home, access=access)
         line, opened, meta = attach_campaign(campaign, options)
         options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
         attached = Evaluator.__new__(Evaluator)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from queue_eval import keys as names
-from queue_eval.access import Access
 from queue_eval.errors import WorkerError
 from queue_eval.fleet import WorkerCard, ask_to_drain, live_workers
 from queue_eval.machine import is_alive, machine_id, new_worker_name
@@ -61,12 +60,11 @@ class LocalWorkers:
     """Keeps `slots` slots in all on this machine that serve a campaign. May be used from several threads."""
 
     def __init__(
-        self, queue: CampaignQueue, access: Access, home: Path, slots: int, python: str, *,
+        self, queue: CampaignQueue, home: Path, slots: int, python: str, *,
         label: str = names.DEFAULT_QUEUE,
     ) -> None:  # fmt: skip
         self._queue = queue
         self._label = label
-        self._access = access
         self._home = home
         self._slots = slots
         self._python = python
@@ -157,11 +155,15 @@ class LocalWorkers:
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
-        if self._access.home is None:
+        access = self._queue.link.access  # the newest
+        if access.file is not None and access.home is None:
+            environment["QUEUE_EVAL_ACCESS"] = str(access.file)
+        elif access.home is None:
             # Not on the command line, which every user of the machine can read.
-            environment["QUEUE_EVAL_URL"] = self._access.url
-            if self._access.key is not None:
-                environment["QUEUE_EVAL_KEY"] = self._access.key.decode()
+            environment["QUEUE_EVAL_URL"] = access.url
+            environment.pop("QUEUE_EVAL_ACCESS", None)
+            if access.key is not None:
+                environment["QUEUE_EVAL_KEY"] = access.key.decode()
         root = str(Path(__file__).resolve().parents[1])
         if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
             # Not installed: the worker is to use the same sources as this process.

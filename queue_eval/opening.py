@@ -17,7 +17,7 @@ from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
 from queue_eval.codec import encode
 from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError, FunctionError
+from queue_eval.errors import CampaignNotFoundError, FunctionError, ServerRefusedError
 from queue_eval.function_ref import FunctionRef, describe
 from queue_eval.moves import Opened
 from queue_eval.options import Options
@@ -38,12 +38,12 @@ class Line:
     patience: Patience
 
 
-def reach(url: str | None, home: Path | None) -> Line:
-    """The server that `url`, the environment or `home` name; the embedded one is started if need be.
+def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
+    """The server that `url`, `file`, the environment or `home` name; the embedded one is started if need be.
 
     Raises ServerUnreachableError, ServerRefusedError.
     """
-    access = open_access(url, home)
+    access = open_access(url, home, file)
     is_embedded = access.home is not None and server_state(access.home).state != "absent"
     patience = Patience(access.home if is_embedded else None)
     link = Link(access, name="queue_eval-driver", on_wait=patience)
@@ -69,8 +69,9 @@ def open_campaign(
     """
     reference = describe(run_function)
     name = options.campaign or _unique_name(reference)
-    line = reach(options.url, options.home)
+    line = reach(options.url, options.home, options.access)
     try:
+        _check_role(line.access)
         fields = _meta(line.access.key, name, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
         queue, opened = CampaignQueue.open(
@@ -86,19 +87,28 @@ def open_campaign(
 
 def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:
     """An existing campaign, unchanged, and its meta. Raises CampaignNotFoundError."""
-    if find_access(options.url, options.home) is None:
+    if find_access(options.url, options.home, options.access) is None:
         raise CampaignNotFoundError(
             f"there is no campaign {campaign!r}: {home_folder(options.home)} has no server; "
             "give the campaign's url or home"
         )
-    line = reach(options.url, options.home)
+    line = reach(options.url, options.home, options.access)
     try:
+        _check_role(line.access)
         queue, meta = CampaignQueue.attach(line.link, campaign)
         opened = queue.standing()
     except BaseException:
         line.link.close()
         raise
     return line, Campaign(queue, opened, None, reuse=options.reuse), meta
+
+
+def _check_role(access: Access) -> None:
+    """The server would refuse a worker's user only half-way."""
+    if access.role == "worker":
+        raise ServerRefusedError(
+            f"{access.file} is the access file of workers; a driver needs access.json of the same home"
+        )
 
 
 def _unique_name(reference: FunctionRef) -> str:

@@ -30,6 +30,7 @@ class Keywords(TypedDict, total=False):
 
     campaign: str | None
     url: str | None
+    access: str | Path | None
     home: str | Path | None
     local_workers: bool | None
     run_function_kwargs: dict[str, Any] | None
@@ -48,7 +49,10 @@ class Options:
     """How a campaign is opened and its jobs are run.
 
     campaign: name of the durable campaign to open or create; None: a new unique name.
-    url: server; None: ``$QUEUE_EVAL_URL``, else the access file in `home`, else the embedded server.
+    url: server; None: as `access` says, else ``$QUEUE_EVAL_URL``, else the access file in `home`, else the
+        embedded server.
+    access: access file of the server; None: ``$QUEUE_EVAL_ACCESS``. It is read again when the server is
+        away, and may then name another address.
     home: folder of the embedded server; None: ``$QUEUE_EVAL_HOME``, else ``.queue_eval`` here.
     local_workers: start workers on this machine; None: exactly with the embedded server.
     run_function_kwargs: static keyword arguments of the run function, JSON values.
@@ -69,6 +73,7 @@ class Options:
 
     campaign: str | None = None
     url: str | None = None
+    access: Path | None = None
     home: Path | None = None
     local_workers: bool | None = None
     run_function_kwargs: str = "{}"
@@ -96,7 +101,8 @@ class Options:
         return cls(
             campaign=None if campaign is None else check_campaign_name(campaign),
             url=_text("url", given.get("url")),
-            home=_home(given.get("home")),
+            access=_path("access", "a file", given.get("access")),
+            home=_path("home", "a folder", given.get("home")),
             local_workers=_flag("local_workers", given.get("local_workers")),
             run_function_kwargs=_kwargs(given.get("run_function_kwargs")),
             max_attempts=count("max_attempts", given.get("max_attempts", 1)),
@@ -178,13 +184,13 @@ def _text(what: str, value: Any) -> str | None:
     return value
 
 
-def _home(value: Any) -> Path | None:
+def _path(what: str, kind: str, value: Any) -> Path | None:
     if value is None:
         return None
     try:
         return Path(value)
     except TypeError:
-        raise UsageError(f"home is a {type(value).__name__}; give a folder") from None
+        raise UsageError(f"{what} is a {type(value).__name__}; give {kind}") from None
 
 
 def _choice(what: str, value: Any, valid: tuple[str, ...]) -> Any:

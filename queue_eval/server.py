@@ -18,21 +18,28 @@ processes of one machine see each other; a home whose server runs on another mac
 
 from __future__ import annotations
 
-import secrets
-import socket
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from queue_eval.access import Access, find_access, home_folder, read_access, safe_url, write_access
+from queue_eval.access import (
+    ACCESS_FILE,
+    WORKER_ACCESS_FILE,
+    Access,
+    Role,
+    find_access,
+    home_folder,
+    read_access,
+    safe_url,
+    write_access,
+)
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.server_home import Record, ServerHome, this_node
 from queue_eval.server_process import is_watched, launch, shut_down, start_watcher, wait_for_answer
+from queue_eval.server_settings import Network, new_record
 from queue_eval.server_watch import Wire, has_outstanding, visits
-
-DEFAULT_PORT = 6379
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,17 @@ class ServerState:
     started_at: datetime | None = None
     fsync: str | None = None
     keep: bool = False
+    tls: bool = False
 
 
-def open_access(url: str | None = None, home: str | Path | None = None) -> Access:
+def open_access(
+    url: str | None = None, home: str | Path | None = None, file: str | Path | None = None
+) -> Access:
     """The server to use, as `find_access` finds it; the embedded one is started if it is not running."""
-    access = find_access(url, home)
+    access = find_access(url, home, file)
     if access is None or (access.home and _is_startable(access.home)):
         start_server(home_folder(home))
-        access = find_access(url, home)
+        access = find_access(url, home, file)
         assert access is not None
     return access
 
@@ -70,20 +80,22 @@ def start_server(
     port: int | None = None,
     fsync: str | None = None,
     keep: bool = False,
+    network: Network | None = None,
 ) -> Access:
     """Start the server of `home`, unless it is running; return the access to it once it answers.
 
-    `host` adds TCP on that address, at `port` (6379 by default; 0: a free one); "" takes TCP away. `fsync`
-    is `always` (what was acknowledged is on disk) or `everysec` (a power cut may cost two seconds).
-    Settings left out are those of the last start, at first a unix socket and `always`; those of a running
-    server stay as they are, except that `keep` makes it stay until it is stopped.
+    `host` and `port` are those of `Network`, which has more. `fsync` is `always` (what was acknowledged is
+    on disk) or `everysec` (a power cut may cost two seconds). Settings left out are those of the last
+    start, at first a unix socket and `always`; those of a running server stay as they are, except that
+    `keep` makes it stay until it is stopped.
 
     Raises ServerError if it cannot be started, with the end of its log, and UsageError for bad settings.
     """
+    network = network or Network(host, port)
     if fsync not in (None, "always", "everysec"):
         raise UsageError(f"unknown fsync {fsync!r}; it is always or everysec")
-    if port is not None and not 0 <= port <= 65535:
-        raise UsageError(f"no such port: {port}; it is 0 to 65535, 0 for a free one")
+    if network.port is not None and not 0 <= network.port <= 65535:
+        raise UsageError(f"no such port: {network.port}; it is 0 to 65535, 0 for a free one")
     files = ServerHome(home_folder(home))
     files.create()
     with files.lock():
@@ -95,7 +107,7 @@ def start_server(
                 f"process {pid} is a server of {files.folder} whose record is gone; end it, then start anew"
             )
         if record is None or pid is None:
-            last, record = record, _settings(files, record, host, port, fsync, keep)
+            last, record = record, new_record(files, record, network, fsync, keep)
             launch(files, record, last)
         else:
             # Asked under the lock: the watcher takes this visit as a sign that the server is wanted.
@@ -171,7 +183,10 @@ def server_state(home: str | Path | None = None) -> ServerState:
     else:
         state = "running" if files.lives_elsewhere(record) else "crashed"
     started_at = datetime.fromtimestamp(record.started_at, UTC)
-    return ServerState(state, pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep)
+    return ServerState(
+        state, pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
+        tls=bool(record.host and record.tls_cert),
+    )  # fmt: skip
 
 
 def _is_startable(home: Path) -> bool:
@@ -193,7 +208,7 @@ def _check_node(files: ServerHome, record: Record) -> None:
 def _check_ours(files: ServerHome, record: Record | None) -> None:
     """Refuse to take over the access file of a server elsewhere, or a server that runs elsewhere."""
     access = read_access(files.folder)
-    if access and (record is None or record.password not in access.url):
+    if access and (record is None or not any(password in access.url for password in record.passwords)):
         raise ServerRefusedError(
             f"{files.folder} holds the access file of another server ({safe_url(access.url)});"
             " use another --home, or remove its access.json"
@@ -202,60 +217,23 @@ def _check_ours(files: ServerHome, record: Record | None) -> None:
         _check_node(files, record)
 
 
-def _settings(
-    files: ServerHome, last: Record | None, host: str | None, port: int | None, fsync: str | None, keep: bool
-) -> Record:
-    """The record of a new start: what was asked, else what was, else the defaults."""
-    if host is None and port is not None:
-        host = (last.host if last else "") or "127.0.0.1"
-    if host is None:
-        host, port = (last.host, last.port) if last else ("", 0)
-    elif host and port is None:
-        port = last.port if last and last.host else DEFAULT_PORT
-    elif host and port == 0:
-        port = _free_port(host)
-    crashed_kept = last is not None and last.phase != "stopped" and last.keep
-    return Record(
-        phase="starting",
-        node=this_node(),
-        socket=_socket_path(files, last),
-        password=last.password if last else secrets.token_hex(24),
-        key=last.key if last else secrets.token_hex(32),
-        host=host,
-        port=port or 0,
-        fsync=fsync or (last.fsync if last else "always"),
-        keep=keep or crashed_kept,
-        started_at=time.time(),
-    )
-
-
-def _socket_path(files: ServerHome, last: Record | None) -> str:
-    """As before, so that whoever waits for the server finds it again, if that place still exists."""
-    if last and last.node == this_node() and Path(last.socket).parent.parent.is_dir():
-        return last.socket
-    return files.choose_socket()
-
-
-def _free_port(host: str) -> int:
-    try:
-        address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(address[0]) as probe:
-            probe.bind(address[4])
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host!r} ({error.strerror}); name an address of this machine"
-        ) from error
-
-
 def _running(files: ServerHome, record: Record) -> Access:
     """Record and announce that the server runs. Also right after it was so already."""
     key = record.key.encode()
     files.write(replace(record, phase="running"))
-    write_access(files.folder, record.url, key, embedded=True)
+    ca = Path(record.tls_ca).read_text(encoding="ascii") if record.tls_ca else None
+    roles: tuple[Role, ...] = ("driver", "worker") if record.host and record.driver_password else ("driver",)
+    for role in roles:
+        name = WORKER_ACCESS_FILE if role == "worker" else ACCESS_FILE
+        more = ({"ca": ca} if ca else {}) | ({"role": role} if role == "worker" else {})
+        write_access(files.folder, record.url_of(role), key, name=name, embedded=True, **more)
+    if roles == ("driver",):
+        (files.folder / WORKER_ACCESS_FILE).unlink(missing_ok=True)
     if not record.keep and not is_watched(record):
         start_watcher(files)
-    return Access(record.url, key, files.folder)
+    access = read_access(files.folder)
+    assert access is not None
+    return access
 
 
 def _stop(files: ServerHome, record: Record) -> bool:

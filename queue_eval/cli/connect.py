@@ -51,7 +51,7 @@ def named_access(url: str | None, home: str | None) -> Access:
     if access is None:
         raise ServerUnreachableError(
             f"no server is known: there is no access file in {home_folder(home)}; start a server with: "
-            f"{start_command(home)}; or name one by --url or --home"
+            f"{start_command(home)}; or name one by --access, --url or --home"
         )
     return access
 

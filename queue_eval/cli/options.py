@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -44,7 +46,14 @@ JOB_ID = click.IntRange(min=1)
 
 
 def server_options(function: _Function) -> _Function:
-    """`--home` and `--url`, passed as `home` and `url`: which server to use."""
+    """`--home` and `--url`, passed as `home` and `url`, and `--access`: which server to use."""
+    function = click.option(
+        "--access",
+        metavar="FILE",
+        expose_value=False,
+        callback=_name_access_file,
+        help="Access file of the server to use [default: $QUEUE_EVAL_ACCESS].",
+    )(function)
     function = click.option(
         "--url", metavar="URL", help="Server to use [default: $QUEUE_EVAL_URL, else the one of --home]."
     )(function)
@@ -53,6 +62,21 @@ def server_options(function: _Function) -> _Function:
         metavar="FOLDER",
         help="Folder of the access file and the server [default: $QUEUE_EVAL_HOME, else .queue_eval].",
     )(function)
+
+
+def _name_access_file(context: click.Context, _: click.Parameter, file: str | None) -> None:
+    """To all that runs in this call, and to what it starts, the file is named as by the environment."""
+    if file is None:
+        return
+    before = os.environ.get("QUEUE_EVAL_ACCESS")
+    os.environ["QUEUE_EVAL_ACCESS"] = str(Path(file).expanduser().absolute())
+
+    def restore() -> None:
+        os.environ.pop("QUEUE_EVAL_ACCESS", None)
+        if before is not None:
+            os.environ["QUEUE_EVAL_ACCESS"] = before
+
+    context.call_on_close(restore)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from queue_eval.access import home_folder, safe_url
+from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, home_folder, safe_url
+from queue_eval.certificates import Certificates
+from queue_eval.errors import UsageError
 from queue_eval.server import ServerState, server_state, start_server, stop_server
+from queue_eval.server_settings import Network
 
 _home_option = click.option(
     "--home", metavar="FOLDER", help="Folder of the server [default: $QUEUE_EVAL_HOME, else .queue_eval]."
@@ -24,27 +28,55 @@ def server_group() -> None:
 @server_group.command("start")
 @click.option("--host", metavar="ADDRESS", help="Listen on TCP too, on this address ('' for no longer).")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for a free one [default: 6379].")
+@click.option("--advertise", metavar="HOST", help="The name or address that others are told.")
+@click.option("--tls/--no-tls", default=None, help="Encrypt, with certificates made here.")
+@click.option("--tls-cert", metavar="FILE", help="Encrypt, with this certificate (PEM).")
+@click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
+@click.option("--tls-ca", metavar="FILE", help="Who vouches for it, if it is no public authority (PEM).")
+@click.option("--allow-rq/--no-allow-rq", default=None, help="Let drivers and workers use RQ on it, too.")
 @click.option(
     "--fsync",
     type=click.Choice(["always", "everysec"]),
     help="When the log is forced to disk: before each answer, or each second [default: always].",
 )
 @_home_option
-def start(host: str | None, port: int | None, fsync: str | None, home: str | None) -> None:
+def start(
+    host: str | None, port: int | None, advertise: str | None, tls: bool | None, tls_cert: str | None,
+    tls_key: str | None, tls_ca: str | None, allow_rq: bool | None, fsync: str | None, home: str | None,
+) -> None:  # fmt: skip
     """Start the server, and keep it until it is stopped.
 
     Options left out are as at the last start of this home.
     """
+    network = Network(host, port, advertise, tls, _tls_files(tls, tls_cert, tls_key, tls_ca), allow_rq)
     before = server_state(home)
-    access = start_server(home, host=host, port=port, fsync=fsync, keep=True)
+    access = start_server(home, network=network, fsync=fsync, keep=True)
     after = server_state(home)
     if before.pid is None:
+        folder = home_folder(home)
         click.echo(f"server started: {_where(after)}")
-        click.echo(f"access file: {home_folder(home) / 'access.json'}")
+        click.echo(f"access file: {folder / ACCESS_FILE}")
+        if (folder / WORKER_ACCESS_FILE).exists():
+            click.echo(f"access file for workers: {folder / WORKER_ACCESS_FILE}")
         return
     click.echo(f"server already running: {_where(after)}")
-    if (host, port, fsync) != (None, None, None):
+    if network != Network() or fsync is not None:
         click.echo(f"its settings stay ({safe_url(access.url)}); stop it first to change them", err=True)
+
+
+def _tls_files(
+    tls: bool | None, certificate: str | None, key: str | None, authority: str | None
+) -> Certificates | None:
+    """The user's own files. Raises UsageError when they make no whole."""
+    if certificate is None and key is None and authority is None:
+        return None
+    if tls is not None:
+        raise UsageError("--tls makes certificates, --tls-cert brings one; give one of them")
+    if certificate is None or key is None:
+        raise UsageError("a certificate of your own takes both --tls-cert and --tls-key")
+    # The server does not run in this folder.
+    files = (certificate, key, authority)
+    return Certificates(*(str(Path(file).expanduser().absolute()) if file else "" for file in files))
 
 
 @server_group.command("stop")
@@ -88,4 +120,5 @@ def _where(state: ServerState) -> str:
     since = f", since {state.started_at:%Y-%m-%d %H:%M:%S} UTC" if state.started_at else ""
     until = "until stopped" if state.keep else "until unneeded"
     place = f"pid {state.pid}" if state.pid else f"on {state.node}"
-    return f"{state.url} ({place}, fsync {state.fsync}, kept {until}{since})"
+    tls = ", TLS" if state.tls else ""
+    return f"{state.url} ({place}{tls}, fsync {state.fsync}, kept {until}{since})"

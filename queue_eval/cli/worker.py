@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 import queue_eval
-from queue_eval.access import Access, find_access, home_folder
+from queue_eval.access import ACCESS_FILE, Access, find_access, home_folder, named_file
 from queue_eval.cli.options import DURATION, server_options
 from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
@@ -99,15 +99,17 @@ def _import_workers() -> None:
 
 
 def _wait_for_access(url: str | None, home: Path, idle_timeout: float | None) -> Access:
-    """The server to use; when the home has no access file yet, wait for one to appear."""
+    """The server to use; when there is no access file yet, wait for one to appear."""
+    named = None if url else named_file()
+    file = named or home / ACCESS_FILE
     began_at = time.monotonic()
     told = False
-    while (access := find_access(url, home)) is None:
+    while (access := None if named and not named.exists() else find_access(url, home)) is None:
         if not told:
-            click.echo(f"queue-eval: waiting for {home}/access.json; or give --url", err=True)
+            click.echo(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
             told = True
         if idle_timeout is not None and time.monotonic() - began_at > idle_timeout:
-            raise ServerUnreachableError(f"no access file appeared in {home}; start a server or give --url")
+            raise ServerUnreachableError(f"no access file {file} appeared; start a server or give --url")
         time.sleep(0.5)
     return access
 

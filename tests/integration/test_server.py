@@ -32,7 +32,8 @@ from queue_eval.server import (
     stop_if_idle,
     stop_server,
 )
-from queue_eval.server_home import SOCKET_PATH_LIMIT, Record, ServerHome, server_binary
+from queue_eval.server_home import SOCKET_PATH_LIMIT, Record, ServerHome
+from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ReplyError, Wire, has_outstanding, visits
 
 START = "import sys; from queue_eval.server import start_server; print(start_server(sys.argv[1]).url)"
@@ -255,7 +256,7 @@ def test_pid_of_another_program_is_not_our_server(home):
 
 def test_revive_restarts_a_crashed_server_as_it_was(home):
     access = start_server(home, host="127.0.0.1", port=0, fsync="everysec", keep=True)
-    assert access.url.startswith("redis://:")
+    assert access.url.startswith("redis://driver:")
     kill_server(home)
     assert revive_server(home) == access
     assert revive_server(home) == access
@@ -267,7 +268,7 @@ def test_server_that_cannot_be_revived_stays_crashed(home, monkeypatch):
     access = start_server(home)
     kill_server(home)
     with monkeypatch.context() as patch:
-        patch.setattr(server_process, "server_binary", lambda: shutil.which("false"))
+        patch.setattr(server_process, "server_binary", lambda **_: shutil.which("false"))
         with pytest.raises(ServerError, match="did not start"):
             revive_server(home)
     assert server_state(home).state == "crashed"
@@ -357,7 +358,7 @@ def test_somebody_elses_temporary_folder_is_refused(tmp_path, clean_home):
 def test_tcp_is_added_changed_and_taken_away(home):
     access = start_server(home, host="127.0.0.1", port=0)
     port = record_of(home).port
-    assert access.url == f"redis://:{record_of(home).password}@127.0.0.1:{port}/0"
+    assert access.url == f"redis://driver:{record_of(home).driver_password}@127.0.0.1:{port}/0"
     socket.create_connection(("127.0.0.1", port)).close()
     stop_server(home)
     assert start_server(home) == access
@@ -539,7 +540,7 @@ def test_no_server_program_is_one_clear_error(home, monkeypatch):
 
 
 def test_program_that_does_nothing_is_reported_soon(home, monkeypatch):
-    monkeypatch.setattr(server_process, "server_binary", lambda: shutil.which("true"))
+    monkeypatch.setattr(server_process, "server_binary", lambda **_: shutil.which("true"))
     with pytest.raises(ServerError, match="ended at once"):
         start_server(home)
 

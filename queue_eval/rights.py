@@ -1,0 +1,50 @@
+"""Who may do what on a server that listens to a group: its users, each with the least rights (ACL).
+
+===========  ==========================================  ================================================
+user         whose password is in                        may
+===========  ==========================================  ================================================
+``default``  ``server.json``, for this machine's home    everything; it stops the server
+``driver``   ``access.json``                             all that drivers and the command line do
+``worker``   ``worker-access.json``                      all that workers do; neither list, make nor delete
+                                                         a campaign
+===========  ==========================================  ================================================
+
+A script needs the right to read and write every key that it is given, and runs each command with the
+rights of its caller. So what scripts do cannot be told apart by keys: docs/security.md says what follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+USERS = ("driver", "worker")
+
+_CONNECTION = "ping auth select client|setname info time"
+_SCRIPTS = "evalsha eval"
+_READ = (
+    "exists get mget ttl hexists hget hgetall hkeys hlen hmget hscan scard sismember sscan xrange xread "
+    "xrevrange zcard zcount zmscore zrange zrangebyscore zscore"
+)
+_WRITE = (
+    "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
+)  # fmt: skip
+_DRIVERS_ONLY = "unlink multi exec discard"
+
+_RQ = "(resetchannels ~rq:* &rq:* +@all -@admin -@dangerous +info)"
+"""What RQ's queues and workers need; its own keys and channels only."""
+
+
+def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:
+    """Lines of a server's configuration that make the users of this module."""
+    everything = f"{_CONNECTION} {_SCRIPTS} {_READ} {_WRITE}"
+    for user in USERS:
+        if user == "driver":
+            keys, commands = "~qe:*", f"{everything} {_DRIVERS_ONLY}"
+        else:
+            # qe:campaigns is read only: without it there, no campaign is made or deleted.
+            keys = "~qe:{* ~qe:workers ~qe:worker:* ~qe:machine:* ~qe:drain ~qe:notices %R~qe:campaigns"
+            commands = everything
+        digest = hashlib.sha256(passwords[user].encode()).hexdigest()
+        words = [f"#{digest}", "resetchannels", keys, "-@all", *(f"+{word}" for word in commands.split())]
+        yield " ".join(["user", user, "on", *words, *([_RQ] if allow_rq else [])])
