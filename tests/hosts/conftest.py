@@ -20,7 +20,7 @@ def _hosts_allowed() -> None:
 def pytest_runtest_makereport(item, call):
     report = yield
     used = getattr(item, "funcargs", {})
-    for one in filter(None, (used.get("site"), used.get("compose"))):
+    for one in filter(None, map(used.get, ("site", "place", "compose"))):
         if report.failed:
             report.sections.append(("what the processes on the hosts said", one.network.said()))
     return report

@@ -151,8 +151,8 @@ def test_everything_is_killed_once(site, campaign):
     site.wait_succeeded(campaign, 30)
     site.start_worker(site.workers[0])
     os.kill(site.server_pid, signal.SIGKILL)
-    driver = site.start_driver(campaign, configs)
     site.start_server()
+    driver = site.start_driver(campaign, configs)
     site.check_recorded(campaign, 2 * JOBS, driver)
     assert sum(map(len, site.executions().values())) <= 2 * JOBS + 3
 
