@@ -89,7 +89,7 @@ class Chores:
 
     def rest(self) -> None:
         """A new wait begins: what was seen before says nothing about how long nobody has served."""
-        self._unserved_since = self._too_wide_since = None
+        self._unserved_since = None
 
     def _is_due(self, chore: str, every_s: float) -> bool:
         now = time.monotonic()

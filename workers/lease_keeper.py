@@ -169,14 +169,18 @@ class LeaseKeeper:
 
     def _look_at(self, campaign: str) -> None:
         """Serve a campaign, unless it is not there, or not for this worker."""
+        # Not the whole meta at each beat: of a campaign that is for others it may be megabytes of code.
+        meta_key = keys.Keys(campaign).meta
+        known = self._link.call(lambda client: client.hmget(meta_key, "uid", "revision"))
+        if None not in known and self._book.is_refused(campaign, known[0].decode(), int(known[1])):
+            return
         try:
             queue, meta = CampaignQueue.attach(self._link, campaign)
         except (CampaignNotFoundError, ServerRefusedError):
             return
         revision = int(meta.get("revision", b"0"))
-        if self._book.is_refused(campaign, queue.uid, revision):
-            return
         if not self._options.serves(campaign, label_of(meta)):
+            self._book.refuse(campaign, queue.uid, revision)
             self._book.withdraw(campaign)
             return
         try:
