@@ -23,7 +23,7 @@ from queue_eval.forked import ForkedAttempt
 from queue_eval.pipe import FrameBuffer, Report, parse_setup
 from queue_eval.rq_moves import BEAT_S, Begun, RqMoves, Token
 
-log = logging.getLogger("rq.job")
+log = logging.getLogger("rq.worker")
 
 _HEART_AFTER_S = 1.0
 """Attempts that are shorter need no sign of life but that of their beginning."""

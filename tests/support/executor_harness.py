@@ -37,7 +37,7 @@ class Harness:
     ) -> None:  # fmt: skip
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
         if forward is not None:
-            forward = {**forward, "campaign": "test", "uid": secrets.token_hex(8), "revision": 1,
+            forward = {"uid": secrets.token_hex(8), **forward, "campaign": "test", "revision": 1,
                        "time_limit_s": time_limit_s, "in_flight": slots}  # fmt: skip
         setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward)
         self.selector = selectors.DefaultSelector()

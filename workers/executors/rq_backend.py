@@ -69,6 +69,9 @@ _CLOSE_S = 2.5
 _CLOSE_GENTLY_S = 1.5
 _FAILURE_TTL_S = 60
 
+_LATE_MOST = 10_000
+"""So many successes that nobody has claimed are remembered."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Flight:
@@ -267,27 +270,30 @@ class RqBackend:
                 flight.entries += (entry,)
             if header[0] == "begun":
                 self._begin(flight)
-            else:  # the setup was not there
+            else:
+                # The setup was not there. A look will find the attempt missing, when RQ is through with it.
                 self._refresh_at = 0.0
-                self._put_back(flight)
 
     def _take_report(self, report: Report, entry: bytes) -> None:
         rq = (report.id, report.attempt)
         token = self._by_rq.get(rq)
         flight = self._find(token) if token is not None else None
-        if flight is None and report.outcome == "ok":
-            # An attempt that was given up has come to an end all the same: the first success wins.
-            flights = (*self._flying.values(), *self._waiting.values())
-            flight = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
-            if flight is None:
-                self._late[rq[0]] = (rq, entry)
-                while len(self._late) > 10_000:
-                    self._late.popitem(last=False)
-                return
-            if flight.tried:
-                self._stopping[flight.rq] = 0.0
         if flight is not None:
             self._deliver(flight, report, entry)
+            return
+        # Of an attempt that was given up, or of another forwarder's.
+        flights = (*self._flying.values(), *self._waiting.values())
+        later = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
+        if later is not None and report.outcome == "ok":  # the first success wins
+            if later.tried:
+                self._stopping[later.rq] = 0.0
+            self._deliver(later, report, entry)
+        elif later is not None:
+            self._claim(rq, (entry,))
+        elif report.outcome == "ok":
+            self._late[rq[0]] = (rq, entry)
+            while len(self._late) > _LATE_MOST:
+                self._late.popitem(last=False)
 
     def _deliver(self, flight: _Flight, report: Report, entry: bytes) -> None:
         job, attempt = flight.token
