@@ -128,7 +128,7 @@ def test_a_wide_job_that_no_worker_is_wide_enough_for_keeps_nobody_waiting(fleet
         with pytest.warns(UserWarning, match="takes 3 slots, and no worker that serves it has more than 2"):
             driver.gather("BATCH", len(narrow), timeout=30)
             assert all(job.state is State.SUCCEEDED for job in narrow)
-            assert driver.gather("ALL", timeout=1) == []
+            assert driver.gather("ALL", timeout=2.5) == []
         fleet.worker("--campaign", campaign, slots=3)
         assert driver.gather("ALL", timeout=20)[0].id == 1
 
