@@ -27,9 +27,9 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
-def site(_hosts_allowed: None) -> Iterator[Site]:
+def site(_hosts_allowed: None, request: pytest.FixtureRequest) -> Iterator[Site]:
     with network() as net:
-        site = Site(net)
+        site = Site(net, tls=getattr(request, "param", True))
         try:
             yield site
         finally:

@@ -31,6 +31,7 @@ def test_the_hosts_are_hosts(site):
     assert len(mine) < 5
 
 
+@pytest.mark.parametrize("site", [True, False], ids=["TLS", "plain"], indirect=True)
 def test_three_hosts_work_for_a_driver_on_a_fourth(site, campaign):
     site.start_server()
     for host in site.workers:
@@ -212,6 +213,23 @@ def test_the_address_of_the_server_moves(site, campaign):
     site.check_recorded(campaign, JOBS, driver)
     site.wait_alive(*site.workers)
     assert {len(hosts) for hosts in site.executions().values()} == {1}
+
+
+def test_copies_of_the_access_file_are_replaced_when_the_server_moves(site, campaign):
+    """Without a shared folder."""
+    second = site.network.host("server2")
+    site.start_server()
+    for host in site.workers:
+        site.start_worker(host)
+    site.wait_alive(*site.workers)
+    driver = site.start_driver(campaign, site.configs(JOBS, **BUSY))
+    site.wait_succeeded(campaign, 10)
+    site.stop_server()
+    site.start_server(second)
+    for host in (*site.workers, site.driver):
+        site.give_access(host)
+    site.check_recorded(campaign, JOBS, driver)
+    site.wait_alive(*site.workers)
 
 
 def test_the_host_of_the_server_dies(site, campaign):

@@ -26,11 +26,12 @@ PATIENCE_S = 60.0
 
 
 class Site:
-    """Its hosts are `server`, `driver`, and `workers`, of which the last two share nothing with the server
-    but the network: they have the access file as a copy."""
+    """Its hosts are `server`, `driver`, and `workers`. The last two have access files as copies, each its
+    own kind, and come over TLS unless `tls` says else."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, tls: bool = True) -> None:
         self.network = network
+        self._tls = "--tls" if tls else "--no-tls"
         self.home = network.shared / "home"
         self.log = network.shared / "side.log"
         self.log.touch()
@@ -42,7 +43,7 @@ class Site:
 
     def start_server(self, host: Host | None = None, *options: str) -> None:
         host = host or self.server
-        host.check(*COMMAND, "server", "start", "--home", self.home, "--host", host.name, *options)
+        host.check(*COMMAND, "server", "start", "--home", self.home, "--host", host.name, self._tls, *options)
 
     def stop_server(self, host: Host | None = None) -> None:
         (host or self.server).check(*COMMAND, "server", "stop", "--home", self.home)
@@ -60,18 +61,19 @@ class Site:
         return pid
 
     def give_access(self, host: Host) -> Path:
-        """The home of `host`, with a copy of the access file."""
-        home = host.folder / "home"
-        home.mkdir(mode=0o700, exist_ok=True)
-        shutil.copy(self.home / "access.json", home)
-        return home
+        """A copy of the access file on `host`; of the workers' one, but for the driver."""
+        kind = "access.json" if host is self.driver else "worker-access.json"
+        copy = host.folder / "given.json"
+        # Replaced whole: whoever reads it has the old one or the new one.
+        Path(shutil.copy(self.home / kind, f"{copy}.new")).replace(copy)
+        return copy
 
     def start_worker(
         self, host: Host, *options: str, home: Path | None = None, slots: int = 1, lease_s: float = LEASE_S
     ) -> Process:
         return host.start(
-            *COMMAND, "worker", "-n", str(slots), "--lease", f"{lease_s}s", "--home",
-            home or self.give_access(host), *options,
+            *COMMAND, "worker", "-n", str(slots), "--lease", f"{lease_s}s",
+            *(("--home", home) if home else ("--access", self.give_access(host))), *options,
         )  # fmt: skip
 
     def start_driver(
@@ -81,7 +83,8 @@ class Site:
         file.write_text(json.dumps(configs))
         return self.driver.start(
             sys.executable, "-m", "tests.support.hosts_driver", campaign, file, self._results(campaign),
-            f"home={json.dumps(str(home or self.give_access(self.driver)))}", *options,
+            self._option("home", home) if home else self._option("access", self.give_access(self.driver)),
+            *options,
         )  # fmt: skip
 
     def results(self, campaign: str, driver: Process) -> list[list[Any]]:
@@ -161,6 +164,9 @@ class Site:
     def close(self) -> None:
         for link in self._links:
             link.close()
+
+    def _option(self, name: str, path: Path) -> str:
+        return f"{name}={json.dumps(str(path))}"
 
     def _results(self, campaign: str) -> Path:
         return self.driver.folder / f"{campaign}.results"
