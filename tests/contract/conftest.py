@@ -54,7 +54,8 @@ def others(execution: str, request: pytest.FixtureRequest) -> dict[str, Any]:
         fleet: RqFleet = request.getfixturevalue("rq_fleets")[execution]
         return {"forward": fleet.forward(), "find_children": fleet.children}
     if execution == Method.RAY:
-        return {"forward": request.getfixturevalue("ray_cluster").forward()}
+        cluster: RayCluster = request.getfixturevalue("ray_cluster")
+        return {"forward": cluster.forward(), "find_children": cluster.children}
     return {}
 
 

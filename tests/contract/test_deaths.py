@@ -37,9 +37,11 @@ def test_a_death_costs_its_own_attempt(make, method, gate, act, death):
     neighbour, bad, *others = executor.submit(waiting_job(gate, "started"), {"do": act}, {}, {}, {})
     (dead,) = executor.wait([bad])
     assert dead.outcome == "lost"
-    assert f"the process that ran this job died: {death}" in text_of(dead)
-    if act == "exit_process":
-        assert b"last words" in dead.output or method is Method.THREAD
+    if method is Method.RAY:  # which tells no more, and keeps what a dead process has printed to itself
+        assert "the process that ran this job died: The worker died" in text_of(dead)
+    else:
+        assert f"the process that ran this job died: {death}" in text_of(dead)
+        assert act != "exit_process" or b"last words" in dead.output or method is Method.THREAD
     gate.touch()
     executor.wait([neighbour, *others])
     # Threads share their process.
@@ -48,7 +50,7 @@ def test_a_death_costs_its_own_attempt(make, method, gate, act, death):
     assert [result_of(one) for one in executor.run({}, {})] == [6, 7]
 
 
-def test_a_killed_child_is_replaced(make, tmp_path):
+def test_a_killed_child_is_replaced(make, method, tmp_path):
     executor = make()
     first, second, *waiting = executor.submit(
         *({"do": "hang", "started": str(tmp_path / name)} for name in "ab"), {}, {}
@@ -58,7 +60,8 @@ def test_a_killed_child_is_replaced(make, tmp_path):
         os.kill(pid, signal.SIGKILL)
     for one in executor.wait([first, second]):
         assert one.outcome == "lost"
-        assert text_of(one) == "the process that ran this job died: killed by SIGKILL"
+        if method is not Method.RAY:
+            assert text_of(one) == "the process that ran this job died: killed by SIGKILL"
     assert [result_of(one) for one in executor.wait(waiting)] == [3, 4]
 
 
@@ -100,11 +103,14 @@ def test_an_abandoned_thread_is_told_of_as_a_missing_slot(gate):
         executor.close()
 
 
-def test_a_gil_hog_runs_out_of_time(make, tmp_path):
+def test_a_gil_hog_runs_out_of_time(make, method, tmp_path):
     executor = make(slots=1, time_limit_s=0.5)
     (one,) = executor.wait(executor.submit({"do": "hog", "started": str(tmp_path / "pid")}))
     assert one.outcome == "timeout"
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    pid = int((tmp_path / "pid").read_text())
+    if method in FORWARDING:  # those are told, and end it soon
+        wait_until(lambda: not is_running(pid))
+    assert not is_running(pid)
     assert result_of(executor.call()) == 2
 
 
@@ -173,7 +179,7 @@ def test_another_attempt_of_a_job_beside_the_first(make, gate):
     assert executor.wait([first])[0].outcome == "ok"
 
 
-def test_closing_leaves_no_process(make, tmp_path):
+def test_closing_leaves_no_process(make, method, tmp_path):
     executor = make()
     (orphaned,) = executor.run({"do": "orphan"})
     running, *waiting = executor.submit({"do": "hang", "started": str(tmp_path / "pid")}, {"do": "hang"}, {})
@@ -183,8 +189,12 @@ def test_closing_leaves_no_process(make, tmp_path):
     unfinished = executor.executor.close()
     assert set(unfinished) == {running, *waiting}
     assert executor.executor.close() == []
-    assert not any(members_of_session(pid) for pid in children)
-    assert not is_running(result_of(orphaned))
+    if method is Method.RAY:  # its other processes are its own affair
+        pid = int((tmp_path / "pid").read_text())
+        wait_until(lambda: not is_running(pid) and not is_running(result_of(orphaned)))
+    else:
+        assert not any(members_of_session(pid) for pid in children)
+        assert not is_running(result_of(orphaned))
     assert len(executor.selector.get_map()) == 0
 
 
@@ -196,8 +206,8 @@ def test_an_interpreter_that_is_not_there(make):
     assert len(executor.selector.get_map()) == 0
 
 
-def test_garbage_in_the_pipe_costs_its_own_attempt(make):
+def test_garbage_in_the_pipe_costs_its_own_attempt(make, method):
     executor = make(slots=1)
     bad, good = executor.run({"do": "write_into_pipe"}, {})
-    assert bad.outcome == "lost"
+    assert bad.outcome == "lost" or method is Method.RAY  # which may not have read it
     assert result_of(good) == 2

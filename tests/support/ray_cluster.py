@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -52,14 +53,21 @@ class RayCluster:
         assert self._block.poll() is None, (self.folder / "start.log").read_text()
 
     def processes(self, name: str = "") -> list[psutil.Process]:
-        """Its processes, those whose command line names `name` only."""
-        return [
-            process
-            for process in psutil.process_iter(["cmdline", "status", "environ"])
-            if process.info["status"] != psutil.STATUS_ZOMBIE
-            and _belongs(process.info, str(self.folder))
-            and name in " ".join(process.info["cmdline"] or ())
-        ]
+        """Its processes, those whose command line begins with or holds /`name` only."""
+        # The command line of a worker is rewritten once it runs: it is known by whom it descends from.
+        found: dict[int, psutil.Process] = {}
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.folder) in word for word in process.info["cmdline"] or ()):
+                found[process.pid] = process
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found |= {child.pid: child for child in process.children(recursive=True)}
+        return [process for process in found.values() if _is_called(process, name)]
+
+    def children(self) -> list[int]:
+        """The processes that run user code, or will."""
+        # Its agents are called alike, and take the raylet with them.
+        found = [*self.processes("ray::queue_eval"), *self.processes("ray::IDLE")]
+        return [process.pid for process in found]
 
     def kill(self, name: str = "") -> int:
         """``kill -9`` of all its processes, or those whose command line names `name`; how many."""
@@ -71,29 +79,35 @@ class RayCluster:
                 continue
         return len(found)
 
-    def close(self) -> None:
+    def restart(self) -> None:
+        """As somebody would who found it dead: what is left of it is ended, and it comes back."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
         if self._block is not None:
-            self._block.terminate()
-            try:
-                self._block.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._block.kill()
-                self._block.wait()
+            self._block.kill()
+            self._block.wait()
+            self._block = None
         wait_until(lambda: not self.kill(), timeout_s=30)
+
+    def close(self) -> None:
+        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self._port)) != 0:
                 return False
-        return bool(self.processes("raylet/raylet"))
+        return bool(self.processes("raylet/raylet "))
 
 
-def _belongs(info: dict[str, Any], folder: str) -> bool:
-    if any(folder in word for word in info["cmdline"] or ()):
-        return True
-    # A worker's command line is rewritten once it runs; its environment is not.
-    return any(folder in value for value in (info["environ"] or {}).values())
+def _is_called(process: psutil.Process, name: str) -> bool:
+    try:
+        line = " ".join(process.cmdline())
+        return process.status() != psutil.STATUS_ZOMBIE and (line.startswith(name) or f"/{name}" in line)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _free_port() -> int:

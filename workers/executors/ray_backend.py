@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError, TaskCancelledError
 
 import queue_eval
 from queue_eval.borrowed import BorrowedProcess
@@ -150,6 +150,10 @@ class RayBackend:
             frames: list[Any] = ray.get(ready)
         except RayError:
             frames = [_outcome(ref) for ref in ready]
+            for got in frames:
+                # Ray would fail all that is submitted from now on: this driver is of no use any more.
+                if isinstance(got, LocalRayletDiedError):
+                    raise got from None
         reports: list[Report] = []
         returned: list[Token] = []
         with self._lock:

@@ -1,0 +1,107 @@
+"""A Ray cluster that dies in parts and whole, under a campaign that goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from queue_eval.states import State
+from tests.support.executor_harness import is_running
+from tests.support.fault_fleet import Fleet, check_all_recorded
+from tests.support.ray_cluster import RayCluster
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+JOBS = 500
+
+
+@pytest.fixture
+def cluster() -> Iterator[RayCluster]:
+    cluster = RayCluster()
+    yield cluster
+    cluster.close()
+
+
+def submit(fleet: Fleet, campaign: str, cluster: RayCluster, **more):
+    driver = fleet.driver(
+        campaign, method="ray", address=cluster.address, max_losses=20, **more
+    )  # fmt: skip
+    driver.submit([fleet.config(x, sleep_s=0.03) for x in range(JOBS)])
+    fleet.worker("--name", "forwarder")
+    return driver
+
+
+def wait_finished(fleet: Fleet, count: int) -> None:
+    wait_until(lambda: len(fleet.finished()) >= count, timeout_s=120)
+
+
+def kill_ray_workers(cluster: RayCluster, _: Fleet) -> None:
+    assert cluster.kill("ray::queue_eval")
+
+
+def kill_raylet(cluster: RayCluster, _: Fleet) -> None:
+    assert cluster.kill("raylet/raylet ")
+    cluster.restart()
+
+
+def kill_all_of_ray(cluster: RayCluster, _: Fleet) -> None:
+    assert cluster.kill() > 3
+    cluster.restart()
+
+
+def kill_forwarding_worker(_: RayCluster, fleet: Fleet) -> None:
+    fleet.started[-1].send_signal(signal.SIGKILL)
+    fleet.started[-1].wait()
+    fleet.worker("--name", f"forwarder-{len(fleet.started)}")
+
+
+@pytest.mark.parametrize(
+    "kill", [kill_ray_workers, kill_raylet, kill_all_of_ray, kill_forwarding_worker]
+)
+def test_500_evaluations(
+    fleet: Fleet, campaign: str, cluster: RayCluster, kill: Callable[[RayCluster, Fleet], None]
+) -> None:
+    with submit(fleet, campaign, cluster) as driver:
+        for share in (0.2, 0.5):
+            wait_finished(fleet, int(JOBS * share))
+            kill(cluster, fleet)
+        jobs = driver.gather("ALL", timeout=200)
+    assert sorted(job.result for job in jobs) == list(range(JOBS))
+    check_all_recorded(fleet.queue(campaign), JOBS)
+    assert sum(fleet.begun().values()) > JOBS or kill is kill_forwarding_worker, "nothing was killed"
+    fleet.started[-1].terminate()
+    assert fleet.started[-1].wait(30) == 0
+    # Nothing is left running in Ray.
+    pids = {int(line[2]) for line in fleet.lines()}
+    wait_until(lambda: not any(is_running(pid) for pid in pids), timeout_s=60)
+
+
+def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:
+    """Jobs go back to the queue, cost nothing, and are run when it is there."""
+    cluster.stop()
+    with fleet.driver(campaign, method="ray", address=cluster.address) as driver:
+        driver.submit([fleet.config(x) for x in range(3)])
+        fleet.worker()
+        queue = fleet.queue(campaign)
+        wait_until(lambda: queue.snapshot().counts[State.RUNNING] > 0, timeout_s=30)
+        wait_until(lambda: queue.snapshot().counts[State.PENDING] == 3, timeout_s=60)
+        cluster.start()
+        assert [job.attempts for job in driver.gather("ALL", timeout=120)] == [1, 1, 1]
+    check_all_recorded(queue, 3)
+
+
+def test_cancelling_reaches_ray(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:
+    with fleet.driver(campaign, method="ray", address=cluster.address) as driver:
+        jobs = driver.submit([fleet.gated(x) for x in range(4)])
+        fleet.worker()
+        wait_until(lambda: len(fleet.begun()) == 2, timeout_s=60)
+        assert driver.cancel(jobs[:2]) == 2
+        wait_until(lambda: len(fleet.begun()) == 4, timeout_s=30)
+        fleet.open_gate()
+        assert sorted(job.state for job in driver.gather("ALL", timeout=30)) == ["cancelled"] * 2 + [
+            "succeeded"
+        ] * 2
+    assert fleet.finished().keys() == {3, 4}
