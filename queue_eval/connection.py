@@ -24,6 +24,7 @@ from queue_eval.clients import CONNECT_TIMEOUT_S, drop_connections, is_cluster, 
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
 from queue_eval.faults import REDIS_ERRORS, is_barred, is_refusal, is_transient, reason, remedy
 from queue_eval.lua import script
+from queue_eval.urls import parse_url
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ class Link:
             if self._client is None:
                 self._client = self.dedicated(REPLY_TIMEOUT_S)
             return self._client
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys of two campaigns may not stand in one command."""
+        return parse_url(self.access.url).kind == "cluster"
 
     def dedicated(self, reply_timeout_s: float) -> Any:
         """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""

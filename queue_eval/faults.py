@@ -15,8 +15,12 @@ from __future__ import annotations
 import ssl
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
+    ClusterError,
+    MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -24,6 +28,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
     SlotNotCoveredError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -31,11 +36,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 REDIS_ERRORS = (RedisError, RedisClusterException)
 """Whatever redis-py may raise; those of its cluster client are no RedisErrors."""
 
-_TRANSIENT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
-
-_TRANSIENT_PREFIXES = (
-    "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "TTL exhausted",
+_TRANSIENT = (
+    RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError,
+    ClusterDownError, ClusterError, MasterDownError, TryAgainError,
 )  # fmt: skip
+
+_TRANSIENT_PREFIXES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
 """Replies that redis-py has no class for: nothing is done for now (full disk, no replica, a failover)."""
 
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
@@ -52,7 +58,7 @@ _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # of OpenSSL: X
 def is_refusal(error: BaseException) -> bool:
     """Whether somebody answered who will not have us (password), or whom we must not trust (certificate)."""
     error = _innermost(error)
-    if _tls_refusal(error) is not None or _NO_CLUSTER in str(error):
+    if _tls_refusal(error) is not None or _NO_CLUSTER in str(error) or isinstance(error, AskError):
         return True
     return isinstance(error, AuthenticationError) or any(words in str(error) for words in _REFUSED_WORDS)
 
@@ -78,6 +84,8 @@ def is_transient(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """The words of an error in one line."""
     error = _innermost(error)
+    if isinstance(error, AskError):  # also MOVED; a client of clusters follows them
+        return "it is a node of a cluster"
     return _tls_refusal(error) or " ".join(str(error).split()) or type(error).__name__
 
 
@@ -95,6 +103,8 @@ def remedy(error: BaseException) -> str:
         return "compare the scheme of the URL (redis:// or rediss://) with what the server speaks"
     if _NO_CLUSTER in str(error):
         return "use redis:// or rediss:// for a single server"
+    if isinstance(error, AskError):
+        return "use redis+cluster:// or rediss+cluster://"
     return "check the URL or the access file"
 
 

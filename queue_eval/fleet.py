@@ -104,9 +104,8 @@ def live_workers(link: Link) -> list[LiveWorker]:
     now_ms = seconds * 1000 + micros / 1000
     found = []
     for page in pages(names, PAGE):
-        places = [keys.worker_key(name.decode()) for name, _ in page]
-        texts = link.call(lambda client, places=places: client.mget(places))  # type: ignore[misc]
-        for (name, seen_ms), text in zip(page, texts, strict=True):
+        cards = _cards(link, [keys.worker_key(name.decode()) for name, _ in page])
+        for (name, seen_ms), text in zip(page, cards, strict=True):
             if text is not None:
                 card = WorkerCard.parse(name.decode(errors="replace"), text)
                 found.append(LiveWorker(card, round(max(0.0, now_ms - seen_ms) / 1000, 3)))
@@ -127,6 +126,18 @@ def ask_to_drain(link: Link, workers: Sequence[str]) -> None:
     # Only so that it is noticed at once: every heartbeat looks at the set.
     for worker in workers:
         notify(link, "drain", worker=worker)
+
+
+def _cards(link: Link, places: Sequence[str]) -> list[bytes | None]:
+    # Not MGET: on a cluster these keys lie in different slots.
+    def operation(client: Any) -> list[bytes | None]:
+        pipeline = client.pipeline(transaction=False)
+        for place in places:
+            pipeline.get(place)
+        texts: list[bytes | None] = pipeline.execute()
+        return texts
+
+    return link.call(operation)
 
 
 def _names(said: Any) -> tuple[str, ...] | None:

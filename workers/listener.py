@@ -67,15 +67,28 @@ class _Listener:
 
 
 class WakeListener(_Listener):
-    """Blocks on the markers of all campaigns while the exchange has room and knows of no work."""
+    """Blocks on the markers of all campaigns while the exchange has room and knows of no work.
+
+    ::
+
+        one server   this thread: BZPOPMIN on all markers
+        a cluster    a thread per campaign: BZPOPMIN on its markers ──▶ this thread, which keeps the time
+
+    On a cluster the markers lie in different slots, so that no single command can block on them.
+    """
 
     def __init__(self, link: Link, book: Book, exchange: Exchange) -> None:
         super().__init__(link, "wake-listener", _BLOCK_S)
         self._book = book
         self._exchange = exchange
+        self._heard = threading.Event()
+        self._campaigns: dict[str, _CampaignListener] = {}
 
     def stop(self) -> None:
         super().stop()
+        for listener in self._campaigns.values():
+            listener.stop()
+        self._heard.set()
         self._exchange.armed.set()
 
     def _listen(self, client: Any) -> None:
@@ -84,10 +97,55 @@ class WakeListener(_Listener):
         if self._stopped.is_set() or not wanted:
             self._exchange.armed.clear()
             return
+        if self._link.is_cluster:
+            self._listen_by_campaign(wanted)
+            return
         popped = client.bzpopmin(list(wanted), timeout=self._block_s)
+        self._report(wanted[popped[0].decode()] if popped else None)
+
+    def _listen_by_campaign(self, wanted: dict[str, str]) -> None:
+        names = set(wanted.values())
+        for name in self._campaigns.keys() - names:
+            self._campaigns.pop(name).stop()
+        for name in names - self._campaigns.keys():
+            self._campaigns[name] = _CampaignListener(self._link, name, self)
+            self._campaigns[name].start()
+        if not self._heard.wait(self._block_s):
+            self._report(None)
+        self._heard.clear()
+
+    def keys_of(self, campaign: str) -> list[str]:
+        """The markers of a campaign to block on now; waits while the exchange needs none."""
+        self._exchange.armed.wait()
+        return [key for key, name in self._book.wake_keys().items() if name == campaign]
+
+    def hear(self, campaign: str) -> None:
+        """The marker of this campaign was taken."""
+        self._report(campaign)
+        self._heard.set()
+
+    def _report(self, campaign: str | None) -> None:
         # Disarmed before the exchange is told: it arms again when it finds nothing.
         self._exchange.armed.clear()
-        self._book.wanted(wanted[popped[0].decode()] if popped else None)
+        self._book.wanted(campaign)
+
+
+class _CampaignListener(_Listener):
+    """Blocks on the markers of one campaign, for the wake listener of a cluster."""
+
+    def __init__(self, link: Link, campaign: str, owner: WakeListener) -> None:
+        super().__init__(link, f"wake-listener-{campaign}", _BLOCK_S)
+        self._campaign = campaign
+        self._owner = owner
+
+    def _listen(self, client: Any) -> None:
+        keys_ = self._owner.keys_of(self._campaign)
+        if self._stopped.is_set():
+            return
+        if not keys_:
+            self._stopped.wait(_BLOCK_S)  # not for now: it reserves room
+        elif client.bzpopmin(keys_, timeout=self._block_s):
+            self._owner.hear(self._campaign)
 
 
 class NoticeListener(_Listener):

@@ -1,0 +1,139 @@
+"""Servers as others run them: a cluster of three, a primary with a replica and sentinels. All on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from queue_eval.server_programs import server_binary
+from tests.support.waiting import wait_until
+
+_DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+
+
+class Node:
+    """One server process."""
+
+    def __init__(self, folder: Path, port: int, *settings: str) -> None:
+        self.port = port
+        self._folder = folder
+        self._settings = settings
+        folder.mkdir(exist_ok=True)
+        self.process = self._start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, protocol=2, decode_responses=True, retry=Retry(NoBackoff(), 0))
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.client().ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def start(self) -> None:
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [server_binary(), *self._settings, "--port", str(self.port), "--dir", str(self._folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]},
+            )  # fmt: skip
+
+
+def free_ports(count: int, *, highest: int = 65535) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            held = stack.enter_context(socket.socket())
+            held.bind(("127.0.0.1", 0))
+            if held.getsockname()[1] <= highest:
+                ports.append(held.getsockname()[1])
+        return ports
+
+
+@contextlib.contextmanager
+def _nodes() -> Iterator[tuple[Path, list[Node]]]:
+    with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
+        nodes: list[Node] = []
+        try:
+            yield Path(folder), nodes
+        finally:
+            for node in nodes:
+                if node.process.poll() is None:
+                    node.kill()
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[list[Node]]:
+    """Three primaries that share the slots."""
+    with _nodes() as (folder, nodes):
+        # The bus of a cluster listens 10,000 above.
+        for number, port in enumerate(free_ports(3, highest=55535)):
+            nodes.append(Node(folder / f"n{number}", port, "--cluster-enabled", "yes", *_DURABLE))
+        wait_until(lambda: all(node.answers() for node in nodes))
+        bounds = [0, 5461, 10923, 16384]
+        for number, node in enumerate(nodes):
+            client = node.client()
+            client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            for other in nodes[:number]:
+                client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
+        wait_until(
+            lambda: all(node.client().cluster("INFO")["cluster_state"] == "ok" for node in nodes),
+            timeout_s=30,
+        )
+        yield nodes
+
+
+@contextlib.contextmanager
+def sentinels(service: str) -> Iterator[tuple[list[Node], Node, Node]]:
+    """Three sentinels, the primary and the replica that they watch."""
+    with _nodes() as (folder, nodes):
+        ports = free_ports(5)
+        primary = Node(folder / "primary", ports[0], *_DURABLE)
+        nodes.append(primary)
+        replica = Node(folder / "replica", ports[1], "--replicaof", "127.0.0.1", str(ports[0]), *_DURABLE)
+        nodes.append(replica)
+        wait_until(
+            lambda: replica.answers() and replica.client().info("replication")["master_link_status"] == "up",
+            timeout_s=30,
+        )
+        watchers = []
+        for number, port in enumerate(ports[2:]):
+            config = folder / f"sentinel{number}.conf"
+            config.write_text(
+                f"sentinel monitor {service} 127.0.0.1 {primary.port} 2\n"
+                f"sentinel down-after-milliseconds {service} 1000\n"
+                f"sentinel failover-timeout {service} 5000\n"
+            )
+            watchers.append(Node(folder / f"s{number}", port, str(config), "--sentinel"))
+            nodes.append(watchers[-1])
+        wait_until(
+            lambda: all(
+                node.answers()
+                and node.client().sentinel_master(service)["num-other-sentinels"] == 2
+                and node.client().sentinel_master(service)["num-slaves"] == 1
+                for node in watchers
+            ),
+            timeout_s=30,
+        )
+        yield watchers, primary, replica
