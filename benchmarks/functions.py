@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
@@ -12,3 +13,9 @@ def no_op(config: dict[str, Any]) -> float:
 def small_configs(first: int, count: int) -> list[dict[str, Any]]:
     """Configs of three fields, all different."""
     return [{"x": number, "rate": number / 7, "kind": "relu"} for number in range(first, first + count)]
+
+
+def sleep(config: dict[str, Any]) -> Any:
+    """Sleeps for as long as the config says."""
+    time.sleep(config["sleep"])
+    return config["x"]

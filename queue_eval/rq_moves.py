@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from queue_eval.pipe import frame
@@ -43,7 +43,8 @@ Token = tuple[int, int]
 
 @cache
 def _source(name: str) -> str:
-    return files("queue_eval.rq_lua").joinpath(f"{name}.lua").read_text("utf-8")
+    # Not by importlib.resources: a work horse, which lives for one attempt, has no time for it.
+    return Path(__file__).with_name("rq_lua").joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def field_of(token: Token) -> str:

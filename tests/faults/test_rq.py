@@ -65,7 +65,7 @@ def kill_until_done(fleet: Fleet, campaign: str, rq_fleet: RqFleet, kill, parts:
     assert min(fleet.begun().values()) == 1
     children = {int(line[2]) for line in fleet.lines()}
     wait_until(lambda: not any(is_running(pid) for pid in children))
-    wait_until(lambda: len(rq_fleet.processes()) == len(rq_fleet.workers))
+    wait_until(lambda: not rq_fleet.strays())
 
 
 def finish(fleet: Fleet, rq_fleet: RqFleet, worker) -> None:
@@ -127,14 +127,10 @@ def test_rqs_redis_is_killed(fleet, campaign, rq_redis, rq_fleet):
     def kill() -> None:
         rq_redis.kill()
         rq_redis.start()
-        # An RQ worker may give up when its Redis dies; who runs them starts them again.
-        for number, process in enumerate(rq_fleet.workers):
-            if process.poll() is not None:
-                rq_fleet.kill_worker(number)
-                rq_fleet.start_worker()
 
-    kill_until_done(fleet, campaign, rq_fleet, kill, parts=4)
-    finish(fleet, rq_fleet, worker)
+    with rq_fleet.supervised():
+        kill_until_done(fleet, campaign, rq_fleet, kill, parts=4)
+        finish(fleet, rq_fleet, worker)
 
 
 @pytest.mark.parametrize("rq_redis", [True], indirect=True, ids=["log"])

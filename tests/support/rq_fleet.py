@@ -10,6 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +94,10 @@ class RqFleet:
             str(Path(sys.executable).with_name("rq")), "worker", "-u", self.url,
             "--worker-class", self._worker_class, *more_queues, self.queue,
         ]  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("QUEUE_EVAL")}
+        ignored = ("QUEUE_EVAL", "PYTHONDONTWRITEBYTECODE")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+        # As usual, a module is compiled once, and not for each work horse.
+        environment["PYTHONPYCACHEPREFIX"] = str(self._folder / "cache")
         with (self._folder / "workers.log").open("ab") as log:
             worker = subprocess.Popen(
                 command, cwd=ROOT, env=environment | {self.mark: "1"}, stdin=subprocess.DEVNULL, stdout=log,
@@ -105,6 +111,31 @@ class RqFleet:
         worker = self.workers.pop(number)
         worker.kill()
         worker.wait()
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Workers that end are started again meanwhile: one that loses its Redis in a job gives up."""
+        over = threading.Event()
+
+        def supervise() -> None:
+            while not over.wait(0.1):
+                for number, worker in enumerate(self.workers):
+                    if worker.poll() is not None:
+                        self.start_worker()
+                        self.workers[number] = self.workers.pop()
+
+        thread = threading.Thread(target=supervise)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def strays(self) -> list[psutil.Process]:
+        """Work horses, and what runs user code."""
+        workers = {worker.pid for worker in self.workers}
+        return [process for process in self.processes() if process.pid not in workers]
 
     def processes(self) -> list[psutil.Process]:
         """Workers, work horses, and what runs user code."""
@@ -122,8 +153,7 @@ class RqFleet:
 
     def children(self) -> list[int]:
         """Those that run user code: each leads a session."""
-        workers = {worker.pid for worker in self.workers}
-        return [p.pid for p in self.processes() if p.pid not in workers and is_session_leader(p.pid)]
+        return [process.pid for process in self.strays() if _is_session_leader(process.pid)]
 
     def log(self) -> str:
         return (self._folder / "workers.log").read_text(errors="replace")
@@ -164,7 +194,7 @@ class RqFleet:
         return len(found)
 
 
-def is_session_leader(pid: int) -> bool:
+def _is_session_leader(pid: int) -> bool:
     try:
         return os.getsid(pid) == pid
     except ProcessLookupError:
