@@ -12,9 +12,10 @@ from typing import Any
 
 from queue_eval.access import Access
 from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.errors import CampaignNotFoundError, ServerError
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import ServerHome
+from queue_eval.server_programs import server_binary
 from queue_eval.states import State
 from tests.support.hosts import Host, Network, Process
 from tests.support.waiting import wait_until
@@ -26,12 +27,12 @@ PATIENCE_S = 60.0
 
 
 class Site:
-    """Its hosts are `server`, `driver`, and `workers`. The last two have access files as copies, each its
-    own kind, and come over TLS unless `tls` says else."""
+    """Its hosts are `server`, `driver`, and `workers`. The last two have copies of the access files, each its
+    own kind, and come over TLS, where a server can do it, unless `tls` says else."""
 
-    def __init__(self, network: Network, *, tls: bool = True) -> None:
+    def __init__(self, network: Network, *, tls: bool | None = None) -> None:
         self.network = network
-        self._tls = "--tls" if tls else "--no-tls"
+        self._tls = "--tls" if tls or (tls is None and can_tls()) else "--no-tls"
         self.home = network.shared / "home"
         self.log = network.shared / "side.log"
         self.log.touch()
@@ -170,6 +171,14 @@ class Site:
 
     def _results(self, campaign: str) -> Path:
         return self.driver.folder / f"{campaign}.results"
+
+
+def can_tls() -> bool:
+    """Whether there is a server program that can encrypt."""
+    try:
+        return bool(server_binary(with_tls=True))
+    except ServerError:
+        return False
 
 
 def _attached(link: Link, campaign: str) -> CampaignQueue | None:
