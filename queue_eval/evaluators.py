@@ -126,6 +126,7 @@ class RQEvaluator(Evaluator):
             "url": None if url is None else checked_url(url),
             "in_flight": in_flight,
         }
+        self._most_running = in_flight
         _check_package("rq", options)
         super().__init__(run_function, in_flight, callbacks, **options)
 

