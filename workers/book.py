@@ -54,8 +54,7 @@ class Trade:
 class Book:
     """Guarantees: every method is atomic. `changed` is notified whenever there may be something to do."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self) -> None:
         self.changed = threading.Condition()
         self._served: dict[str, Served] = {}
         self._lanes: dict[str, Served] = {}
@@ -129,7 +128,7 @@ class Book:
                 if served.is_withdrawn or served.reserved:
                     continue
                 keys[served.queue.keys.wake] = name
-                if self._slots > 1 and not served.aside:
+                if served.slots > 1 and not served.aside:
                     keys[served.queue.keys.wake_wide] = name
             return keys
 
@@ -253,7 +252,7 @@ class Book:
         with self.changed:
             room, prefetch = self._wishes(served)
             served.took_marker, served.is_trading = False, True
-            slots = max(0, self._slots - served.missing_slots)
+            slots = max(0, served.slots)
             return Trade(served, self.take_batch(served), room, prefetch, slots)
 
     def take_batch(self, served: Served) -> list[Settlement]:

@@ -54,7 +54,7 @@ class Worker:
         self._link = Link(access, name=name, on_wait=self._while_away)
         spool = Spool(spools, options.name) if spools is not None else None
         self._exchange_link = Link(access, name=name, on_wait=self._exchange_while_away)
-        self._book = Book(options.slots)
+        self._book = Book()
         self._runner = Runner(self._book)
         self._book.attach_runner(self._runner)
         self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool)
