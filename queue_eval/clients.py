@@ -7,6 +7,7 @@ met one has not run.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import redis
@@ -109,6 +110,23 @@ def drop_connections(client: Any) -> None:
         client.disconnect_connection_pools()
     else:
         client.connection_pool.disconnect()
+
+
+def certificate_end(client: Any) -> float | None:
+    """When the certificate of the server expires (seconds since 1970); None without TLS."""
+    if isinstance(client, RedisCluster):
+        client = client.get_redis_connection(client.get_default_node())
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.connect()
+        line = connection._sock  # redis-py has no other way to it
+        if not isinstance(line, ssl.SSLSocket):
+            return None
+        end = (line.getpeercert() or {}).get("notAfter")
+        return ssl.cert_time_to_seconds(end) if isinstance(end, str) else None
+    finally:
+        pool.release(connection)
 
 
 def is_cluster(client: Any) -> bool:

@@ -85,10 +85,10 @@ class Link:
         trusted) or ServerRefusedError (it evicts).
         """
         deadline = time.monotonic() + timeout_s
-        probe: Any = None
+        probe: Any = None  # one that accepts and says nothing is no server either
         while True:
             try:
-                if probe is None:  # one that accepts and says nothing is no server either
+                if probe is None:
                     probe = self.dedicated(timeout_s)
                 settings = read_settings(probe)
                 break
@@ -104,9 +104,6 @@ class Link:
                         f"{self._hint(error)}"
                     ) from error
                 time.sleep(0.1)
-            finally:
-                if probe is not None:
-                    drop_connections(probe)
         self._has_served = True
         policy = settings.get("maxmemory-policy", "noeviction")
         if policy != "noeviction":
@@ -114,7 +111,7 @@ class Link:
                 f"the server at {safe_url(self.access.url)} evicts keys (maxmemory-policy {policy}), which "
                 "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
             )
-        if settings.get("appendonly") == "no" and settings.get("save") == "":
+        if settings.get("appendonly") == "no" and self._saves_nothing(probe):
             log.warning(
                 "the server at %s keeps nothing on disk: its death loses the campaign; "
                 "set it with: CONFIG SET appendonly yes",
@@ -194,6 +191,12 @@ class Link:
                 self._client.close()
                 self._client = None
 
+    def _saves_nothing(self, probe: Any) -> bool:
+        try:
+            return read_configuration(probe).get("save") == ""
+        except REDIS_ERRORS:  # not for this user to know
+            return False
+
     def _renew(self) -> bool:
         """Look into the access file again; whether it names another server or another way to it."""
         with self._lock:
@@ -222,8 +225,11 @@ class Link:
         )
 
     def _hint(self, error: BaseException) -> str:
-        if "closed by server" in str(error).lower() and self.access.url.startswith("redis:"):
+        words = reason(error).lower()
+        if self.access.url.startswith("redis:") and ("closed by server" in words or "reset by peer" in words):
             return "if it speaks TLS only, its URL begins with rediss://"
+        if self.access.url.startswith("rediss:") and "timeout" in words:
+            return "check the address; if it does not speak TLS, its URL begins with redis://"
         return "check the address, or start one with: queue-eval server start"
 
 
@@ -251,21 +257,23 @@ class BlockingClient:
 
 
 def read_settings(client: Any) -> dict[str, str]:
-    """What the server says of its memory policy and persistence: all of it, or what a user without the
-    right to CONFIG is told."""
+    """What everybody is told of memory policy and persistence, named as in the configuration.
+
+    Not by CONFIG, to which a user with the least rights has none.
+    """
     where = {"target_nodes": client.get_default_node()} if is_cluster(client) else {}
-    try:
-        raw = client.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", **where)
-        return {_word(name): _word(value) for name, value in raw.items()}
-    except REDIS_ERRORS as error:
-        # Barred, or a server that renames CONFIG away.
-        if not is_barred(error) and (is_transient(error) or is_refusal(error)):
-            raise
     memory, persistence = client.info("memory", **where), client.info("persistence", **where)
-    return {
-        "maxmemory-policy": _word(memory.get("maxmemory_policy", "noeviction")),
-        "appendonly": "yes" if persistence.get("aof_enabled") else "no",
-    }
+    settings = {"appendonly": "yes" if persistence.get("aof_enabled") else "no"}
+    if "maxmemory_policy" in memory:
+        settings["maxmemory-policy"] = str(memory["maxmemory_policy"])
+    return settings
+
+
+def read_configuration(client: Any) -> dict[str, str]:
+    """Memory policy and persistence in full. Raises redis-py's errors where CONFIG is barred or renamed."""
+    where = {"target_nodes": client.get_default_node()} if is_cluster(client) else {}
+    raw = client.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", **where)
+    return {_word(name): _word(value) for name, value in raw.items()}
 
 
 def _word(value: Any) -> str:

@@ -31,8 +31,8 @@ _WRITE = (
 )  # fmt: skip
 _DRIVERS_ONLY = "unlink multi exec discard"
 
-_RQ = "(resetchannels ~rq:* &rq:* +@all -@admin -@dangerous +info)"
-"""What RQ's queues and workers need; its own keys and channels only."""
+_RQ = "(resetchannels ~rq:* ~qe:rq:* &rq:* +@all -@admin -@dangerous +info)"
+"""What RQ's queues and workers need, and what forwards to them; these keys and channels only."""
 
 
 def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:

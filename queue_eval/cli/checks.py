@@ -9,17 +9,28 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from queue_eval.access import ACCESS_FILE, Access, home_folder, safe_url
+from queue_eval.access import (
+    ACCESS_FILE,
+    WORKER_ACCESS_FILE,
+    Access,
+    home_folder,
+    named_file,
+    safe_url,
+)
 from queue_eval.cli.campaigns import every_campaign
 from queue_eval.cli.connect import check, named_access
-from queue_eval.connection import Link
+from queue_eval.clients import certificate_end
+from queue_eval.connection import Link, read_configuration, read_settings
 from queue_eval.errors import QueueEvalError, ServerRefusedError
+from queue_eval.faults import REDIS_ERRORS
 from queue_eval.fleet import live_workers
 
 _CLOCK_S = 2.0
+_SOON_DAYS = 30
 _SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
 _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
 _OPTIONAL = {
@@ -57,6 +68,7 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
             check(link)
         delay_ms = (time.monotonic() - began_at) * 1000
         yield Finding("ok", "server", f"{safe_url(access.url)} answers in {delay_ms:.1f} ms")
+        yield from _certificate(link)
         yield from _settings(link, access)
         yield _clock(link)
         yield from _campaigns(link)
@@ -68,18 +80,28 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
 
 def _settings(link: Link, access: Access) -> Iterator[Finding]:
     yield _version(link.call(lambda client: client.info("server")))
-    try:
-        raw = link.call(lambda client: client.config_get("appendonly", "appendfsync", "save", "maxmemory*"))
-    except Exception as error:  # no right to read it, or CONFIG is renamed: whatever the server says
-        yield Finding("warn", "settings", f"the server does not show its settings ({error}); ask who runs it")
-        return
-    settings = {_word(name): _word(value) for name, value in raw.items()}
+    settings = link.call(read_settings)
+    with suppress(*REDIS_ERRORS, QueueEvalError):  # a user of a group's server may not know more
+        settings |= link.call(read_configuration)
     yield _persistence(settings, link.call(lambda client: client.info("persistence")))
     yield _policy(settings)
     if access.key is None:
         yield Finding(
             "warn", "key", "none: functions that travel by value cannot be signed; set QUEUE_EVAL_KEY"
         )
+
+
+def _certificate(link: Link) -> Iterator[Finding]:
+    end = link.call(certificate_end)
+    if end is None:
+        return
+    days = (end - time.time()) / 86400
+    detail = f"valid until {datetime.fromtimestamp(end, UTC):%Y-%m-%d}"
+    if days < _SOON_DAYS:
+        detail += "; renew it: a certificate made by --tls is renewed when the server is started again"
+        yield Finding("warn", "certificate", detail)
+    else:
+        yield Finding("ok", "certificate", detail)
 
 
 def _version(info: dict[str, Any]) -> Finding:
@@ -97,13 +119,15 @@ def _persistence(settings: dict[str, str], info: dict[str, Any]) -> Finding:
     if str(info.get("aof_last_write_status", "ok")) != "ok":
         return Finding("fail", name, "the server cannot write its log; look at its disk and its own log")
     if settings.get("appendonly") != "yes":
-        if settings.get("save"):
+        if settings.get("save") != "":
             detail = "snapshots only: the server's death loses what came after the last one"
             return Finding("warn", name, f"{detail}; set it with: CONFIG SET appendonly yes")
         return Finding(
             "fail", name, "off: the server's death loses all; set it with: CONFIG SET appendonly yes"
         )
     fsync = settings.get("appendfsync", "")
+    if not fsync:
+        return Finding("ok", name, "log on; how often it is forced to disk is not shown to this user")
     if fsync == "no":
         return Finding("warn", name, "log without fsync; set it with: CONFIG SET appendfsync everysec")
     lost = (
@@ -158,7 +182,10 @@ def _disk(folder: Path) -> Finding:
 
 
 def _permissions(folder: Path) -> Iterator[Finding]:
-    for name, path in (("access file", folder / ACCESS_FILE), ("home", folder)):
+    files = [named_file() or folder / ACCESS_FILE, folder / WORKER_ACCESS_FILE]
+    if not files[1].exists():
+        del files[1]
+    for name, path in (*(("access file", file) for file in files), ("home", folder)):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -192,7 +219,3 @@ def _packages() -> Iterator[Finding]:
 
 def _no_patience(_: float) -> None:
     raise QueueEvalError("the server went away during the check; run it again when it is back")
-
-
-def _word(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
