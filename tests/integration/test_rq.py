@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import socketserver
 import subprocess
 import sys
@@ -243,6 +245,19 @@ def test_what_runs_is_joined_by_the_next_life(harness, any_fleet: RqFleet, log: 
     assert log.begun() == [1]
     second.close()
     wait_until(lambda: not any_fleet.leftovers())
+
+
+def test_the_death_of_the_forwarder_costs_nothing(harness, any_fleet: RqFleet, log: Log) -> None:
+    executor = harness(any_fleet, slots=3)
+    tokens = executor.submit(*[log.gated(x) for x in range(4)])
+    executor.until(lambda: len(executor.executor.begun()) == 2)
+    os.kill(executor.executor._process.pid, signal.SIGKILL)
+    executor.until(lambda: executor.executor.slots == 0)
+    assert len(executor.executor.begun()) == 2
+    executor.until(lambda: executor.executor.slots == 3)
+    log.gate.touch()
+    assert [result_of(one) for one in executor.wait(tokens)] == [0, 1, 2, 3]
+    assert sorted(log.begun()) == [1, 2, 3, 4]
 
 
 def test_a_result_that_nobody_was_there_for(harness, any_fleet: RqFleet, log: Log) -> None:

@@ -88,13 +88,14 @@ class Forwarder:
     """An Executor; see `protocol.Executor` for what it guarantees and assumes.
 
     `backend` is the script of the forwarder. With `tells_begun` it says which attempts have begun; without,
-    those are taken to have begun that there were slots for, in order. With `tidies` it is asked to end also
-    when nothing is under way: it may still have to clear away what has ended.
+    those are taken to have begun that there were slots for, in order. With `outlives`, what it has forwarded
+    goes on when it dies, and is sent to the next one, which joins it; and it is asked to end also when
+    nothing is under way, since it may still have to clear away what has ended.
     """
 
     def __init__(
         self, plan: Plan, backend: Path, selector: selectors.BaseSelector, *, tells_begun: bool,
-        tidies: bool = False, env: Mapping[str, str] | None = None,
+        outlives: bool = False, env: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self._plan = plan
         # By its path and with -P: no user's package can shadow it, nor does its folder shadow any other.
@@ -102,7 +103,7 @@ class Forwarder:
         self._env = env
         self._selector = selector
         self._tells_begun = tells_begun
-        self._tidies = tidies
+        self._outlives = outlives
         self._process: _ForwarderProcess | None = None
         self._held: OrderedDict[Token, Attempt] = OrderedDict()
         self._unsent: OrderedDict[Token, float] = OrderedDict()
@@ -183,7 +184,7 @@ class Forwarder:
     def close(self) -> list[Token]:
         unfinished = list(self._held)
         if self._process is not None:
-            if self._tidies or len(self._held) > len(self._unsent):
+            if self._outlives or len(self._held) > len(self._unsent):
                 self._process.end(_CLOSE_S)
             else:
                 self._process.kill()
@@ -212,7 +213,7 @@ class Forwarder:
             self._begin(now)
         elif self._away_since is not None and now - self._away_since > _AWAY_S:
             self._slots = 0  # or they would be leased again at once
-            for token in list(self._unsent):
+            for token in [token for token in self._unsent if token not in self._begun_at]:
                 self._strike_off(token)
                 self._returned.append(token)
 
@@ -294,7 +295,7 @@ class Forwarder:
         )  # fmt: skip
         body = f"the process that forwarded this job to {self._plan.method} died: {death}".encode()
         body += b"; its last output:\n" + last if last else b""
-        for token in list(self._begun_at):
+        for token in [] if self._outlives else list(self._begun_at):
             self._end(token, Outcome.LOST, now, body)
         # In the order in which they came.
         self._unsent = OrderedDict((token, self._submitted_at[token]) for token in self._held)

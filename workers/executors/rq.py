@@ -12,4 +12,4 @@ _BACKEND = Path(__file__).with_name("rq_backend.py")
 
 
 def rq_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
-    return Forwarder(plan, _BACKEND, selector, tells_begun=True, tidies=True)
+    return Forwarder(plan, _BACKEND, selector, tells_begun=True, outlives=True)

@@ -67,6 +67,7 @@ _RECENT_S = 60.0
 
 _CLOSE_S = 2.5
 _CLOSE_GENTLY_S = 1.5
+_CLOSE_SOON_S = 0.5
 _FAILURE_TTL_S = 60
 
 _LATE_MOST = 10_000
@@ -83,6 +84,8 @@ class _Flight:
     tried: bool = False
     """RQ may have it."""
     begun: bool = False
+    shaken: bool = False
+    """RQ may have more than one trace of it."""
     missed: int = 0
     entries: tuple[bytes, ...] = ()
 
@@ -251,9 +254,12 @@ class RqBackend:
         self._closed = closed
         self._patient_until = time.monotonic() + _CLOSE_GENTLY_S
         self._take_stopped([*self._waiting, *self._flying])
+        soon = time.monotonic() + _CLOSE_SOON_S
         self._claims = [
-            (0.0, number, self._patient_until, claim) for _, number, _, claim in self._claims
-        ]  # fmt: skip
+            (soon if claim.by_force else 0.0, number, self._patient_until, claim)
+            for _, number, _, claim in self._claims
+        ]
+        heapq.heapify(self._claims)
 
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
@@ -299,7 +305,11 @@ class RqBackend:
         job, attempt = flight.token
         self._strike_off(flight)
         self._reports.append(dataclasses.replace(report, id=job, attempt=attempt))
-        self._claim((report.id, report.attempt), (*flight.entries, entry))
+        rq = (report.id, report.attempt)
+        self._claim(rq, (*flight.entries, entry))
+        if flight.shaken:
+            for after_s in _AGAIN_S:
+                self._sweep_after(after_s, Claim(rq, by_force=True))
 
     def _begin(self, flight: _Flight) -> None:
         flight.missed = 0
@@ -320,7 +330,7 @@ class RqBackend:
     def _put_back(self, flight: _Flight) -> None:
         """It is to become an RQ job again."""
         self._flying.pop(flight.token, None)
-        flight.missed = 0
+        flight.missed, flight.shaken = 0, True
         self._waiting[flight.token] = flight
         self._waiting.move_to_end(flight.token, last=False)
 
@@ -362,6 +372,8 @@ class RqBackend:
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
         # Those that run have lost their way to it, too, or it has forgotten them.
         self._trust_at = now + BEAT_S
+        for flight in self._flying.values():
+            flight.shaken = True
         while self._recent and self._recent[0][0] < now - _RECENT_S:
             self._recent.popleft()
         for _, token in self._recent:
