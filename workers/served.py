@@ -123,7 +123,7 @@ def make_plan(
             "time_limit_s": time_limit_s,
         }  # fmt: skip
         if method is Method.RQ and forward["url"] is None:
-            forward["url"] = access.url
+            forward |= {"url": access.url, "ca": access.ca}
     setup = Setup(name, payload, path, kwargs, threads=1, forward=forward)
     return Plan(
         method, setup, options.slots, time_limit_s, options.python, revision, options.board
