@@ -23,6 +23,7 @@ from redis.connection import (
 from redis.connection import parse_url as parse_plain_url
 from redis.retry import Retry
 from redis.sentinel import (
+    MasterNotFoundError,
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
@@ -73,6 +74,27 @@ class _PrimaryTcp(_Packing, SentinelManagedConnection):
 
 class _PrimaryTls(_Packing, SentinelManagedSSLConnection):
     pass
+
+
+class _Sentinel(Sentinel):
+    """Says in few words why there is no primary: redis-py prints its whole connections."""
+
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)
+        except MasterNotFoundError:
+            pass
+        refusal: Exception | None = None
+        for sentinel in self.sentinels:
+            try:
+                sentinel.ping()
+            except redis.RedisError as error:
+                refusal = error
+            else:
+                refusal = None
+                break
+        # If none answers, why the last one does not says most: nobody there, a wrong password, no trust.
+        raise refusal or MasterNotFoundError(f"no sentinel knows a primary of {service_name!r} for now")
 
 
 def new_client(access: Access, *, name: str, reply_timeout_s: float) -> Any:
@@ -153,7 +175,7 @@ def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
     } | {"username": username, "password": password, "ssl": url.is_encrypted, "retry": _never()}
     # A sentinel answers at once, or another is asked.
     for_sentinels["socket_timeout"] = CONNECT_TIMEOUT_S
-    sentinel = Sentinel(url.nodes, sentinel_kwargs=for_sentinels)
+    sentinel = _Sentinel(url.nodes, sentinel_kwargs=for_sentinels)
     return redis.Redis.from_pool(
         SentinelConnectionPool(
             url.service, sentinel, connection_class=_PrimaryTls if url.is_encrypted else _PrimaryTcp,

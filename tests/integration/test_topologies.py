@@ -155,7 +155,7 @@ def test_the_primary_dies_in_the_middle_of_a_campaign(worker, tmp_path):
 def test_sentinels_that_know_no_such_service_are_one_clear_line():
     with sentinels("jobs") as (watchers, _, _):
         line = complaint(cli_here("campaigns", "--url", f"redis+sentinel://{watchers[0].address}/other"), 2)
-        assert "No master found for 'other'" in line
+        assert "no sentinel knows a primary of 'other'" in line
         link = Link(Access(f"redis+sentinel://{watchers[0].address}/jobs", None, None), name="test")
         link.check()
         link.close()
