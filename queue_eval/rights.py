@@ -23,12 +23,10 @@ USERS = ("driver", "worker")
 _CONNECTION = "ping auth select client|setname info time"
 _SCRIPTS = "evalsha eval"
 _READ = (
-    "exists get mget ttl hexists hget hgetall hkeys hlen hmget hscan scard sismember sscan xrange xread "
-    "xrevrange zcard zcount zmscore zrange zrangebyscore zscore"
+    "get hexists hget hgetall hkeys hlen hmget hscan scard sismember sscan xrange xread xrevrange zcard "
+    "zcount zmscore zrange zrangebyscore zscore"
 )
-_WRITE = (
-    "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
-)  # fmt: skip
+_WRITE = "bzpopmin del hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
 _DRIVERS_ONLY = "unlink multi exec discard"
 
 _RQ = "(resetchannels ~rq:* ~qe:rq:* &rq:* +@all -@admin -@dangerous +info)"
