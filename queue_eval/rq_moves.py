@@ -224,7 +224,7 @@ class RqMoves:
     def read(self, since: bytes, count: int, wait_s: float) -> list[tuple[bytes, bytes]]:
         """Wait for replies after `since`: entries and their frames."""
         reply = self._client.xread({self.replies: since}, count=count, block=int(wait_s * 1000))
-        return [(entry, fields[b"f"]) for _, entries in reply or () for entry, fields in entries]
+        return [(entry, fields.get(b"f", b"")) for _, entries in reply or () for entry, fields in entries]
 
     def read_one(self, entry: bytes) -> bytes | None:
         """The frame of one entry, unless somebody has claimed it."""

@@ -34,7 +34,7 @@ for at = 4, #ARGV, 3 do
     sweep_rq(id)
     reply[#reply + 1] = 0
   else
-    reply[#reply + 1] = redis.call('EXISTS', rq .. ':job:' .. id)
+    reply[#reply + 1] = redis.call('EXISTS', rq .. ':job:' .. id, rq .. ':executions:' .. id) > 0 and 1 or 0
   end
 end
 return reply

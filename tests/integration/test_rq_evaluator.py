@@ -260,6 +260,16 @@ def test_the_death_of_the_forwarder_costs_nothing(harness, any_fleet: RqFleet, l
     assert sorted(log.begun()) == [1, 2, 3, 4]
 
 
+def test_entries_that_are_none_of_ours(harness, any_fleet: RqFleet, log: Log) -> None:
+    uid = secrets.token_hex(8)
+    client = client_of(any_fleet)
+    for fields in ({"f": b"\0\0\0\x05[1]\nx"}, {"f": b"junk"}, {"g": b"1"}):
+        client.xadd(f"qe:rq:{uid}:replies", fields)
+    client.expire(f"qe:rq:{uid}:replies", 1000)
+    executor = harness(any_fleet, uid=uid)
+    assert result_of(executor.wait(executor.submit(log.config("x")))[0]) == "x"
+
+
 def test_a_result_that_nobody_was_there_for(harness, any_fleet: RqFleet, log: Log) -> None:
     uid = secrets.token_hex(8)
     first = harness(any_fleet, uid=uid)

@@ -168,7 +168,7 @@ class RqFleet:
             if client.ttl(key) == -1
         ]
         left += [
-            f"{name}: {client.type(name)}"
+            f"{name}: {_content(client, name)}"
             for name in (
                 f"rq:queue:{self.queue}", f"rq:queue:{self.queue}:intermediate", f"rq:wip:{self.queue}",
                 f"rq:failed:{self.queue}", f"rq:finished:{self.queue}",
@@ -209,3 +209,7 @@ def _server_program() -> str:
     program = shutil.which("valkey-server") or shutil.which("redis-server")
     assert program, "no server program here"
     return program
+
+
+def _content(client: Any, name: str) -> Any:
+    return client.lrange(name, 0, -1) if client.type(name) == b"list" else client.zrange(name, 0, -1)

@@ -263,22 +263,29 @@ class RqBackend:
 
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
-            ((header, body),) = FrameBuffer().feed(data)
-            if header[0] == "report":
-                self._take_report(parse_report(header, body), entry)
-                continue
-            ((job, attempt),) = header[1]
-            token = self._by_rq.get((job, attempt))
-            flight = self._find(token) if token is not None else None
-            if flight is None:
-                continue  # another forwarder's, or long over
-            if entry not in flight.entries:
-                flight.entries += (entry,)
-            if header[0] == "begun":
-                self._begin(flight)
-            else:
-                # The setup was not there. A look will find the attempt missing, when RQ is through with it.
-                self._refresh_at = 0.0
+            try:
+                ((header, body),) = FrameBuffer().feed(data)
+                if header[0] == "report":
+                    self._take_report(parse_report(header, body), entry)
+                else:
+                    ((job, attempt),) = header[1]
+                    self._take_beginning(header[0], (job, attempt), entry)
+            except (ValueError, TypeError, IndexError) as error:
+                # It would end one forwarder after the other.
+                sys.stderr.write(f"entry {entry.decode()} of the replies is none of ours: {error}\n")
+
+    def _take_beginning(self, kind: str, rq: Token, entry: bytes) -> None:
+        token = self._by_rq.get(rq)
+        flight = self._find(token) if token is not None else None
+        if flight is None:
+            return  # another forwarder's, or long over
+        if entry not in flight.entries:
+            flight.entries += (entry,)
+        if kind == "begun":
+            self._begin(flight)
+        else:
+            # The setup was not there. A look will find the attempt missing, when RQ is through with it.
+            self._refresh_at = 0.0
 
     def _take_report(self, report: Report, entry: bytes) -> None:
         rq = (report.id, report.attempt)
@@ -286,6 +293,9 @@ class RqBackend:
         flight = self._find(token) if token is not None else None
         if flight is not None:
             self._deliver(flight, report, entry)
+            return
+        if rq in self._stopping:
+            self._claim(rq, (entry,))
             return
         # Of an attempt that was given up, or of another forwarder's.
         flights = (*self._flying.values(), *self._waiting.values())
@@ -376,7 +386,8 @@ class RqBackend:
             flight.shaken = True
         while self._recent and self._recent[0][0] < now - _RECENT_S:
             self._recent.popleft()
-        for _, token in self._recent:
+        # It may have gone back in time, to before these had ended.
+        for token in {token for _, token in self._recent} | {claim.token for *_, claim in self._claims}:
             self._claim_by_force(token)
         self._outlet.slots(self._forward["in_flight"])
 
