@@ -22,11 +22,13 @@ from queue_eval.borrowed import BorrowedProcess
 from queue_eval.forwarder import Forwarded, Outlet, Token, serve
 from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
 
-_WAIT_S = (0.005, 0.1)
-"""How long one look at what is under way may take: the first after news, doubled up to the last."""
+_BATCH_S = 0.03
+"""Results that come fast are awaited together, about so long, so that a look costs little for each."""
 
-_BATCH = 64
-"""So many results are awaited at once, so that a look costs little for each."""
+_BATCH = 128
+
+_WAIT_S = 0.1
+"""What is forwarded while a look waits for others is seen at the latest after so long."""
 
 _CAPACITY_S = 10.0
 """How often the size of the cluster is asked for."""
@@ -54,6 +56,8 @@ class RayBackend:
         self._timed_out: set[Token] = set()
         self._recalled: set[Token] = set()
         self._slots = 0
+        self._rate = 0.0
+        """Results per second, of late."""
         threading.Thread(target=self._work, name="ray", daemon=True).start()
 
     # From the worker --------------------------------------------------------------------------------------
@@ -127,21 +131,21 @@ class RayBackend:
 
     def _look(self) -> None:
         """Wait a little for what ends, and tell of it."""
-        wait_s = _WAIT_S[0]
-        while True:
-            with self._lock:
-                if not self._flight:
-                    self._lock.wait(_CAPACITY_S)
-                refs = list(self._flight)
-            if not refs:
-                return
-            ready, _ = ray.wait(refs, num_returns=min(len(refs), _BATCH), timeout=wait_s, fetch_local=False)
-            if ready:
-                self._take(ready)
-                return
-            if self._enforce_limit(time.monotonic()) or wait_s == _WAIT_S[1]:
-                return
-            wait_s = min(2 * wait_s, _WAIT_S[1])
+        with self._lock:
+            if not self._flight:
+                self._lock.wait(_CAPACITY_S)
+            refs = list(self._flight)
+        if not refs:
+            return
+        began_at = time.monotonic()
+        wanted = min(len(refs), max(1, int(self._rate * _BATCH_S)), _BATCH)
+        wait_s = _WAIT_S if wanted == 1 else _BATCH_S
+        ready, _ = ray.wait(refs, num_returns=wanted, timeout=wait_s, fetch_local=False)
+        if ready:
+            self._take(ready)
+        now = time.monotonic()
+        self._enforce_limit(now)
+        self._rate += 0.2 * (len(ready) / max(now - began_at, 0.001) - self._rate)
 
     def _take(self, ready: list[Any]) -> None:
         if self._limit_s is not None:
@@ -197,18 +201,17 @@ class RayBackend:
             self._outlet.begun(begun)
         return values
 
-    def _enforce_limit(self, now: float) -> bool:
+    def _enforce_limit(self, now: float) -> None:
         with self._lock:
             late = [token for token, at in self._deadlines.items() if at <= now]
             refs = [self._strike_off(token) for token in late]
         if not late:
-            return False
+            return
         for ref in refs:
             ray.cancel(ref, force=True)
         body = f"ran longer than its time limit of {self._limit_s:g} s".encode()
         limit_ms = (self._limit_s or 0.0) * 1000
         self._outlet.report(Report(*token, "timeout", limit_ms, "", body, b"") for token in late)
-        return True
 
     def _report(self, token: Token, got: Any) -> Report:
         if isinstance(got, BaseException):
