@@ -54,6 +54,10 @@ class _Packing:
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**{**keywords, "command_packer": _Packer()})
+        # Its name and version are not sent: two commands less, which a user would need a right to. By
+        # attribute, because the argument has another name in other versions of redis-py.
+        for name in ("driver_info", "lib_name", "lib_version"):
+            setattr(self, name, None)
 
 
 class _Tcp(_Packing, Connection):
@@ -114,7 +118,6 @@ def new_client(access: Access, *, name: str, reply_timeout_s: float) -> Any:
     settings |= {
         "protocol": 2,
         "client_name": name,
-        "driver_info": None,  # two commands less for each connection, which a user would need a right to
         "socket_timeout": reply_timeout_s,
         "health_check_interval": 0,
     }
