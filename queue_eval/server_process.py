@@ -22,6 +22,7 @@ from queue_eval.server_watch import ReplyError, Wire
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
 STOP_TIMEOUT_S = 30.0
 DEFAULT_LINGER_S = 300.0
+_FOREIGN_DATA = ("Bad file format", "RDB format version", "Wrong signature")
 
 
 def launch(files: ServerHome, record: Record, last: Record | None) -> None:
@@ -60,11 +61,15 @@ def launch(files: ServerHome, record: Record, last: Record | None) -> None:
         else:
             files.record_file.unlink()
         words = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
-        advice = f"see {files.log}"
-        if "RDB format version" in words:
-            advice = f"its data were written by a newer server program than {binary}; use that one again"
+        if any(sign in words for sign in _FOREIGN_DATA):
+            # Its own words advise a repair, which would cut off what it cannot read.
+            raise ServerError(
+                f"the server of {files.folder} did not start: {binary} cannot read the data, which another "
+                "server program may have written; do not repair them, start with the settings of before (TLS "
+                f"takes another program) or in another --home; see {files.log}"
+            ) from error
         raise ServerError(
-            f"the server of {files.folder} did not start: {' '.join(words.split())}; {advice}"
+            f"the server of {files.folder} did not start: {' '.join(words.split())}; see {files.log}"
         ) from error
 
 

@@ -242,6 +242,20 @@ def test_truncated_log_is_loaded(home):
         assert wire.call("GET", "k") == b"v"
 
 
+def test_data_of_a_newer_program_are_kept_and_nobody_is_told_to_repair_them(home):
+    start_server(home)
+    stop_server(home)
+    (base,) = home.glob("data/appendonlydir/*.base.rdb")
+    written = base.read_bytes()
+    base.write_bytes(written[:5] + b"0999" + written[9:])
+    with pytest.raises(ServerError, match="do not repair") as caught:
+        start_server(home)
+    assert "check-aof" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    base.write_bytes(written)
+    start_server(home)
+
+
 def test_pid_of_another_program_is_not_our_server(home):
     start_server(home)
     kill_server(home)
