@@ -75,7 +75,7 @@ def search(evaluator):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="process", help="thread, process or subprocess")
+    parser.add_argument("--method", default="process", help="thread, process, subprocess, ray or rq")
     parser.add_argument("-n", "--num-workers", type=int, default=2, help="evaluations at a time")
     parser.add_argument("--campaign", default="tune-digits", help="another name starts a new search")
     options = parser.parse_args()

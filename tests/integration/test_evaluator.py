@@ -15,7 +15,6 @@ from queue_eval import (
     Evaluator,
     FunctionError,
     JobFailed,
-    MethodUnavailableError,
     RayEvaluator,
     RQEvaluator,
     SearchTerminationError,
@@ -777,12 +776,9 @@ def test_a_server_that_is_not_there(tmp_path):
         ThreadPoolEvaluator(NAME, url=f"unix://{tmp_path}/none.sock")
 
 
-@pytest.mark.parametrize("method", ["ray", "rq"])
-def test_methods_that_are_not_there_yet(method, tmp_path):
-    with pytest.raises(MethodUnavailableError, match=f'"{method}" is not there yet'):
-        Evaluator.create(NAME, method, {"home": tmp_path / "home"})
+@pytest.mark.parametrize("kind", [RayEvaluator, RQEvaluator])
+def test_an_unknown_option_of_a_method_that_forwards(kind, tmp_path):
+    assert issubclass(kind, Base)
     with pytest.raises(UsageError, match="unknown option 'x'"):
-        Evaluator.create(NAME, method, {"x": 1})
+        Evaluator.create(NAME, kind.method, {"x": 1, "home": tmp_path / "home"})
     assert not (tmp_path / "home").exists()
-    assert issubclass(RayEvaluator, Base)
-    assert issubclass(RQEvaluator, Base)

@@ -17,12 +17,16 @@ import psutil
 
 from tests.support.waiting import wait_until
 
+_NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+
 
 class RayCluster:
     """Two CPUs on this machine. `close` leaves no process of it behind."""
 
-    def __init__(self, cpus: int = 2) -> None:
+    def __init__(self, cpus: int = 2, token: str | None = None) -> None:
         self._cpus = cpus
+        # Never as it would be by default: that depends on whether this user has ever made a token.
+        self._mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else _NO_TOKEN
         self._port = _free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="qe-ray-"))
         self._block: subprocess.Popen[bytes] | None = None
@@ -49,8 +53,7 @@ class RayCluster:
         with (self.folder / "start.log").open("ab") as log:
             self._block = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                # Or it would depend on whether this user has ever made a token.
-                env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+                env={**os.environ, **self._mode},
             )  # fmt: skip
         wait_until(lambda: self._answers() or self._block.poll() is not None, timeout_s=60)
         assert self._block.poll() is None, (self.folder / "start.log").read_text()
