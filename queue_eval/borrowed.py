@@ -14,7 +14,7 @@ import time
 
 from queue_eval.execution import RunFunction
 from queue_eval.pipe import OUTPUT_BYTES, Report, Setup
-from queue_eval.surroundings import open_stream
+from queue_eval.surroundings import open_stream, working_folder
 
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 """Signals whose handlers user code may have changed."""
@@ -32,7 +32,7 @@ class Borrowed:
     def __enter__(self) -> Borrowed:
         self._file.seek(0)
         self._file.truncate()
-        self._folder = os.getcwd()  # noqa: PTH109
+        self._folder = working_folder()
         self._streams = (sys.stdout, sys.stderr)
         for stream in self._streams:
             with contextlib.suppress(Exception):
@@ -59,8 +59,9 @@ class Borrowed:
             if signal.getsignal(number) is not handler and handler is not None:
                 with contextlib.suppress(ValueError):  # in another thread, which could not change them
                     signal.signal(number, handler)
-        with contextlib.suppress(OSError):
-            os.chdir(self._folder)
+        if self._folder is not None and working_folder() != self._folder:
+            with contextlib.suppress(OSError):
+                os.chdir(self._folder)
 
     def take_output(self) -> bytes:
         """What was printed since it was entered: by Python, by C and by commands; bounded."""

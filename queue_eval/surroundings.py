@@ -23,7 +23,7 @@ class Surroundings:
     """
 
     def __init__(self) -> None:
-        self._folder = os.getcwd()  # noqa: PTH109 - no pathlib in this process
+        self._folder = working_folder()
         self._copies = (os.dup(1), os.dup(2))
         self._streams = (open_stream(1), open_stream(2))
         sys.stdout, sys.stderr = self._streams
@@ -42,13 +42,17 @@ class Surroundings:
         if (sys.stdout, sys.stderr) != self._streams or any(stream.closed for stream in self._streams):
             self._streams = (open_stream(1), open_stream(2))
             sys.stdout, sys.stderr = self._streams
-        try:
-            has_moved = os.getcwd() != self._folder  # noqa: PTH109
-        except OSError:  # where it went is not there any more
-            has_moved = True
-        if has_moved:
+        if self._folder is not None and working_folder() != self._folder:
             with contextlib.suppress(OSError):
                 os.chdir(self._folder)
+
+
+def working_folder() -> str | None:
+    """The working directory; None when it is not there any more."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - no pathlib in this process
+    except OSError:
+        return None
 
 
 def _is_same_file(one: int, other: int) -> bool:

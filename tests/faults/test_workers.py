@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import signal
 import threading
 from collections import Counter
@@ -65,6 +66,23 @@ def test_a_death_is_seen_by_those_it_concerns(fleet, campaign):
         wait_until(lambda: fleet.begun()[1] == 2)
         fleet.open_gate()
         assert [job.attempts for job in driver.gather("ALL", timeout=20)] == [2]
+
+
+@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+def test_a_worker_whose_folder_was_removed(fleet, campaign, method):
+    """It runs on: no job may be lost because somebody tidied up."""
+    folder = fleet.folder
+    fleet.folder = folder / "away"
+    fleet.folder.mkdir()
+    worker = fleet.worker("--name", "homeless")
+    fleet.folder = folder
+    wait_registered(fleet, "homeless")
+    shutil.rmtree(folder / "away")
+    with fleet.driver(campaign, method=method) as driver:
+        driver.submit([fleet.config(x) for x in range(2)])
+        jobs = driver.gather("ALL", timeout=30)
+        assert [(job.state, job.attempts) for job in jobs] == [("succeeded", 1)] * 2
+    assert end(worker) == 0
 
 
 def test_the_lease_of_a_worker_killed_on_another_machine_expires(fleet, campaign):
