@@ -35,6 +35,8 @@ class Forwarded:
 
     token: Token
     config: bytes
+    slots: int = 1
+    """How many it takes."""
 
 
 class Backend(Protocol):
@@ -100,7 +102,7 @@ def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
         attempts: list[Forwarded] = []
         for header, body in frames.feed(data):
             if header[0] == "run":
-                attempts.append(Forwarded((header[1], header[2]), body))
+                attempts.append(Forwarded((header[1], header[2]), body, *header[3:]))
                 continue
             if header[0] == "setup":
                 backend = make_backend(parse_setup(header, body), outlet)

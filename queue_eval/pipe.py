@@ -9,7 +9,7 @@ frame          direction  header, then bytes
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
                           to (or null); then the pickle
 ready          to parent  the run function is loaded (or cannot be)
-run            to child   id, attempt; then the config (JSON)
+run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
 =============  =========  =======================================================================
@@ -88,8 +88,8 @@ _MOST_BYTES = 128 * 2**20
 """No frame is longer; what looks longer was written by user code into the pipe (all text does)."""
 
 
-def encode_run(job: int, attempt: int, config: bytes) -> bytes:
-    return frame(("run", job, attempt), config)
+def encode_run(job: int, attempt: int, config: bytes, slots: int = 1) -> bytes:
+    return frame(("run", job, attempt) if slots == 1 else ("run", job, attempt, slots), config)
 
 
 def encode_recall(tokens: Iterable[tuple[int, int]]) -> bytes:

@@ -96,11 +96,13 @@ def test_by_value_and_with_what_ray_gives(own_home: Path, cluster: RayCluster) -
             raise ValueError("unlucky")
         return {"y": factor * config["x"], "cpus": ray.get_runtime_context().get_assigned_resources()["CPU"]}
 
-    options = {"address": cluster.address, "num_cpus_per_task": 2, "home": own_home}
+    options = {"address": cluster.address, "num_cpus_per_task": 1, "home": own_home}
     with Evaluator.create(evaluate, "ray", options) as evaluator:
         evaluator.submit([{"x": x} for x in (5, 13)])
-        good, bad = sorted(evaluator.gather("ALL", timeout=120), key=lambda job: job.id)
-        assert good.result == {"y": 15, "cpus": 2}
+        evaluator.submit([{"x": 1}], slots=2)
+        good, bad, wide = sorted(evaluator.gather("ALL", timeout=120), key=lambda job: job.id)
+        assert good.result == {"y": 15, "cpus": 1}
+        assert wide.result == {"y": 3, "cpus": 2}
         assert (bad.state, bad.cause) == ("failed", "error")
         assert bad.error.endswith("ValueError: unlucky\n")
         output = evaluator._campaign.queue.outputs_of([1])[0]

@@ -206,7 +206,8 @@ class Forwarder:
         process = self._process
         if process is not None and process.slots:
             for token in self._unsent:
-                process.add(encode_run(*token, self._held[token].config))
+                attempt = self._held[token]
+                process.add(encode_run(*token, attempt.config, attempt.slots))
                 self._queued.append(token)
             self._unsent.clear()
             process.flush()

@@ -49,6 +49,8 @@ class RayBackend:
         self._outlet = outlet
         self._limit_s: float | None = self._forward["time_limit_s"]
         self._remote: Any = None
+        self._remotes: dict[int, Any] = {}
+        """By how many slots an attempt takes."""
         self._lock = threading.Condition()
         self._flight: dict[Any, Token] = {}
         self._refs: dict[Token, Any] = {}
@@ -65,7 +67,7 @@ class RayBackend:
     def submit(self, attempts: Sequence[Forwarded]) -> None:
         with self._lock:
             for attempt in attempts:
-                ref = self._remote.remote(*attempt.token, attempt.config)
+                ref = self._remote_of(attempt.slots).remote(*attempt.token, attempt.config)
                 self._flight[ref] = attempt.token
                 self._refs[attempt.token] = ref
             self._lock.notify()
@@ -115,13 +117,19 @@ class RayBackend:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_S[1])
         cloudpickle.register_pickle_by_value(queue_eval)
-        self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None)).options(
-            name=f"queue_eval {self._forward['campaign']}",
-            num_cpus=self._forward["num_cpus_per_task"],
-            num_gpus=self._forward["num_gpus_per_task"],
-            max_retries=0,
-            **({"num_returns": "streaming"} if self._limit_s is not None else {}),
-        )
+        self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None))
+
+    def _remote_of(self, slots: int) -> Any:
+        if slots not in self._remotes:
+            gpus = self._forward["num_gpus_per_task"]
+            self._remotes[slots] = self._remote.options(
+                name=f"queue_eval {self._forward['campaign']}",
+                num_cpus=slots * self._forward["num_cpus_per_task"],
+                num_gpus=None if gpus is None else slots * gpus,
+                max_retries=0,
+                **({"num_returns": "streaming"} if self._limit_s is not None else {}),
+            )
+        return self._remotes[slots]
 
     def _tell_slots(self) -> None:
         slots = self._forward["in_flight"] or _capacity(ray.cluster_resources(), self._forward)
