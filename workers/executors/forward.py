@@ -37,7 +37,7 @@ _RESTART_S = (0.5, 30.0)
 _STEADY_S = 60.0
 """A forwarder that has lived for so long is started again without delay."""
 
-_CLOSE_S = 3.0
+_CLOSE_S = 6.0
 """How long a forwarder may take to end what it has forwarded."""
 
 _LAST_OUTPUT = 1000

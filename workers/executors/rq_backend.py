@@ -65,8 +65,8 @@ _AGAIN_S = (3.0, 20.0)
 _RECENT_S = 60.0
 """What has ended so shortly before RQ's Redis went away may be there again when it is back."""
 
-_CLOSE_S = 2.5
-_CLOSE_GENTLY_S = 1.5
+_CLOSE_S = 5.5
+_CLOSE_GENTLY_S = 4.0
 _CLOSE_SOON_S = 0.5
 _FAILURE_TTL_S = 60
 
