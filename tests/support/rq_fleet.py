@@ -170,11 +170,14 @@ class RqFleet:
         left += [
             f"{name}: {_content(client, name)}"
             for name in (
-                f"rq:queue:{self.queue}", f"rq:queue:{self.queue}:intermediate", f"rq:wip:{self.queue}",
-                f"rq:failed:{self.queue}", f"rq:finished:{self.queue}",
+                f"rq:queue:{self.queue}", f"rq:wip:{self.queue}", f"rq:failed:{self.queue}",
+                f"rq:finished:{self.queue}",
             )
             if client.exists(name)
         ]  # fmt: skip
+        # What was taken away just as an RQ worker took it stays named here until RQ's next maintenance.
+        taken = client.lrange(f"rq:queue:{self.queue}:intermediate", 0, -1)
+        left += [f"taken: {job.decode()}" for job in taken if client.exists(b"rq:job:" + job)]
         return left
 
     def close(self) -> None:
