@@ -10,12 +10,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+import ray.util.client
 from ray import cloudpickle
-from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError, TaskCancelledError
 
 import queue_eval
 from queue_eval.borrowed import BorrowedProcess
@@ -30,8 +31,11 @@ _BATCH = 128
 _WAIT_S = 0.1
 """What is forwarded while a look waits for others is seen at the latest after so long."""
 
-_CAPACITY_S = 10.0
-"""How often the size of the cluster is asked for."""
+_ASK_S = 10.0
+"""How often the cluster is asked for its size."""
+
+_SILENT_S = 120.0
+"""A cluster that has not answered for so long is gone; a node of it gives it up after 60 s."""
 
 _RETRY_S = (1.0, 15.0)
 
@@ -55,12 +59,14 @@ class RayBackend:
         self._flight: dict[Any, Token] = {}
         self._refs: dict[Token, Any] = {}
         self._deadlines: dict[Token, float] = {}
-        self._timed_out: set[Token] = set()
         self._recalled: set[Token] = set()
         self._slots = 0
         self._rate = 0.0
         """Results per second, of late."""
-        threading.Thread(target=self._work, name="ray", daemon=True).start()
+        self._heard_at = time.monotonic()
+        """When the cluster last answered."""
+        self._doubt = threading.Event()
+        self._guarded(self._work)
 
     # From the worker --------------------------------------------------------------------------------------
 
@@ -93,18 +99,41 @@ class RayBackend:
 
     # ----------------------------------------------------------------------------------------------------
 
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run `work` in a thread, which ends the process when it fails: the worker starts another, and knows
+        what was lost."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                sys.stderr.write(f"{type(error).__name__}: {error}\n")
+                sys.stderr.flush()
+                os._exit(1)
+
+        threading.Thread(target=run, name=work.__name__, daemon=True).start()
+
     def _work(self) -> None:
-        try:
-            self._connect()
-            while True:
-                self._tell_slots()
-                asked_at = time.monotonic()
-                while time.monotonic() < asked_at + _CAPACITY_S:
-                    self._look()
-        except BaseException as error:  # the worker starts another process, and knows what was lost
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-            sys.stderr.flush()
-            os._exit(1)
+        self._connect()
+        self._heard_at = time.monotonic()
+        self._guarded(self._watch)
+        while True:
+            self._look()
+            if time.monotonic() - self._heard_at > _SILENT_S:
+                raise TimeoutError(f"Ray has not answered for {_SILENT_S:.0f} s")
+
+    def _watch(self) -> None:
+        """Ask after the cluster, also whether it is still the one that this driver belongs to: Ray itself
+        lets what was submitted to one that is gone wait for ever."""
+        own = None if _is_ray_client() else ray.get_runtime_context().get_node_id()
+        while True:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            if own is not None and own not in [node["NodeID"] for node in nodes]:
+                raise ConnectionError("the Ray node of this forwarder is not of the cluster any more")
+            self._heard_at = time.monotonic()
+            self._tell_slots()
+            self._doubt.wait(_ASK_S)
+            self._doubt.clear()
 
     def _connect(self) -> None:
         pause_s = _RETRY_S[0]
@@ -141,7 +170,7 @@ class RayBackend:
         """Wait a little for what ends, and tell of it."""
         with self._lock:
             if not self._flight:
-                self._lock.wait(_CAPACITY_S)
+                self._lock.wait(_ASK_S)
             refs = list(self._flight)
         if not refs:
             return
@@ -180,6 +209,11 @@ class RayBackend:
                     returned.append(token)  # if it had begun it was interrupted by this very recall
                 else:
                     reports.append(report)
+        if any(isinstance(got, NodeDiedError) for got in frames):
+            # It may be the whole cluster that dies: nothing more is to begin before that is known.
+            self._slots = 0
+            self._outlet.slots(0, "a node has died")
+            self._doubt.set()
         if reports:
             self._outlet.report(reports)
         if returned:
@@ -274,6 +308,10 @@ def _init_arguments(forward: dict[str, Any]) -> dict[str, Any]:
     if own:  # a size is that of a Ray of our own; without one, Ray finds what is there
         arguments |= own | {"address": "local"}
     return arguments
+
+
+def _is_ray_client() -> bool:
+    return bool(ray.util.client.ray.is_connected())
 
 
 def _capacity(resources: dict[str, float], forward: dict[str, Any]) -> int:
