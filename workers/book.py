@@ -116,7 +116,7 @@ class Book:
             for served in self._served.values():
                 if campaign in (None, served.name):
                     served.may_have_work = True
-                    served.took_marker = campaign is not None
+                    served.took_marker = served.took_marker or campaign is not None
             self.changed.notify()
 
     def wake_keys(self) -> dict[str, str]:
@@ -124,13 +124,19 @@ class Book:
         with self.changed:
             keys: dict[str, str] = {}
             for name, served in self._served.items():
-                # Who reserves would take the marker of what it is not to lease, over and over.
-                if served.is_withdrawn or served.reserved:
+                # Who reserves, or has no room for what it knows of, would take that marker over and over,
+                # and hear of nothing else.
+                if served.is_withdrawn or served.reserved or served.may_have_work:
                     continue
                 keys[served.queue.keys.wake] = name
                 if served.slots > 1 and not served.aside:
                     keys[served.queue.keys.wake_wide] = name
             return keys
+
+    def campaigns(self) -> set[str]:
+        """The names of all that are served."""
+        with self.changed:
+            return set(self._served)
 
     def serve(self, queue: CampaignQueue, plan: Plan) -> None:
         """Serve this campaign too, or with another plan."""

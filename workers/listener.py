@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 _BLOCK_S = 2.0
 """A worker with room asks again after so long without a marker: one may have died with who took it."""
 
+_NOT_NOW_S = 0.1
+"""How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
+
 _NOTICES_BLOCK_S = 20.0
 _MARGIN_S = 5.0
 
@@ -95,16 +98,16 @@ class WakeListener(_Listener):
         self._exchange.armed.wait()
         wanted = self._book.wake_keys()
         if self._stopped.is_set() or not wanted:
-            self._exchange.armed.clear()
+            self._disarm()
             return
         if self._link.is_cluster:
-            self._listen_by_campaign(wanted)
+            self._listen_by_campaign()
             return
         popped = client.bzpopmin(list(wanted), timeout=self._block_s)
         self._report(wanted[popped[0].decode()] if popped else None)
 
-    def _listen_by_campaign(self, wanted: dict[str, str]) -> None:
-        names = set(wanted.values())
+    def _listen_by_campaign(self) -> None:
+        names = self._book.campaigns()
         for name in self._campaigns.keys() - names:
             self._campaigns.pop(name).stop()
         for name in names - self._campaigns.keys():
@@ -125,9 +128,15 @@ class WakeListener(_Listener):
         self._heard.set()
 
     def _report(self, campaign: str | None) -> None:
-        # Disarmed before the exchange is told: it arms again when it finds nothing.
-        self._exchange.armed.clear()
         self._book.wanted(campaign)
+        self._disarm()
+
+    def _disarm(self) -> None:
+        """Block no more until the exchange finds nothing left, unless there are markers to block on: those of
+        other campaigns, or of one that the exchange has just asked for."""
+        self._exchange.armed.clear()
+        if self._book.wake_keys():
+            self._exchange.armed.set()
 
 
 class _CampaignListener(_Listener):
@@ -143,7 +152,7 @@ class _CampaignListener(_Listener):
         if self._stopped.is_set():
             return
         if not keys_:
-            self._stopped.wait(_BLOCK_S)  # not for now: it reserves room
+            self._stopped.wait(_NOT_NOW_S)
         elif client.bzpopmin(keys_, timeout=self._block_s):
             self._owner.hear(self._campaign)
 

@@ -222,3 +222,20 @@ def test_slots_that_cannot_be(fleet, campaign, slots):
 def test_a_label_that_cannot_be(fleet, campaign):
     with pytest.raises(ValueError, match="queue 'a b' is not valid"):
         fleet.driver(campaign, queue="a b")
+
+
+def test_a_worker_hears_of_another_campaign_while_one_waits_for_its_ray(fleet, campaign):
+    """Jobs that it has no room for must not make it deaf to those that it has room for."""
+    plain = f"{campaign}-plain"
+    nobody = {"address": "127.0.0.1:1", "num_workers": 1}
+    with fleet.driver(campaign, method="ray", **nobody) as ray, fleet.driver(plain) as other:
+        fleet.worker("--campaign", campaign, "--campaign", plain, slots=2)
+        other.submit([fleet.config()])
+        assert len(other.gather("ALL", timeout=20)) == 1
+        ray.submit([fleet.config(i) for i in range(9)])
+        queue = fleet.queue(campaign)
+        wait_until(lambda: queue.snapshot().counts[State.RUNNING] > 0)
+        for _ in range(3):
+            other.submit([fleet.config()])
+            assert len(other.gather("ALL", timeout=10)) == 1
+        assert queue.snapshot().counts[State.PENDING] > 0
