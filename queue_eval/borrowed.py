@@ -16,7 +16,7 @@ from queue_eval.execution import RunFunction
 from queue_eval.pipe import OUTPUT_BYTES, Report, Setup
 from queue_eval.surroundings import open_stream, working_folder
 
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
+_HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 """Signals whose handlers user code may have changed."""
 
 
@@ -28,20 +28,21 @@ class Borrowed:
         # A file, not a pipe: nobody reads while user code writes, which may hold the GIL meanwhile.
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as the process
         self._pid = os.getpid()
+        self._copies = (os.dup(1), os.dup(2))
+        self._own = (open_stream(1), open_stream(2))
 
     def __enter__(self) -> Borrowed:
-        self._file.seek(0)
-        self._file.truncate()
         self._folder = working_folder()
         self._streams = (sys.stdout, sys.stderr)
         for stream in self._streams:
             with contextlib.suppress(Exception):
                 stream.flush()
-        self._handlers = {number: signal.getsignal(number) for number in _HANDLED}
-        self._copies = (os.dup(1), os.dup(2))
+        self._handlers = [signal.getsignal(number) for number in _HANDLED]
         for fd in (1, 2):
             os.dup2(self._file.fileno(), fd)
-        sys.stdout, sys.stderr = self._own = (open_stream(1), open_stream(2))
+        if any(stream.closed for stream in self._own):
+            self._own = (open_stream(1), open_stream(2))
+        sys.stdout, sys.stderr = self._own
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,8 +55,7 @@ class Borrowed:
         sys.stdout, sys.stderr = self._streams
         for fd, copy in zip((1, 2), self._copies, strict=True):
             os.dup2(copy, fd)
-            os.close(copy)
-        for number, handler in self._handlers.items():
+        for number, handler in zip(_HANDLED, self._handlers, strict=True):
             if signal.getsignal(number) is not handler and handler is not None:
                 with contextlib.suppress(ValueError):  # in another thread, which could not change them
                     signal.signal(number, handler)
@@ -66,6 +66,14 @@ class Borrowed:
     def take_output(self) -> bytes:
         """What was printed since it was entered: by Python, by C and by commands; bounded."""
         size = os.fstat(self._file.fileno()).st_size
+        if size == 0:
+            return b""
+        output = self._read(size)
+        self._file.seek(0)
+        self._file.truncate()
+        return output
+
+    def _read(self, size: int) -> bytes:
         half = OUTPUT_BYTES // 2
         if size <= 2 * half:
             return os.pread(self._file.fileno(), size, 0)
@@ -86,10 +94,12 @@ class BorrowedProcess:
         if self._borrowed is None:
             self._borrowed = Borrowed()
         with self._borrowed:
-            if self._function is None:  # its module may print, too
-                self._function = RunFunction(self._setup)
+            # Its module may print, too.
+            function = self._function if self._function is not None else RunFunction(self._setup)
+            # Others stop an attempt by interrupting it: those after it must not find what is half loaded.
+            self._function = None if function.was_interrupted else function
             begun = time.perf_counter()
-            outcome, body = self._function(job, config)
+            outcome, body = function(job, config)
             run_ms = (time.perf_counter() - begun) * 1000
         output = self._borrowed.take_output()
-        return Report(job, attempt, outcome, run_ms, self._function.source, body, output).encode()
+        return Report(job, attempt, outcome, run_ms, function.source, body, output).encode()

@@ -20,6 +20,8 @@ class RunFunction:
 
     def __init__(self, setup: Setup) -> None:
         self.source = ""
+        self.was_interrupted = False
+        """Whether its loading was: another load may do better."""
         self._kwargs = setup.kwargs
         self._function: Any = None
         self._broken = ""
@@ -27,6 +29,7 @@ class RunFunction:
             self._function = load(setup.name, setup.payload, setup.path)
             self.source = source_hash(self._function)
         except FunctionError as error:
+            self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
             # As text: an exception that is raised again for each attempt collects a traceback without end.
             self._broken = describe_error(error)
 

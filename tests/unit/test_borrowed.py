@@ -1,0 +1,44 @@
+"""An attempt in a process that belongs to others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from queue_eval.borrowed import BorrowedProcess
+from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+
+
+def run(process: BorrowedProcess, job: int) -> Report:
+    ((header, body),) = FrameBuffer().feed(process.run(job, 1, b"{}"))
+    return parse_report(header, body)
+
+
+@pytest.mark.parametrize(
+    ("raised", "then"), [("KeyboardInterrupt", "ok"), ("SystemExit", "error"), ("ValueError", "error")]
+)
+def test_an_interrupted_load_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str, then: str
+) -> None:
+    """Ray stops an attempt by interrupting it, perhaps while it imports; those after it did no wrong."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    module = f"interrupted_{raised.lower()}"
+    (tmp_path / "first").touch()
+    (tmp_path / f"{module}.py").write_text(
+        "import pathlib\n"
+        "first = pathlib.Path(__file__).with_name('first')\n"
+        "if first.exists():\n"
+        "    first.unlink()\n"
+        f"    raise {raised}\n"
+        "def run(config):\n"
+        "    return config['id']\n"
+    )
+    process = BorrowedProcess(Setup(f"{module}:run", None, (str(tmp_path),), {}, threads=1))
+    assert run(process, 1).outcome == "error"
+    second = run(process, 2)
+    assert process._borrowed is not None
+    process._borrowed._file.close()  # as the end of the process would
+    assert second.outcome == then
+    assert second.body == b"2" if then == "ok" else b"cannot be loaded" in second.body
