@@ -24,6 +24,9 @@ _BATCH_BYTES = 8 * 2**20
 _PREFETCH_MS = 50.0
 """About so much work per slot is held in advance, while all jobs of late were short."""
 
+_FORWARDED_MS = 200.0
+"""The same of what is forwarded, whose results come in bunches."""
+
 _PREFETCH_LONGEST_MS = 100.0
 _PREFETCH_MOST = 256
 
@@ -368,6 +371,7 @@ class Book:
             return max(0, min(room, slots - in_hand - reserved)), 0
         if rivals > 1 or served.wide:
             return room, 0
-        per_slot = served.pace.fitting(_PREFETCH_MS, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)
+        work_ms = _FORWARDED_MS if served.is_forwarding else _PREFETCH_MS
+        per_slot = served.pace.fitting(work_ms, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)
         ahead = min(per_slot * slots, 2 * _PREFETCH_MOST)
         return room, max(0, ahead - max(0, served.in_hand - slots))
