@@ -184,6 +184,9 @@ class Exchange:
         if leases:
             self._sign_roster(served)
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
+        elif reply.aside and served.is_forwarding:
+            # Too wide for the slots of this worker; but those that it forwards to may have more.
+            self._runner.submit(served.lane, plan, [])
         if nothing_left:
             self.armed.set()
 

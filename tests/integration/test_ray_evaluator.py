@@ -16,6 +16,7 @@ from queue_eval.errors import MethodUnavailableError, UsageError
 from queue_eval.keys import Keys
 from queue_eval.server import start_server
 from tests.support.executor_harness import is_running
+from tests.support.fault_fleet import Fleet
 from tests.support.ray_cluster import RayCluster
 from tests.support.waiting import wait_until
 
@@ -173,3 +174,15 @@ def test_more_cpus_than_there_are_wait(own_home: Path, cluster: RayCluster) -> N
         assert evaluator.gather("ALL", timeout=12) == []
         assert evaluator.cancel() == 1
         assert [job.state for job in evaluator.gather("ALL", timeout=30)] == ["cancelled"]
+
+
+@pytest.mark.long
+def test_a_job_wider_than_the_worker_is_run_where_ray_has_room(server, campaign, cluster, tmp_path):
+    fleet = Fleet(server, tmp_path)
+    try:
+        with fleet.driver(campaign, method="ray", address=cluster.address) as driver:
+            driver.submit([fleet.config(5)], slots=2)
+            fleet.worker("--campaign", campaign, slots=1)
+            assert [job.result for job in driver.gather("ALL", timeout=40)] == [5]
+    finally:
+        fleet.close()

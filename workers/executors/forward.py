@@ -125,6 +125,8 @@ class Forwarder:
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         now = time.monotonic()
+        if not attempts and self._process is None:
+            self._away_since = self._away_since or now  # until it is known how many slots there are
         for attempt in attempts:
             self._held[attempt.token] = attempt
             self._unsent[attempt.token] = self._submitted_at[attempt.token] = now

@@ -71,7 +71,8 @@ class Executor(Protocol):
         there."""
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Begin as many as there is room for; keep the others waiting, in order."""
+        """Begin as many as there is room for; keep the others waiting, in order. With none, one that forwards
+        asks how much room there is."""
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
         """Drop these attempts without a report, those that are running only when `begun`; return which."""
