@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -158,6 +159,45 @@ def test_an_example_cluster_of_ray(compose, valkey):
     assert driver.process.wait(120) == 0, driver.process.output
     assert "40 evaluations on 2 hosts, best x = 3" in driver.process.output
     assert forwarder.stop() == 0, forwarder.process.output
+
+
+RAY_SEARCH = """
+from model import run
+from queue_eval import Evaluator
+with Evaluator.create(run, "ray", {"campaign": "replaced", "num_workers": 8}) as evaluator:
+    evaluator.submit([{"x": x} for x in range(150)])
+    jobs = evaluator.gather("ALL")
+print(len(jobs), *{job.state for job in jobs})
+"""
+
+
+def test_a_cluster_of_ray_that_is_replaced_by_another(compose, valkey):
+    """Its head dies with all that it knew; the forwarder sits on another host, beside a node that lived."""
+    pytest.importorskip("ray")
+
+    def restarting(name):
+        container, service = compose.create(name), compose.service(name)
+        command = shlex.join([*service["entrypoint"], *service["command"]])
+        container.start(["sh", "-c", f"while :; do {command}; sleep 1; done"])
+        return container
+
+    head = restarting("ray-head")
+    compose.wait_healthy("ray-head", head)
+    restarting("ray-node")
+    forwarder = compose.up("ray-forwarder")
+    compose.wait_healthy("ray-forwarder", forwarder)
+    driver = compose.create("driver")
+    driver.start(["python", "-c", RAY_SEARCH])
+
+    def counts():
+        told = driver.run("queue-eval", "status", "replaced", "--json").stdout
+        return json.loads(told)["counts"] if told.strip() else {"succeeded": 0, "running": 0}
+
+    wait_until(lambda: counts()["succeeded"] and counts()["running"], 90)
+    for name in ("gcs_server", "raylet"):
+        head.run("pkill", "-9", name)
+    assert driver.process.wait(240) == 0, driver.process.output
+    assert driver.process.output.strip().endswith("150 succeeded")
 
 
 def test_an_example_fleet_of_rq(compose, valkey):
