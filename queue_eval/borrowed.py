@@ -38,6 +38,10 @@ class Borrowed:
             with contextlib.suppress(Exception):
                 stream.flush()
         self._handlers = [signal.getsignal(number) for number in _HANDLED]
+        # Ray takes back by interrupting. What has begun is to end as it would have: user code that catches
+        # the interrupt would give half a result for a whole one. What is to be ended is killed.
+        with contextlib.suppress(ValueError):  # in another thread, which is not interrupted
+            signal.signal(signal.SIGINT, _pass_over)
         for fd in (1, 2):
             os.dup2(self._file.fileno(), fd)
         if any(stream.closed for stream in self._own):
@@ -79,6 +83,10 @@ class Borrowed:
             return os.pread(self._file.fileno(), size, 0)
         first, last = os.pread(self._file.fileno(), half, 0), os.pread(self._file.fileno(), half, size - half)
         return b"%b\n[... %d bytes left out ...]\n%b" % (first, size - 2 * half, last)
+
+
+def _pass_over(*_: object) -> None:
+    """A handler, since `SIG_IGN` would be inherited by the commands that user code runs."""
 
 
 class BorrowedProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -42,3 +43,28 @@ def test_an_interrupted_load_is_made_again(
     process._borrowed._file.close()  # as the end of the process would
     assert second.outcome == then
     assert second.body == b"2" if then == "ok" else b"cannot be loaded" in second.body
+
+
+def test_an_attempt_that_has_begun_is_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recall that comes too late must not make half a result of it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "interrupts_itself.py").write_text(
+        "import _thread, time\n"
+        "def run(config):\n"
+        "    try:\n"
+        "        _thread.interrupt_main()  # as Ray does\n"
+        "        time.sleep(0.01)\n"
+        "    except KeyboardInterrupt:\n"
+        "        return 'half'\n"
+        "    return 'whole'\n"
+    )
+    before = signal.getsignal(signal.SIGINT)
+    process = BorrowedProcess(Setup("interrupts_itself:run", None, (str(tmp_path),), {}, threads=1))
+    run(process, 1)
+    report = run(process, 2)
+    assert process._borrowed is not None
+    process._borrowed._file.close()
+    assert (report.outcome, report.body) == ("ok", b'"whole"')
+    assert signal.getsignal(signal.SIGINT) is before
