@@ -80,6 +80,8 @@ class RayEvaluator(Evaluator):
         if not isinstance(ray_kwargs, dict):
             raise UsageError(f"ray_kwargs is a {type(ray_kwargs).__name__}; give a dict of JSON values")
         encode_options("ray_kwargs", ray_kwargs)
+        if str(address).startswith("ray://") and options.get("time_limit") is not None:
+            raise UsageError("a time_limit needs a Ray that is joined: give the address host:port, not ray://")
         self._forward = {
             "address": _text("address", address),
             "password": _text("password", password),

@@ -60,6 +60,7 @@ def test_how_many_at_a_time(server, arguments, num_workers, in_flight):
         ({"num_workers": 0}, "num_workers is 0"),
         ({"address": 5}, "address is a int; give a str"),
         ({"ray_kwargs": ["x"]}, "ray_kwargs is a list"),
+        ({"address": "ray://host:10001", "time_limit": 5}, "a time_limit needs a Ray that is joined"),
         ({"ray_kwargs": {"x": object()}}, "ray_kwargs.x is an object; give JSON values only"),
     ],
 )

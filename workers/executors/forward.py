@@ -23,7 +23,7 @@ from typing import Any
 
 from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from queue_eval.states import Outcome
-from workers.executors.piped_process import PipedProcess
+from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import Attempt, Ended, Plan, Token
 
 log = logging.getLogger(__name__)
@@ -226,6 +226,10 @@ class Forwarder:
                 self._command, self._plan.setup, self._selector, self._env
             )
         except OSError as error:
+            if not is_lasting(error):
+                log.warning("cannot start a process for now: %s", error)
+                self._wait_before_restart(now)
+                return
             body = f"cannot start {self._plan.python} to forward this job: {error}".encode()
             for token in list(self._held):
                 self._end(token, Outcome.LOST, now, body)
@@ -304,10 +308,13 @@ class Forwarder:
         self._unsent = OrderedDict((token, self._submitted_at[token]) for token in self._held)
         self._queued.clear()
         self._recalled.clear()
-        self._slots = 0
-        self._away_since = self._away_since or now
         if now - process.started_at > _STEADY_S:
             self._pause_s = _RESTART_S[0]
+        self._wait_before_restart(now)
+
+    def _wait_before_restart(self, now: float) -> None:
+        self._slots = 0
+        self._away_since = self._away_since or now
         self._restart_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, _RESTART_S[1])
 

@@ -17,6 +17,11 @@ _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
 
 
+def is_lasting(error: OSError) -> bool:
+    """Whether a process that could not be started will not start the next time either."""
+    return isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
+
+
 class PipedProcess:
     """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
 

@@ -12,6 +12,7 @@ thread) or when nothing but abandoned threads is left in it (with several), and 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import selectors
@@ -22,9 +23,12 @@ from dataclasses import dataclass
 
 from queue_eval.states import Outcome
 from workers.executors.child_process import ChildProcess
+from workers.executors.piped_process import is_lasting
 from workers.executors.protocol import Attempt, Ended, Plan, Token
 from workers.pace import Pace
 from workers.resources import Means, joined, on_cores
+
+log = logging.getLogger(__name__)
 
 _SHORT_MS = 5.0
 """Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""
@@ -227,6 +231,9 @@ class ChildPool:
         except OSError as error:
             if self._board is not None:
                 self._board.give_back(slots)
+            if not is_lasting(error):  # no memory, no process or file to be had: it costs no job an attempt
+                log.warning("cannot start a process for now: %s", error)
+                return None
             token = self._waiting.popleft()[1].token
             body = f"cannot start {self._plan.python} to run this job: {error}"
             self._end(token, Outcome.LOST, 0.0, body.encode(), b"")

@@ -71,15 +71,22 @@ class RayBackend:
     # From the worker --------------------------------------------------------------------------------------
 
     def submit(self, attempts: Sequence[Forwarded]) -> None:
+        refused: list[Report] = []
         with self._lock:
             for attempt in attempts:
                 # One argument: Ray takes its time over each.
-                ref = self._remote_of(attempt.slots).remote(
-                    b"%d %d %b" % (*attempt.token, attempt.config)
-                )
+                what = b"%d %d %b" % (*attempt.token, attempt.config)
+                try:
+                    ref = self._remote_of(attempt.slots).remote(what)
+                except Exception as error:  # one that Ray does not take must not keep the others waiting
+                    body = f"Ray does not take this job: {_one_line(error)}".encode()
+                    refused.append(Report(*attempt.token, "lost", 0.0, "", body, b""))
+                    continue
                 self._flight[ref] = attempt.token
                 self._refs[attempt.token] = ref
             self._lock.notify()
+        if refused:
+            self._outlet.report(refused)
 
     def recall(self, tokens: Sequence[Token]) -> None:
         with self._lock:
@@ -144,7 +151,7 @@ class RayBackend:
             try:
                 ray.init(**_init_arguments(self._forward))
                 break
-            except ConnectionError as error:
+            except Exception as error:  # arguments that Ray does not know, too: the worker's log says so
                 self._outlet.slots(0, _one_line(error))
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_S[1])
@@ -194,17 +201,14 @@ class RayBackend:
             frames: list[Any] = ray.get(ready)
         except RayError:
             frames = [_outcome(ref) for ref in ready]
-            for got in frames:
-                # Ray would fail all that is submitted from now on: this driver is of no use any more.
-                if isinstance(got, LocalRayletDiedError):
-                    raise got from None
+        ends = [got for got in frames if isinstance(got, LocalRayletDiedError)]
         reports: list[Report] = []
         returned: list[Token] = []
         with self._lock:
             for ref, got in zip(ready, frames, strict=True):
                 token = self._flight.get(ref)
-                if token is None:
-                    continue  # stopped meanwhile
+                if token is None or any(got is one for one in ends):
+                    continue  # stopped meanwhile; or it ends with this process
                 was_recalled = token in self._recalled
                 self._strike_off(token)
                 report = self._report(token, got)
@@ -221,6 +225,8 @@ class RayBackend:
             self._outlet.report(reports)
         if returned:
             self._outlet.returned(returned)
+        if ends:  # Ray would fail all that is submitted from now on: this driver is of no use any more
+            raise ends[0]
 
     def _advance(self, streams: list[Any]) -> list[Any]:
         """Of streams that have a value: note which have begun; the values that are reports."""
