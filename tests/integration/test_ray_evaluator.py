@@ -157,6 +157,7 @@ def test_a_cluster_that_asks_for_a_token(own_home: Path, monkeypatch: pytest.Mon
     token = "0123456789abcdef" * 4
     cluster = RayCluster(token=token)
     try:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
         with Evaluator.create(NAME, "ray", {"address": cluster.address, "home": own_home}) as evaluator:
             evaluator.submit([{"x": 7}])
