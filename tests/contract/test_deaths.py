@@ -55,8 +55,9 @@ def test_a_killed_child_is_replaced(make, method, tmp_path):
     first, second, *waiting = executor.submit(
         *({"do": "hang", "started": str(tmp_path / name)} for name in "ab"), {}, {}
     )
-    executor.until(lambda: all((tmp_path / name).exists() for name in "ab"))
-    for pid in executor.children():
+    started = [tmp_path / name for name in "ab"]
+    executor.until(lambda: all(file.exists() and file.read_text() for file in started))
+    for pid in {int(file.read_text()) for file in started}:
         os.kill(pid, signal.SIGKILL)
     for one in executor.wait([first, second]):
         assert one.outcome == "lost"
