@@ -26,13 +26,11 @@ import traceback
 import warnings
 from typing import NoReturn
 
+from queue_eval.deaths import LOADING_S, describe_death, describe_exit, describe_lateness
 from queue_eval.execution import RunFunction
 from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, frame, parse_report
 from queue_eval.surroundings import Surroundings
-
-_LOADING_S = 60.0
-"""Loading the run function may take this long on top of the time limit."""
 
 _TICK_S = 0.2
 """Where no file descriptor tells of a process's death it is looked for this often."""
@@ -42,7 +40,6 @@ _HANDLED = (
 )  # fmt: skip
 """Signals that the host may handle in its own way."""
 
-_LAST_OUTPUT = 1000
 _READ_BYTES = 1 << 16
 
 
@@ -120,7 +117,7 @@ class ForkedAttempt:
         pipe.setblocking(False)
         os.set_blocking(output, False)
         pidfd = os.pidfd_open(self._pid) if hasattr(os, "pidfd_open") else None
-        deadline = None if self._time_limit_s is None else begun_at + self._time_limit_s + _LOADING_S
+        deadline = None if self._time_limit_s is None else begun_at + self._time_limit_s + LOADING_S
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             selector.register(output, selectors.EVENT_READ)
@@ -199,13 +196,12 @@ class ForkedAttempt:
         if self._stopped:
             return None
         if timed_out:
-            did = "ran" if self._ready else "was still loading its run function"
-            body = f"{did} longer than its time limit of {self._time_limit_s:g} s".encode()
+            assert self._time_limit_s is not None
+            body = describe_lateness(self._time_limit_s, was_ready=self._ready)
             return Report(*self._token, "timeout", run_ms, "", body, output)
         assert self._status is not None
-        last = output[-_LAST_OUTPUT:].strip()
-        body = f"the process that ran this job died: {_describe(self._status)}".encode()
-        body += b"; its last output:\n" + last if last else b""
+        death = describe_exit(os.waitstatus_to_exitcode(self._status))
+        body = describe_death("ran this job", death, output)
         return Report(*self._token, "lost", run_ms, "", body, output)
 
     # In the child -----------------------------------------------------------------------------------------
@@ -273,13 +269,3 @@ def _forget_host() -> None:
     random.seed()
     sys.argv = [""]
     sys.modules["__main__"] = type(sys)("__main__")
-
-
-def _describe(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

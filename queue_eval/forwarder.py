@@ -17,32 +17,18 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from queue_eval.attempt import Attempt, Token
 from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import FrameBuffer, Report, Setup, frame, parse_setup
 
 _READ_BYTES = 1 << 20
 
-Token = tuple[int, int]
-"""Fencing token: (job id, attempt)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forwarded:
-    """One attempt to be forwarded."""
-
-    token: Token
-    config: bytes
-    slots: int = 1
-    """How many it takes."""
-
-
 class Backend(Protocol):
     """Where attempts are forwarded to. Its methods are called from one thread, and do not wait long."""
 
-    def submit(self, attempts: Sequence[Forwarded]) -> None:
+    def submit(self, attempts: Sequence[Attempt]) -> None:
         """Forward them. Each is reported or returned, unless it is stopped."""
 
     def recall(self, tokens: Sequence[Token]) -> None:
@@ -99,10 +85,10 @@ def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
     frames = FrameBuffer()
     backend: Backend | None = None
     while data := pipe.recv(_READ_BYTES):
-        attempts: list[Forwarded] = []
+        attempts: list[Attempt] = []
         for header, body in frames.feed(data):
             if header[0] == "run":
-                attempts.append(Forwarded((header[1], header[2]), body, *header[3:]))
+                attempts.append(Attempt((header[1], header[2]), body, *header[3:]))
                 continue
             if header[0] == "setup":
                 backend = make_backend(parse_setup(header, body), outlet)

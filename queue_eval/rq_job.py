@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from rq import defaults, get_current_job
 
+from queue_eval.attempt import Token
 from queue_eval.faults import is_transient
 from queue_eval.forked import ForkedAttempt
 from queue_eval.pipe import FrameBuffer, Report, parse_setup
-from queue_eval.rq_moves import BEAT_S, Begun, RqMoves, Token
+from queue_eval.rq_moves import BEAT_S, Begun, RqMoves
 
 log = logging.getLogger("rq.worker")
 

@@ -26,6 +26,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from queue_eval.attempt import Token
 from queue_eval.pipe import frame
 
 KEEP_S = 7 * 24 * 3600
@@ -36,9 +37,6 @@ BEAT_S = 10.0
 
 DONE_S = 600.0
 """How long a report may wait for its claim before its execution may be taken for dead."""
-
-Token = tuple[int, int]
-"""(job id, attempt)"""
 
 
 @cache

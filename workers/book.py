@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from queue_eval.attempt import Token
 from queue_eval.moves import Settled, Settlement
 from queue_eval.queue import CampaignQueue
-from workers.executors.protocol import Ended, Plan, Token
+from workers.executors.protocol import Ended, Plan
 from workers.runner import Runner
 from workers.served import Served
 

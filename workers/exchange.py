@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from queue_eval.attempt import Attempt, Token
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import (
     CampaignNotFoundError,
@@ -32,7 +33,6 @@ from queue_eval.errors import (
 from queue_eval.moves import Lease, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.book import Book, ToRelease, Trade
-from workers.executors.protocol import Attempt, Token
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, label_of, make_plan

@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from queue_eval.attempt import Attempt, Token
 from workers.executors import make_executor
-from workers.executors.protocol import Attempt, Ended, Executor, Plan, Token
+from workers.executors.protocol import Ended, Executor, Plan
 
 log = logging.getLogger(__name__)
 

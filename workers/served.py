@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from queue_eval import signing
 from queue_eval.access import Access
+from queue_eval.attempt import Token
 from queue_eval.codec import decode
 from queue_eval.errors import FunctionError
 from queue_eval.keys import DEFAULT_QUEUE
@@ -16,7 +17,7 @@ from queue_eval.pipe import Setup
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Method
 from workers.executors import check_method
-from workers.executors.protocol import Plan, Token
+from workers.executors.protocol import Plan
 from workers.options import WorkerOptions
 from workers.pace import Pace
 

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from queue_eval import keys
 from queue_eval.access import Access, safe_url
+from queue_eval.attempt import Token
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import UsageError
 from queue_eval.machine import is_alive, machine_id
 from queue_eval.server import server_state
 from workers.book import Book
 from workers.exchange import Exchange
-from workers.executors.protocol import Token
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
 from workers.options import WorkerOptions

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from queue_eval.attempt import Attempt, Token
 from queue_eval.states import Method
 from tests.support.executor_harness import Harness, is_running, result_of
 from workers.executors import make_executor
-from workers.executors.protocol import Attempt, Token
 from workers.resources import Means
 from workers.slot_board import SlotBoard
 

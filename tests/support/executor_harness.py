@@ -14,10 +14,11 @@ from typing import Any
 
 import psutil
 
+from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import Setup
 from queue_eval.states import Method
 from workers.executors import make_executor
-from workers.executors.protocol import Attempt, Ended, Plan, Token
+from workers.executors.protocol import Ended, Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = "tests.support.executor_functions"

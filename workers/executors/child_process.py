@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Container, Mapping
 from typing import Any
 
+from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import READY, Report, Setup, encode_recall, encode_run, parse_report
 from workers.executors.piped_process import PipedProcess
-from workers.executors.protocol import Attempt, Token
 
 
 class ChildProcess(PipedProcess):

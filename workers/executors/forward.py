@@ -21,10 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from queue_eval.attempt import Attempt, Token
+from queue_eval.deaths import describe_death
 from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from queue_eval.states import Outcome
 from workers.executors.piped_process import PipedProcess, is_lasting
-from workers.executors.protocol import Attempt, Ended, Plan, Token
+from workers.executors.protocol import Ended, Plan
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,6 @@ _STEADY_S = 60.0
 
 _CLOSE_S = 6.0
 """How long a forwarder may take to end what it has forwarded."""
-
-_LAST_OUTPUT = 1000
 
 
 class _ForwarderProcess(PipedProcess):
@@ -294,16 +294,11 @@ class Forwarder:
         process.kill()
         self._listen(now)  # it may have spoken before it died
         self._process = None
-        last = process.take_output()[-_LAST_OUTPUT:].strip()
-        death = process.describe_death()
-        log.warning(
-            "the process that forwards to %s died: %s; its last output:\n%s",
-            self._plan.method, death, last.decode(errors="replace"),
-        )  # fmt: skip
-        body = f"the process that forwarded this job to {self._plan.method} died: {death}".encode()
-        body += b"; its last output:\n" + last if last else b""
+        death, output = process.describe_exit(), process.take_output()
+        told = describe_death(f"forwarded this job to {self._plan.method}", death, output)
+        log.warning("%s", told.decode(errors="replace"))
         for token in [] if self._outlives else list(self._begun_at):
-            self._end(token, Outcome.LOST, now, body)
+            self._end(token, Outcome.LOST, now, told)
         # In the order in which they came.
         self._unsent = OrderedDict((token, self._submitted_at[token]) for token in self._held)
         self._queued.clear()

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from queue_eval.deaths import describe_exit
 from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Kept
 
 _READ_BYTES = 1 << 16
@@ -111,14 +112,9 @@ class PipedProcess:
                     break
                 self._output.add(data)
 
-    def describe_death(self) -> str:
-        code = self._process.wait()
-        if code < 0:
-            try:
-                return f"killed by {signal.Signals(-code).name}"
-            except ValueError:
-                return f"killed by signal {-code}"
-        return f"exit status {code}"
+    def describe_exit(self) -> str:
+        """How it ended, once it is dead."""
+        return describe_exit(self._process.wait())
 
     def kill(self) -> None:
         """Kill the process group and let go of everything. May be called twice."""

@@ -21,10 +21,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from queue_eval.attempt import Attempt, Token
+from queue_eval.deaths import LOADING_S, describe_death, describe_lateness
 from queue_eval.states import Outcome
 from workers.executors.child_process import ChildProcess
 from workers.executors.piped_process import is_lasting
-from workers.executors.protocol import Attempt, Ended, Plan, Token
+from workers.executors.protocol import Ended, Plan
 from workers.pace import Pace
 from workers.resources import Means, joined, on_cores
 
@@ -33,9 +35,6 @@ log = logging.getLogger(__name__)
 _SHORT_MS = 5.0
 """Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""
 
-_LOADING_S = 60.0
-"""Loading the run function may take this long on top of the time limit of the attempts that wait for it."""
-
 _QUEUED_MS = 5.0
 """About so much work may queue in a child."""
 
@@ -43,9 +42,6 @@ _QUEUED_MOST = 32
 
 _STUCK_MS = 1000.0
 """What an attempt counts for behind which others were stuck: none are queued until it is forgotten."""
-
-_LAST_OUTPUT = 1000
-"""How many bytes of its last output tell of a process's death."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +211,7 @@ class ChildPool:
     def _limit_of(self, child: ChildProcess) -> float:
         if self._plan.time_limit_s is None:
             return math.inf
-        return self._plan.time_limit_s + (0.0 if child.ready else _LOADING_S)
+        return self._plan.time_limit_s + (0.0 if child.ready else LOADING_S)
 
     def _start_child(self, width: int) -> ChildProcess | None:
         if self._board is None and len(self._children) >= self._shape.children:
@@ -285,8 +281,8 @@ class ChildPool:
             if now < begun_at + limit:
                 continue
             run_ms = (now - begun_at) * 1000
-            did = "ran" if child.ready else "was still loading its run function"
-            body = f"{did} longer than its time limit of {self._plan.time_limit_s:g} s".encode()
+            assert self._plan.time_limit_s is not None
+            body = describe_lateness(self._plan.time_limit_s, was_ready=child.ready)
             if child.threads == 1:
                 child.take(token)
                 output = self._replace(child)
@@ -302,15 +298,13 @@ class ChildPool:
         self._take_reports(child, now)  # it may have reported before it died
         if child not in self._children:
             return
-        death = child.describe_death()
+        death = child.describe_exit()
         begun = dict(child.begun_at)
         output = child.take_output() if begun else b""
         for token, begun_at in begun.items():
             child.take(token)
             child.begun_at = {}  # what comes up next had not begun
-            last = output[-_LAST_OUTPUT:].strip()
-            body = f"the process that ran this job died: {death}".encode()
-            body += b"; its last output:\n" + last if last else b""
+            body = describe_death("ran this job", death, output)
             self._end(token, Outcome.LOST, (now - begun_at) * 1000, body, output)
         self._replace(child)
 

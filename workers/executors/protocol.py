@@ -6,22 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import Setup
 from queue_eval.states import Method, Outcome
 from workers.slot_board import SlotBoard
-
-Token = tuple[int, int]
-"""Fencing token: (job id, attempt)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One execution to be made."""
-
-    token: Token
-    config: bytes
-    slots: int = 1
-    """How many it takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,10 @@ from ray import cloudpickle
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError, TaskCancelledError
 
 import queue_eval
+from queue_eval.attempt import Attempt, Token
 from queue_eval.borrowed import BorrowedProcess
-from queue_eval.forwarder import Forwarded, Outlet, Token, serve
+from queue_eval.deaths import describe_death, describe_lateness
+from queue_eval.forwarder import Outlet, serve
 from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
 
 _BATCH_S = 0.03
@@ -70,7 +72,7 @@ class RayBackend:
 
     # From the worker --------------------------------------------------------------------------------------
 
-    def submit(self, attempts: Sequence[Forwarded]) -> None:
+    def submit(self, attempts: Sequence[Attempt]) -> None:
         refused: list[Report] = []
         with self._lock:
             for attempt in attempts:
@@ -260,8 +262,8 @@ class RayBackend:
             return
         for ref in refs:
             ray.cancel(ref, force=True)
-        body = f"ran longer than its time limit of {self._limit_s:g} s".encode()
-        limit_ms = (self._limit_s or 0.0) * 1000
+        assert self._limit_s is not None
+        body, limit_ms = describe_lateness(self._limit_s), self._limit_s * 1000
         self._outlet.report(Report(*token, "timeout", limit_ms, "", body, b"") for token in late)
 
     def _report(self, token: Token, got: Any) -> Report:
@@ -348,7 +350,7 @@ def _outcome(ref: Any) -> Any:
 def _describe_loss(error: BaseException) -> str:
     if isinstance(error, RayTaskError) and not isinstance(error, TaskCancelledError):
         return f"Ray could not run this job: {_one_line(error)}"
-    return f"the process that ran this job died: {_one_line(error)}"
+    return describe_death("ran this job", _one_line(error), b"").decode()
 
 
 def _one_line(error: BaseException) -> str:

@@ -30,9 +30,10 @@ from typing import Any
 from rq import Queue, defaults
 
 from queue_eval.access import Access
+from queue_eval.attempt import Attempt, Token
 from queue_eval.clients import new_client
 from queue_eval.faults import REDIS_ERRORS, is_refusal, reason, remedy
-from queue_eval.forwarder import Forwarded, Outlet, Token, serve
+from queue_eval.forwarder import Outlet, serve
 from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
 from queue_eval.rq_moves import BEAT_S, Claim, RqMoves
 from queue_eval.urls import safe_url
@@ -135,7 +136,7 @@ class RqBackend:
 
     # From the worker --------------------------------------------------------------------------------------
 
-    def submit(self, attempts: Sequence[Forwarded]) -> None:
+    def submit(self, attempts: Sequence[Attempt]) -> None:
         self._inbox.put(("submit", attempts))
 
     def recall(self, tokens: Sequence[Token]) -> None:
@@ -226,7 +227,7 @@ class RqBackend:
 
     # What has come ----------------------------------------------------------------------------------------
 
-    def _take_attempts(self, attempts: Sequence[Forwarded]) -> None:
+    def _take_attempts(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
             self._waiting[attempt.token] = _Flight(attempt.token, attempt.config, attempt.token)
 

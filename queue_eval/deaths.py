@@ -1,0 +1,34 @@
+"""How an attempt that has no result of its own is told of: the same words wherever it ran."""
+
+from __future__ import annotations
+
+import signal
+
+LOADING_S = 60.0
+"""Loading the run function may take this long on top of the time limit of the attempts that wait for it."""
+
+_LAST_OUTPUT = 1000
+"""How many bytes of its last output tell of a process's death."""
+
+
+def describe_exit(code: int) -> str:
+    """An exit status as `subprocess` gives it: negative for a signal."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def describe_death(who: str, death: str, output: bytes) -> bytes:
+    """"the process that <who> died", how, and the last it has printed."""
+    body = f"the process that {who} died: {death}".encode()
+    last = output[-_LAST_OUTPUT:].strip()
+    return body + b"; its last output:\n" + last if last else body
+
+
+def describe_lateness(limit_s: float, *, was_ready: bool = True) -> bytes:
+    """An attempt that reached its time limit, maybe before its run function was loaded."""
+    did = "ran" if was_ready else "was still loading its run function"
+    return f"{did} longer than its time limit of {limit_s:g} s".encode()
