@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,20 +11,6 @@ from queue_eval.evaluators import ProcessPoolEvaluator
 from queue_eval.states import State
 from tests.support.fault_fleet import WORK, Fleet, check_all_recorded, wait_registered
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def fleet(server: Path, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(server, tmp_path)
-    yield fleet
-    fleet.close()
-
-
-@pytest.fixture
-def own_fleet(own_home: Path, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(own_home, tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def uneven(i: int) -> float:

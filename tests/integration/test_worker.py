@@ -5,30 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from queue_eval.server import start_server, stop_server
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
-from tests.support.fault_fleet import Fleet, check_all_recorded, end, wait_registered, wait_state
+from tests.support.fault_fleet import check_all_recorded, end, wait_registered, wait_state
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def fleet(server: Path, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(server, tmp_path)
-    yield fleet
-    fleet.close()
-
-
-@pytest.fixture
-def own_fleet(own_home: Path, tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(own_home, tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def test_the_first_sigterm_finishes_what_runs(fleet, campaign):
