@@ -1,0 +1,209 @@
+"""The evaluations of an attack: seeded configs, the run function, and the log that it writes itself.
+
+Knows nothing of queue_eval: the same evaluations can be given to another system. Standard library only.
+
+Every execution leaves lines in ``<folder>/side.log``, one write each, independent of any server::
+
+    what  x  id  pid  time  token
+    ----------------------------------------------------------------------------
+    start                          the run function was entered
+    end                            it returns a result, which bears the token
+    raise                          it raises
+    die                            it kills its own process
+
+A line is in the file once written, whoever dies after that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+MAX_ATTEMPTS = 3
+"""Executions to be allowed when the run function raises or runs out of time."""
+
+MAX_LOSSES = 3
+"""Executions to be allowed to end in the death of their process."""
+
+TIME_LIMIT_S = 4.0
+"""Time limit to be set; all but those that hang take less than half of it."""
+
+RETRY_DELAY_S = 0.1
+
+SIDE_LOG = "side.log"
+BIG = 2**20
+
+_HANG_S = 5 * TIME_LIMIT_S
+
+Outcome = Literal["succeeded", "error", "timeout", "lost"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What some of the evaluations do."""
+
+    outcome: Outcome
+    """How they end when nobody interferes: `succeeded`, or failed for this cause."""
+    share: float
+    """How many of all, at least one."""
+    most: int | None
+    """A limit, for those that cost much time or memory."""
+    seconds: tuple[float, float]
+    """Range of their duration, each magnitude as likely."""
+
+
+KINDS: dict[str, Kind] = {
+    "short": Kind("succeeded", 0.30, None, (0.010, 0.200)),
+    "long": Kind("succeeded", 0.03, 300, (0.3, 1.5)),
+    "big": Kind("succeeded", 0.005, 50, (0.001, 0.010)),  # returns 1 MiB
+    "gil": Kind("succeeded", 0.01, 100, (0.1, 1.0)),  # holds the GIL
+    "flaky": Kind("succeeded", 0.02, None, (0.001, 0.020)),  # raises on its first one or two executions
+    "mortal": Kind("succeeded", 0.01, 100, (0.001, 0.020)),  # ends its process on its first execution
+    "bad": Kind("error", 0.02, None, (0.001, 0.020)),  # always raises
+    "poison": Kind("lost", 0.002, 20, (0.001, 0.020)),  # always kills its process
+    "hang": Kind("timeout", 0.001, 10, (_HANG_S, _HANG_S)),  # outlasts its time limit
+    "instant": Kind("succeeded", 1.0, None, (0.001, 0.010)),  # all others
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One evaluation and what is to become of it."""
+
+    config: dict[str, Any]
+    """`x` is its number, from 0."""
+
+    @property
+    def x(self) -> int:
+        return int(self.config["x"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.config["kind"])
+
+    @property
+    def outcome(self) -> Outcome:
+        return KINDS[self.kind].outcome
+
+    @property
+    def own_executions(self) -> int:
+        """How often it runs when nobody interferes: declared retries and its own deaths included."""
+        times: int = self.config.get("times", 0)
+        return {"bad": MAX_ATTEMPTS, "hang": MAX_ATTEMPTS, "poison": MAX_LOSSES}.get(self.kind, 1 + times)
+
+
+@dataclass(frozen=True, slots=True)
+class SideLine:
+    """What an execution has told of itself."""
+
+    what: Literal["start", "end", "raise", "die"]
+    x: int
+    id: int
+    """The job's id; 0 where there is none."""
+    pid: int
+    at: float
+    """Unix time (s)."""
+    token: str
+    """Of this execution alone."""
+
+
+def plan(evaluations: int, seed: int, folder: str | Path) -> list[Planned]:
+    """The evaluations of this seed, in the order in which to submit them; `folder` is for their logs."""
+    dice = random.Random(f"{seed} {evaluations}")
+    kinds: list[str] = []
+    for name, kind in KINDS.items():
+        wanted = max(1, round(evaluations * kind.share))
+        wanted = wanted if kind.most is None else min(wanted, kind.most)
+        kinds += [name] * min(wanted, evaluations - len(kinds))
+    dice.shuffle(kinds)
+    return [Planned(_config(x, kind, dice, str(folder))) for x, kind in enumerate(kinds)]
+
+
+def _config(x: int, kind: str, dice: random.Random, folder: str) -> dict[str, Any]:
+    low, high = KINDS[kind].seconds
+    seconds = round(low * (high / low) ** dice.random(), 4)
+    config = {"x": x, "kind": kind, "seconds": seconds, "folder": folder}
+    if kind in ("flaky", "mortal"):
+        config["times"] = dice.choice((1, MAX_ATTEMPTS - 1)) if kind == "flaky" else 1
+    return config
+
+
+def prepare(folder: Path) -> None:
+    """Make what the run function writes to."""
+    (folder / "tally").mkdir(parents=True, exist_ok=True)
+
+
+def value_of(config: dict[str, Any]) -> str:
+    """What a result of this config holds, whoever computes it."""
+    text = hashlib.sha256(str(config["x"]).encode()).hexdigest()
+    return text * (BIG // len(text)) if config["kind"] == "big" else text
+
+
+def run(config: dict[str, Any]) -> dict[str, str]:
+    """The run function: does what its config says; the result names this execution."""
+    token = secrets.token_hex(8)
+
+    def note(what: str) -> None:
+        line = f"{what} {config['x']} {config.get('id', 0)} {os.getpid()} {time.time():.6f} {token}\n"
+        _append(f"{config['folder']}/{SIDE_LOG}", line.encode())
+
+    note("start")
+    kind, seconds = config["kind"], config["seconds"]
+    (_hold_gil if kind == "gil" else time.sleep)(seconds)
+    if kind == "bad" or (kind == "flaky" and _tally(config) <= config["times"]):
+        note("raise")
+        raise ValueError(f"{kind} {config['x']}")
+    if kind == "poison" or (kind == "mortal" and _tally(config) <= config["times"]):
+        note("die")
+        _DEATHS[config["x"] % len(_DEATHS)]()
+    result = {"value": value_of(config), "token": token}
+    note("end")
+    return result
+
+
+def read_side_log(folder: Path) -> Iterator[SideLine]:
+    """All that was logged, in order."""
+    path = folder / SIDE_LOG
+    if not path.exists():
+        return
+    with path.open(encoding="ascii") as file:
+        for line in file:
+            what, x, id_, pid, at, token = line.split()
+            yield SideLine(what, int(x), int(id_), int(pid), float(at), token)  # type: ignore[arg-type]
+
+
+def _append(path: str, data: bytes) -> int:
+    """Add to the end of a file, in one write; where it ends now."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(handle, data)
+        return os.lseek(handle, 0, os.SEEK_CUR)
+    finally:
+        os.close(handle)
+
+
+def _tally(config: dict[str, Any]) -> int:
+    """How many executions of this config have come this far, this one included: no two get one number."""
+    return _append(f"{config['folder']}/tally/{config['x']}", b".")
+
+
+def _hold_gil(seconds: float) -> None:
+    # Called through PyDLL, C code does not release the GIL; no time of the processor is used up.
+    ctypes.PyDLL(None).usleep(round(seconds * 1e6))
+
+
+def _kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)  # until it arrives
+
+
+_DEATHS: tuple[Callable[[], Any], ...] = (lambda: os._exit(3), _kill_self)
