@@ -14,16 +14,13 @@ it is; back again, nothing is trusted before those that run have had the time to
 from __future__ import annotations
 
 import dataclasses
-import heapq
-import itertools
-import math
 import os
 import queue
 import random
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -35,8 +32,9 @@ from queue_eval.clients import new_client
 from queue_eval.faults import REDIS_ERRORS, is_refusal, reason, remedy
 from queue_eval.forwarder import Outlet, serve
 from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
-from queue_eval.rq_moves import BEAT_S, Claim, RqMoves
+from queue_eval.rq_moves import BEAT_S, RqMoves
 from queue_eval.urls import safe_url
+from workers.executors.rq_broom import CLOSE_S, Broom
 
 _REPLY_TIMEOUT_S = 10.0
 _BLOCK_S = 5.0
@@ -51,24 +49,6 @@ _RETRY_S = (0.1, 5.0)
 _BATCH = 200
 _BATCH_BYTES = 8 * 2**20
 
-_CLAIM_S = 2.0
-"""A report stays among the replies for so long after it was told: the worker may die before it is settled,
-and RQ wants to finish its own bookkeeping."""
-
-_SWEEP_S = 0.25
-
-_PATIENCE_S = 10.0
-"""An RQ worker that has not noted by then that its job is over is dead, or was paused."""
-
-_AGAIN_S = (3.0, 20.0)
-"""When what was swept by force is swept again: an RQ worker may note its end late."""
-
-_RECENT_S = 60.0
-"""What has ended so shortly before RQ's Redis went away may be there again when it is back."""
-
-_CLOSE_S = 5.5
-_CLOSE_GENTLY_S = 4.0
-_CLOSE_SOON_S = 0.5
 _FAILURE_TTL_S = 60
 
 _LATE_MOST = 10_000
@@ -114,10 +94,7 @@ class RqBackend:
         self._by_rq: dict[Token, Token] = {}
         self._recalled: dict[Token, None] = {}
         self._stopping: dict[Token, float] = {}
-        self._claims: list[tuple[float, int, float, Claim]] = []
-        """A heap: when, a number, until when to be patient, what."""
-        self._numbers = itertools.count()
-        self._recent: deque[tuple[float, Token]] = deque()
+        self._broom = Broom(self._moves)
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
         self._begun_now: list[Token] = []
         self._reports: list[Report] = []
@@ -128,8 +105,6 @@ class RqBackend:
         self._trust_at = 0.0
         self._look_at = 0.0
         self._refresh_at = 0.0
-        self._sweep_at = 0.0
-        self._patient_until = math.inf
         self._closed: threading.Event | None = None
         for work in (self._work, self._read):
             threading.Thread(target=self._guard, args=(work,), daemon=True).start()
@@ -148,7 +123,7 @@ class RqBackend:
     def close(self) -> None:
         closed = threading.Event()
         self._inbox.put(("close", closed))
-        closed.wait(_CLOSE_S)
+        closed.wait(CLOSE_S)
 
     # The threads ------------------------------------------------------------------------------------------
 
@@ -207,15 +182,11 @@ class RqBackend:
         now = time.monotonic()
         if not self._connected:
             return max(0.0, self._retry_at - now)
-        due = [self._look_at, *self._stopping.values()]
-        if self._claims:
-            due.append(max(self._sweep_at, self._claims[0][0]))
-        return max(0.0, min(due) - now)
+        return max(0.0, min(self._look_at, self._broom.due_at(), *self._stopping.values()) - now)
 
     def _is_tidy(self) -> bool:
         """Whether nothing is left to be done before the end."""
-        soon = time.monotonic() + _CLOSE_S
-        return not self._stopping and not (self._claims and self._claims[0][0] < soon)
+        return not self._stopping and self._broom.is_tidy()
 
     def _tell(self) -> None:
         begun, self._begun_now = self._begun_now, []
@@ -253,14 +224,8 @@ class RqBackend:
 
     def _take_close(self, closed: threading.Event) -> None:
         self._closed = closed
-        self._patient_until = time.monotonic() + _CLOSE_GENTLY_S
         self._take_stopped([*self._waiting, *self._flying])
-        soon = time.monotonic() + _CLOSE_SOON_S
-        self._claims = [
-            (soon if claim.by_force else 0.0, number, self._patient_until, claim)
-            for _, number, _, claim in self._claims
-        ]
-        heapq.heapify(self._claims)
+        self._broom.hurry()
 
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
@@ -296,7 +261,7 @@ class RqBackend:
             self._deliver(flight, report, entry)
             return
         if rq in self._stopping:
-            self._claim(rq, (entry,))
+            self._broom.claim(rq, (entry,))
             return
         # Of an attempt that was given up, or of another forwarder's.
         flights = (*self._flying.values(), *self._waiting.values())
@@ -306,7 +271,7 @@ class RqBackend:
                 self._stopping[later.rq] = 0.0
             self._deliver(later, report, entry)
         elif later is not None:
-            self._claim(rq, (entry,))
+            self._broom.claim(rq, (entry,))
         elif report.outcome == "ok":
             self._late[rq[0]] = (rq, entry)
             while len(self._late) > _LATE_MOST:
@@ -317,10 +282,9 @@ class RqBackend:
         self._strike_off(flight)
         self._reports.append(dataclasses.replace(report, id=job, attempt=attempt))
         rq = (report.id, report.attempt)
-        self._claim(rq, (*flight.entries, entry))
+        self._broom.claim(rq, (*flight.entries, entry))
         if flight.shaken:
-            for after_s in _AGAIN_S:
-                self._sweep_after(after_s, Claim(rq, by_force=True))
+            self._broom.claim_later_by_force(rq)
 
     def _begin(self, flight: _Flight) -> None:
         flight.missed = 0
@@ -345,18 +309,6 @@ class RqBackend:
         self._waiting[flight.token] = flight
         self._waiting.move_to_end(flight.token, last=False)
 
-    def _claim(self, rq: Token, entries: tuple[bytes, ...] = ()) -> None:
-        self._sweep_after(_CLAIM_S if self._closed is None else 0.0, Claim(rq, entries))
-
-    def _claim_by_force(self, rq: Token, entries: tuple[bytes, ...] = ()) -> None:
-        for after_s in (0.0, *_AGAIN_S):
-            self._sweep_after(after_s, Claim(rq, entries, by_force=True))
-
-    def _sweep_after(self, after_s: float, claim: Claim, patient_until: float | None = None) -> None:
-        at = time.monotonic() + after_s
-        patient_until = min(patient_until or at + _PATIENCE_S, self._patient_until)
-        heapq.heappush(self._claims, (at, next(self._numbers), patient_until, claim))
-
     # What is to be done -----------------------------------------------------------------------------------
 
     def _advance(self) -> None:
@@ -375,7 +327,7 @@ class RqBackend:
         if now >= self._look_at:
             self._look(now)
             self._look_at = now + _LOOK_S
-        self._sweep(now)
+        self._broom.sweep(now, self._by_rq)
 
     def _come_back(self, now: float) -> None:
         self._client.ping()
@@ -385,11 +337,7 @@ class RqBackend:
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
             flight.shaken = True
-        while self._recent and self._recent[0][0] < now - _RECENT_S:
-            self._recent.popleft()
-        # It may have gone back in time, to before these had ended.
-        for token in {token for _, token in self._recent} | {claim.token for *_, claim in self._claims}:
-            self._claim_by_force(token)
+        self._broom.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
     def _lose(self, error: BaseException) -> None:
@@ -412,7 +360,7 @@ class RqBackend:
             back = [flight for flight, is_back in zip(flights, taken, strict=True) if is_back]
             for flight in back:
                 self._strike_off(flight)
-                self._claim(flight.rq, flight.entries)
+                self._broom.claim(flight.rq, flight.entries)
             if back:
                 self._outlet.returned([flight.token for flight in back])
         self._recalled.clear()
@@ -426,7 +374,7 @@ class RqBackend:
                 self._stopping[token] = now + (0.1 if self._closed is not None else 1.0)
             else:
                 del self._stopping[token]
-                self._claim(token)
+                self._broom.claim(token)
 
     def _enqueue(self) -> None:
         """Make RQ jobs of some that wait, or join what is under way already."""
@@ -503,33 +451,7 @@ class RqBackend:
         self._strike_off(flight)
         body = f"the RQ worker that ran this job died: no sign of life for {BEAT_S:g} s".encode()
         self._reports.append(Report(*flight.token, "lost", 0.0, "", body, b""))
-        self._claim_by_force(flight.rq, flight.entries)
-
-    def _sweep(self, now: float) -> None:
-        """Claim what has been told, many at a time."""
-        if now < self._sweep_at:
-            return
-        self._sweep_at = now + (_SWEEP_S if self._closed is None else 0.05)
-        while self._claims and self._claims[0][0] <= now:
-            due: list[tuple[float, int, float, Claim]] = []
-            while self._claims and self._claims[0][0] <= now and len(due) < _BATCH:
-                due.append(heapq.heappop(self._claims))
-            # What has come again under the same token is not over.
-            claims = {one[3]: one[2] for one in due if one[3].token not in self._by_rq}
-            try:
-                left = self._moves.sweep(claims)
-            except BaseException:
-                for one in due:
-                    heapq.heappush(self._claims, one)
-                raise
-            for (claim, patient_until), is_left in zip(claims.items(), left, strict=True):
-                self._recent.append((now, claim.token))
-                if is_left and now < patient_until:
-                    self._sweep_after(1.0 if self._closed is None else 0.1, claim, patient_until)
-                elif is_left:
-                    self._claim_by_force(claim.token)
-        while self._recent and self._recent[0][0] < now - _RECENT_S:
-            self._recent.popleft()
+        self._broom.claim_by_force(flight.rq, flight.entries)
 
     def _connect(self, reply_timeout_s: float) -> Any:
         return new_client(self._access, name="queue_eval-rq", reply_timeout_s=reply_timeout_s)
