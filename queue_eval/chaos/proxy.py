@@ -1,0 +1,464 @@
+"""A bad network between clients and one server: a TCP proxy that refuses, stalls, and loses replies.
+
+::
+
+    client ──▶ listener ──▶ line: up ───▶ server
+           ◀──────────────  line: down ◀──
+
+One thread moves bytes between the two ends of each line. It knows so much of the protocol: what a client
+sends after it was answered begins an exchange, and what comes back is its reply.
+"""
+
+from __future__ import annotations
+
+import itertools
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Self
+
+Target = str | tuple[str, int]
+"""The path of a unix socket, or host and port."""
+
+_CHUNK = 65536
+_MOST_HELD = 1 << 20
+"""Bytes that one direction of a line keeps; more is left with the sender."""
+
+_CONNECT_S = 5.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_HANDSHAKE = (b"AUTH", b"HELLO", b"CLIENT", b"SELECT")
+
+
+class FaultProxy:
+    """A context manager that listens on loopback, passes all on to `target`, and fails as it is told.
+
+    Guarantees: when a call returns, the fault is there; each call takes the place of the one before; what is
+    sent by one end arrives whole and in order or, after a reset, not at all. After `close` neither thread nor
+    socket is left. Assumes: clients await a reply before they send again (a pipeline counts as one command).
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        # Bound but not listening: it keeps the port while connections are refused.
+        self._reservation = _bound(0)
+        self.address: tuple[str, int] = self._reservation.getsockname()
+        self.strikes = 0
+        """Replies lost or cut so far."""
+        self._listener: socket.socket | None = None
+        self._lines: set[_Line] = set()
+        self._resets_new = False
+        self._is_dark = False
+        self._delay_s = 0.0
+        self._strike: _Strike | None = None
+        self._is_closing = False
+        self._selector = selectors.DefaultSelector()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._bell_read, self._bell = socket.socketpair()
+        self._bell_read.setblocking(False)
+        self._selector.register(self._bell_read, selectors.EVENT_READ, self._hear)
+        self._listen()
+        self._thread = threading.Thread(target=self._work, name="fault-proxy", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def heal(self) -> None:
+        """Pass everything on. What was held back meanwhile arrives late."""
+        self._call(self._heal)
+
+    def refuse(self) -> None:
+        """Nobody listens; connections that were open are reset."""
+
+        def refuse() -> None:
+            self._heal()
+            self._deafen()
+            self._reset_all()
+
+        self._call(refuse)
+
+    def reset(self) -> None:
+        """Reset all connections, and new ones once they are made."""
+
+        def reset() -> None:
+            self._heal()
+            self._resets_new = True
+            self._reset_all()
+
+        self._call(reset)
+
+    def blackhole(self) -> None:
+        """Half-open: accept and keep connections, pass on nothing and end nothing."""
+
+        def darken() -> None:
+            self._heal()
+            self._is_dark = True
+
+        self._call(darken)
+
+    def delay(self, seconds: float) -> None:
+        """Everything arrives so much later, both ways."""
+
+        def delay() -> None:
+            self._heal()
+            self._delay_s = seconds
+
+        self._call(delay)
+
+    def drop_reply(self, after: int = 0, *, times: int | None = 1, of: bytes = b"") -> None:
+        """Let commands run, but lose their replies and reset their connections.
+
+        Of the exchanges that begin from now on, and whose command holds the bytes `of`, the first `after`
+        pass, the next `times` (None: all) lose their reply. Handshakes always pass.
+        """
+        self._arm(_Strike(after, times, of, 0))
+
+    def cut_reply(self, bytes: int, after: int = 0, *, times: int | None = 1, of: bytes = b"") -> None:  # noqa: A002 - of the interface
+        """As `drop_reply`, but up to so many bytes of the reply arrive, and never the whole."""
+        self._arm(_Strike(after, times, of, bytes))
+
+    def retarget(self, target: Target) -> None:
+        """New connections lead there."""
+
+        def retarget() -> None:
+            self._target = target
+
+        self._call(retarget)
+
+    def close(self) -> None:
+        """Reset what is open and end. May be called twice."""
+        if self._thread.is_alive():
+            with suppress(RuntimeError):
+                self._call(self._stop)
+            self._thread.join()
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _arm(self, strike: _Strike) -> None:
+        def arm() -> None:
+            self._heal()
+            self._strike = strike
+
+        self._call(arm)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+        self._calls.append((call, done))
+        try:
+            self._bell.send(b"!")
+        except OSError:
+            raise RuntimeError("the proxy is closed") from None
+        done.result()
+
+    # In the proxy's thread ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not self._is_closing:
+                for key, _ in self._selector.select(self._pause()):
+                    key.data()
+                for line in list(self._lines):
+                    if line.is_due():
+                        self._move(line)
+        finally:
+            self._reset_all()
+            self._deafen()
+            self._selector.close()
+            for one in (self._reservation, self._bell_read, self._bell):
+                one.close()
+            while self._calls:
+                self._calls.popleft()[1].set_exception(RuntimeError("the proxy is closed"))
+
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            self._bell_read.recv(4096)
+        while self._calls:
+            call, done = self._calls.popleft()
+            try:
+                call()
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _pause(self) -> float | None:
+        if self._is_dark:
+            return None
+        due = min((line.due_at() for line in self._lines), default=float("inf"))
+        return None if due == float("inf") else max(0.0, due - time.monotonic())
+
+    def _stop(self) -> None:
+        self._is_closing = True
+
+    def _heal(self) -> None:
+        self._resets_new = self._is_dark = False
+        self._delay_s = 0.0
+        self._strike = None
+        if self._listener is None:
+            self._listen()
+        for line in list(self._lines):
+            line.hurry()
+            self._move(line)
+
+    def _listen(self) -> None:
+        self._listener = _bound(self.address[1])
+        self._listener.listen(128)
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _deafen(self) -> None:
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self) -> None:
+        if self._listener is None:  # closed by a call that was heard in the same turn
+            return
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line = _Line(client)
+        self._lines.add(line)
+        if self._resets_new:
+            self._reset(line)
+        else:
+            self._move(line)
+
+    def _move(self, line: _Line) -> None:
+        """Read and write what can be, then wait for what may come next."""
+        if line not in self._lines:
+            return
+        try:
+            if not self._is_dark:
+                if line.server is None:
+                    line.server = _connected(self._target)
+                while self._take(line) or self._give(line):
+                    pass
+        except OSError:  # nobody at the target, or an end that was reset
+            self._reset(line)
+            return
+        if line.is_over:
+            self._drop(line)
+        elif line in self._lines:
+            self._watch(line)
+
+    def _take(self, line: _Line) -> bool:
+        """Read from both ends; whether anything came."""
+        came = False
+        for half, source in ((line.up, line.client), (line.down, line.server)):
+            if source is None or half.has_ended or half.held >= _MOST_HELD:
+                continue
+            try:
+                data = source.recv(_CHUNK)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                data = b""
+            half.add(data, time.monotonic() + self._delay_s)
+            came = True
+        return came
+
+    def _give(self, line: _Line) -> bool:
+        """Write what is due to both ends; whether anything went."""
+        went = False
+        for half, sink in ((line.up, line.server), (line.down, line.client)):
+            while sink is not None and line in self._lines and half.due_at <= time.monotonic():
+                data = half.chunks[0][1]
+                if not data:
+                    half.end(sink)
+                    went = True
+                    break
+                if half is line.up and not line.is_asking:
+                    line.is_asking = True
+                    line.strike = self._strike if self._strike and self._strike.takes(data) else None
+                elif half is line.down:
+                    line.is_asking = False
+                    if line.strike is not None and line.strike is self._strike:
+                        self._hit(line, sink, data, line.strike)
+                        return False
+                try:
+                    half.sent(sink.send(data))
+                except BlockingIOError:
+                    half.is_stuck = True
+                    break
+                except ConnectionError:
+                    if half is line.up:
+                        raise
+                    # The client has gone. What it sent before must still reach the server.
+                    half.discard()
+                went = True
+        return went
+
+    def _hit(self, line: _Line, client: socket.socket, reply: bytes, strike: _Strike) -> None:
+        part = reply[: min(strike.bytes, len(reply) - 1)]
+        if part:
+            with suppress(OSError):
+                client.send(part)
+            # A reset would overtake what the client has not read yet: it gets an end instead.
+            self._drop(line)
+        else:
+            self._reset(line)
+        self.strikes += 1
+
+    def _watch(self, line: _Line) -> None:
+        for end, source, sink in ((line.client, line.up, line.down), (line.server, line.down, line.up)):
+            if end is None:
+                continue
+            events = 0
+            if not self._is_dark:
+                if not source.has_ended and source.held < _MOST_HELD:
+                    events |= selectors.EVENT_READ
+                if sink.is_stuck:
+                    events |= selectors.EVENT_WRITE
+            known = self._selector.get_map().get(end)
+            if known is None and events:
+                self._selector.register(end, events, lambda: self._resume(line))
+            elif known is not None and not events:
+                self._selector.unregister(end)
+            elif known is not None and known.events != events:
+                self._selector.modify(end, events, known.data)
+
+    def _resume(self, line: _Line) -> None:
+        line.up.is_stuck = line.down.is_stuck = False
+        self._move(line)
+
+    def _reset_all(self) -> None:
+        for line in list(self._lines):
+            self._reset(line)
+
+    def _reset(self, line: _Line) -> None:
+        with suppress(OSError):
+            line.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._drop(line)
+
+    def _drop(self, line: _Line) -> None:
+        self._lines.discard(line)
+        for end in (line.client, line.server):
+            if end is not None:
+                with suppress(KeyError, ValueError):
+                    self._selector.unregister(end)
+                end.close()
+
+
+class _Strike:
+    """Which exchanges lose their reply, and how much of it arrives."""
+
+    def __init__(self, after: int, times: int | None, of: bytes, bytes_: int) -> None:
+        self.bytes = bytes_
+        self._of = of
+        self._numbers = itertools.count()
+        self._first = after
+        self._end = float("inf") if times is None else after + times
+
+    def takes(self, command: bytes) -> bool:
+        """Whether this exchange is one; asked once of each that begins."""
+        name = command.split(b"\r\n", 3)[2:3]
+        if (name and name[0].upper() in _HANDSHAKE) or self._of not in command:
+            return False
+        return self._first <= next(self._numbers) < self._end
+
+
+class _Half:
+    """One direction of a line: what was read and is not written yet. An empty chunk is the end."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[tuple[float, bytes]] = deque()
+        self.held = 0
+        self.has_ended = False
+        """Its source will send no more."""
+        self.is_done = False
+        """And its sink knows."""
+        self.is_stuck = False
+        """Its sink takes no more for now."""
+
+    @property
+    def due_at(self) -> float:
+        return self.chunks[0][0] if self.chunks and not self.is_stuck else float("inf")
+
+    def add(self, data: bytes, due_at: float) -> None:
+        self.chunks.append((due_at, data))
+        self.held += len(data)
+        self.has_ended = self.has_ended or not data
+
+    def sent(self, size: int) -> None:
+        due_at, data = self.chunks.popleft()
+        if size < len(data):
+            self.chunks.appendleft((due_at, data[size:]))
+        self.held -= size
+
+    def end(self, sink: socket.socket) -> None:
+        self.chunks.clear()
+        self.is_done = True
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def discard(self) -> None:
+        self.chunks.clear()
+        self.held = 0
+        self.is_done = self.has_ended = True
+
+
+class _Line:
+    """A client's connection and the one to the server that belongs to it."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+        self.server: socket.socket | None = None
+        self.up = _Half()
+        self.down = _Half()
+        self.is_asking = False
+        """The client has sent, and nothing has come back."""
+        self.strike: _Strike | None = None
+        """What the reply to that is to be lost to."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.up.is_done and self.down.is_done
+
+    def due_at(self) -> float:
+        return min(self.up.due_at, self.down.due_at)
+
+    def is_due(self) -> bool:
+        return self.due_at() <= time.monotonic()
+
+    def hurry(self) -> None:
+        """What is held back is due now."""
+        for half in (self.up, self.down):
+            half.chunks = deque((0.0, data) for _, data in half.chunks)
+
+
+def _bound(port: int) -> socket.socket:
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(("127.0.0.1", port))
+    return one
+
+
+def _connected(target: Target) -> socket.socket:
+    if isinstance(target, str):
+        server = socket.socket(socket.AF_UNIX)
+        server.settimeout(_CONNECT_S)
+        try:
+            server.connect(target)
+        except OSError:
+            server.close()
+            raise
+    else:
+        server = socket.create_connection(target, _CONNECT_S)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server.setblocking(False)
+    return server
