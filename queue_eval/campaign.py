@@ -19,7 +19,7 @@ from queue_eval.ledger import Ledger, Origin, Watcher
 from queue_eval.moves import Enqueued, Opened, Submission
 from queue_eval.paging import PAGE, batches, pages
 from queue_eval.queue import CampaignQueue
-from queue_eval.result_stream import ResultEntry, ResultReader, entry_order
+from queue_eval.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
 from queue_eval.states import FAIL_RETURN_VALUE, State
 
 STEP_S = 1.0
@@ -154,10 +154,23 @@ class Campaign:
         with self.lock:
             entries = sorted(self.ledger.joined.values(), key=entry_order)
         for page in pages(entries, PAGE):
-            self._take(self.queue.entries(page))
+            found = self.queue.entries(page)
+            self._take(found)
+            self._give_up_missing(set(page) - {entry.entry for entry in found})
             with self.lock:
                 self.lock.notify_all()
         return bool(entries)
+
+    def _give_up_missing(self, missing: set[str]) -> None:
+        """End the wait for jobs that the index calls finished, and whose outcome is not there."""
+        if not missing:
+            return
+        with self.lock:
+            for id_, entry in list(self.ledger.joined.items()):
+                job = self.ledger.waiting.get(id_)
+                if entry in missing and job is not None:
+                    self._fill(job, lost_entry(id_, entry))
+                    self.ledger.resolve(job)
 
     def _take(self, entries: Sequence[ResultEntry]) -> None:
         with self.lock:
@@ -201,7 +214,12 @@ class Campaign:
             self._hosts[worker] = host or worker.rpartition("-")[0] or worker
 
     def _rebuilt(self, entry: ResultEntry, origin: Origin) -> Job:
-        job = Job.owning(entry.id, decode(origin.config), self._run_function)
+        try:
+            config = decode(origin.config)
+        except ValueError:
+            config = None
+        # What is damaged is shown as nothing: the outcome counts all the same.
+        job = Job.owning(entry.id, config if isinstance(config, dict) else {}, self._run_function)
         job.submitted_ms = origin.submitted_ms
         self._fill(job, entry)
         return job
@@ -256,6 +274,8 @@ class Campaign:
             for entry in page:
                 job = self.ledger.tracked.get(entry.id)
                 if job is None:
+                    if entry.id not in origins:
+                        continue  # of a job that was never submitted
                     job = self._rebuilt(entry, origins[entry.id])
                     self.ledger.tracked[entry.id] = job
                 elif job.status != Job.DONE:

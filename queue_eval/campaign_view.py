@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
-from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
+from queue_eval.codec import decode
+from queue_eval.connection import Link, damaged
+from queue_eval.errors import CampaignNotFoundError, QueueEvalError, ServerRefusedError
 from queue_eval.keys import Keys, check_campaign_name
 from queue_eval.moves import Attendance, Opened, Snapshot
 from queue_eval.paging import PAGE, pages
-from queue_eval.result_stream import ResultEntry, entry_order, parse_entries
+from queue_eval.result_stream import ResultEntry, entry_order, is_entry, parse_entries
 from queue_eval.states import State
 
 SCHEMA_VERSION = "1"
 
 STAMP_DIGITS = 13
+
+_FAR_MS = 10.0 ** (STAMP_DIGITS + 1)
+"""Later than any clock says."""
+
+
+@contextmanager
+def reading(campaign: str) -> Iterator[None]:
+    """What is tripped over within is damage: what the server holds is not as we wrote it."""
+    try:
+        yield
+    except QueueEvalError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise damaged(f"campaign {campaign!r}: {type(error).__name__}: {error}") from error
 
 
 class CampaignView:
@@ -33,28 +48,32 @@ class CampaignView:
         """An existing campaign and its meta. Raises CampaignNotFoundError."""
         check_campaign_name(campaign)
         raw = link.call(lambda client: client.hgetall(Keys(campaign).meta))
-        meta = {field.decode(): value for field, value in raw.items()}
+        meta = {_text(field): value for field, value in raw.items()}
         if "uid" not in meta:
             raise CampaignNotFoundError(
                 f"there is no campaign {campaign!r} on this server; see: queue-eval campaigns"
             )
-        if meta.get("schema", b"").decode() != SCHEMA_VERSION:
+        if (schema := _text(meta.get("schema", b""))) != SCHEMA_VERSION:
             raise ServerRefusedError(
-                f"campaign {campaign!r} was written by another protocol version "
-                f"({meta.get('schema', b'').decode()!r}, this is {SCHEMA_VERSION})"
+                f"campaign {campaign!r} was written by protocol version {schema[:20]!r}, this is "
+                f"{SCHEMA_VERSION}; use the queue_eval that created it"
             )
-        return cls(link, campaign, meta["uid"].decode()), meta
+        with reading(campaign):
+            int(meta["created_ms"]), int(meta["last_id"]), int(meta["revision"])
+            return cls(link, campaign, meta["uid"].decode()), meta
 
     def standing(self) -> Opened:
         """The campaign at this moment, as `open` sees it, without changing anything."""
         reply = self.link.run_script("attach", self.keys.columns)
         if not reply or reply[1].decode() != self.uid:
             raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
-        return Opened.parse(reply)
+        with reading(self.campaign):
+            return Opened.parse(reply)
 
     def retried(self) -> int:
         """How many finished jobs were ever opened again by the user."""
-        return int(self.link.call(lambda client: client.hget(self.keys.meta, "retried")) or 0)
+        with reading(self.campaign):
+            return int(self.link.call(lambda client: client.hget(self.keys.meta, "retried")) or 0)
 
     def meta(self) -> dict[str, bytes]:
         return self.attach(self.link, self.campaign)[1]
@@ -63,10 +82,13 @@ class CampaignView:
         reply = self.link.run_script("snapshot", self.keys.columns)
         if not reply:
             raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
-        last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms = reply[:8]
-        workers = [
-            Attendance(reply[i].decode(), int(reply[i + 1]), reply[i + 2]) for i in range(8, len(reply), 3)
-        ]
+        with reading(self.campaign):
+            last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms = reply[:8]
+            total = int(last_id)
+            workers = [
+                Attendance(_text(reply[i]), round(min(float(reply[i + 1]), _FAR_MS)), reply[i + 2])
+                for i in range(8, len(reply), 3)
+            ]
         counts = {
             State.SCHEDULED: scheduled,
             State.PENDING: pending,
@@ -75,7 +97,7 @@ class CampaignView:
             State.FAILED: failed,
             State.CANCELLED: cancelled,
         }
-        return Snapshot(last_id, counts, paused == 1, now_ms, workers)
+        return Snapshot(total, counts, paused == 1, now_ms, workers)
 
     def read_after(self, cursor: str, count: int = PAGE) -> list[ResultEntry]:
         """Up to `count` entries of the result stream after `cursor`, without blocking."""
@@ -94,7 +116,7 @@ class CampaignView:
     def entries(self, ids: Sequence[str]) -> list[ResultEntry]:
         """The result-stream entries with these entry ids, in the order given; best when they are sorted."""
         found: dict[str, ResultEntry] = {}
-        for page in pages(ids, PAGE):
+        for page in pages([entry for entry in ids if is_entry(entry)], PAGE):
             # Whoever resumes a campaign asks for almost all of its log: one range, and single entries for the
             # rest.
             first, last = min(page, key=entry_order), max(page, key=entry_order)
@@ -118,14 +140,11 @@ class CampaignView:
 
     def index_of(self, ids: Sequence[int]) -> list[str | None]:
         """Entry in the result stream of each finished job, None for the others."""
-        return [v.decode() if v is not None else None for v in self._hmget(self.keys.index, ids)]
+        return [_text(v) if v is not None else None for v in self._hmget(self.keys.index, ids)]
 
     def configs_of(self, ids: Sequence[int]) -> list[tuple[int, bytes] | None]:
         """(submission time in ms, config JSON) of each job; None where there is no such job."""
-        return [
-            (int(v[:STAMP_DIGITS]), v[STAMP_DIGITS:]) if v is not None else None
-            for v in self._hmget(self.keys.configs, ids)
-        ]
+        return [parse_config(v) if v is not None else None for v in self._hmget(self.keys.configs, ids)]
 
     def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
         return self._hmget(self.keys.column("outputs"), ids)
@@ -135,11 +154,11 @@ class CampaignView:
         if not workers:
             return []
         raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
-        return [str(json.loads(v).get("host")) if v is not None else None for v in raw]
+        return [_host(v) if v is not None else None for v in raw]
 
     def widths(self) -> list[int]:
         """The widths that jobs of the campaign have, or had, beside one slot."""
-        return [int(width) for width in self.link.call(lambda c: c.zrange(self.keys.column("wide"), 0, -1))]
+        return _numbers(self.link.call(lambda c: c.zrange(self.keys.column("wide"), 0, -1)))
 
     def widest_pending(self) -> int:
         """How many slots the widest pending job takes; 1 when no wide one waits."""
@@ -150,12 +169,12 @@ class CampaignView:
 
     def slots_of(self, ids: Sequence[int]) -> list[int]:
         """How many slots each job takes."""
-        return [int(v or 1) for v in self._hmget(self.keys.column("widths"), ids)]
+        return [int(v) if v and v.isdigit() else 1 for v in self._hmget(self.keys.column("widths"), ids)]
 
     def failed_ids(self) -> list[int]:
         key = self.keys.column("failed")
         members = self.link.call(lambda client: list(client.sscan_iter(key, count=PAGE)))
-        return sorted(map(int, members))
+        return sorted(_numbers(members))
 
     def outstanding(self) -> Iterator[tuple[int, State, str]]:
         """(id, state, worker) of every unfinished job, in pages; jobs that move meanwhile may be missed or
@@ -166,11 +185,11 @@ class CampaignView:
         for key, state in places:
             start = 0
             while page := self._rank_page(key, start):
-                yield from ((int(i), state, "") for i in page)
+                yield from ((i, state, "") for i in _numbers(page))
                 start += PAGE
         for name in link.call(lambda client: client.zrange(keys.column("workers"), 0, -1)):
-            worker = name.decode()
-            yield from ((int(i), State.RUNNING, worker) for i in self._held_by(worker))
+            worker = _text(name)
+            yield from ((i, State.RUNNING, worker) for i in _numbers(self._held_by(worker)))
 
     def failures(self, job: int) -> list[dict[str, str]]:
         """Every failed or lost attempt of a job that is still on record, oldest first."""
@@ -180,7 +199,7 @@ class CampaignView:
         while page := self._failures_from(cursor):
             for entry, fields in page:
                 if fields.get(b"job") == wanted:
-                    text = {k.decode(): v.decode(errors="replace") for k, v in fields.items()}
+                    text = {_text(k): _text(v) for k, v in fields.items()}
                     found.append(text | {"at_ms": entry.decode().split("-")[0]})
             cursor = f"({page[-1][0].decode()}"
         return found
@@ -215,3 +234,25 @@ class CampaignView:
         if reply == b"GONE":
             raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
         return reply
+
+
+def parse_config(value: bytes) -> tuple[int, bytes]:
+    """(submission time in ms, config JSON) of what stands in the column; a damaged time reads as 0."""
+    stamp = value[:STAMP_DIGITS]
+    return int(stamp) if stamp.isdigit() else 0, value[STAMP_DIGITS:]
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _numbers(members: Iterable[bytes]) -> list[int]:
+    """The ids among `members`: what is none was not put there by us."""
+    return [int(member) for member in members if member.isdigit()]
+
+
+def _host(said: bytes) -> str | None:
+    try:
+        return str(decode(said)["host"])
+    except (ValueError, TypeError, LookupError):
+        return None

@@ -23,7 +23,13 @@ _MAX_DEPTH = 200
 encode: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode
 """Compact JSON, ASCII only; NaN and infinities are written as Python's JSON reads them back."""
 
-decode: Callable[[str | bytes], Any] = json.loads
+
+def decode(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 class _NotPlainError(Exception):

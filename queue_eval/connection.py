@@ -21,8 +21,16 @@ from redis.exceptions import BusyLoadingError, NoScriptError
 
 from queue_eval.access import Access, renewed, safe_url
 from queue_eval.clients import CONNECT_TIMEOUT_S, drop_connections, is_cluster, new_client
-from queue_eval.errors import ServerRefusedError, ServerUnreachableError
-from queue_eval.faults import REDIS_ERRORS, is_barred, is_refusal, is_transient, reason, remedy
+from queue_eval.errors import DamagedError, ServerRefusedError, ServerUnreachableError
+from queue_eval.faults import (
+    REDIS_ERRORS,
+    is_barred,
+    is_damage,
+    is_refusal,
+    is_transient,
+    reason,
+    remedy,
+)
 from queue_eval.lua import script
 from queue_eval.urls import parse_url
 
@@ -123,7 +131,7 @@ class Link:
 
         Raises ServerUnreachableError when the server refuses us, at once or, with an access file that may
         be replaced and a server that has served before, after REFUSED_PATIENCE_S; ServerRefusedError when
-        this user has no right to the operation.
+        this user has no right to the operation; DamagedError when a key holds what we have not written.
         """
         away_since: float | None = None
         refused_since: float | None = None
@@ -145,6 +153,8 @@ class Link:
                 elif is_transient(error):
                     refused_since = None
                     self._renew()
+                elif is_damage(error):
+                    raise damaged(reason(error)) from error
                 else:
                     raise
                 if away_since is None:
@@ -169,7 +179,7 @@ class Link:
     def wait_until_back(self, error: BaseException) -> None:
         """After an error of a dedicated client: wait for the server, if that can help, else raise it."""
         if not (is_transient(error) or is_refusal(error)):
-            raise error
+            raise damaged(reason(error)) if is_damage(error) else error
         self.call(lambda client: client.ping())
 
     def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
@@ -254,6 +264,13 @@ class BlockingClient:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+
+def damaged(what: str) -> DamagedError:
+    return DamagedError(
+        f"what the server holds is damaged ({what}): something else has written to the keys qe:*; "
+        "restore it from a backup, or purge the campaign"
+    )
 
 
 def read_settings(client: Any) -> dict[str, str]:

@@ -11,7 +11,8 @@ The tree::
     ├── MethodUnavailableError     the method is valid, but cannot be used here
     ├── ServerError                the server cannot be used (also a ConnectionError)
     │   ├── ServerUnreachableError nobody answers, or the password is wrong
-    │   └── ServerRefusedError     it answers, but would lose jobs (eviction, version, schema)
+    │   ├── ServerRefusedError     it answers, but would lose jobs (eviction, version, schema)
+    │   └── DamagedError           what it holds of a campaign, or of the workers, is not as we wrote it
     ├── CampaignError
     │   ├── CampaignNotFoundError  no such campaign, or it was purged
     │   └── CampaignConflictError  it belongs to another run function or method
@@ -70,6 +71,10 @@ class ServerUnreachableError(ServerError):
 
 class ServerRefusedError(ServerError):
     """The server answers, but using it would lose jobs or break the protocol."""
+
+
+class DamagedError(ServerError):
+    """Something else has written to our keys: what the server holds cannot be read."""
 
 
 class CampaignError(QueueEvalError):

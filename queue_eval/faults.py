@@ -6,13 +6,16 @@ an error is    when                                                             
 transient      nobody there, loading, failing over, full, resharding            the same call again
 a refusal      somebody there who will not have us, or whom we must not trust   another access, or none
 a bar          known, but without the right to this one command                 an error
+damage         a key of ours holds what we have not written                     an error
 anything else  our mistake                                                      it is raised as it is
 =============  ===============================================================  =======================
 """
 
 from __future__ import annotations
 
+import re
 import ssl
+from typing import Any
 
 from redis.exceptions import (
     AskError,
@@ -46,6 +49,7 @@ _TRANSIENT_PREFIXES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
 
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
 _BARRED_WORDS = ("NOPERM", "ACL failure in script", "no permissions to run", "No permissions to access")
+_DAMAGED = re.compile(r"WRONGTYPE|user_script:\d+: |hash value is not|Invalid stream ID")
 _CLUSTER_AWAY = (
     "Redis Cluster cannot be connected", "All slots are not covered", "startup_nodes could not agree",
 )  # fmt: skip
@@ -79,6 +83,22 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT) or (
         isinstance(error, RedisError) and str(error).startswith(_TRANSIENT_PREFIXES)
     )
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether a key holds what is not ours: another type of value, or one that a script trips over."""
+    return isinstance(error, ResponseError) and _DAMAGED.search(str(error)) is not None
+
+
+def undamaged(replies: list[Any]) -> list[Any]:
+    """Replies of a pipeline that was told not to raise, with None for what a damaged key gave.
+
+    Raises any other error among them.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception) and not is_damage(reply):
+            raise reply
+    return [None if isinstance(reply, Exception) else reply for reply in replies]
 
 
 def reason(error: BaseException) -> str:

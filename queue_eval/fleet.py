@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 from queue_eval import keys
+from queue_eval.codec import decode
 from queue_eval.connection import Link
+from queue_eval.errors import DamagedError
+from queue_eval.faults import undamaged
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.paging import PAGE, pages
+
+log = logging.getLogger(__name__)
+
+MOST_REFUSALS, MOST_REASON = 20, 400
+"""How much a card tells of what its worker refuses."""
+
+_MOST = 2**53
+_N = TypeVar("_N", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +43,8 @@ class WorkerCard:
     lease_s: float | None = None
     announced: bool = False
     """It is about to be started by a driver, which says so on its behalf."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Campaigns that are for it and that it does not serve, and why."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -39,7 +53,7 @@ class WorkerCard:
     def parse(cls, name: str, text: bytes) -> WorkerCard:
         """What is damaged reads as if nothing were said."""
         try:
-            said = json.loads(text)
+            said = decode(text)
         except ValueError:
             said = None
         if not isinstance(said, dict):
@@ -48,14 +62,15 @@ class WorkerCard:
             name=name,
             host=str(said.get("host") or ""),
             machine=str(said.get("machine") or ""),
-            pid=said.get("pid"),
-            created=said.get("created"),
-            slots=said.get("slots"),
+            pid=_number(said.get("pid"), int),
+            created=_number(said.get("created"), float),
+            slots=_number(said.get("slots"), int),
             campaigns=_names(said.get("campaigns")),
             queues=_names(said.get("queues")),
             state=str(said.get("state") or "unknown"),
-            lease_s=said.get("lease_s"),
+            lease_s=_number(said.get("lease_s"), float),
             announced=bool(said.get("announced")),
+            refused=_reasons(said.get("refused")),
         )
 
     def is_for(self, campaign: str) -> bool:
@@ -78,7 +93,7 @@ class LiveWorker:
         return {
             "name": card.name, "host": card.host, "machine": card.machine, "pid": card.pid,
             "created": card.created, "slots": card.slots, "campaigns": card.campaigns, "queues": card.queues,
-            "state": card.state, "last_seen_s": self.last_seen_s,
+            "state": card.state, "refused": card.refused, "last_seen_s": self.last_seen_s,
         }  # fmt: skip
 
 
@@ -104,7 +119,7 @@ def live_workers(link: Link) -> list[LiveWorker]:
     now_ms = seconds * 1000 + micros / 1000
     found = []
     for page in pages(names, PAGE):
-        cards = _cards(link, [keys.worker_key(name.decode()) for name, _ in page])
+        cards = _cards(link, [keys.worker_key(name.decode(errors="replace")) for name, _ in page])
         for (name, seen_ms), text in zip(page, cards, strict=True):
             if text is not None:
                 card = WorkerCard.parse(name.decode(errors="replace"), text)
@@ -115,7 +130,10 @@ def live_workers(link: Link) -> list[LiveWorker]:
 def notify(link: Link, what: str, **about: str) -> None:
     """Ask workers to look now rather than at their next heartbeat."""
     notice = {"what": what, **about}
-    link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))
+    try:
+        link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))
+    except DamagedError as error:  # they look without it, too
+        log.warning("workers cannot be told to look now: %s", error)
 
 
 def ask_to_drain(link: Link, workers: Sequence[str]) -> None:
@@ -134,10 +152,18 @@ def _cards(link: Link, places: Sequence[str]) -> list[bytes | None]:
         pipeline = client.pipeline(transaction=False)
         for place in places:
             pipeline.get(place)
-        texts: list[bytes | None] = pipeline.execute()
-        return texts
+        return undamaged(pipeline.execute(raise_on_error=False))
 
     return link.call(operation)
+
+
+def _number(said: Any, kind: Callable[[Any], _N]) -> _N | None:
+    is_number = isinstance(said, (int, float)) and not isinstance(said, bool) and abs(said) < _MOST
+    return kind(said) if is_number else None
+
+
+def _reasons(said: Any) -> dict[str, str]:
+    return {str(name): str(why)[:MOST_REASON] for name, why in said.items()} if isinstance(said, dict) else {}
 
 
 def _names(said: Any) -> tuple[str, ...] | None:

@@ -65,6 +65,10 @@ DEFAULT_QUEUE = "default"
 _CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
+def is_campaign_name(name: str) -> bool:
+    return _CAMPAIGN_NAME.fullmatch(name) is not None
+
+
 def check_campaign_name(name: str) -> str:
     """Return `name`, or raise UsageError unless it may name a campaign."""
     if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):

@@ -34,5 +34,14 @@ def is_alive(pid: int, created: float) -> bool:
         process = psutil.Process(pid)
         # The time is derived from the clock of the boot, which may be corrected by a little.
         return abs(process.create_time() - created) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # the latter for what is no process's number
         return False
+
+
+def parse_process(card: bytes) -> tuple[int, float] | None:
+    """(pid, creation time) of "pid created", as workers write it; None for what is damaged."""
+    pid, _, created = card.decode(errors="replace").partition(" ")
+    try:
+        return int(pid), float(created)
+    except ValueError:
+        return None

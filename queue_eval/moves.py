@@ -35,12 +35,12 @@ class Opened:
 
     @classmethod
     def parse(cls, reply: Sequence[Any]) -> Opened:
-        """From the reply of ``standing()`` in ``_shared.lua``."""
+        """From the reply of ``standing()`` in ``_shared.lua``. Raises ValueError for damaged numbers."""
         uid, tail, function, method, source, options = (reply[i].decode() for i in (1, 5, 7, 8, 9, 10))
         return cls(
-            created=reply[0] == b"created", uid=uid, created_ms=reply[2], opened_ms=reply[6],
-            last_id=reply[3], finished=reply[4], tail=tail, function=function, method=method, source=source,
-            options=options, retried=reply[12],
+            created=reply[0] == b"created", uid=uid, created_ms=int(reply[2]), opened_ms=reply[6],
+            last_id=int(reply[3]), finished=reply[4], tail=tail, function=function, method=method,
+            source=source, options=options, retried=int(reply[12]),
         )  # fmt: skip
 
 

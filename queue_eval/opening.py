@@ -15,7 +15,7 @@ from typing import Any
 from queue_eval.access import Access, find_access, home_folder
 from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
-from queue_eval.codec import encode
+from queue_eval.codec import decode, encode
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, FunctionError, ServerRefusedError
 from queue_eval.function_ref import FunctionRef, describe
@@ -153,8 +153,16 @@ def _meta(
     }
 
 
+def _kwargs(options: str) -> Any:
+    """Those of an earlier opening; None when they are not known."""
+    try:
+        return decode(options)["kwargs"]
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
 def _compare(campaign: str, opened: Opened, reference: FunctionRef, options: str) -> None:
-    before = json.loads(opened.options).get("kwargs") if opened.options else None
+    before = _kwargs(opened.options)
     if before is not None and before != json.loads(options)["kwargs"]:
         warnings.warn(
             f"run_function_kwargs have changed since campaign {campaign!r} last ran ({before}); "

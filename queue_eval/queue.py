@@ -6,13 +6,14 @@ Every method may be called again after a lost reply (`Link` does it): the script
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from queue_eval import keys as names
-from queue_eval.campaign_view import SCHEMA_VERSION, STAMP_DIGITS, CampaignView
+from queue_eval.campaign_view import SCHEMA_VERSION, STAMP_DIGITS, CampaignView, reading
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError
 from queue_eval.fleet import notify
@@ -50,13 +51,14 @@ class CampaignQueue(CampaignView):
         reply = link.run_script(
             "open", keys.columns, secrets.token_hex(8), SCHEMA_VERSION, int(accept_change), *flat
         )
-        status, schema = reply[0].decode(), reply[11].decode()
-        opened = Opened.parse(reply)
+        status, schema = reply[0].decode(), (reply[11] or b"").decode(errors="replace")[:20]
         if status == "schema":
             raise ServerRefusedError(
                 f"campaign {campaign!r} was written by protocol version {schema}, this is {SCHEMA_VERSION}; "
                 "use the queue_eval that created it, or another campaign name"
             )
+        with reading(campaign):
+            opened = Opened.parse(reply)
         if status == "conflict":
             raise CampaignConflictError(
                 f"campaign {campaign!r} belongs to {opened.function} with method {opened.method!r}, not to "
@@ -81,12 +83,17 @@ class CampaignQueue(CampaignView):
         arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots]
         for s in submissions:
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
-        now_ms, ids, entries, fence = self._run("enqueue", *arguments)
-        return EnqueueReply(
-            now_ms,
-            [Enqueued(int(i), e.decode() or None) for i, e in zip(ids, entries, strict=True)],
-            fence.decode() or None,
-        )
+        reply = self._run("enqueue", *arguments)
+        with reading(self.campaign):
+            now_ms, ids, entries, fence = reply
+            return EnqueueReply(
+                now_ms,
+                [
+                    Enqueued(int(i), e.decode(errors="replace") or None)
+                    for i, e in zip(ids, entries, strict=True)
+                ],
+                fence.decode() or None,
+            )
 
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
@@ -101,29 +108,17 @@ class CampaignQueue(CampaignView):
             age_ms = max(0, round((now - s.ended_at) * 1000))
             arguments += (s.id, s.attempt, s.outcome.value, f"{s.run_ms:.6g}", age_ms)
             arguments += (s.source, s.body, s.output)
-        leases, due, now_ms, revision, verdicts, reserved, aside = self._run("settle", *arguments)
-        return Settled(
-            leases=[
-                Lease(
-                    int(leases[i]), leases[i + 1], leases[i + 2] > 0, leases[i + 3][STAMP_DIGITS:],
-                    leases[i + 2] or 1,
-                )
-                for i in range(0, len(leases), 4)
-            ],
-            next_due_ms=int(due) if due != b"" else None,
-            now_ms=now_ms,
-            revision=revision,
-            verdicts=[verdict.decode() for verdict in verdicts],
-            reserved=reserved,
-            aside=aside == 1,
-        )  # fmt: skip
+        reply = self._run("settle", *arguments)
+        with reading(self.campaign):
+            return _settled(reply)
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
         finished, taken, revision, unknown = self._run(
             "extend", worker, lease_ms, *itertools.chain.from_iterable(tokens)
         )
-        flat = [int(value) for value in unknown]
+        with reading(self.campaign):
+            flat = [int(value) for value in unknown]
         return Extended(
             [int(i) for i in finished], [int(i) for i in taken], revision,
             list(zip(flat[::2], flat[1::2], strict=True)),
@@ -137,7 +132,9 @@ class CampaignQueue(CampaignView):
     def reclaim(self, *, grace_ms: int, worker: str = "", page: int = 200) -> Reclaimed:
         """Take back a page of what an expired (or the named, dead) worker holds."""
         ids, more, expiry = self._run("reclaim", grace_ms, page, worker)
-        return Reclaimed([int(i) for i in ids], more == 1, int(expiry) if expiry else None)
+        with reading(self.campaign):
+            known = [int(i) for i in ids if i.isdigit()]
+            return Reclaimed(known, more == 1, _time_ms(expiry))
 
     def cancel(self, ids: Iterable[int]) -> list[int]:
         """Cancel those that are not finished; returns which. Tells workers to look."""
@@ -176,3 +173,27 @@ class CampaignQueue(CampaignView):
     def notify(self, what: str) -> None:
         """Ask workers to look now rather than at their next extension."""
         notify(self.link, what, campaign=self.campaign)
+
+
+def _time_ms(said: bytes) -> int | None:
+    """A score that is a time; None for none, and for what no clock says."""
+    return int(float(said)) if said and math.isfinite(float(said)) else None
+
+
+def _settled(reply: Sequence[Any]) -> Settled:
+    leases, due, now_ms, revision, verdicts, reserved, aside = reply
+    return Settled(
+        leases=[
+            Lease(
+                int(leases[i]), leases[i + 1], leases[i + 2] > 0, leases[i + 3][STAMP_DIGITS:],
+                leases[i + 2] or 1,
+            )
+            for i in range(0, len(leases), 4)
+        ],
+        next_due_ms=due if isinstance(due, int) else None,
+        now_ms=now_ms,
+        revision=revision,
+        verdicts=[verdict.decode() for verdict in verdicts],
+        reserved=reserved,
+        aside=aside == 1,
+    )  # fmt: skip

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from queue_eval.connection import BlockingClient, Link
 from queue_eval.faults import REDIS_ERRORS
 from queue_eval.states import State
+
+log = logging.getLogger(__name__)
+
+_ID_DIGITS = 16
+_ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
 
 _MARGIN_S = 5.0
 """A blocking read may be answered this much later than asked before the reply counts as lost."""
@@ -42,25 +49,53 @@ def parse_entries(raw: Any) -> list[ResultEntry]:
 
 
 def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
-    run_ms = fields[b"run_ms"]
+    try:
+        run_ms = fields[b"run_ms"]
+        return ResultEntry(
+            entry=entry,
+            id=int(fields[b"job"]),
+            state=State(fields[b"state"].decode()),
+            attempts=int(fields[b"attempts"]),
+            run_ms=float(run_ms) if run_ms else None,
+            finished_ms=int(entry.partition("-")[0]) - int(fields[b"age_ms"]),
+            worker=fields[b"worker"].decode(errors="replace"),
+            source=fields[b"source"].decode(errors="replace"),
+            cause=fields[b"cause"].decode(),
+            body=fields[b"body"],
+        )
+    except (KeyError, ValueError):
+        return _damaged(entry, fields)
+
+
+def _damaged(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
+    """An entry that is not as we wrote it: the failure of its job, or of none (id 0) if it does not name one.
+
+    One bad entry must not keep a driver from all others.
+    """
+    name = fields.get(b"job", b"")
+    job = int(name) if name.isdigit() and len(name) < _ID_DIGITS else 0
+    log.warning("entry %s of a result stream is damaged: %s", entry, f"job {job}" if job else "of no job")
+    return lost_entry(job, entry)
+
+
+def lost_entry(job: int, entry: str) -> ResultEntry:
+    """What stands for an outcome that the server should have, and cannot give."""
     return ResultEntry(
-        entry=entry,
-        id=int(fields[b"job"]),
-        state=State(fields[b"state"].decode()),
-        attempts=int(fields[b"attempts"]),
-        run_ms=float(run_ms) if run_ms else None,
-        finished_ms=int(entry.partition("-")[0]) - int(fields[b"age_ms"]),
-        worker=fields[b"worker"].decode(errors="replace"),
-        source=fields[b"source"].decode(errors="replace"),
-        cause=fields[b"cause"].decode(),
-        body=fields[b"body"],
-    )
+        entry=entry, id=job, state=State.FAILED, attempts=1, run_ms=None,
+        finished_ms=entry_order(entry)[0] if is_entry(entry) else 0, worker="", source="", cause="error",
+        body=b"the outcome of this job is damaged on the server: something else has written to its keys",
+    )  # fmt: skip
 
 
 def entry_order(entry: str) -> tuple[int, int]:
     """What sorts entries of a stream in the order in which they were added."""
     time_ms, _, number = entry.partition("-")
     return int(time_ms), int(number)
+
+
+def is_entry(text: str) -> bool:
+    """Whether this may be the id of an entry of a stream."""
+    return _ENTRY.fullmatch(text) is not None
 
 
 class ResultReader:

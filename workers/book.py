@@ -63,6 +63,7 @@ class Book:
         self._served: dict[str, Served] = {}
         self._lanes: dict[str, Served] = {}
         self._refused: dict[str, tuple[str, int]] = {}
+        self._reasons: dict[str, str] = {}
         self._to_release: list[tuple[Served, list[ToRelease]]] = []
         self._runner: Runner | None = None
         self._draining = False
@@ -152,6 +153,7 @@ class Book:
             served.plan = plan
             served.may_have_work, served.aside, served.is_withdrawn = True, False, False
             self._refused.pop(queue.campaign, None)
+            self._reasons.pop(queue.campaign, None)
             self.changed.notify()
 
     def leave(self, campaign: str) -> None:
@@ -178,14 +180,27 @@ class Book:
             busy = served.in_hand or served.outbox or served.tokens or served.is_trading or releasing
             return served.is_withdrawn and not busy
 
-    def refuse(self, campaign: str, uid: str, revision: int) -> None:
-        """Remember that a campaign in this state is not to be served here."""
+    def refuse(self, campaign: str, uid: str, revision: int, why: str = "") -> None:
+        """Remember that a campaign in this state is not to be served here; `why` is told to its drivers."""
         with self.changed:
             self._refused[campaign] = (uid, revision)
+            self._reasons.pop(campaign, None)
+            if why:
+                self._reasons[campaign] = why
 
     def is_refused(self, campaign: str, uid: str, revision: int) -> bool:
         with self.changed:
             return self._refused.get(campaign) == (uid, revision)
+
+    def cannot_serve(self, campaign: str, why: str) -> None:
+        """Tell its drivers that this campaign cannot be served for now."""
+        with self.changed:
+            self._reasons[campaign] = why
+
+    def reasons(self) -> dict[str, str]:
+        """Why campaigns that are for this worker are not served by it."""
+        with self.changed:
+            return dict(self._reasons)
 
     def holdings(self) -> list[tuple[Served, list[Token]]]:
         """Every campaign served, with the tokens held."""
@@ -298,6 +313,7 @@ class Book:
         with self.changed:
             served, now = trade.served, time.monotonic()
             served.plan = plan
+            self._reasons.pop(served.name, None)
             taken = 0
             for lease in reply.leases:
                 served.tokens[lease.id] = lease.attempt

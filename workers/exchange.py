@@ -26,6 +26,7 @@ from queue_eval.attempt import Attempt, Token
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import (
     CampaignNotFoundError,
+    DamagedError,
     FunctionError,
     MethodUnavailableError,
     ServerRefusedError,
@@ -33,6 +34,7 @@ from queue_eval.errors import (
 from queue_eval.moves import Lease, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.book import Book, ToRelease, Trade
+from workers.complaints import Complaints
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, label_of, make_plan
@@ -63,6 +65,7 @@ class Exchange:
         # server can tell a call that was overtaken.
         self._life = secrets.token_hex(4)
         self._requests = itertools.count(1)
+        self._complaints = Complaints(log)
         self._stopped = False
         self.armed = threading.Event()
         """Set while some campaign has nothing left for a worker that has room: block on its marker."""
@@ -132,8 +135,9 @@ class Exchange:
         except CampaignNotFoundError:
             log.warning("campaign %s is gone: its jobs here are stopped", served.name)
             self._book.leave(served.name)
-        except Exception:  # whatever is wrong with one campaign must not stop the others
-            log.exception("campaign %s cannot be served for now; trying again", served.name)
+        except Exception as error:  # whatever is wrong with one campaign must not stop the others
+            self._complaints.add(f"campaign {served.name} cannot be served for now, trying again", error)
+            self._book.cannot_serve(served.name, str(error))
             self._book.put_off(trade)
         finally:
             self._book.traded(served)
@@ -177,13 +181,15 @@ class Exchange:
             except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
                 log.error("campaign %s is not served: %s", served.name, error)
                 self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
-                self._book.refuse(served.name, served.queue.uid, reply.revision)
-                self._book.leave(served.name)
+                self._book.refuse(served.name, served.queue.uid, reply.revision, str(error))
+                # What runs is of an opening that was accepted: it is finished.
+                self._book.withdraw(served.name)
                 return
         nothing_left = self._book.leased(trade, plan, reply)
         if leases:
-            self._sign_roster(served)
+            # First of all: what is booked and never reaches the runner would take its slots for ever.
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
+            self._sign_roster(served)
         elif reply.aside and served.is_forwarding:
             # Too wide for the slots of this worker; but those that it forwards to may have more.
             self._runner.submit(served.lane, plan, [])
@@ -207,7 +213,10 @@ class Exchange:
         if not served.is_on_roster:
             who = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
             key = served.queue.keys.column("roster")
-            self._link.call(lambda client: client.hset(key, self._options.name, who))
+            try:
+                self._link.call(lambda client: client.hset(key, self._options.name, who))
+            except DamagedError as error:  # it only tells on which host a job ran
+                self._complaints.add(f"the roster of campaign {served.name} cannot be signed", error)
             served.is_on_roster = True
 
 

@@ -12,17 +12,26 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import psutil
 
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
-from queue_eval.errors import CampaignNotFoundError, FunctionError, MethodUnavailableError, ServerRefusedError
-from queue_eval.fleet import WorkerCard
+from queue_eval.errors import (
+    CampaignNotFoundError,
+    DamagedError,
+    FunctionError,
+    MethodUnavailableError,
+    ServerRefusedError,
+)
+from queue_eval.faults import undamaged
+from queue_eval.fleet import MOST_REASON, MOST_REFUSALS, WorkerCard
 from queue_eval.machine import machine_id
 from queue_eval.queue import CampaignQueue
 from workers.book import Book
+from workers.complaints import Complaints
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, label_of, make_plan
@@ -42,6 +51,7 @@ class LeaseKeeper:
         self._runner = runner
         self._on_drain = on_drain
         self._lease_ms = round(options.lease_s * 1000)
+        self._complaints = Complaints(log)
         self._poked = threading.Event()
         self._stopped = threading.Event()
         self.is_draining = False
@@ -81,13 +91,16 @@ class LeaseKeeper:
 
     def beat(self) -> None:
         """One heartbeat."""
-        campaigns, drain_asked = self._show_life()
+        reasons = self._book.reasons()
+        campaigns, drain_asked = self._show_life(reasons)
         for served, tokens in self._book.holdings():
-            self._extend(served, tokens)
+            self._try(served.name, partial(self._extend, served, tokens))
         served_names = {served.name for served, _ in self._book.holdings()}
         for campaign in campaigns:
             if campaign not in served_names:
-                self._look_at(campaign)
+                self._try(campaign, partial(self._look_at, campaign))
+        if self._book.reasons() != reasons:
+            self.poke()  # drivers wait to be told
         if drain_asked and not self.is_draining:
             log.info("asked to drain")
             self._on_drain()
@@ -98,19 +111,31 @@ class LeaseKeeper:
                 self.beat()
             except GiveUp:
                 return
-            except Exception:  # the heartbeat must not stop while jobs run
-                log.exception("heartbeat failed; trying again")
+            except Exception as error:  # the heartbeat must not stop while jobs run
+                self._complaints.add("the heartbeat failed, trying again", error)
                 self._stopped.wait(1.0)
             self._poked.wait(self._options.lease_s / 3)
             self._poked.clear()
 
-    def _show_life(self) -> tuple[list[str], bool]:
+    def _try(self, campaign: str, step: Callable[[], None]) -> None:
+        """Whatever is wrong with one campaign, the leases of the others must be extended."""
+        try:
+            step()
+        except GiveUp:
+            raise
+        except Exception as error:
+            self._complaints.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
+            self._book.cannot_serve(campaign, str(error))
+
+    def _show_life(self, reasons: dict[str, str]) -> tuple[list[str], bool]:
         name = self._options.name
+        told = dict(sorted(reasons.items())[:MOST_REFUSALS])
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
             created=self._created, slots=self._options.slots, campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
             lease_s=self._options.lease_s,
+            refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
         ).encode()  # fmt: skip
 
         def operation(client: Any) -> list[Any]:
@@ -122,13 +147,14 @@ class LeaseKeeper:
             pipeline.sismember(keys.DRAIN, name)
             if self._options.campaigns is None:
                 pipeline.zrange(keys.CAMPAIGNS, 0, -1)
-            replies: list[Any] = pipeline.execute()
-            return replies
+            # What is damaged in the registries must not cost anybody a lease.
+            return undamaged(pipeline.execute(raise_on_error=False))
 
         replies = self._link.call(operation)
         if self._options.campaigns is not None:
             return list(self._options.campaigns), bool(replies[3])
-        return [campaign.decode() for campaign in replies[4]], bool(replies[3])
+        names = (campaign.decode(errors="replace") for campaign in replies[4] or ())
+        return [campaign for campaign in names if keys.is_campaign_name(campaign)], bool(replies[3])
 
     def _extend(self, served: Served, tokens: list[tuple[int, int]]) -> None:
         try:
@@ -172,13 +198,17 @@ class LeaseKeeper:
         # Not the whole meta at each beat: of a campaign that is for others it may be megabytes of code.
         meta_key = keys.Keys(campaign).meta
         known = self._link.call(lambda client: client.hmget(meta_key, "uid", "revision"))
-        if None not in known and self._book.is_refused(campaign, known[0].decode(), int(known[1])):
+        uid, revision = (known[0] or b"").decode(errors="replace"), _revision(known[1])
+        if self._book.is_refused(campaign, uid, revision):
             return
         try:
             queue, meta = CampaignQueue.attach(self._link, campaign)
-        except (CampaignNotFoundError, ServerRefusedError):
+        except CampaignNotFoundError:
             return
-        revision = int(meta.get("revision", b"0"))
+        except (ServerRefusedError, DamagedError) as error:
+            self._refuse(campaign, uid, revision, error)
+            return
+        revision = int(meta["revision"])
         if not self._options.serves(campaign, label_of(meta)):
             self._book.refuse(campaign, queue.uid, revision)
             self._book.withdraw(campaign)
@@ -186,7 +216,16 @@ class LeaseKeeper:
         try:
             plan = make_plan(queue, meta, self._options, self._link.access)
         except (FunctionError, MethodUnavailableError) as error:
-            log.error("campaign %s is not served: %s", campaign, error)
-            self._book.refuse(campaign, queue.uid, revision)
+            self._refuse(campaign, queue.uid, revision, error)
             return
         self._book.serve(queue, plan)
+
+    def _refuse(self, campaign: str, uid: str, revision: int, error: Exception) -> None:
+        log.error("campaign %s is not served: %s", campaign, error)
+        self._book.refuse(campaign, uid, revision, str(error))
+        # What runs is of an opening that was accepted: it is finished.
+        self._book.withdraw(campaign)
+
+
+def _revision(said: bytes | None) -> int:
+    return int(said) if said is not None and said.isdigit() else -1

@@ -15,6 +15,7 @@ from queue_eval import keys
 from queue_eval.connection import BlockingClient, GiveUp, Link
 from queue_eval.faults import REDIS_ERRORS
 from workers.book import Book
+from workers.complaints import Complaints
 from workers.exchange import Exchange
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class _Listener:
         self._link = link
         self._block_s = block_s
         self._client = BlockingClient(link, block_s + _MARGIN_S)
+        self._complaints = Complaints(log)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -64,9 +66,13 @@ class _Listener:
                 self._listen_once()
             except GiveUp:
                 return
-            except Exception:  # a listener that dies would leave the worker deaf
-                log.exception("listener failed; trying again")
+            except Exception as error:  # a listener that dies would leave the worker deaf
+                self._complaints.add(f"{self._thread.name} failed, trying again", error)
                 self._stopped.wait(1.0)
+                self._while_deaf()
+
+    def _while_deaf(self) -> None:
+        """Nothing can be heard for now."""
 
 
 class WakeListener(_Listener):
@@ -105,6 +111,10 @@ class WakeListener(_Listener):
             return
         popped = client.bzpopmin(list(wanted), timeout=self._block_s)
         self._report(wanted[popped[0].decode()] if popped else None)
+
+    def _while_deaf(self) -> None:
+        # One campaign's marker may be damaged: the others are asked without any.
+        self._report(None)
 
     def _listen_by_campaign(self) -> None:
         names = self._book.campaigns()

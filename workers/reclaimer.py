@@ -5,22 +5,28 @@ What they have settled on disk is delivered first: it need not run again.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.machine import is_alive, machine_id
+from queue_eval.fleet import WorkerCard
+from queue_eval.machine import is_alive, machine_id, parse_process
 from workers.book import Book
+from workers.complaints import Complaints
 from workers.options import WorkerOptions
 from workers.served import Served
 from workers.spool import deliver_orphans, spool_file
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Reclaimer:
@@ -35,6 +41,7 @@ class Reclaimer:
         self._machine = machine_id()
         self._looked_at: set[tuple[str, str]] = set()
         """Dead neighbours (name, card) whose jobs this worker has taken back."""
+        self._complaints = Complaints(log)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reclaimer", daemon=True)
 
@@ -49,17 +56,27 @@ class Reclaimer:
         # Jitter, so that a fleet does not ask in one instant.
         while not self._stopped.wait(min(1.0, self._options.lease_s / 10) * random.uniform(0.7, 1.3)):
             try:
-                self.deliver_spools()
-                dead = self._dead_neighbours()
-                for served, _ in self._book.holdings():
-                    self._reclaim(served, "")
-                    for worker, _ in dead:
-                        self._reclaim(served, worker)
-                self._looked_at.update(dead)
+                self._look_about()
             except GiveUp:
                 return
-            except Exception:  # it must outlive whatever it meets
-                log.exception("reclaiming failed; trying again")
+
+    def _look_about(self) -> None:
+        self._try("delivering spools", self.deliver_spools)
+        dead = self._try("looking for dead workers of this machine", self._dead_neighbours) or []
+        for served, _ in self._book.holdings():
+            for worker in ("", *(name for name, _ in dead)):
+                self._try(f"reclaiming for campaign {served.name}", partial(self._reclaim, served, worker))
+        self._looked_at.update(dead)
+
+    def _try(self, what: str, step: Callable[[], _T]) -> _T | None:
+        """Whatever one step meets, the others must go on."""
+        try:
+            return step()
+        except GiveUp:
+            raise
+        except Exception as error:
+            self._complaints.add(f"{what} failed, trying again", error)
+            return None
 
     def deliver_spools(self) -> None:
         """Settle what dead workers of this machine have left on its disk."""
@@ -72,7 +89,9 @@ class Reclaimer:
 
     def reclaim_own_name(self, served: Served) -> None:
         """What a former life under the same name still holds."""
-        self._reclaim(served, self._options.name)
+        self._try(
+            f"reclaiming for campaign {served.name}", partial(self._reclaim, served, self._options.name)
+        )
 
     def _reclaim(self, served: Served, worker: str) -> None:
         try:
@@ -91,23 +110,29 @@ class Reclaimer:
         key = keys.machine_key(self._machine)
         cards = self._link.call(lambda client: client.hgetall(key))
         dead = []
-        for name, card in ((name.decode(), card.decode()) for name, card in cards.items()):
-            pid, _, created = card.partition(" ")
-            if name == self._options.name or is_alive(int(pid), float(created)):
+        for raw, said in cards.items():
+            name, card = raw.decode(errors="replace"), said.decode(errors="replace")
+            process = parse_process(said)
+            if process is None:
+                self._strike_off(raw)  # not written by a worker
+                continue
+            if name == self._options.name or is_alive(*process):
                 continue
             if not self._is_shown_here(name):
                 self._strike_off(name)
             elif (name, card) not in self._looked_at and not self._is_spooled(name):
                 # It stays on the list: others serve campaigns that this worker does not.
                 dead.append((name, card))
-        self._looked_at &= {(name.decode(), card.decode()) for name, card in cards.items()}
+        self._looked_at &= {
+            (name.decode(errors="replace"), card.decode(errors="replace")) for name, card in cards.items()
+        }
         return dead
 
     def _is_shown_here(self, worker: str) -> bool:
         """False when its lease is long over, or its name is another machine's by now."""
         shown = self._link.call(lambda client: client.get(keys.worker_key(worker)))
-        return shown is not None and json.loads(shown)["machine"] == self._machine
+        return shown is not None and WorkerCard.parse(worker, shown).machine == self._machine
 
-    def _strike_off(self, worker: str) -> None:
+    def _strike_off(self, worker: str | bytes) -> None:
         key = keys.machine_key(self._machine)
         self._link.call(lambda client: client.hdel(key, worker))

@@ -24,7 +24,7 @@ from queue_eval.access import Access, safe_url
 from queue_eval.attempt import Token
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import UsageError
-from queue_eval.machine import is_alive, machine_id
+from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
 from workers.book import Book
 from workers.exchange import Exchange
@@ -193,10 +193,10 @@ class Worker:
         name = self._options.name
         card = self._link.call(lambda client: client.hget(keys.machine_key(machine_id()), name))
         if card is not None:
-            pid, _, created = card.decode().partition(" ")
-            if is_alive(int(pid), float(created)):
+            process = parse_process(card)
+            if process is not None and is_alive(*process):
                 raise UsageError(
-                    f"a worker named {name!r} is running already (pid {pid}); choose another --name"
+                    f"a worker named {name!r} is running already (pid {process[0]}); choose another --name"
                 )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 from queue_eval import keys
 from queue_eval.cli.connect import campaign_queue, connected
+from queue_eval.cli.failures import complain
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import iso, print_json, print_table, shown_duration, shown_time, styled
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
+from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
 from queue_eval.fleet import LiveWorker, live_workers
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
@@ -64,15 +65,27 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         _show(campaign, meta, snapshot, workers, pace)
 
 
-def every_campaign(link: Link) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignQueue]]:
-    """Name, meta and counts of each campaign, the oldest first; not those of another protocol version."""
+def every_campaign(
+    link: Link, on_damage: Callable[[str, Exception], object] | None = None
+) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignQueue]]:
+    """Name, meta and counts of each campaign, the oldest first; not those of another protocol version.
+
+    What cannot be read is told to `on_damage`, or on standard error.
+    """
     for raw in link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1)):
-        name = raw.decode()
+        name = raw.decode(errors="replace")
         try:
             queue, meta = CampaignQueue.attach(link, name)
-            yield name, meta, queue.snapshot(), queue
+            snapshot = queue.snapshot()
         except (CampaignNotFoundError, ServerRefusedError):
             continue  # purged this moment, or not ours to read
+        except (DamagedError, UsageError) as error:
+            if on_damage is None:
+                complain(f"warning: campaign {name!r} is left out: {error}")
+            else:
+                on_damage(name, error)
+            continue
+        yield name, meta, snapshot, queue
 
 
 def text(meta: dict[str, bytes], field: str) -> str:

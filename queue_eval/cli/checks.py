@@ -158,14 +158,17 @@ def _clock(link: Link) -> Finding:
 
 def _campaigns(link: Link) -> Iterator[Finding]:
     count, broken = 0, 0
-    for name, _, snapshot, _ in every_campaign(link):
+    damaged: dict[str, Exception] = {}
+    for name, _, snapshot, _ in every_campaign(link, damaged.__setitem__):
         count += 1
         if not snapshot.conserved:
             broken += 1
             places = sum(snapshot.counts.values())
             detail = f"{snapshot.last_id} jobs were submitted, {places} are there; please report it"
             yield Finding("fail", f"campaign {name}", detail)
-    if not broken:
+    for name, error in damaged.items():
+        yield Finding("fail", f"campaign {name}", str(error))
+    if not broken and not damaged:
         yield Finding("ok", "campaigns", f"{count} on the server, every job in exactly one place")
     workers = live_workers(link)
     slots = sum(worker.card.slots or 0 for worker in workers)

@@ -25,6 +25,7 @@ from queue_eval.cli.output import (
     styled,
 )  # fmt: skip
 from queue_eval.cli.records import JobRecord, Records
+from queue_eval.connection import damaged
 from queue_eval.errors import UsageError
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
@@ -59,7 +60,10 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
     """Show one job whole: its config, its result or error, every attempt on record, captured output."""
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, [job_id])
-        record = Records(queue).of([job_id])[0]
+        found = Records(queue).of([job_id])
+        if not found:
+            raise damaged(f"the config of job {job_id} is missing")
+        record = found[0]
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         (slots,) = queue.slots_of([job_id])
@@ -83,12 +87,12 @@ def _attempts(queue: CampaignQueue, record: JobRecord) -> list[dict[str, Any]]:
     """Every attempt on record, oldest first; the one that settled the job comes last."""
     found: list[dict[str, Any]] = [
         {
-            "attempt": int(failure["attempt"]),
-            "outcome": failure["cause"],
-            "worker": failure["worker"] or None,
+            "attempt": int(failure["attempt"]) if failure.get("attempt", "").isdecimal() else 0,
+            "outcome": failure.get("cause", ""),
+            "worker": failure.get("worker") or None,
             "ended_at": iso(int(failure["at_ms"])),
             "run_s": None,
-            "error": failure["body"],
+            "error": failure.get("body", ""),
             "output": failure.get("output", ""),
         }
         for failure in queue.failures(record.id)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from queue_eval.campaign_view import parse_config
 from queue_eval.cli.output import iso
 from queue_eval.codec import decode
 from queue_eval.connection import Link
 from queue_eval.paging import PAGE, pages
 from queue_eval.queue import CampaignQueue
-from queue_eval.result_stream import ResultEntry
+from queue_eval.result_stream import ResultEntry, lost_entry
 from queue_eval.states import FAIL_RETURN_VALUE, State
 
 _LOOKUPS = 4000
@@ -66,7 +66,7 @@ class JobRecord:
         entry = self.entry
         return {
             "id": self.id,
-            "config": _json(self.config),
+            "config": self._config(),
             "state": self.state.value,
             "result": self.result,
             "error": self.error,
@@ -83,6 +83,10 @@ class JobRecord:
             "elapsed_sec": max(0, entry.finished_ms - self.created_ms) / 1000 if entry else None,
             "source": (entry.source or None) if entry else None,
         }
+
+    def _config(self) -> dict[str, Any]:
+        config = _json(self.config)
+        return config if isinstance(config, dict) else {"damaged": config}
 
     def _wait_s(self) -> float | None:
         if self.entry is None or self.entry.started_ms is None:
@@ -108,7 +112,8 @@ class Records:
     def of(self, ids: Sequence[int]) -> list[JobRecord]:
         """The jobs with these ids, without those that do not exist."""
         key = self._queue.keys
-        workers = [name.decode() for name in self._call(lambda c: c.zrange(key.column("workers"), 0, -1))]
+        names = self._call(lambda client: client.zrange(key.column("workers"), 0, -1))
+        workers = [name.decode(errors="replace") for name in names]
 
         def look(client: Any) -> list[Any]:
             # A transaction: a job that moves is seen in one place, not in two or none.
@@ -123,12 +128,14 @@ class Records:
             return replies
 
         configs, index, due, histories, *held = self._call(look)
-        entries = {e.entry: e for e in self._queue.entries([i.decode() for i in index if i is not None])}
+        places = [None if i is None else i.decode(errors="replace") for i in index]
+        entries = {e.entry: e for e in self._queue.entries([place for place in places if place is not None])}
         records = []
         for i, id_ in enumerate(ids):
             if configs[i] is None:
                 continue
-            entry = entries.get(index[i].decode()) if index[i] is not None else None
+            place = places[i]
+            entry = entries.get(place) or lost_entry(id_, place) if place is not None else None
             holder = next(((worker, h[i]) for worker, h in zip(workers, held, strict=True) if h[i]), None)
             records.append(self._record(id_, configs[i], entry, due[i] is not None, histories[i], holder))
         return records
@@ -149,7 +156,7 @@ class Records:
         self, id_: int, config: bytes, entry: ResultEntry | None, is_scheduled: bool, history: bytes | None,
         holder: tuple[str, bytes] | None,
     ) -> JobRecord:  # fmt: skip
-        submitted_ms, text = int(config[:13]), config[13:]
+        submitted_ms, text = parse_config(config)
         if entry is not None:
             return self._finished(entry, submitted_ms, text)
         attempts, unstarted = _parse_history(history)
@@ -182,11 +189,11 @@ class Records:
         queue, key = self._queue, self._queue.keys
         if state is State.RUNNING:
             workers = self._call(lambda c: c.zrange(key.column("workers"), 0, -1))
-            held = [self._call(_hkeys(key.held(worker.decode()))) for worker in workers]
-            return sorted(map(int, chain.from_iterable(held)))
+            held = [self._call(_hkeys(key.held(worker.decode(errors="replace")))) for worker in workers]
+            return _ids(chain.from_iterable(held))
         if state in (State.FAILED, State.CANCELLED):
             column = key.column(state.value)
-            return sorted(map(int, self._call(lambda c: list(c.sscan_iter(column, count=PAGE)))))
+            return _ids(self._call(lambda c: list(c.sscan_iter(column, count=PAGE))))
         # Pending and scheduled jobs may be found by rank, but ranks shift while jobs are taken; ids do not.
         return range(1, queue.snapshot().last_id + 1)
 
@@ -197,6 +204,11 @@ class Records:
     def _call(self, operation: Callable[[Any], Any]) -> Any:
         link: Link = self._queue.link
         return link.call(operation)
+
+
+def _ids(members: Iterable[bytes]) -> list[int]:
+    """In order, without what is no id."""
+    return sorted(int(member) for member in members if member.isdigit())
 
 
 def _hkeys(key: str) -> Callable[[Any], Any]:
@@ -218,5 +230,5 @@ def _parse_token(value: bytes) -> tuple[int, bool]:
 def _json(text: bytes) -> Any:
     try:
         return decode(text)
-    except (ValueError, json.JSONDecodeError):
+    except ValueError:
         return text.decode(errors="replace")

@@ -30,6 +30,16 @@ local function is_job(text, last_id)
   return string.match(text, '^[1-9]%d*$') and tonumber(text) <= last_id
 end
 
+-- Which of `ids` may be ids of jobs: what else stands in a column was not put there by us, and is left out.
+local function jobs_among(ids)
+  local last_id = tonumber(redis.call('HGET', META, 'last_id')) or math.huge
+  local jobs = {}
+  for _, id in ipairs(ids) do
+    if is_job(id, last_id) then jobs[#jobs + 1] = id end
+  end
+  return jobs
+end
+
 local function hmget(key, fields)
   if #fields <= CHUNK then
     if #fields == 0 then return {} end
@@ -69,8 +79,9 @@ local function standing(status)
   local m = redis.call('HMGET', META, 'uid', 'created_ms', 'last_id', 'function', 'method', 'source',
     'options', 'schema', 'retried')
   if not m[1] then return nil end
-  return { status, m[1], tonumber(m[2]), tonumber(m[3]), redis.call('HLEN', INDEX), newest_entry(),
-           now_ms(), m[4] or '', m[5] or '', m[6] or '', m[7] or '', m[8], tonumber(m[9] or 0) }
+  -- '' for a damaged number: a reply ends at the first nil.
+  return { status, m[1], tonumber(m[2]) or '', tonumber(m[3]) or '', redis.call('HLEN', INDEX), newest_entry(),
+           now_ms(), m[4] or '', m[5] or '', m[6] or '', m[7] or '', m[8] or '', tonumber(m[9] or 0) or '' }
 end
 
 -- Which life of the server this is: another one after each restart or failover.
@@ -91,7 +102,10 @@ end
 local function parse_history(value)
   local attempts, failures, losses, unstarted, suspect =
     string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d)$')
-  if not attempts then return { attempts = 0, failures = 0, losses = 0, unstarted = 0, suspect = 0 } end
+  -- What is longer is no count, and would be written as no number.
+  if not attempts or math.max(#attempts, #failures, #losses, #unstarted) > 15 then
+    return { attempts = 0, failures = 0, losses = 0, unstarted = 0, suspect = 0 }
+  end
   return { attempts = tonumber(attempts), failures = tonumber(failures), losses = tonumber(losses),
            unstarted = tonumber(unstarted), suspect = tonumber(suspect) }
 end
@@ -201,7 +215,7 @@ local function promote(now)
   local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', now, 'LIMIT', 0, 1000)
   if #due > 0 then
     bulk('ZREM', SCHEDULED, due)
-    to_pending(due)
+    to_pending(jobs_among(due))
   end
   local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
   return first[2] and tonumber(first[2])
@@ -305,7 +319,7 @@ local function take_in_order(worker, room, prefetch, slots, most, now)
   end
   for _, width in ipairs(wide_widths()) do
     look(width)
-    if tonumber(width) <= slots then fitting[#fitting + 1] = width elseif first[width] then aside = 1 end
+    if (tonumber(width) or math.huge) <= slots then fitting[#fitting + 1] = width elseif first[width] then aside = 1 end
   end
 
   local starting, reserved, skipped = room, 0, false
@@ -393,6 +407,7 @@ local function lease(worker, request, room, prefetch, slots, now)
     for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
     if #ids == 0 then return {}, due, 0, 0 end
   end
+  ids = jobs_among(ids)
   local narrow = #ids
   for i, job in ipairs(wide) do ids[narrow + i] = job[1] end
 

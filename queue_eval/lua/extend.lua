@@ -24,10 +24,10 @@ if redis.call('HLEN', held_key(worker)) > #ids - #lost then
   for _, id in ipairs(ids) do named[id] = true end
   local all = redis.call('HGETALL', held_key(worker))
   for i = 1, #all, 2 do
-    if not named[all[i]] then
+    if not named[all[i]] and is_job(all[i], math.huge) then
       unknown[#unknown + 1] = all[i]
       unknown[#unknown + 1] = tostring(parse_held(all[i + 1]))
     end
   end
 end
-return { finished, taken, tonumber(redis.call('HGET', META, 'revision') or 0), unknown }
+return { finished, taken, tonumber(redis.call('HGET', META, 'revision')) or 0, unknown }

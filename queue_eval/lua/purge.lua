@@ -3,7 +3,8 @@
 -- Reply: 1
 -- Repeating it is safe: the repeat is told GONE.
 if gone(ARGV[1]) then return GONE end
-for _, worker in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do redis.call('UNLINK', held_key(worker)) end
-for _, width in ipairs(wide_widths()) do redis.call('UNLINK', wide_key(width)) end
+-- pcall: what is damaged is deleted all the same.
+for _, worker in ipairs(redis.pcall('ZRANGE', WORKERS, 0, -1)) do redis.call('UNLINK', held_key(worker)) end
+for _, width in ipairs(redis.pcall('ZRANGE', WIDE, 0, -1)) do redis.call('UNLINK', wide_key(width)) end
 redis.call('UNLINK', unpack(KEYS))
 return 1

@@ -17,7 +17,7 @@ local function hold_off()
 end
 
 if worker == '' then
-  local seen = tonumber(redis.call('HGET', META, 'reclaim_seen') or now)
+  local seen = tonumber(redis.call('HGET', META, 'reclaim_seen')) or now
   if seen == now or now - seen > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
   local first = redis.call('ZRANGE', WORKERS, 0, 0, 'WITHSCORES')
   if not first[1] then return { {}, 0, '' } end
@@ -25,7 +25,7 @@ if worker == '' then
   worker = first[1]
   local known = redis.call('HMGET', META, 'server_run', 'reclaim_from')
   if known[1] ~= server_run() or (grace_ms > 0 and now - seen > grace_ms / 2) then return hold_off() end
-  if known[2] and tonumber(known[2]) > now then return { {}, 0, known[2] } end
+  if (tonumber(known[2]) or 0) > now then return { {}, 0, known[2] } end
 elseif not redis.call('ZSCORE', WORKERS, worker) then
   return { {}, 0, '' }
 end
@@ -46,7 +46,9 @@ for i, id in ipairs(ids) do
   local attempt, _, started = parse_held(all[2 * i])
   local h = parse_history(past[i])
   h.attempts = math.max(h.attempts, attempt)
-  if started then
+  if not is_job(id, math.huge) then
+    -- Not put there by us: it goes, and nothing comes of it.
+  elseif started then
     h.suspect = 0
     lose(entries, again, id, h, max_losses,
       { worker = worker, cause = 'lost', body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })

@@ -109,5 +109,5 @@ if lease_ms > 0 then
 else
   wake_if_limited()
 end
-return { leases, due or '', now, tonumber(redis.call('HGET', META, 'revision') or 0), verdicts,
+return { leases, due or '', now, tonumber(redis.call('HGET', META, 'revision')) or 0, verdicts,
          reserved, aside }
