@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import BusyLoadingError, NoScriptError
 
+from queue_eval import failpoints
 from queue_eval.access import Access, renewed, safe_url
 from queue_eval.clients import CONNECT_TIMEOUT_S, drop_connections, is_cluster, new_client
 from queue_eval.errors import DamagedError, ServerRefusedError, ServerUnreachableError
@@ -140,7 +141,9 @@ class Link:
             client: Any = None
             try:
                 client = self.client
+                failpoints.reach("server.before-call")
                 reply = operation(client)
+                failpoints.reach("server.after-call")
             except REDIS_ERRORS as error:
                 now = time.monotonic()
                 if is_barred(error):
@@ -193,7 +196,10 @@ class Link:
             except NoScriptError:  # a restart or failover forgets scripts; nothing has run yet
                 return client.eval(chosen.source, len(keys), *keys, *arguments)
 
-        return self.call(operation)
+        failpoints.reach(f"server.before-{name}")
+        reply = self.call(operation)
+        failpoints.reach(f"server.after-{name}")
+        return reply
 
     def close(self) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from queue_eval import failpoints
 from queue_eval.connection import BlockingClient, Link
 from queue_eval.faults import REDIS_ERRORS
 from queue_eval.states import State
@@ -115,8 +116,10 @@ class ResultReader:
     def read(self, block_s: float, count: int = 2000) -> list[ResultEntry]:
         """Entries after the cursor; waits up to `block_s` for the first, and for a server that is away."""
         block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
+        failpoints.reach("server.before-read")
         try:
             reply = self._client.get().xread({self._key: self.cursor}, count=count, block=block_ms)
+            failpoints.reach("server.after-read")
         except REDIS_ERRORS as error:
             # Wait for the server on the common link, then read again from the same cursor.
             self._client.close()

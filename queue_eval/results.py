@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from queue_eval import failpoints
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
 
@@ -87,11 +88,15 @@ def write_results(jobs: Sequence[Job], saved_keys: SavedKeys, folder: Path) -> P
         # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, columns(rows, asked))
+            failpoints.reach("results.before-write")
             writer.writeheader()
             writer.writerows(rows)
             file.flush()
+            failpoints.reach("results.before-fsync")
             os.fsync(file.fileno())
+        failpoints.reach("results.before-rename")
         temporary.replace(target)
+        failpoints.reach("results.after-rename")
         _clean(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import (
@@ -189,6 +190,7 @@ class Exchange:
         if leases:
             # First of all: what is booked and never reaches the runner would take its slots for ever.
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
+            failpoints.reach("worker.after-lease")
             self._sign_roster(served)
         elif reply.aside and served.is_forwarding:
             # Too wide for the slots of this worker; but those that it forwards to may have more.

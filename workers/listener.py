@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from queue_eval import keys
+from queue_eval import failpoints, keys
 from queue_eval.connection import BlockingClient, GiveUp, Link
 from queue_eval.faults import REDIS_ERRORS
 from workers.book import Book
@@ -109,7 +109,9 @@ class WakeListener(_Listener):
         if self._link.is_cluster:
             self._listen_by_campaign()
             return
+        failpoints.reach("server.before-wake")
         popped = client.bzpopmin(list(wanted), timeout=self._block_s)
+        failpoints.reach("server.after-wake")
         self._report(wanted[popped[0].decode()] if popped else None)
 
     def _while_deaf(self) -> None:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
 from workers.executors import make_executor
 from workers.executors.protocol import Ended, Executor, Plan
@@ -132,6 +133,7 @@ class Runner:
         returned = [token for executor in lane.executors() for token in executor.take_returned()]
         missing_slots = lane.plan.slots - lane.current.slots
         if ended:
+            failpoints.reach("worker.after-run")
             lane.used_at = now
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
@@ -166,6 +168,7 @@ class Runner:
         elif lane.plan != plan:
             lane.change(plan, self._selector)
         lane.used_at = time.monotonic()
+        failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
 
     def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from queue_eval import failpoints
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.moves import Settlement
@@ -45,10 +46,13 @@ class Spool:
             return
         try:
             file = self._file or self._open()
+            failpoints.reach("spool.before-write")
             for settlement in new:
                 file.write(_encode(queue, self._worker, settlement) + "\n")
             file.flush()
+            failpoints.reach("spool.before-fsync")
             os.fsync(file.fileno())
+            failpoints.reach("spool.after-fsync")
         except OSError as error:
             # The settlements stay in memory: only the death of this worker would lose them now.
             log.error("cannot write the spool %s: %s", self._path, error)
@@ -58,6 +62,7 @@ class Spool:
     def clear(self) -> None:
         """All that was kept has been acknowledged."""
         if self._file is not None:
+            failpoints.reach("spool.before-remove")
             self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
@@ -86,11 +91,13 @@ def deliver_orphans(folder: Path, link: Link) -> int:
         with _claim(path) as file:
             if file is None:
                 continue
+            failpoints.reach("spool.before-deliver")
             left = [kept for line in file if (kept := _decode(line)) is not None]
             for campaign, uid, worker in dict.fromkeys((k[0], k[1], k[2]) for k in left):
                 settlements = [k[3] for k in left if k[:3] == (campaign, uid, worker)]
                 _settle(CampaignQueue(link, campaign, uid), worker, settlements)
                 delivered += len(settlements)
+            failpoints.reach("spool.after-deliver")
             path.unlink(missing_ok=True)
     if delivered:
         log.info("delivered %d settlements of a dead worker from %s", delivered, folder)
