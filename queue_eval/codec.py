@@ -19,6 +19,7 @@ from queue_eval.states import FAIL_RETURN_VALUE
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
 _MAX_DEPTH = 200
+_HUGE_INT = "an integer of more digits than Python reads back (4300)"
 
 encode: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode
 """Compact JSON, ASCII only; NaN and infinities are written as Python's JSON reads them back."""
@@ -52,7 +53,10 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
         copy = _plain(config, "", finite=True, depth=0)
     except _NotPlainError as error:
         raise ConfigError(f'{where}: "{error.path}" {error.what}; configs hold JSON values only') from None
-    text = encode(copy)
+    try:
+        text = encode(copy)
+    except ValueError:  # Python's limit for converting ints to text
+        raise ConfigError(f"{where}: holds {_HUGE_INT}; write it as text") from None
     if len(text) > MAX_CONFIG_BYTES:
         raise ConfigError(
             f"{where}: takes {len(text):,} bytes as JSON, more than {MAX_CONFIG_BYTES:,}; "
@@ -75,7 +79,12 @@ def encode_result(value: Any) -> str:
         ) from None
     if isinstance(plain, float) and not math.isfinite(plain):
         plain = FAIL_RETURN_VALUE
-    text = encode(plain)
+    try:
+        text = encode(plain)
+    except ValueError:
+        raise ResultError(
+            f"the result cannot be serialised: it holds {_HUGE_INT}; return it as text"
+        ) from None
     if len(text) > MAX_RESULT_BYTES:
         raise ResultError(
             f"the result cannot be serialised: it takes {len(text):,} bytes as JSON, more than "

@@ -15,6 +15,8 @@ def describe_exit(code: int) -> str:
     """An exit status as `subprocess` gives it: negative for a signal."""
     if code >= 0:
         return f"exit status {code}"
+    if -code == signal.SIGKILL:
+        return "killed by SIGKILL, as the system does when memory is short"
     try:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
@@ -26,6 +28,20 @@ def describe_death(who: str, death: str, output: bytes) -> bytes:
     body = f"the process that {who} died: {death}".encode()
     last = output[-_LAST_OUTPUT:].strip()
     return body + b"; its last output:\n" + last if last else body
+
+
+def describe_excess(limit: int, used: int, beside: int = 0) -> bytes:
+    """An attempt that was stopped for the memory of its process, in bytes; `beside`: other attempts there."""
+    text = f"used more than its memory limit of {size(limit)}: {size(used)}"
+    return (f"{text}, with {beside} other jobs in the same process" if beside else text).encode()
+
+
+def size(count: int) -> str:
+    """Bytes as people write them: 2 GB."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count} bytes"
 
 
 def describe_lateness(limit_s: float, *, was_ready: bool = True) -> bytes:

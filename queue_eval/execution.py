@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from queue_eval.codec import decode, encode_result
-from queue_eval.errors import FunctionError, ResultError
+from queue_eval.errors import ConfigError, FunctionError, ResultError
 from queue_eval.function_ref import load, source_hash
 from queue_eval.pipe import ERROR_BYTES, Setup, bounded
 
@@ -26,7 +26,7 @@ class RunFunction:
         self._function: Any = None
         self._broken = ""
         try:
-            self._function = load(setup.name, setup.payload, setup.path)
+            self._function = load(setup.name, setup.payload, setup.path, setup.allowed)
             self.source = source_hash(self._function)
         except FunctionError as error:
             self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
@@ -38,11 +38,22 @@ class RunFunction:
         try:
             if self._broken:
                 raise FunctionError(self._broken)
-            arguments = decode(config)
+            arguments = _arguments(config)
             arguments["id"] = job
             return "ok", _as_bytes(encode_result(self._function(arguments, **self._kwargs)))
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
             return "error", bounded(_as_bytes(self._broken or describe_error(error)), ERROR_BYTES)
+
+
+def _arguments(config: bytes) -> dict[str, Any]:
+    try:
+        arguments = decode(config)
+        if isinstance(arguments, dict):
+            return arguments
+        what = f"it is a {type(arguments).__name__}"
+    except ValueError as error:
+        what = str(error)
+    raise ConfigError(f"the config of this job is damaged on the server ({what}); submit it again") from None
 
 
 def _as_bytes(text: str) -> bytes:

@@ -68,9 +68,17 @@ def split_name(name: str) -> tuple[str, str]:
     return module, function
 
 
-def load(name: str, payload: bytes | None, path: Iterable[str]) -> Callable[..., Any]:
+def is_module_allowed(module: str, allowed: Iterable[str]) -> bool:
+    """Whether one of `allowed` is this module, or a package that it is in."""
+    return any(module == one or module.startswith(f"{one}.") for one in allowed)
+
+
+def load(
+    name: str, payload: bytes | None, path: Iterable[str], allowed: Iterable[str] | None = None
+) -> Callable[..., Any]:
     """The run function, in a process that may run user code. A payload must have been verified before.
 
+    `allowed`: modules in one of which it must be defined when it comes by reference.
     Raises FunctionError, with what was looked for and where, when it cannot be loaded.
     """
     # In front also when they are on the path already: the user's modules come before ours, as in the driver.
@@ -88,6 +96,10 @@ def load(name: str, payload: bytes | None, path: Iterable[str]) -> Callable[...,
             function = importlib.import_module(module_name)
             for part in qualname.split("."):
                 function = getattr(function, part)
+            if allowed is not None:
+                _check_origin(name, function, tuple(allowed))
+    except FunctionError:
+        raise
     except BaseException as error:  # user modules may raise anything at import, even SystemExit
         raise FunctionError(
             f"the run function {name} cannot be loaded on this worker: {type(error).__name__}: {error}; "
@@ -97,6 +109,19 @@ def load(name: str, payload: bytes | None, path: Iterable[str]) -> Callable[...,
         raise FunctionError(f"the run function {name} is {type(function).__name__}, which cannot be called")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
+    """An allowed module leads to all that it has imported: "model:os.system" is no function of model."""
+    inner = function
+    while type(inner).__name__ == "partial" and hasattr(inner, "func"):
+        inner = inner.func
+    origin = str(getattr(inner, "__module__", None) or type(inner).__module__)
+    if not is_module_allowed(origin, allowed):
+        raise FunctionError(
+            f"the run function {name} is defined in module {origin}, which this worker does not allow; "
+            f"start the worker with: --allow {origin}"
+        )
 
 
 def source_hash(function: Any) -> str:

@@ -7,7 +7,7 @@ announces. Configs and results pass through verbatim: the parent never decodes t
 frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
-                          to (or null); then the pickle
+                          to (or null), modules that are allowed (or null); then the pickle
 ready          to parent  the run function is loaded (or cannot be)
 run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
@@ -56,10 +56,15 @@ class Setup:
     threads: int
     forward: dict[str, Any] | None = field(default=None, repr=False)
     """Where to forward attempts to, for the methods that do."""
+    allowed: tuple[str, ...] | None = None
+    """Modules in which the run function may be defined; None: any."""
 
     def encode(self) -> bytes:
         by_value = self.payload is not None
-        header = ("setup", self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward)
+        header = (
+            "setup", self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward,
+            self.allowed,
+        )  # fmt: skip
         return frame(header, self.payload or b"")
 
 
@@ -101,8 +106,10 @@ def encode_stop(tokens: Iterable[tuple[int, int]]) -> bytes:
 
 
 def parse_setup(header: list[Any], body: bytes) -> Setup:
-    _, name, path, kwargs, threads, by_value, forward = header
-    return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward)
+    # The package may be replaced under a running worker: what an older one does not say is unset.
+    _, name, path, kwargs, threads, by_value, forward, *more = header
+    modules = tuple(more[0]) if more and more[0] is not None else None
+    return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward, modules)
 
 
 def parse_report(header: list[Any], body: bytes) -> Report:

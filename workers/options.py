@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from queue_eval.allow_list import AllowList
 from queue_eval.fleet import is_served
 from queue_eval.machine import new_worker_name
 from workers.slot_board import SlotBoard
@@ -34,6 +35,13 @@ class WorkerOptions:
     """Where the spool is kept."""
     python: str = field(default_factory=lambda: os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable)
     """The interpreter that runs user code."""
+
+    allow: AllowList | None = None
+    """What may run here; None: whatever a campaign says."""
+    memory_limit: int | None = None
+    """Bytes of memory that one slot may use."""
+    jobs_per_child: int | None = None
+    """A process that runs user code is replaced after so many attempts."""
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from queue_eval import signing
 from queue_eval.access import Access
@@ -16,6 +18,7 @@ from queue_eval.moves import Settlement
 from queue_eval.pipe import Setup
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Method
+from queue_eval.surroundings import working_folder
 from workers.executors import check_method
 from workers.executors.protocol import Plan
 from workers.options import WorkerOptions
@@ -101,21 +104,25 @@ def make_plan(
     Raises FunctionError when it is not to be run here (a bad signature, malformed options), and
     MethodUnavailableError when it cannot.
     """
+    # Whoever chooses a folder chooses what is in a module of any name: with a list, not the campaign.
+    allow = options.allow
     try:
         name = meta["function"].decode()
         method = Method(meta["method"].decode())
         campaign_options = decode(meta["options"])
         path = tuple(str(folder) for folder in campaign_options["path"])
         kwargs = dict(campaign_options["kwargs"])
-        limit = campaign_options["time_limit"]
-        time_limit_s = None if limit is None else float(limit)
-        forward = campaign_options.get("forward")
+        time_limit_s = _time_limit(campaign_options["time_limit"])
+        forward = _forward(campaign_options.get("forward"))
         revision = int(meta["revision"])
         payload = meta.get("payload") or None
         signature = meta.get("signature", b"").decode()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise FunctionError(f"campaign {queue.campaign!r} is malformed: {error!r}") from error
     check_method(method)
+    if allow is not None:
+        allow.check(name, method, is_by_value=payload is not None)
+        path = (working_folder() or "/",)
     if payload is not None:
         signing.verify(access.key, queue.campaign, name, payload, signature)
     if forward is not None:
@@ -125,7 +132,22 @@ def make_plan(
         }  # fmt: skip
         if method is Method.RQ and forward["url"] is None:
             forward |= {"url": access.url, "ca": access.ca}
-    setup = Setup(name, payload, path, kwargs, threads=1, forward=forward)
+    allowed = allow.modules if allow is not None else None
+    setup = Setup(name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed)
     return Plan(
-        method, setup, options.slots, time_limit_s, options.python, revision, options.board
-    )
+        method, setup, options.slots, time_limit_s, options.python, revision, options.board,
+        options.memory_limit, options.jobs_per_child,
+    )  # fmt: skip
+
+
+def _time_limit(said: Any) -> float | None:
+    if said is None:
+        return None
+    limit_s = float(said)
+    if not 0 < limit_s < math.inf:
+        raise ValueError(f"time limit {limit_s}")
+    return limit_s
+
+
+def _forward(said: Any) -> dict[str, Any] | None:
+    return None if said is None else dict(said)

@@ -17,6 +17,20 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS_S))
 
 
+_SIZES = {
+    unit: base**power
+    for power, letter in enumerate("KMGT", 1)
+    for unit, base in ((f"{letter}B", 1000), (f"{letter}IB", 1024))
+}
+LEAST_MEMORY = 64_000_000
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of ``500MB``, ``2GB`` (powers of 1000) or ``1GiB`` (of 1024); None if it is none."""
+    match = re.fullmatch(rf"{_NUMBER}({'|'.join(_SIZES)})", "".join(text.split()).upper())
+    return None if match is None else round(float(match[1]) * _SIZES[match[2]])
+
+
 def parse_duration(text: str) -> float | None:
     """Seconds of ``90``, ``90s``, ``15m``, ``1h30m`` or ``500ms``; None if it is none."""
     text = "".join(text.split()).lower()
@@ -41,6 +55,25 @@ class DurationType(click.ParamType[float]):
 
 
 DURATION = DurationType()
+
+
+class SizeType(click.ParamType[int]):
+    """A size of memory, in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        size = parse_size(value)
+        if size is None:
+            self.fail(f"{value!r} is not a size; write it like 500MB, 2GB or 1GiB", param, ctx)
+        if size < LEAST_MEMORY:
+            self.fail(f"{value!r} is less than a Python process needs; give at least 64MB", param, ctx)
+        return size
+
+
+SIZE = SizeType()
 
 JOB_ID = click.IntRange(min=1)
 

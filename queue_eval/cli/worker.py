@@ -14,7 +14,7 @@ import click
 
 import queue_eval
 from queue_eval.access import ACCESS_FILE, Access, find_access, home_folder, named_file
-from queue_eval.cli.options import DURATION, server_options
+from queue_eval.cli.options import DURATION, SIZE, server_options
 from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.faults import is_refusal
@@ -41,11 +41,19 @@ log = logging.getLogger("queue_eval.worker")
 @click.option("--time-limit", type=DURATION, help="End within so long, draining early enough.")
 @click.option("--lease", type=DURATION, default="30s", show_default=True,
               help="A worker that is silent for so long counts as dead.")
+@click.option("--allow", multiple=True, metavar="MODULE", envvar="QUEUE_EVAL_ALLOW",
+              help="Run only functions of this module or package, or by-value: signed code too (repeatable).")
+@click.option("--memory-limit", type=SIZE, metavar="SIZE", envvar="QUEUE_EVAL_MEMORY_LIMIT",
+              help="Memory that one slot may use, like 500MB, 2GB or 1GiB; what exceeds it is stopped.")
+@click.option("--max-jobs-per-child", type=click.IntRange(min=1), metavar="N",
+              envvar="QUEUE_EVAL_MAX_JOBS_PER_CHILD",
+              help="Replace a process that runs jobs after so many of them.")
 @server_options
 def worker_command(
     slots: int, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
     cores_per_slot: int | None, name: str | None, idle_timeout: float | None, time_limit: float | None,
-    lease: float, url: str | None, home: str | None,
+    lease: float, allow: Sequence[str], memory_limit: int | None, max_jobs_per_child: int | None,
+    url: str | None, home: str | None,
 ) -> None:  # fmt: skip
     """A long-running worker for all campaigns of the server, or the named ones.
 
@@ -53,8 +61,12 @@ def worker_command(
     --gpus or --cores each slot owns a part of them: CUDA_VISIBLE_DEVICES, CPU affinity and thread limits
     such as OMP_NUM_THREADS are set for the process that runs its jobs.
 
+    With --allow (or $QUEUE_EVAL_ALLOW, separated by commas) modules are looked for in this working
+    directory and on this worker's own import path, not where campaigns say.
+
     The first SIGTERM or Ctrl-C drains (what runs is finished), the second releases what runs and stops now.
     """
+    from queue_eval.allow_list import AllowList
     from queue_eval.keys import check_campaign_name, check_queue_name
 
     for campaign in campaigns:
@@ -65,6 +77,7 @@ def worker_command(
         raise UsageError(f"worker name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
     if lease < 0.2:
         raise UsageError(f"a lease of {lease:g} s is too short; give at least 200ms")
+    allow_list = AllowList.parse(allow)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
@@ -79,7 +92,8 @@ def worker_command(
     options = WorkerOptions(
         slots=slots, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
         name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
-        time_limit_s=time_limit, home=folder,
+        time_limit_s=time_limit, home=folder, allow=allow_list, memory_limit=memory_limit,
+        jobs_per_child=max_jobs_per_child,
     )  # fmt: skip
     _check_server(access)
     Worker(access, options).run()

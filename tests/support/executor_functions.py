@@ -13,6 +13,8 @@ from typing import Any
 
 Config = dict[str, Any]
 
+KEPT: list[bytes] = []
+
 
 class CancelledByUser(BaseException):
     """Not an Exception."""
@@ -192,6 +194,37 @@ def do_value(config: Config) -> Any:
 
 def do_pid(config: Config) -> Any:
     return os.getpid()
+
+
+def do_nap(config: Config) -> Any:
+    time.sleep(config["for_s"])
+
+
+def do_keep(config: Config) -> Any:
+    """Holds memory for a while, and for good."""
+    KEPT.append(b"x" * config["bytes"])
+    time.sleep(config["for_s"])
+    return os.getpid()
+
+
+def do_leak(config: Config) -> Any:
+    print("leaking")
+    while True:
+        KEPT.append(b"x" * 10**7)
+        time.sleep(0.01)
+
+
+def do_leak_in_a_child(config: Config) -> Any:
+    program = "kept = b'x' * 200_000_000\nimport time\ntime.sleep(1000)"
+    return subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def do_share(config: Config) -> Any:
+    KEPT.append(b"x" * 10**8)
+    if not (child := os.fork()):
+        time.sleep(1.5)
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def do_write_into_pipe(config: Config) -> Any:

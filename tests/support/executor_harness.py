@@ -34,7 +34,8 @@ class Harness:
         self, method: Method, function: str = "echo", *, slots: int = 2, time_limit_s: float | None = None,
         payload: bytes | None = None, path: tuple[Path, ...] = (ROOT,), kwargs: dict[str, Any] | None = None,
         python: str = sys.executable, forward: dict[str, Any] | None = None,
-        find_children: Callable[[], list[int]] | None = None,
+        find_children: Callable[[], list[int]] | None = None, memory_limit: int | None = None,
+        jobs_per_child: int | None = None,
     ) -> None:  # fmt: skip
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
         if forward is not None:
@@ -42,7 +43,10 @@ class Harness:
                        "time_limit_s": time_limit_s, "in_flight": slots}  # fmt: skip
         setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward)
         self.selector = selectors.DefaultSelector()
-        self.plan = Plan(method, setup, slots, time_limit_s, python, revision=1)
+        self.plan = Plan(
+            method, setup, slots, time_limit_s, python, revision=1, memory_limit=memory_limit,
+            jobs_per_child=jobs_per_child,
+        )  # fmt: skip
         self.executor = make_executor(self.plan, self.selector)
         self._find_children = find_children
         self.ended: dict[Token, Ended] = {}

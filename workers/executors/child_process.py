@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 import time
 from collections import OrderedDict
@@ -21,8 +22,10 @@ class ChildProcess(PipedProcess):
 
     def __init__(
         self, python: str, setup: Setup, selector: selectors.BaseSelector,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None, most: int | None = None,
     ) -> None:  # fmt: skip
+        self.left = math.inf if most is None else most
+        """How many attempts it may still be given; with none left it is replaced when it is idle."""
         self.threads = setup.threads
         self.given: OrderedDict[Token, Attempt] = OrderedDict()
         self.begun_at: dict[Token, float] = {}
@@ -36,12 +39,17 @@ class ChildProcess(PipedProcess):
 
     @property
     def free(self) -> int:
-        """Threads that have nothing to do."""
-        return max(0, self.threads - self.abandoned - len(self.given))
+        """Threads that have nothing to do, and may be given something."""
+        return 0 if self.is_retiring else max(0, self.threads - self.abandoned - len(self.given))
+
+    @property
+    def is_retiring(self) -> bool:
+        return self.left <= 0
 
     def give(self, attempt: Attempt) -> None:
         """Add an attempt to what is sent by the next `flush`."""
         self.given[attempt.token] = attempt
+        self.left -= 1
         if len(self.given) <= self.threads:
             self.begun_at[attempt.token] = time.monotonic()
         self.add(encode_run(*attempt.token, attempt.config))

@@ -23,6 +23,14 @@ def is_lasting(error: OSError) -> bool:
     return isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
 
 
+_SECRETS = ("QUEUE_EVAL_KEY", "QUEUE_EVAL_URL")
+
+
+def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """User code is not ours: what it prints, logs and sends elsewhere of its environment holds no key."""
+    return {name: value for name, value in env.items() if name not in _SECRETS}
+
+
 class PipedProcess:
     """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
 
@@ -53,7 +61,7 @@ class PipedProcess:
                 stderr=output_write,
                 pass_fds=(theirs.fileno(), lifeline_read),
                 start_new_session=True,
-                env=env,
+                env=_without_secrets(os.environ if env is None else env),
             )
         except OSError:
             ours.close()

@@ -12,6 +12,7 @@ thread) or when nothing but abandoned threads is left in it (with several), and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -22,9 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Attempt, Token
-from queue_eval.deaths import LOADING_S, describe_death, describe_lateness
+from queue_eval.deaths import LOADING_S, describe_death, describe_excess, describe_lateness
 from queue_eval.states import Outcome
 from workers.executors.child_process import ChildProcess
+from workers.executors.gauge import Gauge
 from workers.executors.piped_process import is_lasting
 from workers.executors.protocol import Ended, Plan
 from workers.pace import Pace
@@ -69,6 +71,7 @@ class ChildPool:
         self._noisy = False
         self._board = plan.board if shape.by_slot else None
         self._owned: dict[ChildProcess, tuple[int, ...]] = {}
+        self._gauge = Gauge(plan.memory_limit * shape.threads) if plan.memory_limit is not None else None
         self._may_be_wide = False
         """Some attempt here takes several slots, or did a moment ago."""
 
@@ -125,6 +128,10 @@ class ChildPool:
                 self._bury(child, now)
             else:
                 self._enforce_time_limit(child, now)
+        self._enforce_memory_limit(now)
+        for child in list(self._children):
+            if child.is_retiring and not child.given:
+                self._replace(child)
         self._dispatch()
         ended, self._ended = self._ended, []
         return ended
@@ -173,10 +180,12 @@ class ChildPool:
             if child is None:
                 break
             child.give(self._waiting.popleft()[1])
+            if child.is_retiring:
+                self._prepare_successor()
         extra = self._queue_depth()
         for child in self._children:
             depth = child.threads + extra if extra and not child.abandoned else 0
-            while self._waiting and len(child.given) < depth:
+            while self._waiting and len(child.given) < depth and not child.is_retiring:
                 child.give(self._waiting.popleft()[1])
             child.flush()
 
@@ -187,7 +196,8 @@ class ChildPool:
     def _child_for(self, attempt: Attempt) -> ChildProcess | None:
         """A child that can begin it now, a new one if need be."""
         width = min(attempt.slots, self._plan.slots)
-        if self._may_be_wide and self._in_use() + width > self._plan.slots:
+        is_crowded = self._may_be_wide or any(child.is_retiring for child in self._children)
+        if is_crowded and self._in_use() + width > self._plan.slots:
             return None
         for child in self._children:
             fits = self._board is None or len(self._owned[child]) == width
@@ -214,19 +224,11 @@ class ChildPool:
         return self._plan.time_limit_s + (0.0 if child.ready else LOADING_S)
 
     def _start_child(self, width: int) -> ChildProcess | None:
-        if self._board is None and len(self._children) >= self._shape.children:
+        if self._is_full():
             return None
-        slots, means = self._take_slots(width)
-        if slots is None:
-            return None
-        env = None if means is None else means.environment(os.environ, threads=self._shape.threads)
         try:
-            # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
-            with on_cores(means.cores if means is not None else ()):
-                child = ChildProcess(self._plan.python, self._plan.setup, self._selector, env)
+            return self._launch(width)
         except OSError as error:
-            if self._board is not None:
-                self._board.give_back(slots)
             if not is_lasting(error):  # no memory, no process or file to be had: it costs no job an attempt
                 log.warning("cannot start a process for now: %s", error)
                 return None
@@ -234,6 +236,34 @@ class ChildPool:
             body = f"cannot start {self._plan.python} to run this job: {error}"
             self._end(token, Outcome.LOST, 0.0, body.encode(), b"")
             return None
+
+    def _is_full(self) -> bool:
+        serving = sum(not child.is_retiring for child in self._children)
+        return self._board is None and serving >= self._shape.children
+
+    def _prepare_successor(self) -> None:
+        """Have the next process load the run function while the last attempts of another one run."""
+        # Where slots own something, they are not free before it is gone.
+        if self._board is None and not self._shape.one_attempt_each and not self._is_full():
+            with contextlib.suppress(OSError):  # the next attempt says so
+                self._launch(1)
+
+    def _launch(self, width: int) -> ChildProcess | None:
+        """A new child; None when others are busy with the slots."""
+        slots, means = self._take_slots(width)
+        if slots is None:
+            return None
+        env = None if means is None else means.environment(os.environ, threads=self._shape.threads)
+        try:
+            # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
+            with on_cores(means.cores if means is not None else ()):
+                child = ChildProcess(
+                    self._plan.python, self._plan.setup, self._selector, env, self._plan.jobs_per_child
+                )
+        except OSError:
+            if self._board is not None:
+                self._board.give_back(slots)
+            raise
         self._children.append(child)
         self._owned[child] = slots
         return child
@@ -292,6 +322,34 @@ class ChildPool:
             self._end(token, Outcome.TIMEOUT, run_ms, body, b"")
         if child.abandoned and not child.given:
             self._replace(child)
+
+    def _enforce_memory_limit(self, now: float) -> None:
+        gauge = self._gauge
+        if gauge is None or not self._children or not gauge.is_due():
+            return
+        used = gauge.measure([child.pid for child in self._children])
+        for child in list(self._children):
+            held = used.get(child.pid, 0)
+            width = max((attempt.slots for attempt in child.given.values()), default=1)
+            limit = gauge.limit * (width if child.threads == 1 else 1)
+            if held > limit:
+                self._stop_excess(child, limit, held, now)
+            elif held > limit / 2:
+                # What it holds beyond its attempt must not be charged to the next one.
+                child.left = 0
+
+    def _stop_excess(self, child: ChildProcess, limit: int, held: int, now: float) -> None:
+        begun = dict(child.begun_at)
+        # One attempt alone would only do it again. Of several in one process nobody knows which one it was:
+        # they are lost, as by any death of it.
+        outcome = Outcome.ERROR if len(begun) == 1 else Outcome.LOST
+        body = describe_excess(limit, held, max(0, len(begun) - 1))
+        for token in begun:
+            child.take(token)
+            child.begun_at = {}  # what comes up next had not begun
+        output = self._replace(child)
+        for token, begun_at in begun.items():
+            self._end(token, outcome, (now - begun_at) * 1000, body, output if child.threads == 1 else b"")
 
     def _bury(self, child: ChildProcess, now: float) -> None:
         child.kill()

@@ -42,6 +42,10 @@ class Plan:
     """Of the campaign: each opening gets new processes, which see the code as it is then."""
     board: SlotBoard | None = None
     """Where slots own something: which are whose, over all campaigns of the worker."""
+    memory_limit: int | None = None
+    """Bytes that one slot may use; not for attempts that are forwarded."""
+    jobs_per_child: int | None = None
+    """How many attempts a process may run before it is replaced."""
 
 
 class Executor(Protocol):
