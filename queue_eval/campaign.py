@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -39,10 +39,12 @@ class Campaign:
     `read` is called by one thread at a time, `submit` too.
     """
 
-    def __init__(self, queue: CampaignQueue, opened: Opened, run_function: Any, *, reuse: bool) -> None:
+    def __init__(
+        self, queue: CampaignQueue, opened: Opened, run_function: Any, *, reuse: bool, keep: bool = True
+    ) -> None:
         self.queue = queue
         self.opened = opened
-        self.ledger = Ledger(opened)
+        self.ledger = Ledger(opened, keep)
         self.lock = threading.Condition()
         self._run_function = run_function
         self._reuse = reuse
@@ -249,17 +251,27 @@ class Campaign:
 
     def history(self) -> list[Job]:
         """Jobs that had finished when the campaign was opened, in that order."""
-        if self._history is None:
-            found: list[Job] = []
-            cursor = "0-0"
-            while page := self.queue.read_until(cursor, self.opened.tail):
-                cursor = page[-1].entry
-                found += self._of_the_past(page)
-            self._history = found
+        found = self._history
+        if found is None:
+            found = list(self._read_past(self.opened.tail))
+            if self.ledger.keep:
+                self._history = found
         with self.lock:
-            for job in self._history:
-                self.ledger.done.setdefault(job.id, job)
-        return list(self._history)
+            for job in found:
+                self.ledger.settle_in(job)
+        return list(found)
+
+    def gathered(self) -> Iterator[Job]:
+        """Every job that was gathered, read from the server in the order in which they finished."""
+        for job in self._read_past(self.queue.standing().tail):
+            if job.id in self.ledger.gathered:
+                yield job
+
+    def _read_past(self, tail: str) -> Iterator[Job]:
+        cursor = "0-0"
+        while page := self.queue.read_until(cursor, tail):
+            cursor = page[-1].entry
+            yield from self._of_the_past(page)
 
     def _of_the_past(self, page: Sequence[ResultEntry]) -> list[Job]:
         ids = [entry.id for entry in page]
@@ -277,7 +289,8 @@ class Campaign:
                     if entry.id not in origins:
                         continue  # of a job that was never submitted
                     job = self._rebuilt(entry, origins[entry.id])
-                    self.ledger.tracked[entry.id] = job
+                    if self.ledger.keep:
+                        self.ledger.tracked[entry.id] = job
                 elif job.status != Job.DONE:
                     self._fill(job, entry)
                 jobs.append(job)

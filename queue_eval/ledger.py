@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from queue_eval.id_set import IdSet
 from queue_eval.job import Job
 from queue_eval.moves import Opened
 from queue_eval.result_stream import ResultEntry, entry_order
@@ -41,8 +42,12 @@ class Ledger:
     """The jobs of one driver. Assumes: the caller holds its lock for every call."""
 
     opened: Opened
+    keep: bool = True
+    """Whether jobs that were gathered stay in memory."""
+    gathered: IdSet = field(default_factory=IdSet)
+    """Gathered, or given by history: also those that are kept no more."""
     tracked: dict[int, Job] = field(default_factory=dict)
-    """Every job of this life, by id."""
+    """Every job of this life that is kept, by id."""
     waiting: dict[int, Job] = field(default_factory=dict)
     """Submitted, outcome not known here."""
     joined: dict[int, str] = field(default_factory=dict)
@@ -55,7 +60,7 @@ class Ledger:
     """Gathered, or given by history."""
     watchers: dict[int, Watcher] = field(default_factory=dict)
     """Who awaits a job by itself."""
-    counted: set[int] = field(default_factory=set)
+    counted: IdSet = field(default_factory=IdSet)
     """Adopted ids that are no longer outstanding as adopted."""
     fences: dict[int, Order] = field(default_factory=dict)
     """Entry up to which the outcomes of a waiting job are out of date."""
@@ -106,7 +111,9 @@ class Ledger:
 
     def is_candidate(self, entry: ResultEntry) -> bool:
         """Whether this may be the outcome of an adopted job."""
-        return entry.id <= self.horizon and entry.id not in self.tracked and entry.id not in self.counted
+        if entry.id > self.horizon or entry.id in self.tracked or entry.id in self.counted:
+            return False
+        return self.keep or entry.id not in self.gathered
 
     def take(self, entry: ResultEntry) -> Job | None:
         """The waiting job of which this is the outcome."""
@@ -129,12 +136,12 @@ class Ledger:
     def resolve(self, job: Job) -> None:
         """A job is finished, its fields are filled in."""
         watcher = self.watchers.get(job.id)
+        self.tracked[job.id] = job
         if watcher is not None and watcher(job):
-            self.done[job.id] = job
+            self.settle_in(job)
         else:
             self.ready[job.id] = job
         self.watchers.pop(job.id, None)
-        self.tracked[job.id] = job
         self.waiting.pop(job.id, None)
         self.joined.pop(job.id, None)
         self.fences.pop(job.id, None)
@@ -145,8 +152,17 @@ class Ledger:
             return False
         # In this order: interrupted in between, it is recorded again, and told then.
         self.done[job.id] = job
+        self.gathered.add(job.id)
         self.told.add(job.id)
         return True
+
+    def settle_in(self, job: Job) -> None:
+        """A job is gathered by another way than a gather."""
+        self.gathered.add(job.id)
+        if self.keep:
+            self.done.setdefault(job.id, job)
+        else:
+            self.tracked.pop(job.id, None)
 
     def hand_over(self, jobs: Iterable[Job]) -> list[Job]:
         """Those of the jobs that no other gather has returned meanwhile."""
@@ -154,4 +170,7 @@ class Ledger:
         for job in handed:
             self.told.discard(job.id)
             del self.ready[job.id]
+            if not self.keep:
+                self.done.pop(job.id, None)
+                self.tracked.pop(job.id, None)
         return handed

@@ -82,7 +82,7 @@ def open_campaign(
     except BaseException:
         line.link.close()
         raise
-    return line, Campaign(queue, opened, run_function, reuse=options.reuse)
+    return line, Campaign(queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs)
 
 
 def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:

@@ -42,6 +42,7 @@ class Keywords(TypedDict, total=False):
     reuse: bool | None
     on_change: Literal["error", "accept"]
     queue: str
+    keep_jobs: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ class Options:
         campaign continues with the new one.
     queue: label of the campaign, by which workers choose what they serve; workers that name no label serve
         "default". The last driver to open the campaign decides.
+    keep_jobs: whether the driver keeps jobs that were gathered. Without, its memory stays flat, `jobs_done`
+        and `to_dataframe` show none of them, and `dump_evals` reads them from the server.
     """
 
     campaign: str | None = None
@@ -85,6 +88,7 @@ class Options:
     reuse: bool = False
     on_change: Literal["error", "accept"] = "error"
     queue: str = DEFAULT_QUEUE
+    keep_jobs: bool = True
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:
@@ -113,6 +117,7 @@ class Options:
             reuse=bool(campaign) if reuse is None else bool(_flag("reuse", reuse)),
             on_change=_choice("on_change", given.get("on_change", "error"), ("error", "accept")),
             queue=check_queue_name(given.get("queue", DEFAULT_QUEUE)),
+            keep_jobs=_flag("keep_jobs", given.get("keep_jobs", True)) is not False,
         )
 
 

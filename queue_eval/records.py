@@ -38,17 +38,20 @@ class Records:
     def num_gathered(self) -> int:
         """Jobs gathered, awaited or given by `history`, each counted once."""
         with self._campaign.lock:
-            return len(self._ledger.done)
+            return len(self._ledger.gathered)
 
     @property
     def jobs(self) -> list[Job]:
-        """Every job this driver knows. Adopted ones are known when they finish."""
+        """Every job this driver knows. Adopted ones are known when they finish.
+
+        With ``keep_jobs=False`` those that no gather has returned yet.
+        """
         with self._campaign.lock:
             return [*self._ledger.tracked.values(), *self._created]
 
     @property
     def jobs_done(self) -> list[Job]:
-        """Every job that was gathered, awaited or given by `history`, each once."""
+        """Every job that was gathered, awaited or given by `history`, each once; kept ones only."""
         with self._campaign.lock:
             return list(self._ledger.done.values())
 
@@ -60,8 +63,13 @@ class Records:
         """Write ``results.csv`` to `log_dir`: every job of `jobs_done`; no file when there is none.
 
         `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
+
+        With ``keep_jobs=False`` they are read from the server, in the order in which they finished.
         """
-        write_results(self.jobs_done, saved_keys, Path(log_dir))
+        if self._ledger.keep:
+            write_results(self.jobs_done, saved_keys, Path(log_dir))
+        elif self.num_gathered:
+            write_results(self._campaign.gathered(), saved_keys, Path(log_dir), spill=True)
 
     def decode(self, key: str) -> dict[str, Any]:
         """The dict that a JSON string holds. Raises ValueError for anything else."""

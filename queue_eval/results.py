@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import psutil
 from queue_eval import failpoints
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
+from queue_eval.spilled_rows import SpilledRows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,14 +73,27 @@ def columns(rows: Iterable[dict[str, Any]], first: Iterable[str] = ()) -> list[s
     return [name for name in seen if name not in _OWN_COLUMNS] + list(_OWN_COLUMNS)
 
 
-def write_results(jobs: Sequence[Job], saved_keys: SavedKeys, folder: Path) -> Path | None:
+def write_results(
+    jobs: Iterable[Job], saved_keys: SavedKeys, folder: Path, *, spill: bool = False
+) -> Path | None:
     """Replace ``results.csv`` in `folder` by one row per job; the file, or None without jobs.
 
+    `spill`: the rows are not held in memory, but on disk.
     A reader, or a crash at any moment, finds the old file or the new one, never a part.
     """
-    if not jobs:
+    made = (csv_row(job, saved_keys) for job in jobs)
+    if not spill:
+        return _write(list(made), saved_keys, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with closing(SpilledRows(made, folder)) as rows:
+        return _write(rows, saved_keys, folder)
+
+
+def _write(
+    rows: Sequence[dict[str, Any]] | SpilledRows, saved_keys: SavedKeys, folder: Path
+) -> Path | None:
+    if not rows:
         return None
-    rows = [csv_row(job, saved_keys) for job in jobs]
     # A key that was asked for has its column, even if no job has the key.
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
     folder.mkdir(parents=True, exist_ok=True)

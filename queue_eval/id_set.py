@@ -1,0 +1,26 @@
+"""A set of job ids that takes a bit for each: a million of them are 125 kB."""
+
+from __future__ import annotations
+
+
+class IdSet:
+    """Ids from 1 on. It grows with the highest of them."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self._count = 0
+
+    def add(self, id_: int) -> None:
+        place, bit = divmod(id_, 8)
+        if place >= len(self._bits):
+            self._bits.extend(bytes(max(place + 1, 2 * len(self._bits)) - len(self._bits)))
+        if not self._bits[place] & 1 << bit:
+            self._bits[place] |= 1 << bit
+            self._count += 1
+
+    def __contains__(self, id_: int) -> bool:
+        place, bit = divmod(id_, 8)
+        return 0 <= place < len(self._bits) and bool(self._bits[place] & 1 << bit)
+
+    def __len__(self) -> int:
+        return self._count
