@@ -82,7 +82,7 @@ class Chores:
         if self._is_due("reclaim", RECLAIM_EVERY_S):
             while self._queue.reclaim(grace_ms=GRACE_MS).more:
                 pass
-        if self._ensure_workers is None and not self._has_warned and self._is_due("look", LOOK_EVERY_S):
+        if not self._has_warned and self._is_due("look", LOOK_EVERY_S):
             self._look_for_workers()
         if not self._has_warned_of_width and self._is_due("measure", LOOK_EVERY_S):
             self._look_for_width()
@@ -103,9 +103,19 @@ class Chores:
         now = time.monotonic()
         if any(worker.expiry_ms > snapshot.now_ms for worker in snapshot.workers):
             self._unserved_since = None
+            return
+        if refusals := self._refusals():
+            self._has_warned = True
+            worker, why = refusals[0]
+            others = f" (and {len(refusals) - 1} others)" if len(refusals) > 1 else ""
+            warnings.warn(
+                f"worker {worker}{others} does not serve campaign {self._queue.campaign!r}: {why}",
+                UserWarning,
+                stacklevel=2,
+            )
         elif self._unserved_since is None:
             self._unserved_since = now
-        elif now - self._unserved_since >= UNSERVED_S:
+        elif self._ensure_workers is None and now - self._unserved_since >= UNSERVED_S:
             self._has_warned = True
             warnings.warn(
                 f"no worker has served campaign {self._queue.campaign!r} for {UNSERVED_S:.0f} s; "
@@ -113,6 +123,12 @@ class Chores:
                 UserWarning,
                 stacklevel=2,
             )
+
+    def _refusals(self) -> list[tuple[str, str]]:
+        """Workers that the campaign is for and that will not, or cannot, serve it, and why."""
+        cards = [worker.card for worker in live_workers(self._queue.link)]
+        campaign = self._queue.campaign
+        return [(card.name, card.refused[campaign]) for card in cards if campaign in card.refused]
 
     def _look_for_width(self) -> None:
         """Warn once of a job that takes more slots than any worker has that serves the campaign."""
