@@ -72,6 +72,11 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def open_lines(self) -> int:
+        """Connections that have not come to their end on both sides."""
+        return len(self._lines)
+
     def heal(self) -> None:
         """Pass everything on. What was held back meanwhile arrives late."""
         self._call(self._heal)
@@ -104,6 +109,17 @@ class FaultProxy:
             self._is_dark = True
 
         self._call(darken)
+
+    def strand(self) -> None:
+        """Connections that are open stall, new ones are well. Once healed, what was sent before arrives after
+        what was sent later."""
+
+        def strand() -> None:
+            self._heal()
+            for line in self._lines:
+                line.is_stranded = True
+
+        self._call(strand)
 
     def delay(self, seconds: float) -> None:
         """Everything arrives so much later, both ways."""
@@ -167,7 +183,7 @@ class FaultProxy:
                 for key, _ in self._selector.select(self._pause()):
                     key.data()
                 for line in list(self._lines):
-                    if line.is_due():
+                    if not line.is_stranded and line.is_due():
                         self._move(line)
         finally:
             self._reset_all()
@@ -193,7 +209,7 @@ class FaultProxy:
     def _pause(self) -> float | None:
         if self._is_dark:
             return None
-        due = min((line.due_at() for line in self._lines), default=float("inf"))
+        due = min((line.due_at() for line in self._lines if not line.is_stranded), default=float("inf"))
         return None if due == float("inf") else max(0.0, due - time.monotonic())
 
     def _stop(self) -> None:
@@ -206,6 +222,7 @@ class FaultProxy:
         if self._listener is None:
             self._listen()
         for line in list(self._lines):
+            line.is_stranded = False
             line.hurry()
             self._move(line)
 
@@ -242,7 +259,7 @@ class FaultProxy:
         if line not in self._lines:
             return
         try:
-            if not self._is_dark:
+            if not self._stalls(line):
                 if line.server is None:
                     line.server = _connected(self._target)
                 while self._take(line) or self._give(line):
@@ -254,6 +271,9 @@ class FaultProxy:
             self._drop(line)
         elif line in self._lines:
             self._watch(line)
+
+    def _stalls(self, line: _Line) -> bool:
+        return self._is_dark or line.is_stranded
 
     def _take(self, line: _Line) -> bool:
         """Read from both ends; whether anything came."""
@@ -318,7 +338,7 @@ class FaultProxy:
             if end is None:
                 continue
             events = 0
-            if not self._is_dark:
+            if not self._stalls(line):
                 if not source.has_ended and source.held < _MOST_HELD:
                     events |= selectors.EVENT_READ
                 if sink.is_stuck:
@@ -419,6 +439,7 @@ class _Line:
         self.server: socket.socket | None = None
         self.up = _Half()
         self.down = _Half()
+        self.is_stranded = False
         self.is_asking = False
         """The client has sent, and nothing has come back."""
         self.strike: _Strike | None = None

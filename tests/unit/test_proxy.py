@@ -116,7 +116,7 @@ def test_an_end_of_either_side_reaches_the_other(echo, proxy):
     client = connect(proxy)
     ask(client)
     client.close()
-    wait_until(lambda: not proxy._lines)
+    wait_until(lambda: proxy.open_lines == 0)
     with connect(proxy) as client:
         ask(client)
         echo.hang_up()
@@ -162,6 +162,19 @@ def test_nothing_comes_out_of_a_black_hole_until_it_heals(echo, proxy, client):
         assert client.recv(10) == new.recv(10) == b"+PONG\r\n"
         # Late, as on a real network: also what was sent by one that has given up.
         wait_until(lambda: echo.heard == [PING] * 4)
+
+
+def test_what_is_stranded_arrives_after_what_was_sent_later(echo, proxy, client):
+    ask(client)
+    proxy.strand()
+    client.sendall(AUTH)
+    client.close()
+    with connect(proxy) as new:
+        assert ask(new) == b"+PONG\r\n"
+        assert echo.heard == [PING, PING]
+        proxy.heal()
+        wait_until(lambda: proxy.open_lines == 1)
+        assert echo.heard == [PING, PING, AUTH]
 
 
 def test_delay(proxy, client):
