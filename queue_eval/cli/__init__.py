@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "job": Entry("jobs:job_command", "Show one job whole."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
+        "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),
     },
     "Change": {
         "cancel": Entry("control:cancel_command", "Cancel jobs that are not finished."),

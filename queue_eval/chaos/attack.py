@@ -1,0 +1,186 @@
+"""Does the faults of a schedule, and ends each when its time has come.
+
+Faults overlap: a worker may be paused while the server is dead. What cannot be done now, because the victim
+is not there, is left out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from queue_eval.chaos import processes
+from queue_eval.chaos.evidence import SAME_NAME, Fault
+from queue_eval.chaos.fleet import Fleet, Seat
+from queue_eval.chaos.schedule import Strike, strikes
+
+T = TypeVar("T")
+
+
+class Attack:
+    """`step` does what is due; `calm` ends all faults at once. All calls come from the fleet's thread."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.faults: list[Fault] = []
+        self._fleet = fleet
+        self._strikes = strikes(fleet.settings)
+        self._next = next(self._strikes, None)
+        self._next_at = time.monotonic() + (self._next.after_s if self._next else 0.0)
+        self._ends: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._is_server_paused = False
+
+    def step(self) -> None:
+        """Do the fault that is due, if any, and end what is over."""
+        now = time.monotonic()
+        while self._ends and self._ends[0][0] <= now:
+            heapq.heappop(self._ends)[2]()
+        self._note_returns()
+        if self._next is not None and now >= self._next_at:
+            strike, self._next = self._next, next(self._strikes)
+            self._next_at = now + self._next.after_s
+            fault = _DEEDS[strike.what](self, strike)
+            if fault is not None:
+                self.faults.append(fault)
+
+    def calm(self) -> None:
+        """No more faults: continue and connect all, and have the dead started again now."""
+        self._next = None
+        while self._ends:
+            heapq.heappop(self._ends)[2]()
+        for seat in self._fleet.seats():
+            seat.due_at = 0.0
+        if self._fleet.server_due_at is not None:
+            self._fleet.server_due_at = 0.0
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether every fault is over."""
+        self._note_returns()
+        return all(fault.until is not None for fault in self.faults)
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _kill(self, strike: Strike) -> Fault | None:
+        fleet = self._fleet
+        if strike.victim == "server":
+            if self._is_server_paused or not fleet.kill_server(strike.lasts_s):
+                return None
+            return Fault("kill", "server", time.time())
+        if strike.victim == "child":
+            children = fleet.child_pids()
+            if not children:
+                return None
+            pid, workers = _picked(children, strike)
+            at = time.time()
+            return Fault("kill", "child", at, at, workers) if processes.send(pid, signal.SIGKILL) else None
+        seat = self._seat(strike)
+        if seat is None:
+            return None
+        detail = SAME_NAME if strike.same_name else ""
+        fault = Fault("kill", strike.victim, time.time(), workers=_names(seat), detail=detail)
+        fleet.kill(seat, strike.lasts_s, same_name=strike.same_name)
+        return fault
+
+    def _pause(self, strike: Strike) -> Fault | None:
+        if strike.victim == "server":
+            return self._pause_server(strike)
+        seat = self._seat(strike)
+        if seat is None:
+            return None
+        fault = Fault("pause", strike.victim, time.time(), workers=_names(seat))
+        self._fleet.pause(seat)
+        pid = seat.pid
+
+        def resume() -> None:
+            if seat.is_up and seat.pid == pid:
+                self._fleet.resume(seat)
+            fault.until = time.time()
+
+        self._end_after(strike.lasts_s, resume)
+        return fault
+
+    def _pause_server(self, strike: Strike) -> Fault | None:
+        pid = self._fleet.server_pid
+        if pid is None or self._is_server_paused or self._fleet.server_due_at is not None:
+            return None
+        fault = Fault("pause", "server", time.time())
+        if not processes.send(pid, signal.SIGSTOP):
+            return None
+        self._is_server_paused = True
+
+        def resume() -> None:
+            processes.send(pid, signal.SIGCONT)
+            self._is_server_paused = False
+            fault.until = time.time()
+
+        self._end_after(strike.lasts_s, resume)
+        return fault
+
+    def _cut(self, strike: Strike) -> Fault | None:
+        seats = [seat for seat in self._fleet.seats() if seat.proxy is not None]
+        # Now and then the whole network.
+        chosen = seats if strike.pick > 0.9 else [_picked(seats, strike)]
+        proxies = [seat.proxy for seat in chosen if seat.proxy is not None]
+        names = tuple(name for seat in chosen for name in _names(seat))
+        fault = Fault("cut", "network", time.time(), workers=names, detail=strike.mode)
+        deeds: dict[str, Callable[[Any], None]] = {
+            "refuse": lambda proxy: proxy.refuse(),
+            "reset": lambda proxy: proxy.reset(),
+            "blackhole": lambda proxy: proxy.blackhole(),
+            "delay": lambda proxy: proxy.delay(0.5 * strike.amount),
+            "drop_reply": lambda proxy: proxy.drop_reply(after=int(3 * strike.amount)),
+            "cut_reply": lambda proxy: proxy.cut_reply(int(100 * strike.amount)),
+        }
+        for proxy in proxies:
+            deeds[strike.mode](proxy)
+
+        def heal() -> None:
+            for proxy in proxies:
+                proxy.heal()
+            fault.until = time.time()
+
+        self._end_after(strike.lasts_s, heal)
+        return fault
+
+    def _end_after(self, seconds: float, end: Callable[[], None]) -> None:
+        heapq.heappush(self._ends, (time.monotonic() + seconds, next(self._numbers), end))
+
+    def _seat(self, strike: Strike) -> Seat | None:
+        everyone = [self._fleet.driver] if strike.victim == "driver" else self._fleet.workers
+        there = [seat for seat in everyone if seat.is_up and not seat.is_paused]
+        return _picked(there, strike) if there else None
+
+    def _note_returns(self) -> None:
+        """A kill is over when the next life of its victim has begun."""
+        for fault in self._open_kills():
+            if fault.victim == "server":
+                if self._fleet.server_due_at is None:
+                    fault.until = time.time()
+            elif fault.victim == "driver":
+                if self._fleet.driver.is_up or self._fleet.is_done:
+                    fault.until = time.time()
+            elif all(seat.is_up for seat in self._fleet.workers):
+                fault.until = time.time()
+
+    def _open_kills(self) -> list[Fault]:
+        return [fault for fault in self.faults[-20:] if fault.what == "kill" and fault.until is None]
+
+
+def _names(seat: Seat) -> tuple[str, ...]:
+    return (seat.name,) if seat.role == "worker" and seat.name else ()
+
+
+def _picked(choices: Sequence[T], strike: Strike) -> T:
+    return choices[int(strike.pick * len(choices)) % len(choices)]
+
+
+_DEEDS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
+    "kill": Attack._kill,
+    "pause": Attack._pause,
+    "cut": Attack._cut,
+}

@@ -1,0 +1,112 @@
+"""Which recorded loss is whose doing: the job's own, a fault's, or nobody's.
+
+A fault on a worker takes at most what runs in its slots; a killed child, what ran in it. A loss is explained
+by a death that the job itself has logged, else by a fault that hit the worker which the loss names, not long
+before, and that has not explained as many losses yet as it can have caused. The death or pause of the server
+explains none.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from queue_eval.chaos.evidence import Evidence, Failure, Fault
+from queue_eval.states import Method
+
+_LATE_S = 20.0
+"""A loss may be noticed so much later than a lease after the fault: a grace, a busy machine, a server that is
+away, an RQ job that gives no sign of life for 16 s."""
+
+_BACK_S = 2.5
+"""Who was cut off tries to come back every two seconds."""
+
+
+class Blame:
+    """The explanation of all losses of an attack."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._settings = evidence.settings
+        self.own = 0
+        """Losses that the jobs themselves have caused."""
+        self.done = 0
+        """Losses that faults have caused."""
+        self.unexplained: list[str] = []
+        self.harmed_by_neighbours: list[str] = []
+        self._explain()
+
+    @property
+    def most_interrupted(self) -> int:
+        """How many executions faults may have made necessary."""
+        return sum(self._harm(fault) for fault in self._evidence.faults)
+
+    def _explain(self) -> None:
+        deaths: dict[int, list[float]] = defaultdict(list)
+        for line in self._evidence.side:
+            if line.what == "die":
+                deaths[line.x + 1].append(line.at)
+        budget = {id(fault): self._harm(fault) for fault in self._evidence.faults}
+        neighbours = self._deaths_in_company() if self._settings.method is Method.THREAD else 0
+        for failure in self._evidence.failures:
+            if failure.cause != "lost":
+                continue
+            if deaths[failure.id] and deaths[failure.id][0] <= failure.at + 1.0:
+                deaths[failure.id].pop(0)
+                self.own += 1
+                continue
+            culprit = next((f for f in self._suspects(failure) if budget[id(f)] > 0), None)
+            if culprit is not None:
+                budget[id(culprit)] -= 1
+                self.done += 1
+            elif neighbours > 0:
+                neighbours -= 1
+                self.done += 1
+            elif not self._stood_still(failure):
+                self.unexplained.append(
+                    f"job {failure.id} lost attempt {failure.attempt} on {failure.worker} at {failure.at:.2f}"
+                )
+        self._look_at_neighbours()
+
+    def _suspects(self, failure: Failure) -> Iterator[Fault]:
+        """Faults that can have caused this loss, the latest first."""
+        late_s = self._settings.lease_s + _LATE_S
+        for fault in reversed(self._evidence.faults):
+            ended_at = fault.at if fault.until is None else fault.until
+            if failure.worker in fault.workers and fault.at - 1.0 <= failure.at <= ended_at + late_s:
+                yield fault
+
+    def _harm(self, fault: Fault) -> int:
+        """How many attempts a fault can have ended."""
+        everything = self._settings.slots
+        if fault.victim == "child":
+            return everything if self._settings.method is Method.THREAD else 1
+        if fault.victim == "worker" and fault.what == "kill":
+            return everything
+        # The last heartbeat was up to a third of a lease before.
+        outlasts_s = 2 * self._settings.lease_s / 3 - (_BACK_S if fault.what == "cut" else 0.0)
+        if fault.workers and fault.what in ("pause", "cut") and fault.lasted_s > outlasts_s:
+            return everything * len(fault.workers)
+        return 0
+
+    def _deaths_in_company(self) -> int:
+        """Attempts that may have ended because another one ended their common process."""
+        deaths = sum(line.what == "die" for line in self._evidence.side)
+        return deaths * (self._settings.slots - 1)
+
+    def _look_at_neighbours(self) -> None:
+        """What was running in a process when another job ended that."""
+        running: dict[int, dict[int, str]] = defaultdict(dict)
+        for line in self._evidence.side:
+            if line.what == "start":
+                running[line.pid][line.x + 1] = line.token
+            elif line.what != "die":
+                running[line.pid].pop(line.x + 1, None)
+            else:
+                killer = line.x + 1
+                for job in running.pop(line.pid).keys() - {killer}:
+                    self.harmed_by_neighbours.append(f"job {job} ran where job {killer} ended its process")
+
+    def _stood_still(self, failure: Failure) -> bool:
+        late_s = self._settings.lease_s + _LATE_S
+        return any(begun <= failure.at <= ended + late_s for begun, ended in self._evidence.stalls)

@@ -1,0 +1,123 @@
+"""What is known of an attack when it is over: frozen data, from which invariants are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from queue_eval.chaos.driver import DriverLog
+from queue_eval.chaos.settings import Settings
+from queue_eval.chaos.workload import Planned, SideLine
+
+# All times are Unix time (s) of this machine, on which everything runs.
+
+
+SAME_NAME = "same name"
+"""Detail of a worker's death: its next life has its name."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """A fault that was done."""
+
+    what: str
+    victim: str
+    at: float
+    until: float | None = None
+    """When the victim was started again, continued or connected again; None while it is not."""
+    workers: tuple[str, ...] = ()
+    """The workers that it hit; for a child, those whose child it may have been."""
+    detail: str = ""
+
+    @property
+    def kind(self) -> str:
+        return f"{self.what} {self.victim}"
+
+    @property
+    def lasted_s(self) -> float:
+        return max(0.0, (self.at if self.until is None else self.until) - self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the result stream."""
+
+    entry: str
+    id: int
+    state: str
+    cause: str
+    worker: str
+    attempts: int
+    token: str
+    digest: str
+    """Of the value in the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed or lost attempt as the server has recorded it."""
+
+    id: int
+    attempt: int
+    cause: str
+    worker: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The campaign at one moment, by a connection of its own."""
+
+    at: float
+    last_id: int
+    placed: int
+    """Jobs in all places together."""
+    pending: int
+    finished: int
+    running: Mapping[str, int]
+    """By worker that attends the campaign."""
+    memory: int
+    """Of the server, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of results.csv."""
+
+    id: int
+    x: int
+    token: str
+    digest: str
+    """Of the value; "" where the job failed."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All of it."""
+
+    settings: Settings
+    planned: Sequence[Planned]
+    side: Sequence[SideLine]
+    driver: DriverLog
+    table: Sequence[Row]
+    entries: Sequence[Entry]
+    """The result stream at the end."""
+    seen: Mapping[str, Entry]
+    """Each entry of the result stream as it was when it was first seen."""
+    index: Mapping[int, str]
+    """Entry in the result stream by job, at the end."""
+    failures: Sequence[Failure]
+    samples: Sequence[Sample]
+    faults: Sequence[Fault]
+    stalls: Sequence[tuple[float, float]]
+    """When this machine, or all of its processes, stood still."""
+    casualties: Sequence[str]
+    """Processes that ended without having been killed."""
+    left: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What was left over when all had ended, by what it is."""
+    has_ended: bool = True
+    """Whether the campaign came to its end."""
+    calm_s: float = 0.0
+    """How long it took after the last fault."""
+    final_memory: int = 0
+    last_id: int = 0

@@ -1,0 +1,330 @@
+"""The processes under attack: a server, a driver, workers; kept running, and ended whatever happens.
+
+Whoever dies is started again when it is due. One that ends without having been killed is a casualty: that is
+noted, and it is started again too. All calls come from one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from queue_eval.access import Access, write_access
+from queue_eval.chaos import processes
+from queue_eval.chaos.driver import CAMPAIGN, Orders
+from queue_eval.chaos.proxy import FaultProxy
+from queue_eval.chaos.settings import Settings
+from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, RETRY_DELAY_S, TIME_LIMIT_S, prepare
+from queue_eval.server import server_state, start_server, stop_server
+from queue_eval.server_home import ServerHome
+from queue_eval.states import Method
+
+RQ_QUEUE = "chaos"
+
+_WINDOW_PER_SLOT = 6
+_LOG_TAIL = 400
+
+
+@dataclass
+class Seat:
+    """A place for one process at a time: what runs there now, and when the next one is due."""
+
+    role: str
+    """driver, worker or rq."""
+    number: int
+    access: Path
+    """The file by which it finds the server: through its own proxy, where there is one."""
+    proxy: FaultProxy | None = None
+    name: str = ""
+    """Of the worker."""
+    process: subprocess.Popen[bytes] | None = None
+    due_at: float = 0.0
+    is_paused: bool = False
+    was_killed: bool = False
+    lives: int = 0
+    log: Path = field(default_factory=Path)
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+
+class Fleet:
+    """A context manager: leaving it ends every process. `folder` holds all they write."""
+
+    def __init__(self, settings: Settings, folder: Path, *, is_temporary: bool) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.home = folder / "home"
+        self.mark = secrets.token_hex(8)
+        self.casualties: list[str] = []
+        self.is_done = False
+        """Whether the driver has come to its end."""
+        self.server_due_at: float | None = None
+        """When a killed server is to be started again."""
+        self._temporary = folder / "tmp"
+        self._logs = folder / "logs"
+        self._guard = self._start_guard(is_temporary=is_temporary)
+        self._access: Access | None = None
+        self.driver = Seat("driver", 0, Path())
+        self.workers: list[Seat] = []
+        self.rq: list[Seat] = []
+
+    def __enter__(self) -> Fleet:
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def access(self) -> Access:
+        """The server itself, past all proxies."""
+        assert self._access is not None
+        return self._access
+
+    @property
+    def server_pid(self) -> int | None:
+        return server_state(self.home).pid
+
+    def seats(self) -> list[Seat]:
+        return [self.driver, *self.workers, *self.rq]
+
+    def close(self) -> None:
+        processes.end_all(self.mark)
+        for seat in self.seats():
+            if seat.process is not None:
+                seat.process.wait()
+            if seat.proxy is not None:
+                seat.proxy.close()
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        self._guard.wait()
+
+    # Keeping them running -------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Start again what is due; note what has ended by itself."""
+        now = time.monotonic()
+        if self.server_due_at is not None and now >= self.server_due_at:
+            self.start_server()
+        for seat in self.seats():
+            if seat.is_up or (seat is self.driver and self.is_done):
+                continue
+            if seat.process is not None:
+                self._bury(seat)
+            if now >= seat.due_at and not (seat is self.driver and self.is_done):
+                self._start(seat)
+
+    def start_server(self) -> None:
+        """Start the server, or again after its death, with its settings and data."""
+        with _inherited(self._environment()):
+            self._access = start_server(self.home, keep=True)
+        self.server_due_at = None
+
+    def kill_server(self, back_after_s: float) -> bool:
+        pid = self.server_pid
+        if pid is None or self.server_due_at is not None:
+            return False
+        self.server_due_at = time.monotonic() + back_after_s
+        processes.send(pid, signal.SIGKILL)
+        return processes.wait_for(lambda: self.server_pid is None, 10.0, 0.005)
+
+    def kill(self, seat: Seat, back_after_s: float, *, same_name: bool = False) -> None:
+        seat.was_killed = True
+        seat.due_at = time.monotonic() + back_after_s
+        if not same_name:
+            seat.name = ""
+        assert seat.process is not None
+        seat.process.kill()
+        seat.process.wait()
+
+    def pause(self, seat: Seat) -> None:
+        seat.is_paused = processes.send(seat.pid, signal.SIGSTOP)
+
+    def resume(self, seat: Seat) -> None:
+        if seat.is_up:
+            processes.send(seat.pid, signal.SIGCONT)
+        seat.is_paused = False
+
+    def child_pids(self) -> list[tuple[int, tuple[str, ...]]]:
+        """What runs user code: (pid, the workers it may be of)."""
+        method = self.settings.method
+        everyone = tuple(seat.name for seat in self.workers)
+        if method is Method.RAY:
+            ray = [p for p in processes.marked(self.mark) if _begins(p, "ray::")]
+            return [(process.pid, everyone) for process in ray]
+        seats = self.rq if method is Method.RQ else self.workers
+        return [
+            (process.pid, everyone if method is Method.RQ else (seat.name,))
+            for seat in seats
+            if seat.is_up
+            for process in processes.below([seat.pid])
+        ]
+
+    # The end --------------------------------------------------------------------------------------------
+
+    def drain(self, timeout_s: float = 30.0) -> list[str]:
+        """Have all workers finish and end. Returns what did not."""
+        for seat in self.workers:
+            if seat.is_up:
+                processes.send(seat.pid, signal.SIGTERM)
+        processes.wait_for(lambda: not any(seat.is_up for seat in self.workers), timeout_s)
+        wrong = []
+        for seat in self.workers:
+            if seat.is_up:
+                wrong.append(f"worker {seat.name} (pid {seat.pid}) did not drain")
+            elif seat.process is not None and seat.process.returncode != 0:
+                wrong.append(f"worker {seat.name} drained with status {seat.process.returncode}")
+        for seat in self.rq:
+            if seat.process is not None:
+                seat.process.kill()
+                seat.process.wait()
+        return wrong
+
+    def stop_server(self) -> None:
+        stop_server(self.home)
+
+    def temporary_files(self) -> list[str]:
+        """What processes have left where temporary files go."""
+        return sorted(str(path.relative_to(self._temporary)) for path in self._temporary.rglob("*"))
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        for folder in (self._temporary, self._logs):
+            folder.mkdir(parents=True)
+        prepare(self.folder)
+        self.start_server()
+        self.driver = self._seat("driver", 0)
+        self.workers = [self._seat("worker", number) for number in range(self.settings.workers)]
+        if self.settings.method is Method.RQ:
+            self.rq = [self._seat("rq", number) for number in range(self.settings.total_slots)]
+        self._orders().write(self.folder)
+        for seat in self.seats():
+            self._start(seat)
+
+    def _seat(self, role: str, number: int) -> Seat:
+        way = self.folder / "ways" / f"{role}-{number}"
+        way.mkdir(parents=True, mode=0o700)
+        access = self.access
+        proxy = None
+        url = access.url
+        if self.settings.has("cut") and role != "rq":
+            record = ServerHome(self.home).read()
+            assert record is not None
+            proxy = FaultProxy(record.socket)
+            host, port = proxy.address
+            url = f"redis://:{record.password}@{host}:{port}/0"
+        write_access(way, url, access.key)
+        return Seat(role, number, way / "access.json", proxy, log=self._logs / f"{role}-{number}.log")
+
+    def _orders(self) -> Orders:
+        settings = self.settings
+        keywords: dict[str, object] = {
+            "campaign": CAMPAIGN, "access": str(self.driver.access), "home": str(self.home),
+            "local_workers": False, "max_attempts": MAX_ATTEMPTS, "max_losses": MAX_LOSSES,
+            "time_limit": TIME_LIMIT_S, "retry_delay": (RETRY_DELAY_S, 2, 1.0),
+        }  # fmt: skip
+        if settings.method is Method.RAY:
+            keywords["num_cpus"] = settings.slots  # each worker has a Ray of its own
+        elif settings.method is Method.RQ:
+            keywords |= {"num_workers": settings.total_slots, "rq_queue": RQ_QUEUE}
+        return Orders(
+            settings.method.value, keywords, settings.evaluations, settings.seed,
+            window=max(30, _WINDOW_PER_SLOT * settings.total_slots),
+        )  # fmt: skip
+
+    def _start(self, seat: Seat) -> None:
+        seat.lives += 1
+        seat.was_killed = seat.is_paused = False
+        python = [sys.executable, "-P", "-m"]
+        more: dict[str, str] = {}
+        if seat.role == "driver":
+            command = [*python, "queue_eval.chaos.driver", str(self.folder)]
+        elif seat.role == "rq":
+            command = [
+                str(Path(sys.executable).with_name("rq")), "worker", "-c", "queue_eval.rq_job", RQ_QUEUE,
+            ]  # fmt: skip
+            # Not on the command line, which every user of the machine can read.
+            more = {"RQ_REDIS_URL": self.access.url}
+        else:
+            seat.name = seat.name or f"w{seat.number}-{seat.lives}"
+            command = [
+                *python, "queue_eval", "worker", "-n", str(self.settings.slots), "--name", seat.name,
+                "--lease", f"{self.settings.lease_s:g}", "--home", str(self.home),
+                "--access", str(seat.access),
+            ]  # fmt: skip
+        with seat.log.open("ab") as log:
+            seat.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment() | more,
+                cwd=self.folder, start_new_session=True,
+            )  # fmt: skip
+
+    def _bury(self, seat: Seat) -> None:
+        process, seat.process = seat.process, None
+        assert process is not None
+        if seat is self.driver and process.returncode == 0:
+            self.is_done = True
+        elif not seat.was_killed and seat.role != "rq":  # an RQ worker that loses its Redis gives up
+            self.casualties.append(
+                f"{seat.role} {seat.name or seat.number} ended by itself with status {process.returncode}: "
+                f"{_tail(seat.log)}"
+            )
+            seat.due_at = time.monotonic() + 1.0
+
+    def _environment(self) -> dict[str, str]:
+        return processes.environment(self.mark, self._temporary)
+
+    def _start_guard(self, *, is_temporary: bool) -> subprocess.Popen[bytes]:
+        # It outlives this process, and is no victim: it bears no mark.
+        return subprocess.Popen(
+            [
+                sys.executable, "-P", "-m", "queue_eval.chaos.guard", self.mark,
+                str(self.folder) if is_temporary else "",
+            ],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _inherited(environment: dict[str, str]) -> Iterator[None]:
+    """What is started meanwhile inherits this environment."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _begins(process: psutil.Process, word: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "".join(process.cmdline()).startswith(word)
+    return False
+
+
+def _tail(path: Path) -> str:
+    return " ".join(path.read_bytes()[-_LOG_TAIL:].decode(errors="replace").split())

@@ -1,0 +1,24 @@
+"""Ends the processes of an attack when the attack itself is killed.
+
+``python -P -m queue_eval.chaos.guard MARK FOLDER``: waits until standard input, a pipe that only the attack
+holds open, is at its end. FOLDER is removed then, unless it is empty text.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from queue_eval.chaos.processes import end_all
+
+
+def main() -> None:
+    mark, folder = sys.argv[1:3]
+    sys.stdin.buffer.read()
+    end_all(mark)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

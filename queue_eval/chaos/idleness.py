@@ -1,0 +1,90 @@
+"""Whether somebody had nothing to do while jobs waited, when nothing stood in the way.
+
+A worker is looked at when the last fault has been over for `SETTLED_S`, jobs are pending (not scheduled for
+later), and it has attended the campaign, alive, without a break for `SETTLED_S`. It is idle with a free slot.
+Under `thread`, where abandoned threads keep their slots, it is idle when it holds nothing; what forwards is
+idle when nothing at all is held, since it is others who have the slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from queue_eval.chaos.evidence import SAME_NAME, Evidence, Sample
+from queue_eval.chaos.settings import Settings
+from queue_eval.states import Method
+
+SETTLED_S = 2.0
+_BREAK_S = 1.0
+"""Samples that are further apart say nothing of the time between."""
+
+_EVERYONE = "(all)"
+
+
+@dataclass(frozen=True)
+class Idle:
+    """The longest time for which somebody was idle."""
+
+    worker: str
+    seconds: float
+    at: float
+    looked_at: int
+    """How many samples were such that idleness would count."""
+
+
+def longest_idle(evidence: Evidence) -> Idle:
+    """Over all samples."""
+    settled = _Settled(evidence)
+    gone = {
+        name: fault.at
+        for fault in evidence.faults
+        if fault.kind == "kill worker" and fault.detail != SAME_NAME
+        for name in fault.workers
+    }
+    longest, looked_at = Idle("", 0.0, 0.0, 0), 0
+    attending: dict[str, float] = {}
+    idle: dict[str, float] = {}
+    last = 0.0
+    for sample in evidence.samples:
+        at = sample.at
+        if at - last > _BREAK_S:
+            attending, idle = {}, {}
+        last = at
+        attending = {name: attending.get(name, at) for name in sample.running if at < gone.get(name, at + 1)}
+        if not (settled.at(at) and sample.pending):
+            idle = {}
+            continue
+        looked_at += 1
+        there = [name for name, since in attending.items() if at - since >= SETTLED_S]
+        idle = {name: idle.get(name, at) for name in _idle(sample, there, evidence.settings)}
+        for name, since in idle.items():
+            if at - since > longest.seconds:
+                longest = Idle(name, at - since, since, 0)
+    return Idle(longest.worker, longest.seconds, longest.at, looked_at)
+
+
+def _idle(sample: Sample, there: list[str], settings: Settings) -> Iterator[str]:
+    if settings.is_forwarding:
+        if there and not any(sample.running.values()):
+            yield _EVERYONE
+        return
+    enough = 1 if settings.method is Method.THREAD else settings.slots
+    yield from (name for name in there if sample.running[name] < enough)
+
+
+class _Settled:
+    """Whether all faults before a moment have been over for a while; asked in the order of time."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        spans = [(fault.at, fault.until) for fault in evidence.faults]
+        self._spans = sorted([*spans, *evidence.stalls], key=lambda span: span[0])
+        self._next = 0
+        self._over_at = 0.0
+
+    def at(self, moment: float) -> bool:
+        while self._next < len(self._spans) and self._spans[self._next][0] <= moment:
+            until = self._spans[self._next][1]
+            self._over_at = max(self._over_at, float("inf") if until is None else until)
+            self._next += 1
+        return moment >= self._over_at + SETTLED_S

@@ -1,0 +1,92 @@
+"""Watches the campaign from outside, over a connection of its own, past all proxies.
+
+It takes samples all the time and remembers each entry of the result stream as it was when first seen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import NoReturn
+
+from queue_eval.access import Access
+from queue_eval.campaign_view import CampaignView
+from queue_eval.chaos.driver import CAMPAIGN
+from queue_eval.chaos.evidence import Entry, Sample
+from queue_eval.chaos.reading import entry_of
+from queue_eval.connection import GiveUp, Link
+from queue_eval.errors import CampaignNotFoundError
+from queue_eval.states import State
+
+_EVERY_S = 0.1
+_MEMORY_EVERY = 10
+_STILL_S = 1.0
+"""A sample so late, of a server that is there, tells of a machine that stood still."""
+
+
+class Observer:
+    """Watches in a thread of its own from `start` to `stop`; `samples`, `seen` and `stalls` only grow."""
+
+    def __init__(self, access: Access) -> None:
+        self.samples: list[Sample] = []
+        self.seen: dict[str, Entry] = {}
+        self.stalls: list[tuple[float, float]] = []
+        self._link = Link(access, name="queue-eval-chaos", on_wait=_give_up)
+        self._view: CampaignView | None = None
+        self._cursor = "0-0"
+        self._memory = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="chaos-observer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._link.close()
+
+    @property
+    def finished(self) -> int:
+        return self.samples[-1].finished if self.samples else 0
+
+    def _work(self) -> None:
+        last: float | None = None
+        while not self._stopped.wait(_EVERY_S):
+            try:
+                self._look()
+            except GiveUp:
+                last = None  # the server is away, which says nothing of the machine
+                continue
+            except CampaignNotFoundError:
+                continue
+            now = time.time()
+            if last is not None and now - last > _STILL_S:
+                self.stalls.append((last, now))
+            last = now
+
+    def _look(self) -> None:
+        if self._view is None:
+            self._view = CampaignView.attach(self._link, CAMPAIGN)[0]
+        snapshot = self._view.snapshot()
+        if len(self.samples) % _MEMORY_EVERY == 0:
+            self._memory = self._link.call(lambda client: int(client.info("memory")["used_memory"]))
+        self.samples.append(
+            Sample(
+                at=time.time(),
+                last_id=snapshot.last_id,
+                placed=sum(snapshot.counts.values()),
+                pending=snapshot.counts[State.PENDING],
+                finished=sum(count for state, count in snapshot.counts.items() if state.is_final),
+                running={worker.worker: worker.running for worker in snapshot.workers},
+                memory=self._memory,
+            )
+        )
+        while page := self._view.read_after(self._cursor):
+            self._cursor = page[-1].entry
+            self.seen.update((entry.entry, entry_of(entry)) for entry in page)
+
+
+def _give_up(_: float) -> NoReturn:
+    raise GiveUp("the server is away")

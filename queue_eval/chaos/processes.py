@@ -1,0 +1,82 @@
+"""The processes of an attack, known by a mark in their environment; what is below a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sysconfig
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+MARK = "QUEUE_EVAL_CHAOS"
+"""Environment variable that every process of an attack inherits; its value is the attack's own."""
+
+
+def environment(mark: str, temporary: Path, **more: str) -> dict[str, str]:
+    """For processes of an attack: nothing of the user's own queue_eval, and a temporary folder of theirs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUE_EVAL_")}
+    kept |= {MARK: mark, "TMPDIR": str(temporary), **more}
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        # Not installed: all are to use the same sources.
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
+    return kept
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Every living process that bears the mark."""
+    found = []
+    for process in psutil.process_iter(["environ", "status"]):
+        if process.info["status"] == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+            continue
+        if (process.info["environ"] or {}).get(MARK) == mark:
+            found.append(process)
+    return found
+
+
+def end_all(mark: str, timeout_s: float = 20.0) -> None:
+    """Kill every process that bears the mark, also those that they start meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        for process in left:
+            send(process.pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def send(pid: int, number: int) -> bool:
+    """Whether there was such a process."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def below(pids: Iterable[int]) -> list[psutil.Process]:
+    """The living processes that these have started."""
+    found: list[psutil.Process] = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            found += [p for p in psutil.Process(pid).children() if p.status() != psutil.STATUS_ZOMBIE]
+    return found
+
+
+def describe(process: psutil.Process) -> str:
+    """Pid and command line, cut short."""
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} {' '.join(process.cmdline())[:100]}"
+    return str(process.pid)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float, step_s: float = 0.05) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(step_s)
+    return True

@@ -1,0 +1,103 @@
+"""What is read when an attack is over: the campaign on the server, results.csv, what is left of it all."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from queue_eval import keys
+from queue_eval.campaign_view import CampaignView
+from queue_eval.chaos.driver import digest
+from queue_eval.chaos.evidence import Entry, Failure, Row
+from queue_eval.codec import decode
+from queue_eval.connection import Link
+from queue_eval.result_stream import ResultEntry
+from queue_eval.states import State
+
+_SERVER_FILES = ("server.pid", "server.sock")
+
+
+def entry_of(raw: ResultEntry) -> Entry:
+    token, value = "", ""
+    if raw.state is State.SUCCEEDED:
+        result = decode(raw.body)
+        token, value = result["token"], digest(result["value"])
+    return Entry(raw.entry, raw.id, raw.state.value, raw.cause, raw.worker, raw.attempts, token, value)
+
+
+def read_entries(view: CampaignView) -> Iterator[Entry]:
+    """The whole result stream."""
+    cursor = "0-0"
+    while page := view.read_after(cursor, 500):
+        cursor = page[-1].entry
+        yield from map(entry_of, page)
+
+
+def read_index(link: Link, view: CampaignView) -> dict[int, str]:
+    raw = link.call(lambda client: client.hgetall(view.keys.index))
+    return {int(job): entry.decode() for job, entry in raw.items()}
+
+
+def read_failures(link: Link, view: CampaignView) -> Iterator[Failure]:
+    """Each failed or lost attempt."""
+    raw = link.call(lambda client: client.xrange(view.keys.column("failures")))
+    for entry, fields in raw:
+        said = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+        at_ms = int(entry.partition(b"-")[0])
+        yield Failure(int(said["job"]), int(said["attempt"]), said["cause"], said["worker"], at_ms / 1000)
+
+
+def read_table(folder: Path) -> list[Row]:
+    """results.csv."""
+    path = folder / "results.csv"
+    if not path.exists():
+        return []
+    csv.field_size_limit(sys.maxsize)
+    with path.open(newline="", encoding="utf-8") as file:
+        return [_row(cells) for cells in csv.DictReader(file)]
+
+
+def _row(cells: dict[str, str]) -> Row:
+    result: Any = ast.literal_eval(cells["objective"])
+    if not isinstance(result, dict):
+        return Row(int(cells["id"]), int(cells["x"]), "", "")
+    return Row(int(cells["id"]), int(cells["x"]), result["token"], digest(result["value"]))
+
+
+def read_markers(link: Link, view: CampaignView) -> list[str]:
+    """Wake markers that are there."""
+
+    def operation(client: Any) -> list[str]:
+        return [name for name in (view.keys.wake, view.keys.wake_wide) if client.exists(name)]
+
+    return link.call(operation)
+
+
+def read_leases(link: Link, view: CampaignView) -> list[str]:
+    """What is held, who attends, who is on a register, when all workers have ended."""
+
+    def operation(client: Any) -> list[str]:
+        found = [name.decode() for name in client.scan_iter(f"{view.keys.held('')}*")]
+        found += [f"attends: {name.decode()}" for name in client.zrange(view.keys.column("workers"), 0, -1)]
+        found += [f"registered: {name.decode()}" for name in client.zrange(keys.WORKERS, 0, -1)]
+        found += [f"to drain: {name.decode()}" for name in client.smembers(keys.DRAIN)]
+        return found
+
+    return link.call(operation)
+
+
+def read_spools(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "spool").glob("*"))
+
+
+def read_strays(folder: Path) -> list[str]:
+    """Files that nobody should have left: sockets, pid files, temporary files."""
+    home = folder / "home"
+    left = [path for path in home.rglob("*") if path.name in _SERVER_FILES or path.is_socket()]
+    left += [path for path in home.rglob(".*") if path.name != ".gitignore"]
+    left += folder.glob(".results.csv.*")
+    return sorted({str(path.relative_to(folder)) for path in left})

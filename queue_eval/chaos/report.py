@@ -1,0 +1,107 @@
+"""What an attack has shown, as tables or as one JSON document."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from queue_eval.chaos.evidence import Evidence
+from queue_eval.chaos.invariants import Verdict, judge
+
+_SHOWN = 5
+"""Details of what is broken in the table; the JSON document has more."""
+
+_MOST = 100
+_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class FaultLine:
+    """All faults of a kind."""
+
+    kind: str
+    count: int
+    median_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is shown of an attack. `folder`: where its logs are, if they are kept."""
+
+    evidence: Evidence
+    verdicts: Sequence[Verdict]
+    faults: Sequence[FaultLine]
+    elapsed_s: float
+    folder: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        return all(verdict.holds for verdict in self.verdicts)
+
+    def as_json(self) -> dict[str, Any]:
+        settings = self.evidence.settings
+        return {
+            "holds": self.holds,
+            "command": settings.command(),
+            "seed": settings.seed,
+            "method": settings.method.value,
+            "evaluations": settings.evaluations,
+            "elapsed_s": round(self.elapsed_s, 1),
+            "faults": {
+                line.kind: {
+                    "count": line.count, "median_s": round(line.median_s, 2),
+                    "longest_s": round(line.longest_s, 2),
+                }
+                for line in self.faults
+            },
+            "invariants": [
+                {
+                    "law": verdict.law, "holds": verdict.holds, "figure": verdict.figure,
+                    "broken": len(verdict.broken), "details": list(verdict.broken[:_MOST]),
+                }
+                for verdict in self.verdicts
+            ],
+            "folder": self.folder,
+        }  # fmt: skip
+
+
+def report_on(evidence: Evidence, elapsed_s: float) -> Report:
+    """Judge, and count faults by kind."""
+    kinds = dict.fromkeys(sorted(fault.kind for fault in evidence.faults))
+    lines = []
+    for kind in kinds:
+        lasted = [fault.lasted_s for fault in evidence.faults if fault.kind == kind]
+        lines.append(FaultLine(kind, len(lasted), median(lasted), max(lasted)))
+    return Report(evidence, judge(evidence), lines, elapsed_s)
+
+
+def print_report(report: Report) -> None:
+    """Two tables on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    settings = report.evidence.settings
+    faults = Table(title=f"{sum(line.count for line in report.faults)} faults in {report.elapsed_s:.0f} s")
+    for header in ("fault", "done", "median", "longest"):
+        faults.add_column(header, justify="left" if header == "fault" else "right")
+    for line in report.faults:
+        faults.add_row(line.kind, str(line.count), f"{line.median_s:.1f} s", f"{line.longest_s:.1f} s")
+    console.print(faults)
+    what = f"{settings.evaluations} evaluations, method {settings.method.value}, seed {settings.seed}"
+    laws = Table(title=what)
+    for header in ("", "invariant", "seen"):
+        laws.add_column(header)
+    for verdict in report.verdicts:
+        mark = "[green]holds[/]" if verdict.holds else "[bold red]BROKEN[/]"
+        laws.add_row(mark, verdict.law, verdict.figure)
+    console.print(laws)
+    for verdict in report.verdicts:
+        for detail in verdict.broken[:_SHOWN]:
+            console.print(f"  {verdict.law}: {detail}", markup=False, soft_wrap=True)
+        if len(verdict.broken) > _SHOWN:
+            console.print(f"  {verdict.law}: {len(verdict.broken) - _SHOWN} more", markup=False)

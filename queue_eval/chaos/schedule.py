@@ -1,0 +1,64 @@
+"""Which faults, when and for how long: all of it from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from queue_eval.chaos.settings import Settings
+
+CUT_MODES = ("refuse", "reset", "blackhole", "delay", "drop_reply", "cut_reply")
+
+_LONG = 0.3
+"""How many of those faults that a lease may outlast last longer than a lease."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A fault to be done."""
+
+    after_s: float
+    """Since the one before."""
+    what: str
+    """kill, pause or cut."""
+    victim: str
+    pick: float
+    """Which of several victims: 0 to 1."""
+    lasts_s: float
+    """Until the victim is started again, continued or connected again."""
+    mode: str = ""
+    """Of a cut: how."""
+    amount: float = 0.0
+    """Of a cut: the delay (s), or after how much the mode sets in; 0 to 1."""
+    same_name: bool = False
+    """Of a worker: whether it is started again under its name."""
+
+
+def strikes(settings: Settings) -> Iterator[Strike]:
+    """Faults without end."""
+    dice = random.Random(f"faults {settings.seed}")
+    while settings.faults:
+        what, victim = dice.choice(settings.faults)
+        yield Strike(
+            after_s=dice.expovariate(1 / settings.fault_every_s),
+            what=what,
+            victim=victim,
+            pick=dice.random(),
+            lasts_s=_lasting(dice, what, victim, settings.lease_s),
+            mode=dice.choice(CUT_MODES) if what == "cut" else "",
+            amount=dice.random(),
+            same_name=dice.random() < 0.5,
+        )
+
+
+def _lasting(dice: random.Random, what: str, victim: str, lease_s: float) -> float:
+    if victim == "child":
+        return 0.0
+    if (what, victim) == ("kill", "driver"):
+        return dice.uniform(0, 1)
+    if dice.random() < _LONG:
+        return lease_s * dice.uniform(1.1, 1.6)
+    if what == "kill":
+        return dice.uniform(0, min(3.0, lease_s) if victim == "server" else 0.5)
+    return dice.uniform(0.1, 0.6 * lease_s)

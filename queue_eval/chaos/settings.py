@@ -1,0 +1,104 @@
+"""What an attack is to be: checked before anything starts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from queue_eval.errors import MethodUnavailableError, UsageError
+from queue_eval.states import Method
+
+KILLS = ("driver", "worker", "child", "server")
+PAUSES = ("worker", "driver", "server")
+CUTS = ("network",)
+NONE = "none"
+
+_SHORTEST_LEASE_S = 1.0
+_FORWARDING = (Method.RAY, Method.RQ)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An attack. `faults` are pairs like ("kill", "worker")."""
+
+    evaluations: int
+    method: Method
+    workers: int
+    slots: int
+    """Of each worker."""
+    faults: tuple[tuple[str, str], ...]
+    seed: int
+    attack_s: float
+    """How long faults are done at most; then the campaign must end in peace."""
+    fault_every_s: float
+    """Mean time from one fault to the next."""
+    lease_s: float
+
+    @property
+    def is_forwarding(self) -> bool:
+        return self.method in _FORWARDING
+
+    @property
+    def total_slots(self) -> int:
+        return self.workers * self.slots
+
+    def has(self, what: str) -> bool:
+        """Whether some fault is of this kind: kill, pause or cut."""
+        return any(kind == what for kind, _ in self.faults)
+
+    def command(self) -> str:
+        """What repeats this attack."""
+        words = [
+            "queue-eval", "chaos", "--evaluations", self.evaluations, "--method", self.method.value,
+            "--workers", self.workers, "--slots", self.slots,
+        ]  # fmt: skip
+        for kind in ("kill", "pause", "cut"):
+            words += [f"--{kind}", ",".join(victim for what, victim in self.faults if what == kind) or NONE]
+        words += [
+            "--seed", self.seed, "--minutes", f"{self.attack_s / 60:g}",
+            "--fault-every", f"{self.fault_every_s:g}", "--lease", f"{self.lease_s:g}",
+        ]  # fmt: skip
+        return shlex.join(map(str, words))
+
+
+def checked(
+    *, evaluations: int, method: str, workers: int, slots: int, kill: str, pause: str, cut: str, seed: int,
+    minutes: float, fault_every_s: float, lease_s: float,
+) -> Settings:  # fmt: skip
+    """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
+    if lease_s < _SHORTEST_LEASE_S:
+        raise UsageError(
+            f"a lease of {lease_s:g} s is shorter than what a busy machine may take; give at least 1s"
+        )
+    if fault_every_s < 0.05:
+        raise UsageError(f"a fault every {fault_every_s:g} s is too often; give at least 50ms")
+    if minutes < 0:
+        raise UsageError(f"{minutes:g} minutes are no time; give 0 or more")
+    faults = (
+        *_victims("kill", kill, KILLS), *_victims("pause", pause, PAUSES), *_victims("cut", cut, CUTS),
+    )  # fmt: skip
+    chosen = Method(method)
+    if chosen in _FORWARDING and find_spec(chosen.value) is None:
+        raise MethodUnavailableError(
+            f'the method "{chosen.value}" needs the package {chosen.value}; '
+            f"install it with: pip install 'queue-eval[{chosen.value}]'"
+        )
+    return Settings(
+        evaluations=evaluations, method=chosen, workers=workers, slots=slots, faults=faults, seed=seed,
+        attack_s=60 * minutes, fault_every_s=fault_every_s, lease_s=lease_s,
+    )  # fmt: skip
+
+
+def _victims(what: str, text: str, known: Sequence[str]) -> list[tuple[str, str]]:
+    given = [word.strip() for word in text.split(",")]
+    if given == [NONE]:
+        return []
+    for victim in given:
+        if victim not in known:
+            raise UsageError(
+                f"--{what} {victim!r} is not possible; choose among {', '.join(known)}, "
+                f"separated by commas, or {NONE}"
+            )
+    return [(what, victim) for victim in dict.fromkeys(given)]

@@ -1,0 +1,178 @@
+"""An attack from its beginning to its end: faults, then calm, then what is left is collected.
+
+::
+
+    fleet: server, driver, workers ◀── attack: faults by the schedule
+       │                           ◀── observer: samples
+       ▼ the campaign ends
+    drain ──▶ what is left over? ──▶ evidence
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from queue_eval.campaign_view import CampaignView
+from queue_eval.chaos import processes, reading
+from queue_eval.chaos.attack import Attack
+from queue_eval.chaos.driver import CAMPAIGN, LOG, read_log
+from queue_eval.chaos.evidence import Evidence
+from queue_eval.chaos.fleet import Fleet
+from queue_eval.chaos.observer import Observer
+from queue_eval.chaos.settings import Settings
+from queue_eval.chaos.workload import plan, read_side_log
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError
+from queue_eval.states import Method
+
+_TICK_S = 0.02
+_STUCK_S = 90.0
+"""A campaign in which nothing happens for so long, after the last fault, has not come to its end."""
+
+_MOST_CASUALTIES = 10
+"""After so many processes that ended by themselves there is nothing more to learn."""
+
+_MARKER_S = 6.0
+"""Idle workers block on the markers for 2 s at a time."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an attack is."""
+
+    finished: int
+    evaluations: int
+    faults: int
+    elapsed_s: float
+    is_calm: bool
+
+
+def storm(
+    settings: Settings, folder: Path, *, is_temporary: bool, on_progress: Callable[[Progress], None]
+) -> Evidence:
+    """Attack a campaign whose files are all in `folder`; what is known of it when it is over.
+
+    Nothing of it runs any more when this returns or raises. `is_temporary`: should this very process be
+    killed, the folder goes too.
+    """
+    with Fleet(settings, folder, is_temporary=is_temporary) as fleet:
+        observer = Observer(fleet.access)
+        observer.start()
+        try:
+            return _Storm(fleet, observer, on_progress).run()
+        finally:
+            observer.stop()
+
+
+class _Storm:
+    def __init__(self, fleet: Fleet, observer: Observer, on_progress: Callable[[Progress], None]) -> None:
+        self._fleet = fleet
+        self._settings = fleet.settings
+        self._observer = observer
+        self._attack = Attack(fleet)
+        self._began_at = time.monotonic()
+        self._on_progress = on_progress
+        self._told_at = 0.0
+
+    def run(self) -> Evidence:
+        fleet, attack = self._fleet, self._attack
+        until = self._began_at + self._settings.attack_s
+        while not (fleet.is_done or self._is_hopeless()) and time.monotonic() < until:
+            attack.step()
+            self._turn(is_calm=False)
+        attack.calm()
+        calm_from = time.monotonic()
+        has_ended = self._await_end()
+        calm_s = time.monotonic() - calm_from
+        return self._collect(has_ended=has_ended, calm_s=calm_s)
+
+    def _turn(self, *, is_calm: bool) -> None:
+        self._fleet.keep()
+        now = time.monotonic()
+        if now - self._told_at > 1.0:
+            self._told_at = now
+            self._on_progress(
+                Progress(
+                    self._observer.finished, self._settings.evaluations, len(self._attack.faults),
+                    now - self._began_at, is_calm,
+                )
+            )  # fmt: skip
+        time.sleep(_TICK_S)
+
+    def _await_end(self) -> bool:
+        """Whether the driver comes to its end, as long as anything happens, with everything running again."""
+        log = self._fleet.folder / LOG
+        state, changed_at = None, time.monotonic()
+        while not (self._fleet.is_done and self._attack.is_calm):
+            self._turn(is_calm=True)
+            size = log.stat().st_size if log.exists() else 0
+            now = time.monotonic()
+            if (size, self._observer.finished) != state:
+                state, changed_at = (size, self._observer.finished), now
+            if now - changed_at > _STUCK_S or self._is_hopeless():
+                return False
+        return True
+
+    def _is_hopeless(self) -> bool:
+        return len(self._fleet.casualties) > _MOST_CASUALTIES
+
+    def _collect(self, *, has_ended: bool, calm_s: float) -> Evidence:
+        fleet, observer = self._fleet, self._observer
+        evidence = Evidence(
+            settings=self._settings,
+            planned=plan(self._settings.evaluations, self._settings.seed, fleet.folder),
+            side=(), driver=read_log(fleet.folder), table=reading.read_table(fleet.folder),
+            entries=(), seen=observer.seen, index={}, failures=(), samples=observer.samples,
+            faults=self._attack.faults, stalls=observer.stalls, casualties=fleet.casualties,
+            has_ended=has_ended, calm_s=calm_s,
+        )  # fmt: skip
+        link = Link(fleet.access, name="queue-eval-chaos")
+        try:
+            view = CampaignView.attach(link, CAMPAIGN)[0]
+            markers = self._markers(link, view)
+            not_drained = fleet.drain()
+            observer.stop()
+            evidence = dataclasses.replace(
+                evidence,
+                entries=list(reading.read_entries(view)),
+                index=reading.read_index(link, view),
+                failures=list(reading.read_failures(link, view)),
+                last_id=view.snapshot().last_id,
+                final_memory=link.call(lambda client: int(client.info("memory")["used_memory"])),
+                left={"leases": reading.read_leases(link, view), "markers": markers},
+            )
+        except CampaignNotFoundError:  # the driver never came so far as to open it
+            not_drained = fleet.drain()
+        finally:
+            link.close()
+        return dataclasses.replace(
+            evidence,
+            side=list(read_side_log(fleet.folder)),
+            left={
+                **evidence.left,
+                "spools": reading.read_spools(fleet.home),
+                "processes": [*not_drained, *self._processes()],
+                "files": [*reading.read_strays(fleet.folder), *fleet.temporary_files()],
+            },
+        )
+
+    def _markers(self, link: Link, view: CampaignView) -> list[str]:
+        """Markers that claim work, though idle workers are there to take them."""
+        deadline = time.monotonic() + _MARKER_S
+        while (markers := reading.read_markers(link, view)) and time.monotonic() < deadline:
+            self._fleet.keep()
+            time.sleep(0.1)
+        return markers
+
+    def _processes(self) -> list[str]:
+        """What still runs, the server having been told to end, and forwarders having had some time."""
+        self._fleet.stop_server()
+        mark = self._fleet.mark
+        # A work horse of RQ finishes what it runs when its worker is gone.
+        patience_s = {Method.RAY: 15.0, Method.RQ: 25.0}.get(self._settings.method, 5.0)
+        processes.wait_for(lambda: not processes.marked(mark), patience_s)
+        return [processes.describe(process) for process in processes.marked(mark)]
