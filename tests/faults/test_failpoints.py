@@ -258,7 +258,7 @@ QUICK = ("worker.after-run", "server.after-enqueue", "results.before-rename")
 
 # Settlements travel with the second call and those that follow; the first only leases.
 _AGAIN = ("server.before-settle@2", "server.after-settle@2", "server.after-settle@3", "worker.after-run@2")
-_CALLS = [f"server.after-call@{number}" for number in (1, 2, 4, 7, 11, 16)]
+_CALLS = [f"server.after-call@{number}" for number in (2, 7, 16)]
 
 
 def cases() -> Iterator[object]:
