@@ -98,6 +98,11 @@ class PipedProcess:
         """Add to what is sent by the next `flush`."""
         self._outbox += frame
 
+    def hear(self) -> None:
+        """Take all that has been sent by now."""
+        while self._read():
+            pass
+
     def flush(self) -> None:
         """Send what was added: many frames in one system call, which wakes the process once."""
         if not self._outbox:
@@ -135,8 +140,7 @@ class PipedProcess:
         except (ProcessLookupError, PermissionError):
             self._process.kill()
         self._process.wait()
-        while self._read():  # it may have spoken before it died
-            pass
+        self.hear()  # it may have spoken before it died
         self.read_output()
         self._pipe.close()
         os.close(self._lifeline)

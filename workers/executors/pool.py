@@ -307,6 +307,13 @@ class ChildPool:
 
     def _enforce_time_limit(self, child: ChildProcess, now: float) -> None:
         limit = self._limit_of(child)
+        if all(now < begun_at + limit for begun_at in child.begun_at.values()):
+            return
+        # Had this process stood still, its select would have timed out without looking.
+        child.hear()
+        self._take_reports(child, now)
+        if child not in self._children:
+            return
         for token, begun_at in list(child.begun_at.items()):
             if now < begun_at + limit:
                 continue
