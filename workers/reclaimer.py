@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from typing import TypeVar
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.fleet import WorkerCard
+from queue_eval.fleet import WorkerCard, live_workers
 from queue_eval.machine import is_alive, machine_id, parse_process
 from workers.book import Book
 from workers.complaints import Complaints
@@ -53,6 +54,8 @@ class Reclaimer:
         self._stopped.set()
 
     def _work(self) -> None:
+        with suppress(GiveUp):
+            self._try("clearing the register of workers", self._clear_register)
         # Jitter, so that a fleet does not ask in one instant.
         while not self._stopped.wait(min(1.0, self._options.lease_s / 10) * random.uniform(0.7, 1.3)):
             try:
@@ -120,6 +123,8 @@ class Reclaimer:
                 continue
             if not self._is_shown_here(name):
                 self._strike_off(name)
+                if not self._is_shown(name):
+                    self._forget(name)
             elif (name, card) not in self._looked_at and not self._is_spooled(name):
                 # It stays on the list: others serve campaigns that this worker does not.
                 dead.append((name, card))
@@ -132,6 +137,21 @@ class Reclaimer:
         """False when its lease is long over, or its name is another machine's by now."""
         shown = self._link.call(lambda client: client.get(keys.worker_key(worker)))
         return shown is not None and WorkerCard.parse(worker, shown).machine == self._machine
+
+    def _clear_register(self) -> None:
+        """Strike off what has died anywhere, and whose neighbours, if it had any, did not see it."""
+        names = self._link.call(lambda client: client.zrange(keys.WORKERS, 0, -1))
+        live = {worker.card.name for worker in live_workers(self._link)}
+        for name in names:
+            if name.decode(errors="replace") not in live:
+                self._forget(name)
+
+    def _forget(self, worker: str | bytes) -> None:
+        """Take off the register who shows no sign of life; if it lives, its next heartbeat brings it back."""
+        self._link.call(lambda client: client.zrem(keys.WORKERS, worker))
+
+    def _is_shown(self, worker: str) -> bool:
+        return self._link.call(lambda client: client.get(keys.worker_key(worker))) is not None
 
     def _strike_off(self, worker: str | bytes) -> None:
         key = keys.machine_key(self._machine)
