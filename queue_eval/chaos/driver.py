@@ -19,8 +19,12 @@ from typing import Any
 
 from queue_eval import Evaluator, Job
 from queue_eval.chaos import workload
+from queue_eval.errors import ServerUnreachableError
 
 CAMPAIGN = "chaos"
+NOBODY_THERE = 69
+"""Exit status of a life that found no server when it began."""
+
 RUN_FUNCTION = "queue_eval.chaos.workload:run"
 LOG = "driver.log"
 ORDERS = "driver.json"
@@ -52,6 +56,8 @@ class Gathered:
     """A job as a life of the driver was given it."""
 
     life: int
+    adopted: bool
+    """It was given before this life had submitted it."""
     id: int
     x: int
     state: str
@@ -114,19 +120,24 @@ class Driver:
                     evaluator.submit(batch, priority=priority, delay=delay)
                     sent += len(batch)
                 for job in evaluator.gather("BATCH", size=1):
-                    self._note(self._line(job))
+                    self._note([job.config["x"] >= sent, *_told(job)])
             evaluator.dump_evals(log_dir=str(self._folder))
         self._note("end")
-
-    def _line(self, job: Job) -> list[Any]:
-        succeeded = isinstance(job.result, dict)
-        token = job.result["token"] if succeeded else ""
-        value = digest(job.result["value"]) if succeeded else ""
-        return [job.id, job.config["x"], job.state.value, job.cause or "", token, value]
 
     def _note(self, said: Any) -> None:
         os.write(self._log, (json.dumps(said) + "\n").encode("ascii"))
 
 
+def _told(job: Job) -> list[Any]:
+    succeeded = isinstance(job.result, dict)
+    token = job.result["token"] if succeeded else ""
+    value = digest(job.result["value"]) if succeeded else ""
+    return [job.id, job.config["x"], job.state.value, job.cause or "", token, value]
+
+
 if __name__ == "__main__":
-    Driver(Path(sys.argv[1])).run()
+    try:
+        Driver(Path(sys.argv[1])).run()
+    except ServerUnreachableError:
+        # Who opens a campaign is told soon that the server is away, and comes again.
+        sys.exit(NOBODY_THERE)

@@ -21,7 +21,7 @@ import psutil
 
 from queue_eval.access import Access, write_access
 from queue_eval.chaos import processes
-from queue_eval.chaos.driver import CAMPAIGN, Orders
+from queue_eval.chaos.driver import CAMPAIGN, NOBODY_THERE, Orders
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, RETRY_DELAY_S, TIME_LIMIT_S, prepare
@@ -33,6 +33,7 @@ RQ_QUEUE = "chaos"
 
 _WINDOW_PER_SLOT = 6
 _LOG_TAIL = 400
+_AGAIN_S = 0.5
 
 
 @dataclass
@@ -285,12 +286,14 @@ class Fleet:
         assert process is not None
         if seat is self.driver and process.returncode == 0:
             self.is_done = True
-        elif not seat.was_killed and seat.role != "rq":  # an RQ worker that loses its Redis gives up
+        elif process.returncode == NOBODY_THERE or seat.role == "rq":  # who loses its Redis gives up
+            seat.due_at = time.monotonic() + _AGAIN_S
+        elif not seat.was_killed:
             self.casualties.append(
                 f"{seat.role} {seat.name or seat.number} ended by itself with status {process.returncode}: "
                 f"{_tail(seat.log)}"
             )
-            seat.due_at = time.monotonic() + 1.0
+            seat.due_at = time.monotonic() + 2 * _AGAIN_S
 
     def _environment(self) -> dict[str, str]:
         return processes.environment(self.mark, self._temporary)

@@ -83,11 +83,15 @@ def read_leases(link: Link, view: CampaignView) -> list[str]:
     def operation(client: Any) -> list[str]:
         found = [name.decode() for name in client.scan_iter(f"{view.keys.held('')}*")]
         found += [f"attends: {name.decode()}" for name in client.zrange(view.keys.column("workers"), 0, -1)]
-        found += [f"registered: {name.decode()}" for name in client.zrange(keys.WORKERS, 0, -1)]
         found += [f"to drain: {name.decode()}" for name in client.smembers(keys.DRAIN)]
         return found
 
-    return link.call(operation)
+    return [*link.call(operation), *(f"registered: {name}" for name in read_register(link))]
+
+
+def read_register(link: Link) -> list[str]:
+    """The workers that are on the register of all."""
+    return [name.decode() for name in link.call(lambda client: client.zrange(keys.WORKERS, 0, -1))]
 
 
 def read_spools(home: Path) -> list[str]:

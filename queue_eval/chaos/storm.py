@@ -134,6 +134,7 @@ class _Storm:
         try:
             view = CampaignView.attach(link, CAMPAIGN)[0]
             markers = self._markers(link, view)
+            self._await_register(link)
             not_drained = fleet.drain()
             observer.stop()
             evidence = dataclasses.replace(
@@ -167,6 +168,15 @@ class _Storm:
             self._fleet.keep()
             time.sleep(0.1)
         return markers
+
+    def _await_register(self, link: Link) -> None:
+        """Those who died last are struck off when their cards have expired, after two leases."""
+        names = {seat.name for seat in self._fleet.workers}
+
+        def is_clean() -> bool:
+            return set(reading.read_register(link)) <= names
+
+        processes.wait_for(is_clean, 2 * self._settings.lease_s + 3.0, 0.1)
 
     def _processes(self) -> list[str]:
         """What still runs, the server having been told to end, and forwarders having had some time."""
