@@ -21,7 +21,8 @@ def verify(key: bytes | None, campaign: str, name: str, payload: bytes, signatur
             f"{name} travels by value, and this worker has no key to check it; "
             "set QUEUE_EVAL_KEY or give it the access file"
         )
-    if not hmac.compare_digest(sign(key, campaign, name, payload), signature):
+    # As bytes: of text, only ASCII can be compared, and this may be anything.
+    if not hmac.compare_digest(sign(key, campaign, name, payload).encode(), signature.encode()):
         raise FunctionError(
             f"the signature of {name} is not valid: it was altered, or signed with another key; refused"
         )

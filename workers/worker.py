@@ -178,6 +178,8 @@ class Worker:
             return None
         if self._signals.wants_drain and away_s > 5.0:
             return "the server is away"
+        if self._is_out_of_time():
+            return f"the server is away, and the time limit of {self._options.time_limit_s:g} s is near"
         idle = self._options.idle_timeout_s
         if idle is not None and away_s > 1.0 and self._is_stopped_server():
             return "the server was stopped"
