@@ -322,7 +322,11 @@ local function take_in_order(worker, room, prefetch, slots, most, now)
     if (tonumber(width) or math.huge) <= slots then fitting[#fitting + 1] = width elseif first[width] then aside = 1 end
   end
 
-  local starting, reserved, skipped = room, 0, false
+  local starting, skipped = room, false
+  local function room_for_narrow()
+    -- Nobody waits on the worker behind a wide job: it may be long.
+    return room + (#wide == 0 and prefetch or 0)
+  end
   while true do
     local next = nil
     for _, width in ipairs(fitting) do
@@ -330,10 +334,13 @@ local function take_in_order(worker, room, prefetch, slots, most, now)
     end
     if not next then break end
     local before = redis.call('ZCOUNT', PENDING, '-inf', '(' .. first[next])
-    local taken = math.min(before, room + prefetch, most, 2000)
+    local taken = math.min(before, room_for_narrow(), most, 2000)
     take_narrow(taken)
     room = room - taken
-    if taken < before or most < 1 then return narrow, wide, starting, 0, 1 end
+    if taken < before or most < 1 then
+      redis.call('ZREM', RESERVING, worker)
+      return narrow, wide, starting, 0, 1
+    end
     if tonumber(next) > room then
       if reserve(worker, fitting, now) then return narrow, wide, starting, tonumber(next), 1 end
       skipped = true
@@ -344,8 +351,7 @@ local function take_in_order(worker, room, prefetch, slots, most, now)
     look(next)
   end
   redis.call('ZREM', RESERVING, worker)
-  -- Nobody waits on the worker behind a wide job: it may be long.
-  take_narrow(math.min(room + (#wide == 0 and prefetch or 0), most, 2000))
+  take_narrow(math.min(room_for_narrow(), most, 2000))
   return narrow, wide, starting, 0, skipped and 1 or aside
 end
 

@@ -21,12 +21,13 @@ end
 local unknown = {}
 if redis.call('HLEN', held_key(worker)) > #ids - #lost then
   local named = {}
-  for _, id in ipairs(ids) do named[id] = true end
+  for i, id in ipairs(ids) do named[id .. ' ' .. ARGV[3 + 2 * i]] = true end
   local all = redis.call('HGETALL', held_key(worker))
   for i = 1, #all, 2 do
-    if not named[all[i]] and is_job(all[i], math.huge) then
+    local attempt = tostring(parse_held(all[i + 1]))
+    if not named[all[i] .. ' ' .. attempt] and is_job(all[i], math.huge) then
       unknown[#unknown + 1] = all[i]
-      unknown[#unknown + 1] = tostring(parse_held(all[i + 1]))
+      unknown[#unknown + 1] = attempt
     end
   end
 end

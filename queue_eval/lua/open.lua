@@ -24,5 +24,7 @@ local reply = standing(status)
 if status == 'created' or status == 'opened' then
   redis.call('HSET', META, unpack(ARGV, 4))
   redis.call('HINCRBY', META, 'revision', 1)
+  -- Another limit may let waiting jobs run; under the old one no marker was left.
+  wake_for_waiting()
 end
 return reply

@@ -11,21 +11,28 @@ if gone(uid) then return GONE end
 local now = now_ms()
 local worker = dead
 
-local function hold_off()
-  redis.call('HSET', META, 'server_run', server_run(), 'reclaim_from', now + grace_ms)
-  return { {}, 0, tostring(now + grace_ms) }
+-- Until when nothing is reclaimed, because the server was away. Noted by whoever asks first, whether or not a
+-- lease has expired: what expires a moment later needs the grace as well.
+local function holds_off_until()
+  local known = redis.call('HMGET', META, 'server_run', 'reclaim_seen', 'reclaim_from', 'reclaim_back')
+  local run, seen = server_run(), tonumber(known[2])
+  local from, back = tonumber(known[3]) or 0, tonumber(known[4]) or now
+  if not seen or now - seen > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
+  if known[1] ~= run or (grace_ms > 0 and now - (seen or now) > grace_ms / 2) then
+    from, back = now + grace_ms, now
+    redis.call('HSET', META, 'server_run', run, 'reclaim_from', from, 'reclaim_back', back)
+  end
+  -- Whose own leases are shorter than those of who noted it needs not wait that long.
+  return math.min(from, back + grace_ms)
 end
 
 if worker == '' then
-  local seen = tonumber(redis.call('HGET', META, 'reclaim_seen')) or now
-  if seen == now or now - seen > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
+  local from = holds_off_until()
   local first = redis.call('ZRANGE', WORKERS, 0, 0, 'WITHSCORES')
   if not first[1] then return { {}, 0, '' } end
   if tonumber(first[2]) > now then return { {}, 0, first[2] } end
+  if from > now then return { {}, 0, tostring(from) } end
   worker = first[1]
-  local known = redis.call('HMGET', META, 'server_run', 'reclaim_from')
-  if known[1] ~= server_run() or (grace_ms > 0 and now - seen > grace_ms / 2) then return hold_off() end
-  if (tonumber(known[2]) or 0) > now then return { {}, 0, known[2] } end
 elseif not redis.call('ZSCORE', WORKERS, worker) then
   return { {}, 0, '' }
 end

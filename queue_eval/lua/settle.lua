@@ -44,16 +44,21 @@ if #ARGV >= FIRST then
     local mine = tokens[i] and parse_held(tokens[i]) == attempt
     local report = { run_ms = ARGV[at + 3], age_ms = ARGV[at + 4], source = ARGV[at + 5],
                      body = ARGV[at + 6], output = ARGV[at + 7], worker = worker }
-    if finished[i] or closed[id] then
+    if finished[i] or closed[id] == 'recorded' then
       verdicts[i] = 'finished'
+    elseif closed[id] then
+      verdicts[i] = 'stale'
     elseif outcome == 'ok' and (mine or is_job(id, last_id)) then
-      closed[id] = true
       verdicts[i] = 'recorded'
+      closed[id] = 'recorded'
       local h = parse_history(past[i])
       if not mine then
         withdraw({ id })
         if elsewhere[id] then
-          h.attempts = math.max(h.attempts, (parse_held(elsewhere[id][2])))
+          local held_attempt, _, started = parse_held(elsewhere[id][2])
+          h.attempts = math.max(h.attempts, held_attempt)
+          -- Prefetched there: not begun, as far as anybody knows.
+          if not started then h.unstarted = h.unstarted + 1 end
           redis.call('HDEL', held_key(elsewhere[id][1]), id)
         end
       end
@@ -61,7 +66,6 @@ if #ARGV >= FIRST then
       finish(entries, id, math.max(math.max(h.attempts, attempt) - h.unstarted, 1), 'succeeded', report)
       if past[i] then forgotten[#forgotten + 1] = id end
     elseif outcome ~= 'ok' and mine then
-      closed[id] = true
       local h = parse_history(past[i])
       h.attempts = attempt
       h.suspect = 0
@@ -85,6 +89,7 @@ if #ARGV >= FIRST then
         end
         redis.call('HSET', ATTEMPTS, id, format_history(h))
       end
+      closed[id] = verdicts[i]
     else
       verdicts[i] = 'stale'
     end

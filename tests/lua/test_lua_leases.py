@@ -290,6 +290,27 @@ def test_after_the_server_was_frozen_reclaim_holds_off_one_grace(campaign):
     assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == [1]
 
 
+@pytest.mark.parametrize("sign", [{"server_run": "another"}, {"reclaim_seen": 1}])
+def test_a_lease_that_expires_just_after_the_server_was_away_has_its_grace_too(campaign, sign):
+    campaign.add(1)
+    campaign.lease()
+    campaign.client.hset(campaign.queue.keys.meta, mapping=sign)
+    assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == [], "it has not expired"
+    campaign.expire("w1")
+    assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == []
+    assert campaign.queue.reclaim(grace_ms=0).ids == [1], "whose leases are short need not wait so long"
+
+
+def test_a_worker_that_dies_long_after_a_restart_of_the_server_has_no_grace(campaign):
+    campaign.add(1)
+    campaign.lease()
+    campaign.client.hset(campaign.queue.keys.meta, "server_run", "another")
+    campaign.queue.reclaim(grace_ms=LEASE_MS)
+    campaign.client.hset(campaign.queue.keys.meta, "reclaim_from", 0)
+    campaign.expire("w1")
+    assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == [1]
+
+
 def test_a_real_restart_forgets_nothing_and_gives_workers_time(tmp_path_factory):
     home = tmp_path_factory.mktemp("h") / "home"
     try:
@@ -314,3 +335,12 @@ def test_extend_names_what_the_worker_holds_without_knowing_it(campaign):
     assert sorted(campaign.queue.extend("w1", LEASE_MS, [known]).unknown) == sorted(others)
     assert campaign.queue.extend("w1", LEASE_MS, [known, *others]).unknown == []
     assert campaign.queue.extend("w1", LEASE_MS, [known, (99, 1)]).unknown == others
+
+
+def test_extend_names_the_newer_attempt_that_the_worker_does_not_know(campaign):
+    campaign.add(1)
+    (old,) = campaign.lease()
+    campaign.queue.release("w1", [(*old, True)])
+    (new,) = campaign.lease()
+    extended = campaign.queue.extend("w1", LEASE_MS, [old])
+    assert (extended.taken, extended.unknown) == ([1], [new])

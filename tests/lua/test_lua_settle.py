@@ -370,3 +370,22 @@ def test_unfinite_run_times_are_recorded(campaign):
     campaign.add(1)
     campaign.settle("w1", settlement(campaign.lease()[0], run_ms=math.inf))
     assert campaign.results()[0].run_ms == math.inf
+
+
+def test_a_late_success_counts_no_execution_that_was_only_prefetched(campaign):
+    campaign.add(1)
+    (first,) = campaign.lease("w1")
+    campaign.die("w1")
+    assert campaign.lease("w2", room=0, prefetch=1) == [(1, 2)]
+    assert campaign.ok("w1", first) == "recorded"
+    assert campaign.results()[0].attempts == 1
+
+
+def test_a_second_failure_of_one_call_is_stale(campaign):
+    """Another attempt of the same job, of a worker that has had it twice."""
+    campaign.add(1)
+    (old,) = campaign.lease()
+    campaign.queue.release("w1", [(*old, True)])
+    (new,) = campaign.lease()
+    reports = [settlement(new, Outcome.LOST), settlement(old, Outcome.LOST)]
+    assert campaign.settle("w1", *reports).verdicts == ["again", "stale"]

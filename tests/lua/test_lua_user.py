@@ -7,7 +7,15 @@ import pytest
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
-from tests.support.lua_campaign import LEASE_MS, LuaCampaign, is_gone, settlement, submission, tokens
+from tests.support.lua_campaign import (
+    FIELDS,
+    LEASE_MS,
+    LuaCampaign,
+    is_gone,
+    settlement,
+    submission,
+    tokens,
+)
 
 # cancel
 
@@ -294,3 +302,13 @@ def test_a_missing_option_wedges_nothing(make_campaign, missing):
     assert campaign.fail("w1", one) in ("again", "recorded")
     assert campaign.fail("w1", two, Outcome.LOST) in ("again", "recorded")
     assert campaign.die("w1") == [3]
+
+
+def test_opening_with_another_limit_leaves_a_marker(make_campaign):
+    campaign = make_campaign(most_running=1)
+    campaign.add(2)
+    campaign.lease()
+    fields = FIELDS | {"most_running": ""}
+    assert campaign.wakes(
+        lambda: CampaignQueue.open(campaign.link, campaign.name, fields, accept_change=False)
+    )

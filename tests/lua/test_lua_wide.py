@@ -253,3 +253,12 @@ def test_opening_again_changes_the_limit(make_campaign):
     assert len(campaign.lease("w1", room=3)) == 1
     campaign.client.hset(campaign.queue.keys.meta, "most_running", "")
     assert len(campaign.lease("w1", room=3)) == 2
+
+
+def test_nothing_waits_on_a_worker_behind_a_wide_job_whatever_comes_next(campaign):
+    campaign.add(1, slots=2)
+    campaign.add(2)
+    campaign.add(1, slots=3)
+    settled = campaign.settle("w1", room=2, prefetch=2, slots=3)
+    assert [(lease.id, lease.started) for lease in settled.leases] == [(1, True)]
+    assert campaign.lease("w2", room=2) == [(2, 1), (3, 1)]
