@@ -1,0 +1,467 @@
+"""A campaign as docs/protocol.md tells it: no server, no batches, each rule where one would look for it.
+
+Written from the document, not from the scripts: where they disagree, one of the three is wrong. What a script
+leaves open (in which order a reclaim takes jobs) the model is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from queue_eval.moves import (
+    Attendance,
+    Enqueued,
+    EnqueueReply,
+    Extended,
+    Lease,
+    Reclaimed,
+    Settled,
+    Settlement,
+    Snapshot,
+    Submission,
+)
+from queue_eval.states import Outcome, State
+
+RESERVED_MS = 2000
+
+Token = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One terminal outcome in the result stream."""
+
+    job: int
+    state: State
+    attempts: int
+    worker: str = ""
+    source: str = ""
+    cause: str = ""
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Held:
+    worker: str
+    attempt: int
+    request: str
+    started: bool
+
+
+@dataclass
+class Job:
+    id: int
+    config: str
+    submitted_ms: int
+    priority: int
+    slots: int
+    state: State = State.PENDING
+    due_ms: int = 0
+    held: Held | None = None
+    entry: int | None = None
+    """Its outcome's place in the result stream, from 0."""
+    output: bytes = b""
+    attempts: int = 0
+    """Those that have ended otherwise than by success."""
+    failures: int = 0
+    losses: int = 0
+    unstarted: int = 0
+    suspect: bool = False
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return -self.priority, self.id
+
+    @property
+    def history(self) -> tuple[int, int, int, int, int] | None:
+        """As it stands in the column `attempts`."""
+        if self.state == State.SUCCEEDED or not self.attempts:
+            return None
+        return self.attempts, self.failures, self.losses, self.unstarted, int(self.suspect)
+
+
+@dataclass(frozen=True)
+class Options:
+    max_attempts: int = 1
+    max_losses: int = 3
+    retry_first_ms: int = 1000
+    retry_factor: int = 2
+    retry_max_ms: int = 60_000
+    most_running: int | None = None
+
+
+@dataclass
+class Model:
+    options: Options
+    now_ms: int
+    revision: int = 1
+    retried: int = 0
+    paused: bool = False
+    jobs: dict[int, Job] = field(default_factory=dict)
+    results: list[Entry] = field(default_factory=list)
+    failures: list[tuple[int, int, str, str, bytes]] = field(default_factory=list)
+    copies: dict[str, list[int]] = field(default_factory=dict)
+    """Config -> the jobs that have it."""
+    workers: dict[str, int] = field(default_factory=dict)
+    """When the lease of each worker expires (ms)."""
+    requests: dict[str, str] = field(default_factory=dict)
+    batches: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Driver -> sequence and first id of its last batch without reuse."""
+    reserving: dict[str, int] = field(default_factory=dict)
+    was_restarted: bool = False
+    asked_ms: int | None = None
+    """When somebody last asked for expired leases."""
+    back_ms: int | None = None
+    """When it was noticed that the server had been away, and until when whoever noticed it holds off."""
+    holds_off_until_ms: int = 0
+
+    # Drivers
+
+    def open(self, options: Options) -> None:
+        self.options = options
+        self.revision += 1
+
+    def enqueue(
+        self, driver: str, sequence: int, submissions: Sequence[Submission], *,
+        reuse: bool, priority: int, delay_ms: int, slots: int,
+    ) -> EnqueueReply:  # fmt: skip
+        """`entry` and `fence` of the reply are places in the result stream, as text."""
+        if not reuse:
+            last, first = self.batches.get(driver, (0, 0))
+            if sequence == last:
+                again = [Enqueued(first + i, None) for i in range(len(submissions))]
+                return EnqueueReply(self.now_ms, again, None)
+            if sequence < last:
+                return EnqueueReply(self.now_ms, [], None)
+            self.batches[driver] = (sequence, len(self.jobs) + 1)
+        replies: list[Enqueued] = []
+        joined_open = False
+        for wanted in submissions:
+            copies = self.copies.setdefault(wanted.config, [])
+            if reuse and wanted.occurrence <= len(copies):
+                job = self.jobs[copies[wanted.occurrence - 1]]
+                joined_open |= job.entry is None
+                replies.append(Enqueued(job.id, None if job.entry is None else str(job.entry)))
+                continue
+            job = Job(len(self.jobs) + 1, wanted.config, self.now_ms, priority, slots)
+            if delay_ms:
+                job.state, job.due_ms = State.SCHEDULED, self.now_ms + delay_ms
+            self.jobs[job.id] = job
+            copies.append(job.id)
+            replies.append(Enqueued(job.id, None))
+        fence = str(len(self.results) - 1) if joined_open and self.retried else None
+        return EnqueueReply(self.now_ms, replies, fence)
+
+    def cancel(self, ids: Iterable[int]) -> list[int]:
+        cancelled = []
+        for job in self._known(ids):
+            if job.entry is None:
+                worker = self._withdraw(job)
+                self._finish(job, Entry(job.id, State.CANCELLED, job.attempts - job.unstarted, worker))
+                cancelled.append(job.id)
+        return cancelled
+
+    def retry(self, ids: Iterable[int]) -> list[int]:
+        again = []
+        for job in self._known(ids):
+            if job.state in (State.FAILED, State.CANCELLED):
+                job.state, job.entry, job.output, job.submitted_ms = State.PENDING, None, b"", self.now_ms
+                job.failures, job.losses, job.suspect = 0, 0, False
+                self.retried += 1
+                again.append(job.id)
+        return again
+
+    def pause(self, paused: bool) -> bool:
+        changed = self.paused != paused
+        self.paused = paused
+        return changed
+
+    # Workers
+
+    def settle(
+        self, worker: str, settlements: Sequence[Settlement], *,
+        lease_ms: int, request: str, room: int, prefetch: int, slots: int,
+    ) -> Settled:  # fmt: skip
+        verdicts = [""] * len(settlements)
+        for is_ok in (True, False):
+            for i, settlement in enumerate(settlements):
+                if (settlement.outcome == Outcome.OK) == is_ok:
+                    verdicts[i] = self._settle_one(worker, settlement)
+        leases: list[Lease] = []
+        due, reserved, aside = None, 0, False
+        if lease_ms:
+            self.workers[worker] = self.now_ms + lease_ms
+            due = self._promote()
+            leases, reserved, aside = self._lease(worker, request, room, prefetch, slots)
+        return Settled(leases, due, self.now_ms, self.revision, verdicts, reserved, aside)
+
+    def _settle_one(self, worker: str, settlement: Settlement) -> str:
+        job = self.jobs.get(settlement.id)
+        if job is None:
+            return "stale"
+        if job.entry is not None:
+            return "finished"
+        outcome = settlement.outcome
+        is_mine = job.held is not None and (job.held.worker, job.held.attempt) == (worker, settlement.attempt)
+        if outcome == Outcome.OK:
+            if is_mine:
+                job.attempts, job.held = settlement.attempt, None
+            else:
+                self._withdraw(job)
+                job.attempts = max(job.attempts, settlement.attempt)
+            executions = max(job.attempts - job.unstarted, 1)
+            job.output = settlement.output
+            self._finish(
+                job,
+                Entry(job.id, State.SUCCEEDED, executions, worker, settlement.source, "", settlement.body),
+            )
+            return "recorded"
+        if not is_mine:
+            return "stale"
+        job.attempts, job.held, job.suspect = settlement.attempt, None, False
+        self.failures.append((job.id, settlement.attempt, outcome.value, worker, settlement.body))
+        if outcome == Outcome.LOST:
+            job.losses += 1
+            is_over = job.losses >= self.options.max_losses
+            job.state = State.PENDING
+        else:
+            job.failures += 1
+            is_over = job.failures >= self.options.max_attempts
+            job.state = State.SCHEDULED
+            delay = self.options.retry_first_ms * self.options.retry_factor ** (job.failures - 1)
+            job.due_ms = self.now_ms + min(self.options.retry_max_ms, delay)
+        if not is_over:
+            return "again"
+        job.output = settlement.output
+        executions, source, body = job.attempts - job.unstarted, settlement.source, settlement.body
+        self._finish(job, Entry(job.id, State.FAILED, executions, worker, source, outcome.value, body))
+        return "recorded"
+
+    def extend(self, worker: str, lease_ms: int, tokens: Sequence[Token]) -> Extended:
+        self.workers[worker] = self.now_ms + lease_ms
+        held = self._held_by(worker)
+        lost = [self.jobs.get(id_) or id_ for id_, attempt in tokens if (id_, attempt) not in held]
+        finished = [job.id for job in lost if isinstance(job, Job) and job.entry is not None]
+        taken = [job if isinstance(job, int) else job.id for job in lost]
+        taken = [id_ for id_ in taken if id_ not in finished]
+        unknown = [token for token in held if token not in tokens]
+        return Extended(finished, taken, self.revision, unknown)
+
+    def release(self, worker: str, tokens: Sequence[tuple[int, int, bool]], *, leave: bool) -> int:
+        released = 0
+        for id_, attempt, has_begun in tokens:
+            if (id_, attempt) in self._held_by(worker):
+                job = self.jobs[id_]
+                job.attempts, job.held, job.state = attempt, None, State.PENDING
+                job.unstarted += not has_begun
+                released += 1
+        if leave and not self._held_by(worker):
+            self._forget(worker)
+        return released
+
+    # Anybody
+
+    def reclaim(self, *, grace_ms: int, worker: str, order: Sequence[int]) -> Reclaimed:
+        """`order`: in which order the jobs are taken back."""
+        is_named = worker != ""
+        if not is_named:
+            until = self._holds_off(grace_ms)
+            if not self.workers:
+                return Reclaimed([], False, None)
+            expiry, worker = min((expiry, name) for name, expiry in self.workers.items())
+            if max(expiry, until) > self.now_ms:
+                return Reclaimed([], False, expiry if expiry > self.now_ms else until)
+        elif worker not in self.workers:
+            return Reclaimed([], False, None)
+        held = self._held_by(worker)
+        assert sorted(id_ for id_, _ in held) == sorted(order), "all it holds is taken back"
+        for id_ in order:
+            job = self.jobs[id_]
+            assert job.held is not None
+            started, job.attempts = job.held.started, job.held.attempt
+            job.held, job.state = None, State.PENDING
+            if not started:
+                job.unstarted += 1
+                job.suspect = True
+                continue
+            job.losses += 1
+            job.suspect = False
+            body = f"worker {worker} died or was cut off while it ran this job".encode()
+            self.failures.append((id_, job.attempts, "lost", worker, body))
+            if job.losses >= self.options.max_losses:
+                executions = job.attempts - job.unstarted
+                self._finish(job, Entry(id_, State.FAILED, executions, worker, "", "lost", body))
+        self._forget(worker)
+        return Reclaimed(list(order), not is_named, None)
+
+    def _holds_off(self, grace_ms: int) -> float:
+        """Until when nothing is reclaimed, for the server was away."""
+        asked_ms = self.now_ms if self.asked_ms is None else self.asked_ms
+        if self.was_restarted or (grace_ms and self.now_ms - asked_ms > grace_ms / 2):
+            self.was_restarted = False
+            self.back_ms, self.holds_off_until_ms = self.now_ms, self.now_ms + grace_ms
+        if self.asked_ms is None or self.now_ms - asked_ms > grace_ms / 8:
+            self.asked_ms = self.now_ms
+        if self.back_ms is None:
+            return 0
+        return min(self.holds_off_until_ms, self.back_ms + grace_ms)
+
+    def snapshot(self) -> Snapshot:
+        counts = dict.fromkeys(State, 0)
+        for job in self.jobs.values():
+            counts[job.state] += 1
+        workers = sorted((expiry, name) for name, expiry in self.workers.items())
+        attending = [Attendance(name, expiry, len(self._held_by(name))) for expiry, name in workers]
+        return Snapshot(len(self.jobs), counts, self.paused, self.now_ms, attending)
+
+    # Leases
+
+    def _promote(self) -> int | None:
+        scheduled = [job for job in self.jobs.values() if job.state == State.SCHEDULED]
+        for job in scheduled:
+            if job.due_ms <= self.now_ms:
+                job.state = State.PENDING
+        return min((job.due_ms for job in scheduled if job.state == State.SCHEDULED), default=None)
+
+    def _lease(
+        self, worker: str, request: str, room: int, prefetch: int, slots: int
+    ) -> tuple[list[Lease], int, bool]:
+        """The leases, for which width the worker reserves, whether wide jobs wait that were not for it."""
+        last = self.requests.get(worker)
+        if request == last:
+            made = [job for job in self.jobs.values() if _is_made_by(job.held, worker, request)]
+            return [self._as_lease(job) for job in made], 0, False
+        if last is not None and _is_older(request, last):
+            return [], 0, False
+        self.requests[worker] = request
+        if self.paused or self.may_be_held < 1 or room + prefetch < 1:
+            return [], 0, False
+
+        narrow, wide, reserved = self._choose(worker, room, prefetch, slots)
+        room -= sum(job.slots for job in wide)
+        suspects = [job for job in narrow if job.suspect]
+        chosen = suspects[: max(0, room)] + [job for job in narrow if not job.suspect]
+        for i, job in enumerate(chosen):
+            job.held = Held(worker, job.attempts + 1, request, started=i < room)
+        for job in wide:
+            job.held = Held(worker, job.attempts + 1, request, started=True)
+        for job in chosen + wide:
+            job.state = State.RUNNING
+        is_aside = any(job.slots > 1 for job in self.pending())
+        return [self._as_lease(job) for job in chosen + wide], reserved, is_aside
+
+    def _choose(self, worker: str, room: int, prefetch: int, slots: int) -> tuple[list[Job], list[Job], int]:
+        narrow: list[Job] = []
+        wide: list[Job] = []
+        most = self.may_be_held
+        passes_by = False
+        for job in self.pending():
+            if len(narrow) + len(wide) >= most:
+                break
+            if job.slots == 1:
+                # Nothing waits on the worker behind a wide job: it may be long.
+                if room + (0 if wide else prefetch) < 1:
+                    break
+                narrow.append(job)
+                room -= 1
+            elif job.slots > slots or passes_by:
+                continue
+            elif job.slots <= room:
+                wide.append(job)
+                room -= job.slots
+            elif self._reserves(worker, slots, narrow + wide):
+                return narrow, wide, job.slots
+            else:
+                passes_by = True
+        self.reserving.pop(worker, None)
+        return narrow, wide, 0
+
+    def _reserves(self, worker: str, slots: int, taken: list[Job]) -> bool:
+        """Unless as many others do as there are wide jobs before the first narrow one that is left."""
+        left = [job for job in self.pending() if job not in taken]
+        ahead = 0
+        for job in left:
+            if job.slots == 1:
+                break
+            ahead += job.slots <= slots
+        since = self.reserving.get(worker, self.now_ms)
+        others = sum(
+            name != worker and self.now_ms - RESERVED_MS <= began <= since
+            for name, began in self.reserving.items()
+        )
+        if others >= ahead:
+            return False
+        self.reserving.setdefault(worker, self.now_ms)
+        return True
+
+    # What is where
+
+    def pending(self) -> list[Job]:
+        return sorted((j for j in self.jobs.values() if j.state == State.PENDING), key=lambda job: job.order)
+
+    @property
+    def may_be_held(self) -> float:
+        if self.options.most_running is None:
+            return math.inf
+        return self.options.most_running - sum(job.held is not None for job in self.jobs.values())
+
+    def leasable(self, *, wide: bool) -> bool:
+        """Whether a marker is due: somebody idle could lease such a job, or look at it."""
+        waits = any((job.slots > 1) == wide for job in self.pending())
+        return waits and not self.paused and self.may_be_held >= 1
+
+    def next_ms(self) -> list[int]:
+        """Moments at which something falls due or expires."""
+        due = [job.due_ms for job in self.jobs.values() if job.state == State.SCHEDULED]
+        moments = [*due, *self.workers.values(), self.holds_off_until_ms]
+        return sorted(moment for moment in set(moments) if moment > self.now_ms)
+
+    def _held_by(self, worker: str) -> list[Token]:
+        return [
+            (job.id, job.held.attempt)
+            for job in self.jobs.values()
+            if job.held is not None and job.held.worker == worker
+        ]
+
+    def _known(self, ids: Iterable[int]) -> list[Job]:
+        return [self.jobs[id_] for id_ in ids if id_ in self.jobs]
+
+    def _as_lease(self, job: Job) -> Lease:
+        assert job.held is not None
+        return Lease(job.id, job.held.attempt, job.held.started, job.config.encode(), job.slots)
+
+    def _withdraw(self, job: Job) -> str:
+        """Take an open job from where it is; returns who held it. What was only prefetched had not begun."""
+        held, job.held = job.held, None
+        if held is None:
+            return ""
+        job.attempts = held.attempt
+        job.unstarted += not held.started
+        return held.worker
+
+    def _finish(self, job: Job, entry: Entry) -> None:
+        job.state, job.entry = entry.state, len(self.results)
+        self.results.append(entry)
+
+    def _forget(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        self.reserving.pop(worker, None)
+
+
+def _is_made_by(held: Held | None, worker: str, request: str) -> bool:
+    return held is not None and (held.worker, held.request) == (worker, request)
+
+
+def _is_older(request: str, last: str) -> bool:
+    """Both are <life>-<number>."""
+    (life, number), (last_life, last_number) = request.split("-"), last.split("-")
+    return life == last_life and int(number) < int(last_number)
+
+
+def state_of(model: Model) -> Any:
+    """All that a repeated call must not change."""
+    jobs = {job.id: replace(job) for job in model.jobs.values()}
+    return jobs, list(model.results), list(model.failures), model.paused, model.retried

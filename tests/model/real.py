@@ -1,0 +1,154 @@
+"""The campaign on the server, asked and seen in the words of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from queue_eval.campaign_view import STAMP_DIGITS
+from queue_eval.moves import EnqueueReply, Extended, Reclaimed, Settled, Settlement, Snapshot, Submission
+from queue_eval.queue import CampaignQueue
+from tests.model.model import Entry, Held, Model, Options, Token
+from tests.model.still_server import StillLink
+from tests.support.lua_campaign import FIELDS, Columns
+
+MONOTONIC_S = 1000.0
+
+
+def fields_of(options: Options) -> dict[str, Any]:
+    limit = "" if options.most_running is None else options.most_running
+    return FIELDS | vars(options) | {"most_running": limit}
+
+
+class Real:
+    """The same methods as the model has, on a server."""
+
+    def __init__(self, link: StillLink, name: str, options: Options) -> None:
+        self._link = link
+        self._name = name
+        self.queue, opened = CampaignQueue.open(link, name, fields_of(options), accept_change=False)
+        assert opened.created
+        assert opened.created_ms == opened.opened_ms
+
+    def close(self) -> None:
+        self.queue.purge()
+        left = self._link.client.keys(f"*{self._name}*")
+        assert left == [], "purge leaves nothing"
+
+    def open(self, options: Options) -> None:
+        queue, opened = CampaignQueue.open(self._link, self._name, fields_of(options), accept_change=False)
+        assert not opened.created
+        assert queue.uid == self.queue.uid
+
+    def enqueue(
+        self, driver: str, sequence: int, submissions: Sequence[Submission], *,
+        reuse: bool, priority: int, delay_ms: int, slots: int,
+    ) -> EnqueueReply:  # fmt: skip
+        reply = self.queue.enqueue(
+            driver, sequence, submissions, reuse=reuse, priority=priority, delay_ms=delay_ms, slots=slots
+        )
+        places: dict[str | None, str | None] = {
+            e.entry: str(i) for i, e in enumerate(self.queue.read_after("0-0"))
+        }
+        places |= {None: None, "0-0": "-1"}
+        jobs = [replace(job, entry=places[job.entry]) for job in reply.jobs]
+        return replace(reply, jobs=jobs, fence=places[reply.fence])
+
+    def settle(
+        self, worker: str, settlements: Sequence[Settlement], *,
+        lease_ms: int, request: str, room: int, prefetch: int, slots: int,
+    ) -> Settled:  # fmt: skip
+        return self.queue.settle(
+            worker, settlements, lease_ms=lease_ms, request=request, room=room, prefetch=prefetch,
+            slots=slots, now=MONOTONIC_S,
+        )  # fmt: skip
+
+    def extend(self, worker: str, lease_ms: int, tokens: Sequence[Token]) -> Extended:
+        return self.queue.extend(worker, lease_ms, tokens)
+
+    def release(self, worker: str, tokens: Sequence[tuple[int, int, bool]], *, leave: bool) -> int:
+        return self.queue.release(worker, tokens, leave=leave)
+
+    def reclaim(self, *, grace_ms: int, worker: str) -> Reclaimed:
+        return self.queue.reclaim(grace_ms=grace_ms, worker=worker)
+
+    def cancel(self, ids: Iterable[int]) -> list[int]:
+        return self.queue.cancel(ids)
+
+    def retry(self, ids: Iterable[int]) -> list[int]:
+        return self.queue.retry(ids)
+
+    def pause(self, paused: bool) -> bool:
+        return self.queue.pause(paused)
+
+    def snapshot(self) -> Snapshot:
+        return self.queue.snapshot()
+
+    def restart(self) -> None:
+        """As far as the scripts can see: the server is another life of itself."""
+        self._link.client.hset(self.queue.keys.meta, "server_run", "another")
+
+    def take_marker(self, *, wide: bool) -> bool:
+        keys = self.queue.keys
+        return bool(self._link.client.zpopmin(keys.wake_wide if wide else keys.wake))
+
+    def has_marker(self, *, wide: bool) -> bool:
+        keys = self.queue.keys
+        return bool(self._link.client.exists(keys.wake_wide if wide else keys.wake))
+
+
+def check_same(model: Model, real: Real) -> None:
+    """Every job in the place where the model has it, and everything that is known of it the same."""
+    columns = Columns.read(real._link.client, real.queue)
+    columns.check()
+    client, column = real._link.client, real.queue.keys.column
+
+    held = {
+        int(job): Held(worker.decode(), *_parse_held(value))
+        for worker, jobs in columns.held.items()
+        for job, value in jobs.items()
+    }
+    jobs = model.jobs.values()
+    assert held == {job.id: job.held for job in jobs if job.held is not None}
+    waiting = model.pending()
+    for width in {job.slots for job in waiting} | set(columns.by_width):
+        there = [int(job) for job in columns.by_width.get(width, [])]
+        assert there == [job.id for job in waiting if job.slots == width], f"pending, of width {width}"
+    scheduled = client.zrange(column("scheduled"), 0, -1, withscores=True)
+    due = {job.id: job.due_ms for job in jobs if job.state == "scheduled"}
+    assert {int(job): int(at) for job, at in scheduled} == due
+
+    configs = {
+        int(job): (int(value[:STAMP_DIGITS]), value[STAMP_DIGITS:].decode())
+        for job, value in columns.configs.items()
+    }
+    assert configs == {job.id: (job.submitted_ms, job.config) for job in jobs}
+    histories = {int(job): tuple(map(int, value.split())) for job, value in columns.attempts.items()}
+    assert histories == {job.id: job.history for job in jobs if job.history is not None}
+    outputs = {int(job): output for job, output in client.hgetall(column("outputs")).items()}
+    assert outputs == {job.id: job.output for job in jobs if job.output}
+
+    entries = real.queue.read_after("0-0")
+    assert [
+        Entry(e.id, e.state, e.attempts, e.worker, e.source, e.cause, e.body) for e in entries
+    ] == model.results
+    places = {entry.entry: i for i, entry in enumerate(entries)}
+    index = {int(job): places[entry.decode()] for job, entry in columns.index.items()}
+    assert index == {job.id: job.entry for job in jobs if job.entry is not None}
+    failures = [
+        (int(f[b"job"]), int(f[b"attempt"]), f[b"cause"].decode(), f[b"worker"].decode(), f[b"body"])
+        for _, f in client.xrange(column("failures"))
+    ]
+    assert failures == model.failures
+
+    assert real.snapshot() == model.snapshot()
+    reserving = client.zrange(column("reserving"), 0, -1, withscores=True)
+    assert {name.decode(): int(since) for name, since in reserving} == model.reserving
+    for wide in (False, True):
+        assert real.has_marker(wide=wide) or not model.leasable(wide=wide), "jobs wait, and nobody is woken"
+
+
+def _parse_held(value: bytes) -> tuple[int, str, bool]:
+    attempt, request, started = value.decode().split()
+    return int(attempt), request, started == "1"

@@ -1,0 +1,37 @@
+"""The real scripts on the real server, but for one line: their clock stands still until it is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from queue_eval.access import Access
+from queue_eval.connection import Link
+from queue_eval.lua import script
+
+CLOCK = "still-clock"
+TIME = "redis.call('TIME')"
+
+
+@cache
+def stilled(name: str) -> str:
+    source = script(name).source
+    assert source.count(TIME) == 1, "one clock"
+    return source.replace(TIME, f"redis.call('HMGET', '{CLOCK}', 'seconds', 'micros')")
+
+
+class StillLink(Link):
+    """A link whose scripts read their time from a key."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(access, name="still")
+        self.calls = 0
+
+    def set_clock(self, now_ms: int) -> None:
+        self.client.hset(CLOCK, mapping={"seconds": now_ms // 1000, "micros": now_ms % 1000 * 1000})
+
+    def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
+        self.calls += 1
+        keys = tuple(keys)
+        return self.client.eval(stilled(name), len(keys), *keys, *arguments)
