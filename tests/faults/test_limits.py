@@ -85,6 +85,22 @@ def test_without_a_limit_nothing_is_measured(make):
     assert executor.executor._gauge is None
 
 
+@pytest.mark.long
+def test_the_limits_of_a_worker(fleet, campaign):
+    """By its options: a leak fails its job, and processes are replaced, at no cost to the others."""
+    fleet.worker("--memory-limit", "150MB", "--max-jobs-per-child", "2", slots=2)
+    function = "tests.support.executor_functions:do"
+    with fleet.driver(campaign, function, max_losses=1) as driver:
+        (leak,) = driver.submit([{"do": "leak"}])
+        others = driver.submit([{"do": "pid"}] * 12)
+        driver.gather("ALL", timeout=60)
+    assert (leak.state, leak.cause, leak.attempts) == ("failed", "error", 1)
+    assert "used more than its memory limit of 150 MB" in leak.error
+    assert {(job.state, job.attempts) for job in others} == {("succeeded", 1)}
+    pids = [job.result for job in others]
+    assert max(pids.count(pid) for pid in pids) <= 2
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("500MB", 500 * MB), ("2GB", 2 * 10**9), ("1GiB", 2**30), ("1.5 gib", 3 * 2**29), ("64kb", 64_000)],

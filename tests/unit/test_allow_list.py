@@ -19,7 +19,7 @@ def test_a_package_allows_what_is_in_it_and_nothing_beside_it():
     for name in ("pack.mod:run", "pack.mod.deep:run", "json:dumps", "json.decoder:JSONDecoder.decode"):
         ALLOWED.check(name, Method.PROCESS, is_by_value=False)
     for name in ("pack:run", "pack.module:run", "jsonx:run", "os:system", "__main__:run"):
-        with pytest.raises(FunctionError, match="is not allowed on this worker; start .* --allow"):
+        with pytest.raises(FunctionError, match=r"is not allowed on this worker; start .* --allow"):
             ALLOWED.check(name, Method.PROCESS, is_by_value=False)
     for name in ("pack.mod", "pack.mod:", "json:a b", ":x"):
         with pytest.raises(FunctionError, match="does not name a function"):
