@@ -35,6 +35,7 @@ class Patience:
         self._home = home
         self._local = threading.local()
         self._next_revival = 0.0
+        self._told = ""
         self.closed = False
 
     @contextmanager
@@ -54,10 +55,18 @@ class Patience:
         if self._home is not None and away_s >= REVIVE_AFTER_S and now >= self._next_revival:
             self._next_revival = now + 5.0
             try:
-                if revive_server(self._home) is None:
-                    log.warning("the server of %s was stopped; start it: queue-eval server start", self._home)
+                revived = revive_server(self._home)
             except ServerError as error:
-                log.warning("the embedded server cannot be restarted yet: %s", error)
+                self._tell(f"the embedded server cannot be restarted yet: {error}")
+            else:
+                if revived is None:
+                    self._tell(f"the server of {self._home} was stopped; start it: queue-eval server start")
+
+    def _tell(self, what: str) -> None:
+        """Once: it is tried again every few seconds."""
+        if what != self._told:
+            log.warning("%s", what)
+        self._told = what
 
 
 class Chores:

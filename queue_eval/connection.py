@@ -33,6 +33,7 @@ from queue_eval.faults import (
     remedy,
 )
 from queue_eval.lua import script
+from queue_eval.outage import Outage
 from queue_eval.urls import parse_url
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,15 @@ class Link:
     Guarantees: `call` returns a reply, however often the server dies in between, or raises what is not
     transient. Assumes: what is called may be repeated after a lost reply. Safe to use from several threads.
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
-    server, or raise GiveUp.
+    server, or raise GiveUp. `outage`: that of another link to the same server, which tells the log for both.
     """
 
     def __init__(
-        self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None
-    ) -> None:
+        self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
+        outage: Outage | None = None,
+    ) -> None:  # fmt: skip
         self.access = access
+        self.outage = outage or Outage(log)
         self._name = name
         self._on_wait = on_wait
         self._lock = threading.Lock()
@@ -160,9 +163,8 @@ class Link:
                     raise damaged(reason(error)) from error
                 else:
                     raise
-                if away_since is None:
-                    away_since = now
-                    log.warning("server is away (%s); waiting for it", reason(error))
+                away_since = now if away_since is None else away_since
+                self.outage.begin(error)
                 if self._on_wait is not None:
                     self._on_wait(now - away_since)
                 # Jitter, so that a fleet does not come back in one instant.
@@ -176,7 +178,7 @@ class Link:
             else:
                 self._has_served = True
                 if away_since is not None:
-                    log.warning("server is back after %.1f s", time.monotonic() - away_since)
+                    self.outage.end()
                 return reply
 
     def wait_until_back(self, error: BaseException) -> None:

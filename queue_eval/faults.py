@@ -44,8 +44,22 @@ _TRANSIENT = (
     ClusterDownError, ClusterError, MasterDownError, TryAgainError,
 )  # fmt: skip
 
-_TRANSIENT_PREFIXES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
-"""Replies that redis-py has no class for: nothing is done for now (full disk, no replica, a failover)."""
+_HINDRANCES = {
+    "OOM": "it has reached its maxmemory; raise that with CONFIG SET maxmemory, or purge campaigns",
+    "MISCONF": "it cannot write to its disk; free some space there, its log says more",
+    "READONLY": "it is a replica; name its primary, or make it one with REPLICAOF NO ONE",
+    "LOADING": "it is loading its data",
+    "BUSY": "a script that is not ours keeps it busy; end that with SCRIPT KILL",
+    "NOREPLICAS": "it has too few replicas to take writes; start them, or lower min-replicas-to-write",
+    "UNBLOCKED": "a failover is under way",
+}
+"""Replies of a server that is there and does nothing for now: by their code, the meaning and the remedy."""
+
+_CODE = re.compile(rf"(?:^|: -?)({'|'.join(_HINDRANCES)}) ")
+"""Where such a code stands: at first, in what a pipeline says, or in what a script of Redis 6.2 says."""
+
+_CODES = {BusyLoadingError: "LOADING", ReadOnlyError: "READONLY", OutOfMemoryError: "OOM"}
+"""Those that redis-py has a class for: it has taken the code from the words."""
 
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
 _BARRED_WORDS = ("NOPERM", "ACL failure in script", "no permissions to run", "No permissions to access")
@@ -80,14 +94,14 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, RedisClusterException):
         return isinstance(error, SlotNotCoveredError) or str(error).startswith(_CLUSTER_AWAY)
-    return isinstance(error, _TRANSIENT) or (
-        isinstance(error, RedisError) and str(error).startswith(_TRANSIENT_PREFIXES)
-    )
+    return isinstance(error, _TRANSIENT) or _code(error) is not None
 
 
 def is_damage(error: BaseException) -> bool:
     """Whether a key holds what is not ours: another type of value, or one that a script trips over."""
-    return isinstance(error, ResponseError) and _DAMAGED.search(str(error)) is not None
+    if not isinstance(error, ResponseError) or _code(error) is not None:
+        return False
+    return _DAMAGED.search(str(error)) is not None
 
 
 def undamaged(replies: list[Any]) -> list[Any]:
@@ -107,6 +121,20 @@ def reason(error: BaseException) -> str:
     if isinstance(error, AskError):  # also MOVED; a client of clusters follows them
         return "it is a node of a cluster"
     return _tls_refusal(error) or " ".join(str(error).split()) or type(error).__name__
+
+
+def hindrance(error: BaseException) -> str | None:
+    """What keeps a server that answers from doing anything, and what to do; None when it is simply away."""
+    code = _code(_innermost(error))
+    return None if code is None else f"{code}: {_HINDRANCES[code]}"
+
+
+def _code(error: BaseException) -> str | None:
+    for known, code in _CODES.items():
+        if isinstance(error, known):
+            return code
+    found = _CODE.search(str(error)) if isinstance(error, ResponseError) else None
+    return found[1] if found is not None else None
 
 
 def remedy(error: BaseException) -> str:

@@ -18,7 +18,10 @@ processes of one machine see each other; a home whose server runs on another mac
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +40,14 @@ from queue_eval.access import (
 )
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.server_home import Record, ServerHome, this_node
-from queue_eval.server_process import is_watched, launch, shut_down, start_watcher, wait_for_answer
+from queue_eval.server_process import (
+    check_space,
+    is_watched,
+    launch,
+    shut_down,
+    start_watcher,
+    wait_for_answer,
+)
 from queue_eval.server_settings import Network, new_record
 from queue_eval.server_watch import Wire, has_outstanding, visits
 
@@ -97,8 +107,9 @@ def start_server(
     if network.port is not None and not 0 <= network.port <= 65535:
         raise UsageError(f"no such port: {network.port}; it is 0 to 65535, 0 for a free one")
     files = ServerHome(home_folder(home))
-    files.create()
-    with files.lock():
+    with _disk(files):
+        files.create()
+    with files.lock(), _disk(files):
         record = files.read()
         _check_ours(files, record)
         pid = files.pid(record) if record else files.search()
@@ -124,11 +135,12 @@ def revive_server(home: str | Path | None = None) -> Access | None:
     files = ServerHome(home_folder(home))
     if not files.record_file.exists():
         return None
-    with files.lock():
+    with files.lock(), _disk(files):
         record = files.read()
         if record is None or record.node != this_node() or record.phase in ("stopping", "stopped"):
             return None
         if files.pid(record) is None:
+            check_space(files)
             launch(files, replace(record, started_at=time.time()), record)
         else:
             wait_for_answer(files, record)
@@ -187,6 +199,19 @@ def server_state(home: str | Path | None = None) -> ServerState:
         state, pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
         tls=bool(record.host and record.tls_cert),
     )  # fmt: skip
+
+
+@contextmanager
+def _disk(files: ServerHome) -> Iterator[None]:
+    """A disk that takes nothing more is a clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise ServerError(
+            f"the disk of {files.folder} takes no more ({error.strerror}); free some space there"
+        ) from error
 
 
 def _is_startable(home: Path) -> bool:

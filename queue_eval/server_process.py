@@ -5,13 +5,17 @@ All but `wait_for_answer` assume that the caller holds the lock of the home.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
@@ -19,10 +23,19 @@ from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ReplyError, Wire
 
+log = logging.getLogger(__name__)
+
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
 STOP_TIMEOUT_S = 30.0
 DEFAULT_LINGER_S = 300.0
-_FOREIGN_DATA = ("Bad file format", "RDB format version", "Wrong signature")
+_ENOUGH_BYTES = 2**20
+"""A server that ended for want of space is not started again before so much is free."""
+
+_LOG_BYTES = 2**16
+_FULL = "AOF write error"
+_TORN = "Truncating the AOF"
+_FOREIGN_DATA = ("RDB format version", "Wrong signature")
+_BAD_FILE = re.compile(r"Bad file format reading the append only file (\S+?):? ")
 
 
 def launch(files: ServerHome, record: Record, last: Record | None) -> None:
@@ -61,16 +74,13 @@ def launch(files: ServerHome, record: Record, last: Record | None) -> None:
         else:
             files.record_file.unlink()
         words = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
-        if any(sign in words for sign in _FOREIGN_DATA):
-            # Its own words advise a repair, which would cut off what it cannot read.
-            raise ServerError(
-                f"the server of {files.folder} did not start: {binary} cannot read the data, which another "
-                "server program may have written; do not repair them, start with the settings of before (TLS "
-                f"takes another program) or in another --home; see {files.log}"
-            ) from error
         raise ServerError(
-            f"the server of {files.folder} did not start: {' '.join(words.split())}; see {files.log}"
+            f"the server of {files.folder} did not start: {_diagnosis(files, binary, words)}; see {files.log}"
         ) from error
+    if _TORN in _log_end(files, log_start, lines=50):
+        log.warning(
+            "the log of the server of %s ended in the middle of a write, which was cut off", files.folder
+        )
 
 
 def wait_for_answer(files: ServerHome, record: Record) -> None:
@@ -83,6 +93,8 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
                 wire.call("PING")
             return
         except ReplyError as error:
+            if str(error).startswith("MISCONF"):  # it cannot write to its disk, but is there
+                return
             if not str(error).startswith("LOADING"):
                 raise ServerUnreachableError(f"the server of {files.folder} answers: {error}") from error
             deadline = time.monotonic() + ANSWER_TIMEOUT_S
@@ -152,19 +164,59 @@ def start_watcher(files: ServerHome) -> None:
         )
 
 
+def check_space(files: ServerHome) -> None:
+    """Raise ServerError when the server has ended because its disk is full, and that still is."""
+    if _FULL not in _log_end(files, 0):
+        return
+    free = shutil.disk_usage(files.data).free
+    if free < _ENOUGH_BYTES:
+        raise ServerError(
+            f"the disk of {files.data} is full ({free // 1024} kB free): the server has ended, and nothing "
+            "acknowledged is lost; free some space there"
+        )
+
+
 def is_watched(record: Record) -> bool:
-    """Whether a watcher is connected to the server."""
-    with Wire(record.socket, record.password) as wire:
-        clients = wire.call("CLIENT", "LIST")
+    """Whether a watcher is connected to the server, as far as that can be asked now."""
+    try:
+        with Wire(record.socket, record.password) as wire:
+            clients = wire.call("CLIENT", "LIST")
+    except (OSError, ReplyError):
+        return True
     assert isinstance(clients, bytes)
     return f" name={server_watch.NAME} ".encode() in clients
+
+
+def _diagnosis(files: ServerHome, binary: Path, words: str) -> str:
+    """What keeps the server from starting, in one line. Its own words advise repairs that may cut off all."""
+    bad = _BAD_FILE.search(words)
+    if bad is not None and ".incr." in bad[1]:
+        file = files.data / "appendonlydir" / bad[1]
+        return (
+            f"its log {file} is damaged, and nothing of it was deleted; copy {files.data}, then cut off all "
+            f"that comes after the damage with: {_repair(binary, file)}"
+        )
+    if bad is not None or any(sign in words for sign in _FOREIGN_DATA):
+        return (
+            f"{binary} cannot read the data, which another server program may have written; do not repair "
+            "them, start with the settings of before (TLS takes another program) or in another --home"
+        )
+    return " ".join(words.split())
+
+
+def _repair(binary: Path, file: Path) -> str:
+    for name in ("valkey-check-aof", "redis-check-aof"):
+        if on_path := shutil.which(name):
+            return f"{on_path} --fix {file}"
+    # The same program: which one it is goes by its name.
+    return f"bash -c 'exec -a valkey-check-aof {binary} --fix {file}'"
 
 
 def _log_end(files: ServerHome, start: int, lines: int = 3) -> str:
     """The last lines that the log has gained since it was `start` bytes long."""
     try:
-        with files.log.open("rb") as log:
-            log.seek(start)
-            return " | ".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        with files.log.open("rb") as file:
+            file.seek(max(start, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            return " | ".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except FileNotFoundError:
         return ""

@@ -53,7 +53,9 @@ class Worker:
         name = f"queue-eval-worker:{options.name}"
         self._link = Link(access, name=name, on_wait=self._while_away)
         spool = Spool(spools, options.name) if spools is not None else None
-        self._exchange_link = Link(access, name=name, on_wait=self._exchange_while_away)
+        self._exchange_link = Link(
+            access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage
+        )
         self._book = Book()
         self._runner = Runner(self._book)
         self._book.attach_runner(self._runner)

@@ -12,18 +12,19 @@ from collections import Counter
 
 import pytest
 
-from queue_eval.server import server_state, start_server
+from queue_eval.server import start_server
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
-from tests.support.fault_fleet import WORK, Fleet, check_all_recorded, end, wait_registered, wait_state
+from tests.support.fault_fleet import (
+    WORK,
+    Fleet,
+    check_all_recorded,
+    end,
+    kill_server,
+    wait_registered,
+    wait_state,
+)
 from tests.support.waiting import wait_until
-
-
-def kill_server(fleet: Fleet) -> None:
-    pid = server_state(fleet.home).pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(pid))
 
 
 def spooled(fleet: Fleet) -> int:

@@ -15,7 +15,9 @@ from queue_eval import Evaluator
 from queue_eval.access import find_access
 from queue_eval.connection import Link
 from queue_eval.queue import CampaignQueue
+from queue_eval.server import server_state
 from queue_eval.states import State
+from tests.support.executor_harness import is_running
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +139,13 @@ def wait_registered(fleet: Fleet, *names: str) -> None:
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
     process.send_signal(number)
     return process.wait(timeout_s)
+
+
+def kill_server(fleet: Fleet) -> None:
+    pid = server_state(fleet.home).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(pid))
 
 
 def check_all_recorded(queue: CampaignQueue, count: int, state: State = State.SUCCEEDED) -> None:
