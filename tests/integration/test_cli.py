@@ -174,12 +174,27 @@ def test_server_that_is_not_running(own_home):
 
 
 def test_unexpected_errors_and_debug(filled, server, campaign, tmp_path):
-    # Not what a campaign's counts can be.
-    filled.link.call(lambda client: client.hset(filled.queue.keys.meta, "created_ms", "x"))
-    assert "unexpected ValueError" in complaint(cli("campaigns", home=server), 1)
-    assert "--debug" in complaint(cli("status", campaign, home=server), 1)
+    (tmp_path / "sitecustomize.py").write_text(
+        "from queue_eval.campaign_view import CampaignView\n"
+        "def snapshot(self): raise ArithmeticError('a defect of ours')\nCampaignView.snapshot = snapshot\n"
+    )
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    assert "unexpected ArithmeticError" in complaint(cli("campaigns", home=server, **path), 1)
+    assert "--debug" in complaint(cli("status", campaign, home=server, **path), 1)
     for words in (["--debug", "status", campaign], ["status", campaign, "--debug"]):
-        assert "Traceback (most recent call last)" in cli(*words, home=server).stderr
+        assert "Traceback (most recent call last)" in cli(*words, home=server, **path).stderr
+
+
+def test_a_damaged_campaign_is_told_of(filled, server, campaign):
+    filled.link.call(lambda client: client.hset(filled.queue.keys.meta, "created_ms", "x"))
+    told = f"what the server holds is damaged (campaign '{campaign}'"
+    assert told in complaint(cli("status", campaign, home=server), 2)
+    listed = cli("campaigns", home=server)
+    assert (listed.returncode, campaign in listed.stdout) == (0, False)
+    assert f"warning: campaign '{campaign}' is left out: what the server holds is damaged" in listed.stderr
+    checks = {check["name"]: check for check in document(cli("doctor", "--json", home=server), 1)["checks"]}
+    assert checks[f"campaign {campaign}"]["status"] == "fail"
+    assert told in checks[f"campaign {campaign}"]["detail"]
 
 
 def test_reader_that_leaves(filled, server, campaign):
