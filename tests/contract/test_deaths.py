@@ -62,7 +62,8 @@ def test_a_killed_child_is_replaced(make, method, tmp_path):
     for one in executor.wait([first, second]):
         assert one.outcome == "lost"
         if method is not Method.RAY:
-            assert text_of(one).startswith("the process that ran this job died: killed by SIGKILL, as the sys")
+            assert text_of(one).startswith("the process that ran this job died: killed by SIGKILL")
+            assert "memory is short" in text_of(one)
     assert [result_of(one) for one in executor.wait(waiting)] == [3, 4]
 
 
@@ -197,7 +198,8 @@ def test_closing_leaves_no_process(make, method, tmp_path):
         pid = int((tmp_path / "pid").read_text())
         wait_until(lambda: not is_running(pid) and not is_running(result_of(orphaned)))
     else:
-        assert not any(members_of_session(pid) for pid in children)
+        # All were sent SIGKILL; what user code has left behind ends in its own time.
+        wait_until(lambda: not any(members_of_session(pid) for pid in children))
         assert not is_running(result_of(orphaned))
     assert len(executor.selector.get_map()) == 0
 
