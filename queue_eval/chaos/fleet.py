@@ -31,7 +31,7 @@ from queue_eval.states import Method
 
 RQ_QUEUE = "chaos"
 
-_WINDOW_PER_SLOT = 6
+_WINDOW_PER_SLOT = 20
 _LOG_TAIL = 400
 _AGAIN_S = 0.5
 
@@ -207,7 +207,9 @@ class Fleet:
 
     def temporary_files(self) -> list[str]:
         """What processes have left where temporary files go."""
-        return sorted(str(path.relative_to(self._temporary)) for path in self._temporary.rglob("*"))
+        found = sorted(path.relative_to(self._temporary) for path in self._temporary.rglob("*"))
+        # Ray keeps the logs of its sessions.
+        return [str(path) for path in found if path.parts[0] != "ray"]
 
     # ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ IDLE_S = 1.0
 """A worker that is idle for longer than this, counted from `idleness.SETTLED_S` after the last fault, should
 not be."""
 
+IDLE_FORWARDING_S = 10.0
+"""What forwards leases nothing while those that it forwards to are starting."""
+
 _MIB = 2**20
 _PER_JOB = 1200
 _PER_FAILURE = 4096
@@ -121,7 +124,7 @@ def _one_entry(facts: _Facts) -> Iterator[str]:
     for job, entries in facts.entries.items():
         if len(entries) > 1:
             yield f"{facts.describe(job)} has {len(entries)} entries: {', '.join(e.entry for e in entries)}"
-        elif facts.all.index.get(job) != entries[0].entry:
+        elif entries and facts.all.index.get(job) != entries[0].entry:
             yield f"{facts.describe(job)}: the index names {facts.all.index.get(job)}, not {entries[0].entry}"
     yield f"{len(facts.all.entries)} entries for {len(facts.planned)} jobs"
 
@@ -251,7 +254,8 @@ def _conserved(facts: _Facts) -> Iterator[str]:
 
 def _nobody_idle(facts: _Facts) -> Iterator[str]:
     longest = longest_idle(facts.all)
-    if longest.seconds > IDLE_S:
+    allowed_s = IDLE_FORWARDING_S if facts.settings.is_forwarding else IDLE_S
+    if longest.seconds > allowed_s:
         yield f"worker {longest.worker} was idle for {longest.seconds:.1f} s from {longest.at:.2f}"
     yield f"longest {longest.seconds:.1f} s, in {longest.looked_at} samples"
 

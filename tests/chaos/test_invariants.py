@@ -1,0 +1,193 @@
+"""Each law holds for a sound history, and notices one that is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from queue_eval.chaos.evidence import SAME_NAME, Evidence, Failure, Fault, Sample
+from queue_eval.chaos.invariants import LAWS, judge
+from queue_eval.chaos.workload import SideLine
+from tests.chaos.history import END, KILLED_AT, OTHER, VICTIM, job_of, sound
+
+Break = Callable[[Evidence], Evidence]
+
+
+def broken(evidence: Evidence) -> set[str]:
+    return {verdict.law for verdict in judge(evidence) if not verdict.holds}
+
+
+def test_a_sound_history_holds() -> None:
+    verdicts = judge(sound())
+    assert [verdict.law for verdict in verdicts] == list(LAWS)
+    assert [verdict for verdict in verdicts if not verdict.holds] == []
+
+
+def job(evidence: Evidence, kind: str = "short") -> int:
+    return job_of(evidence.planned, kind)
+
+
+def with_entry(evidence: Evidence, kind: str, **changes: object) -> Evidence:
+    """Another outcome of the first job of this kind; whoever gathered it, was given that."""
+    wanted = job(evidence, kind)
+    entries = [replace(e, **changes) if e.id == wanted else e for e in evidence.entries]
+    return replace(evidence, entries=entries, seen={e.entry: e for e in entries})
+
+
+def without_index(evidence: Evidence) -> Evidence:
+    return replace(evidence, index={k: v for k, v in evidence.index.items() if k != job(evidence)})
+
+
+def with_failures(evidence: Evidence, kind: str, cause: str, worker: str, times: int) -> Evidence:
+    more = [Failure(job(evidence, kind), 9 + i, cause, worker, KILLED_AT + 2) for i in range(times)]
+    return replace(evidence, failures=[*evidence.failures, *more])
+
+
+def with_lines(evidence: Evidence, *lines: SideLine) -> Evidence:
+    return replace(evidence, side=sorted([*evidence.side, *lines], key=lambda line: line.at))
+
+
+def with_log(evidence: Evidence, **changes: object) -> Evidence:
+    return replace(evidence, driver=replace(evidence.driver, **changes))
+
+
+def killed_by_a_neighbour(evidence: Evidence) -> Evidence:
+    """A job ran in the process that a poison job ended."""
+    poison, other = job(evidence, "poison"), job(evidence, "instant")
+    death = next(line for line in evidence.side if line.what == "die" and line.x == poison - 1)
+    return with_lines(evidence, SideLine("start", other - 1, other, death.pid, death.at - 0.5, "x"))
+
+
+def idle(evidence: Evidence, running: int = 1, every_s: float = 0.1) -> Evidence:
+    """A worker with a free slot for five seconds, while jobs wait, and nothing had been done for long."""
+    extra = [
+        Sample(END + i * every_s, 40, 40, 3, 40, {OTHER: running}, 2**20) for i in range(int(5 / every_s))
+    ]
+    return replace(evidence, samples=[*evidence.samples, *extra])
+
+
+def never_run(evidence: Evidence) -> Evidence:
+    wanted = job(evidence, "instant")
+    return replace(evidence, side=[line for line in evidence.side if line.x + 1 != wanted])
+
+
+def many_runs(evidence: Evidence) -> Evidence:
+    first = evidence.side[0]
+    return with_lines(evidence, *(replace(first, pid=9000 + i, at=END + i) for i in range(30)))
+
+
+def doubled(items: object) -> list[object]:
+    return [*items, items[-1]]  # type: ignore[misc,index]
+
+
+BREAKS: list[tuple[str, Break]] = [
+    ("the campaign comes to its end", lambda e: replace(e, has_ended=False)),
+    ("every job in one terminal state", without_index),
+    ("every job in one terminal state", lambda e: replace(e, last_id=e.last_id + 1)),
+    ("every job in one terminal state", lambda e: replace(e, index=e.index | {99: "9-9"})),
+    ("and in the expected one", lambda e: with_entry(e, "short", state="failed", cause="error")),
+    ("and in the expected one", lambda e: with_entry(e, "short", state="failed", cause="lost")),
+    ("and in the expected one", lambda e: with_entry(e, "hang", cause="error")),
+    ("and in the expected one", lambda e: with_entry(e, "bad", state="cancelled", cause="")),
+    ("one entry per job in the result stream", lambda e: replace(
+        e, entries=[*e.entries, replace(e.entries[0], entry="77-1")])),
+    ("one entry per job in the result stream", lambda e: replace(e, index=e.index | {1: "77-1"})),
+    ("no entry ever changes", lambda e: replace(
+        e, seen=e.seen | {"0-1": replace(e.seen["0-1"], token="other")})),
+    ("no entry ever changes", lambda e: replace(
+        e, seen=e.seen | {"77-1": replace(e.seen["0-1"], entry="77-1")})),
+    ("results are what was returned", lambda e: with_entry(e, "short", token="nobody's")),
+    ("results are what was returned", lambda e: with_entry(e, "short", digest="another's")),
+    ("gathered once per life", lambda e: with_log(e, gathered=doubled(e.driver.gathered))),
+    ("gathered once per life", lambda e: with_log(
+        e, gathered=[*e.driver.gathered[:-1], replace(e.driver.gathered[-1], state="cancelled")])),
+    ("as if the driver had never been killed", lambda e: with_log(e, gathered=e.driver.gathered[:-1])),
+    ("as if the driver had never been killed", lambda e: with_log(e, has_ended=False)),
+    ("as if the driver had never been killed", lambda e: with_log(
+        e, gathered=[*e.driver.gathered[:-1], replace(e.driver.gathered[-1], x=0)])),
+    ("as if the driver had never been killed", lambda e: replace(e, table=e.table[1:])),
+    ("as if the driver had never been killed", lambda e: replace(e, table=doubled(e.table))),
+    ("as if the driver had never been killed", lambda e: replace(
+        e, table=[replace(e.table[0], digest="x"), *e.table[1:]])),
+    ("failures are the job's own", lambda e: with_failures(e, "short", "error", OTHER, 1)),
+    ("failures are the job's own", lambda e: with_failures(e, "short", "timeout", OTHER, 1)),
+    ("failures are the job's own", lambda e: with_failures(e, "hang", "timeout", OTHER, 1)),
+    ("losses are explained, and bounded", lambda e: with_failures(e, "short", "lost", OTHER, 1)),
+    # The worker had two slots, and one loss is explained by its death already.
+    ("losses are explained, and bounded", lambda e: with_failures(e, "instant", "lost", VICTIM, 2)),
+    ("losses are explained, and bounded", lambda e: replace(
+        e, faults=[Fault("kill", "server", KILLED_AT, KILLED_AT + 9)])),
+    ("losses are explained, and bounded", lambda e: replace(
+        e, faults=[Fault("pause", "worker", KILLED_AT, KILLED_AT + 1, (VICTIM,))])),
+    ("losses are explained, and bounded", lambda e: with_failures(e, "poison", "lost", OTHER, 1)),
+    ("executions are bounded", many_runs),
+    ("executions are bounded", never_run),
+    ("poison is quarantined, neighbours unharmed", lambda e: with_entry(
+        e, "poison", state="succeeded", cause="")),
+    ("poison is quarantined, neighbours unharmed", lambda e: replace(
+        e, failures=[f for f in e.failures if f.id != job(e, "poison")])),
+    ("poison is quarantined, neighbours unharmed", killed_by_a_neighbour),
+    ("conservation at every sample", lambda e: replace(
+        e, samples=[*e.samples, replace(e.samples[-1], placed=39)])),
+    ("conservation at every sample", lambda e: replace(
+        e, samples=[*e.samples, replace(e.samples[-1], placed=39, last_id=39)])),
+    ("conservation at every sample", lambda e: replace(e, samples=[])),
+    ("nobody idle while jobs wait", idle),
+    ("nothing left over", lambda e: replace(e, left={"spools": ["w0.jsonl"]})),
+    ("nobody died unasked", lambda e: replace(e, casualties=["worker w1 ended by itself"])),
+    ("server memory bounded", lambda e: replace(e, final_memory=2**30)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("law", "do"), BREAKS, ids=[f"{i}: {law}" for i, (law, _) in enumerate(BREAKS)])
+def test_a_broken_history_is_noticed(law: str, do: Break) -> None:
+    assert law in broken(do(sound()))
+
+
+def test_every_law_can_be_broken() -> None:
+    assert {law for law, _ in BREAKS} == set(LAWS)
+
+
+IDLE = "nobody idle while jobs wait"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("kill", "server", END - 1, None),
+        Fault("pause", "worker", END + 1.5, END + 2.5, (OTHER,)),
+        Fault("kill", "worker", END - 20, END - 19, (OTHER,)),
+    ],
+    ids=["server away", "a second ago", "the idle one is dead"],
+)
+def test_idleness_during_a_fault_does_not_count(fault: Fault) -> None:
+    evidence = idle(sound())
+    assert IDLE not in broken(replace(evidence, faults=[*evidence.faults, fault]))
+
+
+def test_a_worker_that_came_back_under_its_name_is_not_dead() -> None:
+    evidence = idle(sound())
+    fault = Fault("kill", "worker", END - 20, END - 19, (OTHER,), SAME_NAME)
+    assert IDLE in broken(replace(evidence, faults=[*evidence.faults, fault]))
+
+
+def test_idleness_is_not_guessed_between_samples() -> None:
+    assert IDLE not in broken(idle(sound(), every_s=1.2))
+
+
+def test_an_abandoned_thread_keeps_its_slot() -> None:
+    assert IDLE not in broken(idle(sound(method="thread")))
+    assert IDLE in broken(idle(sound(method="thread"), running=0))
+
+
+def test_in_one_process_neighbours_share_a_death() -> None:
+    assert broken(killed_by_a_neighbour(sound(method="thread"))) == set()
+
+
+def test_a_machine_that_stood_still_explains_a_loss() -> None:
+    evidence = replace(sound(), faults=[])
+    assert "losses are explained, and bounded" in broken(evidence)
+    evidence = replace(evidence, stalls=[(KILLED_AT - 3, KILLED_AT)])
+    assert "losses are explained, and bounded" not in broken(evidence)

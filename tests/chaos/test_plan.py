@@ -1,0 +1,101 @@
+"""What an attack is made of follows from its seed, and what cannot be attacked is refused at once."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from queue_eval.chaos.schedule import strikes
+from queue_eval.chaos.workload import KINDS, Planned, plan, prepare, read_side_log, run, value_of
+from tests.chaos.history import settings
+from tests.support.cli import cli_here, complaint
+
+
+def test_evaluations_follow_from_the_seed(tmp_path: Path) -> None:
+    assert plan(300, 7, tmp_path) == plan(300, 7, tmp_path)
+    assert plan(300, 7, tmp_path) != plan(300, 8, tmp_path)
+    assert {one.kind for one in plan(40, 1, tmp_path)} == set(KINDS)
+    assert [one.x for one in plan(300, 7, tmp_path)] == list(range(300))
+
+
+def test_few_evaluations_are_not_more_than_were_asked_for(tmp_path: Path) -> None:
+    assert len(plan(3, 1, tmp_path)) == 3
+
+
+def execute(one: Planned, tmp_path: Path) -> object:
+    prepare(tmp_path)
+    return run(one.config | {"id": one.x + 1, "seconds": 0.0})
+
+
+def test_an_execution_tells_of_itself(tmp_path: Path) -> None:
+    one = next(one for one in plan(40, 1, tmp_path) if one.kind == "big")
+    result = execute(one, tmp_path)
+    assert isinstance(result, dict)
+    assert result["value"] == value_of(one.config)
+    assert len(result["value"]) == 2**20
+    started, ended = read_side_log(tmp_path)
+    assert (started.what, ended.what, ended.x, ended.id) == ("start", "end", one.x, one.x + 1)
+    assert started.token == ended.token == result["token"]
+
+
+def test_a_flaky_one_raises_as_often_as_it_says(tmp_path: Path) -> None:
+    one = next(one for one in plan(300, 1, tmp_path) if one.config.get("times") == 2 and one.kind == "flaky")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="flaky"):
+            execute(one, tmp_path)
+    execute(one, tmp_path)
+    assert Counter(line.what for line in read_side_log(tmp_path)) == {"start": 3, "raise": 2, "end": 1}
+    assert one.own_executions == 3
+
+
+def test_faults_follow_from_the_seed() -> None:
+    chosen = settings(kill="driver,worker,child,server", pause="worker", cut="network")
+    first = list(itertools.islice(strikes(chosen), 200))
+    assert first == list(itertools.islice(strikes(chosen), 200))
+    assert {(strike.what, strike.victim) for strike in first} == set(chosen.faults)
+    mean_s = sum(strike.after_s for strike in first) / len(first)
+    assert 0.5 * chosen.fault_every_s < mean_s < 2 * chosen.fault_every_s
+    # Some outlast a lease, most do not.
+    long = sum(strike.lasts_s > chosen.lease_s for strike in first)
+    assert 0.05 * len(first) < long < 0.5 * len(first)
+
+
+def test_no_faults() -> None:
+    assert list(strikes(settings(kill="none", pause="none", cut="none"))) == []
+
+
+def test_the_command_repeats_the_attack() -> None:
+    command = settings(kill="driver, child", pause="none", cut="network", seed=7, minutes=0.5).command()
+    assert shlex.split(command) == shlex.split(
+        "queue-eval chaos --evaluations 40 --method process --workers 2 --slots 2 --kill driver,child "
+        "--pause none --cut network --seed 7 --minutes 0.5 --fault-every 1 --lease 4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--kill", "driver,cat"), "--kill 'cat' is not possible; choose among driver, worker, child"),
+        (("--pause", "child"), "--pause 'child' is not possible; choose among worker, driver, server"),
+        (("--cut", ""), "--cut '' is not possible; choose among network"),
+        (("--lease", "100ms"), "a lease of 0.1 s is shorter"),
+        (("--fault-every", "1ms"), "a fault every 0.001 s is too often"),
+        (("--method", "magic"), "'magic' is not one of"),
+        (("--evaluations", "0"), "evaluations"),
+        (("--workers", "none"), "not a valid integer"),
+        (("--keep", __file__), "is not an empty folder"),
+        (("--keep", "/proc/nowhere"), "/proc/nowhere: "),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(words: tuple[str, ...], said: str) -> None:
+    done = cli_here("chaos", *words)
+    assert said in complaint(done, 1 if "/proc/nowhere" in words else 2)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("queue_eval.chaos.settings.find_spec", lambda _: None)
+    assert "pip install 'queue-eval[ray]'" in complaint(cli_here("chaos", "--method", "ray"), 1)
