@@ -8,6 +8,7 @@ after its settlements are acknowledged.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import logging
 import os
@@ -36,8 +37,9 @@ class Spool:
     def __init__(self, folder: Path, worker: str) -> None:
         self._path = spool_file(folder, worker)
         self._worker = worker
-        self._file: IO[str] | None = None
+        self._file: io.FileIO | None = None
         self._kept: set[tuple[str, int, int]] = set()
+        self._has_failed = False
 
     def keep(self, queue: CampaignQueue, settlements: Sequence[Settlement]) -> None:
         """Write what is not written yet; on return it is on disk."""
@@ -47,16 +49,20 @@ class Spool:
         try:
             file = self._file or self._open()
             failpoints.reach("spool.before-write")
-            for settlement in new:
-                file.write(_encode(queue, self._worker, settlement) + "\n")
-            file.flush()
+            _append(file, "".join(_encode(queue, self._worker, one) + "\n" for one in new).encode())
             failpoints.reach("spool.before-fsync")
             os.fsync(file.fileno())
             failpoints.reach("spool.after-fsync")
         except OSError as error:
             # The settlements stay in memory: only the death of this worker would lose them now.
-            log.error("cannot write the spool %s: %s", self._path, error)
+            if not self._has_failed:
+                log.error(
+                    "cannot write the spool %s (%s); free some space there: what has ended is in memory only",
+                    self._path, error.strerror,
+                )  # fmt: skip
+            self._has_failed = True
             return
+        self._has_failed = False
         self._kept.update((queue.campaign, s.id, s.attempt) for s in new)
 
     def clear(self) -> None:
@@ -68,16 +74,27 @@ class Spool:
             self._file = None
             self._kept.clear()
 
-    def _open(self) -> IO[str]:
+    def _open(self) -> io.FileIO:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            file = self._path.open("a", encoding="ascii")
+            file = self._path.open("ab", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept as long as the file is open
             # Another worker may have taken the new file for a dead one's, and removed it.
             if self._path.exists() and self._path.samefile(f"/dev/fd/{file.fileno()}"):
                 self._file = file
                 return file
             file.close()
+
+
+def _append(file: io.FileIO, lines: bytes) -> None:
+    """All of it or, on a disk that is full, nothing: half a line would spoil the next."""
+    before = os.fstat(file.fileno()).st_size
+    try:
+        while lines:
+            lines = lines[file.write(lines) :]
+    except OSError:
+        file.truncate(before)
+        raise
 
 
 def spool_file(folder: Path, worker: str) -> Path:

@@ -273,3 +273,22 @@ def test_the_servers_disk_is_full(small_disk, tmp_path, campaign, fsync, caplog)
         fleet.close()
         stop_server(home)
         end_processes_of(home)
+
+
+def test_the_spool_cannot_be_written(fleet, campaign):
+    """What ended stays in the worker's memory, which says so once."""
+    with fleet.driver(campaign) as driver:
+        driver.submit([fleet.gated("x" * 100_000 + str(x)) for x in range(2)])
+        worker = fleet.worker(slots=2, lease=LEASE)
+        fleet.wait_begun(1, 2)
+        psutil.Process(worker.pid).rlimit(psutil.RLIMIT_FSIZE, (50_000, 50_000))
+        kill_server(fleet)
+        fleet.open_gate()
+        wait_until(lambda: "cannot write the spool" in fleet.output_of(worker))
+        wait_until(lambda: fleet.finished() == {1: 1, 2: 1})
+        time.sleep(1)
+        start_server(fleet.home, keep=True)
+        assert len(driver.gather("ALL", timeout=30)) == 2
+    assert fleet.output_of(worker).count("cannot write the spool") == 1
+    assert set(fleet.begun().values()) == {1}
+    check_all_recorded(fleet.queue(campaign), 2)
