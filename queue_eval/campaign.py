@@ -6,6 +6,7 @@ takes time, or may be interrupted, is read before anything is changed; changes a
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections import Counter
@@ -16,11 +17,14 @@ from typing import Any
 from queue_eval.codec import canonical, decode
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
-from queue_eval.moves import Enqueued, Opened, Submission
+from queue_eval.moves import Enqueued, EnqueueReply, Opened, Submission
 from queue_eval.paging import PAGE, batches, pages
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
 from queue_eval.states import FAIL_RETURN_VALUE, State
+from queue_eval.undone import Sent, Undone, groups
+
+log = logging.getLogger(__name__)
 
 STEP_S = 1.0
 """Longest wait for results at a stretch: how soon chores are done and an interruption is noticed."""
@@ -50,6 +54,9 @@ class Campaign:
         self._reuse = reuse
         self._driver = secrets.token_hex(8)
         self._sequence = 0
+        self._sending = threading.RLock()
+        self._undone = Undone()
+        self._sure_at = queue.link.doubts
         self._occurrences: Counter[bytes] = Counter()
         self._reader = ResultReader(queue.link, queue.keys.results, opened.tail, max_block_s=STEP_S)
         self._hosts: dict[str, str] = {}
@@ -66,10 +73,17 @@ class Campaign:
         `job`: use this one for the only config; `watcher` is then called with it when it is finished, and
         no gather returns it.
         """
+        with self._sending:
+            return self._submit(list(configs), priority, delay_ms, slots, job, watcher)
+
+    def _submit(
+        self, configs: Sequence[CheckedConfig], priority: int, delay_ms: int, slots: int, job: Job | None,
+        watcher: Watcher | None,
+    ) -> list[Job]:  # fmt: skip
         with self.lock:
             self.ledger.submitting = True
         try:
-            return self._send(list(configs), priority, delay_ms, slots, job, watcher)
+            return self._send(configs, priority, delay_ms, slots, job, watcher)
         finally:
             with self.lock:
                 self.ledger.submitting = False
@@ -82,12 +96,11 @@ class Campaign:
         jobs: list[Job] = []
         ahead: Counter[bytes] = Counter()
         for batch in batches(self._submission(config, text, ahead) for config, text in configs):
-            # Counted before it is sent: if the reply never comes, its number is not used for another batch.
-            self._sequence += 1
-            reply = self.queue.enqueue(
-                self._driver, self._sequence, batch, reuse=self._reuse, priority=priority, delay_ms=delay_ms,
-                slots=slots,
-            )  # fmt: skip
+            doubts = self.queue.link.doubts
+            reply = self._enqueue(batch, priority, delay_ms, slots)
+            if self._is_in_doubt():
+                # Before these are registered: they may have been given ids that others had.
+                self._make_sure(doubts)
             if self._reuse:
                 self._occurrences.update(submission.fingerprint for submission in batch)
                 ahead.subtract(submission.fingerprint for submission in batch)
@@ -100,8 +113,20 @@ class Campaign:
                 one.state = State.SCHEDULED if delay_ms else State.PENDING
                 new.append(one)
             self._register(new, reply.jobs, reply.fence, watcher)
+            pairs = zip(new, batch, strict=True)
+            self._undone.add([Sent(job, sent, priority, delay_ms, slots) for job, sent in pairs])
             jobs += new
         return jobs
+
+    def _enqueue(
+        self, batch: Sequence[Submission], priority: int, delay_ms: int, slots: int
+    ) -> EnqueueReply:
+        # Counted before it is sent: if the reply never comes, its number is not used for another batch.
+        self._sequence += 1
+        return self.queue.enqueue(
+            self._driver, self._sequence, batch, reuse=self._reuse, priority=priority, delay_ms=delay_ms,
+            slots=slots,
+        )  # fmt: skip
 
     def _submission(self, config: dict[str, Any], text: str, ahead: Counter[bytes]) -> Submission:
         fingerprint = blake2b(canonical(config).encode(), digest_size=12).digest()
@@ -136,15 +161,85 @@ class Campaign:
             self.ledger.last_id += 1
             return self.ledger.last_id
 
+    # A server that has gone back in time ---------------------------------------------------------------
+
+    def _is_in_doubt(self) -> bool:
+        """Whether the server may have forgotten what it has acknowledged."""
+        return self.queue.link.doubts != self._sure_at
+
+    def _make_sure(self, doubts: int) -> None:
+        """Submit again what the server has forgotten. Assumes that this thread holds `_sending`.
+
+        `doubts`: those that there were when what is to be looked at had been acknowledged.
+        """
+        now = self.queue.standing()
+        if not self.queue.is_registered():
+            self.queue.register(now.created_ms)
+        undone = self._undone.find(self.queue)
+        if undone:
+            log.warning(
+                "the server has gone back in time (a power cut, a failover): %d jobs of campaign %s are "
+                "submitted again, from job %d on", len(undone), self.queue.campaign, undone[0].job.id,
+            )  # fmt: skip
+        with self.lock:
+            if now.last_id < self.ledger.horizon:
+                for id_ in range(now.last_id + 1, self.ledger.horizon + 1):
+                    self.ledger.counted.add(id_)
+            if entry_order(now.tail) < entry_order(self.ledger.cursor):
+                # From further back: what has come since may have an earlier time than what was undone.
+                self.ledger.cursor = min(now.tail, self.opened.tail, key=entry_order)
+        for batch in groups(undone, PAGE):
+            self._send_again(batch)
+        self._look_at_joined()
+        self._sure_at = doubts
+
+    def _send_again(self, batch: Sequence[Sent]) -> None:
+        first = batch[0]
+        reply = self._enqueue(
+            [sent.submission for sent in batch], first.priority, first.delay_ms, first.slots
+        )
+        waiting: list[tuple[Job, Enqueued]] = []
+        with self.lock:
+            watchers = [self.ledger.withdraw(sent.job) for sent in batch]
+            for sent, answer, watcher in zip(batch, reply.jobs, watchers, strict=True):
+                job, former = sent.job, sent.job.id
+                job.id = job.config["id"] = answer.id
+                job.submitted_ms = reply.now_ms
+                if job.status == Job.DONE:
+                    # Its outcome is known here; that of the second time is nobody's.
+                    self.ledger.renumber(job, former)
+                    continue
+                waiting.append((job, answer))
+                if watcher is not None:
+                    self.ledger.watchers[job.id] = watcher
+        self._register([job for job, _ in waiting], [answer for _, answer in waiting], reply.fence, None)
+
+    def _look_at_joined(self) -> None:
+        """Jobs that were joined as finished may be open again."""
+        with self.lock:
+            joined = list(self.ledger.joined.items())
+        index = self.queue.index_of([id_ for id_, _ in joined])
+        with self.lock:
+            for (id_, entry), current in zip(joined, index, strict=True):
+                if self.ledger.joined.get(id_) == entry and current != entry:
+                    del self.ledger.joined[id_]
+                    if current is not None:
+                        self.ledger.joined[id_] = current
+
     # Outcomes -----------------------------------------------------------------------------------------
 
     def read(self, block_s: float) -> bool:
         """Take in outcomes, waiting up to `block_s` for the first; whether there may be more at once."""
+        if self._is_in_doubt():
+            return self._reassure(block_s)
         if self._take_joined():
             block_s = 0.0  # it may be enough
         # The ledger's cursor counts, not the reader's: what was read but not taken in is read again.
         self._reader.cursor = self.ledger.cursor
         entries = self._reader.read(block_s, _PAGE_OF_RESULTS)
+        if self._is_in_doubt():
+            # Not taken in: they may be of jobs that have been given the ids of ours.
+            return True
         if entries:
             self._take(entries)
             with self.lock:
@@ -152,11 +247,23 @@ class Campaign:
                 self.lock.notify_all()
         return len(entries) == _PAGE_OF_RESULTS
 
+    def _reassure(self, block_s: float) -> bool:
+        """Make sure that nothing was forgotten, unless another thread is submitting; whether to read on."""
+        if not self._sending.acquire(timeout=block_s):
+            return False
+        try:
+            self._make_sure(self.queue.link.doubts)
+        finally:
+            self._sending.release()
+        return True
+
     def _take_joined(self) -> bool:
         with self.lock:
             entries = sorted(self.ledger.joined.values(), key=entry_order)
         for page in pages(entries, PAGE):
             found = self.queue.entries(page)
+            if self._is_in_doubt():
+                break
             self._take(found)
             self._give_up_missing(set(page) - {entry.entry for entry in found})
             with self.lock:

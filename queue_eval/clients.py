@@ -8,6 +8,7 @@ met one has not run.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -52,12 +53,19 @@ class _Packer(HiredisRespSerializer):
 class _Packing:
     """A connection that packs as we do; set by class, because a cluster passes on no packer."""
 
-    def __init__(self, **keywords: Any) -> None:
+    def __init__(self, *, on_connected: Callable[[], None] | None = None, **keywords: Any) -> None:
         super().__init__(**{**keywords, "command_packer": _Packer()})
+        self._on_connected = on_connected
         # Its name and version are not sent: two commands less, which a user would need a right to. By
         # attribute, because the argument has another name in other versions of redis-py.
         for name in ("driver_info", "lib_name", "lib_version"):
             setattr(self, name, None)
+
+    def _connect(self) -> Any:
+        line = super()._connect()  # type: ignore[misc]  # of the connection that this is mixed into
+        if self._on_connected is not None:
+            self._on_connected()
+        return line
 
 
 class _Tcp(_Packing, Connection):
@@ -101,8 +109,12 @@ class _Sentinel(Sentinel):
         raise refusal or MasterNotFoundError(f"no sentinel knows a primary of {service_name!r} for now")
 
 
-def new_client(access: Access, *, name: str, reply_timeout_s: float) -> Any:
+def new_client(
+    access: Access, *, name: str, reply_timeout_s: float, on_connected: Callable[[], None] | None = None
+) -> Any:
     """A client of the server of `access`; its sockets wait `reply_timeout_s` for a reply.
+
+    `on_connected` is called with each connection that is made, but for those within a cluster.
 
     Asks a cluster for its layout, and nobody else anything. Raises UsageError for options that make no
     sense, and errors of redis-py when no node of a cluster answers.
@@ -120,6 +132,7 @@ def new_client(access: Access, *, name: str, reply_timeout_s: float) -> Any:
         "client_name": name,
         "socket_timeout": reply_timeout_s,
         "health_check_interval": 0,
+        "on_connected": on_connected,
     }
     if not url.is_local:
         settings |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
@@ -191,6 +204,7 @@ def _cluster(url: ServerUrl, settings: dict[str, Any]) -> Any:
     host, port = url.nodes[0]
     settings.pop("db", None)
     settings.pop("health_check_interval")
+    settings.pop("on_connected")
     return RedisCluster(
         # Given as a URL, because only then the class of the connections is ours to choose.
         url=f"redis://{f'[{host}]' if ':' in host else host}:{port}",

@@ -72,6 +72,8 @@ class Link:
         self._lock = threading.Lock()
         self._client: Any = None
         self._has_served = False
+        self.doubts = 0
+        """Grows with each new connection and each error: what was acknowledged before may be undone since."""
 
     @property
     def client(self) -> Any:
@@ -88,7 +90,9 @@ class Link:
 
     def dedicated(self, reply_timeout_s: float) -> Any:
         """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
-        return new_client(self.access, name=self._name, reply_timeout_s=reply_timeout_s)
+        return new_client(
+            self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._doubt
+        )
 
     def check(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
@@ -164,6 +168,7 @@ class Link:
                 else:
                     raise
                 away_since = now if away_since is None else away_since
+                self._doubt()
                 self.outage.begin(error)
                 if self._on_wait is not None:
                     self._on_wait(now - away_since)
@@ -185,6 +190,7 @@ class Link:
         """After an error of a dedicated client: wait for the server, if that can help, else raise it."""
         if not (is_transient(error) or is_refusal(error)):
             raise damaged(reason(error)) if is_damage(error) else error
+        self._doubt()
         self.call(lambda client: client.ping())
 
     def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
@@ -208,6 +214,10 @@ class Link:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+    def _doubt(self) -> None:
+        # Two at once may count as one: it is another number all the same.
+        self.doubts += 1
 
     def _saves_nothing(self, probe: Any) -> bool:
         try:

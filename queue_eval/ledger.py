@@ -109,6 +109,30 @@ class Ledger:
         self.told.discard(job.id)
         self.last_id = max(self.last_id, job.id)
 
+    def withdraw(self, job: Job) -> Watcher | None:
+        """The server has forgotten this job; who awaits it by itself."""
+        if self.waiting.get(job.id) is not job:
+            return None  # finished, or its id is another one's by now
+        del self.waiting[job.id]
+        del self.tracked[job.id]
+        self.joined.pop(job.id, None)
+        self.fences.pop(job.id, None)
+        return self.watchers.pop(job.id, None)
+
+    def renumber(self, job: Job, former: int) -> None:
+        """A finished job has another id now."""
+        for place in (self.tracked, self.ready, self.done):
+            if place.get(former) is job:
+                del place[former]
+                place[job.id] = job
+        if former in self.told:
+            self.told.discard(former)
+            self.told.add(job.id)
+        if former in self.gathered:
+            self.gathered.add(job.id)
+        self.counted.add(job.id)
+        self.last_id = max(self.last_id, job.id)
+
     def is_candidate(self, entry: ResultEntry) -> bool:
         """Whether this may be the outcome of an adopted job."""
         if entry.id > self.horizon or entry.id in self.tracked or entry.id in self.counted:

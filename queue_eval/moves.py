@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha1
 from typing import Any
 
 from queue_eval.states import Outcome, State
@@ -81,6 +82,13 @@ class Lease:
     config: bytes
     slots: int = 1
     """How many slots of the worker it takes."""
+    request: str = field(default="", compare=False)
+    """The request that it answers, which no other lease ever answers."""
+
+    @property
+    def digest(self) -> str:
+        """Tells its config from others."""
+        return sha1(self.config, usedforsecurity=False).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,9 @@ class Settlement:
     body: bytes
     """The result (JSON), or the error (text)."""
     output: bytes = b""
+    request: str = ""
+    digest: str = ""
+    """Those of the lease, where they are known: a server that has gone back in time gives tokens again."""
 
 
 @dataclass(frozen=True, slots=True)

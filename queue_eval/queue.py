@@ -66,10 +66,17 @@ class CampaignQueue(CampaignView):
                 'use another campaign name, or on_change="accept"'
             )
         # After the fact, so that a registered campaign exists; a crash in between is healed by reopening.
-        link.call(lambda client: client.zadd(names.CAMPAIGNS, {campaign: reply[2]}))
         queue = cls(link, campaign, opened.uid)
-        queue.notify("open")
+        queue.register(opened.created_ms)
         return queue, opened
+
+    def register(self, created_ms: int) -> None:
+        """Have workers know of it."""
+        self.link.call(lambda client: client.zadd(names.CAMPAIGNS, {self.campaign: created_ms}))
+        self.notify("open")
+
+    def is_registered(self) -> bool:
+        return self.link.call(lambda client: client.zscore(names.CAMPAIGNS, self.campaign)) is not None
 
     def enqueue(
         self, driver: str, sequence: int, submissions: Sequence[Submission], *,
@@ -107,10 +114,10 @@ class CampaignQueue(CampaignView):
         for s in settlements:
             age_ms = max(0, round((now - s.ended_at) * 1000))
             arguments += (s.id, s.attempt, s.outcome.value, f"{s.run_ms:.6g}", age_ms)
-            arguments += (s.source, s.body, s.output)
+            arguments += (s.source, s.body, s.output, s.request, s.digest)
         reply = self._run("settle", *arguments)
         with reading(self.campaign):
-            return _settled(reply)
+            return _settled(reply, request)
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
@@ -180,13 +187,13 @@ def _time_ms(said: bytes) -> int | None:
     return int(float(said)) if said and math.isfinite(float(said)) else None
 
 
-def _settled(reply: Sequence[Any]) -> Settled:
+def _settled(reply: Sequence[Any], request: str) -> Settled:
     leases, due, now_ms, revision, verdicts, reserved, aside = reply
     return Settled(
         leases=[
             Lease(
                 int(leases[i]), leases[i + 1], leases[i + 2] > 0, leases[i + 3][STAMP_DIGITS:],
-                leases[i + 2] or 1,
+                leases[i + 2] or 1, request,
             )
             for i in range(0, len(leases), 4)
         ],

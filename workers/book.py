@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Token
-from queue_eval.moves import Settled, Settlement
+from queue_eval.moves import Lease, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.executors.protocol import Ended, Plan
 from workers.runner import Runner
@@ -85,11 +85,13 @@ class Book:
             for one in attempts:
                 job, attempt = one.token
                 served.pace.add(one.slot_ms)
+                request, digest = served.proofs.get(one.token, ("", ""))
                 served.outbox.append(
                     Settlement(
-                        job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output
+                        job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output,
+                        request, digest,
                     )
-                )
+                )  # fmt: skip
                 served.let_go(one.token)
             served.missing_slots = missing_slots
             self._ask_again_if_reserved()
@@ -306,7 +308,36 @@ class Book:
         with self.changed:
             for settlement in trade.settlements:
                 trade.served.strike_off(settlement.id, settlement.attempt)
+                trade.served.remember(settlement)
             return not any(served.outbox for served in self._served.values())
+
+    def known(self, served: Served, leases: Sequence[Lease]) -> list[Lease]:
+        """Those of which an equal token runs here: the server has gone back in time, and gives it again.
+
+        If it is for the same config, what runs is what is leased: it is settled under the new lease.
+        """
+        with self.changed:
+            twins = [lease for lease in leases if (lease.id, lease.attempt) in served.proofs]
+            for lease in twins:
+                token = lease.id, lease.attempt
+                if served.proofs[token][1] == lease.digest:
+                    served.proofs[token] = (lease.request, lease.digest)
+                    served.tokens[lease.id] = lease.attempt
+            return twins
+
+    def is_leased(self, served: Served, lease: Lease) -> bool:
+        """Whether what runs here under the token of this lease was leased by it."""
+        with self.changed:
+            return served.proofs.get((lease.id, lease.attempt), ("", ""))[0] == lease.request
+
+    def settle_again(self, served: Served, unknown: Sequence[Token]) -> list[Token]:
+        """Settle anew what was acknowledged and is held here again; returns which of `unknown` that is."""
+        with self.changed:
+            found = {(one.id, one.attempt): one for one in served.lately}
+            again = [token for token in unknown if token in found]
+            served.outbox.extend(found[token] for token in again)
+            self.changed.notify()
+            return again
 
     def leased(self, trade: Trade, plan: Plan, reply: Settled) -> bool:
         """These leases are taken on. Whether the server had nothing more for this worker's room."""
@@ -317,6 +348,7 @@ class Book:
             taken = 0
             for lease in reply.leases:
                 served.tokens[lease.id] = lease.attempt
+                served.proofs[lease.id, lease.attempt] = (lease.request, lease.digest)
                 taken += lease.slots
                 if lease.slots > 1:
                     served.wide[lease.id, lease.attempt] = lease.slots

@@ -21,6 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
@@ -186,6 +187,10 @@ class Exchange:
                 # What runs is of an opening that was accepted: it is finished.
                 self._book.withdraw(served.name)
                 return
+        if twins := self._book.known(served, leases):
+            self._part(served, twins)
+            leases = [lease for lease in leases if lease not in twins]
+            reply = replace(reply, leases=leases)
         nothing_left = self._book.leased(trade, plan, reply)
         if leases:
             # First of all: what is booked and never reaches the runner would take its slots for ever.
@@ -197,6 +202,17 @@ class Exchange:
             self._runner.submit(served.lane, plan, [])
         if nothing_left:
             self.armed.set()
+
+    def _part(self, served: Served, twins: Sequence[Lease]) -> None:
+        """What runs here under a token that was given again, for another config, is nobody's any more."""
+        foreign = [lease for lease in twins if not self._book.is_leased(served, lease)]
+        log.warning(
+            "the server has gone back in time: jobs %s of %s are leased again while they run here",
+            [lease.id for lease in twins], served.name,
+        )  # fmt: skip
+        if foreign:
+            self._runner.forget(served.lane, [(lease.id, lease.attempt) for lease in foreign], begun=True)
+            self._release(served, [(lease.id, lease.attempt, False) for lease in foreign])
 
     def _release(self, served: Served, tokens: Sequence[ToRelease]) -> None:
         try:

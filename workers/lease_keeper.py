@@ -181,10 +181,13 @@ class LeaseKeeper:
             self._look_at(served.name)
 
     def _release_unknown(self, served: Served, unknown: list[tuple[int, int]]) -> None:
-        """Give back what the server thinks is held here, and nobody here has known of for a whole lease: it
-        has gone back in time (a power cut, a failover)."""
+        """What the server thinks is held here, and nobody here knows of, because it has gone back in time (a
+        power cut, a failover): settle again what is remembered, give back the rest after a whole lease."""
         now = time.monotonic()
         known = served.tokens
+        if again := self._book.settle_again(served, unknown):
+            log.warning("jobs %s of %s are held here once more: settled again", again, served.name)
+            unknown = [token for token in unknown if token not in again]
         seen = self._unknown.get(served.name, {})
         still = {token: seen.get(token, now) for token in unknown if known.get(token[0]) != token[1]}
         lost = [token for token, since in still.items() if now - since > self._options.lease_s]

@@ -26,6 +26,10 @@ from workers.pace import Pace
 
 log = logging.getLogger(__name__)
 
+_LATELY = 1000
+_WORTH_MS = 50.0
+_LARGE_BYTES = 16_384
+
 
 @dataclass
 class Served:
@@ -41,7 +45,11 @@ class Served:
     in_hand: int = 0
     wide: dict[Token, int] = field(default_factory=dict)
     """The slots of each attempt in hand that takes more than one."""
+    proofs: dict[Token, tuple[str, str]] = field(default_factory=dict)
+    """Of the attempts that the runner has: the request and the digest of their leases."""
     outbox: deque[Settlement] = field(default_factory=deque)
+    lately: deque[Settlement] = field(default_factory=lambda: deque(maxlen=_LATELY))
+    """Acknowledged; a server that goes back in time forgets the last ones."""
     may_have_work: bool = True
     took_marker: bool = False
     """This worker popped the marker that says so, and owes the others a look."""
@@ -75,11 +83,17 @@ class Served:
     def let_go(self, token: Token) -> None:
         """This attempt is in the runner's hands no more."""
         self.in_hand -= self.wide.pop(token, 1)
+        self.proofs.pop(token, None)
 
     def strike_off(self, job: int, attempt: int) -> None:
         """This lease is held no more; the job may be held again by now, as another attempt."""
         if self.tokens.get(job) == attempt:
             del self.tokens[job]
+
+    def remember(self, settlement: Settlement) -> None:
+        """It is acknowledged. Kept for a while if it was not quickly made, and is not large."""
+        if settlement.run_ms >= _WORTH_MS and len(settlement.body) + len(settlement.output) <= _LARGE_BYTES:
+            self.lately.append(settlement)
 
     @property
     def lane(self) -> str:

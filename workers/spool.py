@@ -156,6 +156,7 @@ def _encode(queue: CampaignQueue, worker: str, settlement: Settlement) -> str:
             "run_ms": settlement.run_ms, "ended_unix": ended_unix, "source": settlement.source,
             "body": settlement.body.decode("utf-8", "surrogateescape"),
             "output": settlement.output.decode("utf-8", "surrogateescape"),
+            "request": settlement.request, "digest": settlement.digest,
         }
     )  # fmt: skip
 
@@ -172,6 +173,8 @@ def _decode(line: str) -> tuple[str, str, str, Settlement] | None:
             source=str(kept["source"]),
             body=str(kept["body"]).encode("utf-8", "surrogateescape"),
             output=str(kept["output"]).encode("utf-8", "surrogateescape"),
+            request=str(kept.get("request", "")),
+            digest=str(kept.get("digest", "")),
         )
         return str(kept["campaign"]), str(kept["uid"]), str(kept["worker"]), settlement
     except (ValueError, KeyError, TypeError):

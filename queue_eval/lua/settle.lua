@@ -1,6 +1,10 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
---       slots (how many the worker has in all), then per settlement: id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output
+--       slots (how many the worker has in all), then per settlement: id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output,
+--       request, digest
+--   request: that of the attempt's lease, or ''; digest: the first 16 digits of the SHA-1 of its config, or ''. A
+--     server that has gone back in time (a power cut, a failover) gives ids and tokens again: what comes from
+--     another lease under an equal token is not held, and counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved, aside }; leases is flat: id, attempt,
 --   slots (0: prefetched), config; verdicts[i] is one of recorded, again, stale, finished; reserved and aside
@@ -14,7 +18,7 @@ local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARG
 if gone(uid) then return GONE end
 local now = now_ms()
 local held = held_key(worker)
-local FIRST, WIDTH = 8, 8
+local FIRST, WIDTH = 8, 10
 local verdicts = {}
 
 if #ARGV >= FIRST then
@@ -27,13 +31,24 @@ if #ARGV >= FIRST then
   local max_attempts, max_losses = tonumber(known[2]) or 1, tonumber(known[3]) or 1
   local first_ms, factor, max_ms = tonumber(known[4]) or 0, tonumber(known[5]) or 1, tonumber(known[6]) or 0
 
-  local strays = {}
-  for i, id in ipairs(ids) do
+  local function is_mine(i)
     local at = FIRST + (i - 1) * WIDTH
-    if ARGV[at + 2] == 'ok' and not finished[i]
-       and not (tokens[i] and parse_held(tokens[i]) == tonumber(ARGV[at + 1])) then
+    if not tokens[i] then return false end
+    local attempt, made_by = parse_held(tokens[i])
+    return attempt == tonumber(ARGV[at + 1]) and (ARGV[at + 8] == '' or ARGV[at + 8] == made_by)
+  end
+
+  local strays, places = {}, {}
+  for i, id in ipairs(ids) do
+    if ARGV[FIRST + (i - 1) * WIDTH + 2] == 'ok' and not finished[i] and not is_mine(i) then
       strays[#strays + 1] = id
+      places[#places + 1] = i
     end
+  end
+  local foreign = {}
+  for k, config in ipairs(hmget(CONFIGS, strays)) do
+    local digest = ARGV[FIRST + (places[k] - 1) * WIDTH + 9]
+    foreign[places[k]] = digest ~= '' and string.sub(redis.sha1hex(string.sub(config or '', 14)), 1, 16) ~= digest
   end
   local elsewhere = #strays > 0 and holders(strays) or {}
 
@@ -41,12 +56,12 @@ if #ARGV >= FIRST then
   local function settle_one(i, id)
     local at = FIRST + (i - 1) * WIDTH
     local attempt, outcome = tonumber(ARGV[at + 1]), ARGV[at + 2]
-    local mine = tokens[i] and parse_held(tokens[i]) == attempt
+    local mine = is_mine(i)
     local report = { run_ms = ARGV[at + 3], age_ms = ARGV[at + 4], source = ARGV[at + 5],
                      body = ARGV[at + 6], output = ARGV[at + 7], worker = worker }
     if finished[i] or closed[id] == 'recorded' then
       verdicts[i] = 'finished'
-    elseif closed[id] then
+    elseif closed[id] or foreign[i] then
       verdicts[i] = 'stale'
     elseif outcome == 'ok' and (mine or is_job(id, last_id)) then
       verdicts[i] = 'recorded'

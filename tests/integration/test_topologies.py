@@ -116,7 +116,7 @@ def test_a_node_of_the_cluster_is_killed_and_comes_back(nodes, worker, tmp_path)
     with Evaluator.create(
         square, method="thread", method_kwargs={"url": url, "home": tmp_path, "campaign": "survivor"}
     ) as evaluator:
-        evaluator.submit([{"x": x} for x in range(300)])
+        evaluator.submit([{"x": x} for x in range(900)])
         evaluator.gather("BATCH", 50, timeout=60)
         for node in nodes:
             node.kill()
@@ -126,7 +126,7 @@ def test_a_node_of_the_cluster_is_killed_and_comes_back(nodes, worker, tmp_path)
             evaluator.gather("BATCH", 40, timeout=60)
             assert evaluator.num_gathered > before
         evaluator.gather("ALL", timeout=60)
-        check_whole(evaluator, 300)
+        check_whole(evaluator, 900)
     assert cli_here("purge", "survivor", "--yes", "--url", url).returncode == 0
 
 

@@ -14,20 +14,24 @@ from tests.support.waiting import wait_until
 class Load:
     """`count` jobs of about 5 ms, submitted in batches of 20 while others are gathered."""
 
-    def __init__(self, fleet: Fleet, evaluator: Evaluator, count: int, *, sleep_s: float = 0.005) -> None:
+    def __init__(
+        self, fleet: Fleet, evaluator: Evaluator, count: int, *, sleep_s: float = 0.005, first: int = 0
+    ) -> None:
         self.evaluator = evaluator
         self.gathered: list[Job] = []
         self._fleet = fleet
         self._count = count
         self._sleep_s = sleep_s
+        self._first = first
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._drive, daemon=True)
         self._thread.start()
 
     def _drive(self) -> None:
+        end = self._first + self._count
         try:
-            for first in range(0, self._count, 20):
-                batch = range(first, min(first + 20, self._count))
+            for first in range(self._first, end, 20):
+                batch = range(first, min(first + 20, end))
                 self.evaluator.submit([self._fleet.config(x, sleep_s=self._sleep_s) for x in batch])
                 if self.evaluator.num_outstanding >= 40:
                     self.gathered += self.evaluator.gather("BATCH", 20)
@@ -51,9 +55,14 @@ class Load:
         assert self.is_over, "the driver hangs"
         return sorted(job.result for job in self.gathered)
 
+    def check_results(self, timeout_s: float = 60.0) -> None:
+        """All is over: each job gathered once, with its own result."""
+        assert self.finish(timeout_s) == list(range(self._first, self._first + self._count))
+        assert len({job.id for job in self.gathered}) == self._count
+        assert all(job.result == job.config["x"] for job in self.gathered)
+
     def check(self, timeout_s: float = 60.0, *, runs: int = 0) -> None:
         """All is over: each job gathered once and recorded once, with at most so many `runs` too many."""
-        assert self.finish(timeout_s) == list(range(self._count))
-        assert len({job.id for job in self.gathered}) == self._count
+        self.check_results(timeout_s)
         assert sum(self._fleet.begun().values()) <= self._count + runs
         check_all_recorded(self._fleet.queue(self.evaluator.campaign), self._count)

@@ -1,0 +1,110 @@
+"""What a driver has submitted of late, and what of it the server has forgotten.
+
+A server may go back in time: a power cut under everysec undoes a second, a failover what had not been
+replicated. What was acknowledged then is gone, and the ids are given again. Moves are undone from the last
+one backwards, so that one job that is still there vouches for all that were submitted before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from queue_eval.codec import decode
+from queue_eval.job import Job
+from queue_eval.moves import Submission
+from queue_eval.paging import pages
+from queue_eval.queue import CampaignQueue
+
+_MOST = 20_000
+_KEPT_MS = 60_000
+"""What is finished is kept for so long: nobody goes back further."""
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A job that was submitted, and all it takes to submit it again."""
+
+    job: Job
+    submission: Submission
+    priority: int
+    delay_ms: int
+    slots: int
+
+
+class Undone:
+    """Assumes: one thread at a time."""
+
+    def __init__(self) -> None:
+        self._sent: deque[Sent] = deque(maxlen=_MOST)
+
+    def add(self, sent: Sequence[Sent]) -> None:
+        """The server has acknowledged these."""
+        self._sent.extend(sent)
+        newest = _stamp(sent[-1]) if sent else 0
+        while self._sent and _is_over(self._sent[0]) and _stamp(self._sent[0]) < newest - _KEPT_MS:
+            self._sent.popleft()
+
+    def find(self, queue: CampaignQueue) -> list[Sent]:
+        """Those that the server does not have (any more), in the order of submission."""
+        by_age = sorted(self._sent, key=lambda sent: (_stamp(sent), sent.job.id), reverse=True)
+        undone: list[Sent] = []
+        vouched_ms = -1
+        for page in _growing(by_age):
+            if all(_stamp(sent) < vouched_ms for sent in page):
+                break
+            there = queue.configs_of([sent.job.id for sent in page])
+            may_be_restamped = bool(queue.retried())
+            for sent, origin in zip(page, there, strict=True):
+                if origin is not None and _is_same(sent, *origin, may_be_restamped=may_be_restamped):
+                    vouched_ms = max(vouched_ms, _stamp(sent))
+                elif _stamp(sent) >= vouched_ms:
+                    undone.append(sent)
+        return undone[::-1]
+
+
+def groups(sent: Sequence[Sent], most: int) -> Iterator[list[Sent]]:
+    """In batches of those that can be sent in one call."""
+    batch: list[Sent] = []
+    for one in sent:
+        if batch and (len(batch) == most or _how(one) != _how(batch[0])):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def _how(sent: Sent) -> tuple[int, int, int]:
+    return sent.priority, sent.delay_ms, sent.slots
+
+
+def _is_same(sent: Sent, submitted_ms: int, config: bytes, *, may_be_restamped: bool) -> bool:
+    """Whether what has this id is this job. A `retry` by the user gives it a new time."""
+    if submitted_ms == sent.job.submitted_ms:
+        return True
+    return may_be_restamped and _config(config) == _config(sent.submission.config.encode())
+
+
+def _config(text: bytes) -> object:
+    try:
+        return decode(text)
+    except ValueError:
+        return None
+
+
+def _growing(sent: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
+    """The first by itself, for it mostly tells all."""
+    yield sent[:1]
+    yield from pages(sent[1:], _PAGE)
+
+
+def _stamp(sent: Sent) -> int:
+    return int(sent.job.submitted_ms or 0)
+
+
+def _is_over(sent: Sent) -> bool:
+    return sent.job.status == Job.DONE
