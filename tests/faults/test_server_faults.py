@@ -15,12 +15,13 @@ import psutil
 import pytest
 import redis
 
-from queue_eval.access import find_access
+from queue_eval.access import find_access, write_access
 from queue_eval.errors import ServerError
 from queue_eval.server import server_state, start_server, stop_server
 from tests.conftest import end_processes_of
 from tests.support.fault_fleet import Fleet, check_all_recorded, kill_server
 from tests.support.load import Load
+from tests.support.networks import Node, free_ports
 from tests.support.waiting import wait_until
 
 LEASE = "10s"
@@ -171,6 +172,35 @@ def test_a_server_that_does_nothing_for_now(fleet, campaign, admin, caplog, hind
     assert all(words in warning for warning in said[::2])
     for worker in workers:
         check_sane(fleet.output_of(worker))
+
+
+@pytest.mark.long
+def test_a_server_that_reads_its_data_for_long(tmp_path, campaign, caplog):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (port,) = free_ports(1)
+    settings = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+    node = Node(tmp_path / "node", port, *settings)
+    fleet = Fleet(home, tmp_path)
+    try:
+        wait_until(node.answers)
+        node.client().mset({f"k{i}": "v" for i in range(1000)})
+        node.client().execute_command("BGREWRITEAOF")
+        wait_until(lambda: node.client().info("persistence")["aof_rewrite_in_progress"] == 0)
+        write_access(home, f"redis://127.0.0.1:{port}", b"k" * 32)
+        with fleet.driver(campaign) as driver:
+            worker = fleet.worker(slots=2, lease=LEASE)
+            load = Load(fleet, driver, 300)
+            load.wait_done(0.2)
+            node.kill()
+            node.start("--key-load-delay", "3000", "--loading-process-events-interval-bytes", "1024")
+            wait_until(lambda: "LOADING: it is loading its data" in fleet.output_of(worker))
+            load.check()
+        check_sane(fleet.output_of(worker))
+    finally:
+        fleet.close()
+        if node.process.poll() is None:
+            node.kill()
 
 
 # Its log is damaged -----------------------------------------------------------------------------------

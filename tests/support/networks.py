@@ -48,13 +48,16 @@ class Node:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def start(self) -> None:
-        self.process = self._start()
+    def start(self, *more: str) -> None:
+        self.process = self._start(*more)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, *more: str) -> subprocess.Popen[bytes]:
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [server_binary(), *self._settings, "--port", str(self.port), "--dir", str(self._folder)],
+                [
+                    server_binary(), *self._settings, *more, "--port", str(self.port),
+                    "--dir", str(self._folder),
+                ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]},
             )  # fmt: skip
 
