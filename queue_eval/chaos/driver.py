@@ -42,6 +42,7 @@ class Orders:
     seed: int
     window: int
     """Jobs outstanding at a time, about."""
+    only_short: bool
 
     def write(self, folder: Path) -> None:
         (folder / ORDERS).write_text(json.dumps(asdict(self)), encoding="ascii")
@@ -108,7 +109,10 @@ class Driver:
     def run(self) -> None:
         orders = self._orders
         self._note("begin")
-        configs = [planned.config for planned in workload.plan(orders.evaluations, orders.seed, self._folder)]
+        planned = workload.plan(
+            orders.evaluations, orders.seed, self._folder, only_short=orders.only_short
+        )
+        configs = [one.config for one in planned]
         with Evaluator.create(RUN_FUNCTION, orders.method, orders.method_kwargs) as evaluator:
             sent = 0
             while sent < len(configs) or evaluator.num_outstanding:

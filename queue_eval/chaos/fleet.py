@@ -31,7 +31,10 @@ from queue_eval.states import Method
 
 RQ_QUEUE = "chaos"
 
-_WINDOW_PER_SLOT = 20
+_WINDOW = 20
+_WINDOW_IF_SHORT = 200
+"""Jobs outstanding for each slot."""
+
 _LOG_TAIL = 400
 _AGAIN_S = 0.5
 
@@ -254,7 +257,8 @@ class Fleet:
             keywords |= {"num_workers": settings.total_slots, "rq_queue": RQ_QUEUE}
         return Orders(
             settings.method.value, keywords, settings.evaluations, settings.seed,
-            window=max(30, _WINDOW_PER_SLOT * settings.total_slots),
+            window=max(30, (_WINDOW_IF_SHORT if settings.only_short else _WINDOW) * settings.total_slots),
+            only_short=settings.only_short,
         )  # fmt: skip
 
     def _start(self, seat: Seat) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ CUT_MODES = ("refuse", "reset", "blackhole", "delay", "drop_reply", "cut_reply")
 
 _LONG = 0.3
 """How many of those faults that a lease may outlast last longer than a lease."""
+
+_LULL_EVERY = 10
+_LULL_S = 4.0
+"""Every so many faults there is a lull, in which it can be seen who has nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,12 @@ class Strike:
 def strikes(settings: Settings) -> Iterator[Strike]:
     """Faults without end."""
     dice = random.Random(f"faults {settings.seed}")
-    while settings.faults:
+    for number in itertools.count(1):
+        if not settings.faults:
+            return
         what, victim = dice.choice(settings.faults)
         yield Strike(
-            after_s=dice.expovariate(1 / settings.fault_every_s),
+            after_s=dice.expovariate(1 / settings.fault_every_s) + _LULL_S * (number % _LULL_EVERY == 0),
             what=what,
             victim=victim,
             pick=dice.random(),

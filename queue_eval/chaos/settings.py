@@ -35,6 +35,8 @@ class Settings:
     fault_every_s: float
     """Mean time from one fault to the next."""
     lease_s: float
+    only_short: bool = False
+    """Whether all evaluations take milliseconds only."""
 
     @property
     def is_forwarding(self) -> bool:
@@ -60,12 +62,13 @@ class Settings:
             "--seed", self.seed, "--minutes", f"{self.attack_s / 60:g}",
             "--fault-every", f"{self.fault_every_s:g}", "--lease", f"{self.lease_s:g}",
         ]  # fmt: skip
+        words += ["--short"] * self.only_short
         return shlex.join(map(str, words))
 
 
 def checked(
     *, evaluations: int, method: str, workers: int, slots: int, kill: str, pause: str, cut: str, seed: int,
-    minutes: float, fault_every_s: float, lease_s: float,
+    minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
 ) -> Settings:  # fmt: skip
     """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
     if lease_s < _SHORTEST_LEASE_S:
@@ -88,6 +91,7 @@ def checked(
     return Settings(
         evaluations=evaluations, method=chosen, workers=workers, slots=slots, faults=faults, seed=seed,
         attack_s=60 * minutes, fault_every_s=fault_every_s, lease_s=lease_s,
+        only_short=only_short,
     )  # fmt: skip
 
 

@@ -124,7 +124,10 @@ class _Storm:
         fleet, observer = self._fleet, self._observer
         evidence = Evidence(
             settings=self._settings,
-            planned=plan(self._settings.evaluations, self._settings.seed, fleet.folder),
+            planned=plan(
+                self._settings.evaluations, self._settings.seed, fleet.folder,
+                only_short=self._settings.only_short,
+            ),
             side=(), driver=read_log(fleet.folder), table=reading.read_table(fleet.folder),
             entries=(), seen=observer.seen, index={}, failures=(), samples=observer.samples,
             faults=self._attack.faults, stalls=observer.stalls, casualties=fleet.casualties,

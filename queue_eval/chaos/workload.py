@@ -42,6 +42,7 @@ RETRY_DELAY_S = 0.1
 SIDE_LOG = "side.log"
 BIG = 2**20
 
+_SHORT_S = 0.020
 _HANG_S = 5 * TIME_LIMIT_S
 
 Outcome = Literal["succeeded", "error", "timeout", "lost"]
@@ -116,11 +117,16 @@ class SideLine:
     """Of this execution alone."""
 
 
-def plan(evaluations: int, seed: int, folder: str | Path) -> list[Planned]:
-    """The evaluations of this seed, in the order in which to submit them; `folder` is for their logs."""
+def plan(evaluations: int, seed: int, folder: str | Path, *, only_short: bool = False) -> list[Planned]:
+    """The evaluations of this seed, in the order in which to submit them; `folder` is for their logs.
+
+    `only_short`: without those that take more than some milliseconds, so that workers hold many in advance.
+    """
     dice = random.Random(f"{seed} {evaluations}")
     kinds: list[str] = []
     for name, kind in KINDS.items():
+        if only_short and kind.seconds[1] > _SHORT_S:
+            continue
         wanted = max(1, round(evaluations * kind.share))
         wanted = wanted if kind.most is None else min(wanted, kind.most)
         kinds += [name] * min(wanted, evaluations - len(kinds))

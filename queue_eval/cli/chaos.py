@@ -54,6 +54,7 @@ _LINE_EVERY_S = 10.0
 @click.option(
     "--lease", type=DURATION, default="4s", show_default=True, metavar="DURATION", help="Of the workers."
 )
+@click.option("--short", is_flag=True, help="Only evaluations of some milliseconds, many held in advance.")
 @click.option(
     "--keep", metavar="FOLDER",
     help="Keep all logs in this folder, which must be empty [default: only when an invariant is broken].",
@@ -61,7 +62,8 @@ _LINE_EVERY_S = 10.0
 @json_option
 def chaos_command(
     evaluations: int, method: str, workers: int, slots: int, kill: str, pause: str, cut: str, seed: int,
-    minutes: float, fault_every: float, lease: float, keep: str | None, *, as_json: bool,
+    minutes: float, fault_every: float, lease: float, keep: str | None, *, short: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Kill, freeze and cut off everything while a campaign runs, and check that nothing is lost or doubled.
 
@@ -75,7 +77,7 @@ def chaos_command(
 
     settings = checked(
         evaluations=evaluations, method=method, workers=workers, slots=slots, kill=kill, pause=pause, cut=cut,
-        seed=seed, minutes=minutes, fault_every_s=fault_every, lease_s=lease,
+        seed=seed, minutes=minutes, fault_every_s=fault_every, lease_s=lease, only_short=short,
     )  # fmt: skip
     folder = _folder(keep)
     began_at = time.monotonic()
