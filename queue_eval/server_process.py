@@ -93,7 +93,7 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
                 wire.call("PING")
             return
         except ReplyError as error:
-            if str(error).startswith("MISCONF"):  # it cannot write to its disk, but is there
+            if str(error).startswith(("MISCONF", "BUSY")):  # it does nothing for now, but is there
                 return
             if not str(error).startswith("LOADING"):
                 raise ServerUnreachableError(f"the server of {files.folder} answers: {error}") from error
