@@ -107,8 +107,10 @@ def test_connections_are_cut_all_the_time(fleet, campaign, admin, caplog):
 @contextlib.contextmanager
 def no_memory(admin: redis.Redis) -> Iterator[None]:
     admin.config_set("maxmemory", "1mb")
-    yield
-    admin.config_set("maxmemory", "0")
+    try:
+        yield
+    finally:
+        admin.config_set("maxmemory", "0")
 
 
 @contextlib.contextmanager
@@ -118,9 +120,11 @@ def no_snapshot(admin: redis.Redis) -> Iterator[None]:
     admin.config_set("save", "3600 1")
     blocked.mkdir()
     admin.bgsave()
-    wait_until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err")
-    yield
-    blocked.rmdir()
+    try:
+        wait_until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err")
+        yield
+    finally:
+        blocked.rmdir()  # a server that cannot save does not stop
     # Not at once after one that failed; and one that was begun by the server itself will do.
     wait_until(lambda: admin.info("persistence")["rdb_bgsave_in_progress"] == 0)
     admin.bgsave()
@@ -129,8 +133,10 @@ def no_snapshot(admin: redis.Redis) -> Iterator[None]:
 @contextlib.contextmanager
 def replica(admin: redis.Redis) -> Iterator[None]:
     admin.replicaof("127.0.0.1", "1")
-    yield
-    admin.replicaof("NO", "ONE")
+    try:
+        yield
+    finally:
+        admin.replicaof("NO", "ONE")
 
 
 @contextlib.contextmanager
@@ -141,8 +147,10 @@ def busy(admin: redis.Redis) -> Iterator[None]:
     script = clock + "local till = now() + 3 while now() < till do end"
     thread = threading.Thread(target=admin.eval, args=(script, 0))
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @pytest.mark.parametrize(
