@@ -38,8 +38,8 @@ class Blame:
 
     @property
     def most_interrupted(self) -> int:
-        """How many executions faults may have made necessary."""
-        return sum(self._harm(fault) for fault in self._evidence.faults)
+        """How many executions faults, and the deaths of neighbours, may have made necessary."""
+        return sum(self._harm(fault) for fault in self._evidence.faults) + self._deaths_in_company()
 
     def _explain(self) -> None:
         deaths: dict[int, list[float]] = defaultdict(list)
@@ -47,7 +47,7 @@ class Blame:
             if line.what == "die":
                 deaths[line.x + 1].append(line.at)
         budget = {id(fault): self._harm(fault) for fault in self._evidence.faults}
-        neighbours = self._deaths_in_company() if self._settings.method is Method.THREAD else 0
+        neighbours = self._deaths_in_company()
         for failure in self._evidence.failures:
             if failure.cause != "lost":
                 continue
@@ -91,6 +91,8 @@ class Blame:
 
     def _deaths_in_company(self) -> int:
         """Attempts that may have ended because another one ended their common process."""
+        if self._settings.method is not Method.THREAD:
+            return 0
         deaths = sum(line.what == "die" for line in self._evidence.side)
         return deaths * (self._settings.slots - 1)
 
