@@ -78,7 +78,8 @@ class Blame:
 
     def _harm(self, fault: Fault) -> int:
         """How many attempts a fault can have ended."""
-        everything = self._settings.slots
+        # A worker that forwards to RQ may hold all that is in flight.
+        everything = self._settings.total_slots if self._settings.method is Method.RQ else self._settings.slots
         if fault.victim == "child":
             return everything if self._settings.method is Method.THREAD else 1
         if fault.victim == "worker" and fault.what == "kill":

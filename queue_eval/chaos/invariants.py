@@ -220,8 +220,9 @@ def _executions_are_bounded(facts: _Facts) -> Iterator[str]:
     if begun > allowed:
         yield f"{begun} executions, {allowed} allowed"
     for job in facts.planned:
-        if job in facts.all.index and not facts.count(job, "start"):
-            yield f"{facts.describe(job)} is finished and was never executed"
+        succeeded = any(entry.state == "succeeded" for entry in facts.entries[job])
+        if succeeded and not facts.count(job, "start"):
+            yield f"{facts.describe(job)} has succeeded and was never executed"
     yield f"{begun} of {allowed}: {own} of their own, {facts.blame.most_interrupted} for faults"
 
 
