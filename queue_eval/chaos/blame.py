@@ -78,8 +78,9 @@ class Blame:
 
     def _harm(self, fault: Fault) -> int:
         """How many attempts a fault can have ended."""
+        settings = self._settings
         # A worker that forwards to RQ may hold all that is in flight.
-        everything = self._settings.total_slots if self._settings.method is Method.RQ else self._settings.slots
+        everything = settings.total_slots if settings.method is Method.RQ else settings.slots
         if fault.victim == "child":
             return everything if self._settings.method is Method.THREAD else 1
         if fault.victim == "worker" and fault.what == "kill":
