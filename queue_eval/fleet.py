@@ -37,6 +37,8 @@ class WorkerCard:
     slots: int | None = None
     campaigns: tuple[str, ...] | None = None
     """None: all campaigns of its queues."""
+    born: float | None = None
+    """See `machine.birth_of`: with the pid, which process it is."""
     queues: tuple[str, ...] | None = None
     """None: it names no label."""
     state: str = "unknown"
@@ -64,6 +66,7 @@ class WorkerCard:
             machine=str(said.get("machine") or ""),
             pid=_number(said.get("pid"), int),
             created=_number(said.get("created"), float),
+            born=_number(said.get("born"), float),
             slots=_number(said.get("slots"), int),
             campaigns=_names(said.get("campaigns")),
             queues=_names(said.get("queues")),

@@ -86,7 +86,7 @@ def check_queue_name(name: str) -> str:
 
 
 def machine_key(machine: str) -> str:
-    """hash: worker -> "pid created" of the workers on one machine, which can see each other die."""
+    """hash: worker -> "pid born" of the workers on one machine, which can see each other die."""
     return f"qe:machine:{machine}"
 
 

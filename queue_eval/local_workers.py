@@ -99,7 +99,7 @@ class LocalWorkers:
             return False
         if not card.serves(self._queue.campaign, self._label):
             return False
-        return card.announced or is_alive(card.pid or 0, card.created or 0.0)
+        return card.announced or is_alive(card.pid or 0, card.born or 0.0)
 
     def _hire(self) -> None:
         link = self._queue.link

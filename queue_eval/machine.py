@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from pathlib import Path
@@ -28,20 +29,32 @@ def new_worker_name() -> str:
     return f"{host[:80]}-{secrets.token_hex(3)}"
 
 
-def is_alive(pid: int, created: float) -> bool:
-    """Whether the process `pid` that started at `created` (Unix time, s, as psutil gives it) still runs."""
+def birth_of(pid: int) -> float:
+    """When a process started: seconds since the boot. Raises psutil.Error when there is none.
+
+    Not the time of day, as psutil gives it: when the machine's clock is corrected, that of every process
+    changes, and all workers would seem to have died. Elsewhere than on Linux there is only that.
+    """
     try:
-        process = psutil.Process(pid)
-        # The time is derived from the clock of the boot, which may be corrected by a little.
-        return abs(process.create_time() - created) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return psutil.Process(pid).create_time()
+    # The name, in parentheses, may hold anything; the start is the 22nd field, in ticks.
+    return int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def is_alive(pid: int, born: float) -> bool:
+    """Whether the process `pid` with this birth (see `birth_of`) still runs."""
+    try:
+        return abs(birth_of(pid) - born) < 1.0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError, OverflowError):  # the latter for what is no process's number
         return False
 
 
 def parse_process(card: bytes) -> tuple[int, float] | None:
-    """(pid, creation time) of "pid created", as workers write it; None for what is damaged."""
-    pid, _, created = card.decode(errors="replace").partition(" ")
+    """(pid, birth) of "pid born", as workers write it; None for what is damaged."""
+    pid, _, born = card.decode(errors="replace").partition(" ")
     try:
-        return int(pid), float(created)
+        return int(pid), float(born)
     except ValueError:
         return None

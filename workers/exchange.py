@@ -156,6 +156,8 @@ class Exchange:
             slots=slots, now=time.monotonic(),
         )  # fmt: skip
         self._in_flight = None
+        if self._spool is not None:
+            self._spool.tell_time(reply.now_ms)
         return reply
 
     def _note(self, trade: Trade, reply: Settled) -> None:

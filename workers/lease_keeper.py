@@ -28,7 +28,7 @@ from queue_eval.errors import (
 )
 from queue_eval.faults import undamaged
 from queue_eval.fleet import MOST_REASON, MOST_REFUSALS, WorkerCard
-from queue_eval.machine import machine_id
+from queue_eval.machine import birth_of, machine_id
 from queue_eval.queue import CampaignQueue
 from workers.book import Book
 from workers.complaints import Complaints
@@ -58,6 +58,7 @@ class LeaseKeeper:
         self._unknown: dict[str, dict[tuple[int, int], float]] = {}
         self._machine = machine_id()
         self._created = psutil.Process().create_time()
+        self._born = birth_of(os.getpid())
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -132,7 +133,8 @@ class LeaseKeeper:
         told = dict(sorted(reasons.items())[:MOST_REFUSALS])
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
-            created=self._created, slots=self._options.slots, campaigns=self._options.campaigns,
+            created=self._created, born=self._born, slots=self._options.slots,
+            campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
             lease_s=self._options.lease_s,
             refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
@@ -143,7 +145,7 @@ class LeaseKeeper:
             pipeline = client.pipeline(transaction=False)
             pipeline.set(keys.worker_key(name), card, px=2 * self._lease_ms)
             pipeline.zadd(keys.WORKERS, {name: now_s * 1000 + micros // 1000})
-            pipeline.hset(keys.machine_key(self._machine), name, f"{os.getpid()} {self._created}")
+            pipeline.hset(keys.machine_key(self._machine), name, f"{os.getpid()} {self._born}")
             pipeline.sismember(keys.DRAIN, name)
             if self._options.campaigns is None:
                 pipeline.zrange(keys.CAMPAIGNS, 0, -1)

@@ -40,6 +40,12 @@ class Spool:
         self._file: io.FileIO | None = None
         self._kept: set[tuple[str, int, int]] = set()
         self._has_failed = False
+        self._offset_s = time.time() - time.monotonic()
+        """From this machine's monotonic clock to the server's time."""
+
+    def tell_time(self, server_ms: int) -> None:
+        """What the server's clock shows now."""
+        self._offset_s = server_ms / 1000 - time.monotonic()
 
     def keep(self, queue: CampaignQueue, settlements: Sequence[Settlement]) -> None:
         """Write what is not written yet; on return it is on disk."""
@@ -49,7 +55,8 @@ class Spool:
         try:
             file = self._file or self._open()
             failpoints.reach("spool.before-write")
-            _append(file, "".join(_encode(queue, self._worker, one) + "\n" for one in new).encode())
+            lines = [_encode(queue, self._worker, one, self._offset_s) + "\n" for one in new]
+            _append(file, "".join(lines).encode())
             failpoints.reach("spool.before-fsync")
             os.fsync(file.fileno())
             failpoints.reach("spool.after-fsync")
@@ -109,7 +116,9 @@ def deliver_orphans(folder: Path, link: Link) -> int:
             if file is None:
                 continue
             failpoints.reach("spool.before-deliver")
-            left = [kept for line in file if (kept := _decode(line)) is not None]
+            seconds, micros = link.call(lambda client: client.time())
+            offset_s = seconds + micros / 1e6 - time.monotonic()
+            left = [kept for line in file if (kept := _decode(line, offset_s)) is not None]
             for campaign, uid, worker in dict.fromkeys((k[0], k[1], k[2]) for k in left):
                 settlements = [k[3] for k in left if k[:3] == (campaign, uid, worker)]
                 _settle(CampaignQueue(link, campaign, uid), worker, settlements)
@@ -146,14 +155,14 @@ def _claim(path: Path) -> Iterator[IO[str] | None]:
             yield file
 
 
-def _encode(queue: CampaignQueue, worker: str, settlement: Settlement) -> str:
-    # Wall clock, for this machine reads it again; the server is told an age.
-    ended_unix = time.time() - (time.monotonic() - settlement.ended_at)
+def _encode(queue: CampaignQueue, worker: str, settlement: Settlement, offset_s: float) -> str:
+    # By the server's clock: whoever delivers it may have another one, or has set it meanwhile.
     return json.dumps(
         {
             "campaign": queue.campaign, "uid": queue.uid, "worker": worker,
             "id": settlement.id, "attempt": settlement.attempt, "outcome": settlement.outcome.value,
-            "run_ms": settlement.run_ms, "ended_unix": ended_unix, "source": settlement.source,
+            "run_ms": settlement.run_ms, "ended_s": settlement.ended_at + offset_s,
+            "source": settlement.source,
             "body": settlement.body.decode("utf-8", "surrogateescape"),
             "output": settlement.output.decode("utf-8", "surrogateescape"),
             "request": settlement.request, "digest": settlement.digest,
@@ -161,7 +170,7 @@ def _encode(queue: CampaignQueue, worker: str, settlement: Settlement) -> str:
     )  # fmt: skip
 
 
-def _decode(line: str) -> tuple[str, str, str, Settlement] | None:
+def _decode(line: str, offset_s: float) -> tuple[str, str, str, Settlement] | None:
     try:
         kept = json.loads(line)
         settlement = Settlement(
@@ -169,7 +178,7 @@ def _decode(line: str) -> tuple[str, str, str, Settlement] | None:
             attempt=int(kept["attempt"]),
             outcome=Outcome(kept["outcome"]),
             run_ms=float(kept["run_ms"]),
-            ended_at=time.monotonic() - max(0.0, time.time() - float(kept["ended_unix"])),
+            ended_at=min(time.monotonic(), float(kept["ended_s"]) - offset_s),
             source=str(kept["source"]),
             body=str(kept["body"]).encode("utf-8", "surrogateescape"),
             output=str(kept["output"]).encode("utf-8", "surrogateescape"),

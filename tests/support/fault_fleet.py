@@ -42,10 +42,10 @@ class Fleet:
         with log:
             return self._start(command, log, environment)
 
-    def script(self, path: Path, *arguments: str) -> subprocess.Popen[str]:
+    def script(self, path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A driver: it runs in its own folder."""
         command = [sys.executable, path.name, *arguments]
-        return self._popen(command, subprocess.PIPE, subprocess.STDOUT, {}, path.parent)
+        return self._popen(command, subprocess.PIPE, subprocess.STDOUT, environment, path.parent)
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-P", "-m", "queue_eval", *arguments, "--home", str(self.home)]
