@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -18,4 +19,14 @@ def small_configs(first: int, count: int) -> list[dict[str, Any]]:
 def sleep(config: dict[str, Any]) -> Any:
     """Sleeps for as long as the config says."""
     time.sleep(config["sleep"])
+    return config["x"]
+
+
+def until_removed(config: dict[str, Any]) -> Any:
+    """Notes in a file when it began, and runs until that file is gone."""
+    log = Path(config["log"])
+    with log.open("a") as file:
+        file.write(f"{time.time()}\n")
+    while log.exists():
+        time.sleep(0.005)
     return config["x"]

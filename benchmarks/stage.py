@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ _STOP_S = 10.0
 class Worker:
     """A worker process that has registered itself."""
 
+    name: str
     process: psutil.Process
     start_s: float
     """From the start of its process to its registration."""
@@ -51,12 +52,14 @@ class Stage:
         self._names = itertools.count(1)
 
     @contextmanager
-    def worker(self, *, campaign: str | None = None, slots: int = SLOTS) -> Iterator[Worker]:
-        """A worker process, for one campaign or for all; killed at the end."""
+    def worker(
+        self, *, campaign: str | None = None, slots: int = SLOTS, more: Sequence[str] = ()
+    ) -> Iterator[Worker]:
+        """A worker process, for one campaign or for all, with `more` arguments; killed at the end."""
         name = f"bench-{next(self._names)}"
         command = [
             sys.executable, "-P", "-m", "queue_eval", "worker", "--slots", str(slots), "--name", name,
-            "--home", str(self.home), "--idle-timeout", "10m",
+            "--home", str(self.home), "--idle-timeout", "10m", *more,
         ]  # fmt: skip
         if campaign is not None:
             command += ["--campaign", campaign]
@@ -71,7 +74,7 @@ class Stage:
                 if process.poll() is not None or time.perf_counter() - began > _START_S:
                     raise RuntimeError(f"the worker did not start:\n{log.read_text(errors='replace')}")
                 time.sleep(0.001)
-            yield Worker(psutil.Process(process.pid), time.perf_counter() - began)
+            yield Worker(name, psutil.Process(process.pid), time.perf_counter() - began)
         finally:
             process.send_signal(signal.SIGTERM)
             try:

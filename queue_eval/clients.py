@@ -150,6 +150,15 @@ def drop_connections(client: Any) -> None:
         client.connection_pool.disconnect()
 
 
+def drop_idle_connections(client: Any) -> None:
+    """Close those that nobody uses just now."""
+    clients = [client]
+    if isinstance(client, RedisCluster):
+        clients = [node.redis_connection for node in client.get_nodes() if node.redis_connection is not None]
+    for one in clients:
+        one.connection_pool.disconnect(inuse_connections=False)
+
+
 def certificate_end(client: Any) -> float | None:
     """When the certificate of the server expires (seconds since 1970); None without TLS."""
     if isinstance(client, RedisCluster):

@@ -21,7 +21,13 @@ from redis.exceptions import BusyLoadingError, NoScriptError
 
 from queue_eval import failpoints
 from queue_eval.access import Access, renewed, safe_url
-from queue_eval.clients import CONNECT_TIMEOUT_S, drop_connections, is_cluster, new_client
+from queue_eval.clients import (
+    CONNECT_TIMEOUT_S,
+    drop_connections,
+    drop_idle_connections,
+    is_cluster,
+    new_client,
+)
 from queue_eval.errors import DamagedError, ServerRefusedError, ServerUnreachableError
 from queue_eval.faults import (
     REDIS_ERRORS,
@@ -59,13 +65,15 @@ class Link:
     transient. Assumes: what is called may be repeated after a lost reply. Safe to use from several threads.
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
     server, or raise GiveUp. `outage`: that of another link to the same server, which tells the log for both.
+    A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
     """
 
     def __init__(
         self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
-        outage: Outage | None = None,
+        outage: Outage | None = None, reply_timeout_s: float | None = None,
     ) -> None:  # fmt: skip
         self.access = access
+        self._reply_timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
         self.outage = outage or Outage(log)
         self._name = name
         self._on_wait = on_wait
@@ -80,7 +88,7 @@ class Link:
         """The common client, of the newest access. Making that of a cluster asks it for its layout."""
         with self._lock:
             if self._client is None:
-                self._client = self.dedicated(REPLY_TIMEOUT_S)
+                self._client = self.dedicated(self._reply_timeout_s)
             return self._client
 
     @property
@@ -163,6 +171,9 @@ class Link:
                 elif is_transient(error):
                     refused_since = None
                     self._renew()
+                    if client is not None:
+                        # They may have come to the same end, which each would take another timeout to show.
+                        drop_idle_connections(client)
                 elif is_damage(error):
                     raise damaged(reason(error)) from error
                 else:

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue_eval import keys
 from queue_eval.access import Access, safe_url
 from queue_eval.attempt import Token
-from queue_eval.connection import GiveUp, Link
+from queue_eval.connection import REPLY_TIMEOUT_S, GiveUp, Link
 from queue_eval.errors import UsageError
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
@@ -56,12 +56,17 @@ class Worker:
         self._exchange_link = Link(
             access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage
         )
+        # Of its own: a connection that stalls must not cost it a lease.
+        self._keeper_link = Link(
+            access, name=name, on_wait=self._while_away, outage=self._link.outage,
+            reply_timeout_s=_beat_timeout_s(options.lease_s),
+        )  # fmt: skip
         self._book = Book()
         self._runner = Runner(self._book)
         self._book.attach_runner(self._runner)
         self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool)
         self._keeper = LeaseKeeper(
-            self._link, options, self._book, self._runner, on_drain=self._signals.drain
+            self._keeper_link, options, self._book, self._runner, on_drain=self._signals.drain
         )
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange)
@@ -202,6 +207,11 @@ class Worker:
                 raise UsageError(
                     f"a worker named {name!r} is running already (pid {process[0]}); choose another --name"
                 )
+
+
+def _beat_timeout_s(lease_s: float) -> float:
+    """After how long without a reply a beat is sent again: one that is lost must leave time for another."""
+    return min(REPLY_TIMEOUT_S, max(1.0, lease_s / 3))
 
 
 def _drain_margin_s(limit_s: float) -> float:

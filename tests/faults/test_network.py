@@ -313,6 +313,35 @@ def test_what_arrives_after_later_calls_of_the_same_caller_does_nothing(campaign
     assert made.queue.snapshot().last_id == 2
 
 
+def test_a_connection_that_stalls_costs_no_lease(server, tmp_path, campaign, access):
+    """As when a firewall has forgotten it: the heartbeat takes a new one before the lease has run out."""
+    fleet = Fleet(server, tmp_path)
+    try:
+        with FaultProxy(target(access)) as its, fleet.driver(campaign) as driver:
+            mine = ("--campaign", campaign)
+            url = behind(access, its).url
+            fleet.worker(*mine, "--name", "stalled", lease="2s", QUEUE_EVAL_URL=url)
+            driver.submit([fleet.gated(1)])
+            fleet.wait_begun(1)
+            fleet.worker(*mine, "--name", "neighbour", lease="2s")
+            queue = fleet.queue(campaign)
+
+            def expiry_ms() -> int:
+                return {one.worker: one.expiry_ms for one in queue.snapshot().workers}.get("stalled", 0)
+
+            wait_until(lambda: len(queue.snapshot().workers) == 2)
+            before = expiry_ms()
+            its.strand()
+            wait_until(lambda: expiry_ms() > before + 4000)
+            assert fleet.begun() == {1: 1}
+            its.heal()
+            fleet.open_gate()
+            (job,) = driver.gather("ALL", timeout=20)
+            assert (job.worker, job.attempts) == ("stalled", 1)
+    finally:
+        fleet.close()
+
+
 # Everything at once -------------------------------------------------------------------------------------
 
 
