@@ -16,7 +16,10 @@ from queue_eval.states import Method
 
 _LATE_S = 20.0
 """A loss may be noticed so much later than a lease after the fault: a grace, a busy machine, a server that is
-away, an RQ job that gives no sign of life for 16 s."""
+away."""
+
+_LATE_RQ_S = 60.0
+"""What RQ runs is dead when it gives no sign of life for 16 s in which RQ's Redis was always there."""
 
 _BACK_S = 2.5
 """Who was cut off tries to come back every two seconds."""
@@ -42,18 +45,12 @@ class Blame:
         return sum(self._harm(fault) for fault in self._evidence.faults) + self._deaths_in_company()
 
     def _explain(self) -> None:
-        deaths: dict[int, list[float]] = defaultdict(list)
-        for line in self._evidence.side:
-            if line.what == "die":
-                deaths[line.x + 1].append(line.at)
+        own = self._own_losses()
         budget = {id(fault): self._harm(fault) for fault in self._evidence.faults}
         neighbours = self._deaths_in_company()
-        for failure in self._evidence.failures:
-            if failure.cause != "lost":
-                continue
-            if deaths[failure.id] and deaths[failure.id][0] <= failure.at + 1.0:
-                deaths[failure.id].pop(0)
-                self.own += 1
+        self.own = len(own)
+        for failure in self._losses():
+            if id(failure) in own:
                 continue
             culprit = next((f for f in self._suspects(failure) if budget[id(f)] > 0), None)
             if culprit is not None:
@@ -68,9 +65,31 @@ class Blame:
                 )
         self._look_at_neighbours()
 
+    def _losses(self) -> Iterator[Failure]:
+        return (failure for failure in self._evidence.failures if failure.cause == "lost")
+
+    def _own_losses(self) -> set[int]:
+        """By `id`: each death that a job has logged explains the one loss that is nearest to it."""
+        deaths: dict[int, list[float]] = defaultdict(list)
+        for line in self._evidence.side:
+            if line.what == "die":
+                deaths[line.x + 1].append(line.at)
+        pairs = sorted(
+            (abs(failure.at - died_at), died_at, id(failure), failure.id)
+            for failure in self._losses()
+            for died_at in deaths[failure.id]
+            if died_at <= failure.at + 1.0
+        )
+        own: set[int] = set()
+        for _, died_at, failure, job in pairs:
+            if failure not in own and died_at in deaths[job]:
+                deaths[job].remove(died_at)
+                own.add(failure)
+        return own
+
     def _suspects(self, failure: Failure) -> Iterator[Fault]:
         """Faults that can have caused this loss, the latest first."""
-        late_s = self._settings.lease_s + _LATE_S
+        late_s = self._settings.lease_s + (_LATE_RQ_S if self._settings.method is Method.RQ else _LATE_S)
         for fault in reversed(self._evidence.faults):
             ended_at = fault.at if fault.until is None else fault.until
             if failure.worker in fault.workers and fault.at - 1.0 <= failure.at <= ended_at + late_s:

@@ -27,6 +27,7 @@ from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
+from queue_eval.fleet import live_workers
 from queue_eval.states import Method
 
 _TICK_S = 0.02
@@ -35,6 +36,8 @@ _STUCK_S = 90.0
 
 _MOST_CASUALTIES = 10
 """After so many processes that ended by themselves there is nothing more to learn."""
+
+_START_S = 10.0
 
 _MARKER_S = 6.0
 """Idle workers block on the markers for 2 s at a time."""
@@ -173,13 +176,16 @@ class _Storm:
         return markers
 
     def _await_register(self, link: Link) -> None:
-        """Those who died last are struck off when their cards have expired, after two leases."""
-        names = {seat.name for seat in self._fleet.workers}
+        """Until those on the register are those that run. The dead are struck off when their cards expire,
+        after two leases; and who has only just started cannot hear yet that it is to end."""
 
-        def is_clean() -> bool:
-            return set(reading.read_register(link)) <= names
+        def is_settled() -> bool:
+            self._fleet.keep()
+            running = {seat.name: seat.pid for seat in self._fleet.workers if seat.is_up}
+            there = {worker.card.name: worker.card.pid for worker in live_workers(link)}
+            return there == running and set(reading.read_register(link)) == set(running)
 
-        processes.wait_for(is_clean, 2 * self._settings.lease_s + 3.0, 0.1)
+        processes.wait_for(is_settled, 2 * self._settings.lease_s + _START_S, 0.1)
 
     def _processes(self) -> list[str]:
         """What still runs, the server having been told to end, and forwarders having had some time."""

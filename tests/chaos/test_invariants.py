@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from queue_eval.chaos.blame import Blame
 from queue_eval.chaos.evidence import SAME_NAME, Evidence, Failure, Fault, Sample
 from queue_eval.chaos.invariants import LAWS, judge
 from queue_eval.chaos.workload import SideLine
@@ -191,3 +192,19 @@ def test_a_machine_that_stood_still_explains_a_loss() -> None:
     assert "losses are explained, and bounded" in broken(evidence)
     evidence = replace(evidence, stalls=[(KILLED_AT - 3, KILLED_AT)])
     assert "losses are explained, and bounded" not in broken(evidence)
+
+
+def test_a_death_explains_the_loss_that_follows_it() -> None:
+    """Not that of an attempt which never began, because its worker was killed half a second before."""
+    evidence = sound()
+    poison = job(evidence, "poison")
+    second = [f for f in evidence.failures if f.id == poison][1]
+    (killed,) = (f for f in evidence.faults if f.what == "kill")
+    assert second.at - 0.5 > killed.at
+    early = Failure(poison, 2, "lost", VICTIM, second.at - 0.5)
+    for failures in ([early, *evidence.failures], [*evidence.failures, early]):
+        blamed = replace(evidence, failures=failures)
+        assert "losses are explained, and bounded" in broken(replace(blamed, faults=[]))
+        again = replace(killed, at=early.at - 0.1, until=early.at)
+        held = replace(blamed, faults=[*evidence.faults, again])
+        assert Blame(held).unexplained == []
