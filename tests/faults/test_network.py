@@ -6,6 +6,7 @@ What is expected is not written down here but done: the same call, without a fau
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,7 @@ def proxy(access: Access) -> Iterator[FaultProxy]:
 def link(access: Access, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
     """Through the proxy, and with little patience."""
     monkeypatch.setattr("queue_eval.connection.REPLY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("queue_eval.result_stream._MARGIN_S", 0.1)
     link = Link(behind(access, proxy), name="test")
     yield link
     link.close()
@@ -76,8 +78,10 @@ def link(access: Access, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> 
 class Call:
     """`prepare` brings a campaign to the state in which `run` is called; the names are those of scripts."""
 
-    run: Callable[[CampaignQueue], Any]
+    run: Callable[[Any], Any]
     prepare: Callable[[LuaCampaign], Any] = lambda _: None
+    connect: Callable[[CampaignQueue], Any] = lambda queue: queue
+    """Makes what `run` is called with, whose connection is there before the fault is."""
     replies_the_same: bool = True
     """Not where the reply tells of this call alone: its repeat, whose reply is read, has changed nothing."""
     changes: bool = True
@@ -133,9 +137,15 @@ def settle(*what: Any, room: int = 1) -> Callable[[CampaignQueue], Any]:
     return call
 
 
-def read(queue: CampaignQueue) -> Any:
-    """As a driver reads: page by page, from its cursor."""
+def reader_of(queue: CampaignQueue) -> ResultReader:
     reader = ResultReader(queue.link, queue.keys.results, "0-0", max_block_s=0.05)
+    reader.read(0)
+    reader.cursor = "0-0"
+    return reader
+
+
+def read(reader: ResultReader) -> Any:
+    """As a driver reads: page by page, from its cursor."""
     entries: list[Any] = []
     wait_until(lambda: entries.extend(reader.read(0.05, 2)) or len(entries) >= JOBS)
     reader.close()
@@ -165,7 +175,7 @@ CALLS = {
     "retry": Call(lambda queue: queue.retry([2, 3]), finished, replies_the_same=False),
     "pause": Call(lambda queue: queue.pause(True), filled, replies_the_same=False),
     "purge": Call(lambda queue: queue.purge(), finished),
-    "read": Call(read, finished, changes=False),
+    "read": Call(read, finished, reader_of, changes=False),
     "history": Call(lambda queue: len(queue.read_until("0-0", "+")), finished, changes=False),
     "snapshot": Call(lambda queue: queue.snapshot().counts, finished, changes=False),
     "outstanding": Call(lambda queue: [*queue.outstanding()], leased, changes=False),
@@ -195,8 +205,18 @@ def striking(proxy: FaultProxy, strike: Callable[[], None], times: int = 1) -> I
 @contextmanager
 def stranded(proxy: FaultProxy) -> Iterator[None]:
     proxy.strand()
+    lines = [line.client for line in proxy._lines]
     yield
+    assert any(map(holds_back, lines)), "nothing has stalled"
     proxy.heal()
+
+
+def holds_back(line: socket.socket) -> bool:
+    """Whether a call has been sent on it, which the proxy has not taken."""
+    try:
+        return line.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return False
 
 
 FAULTS: dict[str, Callable[[FaultProxy], Any]] = {
@@ -227,8 +247,9 @@ def test_the_effect_is_that_of_one(call, fault, campaign, direct, link, proxy):
     expected_reply, expected = without_a_fault(call, f"{campaign}-beside", direct)
     prepared = prepare(call, campaign, direct)
     link.call(lambda client: client.ping())  # the connection is there: the fault meets the call
+    there = call.connect(CampaignQueue(link, campaign, prepared.uid))
     with fault(proxy):
-        reply = call.run(CampaignQueue(link, campaign, prepared.uid))
+        reply = call.run(there)
     forget(link, proxy)
     assert picture(prepared) == expected
     if call.replies_the_same:
@@ -241,8 +262,9 @@ def test_a_call_of_several_commands_loses_a_later_reply(name, after, campaign, d
     call = CALLS[name]
     _, expected = without_a_fault(call, f"{campaign}-beside", direct)
     prepared = prepare(call, campaign, direct)
+    there = call.connect(CampaignQueue(link, campaign, prepared.uid))
     proxy.drop_reply(after=after)
-    call.run(CampaignQueue(link, campaign, prepared.uid))
+    call.run(there)
     forget(link, proxy)
     assert picture(prepared) == expected
 
@@ -257,7 +279,7 @@ def prepare(call: Call, name: str, direct: Link) -> CampaignQueue:
 def without_a_fault(call: Call, name: str, direct: Link) -> tuple[Any, Any]:
     queue = prepare(call, name, direct)
     before = picture(queue)
-    reply = call.run(queue)
+    reply = call.run(call.connect(queue))
     after = picture(queue)
     assert (before != after) == call.changes
     return reply, after
