@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,14 +72,17 @@ def checked(
     minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
 ) -> Settings:  # fmt: skip
     """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
+    if not (math.isfinite(minutes) and minutes > 0):
+        raise UsageError(f"--minutes {minutes:g} is no time to attack for; give a number above 0, like 0.5")
+    for option, seconds in (("--lease", lease_s), ("--fault-every", fault_every_s)):
+        if not math.isfinite(seconds):
+            raise UsageError(f"{option} {seconds:g} never comes to its end; give a duration like 4s")
     if lease_s < _SHORTEST_LEASE_S:
         raise UsageError(
             f"a lease of {lease_s:g} s is shorter than what a busy machine may take; give at least 1s"
         )
     if fault_every_s < 0.05:
         raise UsageError(f"a fault every {fault_every_s:g} s is too often; give at least 50ms")
-    if minutes < 0:
-        raise UsageError(f"{minutes:g} minutes are no time; give 0 or more")
     faults = (
         *_victims("kill", kill, KILLS), *_victims("pause", pause, PAUSES), *_victims("cut", cut, CUTS),
     )  # fmt: skip

@@ -44,7 +44,7 @@ _LINE_EVERY_S = 10.0
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of evaluations and faults.")
 @click.option(
-    "--minutes", type=click.FloatRange(min=0), default=2.0, show_default=True,
+    "--minutes", type=float, default=2.0, show_default=True,
     help="How long to attack; then the campaign must end in peace.",
 )
 @click.option(
