@@ -110,9 +110,13 @@ class Evidence:
     samples: Sequence[Sample]
     faults: Sequence[Fault]
     stalls: Sequence[tuple[float, float]]
-    """When this machine, or all of its processes, stood still."""
+    """When this machine stood still."""
     casualties: Sequence[str]
     """Processes that ended without having been killed."""
+    ended_at: float
+    """When the campaign came to its end, or was given up."""
+    blind: Sequence[str] = ()
+    """What kept the observer from seeing all."""
     left: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What was left over when all had ended, by what it is."""
     has_ended: bool = True

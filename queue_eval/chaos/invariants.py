@@ -134,6 +134,8 @@ def _never_overwritten(facts: _Facts) -> Iterator[str]:
     for entry in facts.all.seen.values():
         if now.get(entry.entry) != entry:
             yield f"{facts.describe(entry.id)}: entry {entry.entry} was {entry}, is {now.get(entry.entry)}"
+    for unseen in now.keys() - facts.all.seen.keys():
+        yield f"{facts.describe(now[unseen].id)}: entry {unseen} was not seen before it was judged"
     yield f"{len(facts.all.seen)} entries as they were first seen"
 
 
@@ -248,8 +250,12 @@ def _conserved(facts: _Facts) -> Iterator[str]:
         if sample.last_id < last:
             yield f"at {sample.at:.2f}: {sample.last_id} jobs, {last} before"
         last = sample.last_id
+    yield from facts.all.blind
     if not facts.all.samples:
         yield "no sample was taken"
+    elif facts.all.samples[-1].at < facts.all.ended_at:
+        ended_at = facts.all.ended_at
+        yield f"the last sample is of {facts.all.samples[-1].at:.2f}, the campaign ended at {ended_at:.2f}"
     yield f"{len(facts.all.samples)} samples"
 
 

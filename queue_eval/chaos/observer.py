@@ -1,12 +1,14 @@
 """Watches the campaign from outside, over a connection of its own, past all proxies.
 
 It takes samples all the time and remembers each entry of the result stream as it was when first seen.
+Whether the machine stands still is seen by a thread that has nothing to do with the server.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 from queue_eval.access import Access
@@ -21,21 +23,48 @@ from queue_eval.states import State
 _EVERY_S = 0.1
 _MEMORY_EVERY = 10
 _STILL_S = 1.0
-"""A sample so late, of a server that is there, tells of a machine that stood still."""
+"""Who only sleeps and wakes so late was on a machine that stood still."""
+
+
+class StallWatch:
+    """Notes in a thread of its own, which only sleeps, when this machine stood still; `stalls` only grows."""
+
+    def __init__(self) -> None:
+        self.stalls: list[tuple[float, float]] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="chaos-stalls", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        last = time.time()
+        while not self._stopped.wait(_EVERY_S):
+            now = time.time()
+            if now - last > _STILL_S:
+                self.stalls.append((last, now))
+            last = now
 
 
 class Observer:
-    """Watches in a thread of its own from `start` to `stop`; `samples`, `seen` and `stalls` only grow."""
+    """Watches in a thread of its own from `start` to `stop` or `finish`; `samples` and `seen` only grow."""
 
     def __init__(self, access: Access) -> None:
         self.samples: list[Sample] = []
         self.seen: dict[str, Entry] = {}
-        self.stalls: list[tuple[float, float]] = []
+        self.errors: list[str] = []
+        """Why it has seen nothing any more, if it came to an end before its time."""
         self._link = Link(access, name="queue-eval-chaos", on_wait=_give_up)
         self._view: CampaignView | None = None
         self._cursor = "0-0"
         self._memory = 0
         self._stopped = threading.Event()
+        self._looks_once_more = False
         self._thread = threading.Thread(target=self._work, name="chaos-observer", daemon=True)
 
     def start(self) -> None:
@@ -47,24 +76,28 @@ class Observer:
             self._thread.join()
         self._link.close()
 
+    def finish(self) -> None:
+        """Stop after a last look, at what has come to its end."""
+        self._looks_once_more = True
+        self.stop()
+
     @property
     def finished(self) -> int:
         return self.samples[-1].finished if self.samples else 0
 
     def _work(self) -> None:
-        last: float | None = None
-        while not self._stopped.wait(_EVERY_S):
-            try:
-                self._look()
-            except GiveUp:
-                last = None  # the server is away, which says nothing of the machine
-                continue
-            except CampaignNotFoundError:
-                continue
-            now = time.time()
-            if last is not None and now - last > _STILL_S:
-                self.stalls.append((last, now))
-            last = now
+        try:
+            while not self._stopped.wait(_EVERY_S):
+                self._try_to_look()
+            if self._looks_once_more:
+                self._try_to_look()
+        except Exception as error:  # else nobody would know that nothing is seen any more
+            self.errors.append(f"the observer failed at {time.time():.2f}: {type(error).__name__}: {error}")
+
+    def _try_to_look(self) -> None:
+        # The server may be away, the campaign not be there yet.
+        with suppress(GiveUp, CampaignNotFoundError):
+            self._look()
 
     def _look(self) -> None:
         if self._view is None:

@@ -22,7 +22,7 @@ from queue_eval.chaos.attack import Attack
 from queue_eval.chaos.driver import CAMPAIGN, LOG, read_log
 from queue_eval.chaos.evidence import Evidence
 from queue_eval.chaos.fleet import Fleet
-from queue_eval.chaos.observer import Observer
+from queue_eval.chaos.observer import Observer, StallWatch
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
 from queue_eval.connection import Link
@@ -63,11 +63,14 @@ def storm(
     killed, the folder goes too.
     """
     with Fleet(settings, folder, is_temporary=is_temporary) as fleet:
-        observer = Observer(fleet.access)
+        observer, watch = Observer(fleet.access), StallWatch()
         observer.start()
+        watch.start()
         try:
-            return _Storm(fleet, observer, on_progress).run()
+            evidence = _Storm(fleet, observer, on_progress).run()
+            return dataclasses.replace(evidence, stalls=watch.stalls)
         finally:
+            watch.stop()
             observer.stop()
 
 
@@ -125,6 +128,7 @@ class _Storm:
 
     def _collect(self, *, has_ended: bool, calm_s: float) -> Evidence:
         fleet, observer = self._fleet, self._observer
+        ended_at = time.time()
         evidence = Evidence(
             settings=self._settings,
             planned=plan(
@@ -133,8 +137,8 @@ class _Storm:
             ),
             side=(), driver=read_log(fleet.folder), table=reading.read_table(fleet.folder),
             entries=(), seen=observer.seen, index={}, failures=(), samples=observer.samples,
-            faults=self._attack.faults, stalls=observer.stalls, casualties=fleet.casualties,
-            has_ended=has_ended, calm_s=calm_s,
+            faults=self._attack.faults, stalls=(), casualties=fleet.casualties,
+            ended_at=ended_at, blind=observer.errors, has_ended=has_ended, calm_s=calm_s,
         )  # fmt: skip
         link = Link(fleet.access, name="queue-eval-chaos")
         try:
@@ -142,7 +146,7 @@ class _Storm:
             markers = self._markers(link, view)
             self._await_register(link)
             not_drained = fleet.drain()
-            observer.stop()
+            observer.finish()
             evidence = dataclasses.replace(
                 evidence,
                 entries=list(reading.read_entries(view)),

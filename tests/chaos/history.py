@@ -54,7 +54,8 @@ def sound(**changes: object) -> Evidence:
         seen={entry.entry: entry for entry in entries}, index={entry.id: entry.entry for entry in entries},
         failures=failures, samples=samples,
         faults=[Fault("kill", "worker", KILLED_AT, KILLED_AT + 0.5, (VICTIM,))], stalls=[], casualties=[],
-        left={"spools": [], "processes": []}, final_memory=2**21, last_id=len(planned),
+        ended_at=KILLED_AT + 9, left={"spools": [], "processes": []}, final_memory=2**21,
+        last_id=len(planned),
     )  # fmt: skip
 
 

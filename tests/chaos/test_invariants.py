@@ -99,6 +99,9 @@ BREAKS: list[tuple[str, Break]] = [
         e, seen=e.seen | {"0-1": replace(e.seen["0-1"], token="other")})),
     ("no entry ever changes", lambda e: replace(
         e, seen=e.seen | {"77-1": replace(e.seen["0-1"], entry="77-1")})),
+    ("no entry ever changes", lambda e: replace(e, seen={})),
+    ("no entry ever changes", lambda e: replace(
+        e, seen={k: v for k, v in e.seen.items() if k != "0-1"})),
     ("results are what was returned", lambda e: with_entry(e, "short", token="nobody's")),
     ("results are what was returned", lambda e: with_entry(e, "short", digest="another's")),
     ("gathered once per life", lambda e: with_log(e, gathered=doubled(e.driver.gathered))),
@@ -135,6 +138,8 @@ BREAKS: list[tuple[str, Break]] = [
     ("conservation at every sample", lambda e: replace(
         e, samples=[*e.samples, replace(e.samples[-1], placed=39, last_id=39)])),
     ("conservation at every sample", lambda e: replace(e, samples=[])),
+    ("conservation at every sample", lambda e: replace(e, ended_at=END)),
+    ("conservation at every sample", lambda e: replace(e, blind=["the observer failed"])),
     ("nobody idle while jobs wait", idle),
     ("nothing left over", lambda e: replace(e, left={"spools": ["w0.jsonl"]})),
     ("nobody died unasked", lambda e: replace(e, casualties=["worker w1 ended by itself"])),
