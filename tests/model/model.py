@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha1
 from typing import Any
 
 from queue_eval.moves import (
@@ -74,6 +75,10 @@ class Job:
     @property
     def order(self) -> tuple[int, int]:
         return -self.priority, self.id
+
+    @property
+    def digest(self) -> str:
+        return sha1(self.config.encode(), usedforsecurity=False).hexdigest()[:16]
 
     @property
     def history(self) -> tuple[int, int, int, int, int] | None:
@@ -205,10 +210,12 @@ class Model:
         if job.entry is not None:
             return "finished"
         outcome = settlement.outcome
-        is_mine = job.held is not None and (job.held.worker, job.held.attempt) == (worker, settlement.attempt)
+        is_mine = job.held is not None and _is_of(settlement, job.held, worker)
         if outcome == Outcome.OK:
             if is_mine:
                 job.attempts, job.held = settlement.attempt, None
+            elif settlement.digest not in ("", job.digest):
+                return "stale"
             else:
                 self._withdraw(job)
                 job.attempts = max(job.attempts, settlement.attempt)
@@ -449,6 +456,12 @@ class Model:
     def _forget(self, worker: str) -> None:
         self.workers.pop(worker, None)
         self.reserving.pop(worker, None)
+
+
+def _is_of(settlement: Settlement, held: Held, worker: str) -> bool:
+    """A token alone may have been given twice, by a server that has gone back in time."""
+    is_token = (held.worker, held.attempt) == (worker, settlement.attempt)
+    return is_token and settlement.request in ("", held.request)
 
 
 def _is_made_by(held: Held | None, worker: str, request: str) -> bool:

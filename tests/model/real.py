@@ -89,6 +89,21 @@ class Real:
         """As far as the scripts can see: the server is another life of itself."""
         self._link.client.hset(self.queue.keys.meta, "server_run", "another")
 
+    def save(self) -> dict[bytes, bytes]:
+        """All that the campaign holds."""
+        client = self._link.client
+        return {key: client.dump(key) for key in client.keys(self._all)}
+
+    def go_back(self, saved: dict[bytes, bytes]) -> None:
+        client = self._link.client
+        client.delete(*client.keys(self._all))
+        for key, value in saved.items():
+            client.restore(key, 0, value)
+
+    @property
+    def _all(self) -> str:
+        return f"qe:{{{self._name}}}:*"
+
     def take_marker(self, *, wide: bool) -> bool:
         keys = self.queue.keys
         return bool(self._link.client.zpopmin(keys.wake_wide if wide else keys.wake))

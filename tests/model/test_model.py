@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from queue_eval.moves import Extended, Reclaimed, Settled, Settlement, Submission
-from queue_eval.states import Outcome
+from queue_eval.moves import Extended, Lease, Reclaimed, Settled, Settlement, Submission
+from queue_eval.states import Outcome, State
 from tests.model.model import Model, Options, Token, state_of
 from tests.model.real import Real, check_same
 from tests.model.still_server import StillLink
@@ -60,12 +61,13 @@ class Campaign(RuleBasedStateMachine):
         self.link.set_clock(START_MS)
         self.model = Model(options, START_MS)
         self.real = Real(self.link, f"m{next(_numbers)}", options)
-        self.tokens: dict[str, list[Token]] = {worker: [] for worker in WORKERS}
+        self.leases: dict[str, list[Lease]] = {worker: [] for worker in WORKERS}
         """All that each worker was ever given, the newest last."""
         self.lives = dict.fromkeys(WORKERS, "a")
         self.numbers = itertools.count(1)
         self.agree = True
         self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.save()
 
     def teardown(self) -> None:
         if not hasattr(self, "real"):
@@ -86,7 +88,7 @@ class Campaign(RuleBasedStateMachine):
             for _ in range(len(WORKERS) + 2):
                 self.call("reclaim", False, grace_ms=0, worker="")
             settled = self.settle("last", [], room=100, slots=100)
-            self.settle("last", [settlement((lease.id, lease.attempt)) for lease in settled.leases])
+            self.settle("last", [report(lease, Outcome.OK) for lease in settled.leases])
 
     # Drivers and users
 
@@ -200,6 +202,39 @@ class Campaign(RuleBasedStateMachine):
         self.model.was_restarted = True
         self.real.restart()
 
+    @rule()
+    def save(self) -> None:
+        self.saved = deepcopy(self.model), self.real.save()
+
+    @rule()
+    def go_back(self) -> None:
+        """A power cut, or a failover to a replica that was behind: ids and tokens will be given again."""
+        model, data = self.saved
+        self.model, now_ms = deepcopy(model), self.model.now_ms
+        self.real.go_back(data)
+        self.model.now_ms = now_ms
+        self.restart_server()
+        # A driver counts anew.
+        self.sent = [(name, arguments) for name, arguments in self.sent if not arguments.get("reuse")]
+
+    @rule(
+        undone=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+        made=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+        worker=workers, other=workers, outcome=outcomes, again=again,
+    )  # fmt: skip
+    def run_what_is_undone(
+        self, undone: list[int], made: list[int], worker: str, other: str, outcome: Outcome, again: bool
+    ) -> None:
+        """And settle it when its ids and tokens are those of others."""
+        common = {"priority": 2, "delay_ms": 0, "slots": 1, "again": False}
+        self.save()
+        self.enqueue(driver="d1", configs=undone, **common)
+        leases = self.settle(worker, [], room=3).leases
+        self.go_back()
+        self.enqueue(driver="d2", configs=made, **common)
+        self.settle(other, [], room=3)
+        self.settle(worker, [report(lease, outcome) for lease in leases], again=again)
+
     @rule(picked=indices, again=again)
     def arrive_late(self, picked: int, again: bool) -> None:
         """A call that was given up, sent again and overtaken."""
@@ -223,16 +258,14 @@ class Campaign(RuleBasedStateMachine):
         return [len(self.model.jobs) + 1 - i for i in picked if i <= len(self.model.jobs) + 1]
 
     def some_tokens(self, worker: str, picked: list[int]) -> list[Token]:
-        known = self.tokens[worker]
-        return list(dict.fromkeys(known[-1 - i] for i in picked if i < len(known)))
+        known = self.leases[worker]
+        chosen = (known[-1 - i] for i in picked if i < len(known))
+        return list(dict.fromkeys((lease.id, lease.attempt) for lease in chosen))
 
     def reports(self, worker: str, reports: list[tuple[int, Outcome]]) -> list[Settlement]:
-        known = self.tokens[worker]
-        chosen = {known[-1 - i]: outcome for i, outcome in reports if i < len(known)}
-        return [
-            settlement(token, outcome, b"%d.%d" % token, output=b"printed" if token[1] % 2 else b"")
-            for token, outcome in chosen.items()
-        ]
+        known = self.leases[worker]
+        chosen = {len(known) - 1 - i: outcome for i, outcome in reports if i < len(known)}
+        return [report(known[place], outcome) for place, outcome in chosen.items()]
 
     def settle(
         self, worker: str, settlements: list[Settlement], room: int = 0, prefetch: int = 0, *,
@@ -243,7 +276,7 @@ class Campaign(RuleBasedStateMachine):
             "settle", again, worker=worker, settlements=settlements, lease_ms=lease_ms, request=request,
             room=room, prefetch=prefetch, slots=slots,
         )  # fmt: skip
-        self.tokens.setdefault(worker, []).extend((lease.id, lease.attempt) for lease in reply.leases)
+        self.leases.setdefault(worker, []).extend(reply.leases)
         return reply
 
     # Both sides
@@ -267,8 +300,19 @@ class Campaign(RuleBasedStateMachine):
         expected = getattr(self.model, name)(**arguments, **more)
         assert _in_order(reply, is_repeat) == _in_order(expected, is_repeat), name
         check_same(self.model, self.real)
+        for entry in self.model.results:
+            config = self.model.jobs[entry.job].config
+            assert entry.state != State.SUCCEEDED or entry.body.endswith(b" of " + config.encode()), (
+                "a result counts for a job of its own config only"
+            )
         self.agree = True
         return reply
+
+
+def report(lease: Lease, outcome: Outcome) -> Settlement:
+    """Its body tells what was run."""
+    body = b"%d.%d of %s" % (lease.id, lease.attempt, lease.config)
+    return settlement(lease, outcome, body, output=b"printed" if lease.attempt % 2 else b"")
 
 
 def _in_order(reply: Any, is_repeat: bool) -> Any:

@@ -14,7 +14,7 @@ import redis
 from queue_eval.access import Access
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.moves import EnqueueReply, Settled, Settlement, Submission
+from queue_eval.moves import EnqueueReply, Lease, Settled, Settlement, Submission
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
 
@@ -262,10 +262,15 @@ class LuaCampaign:
 
 
 def settlement(
-    token: Token, outcome: Outcome = Outcome.OK, body: bytes = b"1", *, run_ms: float = 2.5,
+    of: Token | Lease, outcome: Outcome = Outcome.OK, body: bytes = b"1", *, run_ms: float = 2.5,
     age_s: float = 0.0, output: bytes = b"",
 ) -> Settlement:  # fmt: skip
-    return Settlement(*token, outcome, run_ms, 1000.0 - age_s, "s1", body, output)
+    """Of a lease with all that it proves, of a token alone without."""
+    if isinstance(of, Lease):
+        token, proof = (of.id, of.attempt), (of.request, of.digest)
+    else:
+        token, proof = of, ("", "")
+    return Settlement(*token, outcome, run_ms, 1000.0 - age_s, "s1", body, output, *proof)
 
 
 def tokens(settled: Settled) -> list[Token]:
