@@ -16,6 +16,7 @@ from queue_eval.errors import ServerUnreachableError
 from tests.support.cli import cli_here, complaint, document, start_cli
 from tests.support.networks import Node, cluster, sentinels
 from tests.support.waiting import wait_until
+from workers.listener import _BLOCK_S
 
 KEY = "k" * 32
 
@@ -62,6 +63,18 @@ def check_whole(evaluator: Evaluator, count: int) -> None:
     assert all(job.result == job.config["x"] ** 2 for job in evaluator.jobs_done)
 
 
+def check_idle_workers_hear(evaluator: Evaluator) -> None:
+    """Of work on whatever node it lies. A deaf one asks a whole block after it became idle, each time."""
+    took_s = []
+    for _ in range(6):
+        began_at = time.monotonic()
+        evaluator.submit([{"x": 1}])
+        evaluator.gather("ALL", timeout=30)
+        took_s.append(time.monotonic() - began_at)
+    # The first may come at the end of a block by chance.
+    assert min(took_s[1:]) < _BLOCK_S / 2
+
+
 def test_campaigns_on_a_cluster_from_end_to_end(nodes, worker, tmp_path):
     url = cluster_url(nodes)
     worker(url)
@@ -76,21 +89,17 @@ def test_campaigns_on_a_cluster_from_end_to_end(nodes, worker, tmp_path):
         for evaluator in evaluators:
             assert len(evaluator.gather("ALL", timeout=60)) == 20
             check_whole(evaluator, 20)
-        # An idle worker hears of work at once, on whatever node it lies.
         for evaluator in evaluators:
-            began_at = time.monotonic()
-            evaluator.submit([{"x": 1}])
-            evaluator.gather("ALL", timeout=30)
-            assert time.monotonic() - began_at < 1.5
+            check_idle_workers_hear(evaluator)
     finally:
         for evaluator in evaluators:
             evaluator.close()
     listed = document(cli_here("campaigns", "--url", url, "--json"))
     assert {one["campaign"] for one in listed} >= set(names)
     status = document(cli_here("status", "alpha", "--url", url, "--json"))
-    assert (status["counts"]["succeeded"], len(status["workers"])) == (21, 1)
+    assert (status["counts"]["succeeded"], len(status["workers"])) == (26, 1)
     jobs = document(cli_here("jobs", "beta", "--url", url, "--json"))
-    assert [job["state"] for job in jobs] == ["succeeded"] * 21
+    assert [job["state"] for job in jobs] == ["succeeded"] * 26
     checks = {c["name"]: c["status"] for c in document(cli_here("doctor", "--url", url, "--json"))["checks"]}
     assert (checks["server"], checks["campaigns"], checks["persistence"]) == ("ok", "ok", "ok")
     for name in names:
