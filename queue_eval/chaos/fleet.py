@@ -25,6 +25,7 @@ from queue_eval.chaos.driver import CAMPAIGN, NOBODY_THERE, Orders
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, RETRY_DELAY_S, TIME_LIMIT_S, prepare
+from queue_eval.errors import QueueEvalError
 from queue_eval.server import server_state, start_server, stop_server
 from queue_eval.server_home import ServerHome
 from queue_eval.states import Method
@@ -81,6 +82,8 @@ class Fleet:
         """Whether the driver has come to its end."""
         self.server_due_at: float | None = None
         """When a killed server is to be started again."""
+        self.is_server_lost = False
+        """Whether the server could not be started again."""
         self._temporary = folder / "tmp"
         self._logs = folder / "logs"
         self._guard = self._start_guard(is_temporary=is_temporary)
@@ -121,7 +124,9 @@ class Fleet:
             if seat.proxy is not None:
                 seat.proxy.close()
         if self._guard.stdin is not None:
-            self._guard.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.stdin.write(b".")
+                self._guard.stdin.close()
         self._guard.wait()
 
     # Keeping them running -------------------------------------------------------------------------------
@@ -130,7 +135,7 @@ class Fleet:
         """Start again what is due; note what has ended by itself."""
         now = time.monotonic()
         if self.server_due_at is not None and now >= self.server_due_at:
-            self.start_server()
+            self._revive_server()
         for seat in self.seats():
             if seat.is_up or (seat is self.driver and self.is_done):
                 continue
@@ -286,6 +291,14 @@ class Fleet:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment() | more,
                 cwd=self.folder, start_new_session=True,
             )  # fmt: skip
+
+    def _revive_server(self) -> None:
+        try:
+            self.start_server()
+        except QueueEvalError as error:
+            self.casualties.append(f"the server did not start again: {error}")
+            self.server_due_at = None
+            self.is_server_lost = True
 
     def _bury(self, seat: Seat) -> None:
         process, seat.process = seat.process, None

@@ -1,7 +1,8 @@
 """Ends the processes of an attack when the attack itself is killed.
 
 ``python -P -m queue_eval.chaos.guard MARK FOLDER``: waits until standard input, a pipe that only the attack
-holds open, is at its end. FOLDER is removed then, unless it is empty text.
+holds open, is at its end. FOLDER is removed then, unless it is empty text, or the attack has said by a
+byte that it came to its end itself.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from queue_eval.chaos.processes import end_all
 
 def main() -> None:
     mark, folder = sys.argv[1:3]
-    sys.stdin.buffer.read()
+    is_over = bool(sys.stdin.buffer.read())
     end_all(mark)
-    if folder:
+    if folder and not is_over:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -25,7 +25,7 @@ from queue_eval.chaos.fleet import Fleet
 from queue_eval.chaos.observer import Observer, StallWatch
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
-from queue_eval.connection import Link
+from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.fleet import live_workers
 from queue_eval.states import Method
@@ -124,7 +124,7 @@ class _Storm:
         return True
 
     def _is_hopeless(self) -> bool:
-        return len(self._fleet.casualties) > _MOST_CASUALTIES
+        return self._fleet.is_server_lost or len(self._fleet.casualties) > _MOST_CASUALTIES
 
     def _collect(self, *, has_ended: bool, calm_s: float) -> Evidence:
         fleet, observer = self._fleet, self._observer
@@ -140,7 +140,7 @@ class _Storm:
             faults=self._attack.faults, stalls=(), casualties=fleet.casualties,
             ended_at=ended_at, blind=observer.errors, has_ended=has_ended, calm_s=calm_s,
         )  # fmt: skip
-        link = Link(fleet.access, name="queue-eval-chaos")
+        link = Link(fleet.access, name="queue-eval-chaos", on_wait=self._while_away)
         try:
             view = CampaignView.attach(link, CAMPAIGN)[0]
             markers = self._markers(link, view)
@@ -158,6 +158,9 @@ class _Storm:
             )
         except CampaignNotFoundError:  # the driver never came so far as to open it
             not_drained = fleet.drain()
+        except GiveUp as reason:
+            fleet.casualties.append(str(reason))
+            not_drained = fleet.drain()
         finally:
             link.close()
         return dataclasses.replace(
@@ -170,6 +173,10 @@ class _Storm:
                 "files": [*reading.read_strays(fleet.folder), *fleet.temporary_files()],
             },
         )
+
+    def _while_away(self, away_s: float) -> None:
+        if self._fleet.is_server_lost or away_s > _START_S:
+            raise GiveUp("the server does not answer when all is over")
 
     def _markers(self, link: Link, view: CampaignView) -> list[str]:
         """Markers that claim work, though idle workers are there to take them."""

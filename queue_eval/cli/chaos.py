@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queue_eval.cli.failures import FAILED, complain
+from queue_eval.cli.failures import FAILED, Invocation, complain
 from queue_eval.cli.options import DURATION, json_option
 from queue_eval.cli.output import print_json
 from queue_eval.errors import UsageError
 from queue_eval.states import Method
 
 if TYPE_CHECKING:
+    from queue_eval.chaos.settings import Settings
     from queue_eval.chaos.storm import Progress
 
 _LINE_EVERY_S = 10.0
@@ -81,15 +83,19 @@ def chaos_command(
     )  # fmt: skip
     folder = _folder(keep)
     began_at = time.monotonic()
-    has_broken = False
+    is_kept = keep is not None
     try:
         evidence = storm(
             settings, folder, is_temporary=keep is None, on_progress=_Told() if not as_json else _ignore
         )
         report = report_on(evidence, time.monotonic() - began_at)
-        has_broken = not report.holds
+        is_kept = is_kept or not report.holds
+    except Exception as error:
+        is_kept = True
+        if click.get_current_context().ensure_object(Invocation).debug:
+            traceback.print_exc()
+        raise _broken(f"{type(error).__name__}: {error}; the attack failed", settings, folder) from error
     finally:
-        is_kept = keep is not None or has_broken
         if not is_kept:
             rmtree(folder, ignore_errors=True)
     report = replace(report, folder=str(folder) if is_kept else None)
@@ -99,11 +105,13 @@ def chaos_command(
         print_report(report)
     if not report.holds:
         count = sum(not verdict.holds for verdict in report.verdicts)
-        complain(
-            f"{count} invariant{'s are' if count > 1 else ' is'} broken with seed {seed}; logs in {folder}; "
-            f"repeat with: {settings.command()}"
-        )
-        raise click.exceptions.Exit(FAILED)
+        raise _broken(f"{count} invariant{'s are' if count > 1 else ' is'} broken", settings, folder)
+
+
+def _broken(what: str, settings: Settings, folder: Path) -> click.exceptions.Exit:
+    """Say what was wrong, and how to see it again."""
+    complain(f"{what} with seed {settings.seed}; logs in {folder}; repeat with: {settings.command()}")
+    return click.exceptions.Exit(FAILED)
 
 
 def _folder(keep: str | None) -> Path:

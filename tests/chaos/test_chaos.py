@@ -10,8 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
+from queue_eval.access import Access
 from queue_eval.chaos.processes import MARK
-from tests.support.cli import COMMAND, ROOT
+from queue_eval.errors import ServerError
+from queue_eval.server import start_server
+from tests.support.cli import COMMAND, ROOT, cli_here
 from tests.support.waiting import wait_until
 
 EVERYTHING = {"kill driver", "kill worker", "kill child", "kill server", "pause worker", "cut network"}
@@ -112,3 +115,61 @@ def test_what_is_broken_ends_with_status_1(folder: Path, monkeypatch: pytest.Mon
     assert "broken with seed 6" in line
     assert report["command"] in line
     assert report["folder"] == str(folder / "logs")
+
+
+def told(line: str) -> Path:
+    """The folder that a complaint names; the command in it repeats the attack."""
+    assert "with seed 6; logs in " in line
+    assert "repeat with: queue-eval chaos --evaluations 10 " in line
+    return Path(line.partition("; logs in ")[2].partition(";")[0])
+
+
+def test_an_attack_that_fails_itself_says_how_to_see_it_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that leaves a log nobody can read; the logs were not asked for, and are kept."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\n"
+        "if 'queue_eval.chaos.driver' in sys.orig_argv:\n"
+        "    pathlib.Path(sys.orig_argv[-1], 'driver.log').write_text('nonsense')\n"
+        "    os._exit(0)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    words = ("--evaluations", "10", "--seed", "6", "--kill", "none", "--workers", "1", "--json")
+    done = subprocess.run(
+        [*COMMAND, "chaos", *words], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("queue-eval: JSONDecodeError: ")
+    kept = told(line)
+    assert kept.parent == folder
+    assert (kept / "driver.log").read_text() == "nonsense"
+    assert survivors(kept) == []
+
+
+@pytest.mark.long
+def test_a_server_that_does_not_start_again_breaks_a_law(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[Path] = []
+
+    def start_once(home: Path, *, keep: bool) -> Access:
+        starts.append(home)
+        if len(starts) > 1:
+            raise ServerError("no server today")
+        return start_server(home, keep=keep)
+
+    monkeypatch.setattr("queue_eval.chaos.fleet.start_server", start_once)
+    done = cli_here(
+        *command(folder, "--evaluations", 10, "--seed", 6, "--kill", "server", "--pause", "none",
+                 "--cut", "none", "--fault-every", "50ms", "--minutes", 1, "--workers", 1)[len(COMMAND):]
+    )  # fmt: skip
+    assert told(done.stderr) == folder
+    assert done.returncode == 1
+    laws = {law["law"]: law for law in json.loads(done.stdout)["invariants"]}
+    assert "the server did not start again: no server today" in laws["nobody died unasked"]["details"]
+    assert not laws["the campaign comes to its end"]["holds"]
+    assert survivors(folder) == []
