@@ -28,6 +28,7 @@ from queue_eval.errors import WorkerError
 from queue_eval.fleet import WorkerCard, ask_to_drain, live_workers
 from queue_eval.machine import is_alive, machine_id, new_worker_name
 from queue_eval.queue import CampaignQueue
+from queue_eval.server_home import spool_file, spool_folder
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +176,11 @@ class LocalWorkers:
         dead = [started for started in self._started if not started.is_alive]
         for started in dead:
             self._started.remove(started)
-            self._forget(started.name)
-            while self._queue.reclaim(grace_ms=0, worker=started.name).more:
-                pass
+            # What it has kept on disk need not run again: the next worker delivers that, and frees the rest.
+            if not spool_file(spool_folder(self._home), started.name).exists():
+                self._forget(started.name)
+                while self._queue.reclaim(grace_ms=0, worker=started.name).more:
+                    pass
             lived_s = time.monotonic() - started.started
             if started.process.returncode == 0 or lived_s > EARLY_S:
                 self._early_deaths = 0

@@ -10,6 +10,7 @@
         tls/               the certificates that `--tls` makes; see certificates.py
         server.sock        unless the path is too long for a socket: then in a private temporary folder
         data/  logs/       the append-only log; never deleted here
+        spool/             outcomes that workers could not tell the server, a file of each; see workers.spool
 
 The *phase* in the record is what was intended; whether the process lives is what is. The two together tell
 a crash (intended to run, does not) from a stop. A pid alone proves nothing, for pids are used again: the
@@ -58,6 +59,15 @@ auto-aof-rewrite-min-size 64mb
 save ""
 maxmemory-policy noeviction
 """
+
+
+def spool_folder(home: Path) -> Path:
+    return home / "spool"
+
+
+def spool_file(folder: Path, worker: str) -> Path:
+    """Where a worker keeps what the server has not acknowledged; see `workers.spool`."""
+    return folder / f"{worker}.jsonl"
 
 
 @dataclass(frozen=True)

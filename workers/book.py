@@ -221,7 +221,8 @@ class Book:
 
     def is_drained(self) -> bool:
         with self.changed:
-            return self._draining and not self._is_busy() and not self._to_release
+            releasing = any(served.not_before is None for served, _ in self._to_release)
+            return self._draining and not self._is_busy() and not releasing
 
     def idle_s(self) -> float:
         """How long nothing has run here."""
@@ -245,15 +246,14 @@ class Book:
 
     def has_business(self) -> bool:
         with self.changed:
-            return bool(self._to_release) or self._holds_too_long() or bool(self._choose())
+            releasing = any(not _is_put_off(served) for served, _ in self._to_release)
+            return releasing or self._holds_too_long() or bool(self._choose())
 
     def pause(self) -> float | None:
         """How long the exchange may sleep (s) if nothing changes; None for ever."""
         with self.changed:
             due = [served.due_at for served in self._served.values() if served.due_at is not None]
-            due += [
-                served.not_before for served in self._served.values() if served.not_before > time.monotonic()
-            ]
+            due += [one.not_before for one in self._served.values() if one.not_before and _is_put_off(one)]
             pauses = [max(0.0, at - time.monotonic()) for at in due]
             return min(pauses + [WAITED_TOO_LONG_S] * self._is_ahead(), default=None)
 
@@ -263,8 +263,19 @@ class Book:
             if self._holds_too_long() and self._runner is not None:
                 self._took_back_at = time.monotonic()
                 self._runner.take_back(WAITED_TOO_LONG_S)
-            releases, self._to_release = self._to_release, []
+            releases = [one for one in self._to_release if not _is_put_off(one[0])]
+            self._to_release = [one for one in self._to_release if _is_put_off(one[0])]
             return releases
+
+    def released(self, served: Served) -> None:
+        with self.changed:
+            served.not_before = None
+
+    def release_later(self, served: Served, tokens: Sequence[ToRelease]) -> None:
+        """They could not be given back; the campaign waits a little."""
+        with self.changed:
+            self._to_release.append((served, list(tokens)))
+            self.put_off(served, ())
 
     def take_turn(self) -> list[Served]:
         """The campaigns to trade with now, each time beginning with another, so that none starves."""
@@ -297,15 +308,16 @@ class Book:
         with self.changed:
             served.is_trading = False
 
-    def put_off(self, trade: Trade) -> None:
-        """The trade failed; its settlements go back, and the campaign waits a little."""
+    def put_off(self, served: Served, settlements: Sequence[Settlement]) -> None:
+        """A call failed; what it was to settle goes back, and the campaign waits a little."""
         with self.changed:
-            trade.served.outbox.extendleft(reversed(trade.settlements))
-            trade.served.not_before = time.monotonic() + _PUT_OFF_S
+            served.outbox.extendleft(reversed(settlements))
+            served.not_before = time.monotonic() + _PUT_OFF_S
 
     def settled(self, trade: Trade) -> bool:
         """These settlements are on the server. Whether that was all there was."""
         with self.changed:
+            trade.served.not_before = None
             for settlement in trade.settlements:
                 trade.served.strike_off(settlement.id, settlement.attempt)
                 trade.served.remember(settlement)
@@ -368,7 +380,11 @@ class Book:
     # ----------------------------------------------------------------------------------------------------
 
     def _is_busy(self) -> bool:
-        return any(served.in_hand or served.outbox for served in self._served.values())
+        # What a campaign does not take holds nobody up: it goes to disk at the end.
+        return any(
+            served.in_hand or (served.outbox and served.not_before is None)
+            for served in self._served.values()
+        )
 
     def _is_ahead(self) -> bool:
         return any(served.in_hand > served.slots for served in self._served.values())
@@ -386,7 +402,7 @@ class Book:
         now = time.monotonic()
         chosen = []
         for served in self._served.values():
-            if served.not_before > now:
+            if _is_put_off(served):
                 continue
             if served.due_at is not None and served.due_at <= now:
                 served.may_have_work, served.due_at = True, None
@@ -424,3 +440,7 @@ class Book:
         per_slot = served.pace.fitting(work_ms, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)
         ahead = min(per_slot * slots, 2 * _PREFETCH_MOST)
         return room, max(0, ahead - max(0, served.in_hand - slots))
+
+
+def _is_put_off(served: Served) -> bool:
+    return served.not_before is not None and served.not_before > time.monotonic()

@@ -37,6 +37,7 @@ from queue_eval.moves import Lease, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.book import Book, ToRelease, Trade
 from workers.complaints import Complaints
+from workers.executors.protocol import Plan
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, label_of, make_plan
@@ -49,7 +50,8 @@ class Exchange:
     """Settles and leases for all campaigns in the book.
 
     Guarantees: every lease taken is settled, released, or known to be somebody else's once `run` and
-    `finish` have returned. Assumes: `Link.call` may wait for ever; then the other threads go on.
+    `finish` have returned; what a damaged campaign does not take is in the spool, or expires. Assumes:
+    `Link.call` may wait for ever; then the other threads go on.
     """
 
     def __init__(
@@ -107,21 +109,37 @@ class Exchange:
         runner closed; what was leased too late to reach it is held, too."""
         for served, releases in self._book.take_releases():
             self._release(served, releases)
-        for served, held in self._book.holdings():
-            running = left.get(served.lane, [])
-            settled: set[Token] = set()
-            try:
-                while batch := self._book.take_batch(served):
-                    self._settle(served, batch, lease_ms=0)
-                    settled.update((one.id, one.attempt) for one in batch)
-                tokens = [(*token, token in running) for token in held if token not in settled]
-                self._queue(served).release(self._options.name, tokens, leave=True)
-            except CampaignNotFoundError:
-                continue
-        if self._spool is not None:
+        done = [
+            self._finish(served, held, left.get(served.lane, [])) for served, held in self._book.holdings()
+        ]
+        if self._spool is None:
+            return
+        if all(done):
             self._spool.clear()
+        else:
+            self.spool()
 
     # ----------------------------------------------------------------------------------------------------
+
+    def _finish(self, served: Served, held: Sequence[Token], running: Sequence[Token]) -> bool:
+        """Whether a campaign has been told everything."""
+        settled: set[Token] = set()
+        batch: Sequence[Settlement] = ()
+        try:
+            while batch := self._book.take_batch(served):
+                self._settle(served, batch, lease_ms=0)
+                settled.update((one.id, one.attempt) for one in batch)
+            tokens = [(*token, token in running) for token in held if token not in settled]
+            self._queue(served).release(self._options.name, tokens, leave=True)
+        except CampaignNotFoundError:
+            return True
+        except GiveUp:
+            raise
+        except Exception as error:
+            self._complaints.add(f"campaign {served.name} cannot be left in order", error)
+            self._book.put_off(served, batch)
+            return False
+        return True
 
     def _trade(self, trade: Trade) -> None:
         served = trade.served
@@ -140,7 +158,7 @@ class Exchange:
         except Exception as error:  # whatever is wrong with one campaign must not stop the others
             self._complaints.add(f"campaign {served.name} cannot be served for now, trying again", error)
             self._book.cannot_serve(served.name, str(error))
-            self._book.put_off(trade)
+            self._book.put_off(served, trade.settlements)
         finally:
             self._book.traded(served)
 
@@ -171,24 +189,16 @@ class Exchange:
 
     def _take_on(self, trade: Trade, reply: Settled) -> None:
         served, leases = trade.served, reply.leases
-        plan = served.plan
-        if leases and reply.revision != plan.revision:
+        plan: Plan | None = served.plan
+        if leases and reply.revision != served.plan.revision:
+            plan = None
             try:
-                queue = self._queue(served)
-                meta = queue.meta()
-                if not self._options.serves(served.name, label_of(meta)):
-                    # It got another label before this worker has looked.
+                plan = self._new_plan(served, reply.revision)
+            finally:
+                if plan is None:  # what was leased has not begun, nor will it here
                     self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
-                    self._book.withdraw(served.name)
-                    return
-                plan = make_plan(queue, meta, self._options, self._link.access)
-            except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
-                log.error("campaign %s is not served: %s", served.name, error)
-                self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
-                self._book.refuse(served.name, served.queue.uid, reply.revision, str(error))
-                # What runs is of an opening that was accepted: it is finished.
-                self._book.withdraw(served.name)
-                return
+        if plan is None:
+            return
         if twins := self._book.known(served, leases):
             self._part(served, twins)
             leases = [lease for lease in leases if lease not in twins]
@@ -204,6 +214,21 @@ class Exchange:
             self._runner.submit(served.lane, plan, [])
         if nothing_left:
             self.armed.set()
+
+    def _new_plan(self, served: Served, revision: int) -> Plan | None:
+        """How the campaign is served since it was opened anew; None: not here."""
+        try:
+            queue = self._queue(served)
+            meta = queue.meta()
+            if self._options.serves(served.name, label_of(meta)):
+                return make_plan(queue, meta, self._options, self._link.access)
+            # It got another label before this worker has looked.
+        except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
+            log.error("campaign %s is not served: %s", served.name, error)
+            self._book.refuse(served.name, served.queue.uid, revision, str(error))
+        # What runs is of an opening that was accepted: it is finished.
+        self._book.withdraw(served.name)
+        return None
 
     def _part(self, served: Served, twins: Sequence[Lease]) -> None:
         """What runs here under a token that was given again, for another config, is nobody's any more."""
@@ -221,6 +246,13 @@ class Exchange:
             self._queue(served).release(self._options.name, tokens)
         except CampaignNotFoundError:
             self._book.leave(served.name)
+        except GiveUp:
+            raise
+        except Exception as error:  # whatever is wrong with one campaign must not stop the others
+            self._complaints.add(f"jobs of campaign {served.name} cannot be given back, trying again", error)
+            self._book.release_later(served, tokens)
+        else:
+            self._book.released(served)
 
     def _queue(self, served: Served) -> CampaignQueue:
         """The campaign over the exchange's own link, whose waiting is what spools."""

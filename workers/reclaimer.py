@@ -19,11 +19,12 @@ from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.fleet import WorkerCard, live_workers
 from queue_eval.machine import is_alive, machine_id, parse_process
+from queue_eval.server_home import spool_file
 from workers.book import Book
 from workers.complaints import Complaints
 from workers.options import WorkerOptions
 from workers.served import Served
-from workers.spool import deliver_orphans, spool_file
+from workers.spool import deliver_orphans
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Reclaimer:
                 return
 
     def _look_about(self) -> None:
-        self._try("delivering spools", self.deliver_spools)
+        self.try_spools()
         dead = self._try("looking for dead workers of this machine", self._dead_neighbours) or []
         for served, _ in self._book.holdings():
             for worker in ("", *(name for name, _ in dead)):
@@ -81,10 +82,13 @@ class Reclaimer:
             self._complaints.add(f"{what} failed, trying again", error)
             return None
 
-    def deliver_spools(self) -> None:
-        """Settle what dead workers of this machine have left on its disk."""
+    def try_spools(self) -> None:
+        """Settle what dead workers of this machine have left on its disk, as far as it can be settled."""
+        self._try("delivering spools", self._deliver_spools)
+
+    def _deliver_spools(self) -> None:
         if self._spools is not None:
-            deliver_orphans(self._spools, self._link)
+            deliver_orphans(self._spools, self._link, self._complaints)
 
     def _is_spooled(self, worker: str) -> bool:
         """Whether another worker is delivering what a dead one has left."""

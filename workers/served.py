@@ -53,8 +53,8 @@ class Served:
     may_have_work: bool = True
     took_marker: bool = False
     """This worker popped the marker that says so, and owes the others a look."""
-    not_before: float = 0.0
-    """No trade before this moment, after one that failed (monotonic, s)."""
+    not_before: float | None = None
+    """No call before this moment (monotonic, s), for the last one failed; None when it did not."""
     due_at: float | None = None
     """When the next scheduled job is due, as far as this worker knows (monotonic, s)."""
     missing_slots: int = 0

@@ -1,7 +1,7 @@
 """Settlements kept on this machine's disk while the server is away, so that the worker's death loses none.
 
-One file per worker, locked while the worker lives. A file that nobody locks is a dead worker's: any worker
-on this machine delivers it. Delivering twice is harmless (settle is idempotent), so a file is removed only
+One file per worker, locked while the worker lives. A file that nobody locks is a dead worker's: any worker on
+this machine delivers it. Delivering twice is harmless (settle is idempotent), so a file is removed only
 after its settlements are acknowledged.
 """
 
@@ -12,19 +12,23 @@ import io
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from queue_eval import failpoints
-from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.connection import GiveUp, Link
+from queue_eval.errors import CampaignNotFoundError, UsageError
+from queue_eval.keys import check_campaign_name
 from queue_eval.moves import Settlement
 from queue_eval.paging import pages
 from queue_eval.queue import CampaignQueue
+from queue_eval.server_home import spool_file
 from queue_eval.states import Outcome
+from workers.complaints import Complaints
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +91,7 @@ class Spool:
             file = self._path.open("ab", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept as long as the file is open
             # Another worker may have taken the new file for a dead one's, and removed it.
-            if self._path.exists() and self._path.samefile(f"/dev/fd/{file.fileno()}"):
+            if _is_at(self._path, file):
                 self._file = file
                 return file
             file.close()
@@ -104,12 +108,11 @@ def _append(file: io.FileIO, lines: bytes) -> None:
         raise
 
 
-def spool_file(folder: Path, worker: str) -> Path:
-    return folder / f"{worker}.jsonl"
+def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
+    """Settle what dead workers of this machine have left in `folder`. Returns how many settlements.
 
-
-def deliver_orphans(folder: Path, link: Link) -> int:
-    """Settle what dead workers of this machine have left in `folder`. Returns how many settlements."""
+    What a damaged campaign does not take stays there, in a file of its own.
+    """
     delivered = 0
     for path in sorted(folder.glob("*.jsonl")):
         with _claim(path) as file:
@@ -118,16 +121,38 @@ def deliver_orphans(folder: Path, link: Link) -> int:
             failpoints.reach("spool.before-deliver")
             seconds, micros = link.call(lambda client: client.time())
             offset_s = seconds + micros / 1e6 - time.monotonic()
-            left = [kept for line in file if (kept := _decode(line, offset_s)) is not None]
-            for campaign, uid, worker in dict.fromkeys((k[0], k[1], k[2]) for k in left):
-                settlements = [k[3] for k in left if k[:3] == (campaign, uid, worker)]
-                _settle(CampaignQueue(link, campaign, uid), worker, settlements)
-                delivered += len(settlements)
+            lines: dict[tuple[str, str, str], dict[str, Settlement]] = {}
+            for line in file:
+                if (kept := _decode(line, offset_s)) is not None:
+                    lines.setdefault(kept[:3], {})[line] = kept[3]
+            refused: list[str] = []
+            for (campaign, uid, worker), settlements in lines.items():
+                try:
+                    _settle(CampaignQueue(link, campaign, uid), worker, list(settlements.values()))
+                    delivered += len(settlements)
+                except GiveUp:
+                    raise
+                except Exception as error:
+                    complaints.add(f"what {path} holds of campaign {campaign} cannot be settled", error)
+                    refused += settlements
             failpoints.reach("spool.after-deliver")
+            if len(refused) == sum(map(len, lines.values())) > 0:
+                continue
+            if refused:
+                _set_aside(path, refused)
             path.unlink(missing_ok=True)
     if delivered:
         log.info("delivered %d settlements of a dead worker from %s", delivered, folder)
     return delivered
+
+
+def _set_aside(path: Path, lines: Sequence[str]) -> None:
+    """On disk when it returns. In a file whose name no worker can have: a worker removes its own."""
+    aside = path.with_name(f"{path.stem.partition('+')[0]}+{secrets.token_hex(4)}.jsonl")
+    with aside.open("w", encoding="ascii") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _settle(queue: CampaignQueue, worker: str, settlements: Sequence[Settlement]) -> None:
@@ -152,7 +177,16 @@ def _claim(path: Path) -> Iterator[IO[str] | None]:
         except BlockingIOError:
             yield None
         else:
-            yield file
+            # Its worker may have removed it, and begun another one, before it could be locked.
+            yield file if _is_at(path, file) else None
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    """Whether what is open is still what the path names."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _encode(queue: CampaignQueue, worker: str, settlement: Settlement, offset_s: float) -> str:
@@ -185,7 +219,8 @@ def _decode(line: str, offset_s: float) -> tuple[str, str, str, Settlement] | No
             request=str(kept.get("request", "")),
             digest=str(kept.get("digest", "")),
         )
-        return str(kept["campaign"]), str(kept["uid"]), str(kept["worker"]), settlement
-    except (ValueError, KeyError, TypeError):
+        campaign = check_campaign_name(kept["campaign"])
+        return campaign, str(kept["uid"]), str(kept["worker"]), settlement
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UsageError):
         log.warning("a torn line in a spool is dropped: it was never acknowledged")
         return None

@@ -26,6 +26,7 @@ from queue_eval.connection import REPLY_TIMEOUT_S, GiveUp, Link
 from queue_eval.errors import UsageError
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
+from queue_eval.server_home import spool_folder
 from workers.book import Book
 from workers.exchange import Exchange
 from workers.lease_keeper import LeaseKeeper
@@ -49,7 +50,7 @@ class Worker:
         self._signals = Signals()
         self._began_at = time.monotonic()
         self._access = access
-        spools = options.home / "spool" if options.home is not None else None
+        spools = spool_folder(options.home) if options.home is not None else None
         name = f"queue-eval-worker:{options.name}"
         self._link = Link(access, name=name, on_wait=self._while_away)
         spool = Spool(spools, options.name) if spools is not None else None
@@ -93,7 +94,7 @@ class Worker:
         self._runner.start()
         self._keeper.beat()
         # Before anything is leased: what is on disk need not run again.
-        self._reclaimer.deliver_spools()
+        self._reclaimer.try_spools()
         for served, _ in self._book.holdings():
             self._reclaimer.reclaim_own_name(served)
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
