@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from queue_eval import Evaluator
+from queue_eval.undone import _MOST as MOST_REMEMBERED
 
 FUNCTION = "tests.support.functions:run"
+
+# Bytes by which a driver grows per job, once it holds as many submissions as it ever does.
+GROWTH = """
+import json, sys, psutil
+from queue_eval import Evaluator
+function, keywords, first, count = json.loads(sys.argv[1])
+def go_through(jobs):
+    for start in jobs[::2000]:
+        evaluator.submit([{"x": x, "rate": 0.001 * x, "kind": "adam"} for x in range(start, start + 2000)])
+        evaluator.gather("ALL", timeout=60)
+    return psutil.Process().memory_info().rss
+with Evaluator.create(function, "process", keywords) as evaluator:
+    before = go_through(range(first))
+    after = go_through(range(first, first + count))
+    assert evaluator.num_gathered == first + count
+print((after - before) / count)
+"""
 
 
 def driver(server, campaign, **more):
@@ -80,3 +104,17 @@ def test_reuse_history_and_single_jobs(server, campaign, fake_worker):
         evaluator.submit([{"x": 1}])
         (joined,) = evaluator.gather("ALL", timeout=20)
         assert (joined.id, joined.result, evaluator.num_gathered) == (1, 10, 3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("keep_jobs", [False, True])
+def test_memory_does_not_grow_with_what_was_gathered(server, campaign, fake_worker, keep_jobs):
+    """With reuse, the fingerprint of a job stays. What kept jobs cost is well above the bound."""
+    with driver(server, campaign):
+        fake_worker(campaign)
+    keywords = {"home": str(server), "campaign": campaign, "local_workers": False, "keep_jobs": keep_jobs}
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, json.dumps([FUNCTION, keywords, MOST_REMEMBERED + 2000, 20_000])],
+        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    assert (float(done.stdout) < 400) == (not keep_jobs), done.stdout
