@@ -1,7 +1,7 @@
 """Does the faults of a schedule, and ends each when its time has come.
 
 Faults overlap: a worker may be paused while the server is dead. What cannot be done now, because the victim
-is not there, is left out.
+is not there, is tried again for a while, then left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from queue_eval.chaos.schedule import Strike, strikes
 
 T = TypeVar("T")
 
+_AGAIN_S = 0.2
+_PATIENCE_S = 5.0
+"""For how long a fault that cannot be done is tried again, this often."""
+
 
 class Attack:
     """`step` does what is due; `calm` ends all faults at once. All calls come from the fleet's thread."""
@@ -30,6 +34,8 @@ class Attack:
         self._strikes = strikes(fleet.settings)
         self._next = next(self._strikes, None)
         self._next_at = time.monotonic() + (self._next.after_s if self._next else 0.0)
+        self._put_off: list[tuple[Strike, float, float]] = []
+        """What could not be done: when to try it again, and until when."""
         self._ends: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._is_server_paused = False
@@ -43,13 +49,16 @@ class Attack:
         if self._next is not None and now >= self._next_at:
             strike, self._next = self._next, next(self._strikes)
             self._next_at = now + self._next.after_s
-            fault = _DEEDS[strike.what](self, strike)
-            if fault is not None:
-                self.faults.append(fault)
+            self._do(strike, now, now + _PATIENCE_S)
+        due = [one for one in self._put_off if one[1] <= now]
+        self._put_off = [one for one in self._put_off if one[1] > now]
+        for strike, _, until in due:
+            self._do(strike, now, until)
 
     def calm(self) -> None:
         """No more faults: continue and connect all, and have the dead started again now."""
         self._next = None
+        self._put_off = []
         while self._ends:
             heapq.heappop(self._ends)[2]()
         for seat in self._fleet.seats():
@@ -64,6 +73,13 @@ class Attack:
         return all(fault.until is not None for fault in self.faults)
 
     # ----------------------------------------------------------------------------------------------------
+
+    def _do(self, strike: Strike, now: float, until: float) -> None:
+        fault = _DEEDS[strike.what](self, strike)
+        if fault is not None:
+            self.faults.append(fault)
+        elif now < until:
+            self._put_off.append((strike, now + _AGAIN_S, until))
 
     def _kill(self, strike: Strike) -> Fault | None:
         fleet = self._fleet

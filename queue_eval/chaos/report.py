@@ -20,7 +20,7 @@ _WIDTH = 120
 
 @dataclass(frozen=True)
 class FaultLine:
-    """All faults of a kind."""
+    """All faults of a kind that was asked for."""
 
     kind: str
     count: int
@@ -42,6 +42,11 @@ class Report:
     def holds(self) -> bool:
         return all(verdict.holds for verdict in self.verdicts)
 
+    @property
+    def never_done(self) -> list[str]:
+        """Kinds of faults that were asked for and never came about: of these nothing was shown."""
+        return [line.kind for line in self.faults if not line.count]
+
     def as_json(self) -> dict[str, Any]:
         settings = self.evidence.settings
         return {
@@ -58,6 +63,7 @@ class Report:
                 }
                 for line in self.faults
             },
+            "never_done": self.never_done,
             "invariants": [
                 {
                     "law": verdict.law, "holds": verdict.holds, "figure": verdict.figure,
@@ -71,11 +77,11 @@ class Report:
 
 def report_on(evidence: Evidence, elapsed_s: float) -> Report:
     """Judge, and count faults by kind."""
-    kinds = dict.fromkeys(sorted(fault.kind for fault in evidence.faults))
     lines = []
-    for kind in kinds:
+    for kind in sorted(" ".join(pair) for pair in evidence.settings.faults):
         lasted = [fault.lasted_s for fault in evidence.faults if fault.kind == kind]
-        lines.append(FaultLine(kind, len(lasted), median(lasted), max(lasted)))
+        middle, longest = (median(lasted), max(lasted)) if lasted else (0.0, 0.0)
+        lines.append(FaultLine(kind, len(lasted), middle, longest))
     return Report(evidence, judge(evidence), lines, elapsed_s)
 
 
@@ -92,6 +98,8 @@ def print_report(report: Report) -> None:
     for line in report.faults:
         faults.add_row(line.kind, str(line.count), f"{line.median_s:.1f} s", f"{line.longest_s:.1f} s")
     console.print(faults)
+    if report.never_done:
+        console.print(f"never done, so nothing is shown of: {', '.join(report.never_done)}", markup=False)
     what = f"{settings.evaluations} evaluations, method {settings.method.value}, seed {settings.seed}"
     laws = Table(title=what)
     for header in ("", "invariant", "seen"):

@@ -41,12 +41,13 @@ class Strike:
 
 
 def strikes(settings: Settings) -> Iterator[Strike]:
-    """Faults without end."""
+    """Faults without end: first one of each kind, then whatever comes."""
     dice = random.Random(f"faults {settings.seed}")
+    first = dice.sample(settings.faults, len(settings.faults))
     for number in itertools.count(1):
         if not settings.faults:
             return
-        what, victim = dice.choice(settings.faults)
+        what, victim = first.pop() if first else dice.choice(settings.faults)
         yield Strike(
             after_s=dice.expovariate(1 / settings.fault_every_s) + _LULL_S * (number % _LULL_EVERY == 0),
             what=what,

@@ -10,6 +10,7 @@ import pytest
 from queue_eval.chaos.blame import Blame
 from queue_eval.chaos.evidence import SAME_NAME, Evidence, Failure, Fault, Sample
 from queue_eval.chaos.invariants import LAWS, judge
+from queue_eval.chaos.report import print_report, report_on
 from queue_eval.chaos.workload import SideLine
 from tests.chaos.history import END, KILLED_AT, OTHER, VICTIM, job_of, sound
 
@@ -213,3 +214,13 @@ def test_a_death_explains_the_loss_that_follows_it() -> None:
         again = replace(killed, at=early.at - 0.1, until=early.at)
         held = replace(blamed, faults=[*evidence.faults, again])
         assert Blame(held).unexplained == []
+
+
+def test_what_was_asked_for_and_never_done_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_on(sound(kill="worker,child", cut="network"), 1.0)
+    assert report.never_done == report.as_json()["never_done"] == ["cut network", "kill child"]
+    assert [(line.kind, line.count) for line in report.faults] == [
+        ("cut network", 0), ("kill child", 0), ("kill worker", 1),
+    ]  # fmt: skip
+    print_report(report)
+    assert "never done, so nothing is shown of: cut network, kill child" in capsys.readouterr().out

@@ -57,11 +57,20 @@ def test_faults_follow_from_the_seed() -> None:
     first = list(itertools.islice(strikes(chosen), 200))
     assert first == list(itertools.islice(strikes(chosen), 200))
     assert {(strike.what, strike.victim) for strike in first} == set(chosen.faults)
+    # The first round has all of them.
+    kinds = [(strike.what, strike.victim) for strike in first[: len(chosen.faults)]]
+    assert sorted(kinds) == sorted(chosen.faults)
     mean_s = sum(strike.after_s for strike in first) / len(first)
     assert 0.5 * chosen.fault_every_s < mean_s < 2 * chosen.fault_every_s
     # Some outlast a lease, most do not.
     long = sum(strike.lasts_s > chosen.lease_s for strike in first)
     assert 0.05 * len(first) < long < 0.5 * len(first)
+
+
+def test_not_every_seed_begins_alike() -> None:
+    kill = "driver,worker,child,server"
+    firsts = {next(strikes(settings(kill=kill, seed=seed))).victim for seed in range(30)}
+    assert firsts == set(kill.split(","))
 
 
 def test_no_faults() -> None:
