@@ -29,6 +29,9 @@ _PER_FAILURE = 4096
 _BUFFERS = 24 * _MIB
 """What the server may take for each job beside its result, for each failure on record, and for all else."""
 
+_PER_CLIENT = _MIB
+"""And while all run, for what is on its way to or from each of them, beside results."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -264,7 +267,10 @@ def _nobody_idle(facts: _Facts) -> Iterator[str]:
     allowed_s = IDLE_FORWARDING_S if facts.settings.is_forwarding else IDLE_S
     if longest.seconds > allowed_s:
         yield f"worker {longest.worker} was idle for {longest.seconds:.1f} s from {longest.at:.2f}"
-    yield f"longest {longest.seconds:.1f} s, in {longest.looked_at} samples"
+    if longest.looked_at:
+        yield f"longest {longest.seconds:.1f} s, in {longest.looked_at} samples"
+    else:
+        yield "not observed: no job was pending while nothing stood in the way"
 
 
 def _nothing_left(facts: _Facts) -> Iterator[str]:
@@ -286,7 +292,15 @@ def _memory_is_bounded(facts: _Facts) -> Iterator[str]:
     if facts.all.final_memory > allowed:
         yield f"{facts.all.final_memory / _MIB:.1f} MiB at the end, {allowed / _MIB:.1f} allowed"
     peak = max((sample.memory for sample in facts.all.samples), default=0)
-    yield f"{facts.all.final_memory / _MIB:.1f} of {allowed / _MIB:.1f} MiB; at most {peak / _MIB:.1f}"
+    # The driver and the observer may both be about to be sent all results there are.
+    clients = facts.settings.workers + 2
+    allowed_then = allowed + 2 * payload + _PER_CLIENT * clients
+    if peak > allowed_then:
+        yield f"{peak / _MIB:.1f} MiB at most, {allowed_then / _MIB:.1f} allowed"
+    yield (
+        f"{facts.all.final_memory / _MIB:.1f} of {allowed / _MIB:.1f} MiB; "
+        f"at most {peak / _MIB:.1f} of {allowed_then / _MIB:.1f}"
+    )
 
 
 LAWS: dict[str, Check] = {

@@ -145,6 +145,8 @@ BREAKS: list[tuple[str, Break]] = [
     ("nothing left over", lambda e: replace(e, left={"spools": ["w0.jsonl"]})),
     ("nobody died unasked", lambda e: replace(e, casualties=["worker w1 ended by itself"])),
     ("server memory bounded", lambda e: replace(e, final_memory=2**30)),
+    ("server memory bounded", lambda e: replace(
+        e, samples=[replace(e.samples[0], memory=2**30), *e.samples[1:]])),
 ]  # fmt: skip
 
 
@@ -182,6 +184,15 @@ def test_a_worker_that_came_back_under_its_name_is_not_dead() -> None:
 
 def test_idleness_is_not_guessed_between_samples() -> None:
     assert IDLE not in broken(idle(sound(), every_s=1.2))
+
+
+def test_idleness_that_nobody_could_see_is_not_called_none() -> None:
+    figures = [
+        {verdict.law: verdict.figure for verdict in judge(evidence)}[IDLE]
+        for evidence in (replace(sound(), faults=[Fault("kill", "server", 0.0)]), sound())
+    ]
+    assert "not observed" in figures[0]
+    assert "longest 0.0 s, in " in figures[1]
 
 
 def test_an_abandoned_thread_keeps_its_slot() -> None:
