@@ -1,6 +1,6 @@
 """What a driver takes of memory for the jobs it has gathered, kept and not kept.
 
-    python benchmarks/driver_memory.py [--jobs 100000 300000]
+    python benchmarks/driver_memory.py [--jobs 100000 1000000]
 
 A driver submits and gathers in windows of 2,000; this process settles what there is, and runs nothing.
 """
@@ -54,7 +54,7 @@ with Evaluator.create("functions:no_op", "process", options | {"local_workers": 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, nargs="+", default=[100_000, 300_000])
+    parser.add_argument("--jobs", type=int, nargs="+", default=[100_000, 1_000_000])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
         home = Path(folder) / "home"
