@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from queue_eval.chaos import processes
-from queue_eval.chaos.evidence import SAME_NAME, Fault
+from queue_eval.chaos.evidence import SAME_NAME, TWICE, Fault
 from queue_eval.chaos.fleet import Fleet, Seat
 from queue_eval.chaos.schedule import Strike, strikes
 
 T = TypeVar("T")
+
+_INSIST_S = 0.3
+"""So long after it was asked to drain a worker is asked again."""
 
 _AGAIN_S = 0.2
 _PATIENCE_S = 5.0
@@ -38,6 +41,8 @@ class Attack:
         """What could not be done: when to try it again, and until when."""
         self._ends: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
+        self._drained: list[tuple[Fault, Seat, int]] = []
+        """Whose end is awaited, and which life it was."""
         self._is_server_paused = False
 
     def step(self) -> None:
@@ -100,6 +105,29 @@ class Attack:
         detail = SAME_NAME if strike.same_name else ""
         fault = Fault("kill", strike.victim, time.time(), workers=_names(seat), detail=detail)
         fleet.kill(seat, strike.lasts_s, same_name=strike.same_name)
+        return fault
+
+    def _drain(self, strike: Strike) -> Fault | None:
+        fleet = self._fleet
+        able = [
+            seat for seat in fleet.workers
+            if not seat.is_paused and seat.drain is None and fleet.can_hear(seat)
+        ]  # fmt: skip
+        if not able:
+            return None
+        seat = _picked(able, strike)
+        pid = seat.pid
+        fault = Fault("drain", "worker", time.time(), workers=_names(seat))
+        fleet.ask_to_end(seat, strike.lasts_s)
+        self._drained.append((fault, seat, seat.lives))
+
+        def insist() -> None:
+            if seat.is_up and seat.pid == pid:
+                fault.detail = TWICE
+                fleet.ask_again(seat)
+
+        if strike.twice:
+            self._end_after(_INSIST_S, insist)
         return fault
 
     def _pause(self, strike: Strike) -> Fault | None:
@@ -172,7 +200,11 @@ class Attack:
         return _picked(there, strike) if there else None
 
     def _note_returns(self) -> None:
-        """A kill is over when the next life of its victim has begun."""
+        """A kill or a drain is over when the next life of its victim has begun."""
+        for fault, seat, life in self._drained:
+            if seat.lives > life:
+                fault.until = time.time()
+        self._drained = [one for one in self._drained if one[0].until is None]
         for fault in self._open_kills():
             if fault.victim == "server":
                 if self._fleet.server_due_at is None:
@@ -197,6 +229,7 @@ def _picked(choices: Sequence[T], strike: Strike) -> T:
 
 _DEEDS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
     "kill": Attack._kill,
+    "drain": Attack._drain,
     "pause": Attack._pause,
     "cut": Attack._cut,
 }

@@ -3,7 +3,7 @@
 A fault on a worker takes at most what runs in its slots; a killed child, what ran in it. A loss is explained
 by a death that the job itself has logged, else by a fault that hit the worker which the loss names, not long
 before, and that has not explained as many losses yet as it can have caused. The death or pause of the server
-explains none.
+explains none. Nor does a drain: what it ends is given back; unless there was nobody to give it back to.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from queue_eval.chaos.evidence import Evidence, Failure, Fault
+from queue_eval.chaos.evidence import TWICE, Evidence, Failure, Fault
 from queue_eval.states import Method
 
 _LATE_S = 20.0
@@ -42,7 +42,8 @@ class Blame:
     @property
     def most_interrupted(self) -> int:
         """How many executions faults, and the deaths of neighbours, may have made necessary."""
-        return sum(self._harm(fault) for fault in self._evidence.faults) + self._deaths_in_company()
+        repeated = sum(self._slots if f.detail == TWICE else self._harm(f) for f in self._evidence.faults)
+        return repeated + self._deaths_in_company()
 
     def _explain(self) -> None:
         own = self._own_losses()
@@ -95,20 +96,36 @@ class Blame:
             if failure.worker in fault.workers and fault.at - 1.0 <= failure.at <= ended_at + late_s:
                 yield fault
 
-    def _harm(self, fault: Fault) -> int:
-        """How many attempts a fault can have ended."""
+    @property
+    def _slots(self) -> int:
+        """How many attempts a worker may hold."""
         settings = self._settings
         # A worker that forwards to RQ may hold all that is in flight.
-        everything = settings.total_slots if settings.method is Method.RQ else settings.slots
+        return settings.total_slots if settings.method is Method.RQ else settings.slots
+
+    def _harm(self, fault: Fault) -> int:
+        """How many attempts a fault can have cost."""
+        everything = self._slots
         if fault.victim == "child":
             return everything if self._settings.method is Method.THREAD else 1
         if fault.victim == "worker" and fault.what == "kill":
             return everything
+        if fault.what == "drain":
+            return everything if fault.detail == TWICE and self._was_cut_off(fault) else 0
         # The last heartbeat was up to a third of a lease before.
         outlasts_s = 2 * self._settings.lease_s / 3 - (_BACK_S if fault.what == "cut" else 0.0)
         if fault.workers and fault.what in ("pause", "cut") and fault.lasted_s > outlasts_s:
             return everything * len(fault.workers)
         return 0
+
+    def _was_cut_off(self, drain: Fault) -> bool:
+        """Whether the server was out of reach of a worker while that was to give back what it ran."""
+        until = float("inf") if drain.until is None else drain.until
+        return any(
+            fault.at <= until and (fault.until is None or fault.until >= drain.at)
+            for fault in self._evidence.faults
+            if fault.victim == "server" or (fault.what == "cut" and set(drain.workers) & set(fault.workers))
+        )
 
     def _deaths_in_company(self) -> int:
         """Attempts that may have ended because another one ended their common process."""

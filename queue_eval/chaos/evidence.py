@@ -15,6 +15,9 @@ from queue_eval.chaos.workload import Planned, SideLine
 SAME_NAME = "same name"
 """Detail of a worker's death: its next life has its name."""
 
+TWICE = "twice"
+"""Detail of a drain: it was asked for once more, and what still ran was stopped and given back."""
+
 
 @dataclass(slots=True)
 class Fault:

@@ -39,6 +39,20 @@ _WINDOW_IF_SHORT = 200
 _LOG_TAIL = 400
 _AGAIN_S = 0.5
 
+_DRAIN_S = 60.0
+"""A worker must have ended so long after it was asked to, though for some of that time it may be frozen, cut
+off or without a server."""
+
+
+@dataclass
+class Drain:
+    """What was asked of a worker that is to end by itself."""
+
+    by: float
+    back_after_s: float
+    """How long after its end the next one is due."""
+    times: int = 1
+
 
 @dataclass
 class Seat:
@@ -56,7 +70,10 @@ class Seat:
     due_at: float = 0.0
     is_paused: bool = False
     was_killed: bool = False
+    drain: Drain | None = None
     lives: int = 0
+    log_from: int = 0
+    """Where in the log this life begins."""
     log: Path = field(default_factory=Path)
 
     @property
@@ -137,6 +154,9 @@ class Fleet:
         if self.server_due_at is not None and now >= self.server_due_at:
             self._revive_server()
         for seat in self.seats():
+            if seat.drain is not None and seat.is_up and now > seat.drain.by:
+                self.casualties.append(f"worker {seat.name} did not end in {_DRAIN_S:g} s when asked to")
+                self.kill(seat, _AGAIN_S)
             if seat.is_up or (seat is self.driver and self.is_done):
                 continue
             if seat.process is not None:
@@ -166,6 +186,21 @@ class Fleet:
         assert seat.process is not None
         seat.process.kill()
         seat.process.wait()
+
+    def can_hear(self, seat: Seat) -> bool:
+        """Whether a worker has begun to serve: from then on it ends in order when it is asked to."""
+        return seat.is_up and f" worker {seat.name}: ".encode() in self._said(seat)
+
+    def ask_to_end(self, seat: Seat, back_after_s: float) -> None:
+        """Have a worker finish what it runs and end; another one takes its place."""
+        seat.drain = Drain(time.monotonic() + _DRAIN_S, back_after_s)
+        processes.send(seat.pid, signal.SIGTERM)
+
+    def ask_again(self, seat: Seat) -> None:
+        """Have a worker that was asked to end stop what it runs."""
+        assert seat.drain is not None
+        seat.drain.times += 1
+        processes.send(seat.pid, signal.SIGTERM)
 
     def pause(self, seat: Seat) -> None:
         seat.is_paused = processes.send(seat.pid, signal.SIGSTOP)
@@ -269,6 +304,8 @@ class Fleet:
     def _start(self, seat: Seat) -> None:
         seat.lives += 1
         seat.was_killed = seat.is_paused = False
+        seat.drain = None
+        seat.log_from = seat.log.stat().st_size if seat.log.exists() else 0
         python = [sys.executable, "-P", "-m"]
         more: dict[str, str] = {}
         if seat.role == "driver":
@@ -307,12 +344,29 @@ class Fleet:
             self.is_done = True
         elif process.returncode == NOBODY_THERE or seat.role == "rq":  # who loses its Redis gives up
             seat.due_at = time.monotonic() + _AGAIN_S
+        elif seat.drain is not None and not seat.was_killed and self._has_drained(seat, process.returncode):
+            seat.name = ""
+            seat.due_at = time.monotonic() + seat.drain.back_after_s
         elif not seat.was_killed:
             self.casualties.append(
-                f"{seat.role} {seat.name or seat.number} ended by itself with status {process.returncode}: "
-                f"{_tail(seat.log)}"
+                f"{seat.role} {seat.name or seat.number} ended "
+                f"{'by itself' if seat.drain is None else 'when asked to, but'} with status "
+                f"{process.returncode}: {_tail(seat.log)}"
             )
             seat.due_at = time.monotonic() + 2 * _AGAIN_S
+
+    def _has_drained(self, seat: Seat, status: int) -> bool:
+        assert seat.drain is not None
+        if seat.drain.times > 1 and status == -signal.SIGTERM:
+            # An interpreter at its very end handles no signals any more: the second one may come then.
+            return f"worker {seat.name} has ended".encode() in self._said(seat)
+        return status == 0
+
+    def _said(self, seat: Seat) -> bytes:
+        """What this life has logged."""
+        with seat.log.open("rb") as log:
+            log.seek(seat.log_from)
+            return log.read()
 
     def _environment(self) -> dict[str, str]:
         return processes.environment(self.mark, self._temporary)

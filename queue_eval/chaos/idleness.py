@@ -39,7 +39,7 @@ def longest_idle(evidence: Evidence) -> Idle:
     gone = {
         name: fault.at
         for fault in evidence.faults
-        if fault.kind == "kill worker" and fault.detail != SAME_NAME
+        if fault.kind in ("kill worker", "drain worker") and fault.detail != SAME_NAME
         for name in fault.workers
     }
     longest, looked_at = Idle("", 0.0, 0.0, 0), 0

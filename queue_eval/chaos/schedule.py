@@ -14,6 +14,9 @@ CUT_MODES = ("refuse", "reset", "blackhole", "delay", "drop_reply", "cut_reply")
 _LONG = 0.3
 """How many of those faults that a lease may outlast last longer than a lease."""
 
+_TWICE = 0.4
+"""How many of the drains are asked for once more."""
+
 _LULL_EVERY = 10
 _LULL_S = 4.0
 """Every so many faults there is a lull, in which it can be seen who has nothing to do."""
@@ -26,7 +29,7 @@ class Strike:
     after_s: float
     """Since the one before."""
     what: str
-    """kill, pause or cut."""
+    """kill, drain, pause or cut."""
     victim: str
     pick: float
     """Which of several victims: 0 to 1."""
@@ -37,7 +40,9 @@ class Strike:
     amount: float = 0.0
     """Of a cut: the delay (s), or after how much the mode sets in; 0 to 1."""
     same_name: bool = False
-    """Of a worker: whether it is started again under its name."""
+    """Of a killed worker: whether it is started again under its name."""
+    twice: bool = False
+    """Of a drain: whether it is asked for once more, which stops what runs."""
 
 
 def strikes(settings: Settings) -> Iterator[Strike]:
@@ -57,6 +62,7 @@ def strikes(settings: Settings) -> Iterator[Strike]:
             mode=dice.choice(CUT_MODES) if what == "cut" else "",
             amount=dice.random(),
             same_name=dice.random() < 0.5,
+            twice=what == "drain" and dice.random() < _TWICE,
         )
 
 
@@ -65,6 +71,8 @@ def _lasting(dice: random.Random, what: str, victim: str, lease_s: float) -> flo
         return 0.0
     if (what, victim) == ("kill", "driver"):
         return dice.uniform(0, 1)
+    if what == "drain":
+        return dice.uniform(0, 0.5)
     if dice.random() < _LONG:
         return lease_s * dice.uniform(1.1, 1.6)
     if what == "kill":

@@ -13,6 +13,7 @@ from queue_eval.states import Method
 
 KILLS = ("driver", "worker", "child", "server")
 PAUSES = ("worker", "driver", "server")
+DRAINS = ("worker",)
 CUTS = ("network",)
 NONE = "none"
 
@@ -48,7 +49,7 @@ class Settings:
         return self.workers * self.slots
 
     def has(self, what: str) -> bool:
-        """Whether some fault is of this kind: kill, pause or cut."""
+        """Whether some fault is of this kind: kill, drain, pause or cut."""
         return any(kind == what for kind, _ in self.faults)
 
     def command(self) -> str:
@@ -57,7 +58,7 @@ class Settings:
             "queue-eval", "chaos", "--evaluations", self.evaluations, "--method", self.method.value,
             "--workers", self.workers, "--slots", self.slots,
         ]  # fmt: skip
-        for kind in ("kill", "pause", "cut"):
+        for kind in ("kill", "drain", "pause", "cut"):
             words += [f"--{kind}", ",".join(victim for what, victim in self.faults if what == kind) or NONE]
         words += [
             "--seed", self.seed, "--minutes", f"{self.attack_s / 60:g}",
@@ -68,8 +69,8 @@ class Settings:
 
 
 def checked(
-    *, evaluations: int, method: str, workers: int, slots: int, kill: str, pause: str, cut: str, seed: int,
-    minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
+    *, evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, pause: str, cut: str,
+    seed: int, minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
 ) -> Settings:  # fmt: skip
     """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
     if not (math.isfinite(minutes) and minutes > 0):
@@ -84,7 +85,8 @@ def checked(
     if fault_every_s < 0.05:
         raise UsageError(f"a fault every {fault_every_s:g} s is too often; give at least 50ms")
     faults = (
-        *_victims("kill", kill, KILLS), *_victims("pause", pause, PAUSES), *_victims("cut", cut, CUTS),
+        *_victims("kill", kill, KILLS), *_victims("drain", drain, DRAINS),
+        *_victims("pause", pause, PAUSES), *_victims("cut", cut, CUTS),
     )  # fmt: skip
     chosen = Method(method)
     if chosen in _FORWARDING and find_spec(chosen.value) is None:

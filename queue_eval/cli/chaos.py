@@ -38,6 +38,10 @@ _LINE_EVERY_S = 10.0
     help="What to kill: driver, worker, child, server; or none.",
 )
 @click.option(
+    "--drain", metavar="LIST", default="worker", show_default=True,
+    help="What to ask to end, now and then once more while it finishes: worker; or none.",
+)
+@click.option(
     "--pause", metavar="LIST", default="worker", show_default=True,
     help="What to freeze, now and then for longer than a lease: worker, driver, server; or none.",
 )
@@ -63,11 +67,11 @@ _LINE_EVERY_S = 10.0
 )
 @json_option
 def chaos_command(
-    evaluations: int, method: str, workers: int, slots: int, kill: str, pause: str, cut: str, seed: int,
-    minutes: float, fault_every: float, lease: float, keep: str | None, *, short: bool,
+    evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, pause: str, cut: str,
+    seed: int, minutes: float, fault_every: float, lease: float, keep: str | None, *, short: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Kill, freeze and cut off everything while a campaign runs, and check that nothing is lost or doubled.
+    """Kill, drain, freeze and cut off all while a campaign runs, and check that nothing is lost or doubled.
 
     Runs on a server of its own, with evaluations of its own that raise, hang, hold the GIL, kill their
     process or return a megabyte. Ends with status 1, the seed and the command to repeat it if an invariant is
@@ -78,8 +82,9 @@ def chaos_command(
     from queue_eval.chaos.storm import storm
 
     settings = checked(
-        evaluations=evaluations, method=method, workers=workers, slots=slots, kill=kill, pause=pause, cut=cut,
-        seed=seed, minutes=minutes, fault_every_s=fault_every, lease_s=lease, only_short=short,
+        evaluations=evaluations, method=method, workers=workers, slots=slots, kill=kill, drain=drain,
+        pause=pause, cut=cut, seed=seed, minutes=minutes, fault_every_s=fault_every, lease_s=lease,
+        only_short=short,
     )  # fmt: skip
     folder = _folder(keep)
     began_at = time.monotonic()

@@ -21,7 +21,9 @@ from queue_eval.server import start_server
 from tests.support.cli import COMMAND, ROOT, cli_here
 from tests.support.waiting import wait_until
 
-EVERYTHING = {"kill driver", "kill worker", "kill child", "kill server", "pause worker", "cut network"}
+EVERYTHING = {
+    "kill driver", "kill worker", "kill child", "kill server", "drain worker", "pause worker", "cut network",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def survivors(folder: Path) -> list[psutil.Process]:
 def test_the_first_round_of_the_test_below_is_short() -> None:
     chosen = checked(
         evaluations=500, method="process", workers=3, slots=2, kill="driver,worker,child,server",
-        pause="worker", cut="network", seed=55, minutes=0.5, fault_every_s=0.9, lease_s=2.0,
+        drain="worker", pause="worker", cut="network", seed=55, minutes=0.5, fault_every_s=0.9, lease_s=2.0,
     )  # fmt: skip
     first_round = itertools.islice(strikes(chosen), len(chosen.faults))
     assert sum(strike.after_s for strike in first_round) < MAX_ATTEMPTS * TIME_LIMIT_S
@@ -150,7 +152,9 @@ def test_an_attack_that_fails_itself_says_how_to_see_it_again(
     )
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))
-    words = ("--evaluations", "10", "--seed", "6", "--kill", "none", "--workers", "1", "--json")
+    words = (
+        "--evaluations", "10", "--seed", "6", "--kill", "none", "--drain", "none", "--workers", "1", "--json",
+    )  # fmt: skip
     done = subprocess.run(
         [*COMMAND, "chaos", *words], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
     )
@@ -178,8 +182,10 @@ def test_a_server_that_does_not_start_again_breaks_a_law(
 
     monkeypatch.setattr("queue_eval.chaos.fleet.start_server", start_once)
     done = cli_here(
-        *command(folder, "--evaluations", 10, "--seed", 6, "--kill", "server", "--pause", "none",
-                 "--cut", "none", "--fault-every", "50ms", "--minutes", 1, "--workers", 1)[len(COMMAND):]
+        *command(
+            folder, "--evaluations", 10, "--seed", 6, "--kill", "server", "--drain", "none", "--pause",
+            "none", "--cut", "none", "--fault-every", "50ms", "--workers", 1,
+        )[len(COMMAND):]
     )  # fmt: skip
     assert told(done.stderr) == folder
     assert done.returncode == 1
@@ -187,3 +193,27 @@ def test_a_server_that_does_not_start_again_breaks_a_law(
     assert "the server did not start again: no server today" in laws["nobody died unasked"]["details"]
     assert not laws["the campaign comes to its end"]["holds"]
     assert survivors(folder) == []
+
+
+@pytest.mark.long
+def test_a_drain_that_ends_badly_breaks_a_law(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = folder / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import atexit, os, sys\n"
+        "if 'worker' in sys.orig_argv:\n"
+        "    atexit.register(lambda: os._exit(3))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    done = subprocess.run(
+        command(
+            folder / "logs", "--evaluations", 60, "--seed", 6, "--kill", "none", "--pause", "none",
+            "--cut", "none", "--fault-every", "500ms",
+        ),
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=100,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    laws = {law["law"]: law for law in report["invariants"] if not law["holds"]}
+    assert {"nobody died unasked", "nothing left over"} <= set(laws)
+    assert "ended when asked to, but with status 3" in laws["nobody died unasked"]["details"][0]
+    assert done.returncode == 1

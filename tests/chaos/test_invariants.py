@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from queue_eval.chaos.blame import Blame
-from queue_eval.chaos.evidence import SAME_NAME, Evidence, Failure, Fault, Sample
+from queue_eval.chaos.evidence import SAME_NAME, TWICE, Evidence, Failure, Fault, Sample
 from queue_eval.chaos.invariants import LAWS, judge
 from queue_eval.chaos.report import print_report, report_on
 from queue_eval.chaos.workload import SideLine
@@ -209,6 +209,26 @@ def test_a_machine_that_stood_still_explains_a_loss() -> None:
     assert "losses are explained, and bounded" in broken(evidence)
     evidence = replace(evidence, stalls=[(KILLED_AT - 3, KILLED_AT)])
     assert "losses are explained, and bounded" not in broken(evidence)
+
+
+def test_a_drain_costs_nothing_unless_nobody_can_be_told() -> None:
+    law = "losses are explained, and bounded"
+    once = Fault("drain", "worker", KILLED_AT, KILLED_AT + 1, (VICTIM,))
+    twice = replace(once, detail=TWICE)
+    away = Fault("kill", "server", KILLED_AT - 2, KILLED_AT + 0.5)
+    cut = Fault("cut", "network", KILLED_AT - 1, KILLED_AT + 0.1, (VICTIM,))
+    elsewhere, before = replace(cut, workers=(OTHER,)), replace(away, until=KILLED_AT - 1)
+    for faults in ([once], [twice], [once, away], [twice, elsewhere], [twice, before]):
+        assert law in broken(replace(sound(), faults=faults))
+    for faults in ([twice, away], [twice, cut]):
+        assert law not in broken(replace(sound(), faults=faults))
+
+
+def test_what_a_second_request_stops_may_run_again() -> None:
+    evidence = replace(sound(), faults=[])
+    drain = Fault("drain", "worker", END, END + 1, (OTHER,))
+    assert Blame(replace(evidence, faults=[drain])).most_interrupted == 0
+    assert Blame(replace(evidence, faults=[replace(drain, detail=TWICE)])).most_interrupted == 2
 
 
 def test_a_death_explains_the_loss_that_follows_it() -> None:
