@@ -41,8 +41,9 @@ class Attack:
         """What could not be done: when to try it again, and until when."""
         self._ends: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._drained: list[tuple[Fault, Seat, int]] = []
-        """Whose end is awaited, and which life it was."""
+        self._awaited: list[tuple[Fault, Seat, int]] = []
+        """Whose next life ends a fault, and which life it hit."""
+        self._server_kill: Fault | None = None
         self._is_server_paused = False
 
     def step(self) -> None:
@@ -91,7 +92,8 @@ class Attack:
         if strike.victim == "server":
             if self._is_server_paused or not fleet.kill_server(strike.lasts_s):
                 return None
-            return Fault("kill", "server", time.time())
+            self._server_kill = Fault("kill", "server", time.time())
+            return self._server_kill
         if strike.victim == "child":
             children = fleet.child_pids()
             if not children:
@@ -104,6 +106,7 @@ class Attack:
             return None
         detail = SAME_NAME if strike.same_name else ""
         fault = Fault("kill", strike.victim, time.time(), workers=_names(seat), detail=detail)
+        self._awaited.append((fault, seat, seat.lives))
         fleet.kill(seat, strike.lasts_s, same_name=strike.same_name)
         return fault
 
@@ -119,7 +122,7 @@ class Attack:
         pid = seat.pid
         fault = Fault("drain", "worker", time.time(), workers=_names(seat))
         fleet.ask_to_end(seat, strike.lasts_s)
-        self._drained.append((fault, seat, seat.lives))
+        self._awaited.append((fault, seat, seat.lives))
 
         def insist() -> None:
             if seat.is_up and seat.pid == pid:
@@ -201,22 +204,14 @@ class Attack:
 
     def _note_returns(self) -> None:
         """A kill or a drain is over when the next life of its victim has begun."""
-        for fault, seat, life in self._drained:
-            if seat.lives > life:
-                fault.until = time.time()
-        self._drained = [one for one in self._drained if one[0].until is None]
-        for fault in self._open_kills():
-            if fault.victim == "server":
-                if self._fleet.server_due_at is None:
-                    fault.until = time.time()
-            elif fault.victim == "driver":
-                if self._fleet.driver.is_up or self._fleet.is_done:
-                    fault.until = time.time()
-            elif all(seat.is_up for seat in self._fleet.workers):
-                fault.until = time.time()
-
-    def _open_kills(self) -> list[Fault]:
-        return [fault for fault in self.faults[-20:] if fault.what == "kill" and fault.until is None]
+        driver, now = self._fleet.driver, time.time()
+        for fault, seat, life in self._awaited:
+            if seat.lives > life or (seat is driver and self._fleet.is_done):
+                fault.until = now
+        self._awaited = [one for one in self._awaited if one[0].until is None]
+        if self._server_kill is not None and self._fleet.server_due_at is None:
+            self._server_kill.until = now
+            self._server_kill = None
 
 
 def _names(seat: Seat) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from queue_eval.chaos.evidence import TWICE, Evidence, Failure, Fault
 from queue_eval.states import Method
 
 _LATE_S = 20.0
-"""A loss may be noticed so much later than a lease after the fault: a grace, a busy machine, a server that is
-away."""
+"""A loss may be noticed so much later than a lease after the fault: a grace, a busy machine. Each time
+that the server was away this begins anew."""
 
 _LATE_RQ_S = 60.0
 """What RQ runs is dead when it gives no sign of life for 16 s in which RQ's Redis was always there."""
@@ -92,9 +92,18 @@ class Blame:
         """Faults that can have caused this loss, the latest first."""
         late_s = self._settings.lease_s + (_LATE_RQ_S if self._settings.method is Method.RQ else _LATE_S)
         for fault in reversed(self._evidence.faults):
-            ended_at = fault.at if fault.until is None else fault.until
-            if failure.worker in fault.workers and fault.at - 1.0 <= failure.at <= ended_at + late_s:
+            if failure.worker not in fault.workers:
+                continue
+            if fault.at - 1.0 <= failure.at <= self._noticed_by(fault, late_s):
                 yield fault
+
+    def _noticed_by(self, fault: Fault, late_s: float) -> float:
+        """When at the latest it is noticed what a fault has cost."""
+        noticed_by = _end(fault) + late_s
+        for away in self._evidence.faults:  # in the order of time
+            if away.victim == "server" and fault.at <= away.at <= noticed_by:
+                noticed_by = max(noticed_by, _end(away) + late_s)
+        return noticed_by
 
     @property
     def _slots(self) -> int:
@@ -150,3 +159,7 @@ class Blame:
     def _stood_still(self, failure: Failure) -> bool:
         late_s = self._settings.lease_s + _LATE_S
         return any(begun <= failure.at <= ended + late_s for begun, ended in self._evidence.stalls)
+
+
+def _end(fault: Fault) -> float:
+    return fault.at if fault.until is None else fault.until

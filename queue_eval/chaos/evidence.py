@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from queue_eval.chaos.driver import DriverLog
 from queue_eval.chaos.settings import Settings
@@ -39,6 +41,12 @@ class Fault:
     @property
     def lasted_s(self) -> float:
         return max(0.0, (self.at if self.until is None else self.until) - self.at)
+
+
+def write_faults(faults: Sequence[Fault], folder: Path) -> None:
+    """For whoever reads the logs: ``faults.jsonl``, one fault on a line."""
+    text = "".join(json.dumps(asdict(fault)) + "\n" for fault in faults)
+    (folder / "faults.jsonl").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

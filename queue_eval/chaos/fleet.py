@@ -40,8 +40,7 @@ _LOG_TAIL = 400
 _AGAIN_S = 0.5
 
 _DRAIN_S = 60.0
-"""A worker must have ended so long after it was asked to, though for some of that time it may be frozen, cut
-off or without a server."""
+"""A worker must have ended so long after it was asked to, frozen, or without a server, whichever was last."""
 
 
 @dataclass
@@ -154,6 +153,8 @@ class Fleet:
         if self.server_due_at is not None and now >= self.server_due_at:
             self._revive_server()
         for seat in self.seats():
+            if seat.drain is not None and (seat.is_paused or self.server_due_at is not None):
+                seat.drain.by = now + _DRAIN_S
             if seat.drain is not None and seat.is_up and now > seat.drain.by:
                 self.casualties.append(f"worker {seat.name} did not end in {_DRAIN_S:g} s when asked to")
                 self.kill(seat, _AGAIN_S)

@@ -20,7 +20,7 @@ from queue_eval.campaign_view import CampaignView
 from queue_eval.chaos import processes, reading
 from queue_eval.chaos.attack import Attack
 from queue_eval.chaos.driver import CAMPAIGN, LOG, read_log
-from queue_eval.chaos.evidence import Evidence
+from queue_eval.chaos.evidence import Evidence, write_faults
 from queue_eval.chaos.fleet import Fleet
 from queue_eval.chaos.observer import Observer, StallWatch
 from queue_eval.chaos.settings import Settings
@@ -63,23 +63,27 @@ def storm(
     killed, the folder goes too.
     """
     with Fleet(settings, folder, is_temporary=is_temporary) as fleet:
+        attack = Attack(fleet)
         observer, watch = Observer(fleet.access), StallWatch()
         observer.start()
         watch.start()
         try:
-            evidence = _Storm(fleet, observer, on_progress).run()
+            evidence = _Storm(fleet, attack, observer, on_progress).run()
             return dataclasses.replace(evidence, stalls=watch.stalls)
         finally:
             watch.stop()
             observer.stop()
+            write_faults(attack.faults, folder)
 
 
 class _Storm:
-    def __init__(self, fleet: Fleet, observer: Observer, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, fleet: Fleet, attack: Attack, observer: Observer, on_progress: Callable[[Progress], None]
+    ) -> None:  # fmt: skip
         self._fleet = fleet
         self._settings = fleet.settings
         self._observer = observer
-        self._attack = Attack(fleet)
+        self._attack = attack
         self._began_at = time.monotonic()
         self._on_progress = on_progress
         self._told_at = 0.0
@@ -113,7 +117,8 @@ class _Storm:
         """Whether the driver comes to its end, as long as anything happens, with everything running again."""
         log = self._fleet.folder / LOG
         state, changed_at = None, time.monotonic()
-        while not (self._fleet.is_done and self._attack.is_calm):
+        # Asked in every turn: that is when it is noted which faults are over.
+        while not (self._attack.is_calm and self._fleet.is_done):
             self._turn(is_calm=True)
             size = log.stat().st_size if log.exists() else 0
             now = time.monotonic()

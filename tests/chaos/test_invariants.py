@@ -224,6 +224,18 @@ def test_a_drain_costs_nothing_unless_nobody_can_be_told() -> None:
         assert law not in broken(replace(sound(), faults=faults))
 
 
+def test_a_loss_is_noticed_late_when_the_server_was_away() -> None:
+    law = "losses are explained, and bounded"
+    evidence = sound()
+    late = [replace(f, at=f.at + 40) if f.worker == VICTIM else f for f in evidence.failures]
+    away = [Fault("kill", "server", KILLED_AT + s, KILLED_AT + s + 6) for s in (5, 50)]
+    assert law in broken(replace(evidence, failures=late))
+    assert law in broken(replace(evidence, failures=late, faults=[*evidence.faults, away[1]]))
+    late = [replace(f, at=f.at - 8) if f.worker == VICTIM else f for f in late]
+    assert law in broken(replace(evidence, failures=late))
+    assert law not in broken(replace(evidence, failures=late, faults=[*evidence.faults, away[0]]))
+
+
 def test_what_a_second_request_stops_may_run_again() -> None:
     evidence = replace(sound(), faults=[])
     drain = Fault("drain", "worker", END, END + 1, (OTHER,))
