@@ -1,8 +1,18 @@
-"""`python -m queue_eval`: the command line without its console script."""
+"""The program `queue-eval`, and `python -m queue_eval`: the command line, loaded."""
 
 from __future__ import annotations
 
-from queue_eval.cli import main
+from typing import NoReturn
+
+from queue_eval.loading import quietly_interrupted
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    with quietly_interrupted():
+        from queue_eval.cli import main as command_line
+    command_line()
+
 
 if __name__ == "__main__":
     main()

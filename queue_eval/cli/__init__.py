@@ -17,6 +17,7 @@ import click
 
 from queue_eval import __version__
 from queue_eval.cli.failures import Invocation, guarded
+from queue_eval.loading import quietly_interrupted
 
 PROGRAM = "queue-eval"
 _COMPLETION = "_QUEUE_EVAL_COMPLETE"
@@ -68,7 +69,8 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module, _, attribute = entry.place.partition(":")
-        command: click.Command = getattr(import_module(f"{__name__}.{module}"), attribute)
+        with quietly_interrupted():
+            command: click.Command = getattr(import_module(f"{__name__}.{module}"), attribute)
         _take_debug(command)
         return command
 
