@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ EVERYTHING = {
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("chaos")
+def folder() -> Iterator[Path]:
+    # Not pytest's folder: the paths of Ray's unix sockets are long enough without it.
+    with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def command(folder: Path, *words: object) -> list[str]:
