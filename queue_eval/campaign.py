@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from queue_eval.codec import canonical, decode
+from queue_eval.errors import DamagedError
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
 from queue_eval.moves import Enqueued, EnqueueReply, Opened, Submission
@@ -109,7 +110,7 @@ class Campaign:
             for (config, _), answer in zip(sent, reply.jobs, strict=True):
                 one = job or Job.owning(answer.id, config, self._run_function)
                 one.id = one.config["id"] = answer.id
-                one.status, one.submitted_ms = Job.RUNNING, reply.now_ms
+                one.status, one.submitted_ms = Job.RUNNING, answer.submitted_ms
                 one.state = State.SCHEDULED if delay_ms else State.PENDING
                 new.append(one)
             self._register(new, reply.jobs, reply.fence, watcher)
@@ -143,9 +144,6 @@ class Campaign:
             job for job, answer in zip(jobs, answers, strict=True)
             if answer.entry is not None or answer.id <= self.ledger.horizon
         ]  # fmt: skip
-        for job, origin in zip(old, self.queue.configs_of([job.id for job in old]), strict=True):
-            if origin is not None:
-                job.submitted_ms = origin[0]
         late = {job.id for job in old if (job.submitted_ms or 0) > self.opened.opened_ms}
         if late and not self._retried():
             late.clear()  # a clock that was set back
@@ -172,9 +170,14 @@ class Campaign:
 
         `doubts`: those that there were when what is to be looked at had been acknowledged.
         """
+        try:
+            self._restore()
+        except DamagedError as error:  # which tells nothing of what was forgotten
+            log.warning("cannot see whether the server has gone back in time: %s", error)
+        self._sure_at = doubts
+
+    def _restore(self) -> None:
         now = self.queue.standing()
-        if not self.queue.is_registered():
-            self.queue.register(now.created_ms)
         undone = self._undone.find(self.queue)
         if undone:
             log.warning(
@@ -191,7 +194,8 @@ class Campaign:
         for batch in groups(undone, PAGE):
             self._send_again(batch)
         self._look_at_joined()
-        self._sure_at = doubts
+        if not self.queue.is_registered():
+            self.queue.register(now.created_ms)
 
     def _send_again(self, batch: Sequence[Sent]) -> None:
         first = batch[0]
@@ -204,7 +208,7 @@ class Campaign:
             for sent, answer, watcher in zip(batch, reply.jobs, watchers, strict=True):
                 job, former = sent.job, sent.job.id
                 job.id = job.config["id"] = answer.id
-                job.submitted_ms = reply.now_ms
+                job.submitted_ms = answer.submitted_ms
                 if job.status == Job.DONE:
                     # Its outcome is known here; that of the second time is nobody's.
                     self.ledger.renumber(job, former)

@@ -59,6 +59,8 @@ class Enqueued:
     id: int
     entry: str | None
     """Entry in the result stream when the config joined a finished job."""
+    submitted_ms: int
+    """Unix time; that of the first call when the server had made it, or another submission joined, before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,12 +92,12 @@ class CampaignQueue(CampaignView):
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
         reply = self._run("enqueue", *arguments)
         with reading(self.campaign):
-            now_ms, ids, entries, fence = reply
+            now_ms, ids, entries, fence, stamps = reply
             return EnqueueReply(
                 now_ms,
                 [
-                    Enqueued(int(i), e.decode(errors="replace") or None)
-                    for i, e in zip(ids, entries, strict=True)
+                    Enqueued(int(i), e.decode(errors="replace") or None, int(at))
+                    for i, e, at in zip(ids, entries, stamps, strict=True)
                 ],
                 fence.decode() or None,
             )

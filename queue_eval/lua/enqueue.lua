@@ -2,11 +2,12 @@
 -- a config joins the campaign's k-th job with it, when there is one.
 -- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), then per config:
 --       config, fingerprint, and its occurrence k with reuse
--- Reply: { now_ms, ids, entries, fence }
+-- Reply: { now_ms, ids, entries, fence, stamps }
 --   entries[i]: the result-stream entry of a finished job, else ''
+--   stamps[i]: when the job was submitted (ms), which is earlier for one that was joined, or by a first call
 --   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
 --     before and retried, else ''. Of such a job only what comes after counts.
--- Repeating it is safe: without reuse the driver's last (sequence, first id) is remembered; with reuse
+-- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
@@ -17,18 +18,18 @@ local now = now_ms()
 local width = reuse and 3 or 2
 local count = (#ARGV - FIRST + 1) / width
 
-local ids, entries = {}, {}
+local ids, entries, stamps = {}, {}, {}
 local field = 'driver:' .. driver
 if not reuse then
-  local before, first = string.match(redis.call('HGET', REQUESTS, field) or '', '^(%S+) (%d+)$')
+  local before, first, at = string.match(redis.call('HGET', REQUESTS, field) or '', '^(%S+) (%d+) ?(%d*)$')
   if before == sequence then
     for i = 1, count do
       ids[i] = tostring(tonumber(first) + i - 1)
-      entries[i] = ''
+      entries[i], stamps[i] = '', tonumber(at) or now
     end
-    return { now, ids, entries, '' }
+    return { now, ids, entries, '', stamps }
   end
-  if before and tonumber(sequence) < tonumber(before) then return { now, ids, entries, '' } end
+  if before and tonumber(sequence) < tonumber(before) then return { now, ids, entries, '', stamps } end
 end
 
 local digests = {}
@@ -79,7 +80,7 @@ for i = 1, count do
       widths[#widths + 1] = slots
     end
   end
-  entries[i] = ''
+  entries[i], stamps[i] = '', now
 end
 for i = 1, count do
   local digest = digests[i]
@@ -103,7 +104,7 @@ if #configs > 0 then
   bulk('ZADD', delay_ms > 0 and SCHEDULED or place, places)
   -- Also for scheduled ones: a worker must learn when the next is due.
   if delay_ms > 0 or slots == 1 then wake() else wake_wide() end
-  if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id) end
+  if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id .. ' ' .. now) end
 end
 local fence = ''
 if #joined > 0 then
@@ -113,6 +114,9 @@ if #joined > 0 then
     entries[joined[k]] = entry or ''
     unfinished = unfinished or not entry
   end
+  for k, config in ipairs(hmget(CONFIGS, wanted)) do
+    stamps[joined[k]] = tonumber(string.sub(config or '', 1, 13)) or now
+  end
   if unfinished and redis.call('HEXISTS', META, 'retried') == 1 then fence = newest_entry() end
 end
-return { now, ids, entries, fence }
+return { now, ids, entries, fence, stamps }

@@ -113,7 +113,7 @@ class Model:
     workers: dict[str, int] = field(default_factory=dict)
     """When the lease of each worker expires (ms)."""
     requests: dict[str, str] = field(default_factory=dict)
-    batches: dict[str, tuple[int, int]] = field(default_factory=dict)
+    batches: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Driver -> sequence and first id of its last batch without reuse."""
     reserving: dict[str, int] = field(default_factory=dict)
     was_restarted: bool = False
@@ -135,13 +135,13 @@ class Model:
     ) -> EnqueueReply:  # fmt: skip
         """`entry` and `fence` of the reply are places in the result stream, as text."""
         if not reuse:
-            last, first = self.batches.get(driver, (0, 0))
+            last, first, at_ms = self.batches.get(driver, (0, 0, 0))
             if sequence == last:
-                again = [Enqueued(first + i, None) for i in range(len(submissions))]
+                again = [Enqueued(first + i, None, at_ms) for i in range(len(submissions))]
                 return EnqueueReply(self.now_ms, again, None)
             if sequence < last:
                 return EnqueueReply(self.now_ms, [], None)
-            self.batches[driver] = (sequence, len(self.jobs) + 1)
+            self.batches[driver] = (sequence, len(self.jobs) + 1, self.now_ms)
         replies: list[Enqueued] = []
         joined_open = False
         for wanted in submissions:
@@ -149,14 +149,15 @@ class Model:
             if reuse and wanted.occurrence <= len(copies):
                 job = self.jobs[copies[wanted.occurrence - 1]]
                 joined_open |= job.entry is None
-                replies.append(Enqueued(job.id, None if job.entry is None else str(job.entry)))
+                entry = None if job.entry is None else str(job.entry)
+                replies.append(Enqueued(job.id, entry, job.submitted_ms))
                 continue
             job = Job(len(self.jobs) + 1, wanted.config, self.now_ms, priority, slots)
             if delay_ms:
                 job.state, job.due_ms = State.SCHEDULED, self.now_ms + delay_ms
             self.jobs[job.id] = job
             copies.append(job.id)
-            replies.append(Enqueued(job.id, None))
+            replies.append(Enqueued(job.id, None, self.now_ms))
         fence = str(len(self.results) - 1) if joined_open and self.retried else None
         return EnqueueReply(self.now_ms, replies, fence)
 
