@@ -220,6 +220,12 @@ class Link:
         failpoints.reach(f"server.after-{name}")
         return reply
 
+    def interrupt(self) -> None:
+        """Whoever waits for a reply, in another thread, meets a lost connection."""
+        with self._lock:
+            if self._client is not None:
+                drop_connections(self._client)
+
     def close(self) -> None:
         with self._lock:
             if self._client is not None:

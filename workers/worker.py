@@ -41,6 +41,11 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 
+_SETTLE_S = 5.0
+"""At the end, the call under way may take so long."""
+
+_SPOOL_S = 2.0
+
 
 class Worker:
     """One worker. `run` returns when it has drained, released everything, or has nothing to do any more."""
@@ -144,11 +149,16 @@ class Worker:
 
     def _settle_up(self, left: dict[str, list[Token]]) -> None:
         try:
-            self._exchange_thread.join(timeout=5.0)
+            self._exchange_thread.join(timeout=_SETTLE_S)
+            if self._exchange_thread.is_alive():
+                # A reply does not come. What the call carries goes to disk, as when the server is away.
+                self._exchange_link.interrupt()
+                self._exchange_thread.join(timeout=_SPOOL_S)
+            if self._exchange_thread.is_alive() or self._abandon.is_set():
+                raise GiveUp("the server is away")
             # No beat may come after the end and show this worker again; the leases last long enough.
             self._keeper.stop()
-            if not self._exchange_thread.is_alive():
-                self._exchange.finish(left)
+            self._exchange.finish(left)
             self._keeper.sign_off()
         except GiveUp:
             log.warning("the server is away: what was held returns to the queue when its lease expires")

@@ -124,6 +124,40 @@ def test_a_worker_whose_outcomes_are_not_taken_can_end(fleet, campaign, other):
 
 
 @pytest.mark.long
+def test_a_worker_that_is_stopped_while_a_reply_does_not_come(fleet, campaign):
+    """Asked twice to end: what has ended is on disk."""
+    with fleet.driver(campaign) as driver:
+        driver.submit([fleet.gated(1)])
+        worker = fleet.worker("--name", "first", lease="30s")
+        fleet.wait_begun(1)
+        server = server_state(fleet.home).pid
+        assert server is not None
+        os.kill(server, signal.SIGSTOP)
+        try:
+            fleet.open_gate()
+            wait_until(lambda: fleet.finished() == {1: 1})
+            wait_until(lambda: settles(worker.pid))
+            worker.terminate()
+            wait_until(lambda: "draining" in fleet.output_of(worker))
+            assert end(worker) == 0
+            assert len(spooled(fleet)) == 1
+        finally:
+            os.kill(server, signal.SIGKILL)
+        wait_until(lambda: server_state(fleet.home).pid is None)
+        start_server(fleet.home, keep=True)
+        fleet.worker("--name", "second")
+        assert [job.result for job in driver.gather("ALL", timeout=20)] == [1]
+    assert fleet.begun() == {1: 1}
+    assert fleet.queue(campaign).failures(1) == []
+
+
+def settles(pid: int) -> bool:
+    """Whether the worker's child has reported, and waits for more: its outcome is being settled."""
+    children = psutil.Process(pid).children()
+    return bool(children) and all(child.status() == psutil.STATUS_SLEEPING for child in children)
+
+
+@pytest.mark.long
 def test_what_a_local_worker_has_spooled_is_no_loss(fleet, campaign):
     """Its driver knows at once that it is dead, and lets the next one deliver what is on disk."""
     keywords = {"home": fleet.home, "campaign": campaign, "num_workers": 1, "max_losses": 1}
