@@ -207,7 +207,7 @@ class _Storm:
         """What still runs, the server having been told to end, and forwarders having had some time."""
         self._fleet.stop_server()
         mark = self._fleet.mark
-        # A work horse of RQ finishes what it runs when its worker is gone; Ray's take time to miss their node.
+        # RQ's work horses finish what they run when their worker is gone; Ray's take time to miss their node.
         patience_s = {Method.RAY: 60.0, Method.RQ: 25.0}.get(self._settings.method, 5.0)
         processes.wait_for(lambda: not processes.marked(mark), patience_s)
         return [processes.describe(process) for process in processes.marked(mark)]
