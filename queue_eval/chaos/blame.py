@@ -3,7 +3,7 @@
 A fault on a worker takes at most what runs in its slots; a killed child, what ran in it. A loss is explained
 by a death that the job itself has logged, else by a fault that hit the worker which the loss names, not long
 before, and that has not explained as many losses yet as it can have caused. The death or pause of the server
-explains none. Nor does a drain: what it ends is given back; unless there was nobody to give it back to.
+explains none. Nor does a drain: what a worker holds is given back; unless there was nobody to give it back to.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Blame:
     @property
     def most_interrupted(self) -> int:
         """How many executions faults, and the deaths of neighbours, may have made necessary."""
-        repeated = sum(self._slots if f.detail == TWICE else self._harm(f) for f in self._evidence.faults)
+        faults = (f for f in self._evidence.faults if f.what != "drain" or f.detail == TWICE)
+        repeated = sum(self._slots if f.detail == TWICE else self._harm(f) for f in faults)
         return repeated + self._deaths_in_company()
 
     def _explain(self) -> None:
@@ -120,7 +121,8 @@ class Blame:
         if fault.victim == "worker" and fault.what == "kill":
             return everything
         if fault.what == "drain":
-            return everything if fault.detail == TWICE and self._was_cut_off(fault) else 0
+            # What a second SIGTERM stops, or what was granted by a reply that never came.
+            return everything if self._was_cut_off(fault) else 0
         # The last heartbeat was up to a third of a lease before.
         outlasts_s = 2 * self._settings.lease_s / 3 - (_BACK_S if fault.what == "cut" else 0.0)
         if fault.workers and fault.what in ("pause", "cut") and fault.lasted_s > outlasts_s:
