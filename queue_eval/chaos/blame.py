@@ -3,7 +3,7 @@
 A fault on a worker takes at most what runs in its slots; a killed child, what ran in it. A loss is explained
 by a death that the job itself has logged, else by a fault that hit the worker which the loss names, not long
 before, and that has not explained as many losses yet as it can have caused. The death or pause of the server
-explains none. Nor does a drain: what a worker holds is given back; unless there was nobody to give it back to.
+explains none. Nor does a drain: what a worker holds is given back, unless nobody is there to take it.
 """
 
 from __future__ import annotations
