@@ -6,10 +6,11 @@ process that runs user code pays.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as in `typing`, whose import takes as long as the start of an interpreter
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from queue_eval.callbacks import (
         Callback,
         LoggerCallback,
@@ -80,6 +81,8 @@ def __getattr__(name: str) -> Any:
     module = _HOME_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value

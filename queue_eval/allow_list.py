@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from queue_eval.errors import FunctionError, UsageError
-from queue_eval.function_ref import is_module_allowed, split_name
+from queue_eval.function_load import is_module_allowed, split_name
 from queue_eval.states import Method
 
 BY_VALUE = "by-value"

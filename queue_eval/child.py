@@ -1,9 +1,10 @@
-"""A process that runs user code: ``python -P -m queue_eval.child PIPE LIFELINE``.
+"""A process that runs user code: ``python -P -c 'from queue_eval.child import main; main()' PIPE LIFELINE``.
 
 It reads frames from PIPE (a socket), runs the run function, and answers each with one report. With one
 thread the run function runs in the main thread, so that user code may set signal handlers; with more, N
-threads take from the pipe in turn. It imports as little as it can: it starts for every attempt of
-``subprocess``, and user packages named like ours must not be shadowed.
+threads take from the pipe in turn. It starts for every attempt of ``subprocess``, and user packages named
+like ours must not be shadowed: so it imports as little as it can, what only some need when it is needed, and
+of what the standard library wraps, the inside.
 
 The process dies with its parent, with all it has forked and even while user code holds the GIL: the kernel
 sends SIGKILL to its process group when the parent's end of LIFELINE closes.
@@ -12,20 +13,29 @@ sends SIGKILL to its process group when the parent's end of LIFELINE closes.
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
-import threading
-import time
-from collections import deque
-from typing import Any
+from time import perf_counter
 
 from queue_eval.execution import RunFunction
 from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import READY, FrameBuffer, Report, frame, parse_setup
 from queue_eval.surroundings import Surroundings, ThreadOutput
 
-_READ_BYTES = 1 << 20
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    import signal
+    import socket
+    from typing import Any
+else:
+    import _signal as signal
+    import _socket as socket
+
+_READ_BYTES = 1 << 16
+"""Larger buffers are mapped and unmapped for every read."""
+
+_LOOK_S = 0.0001
+"""What was recalled longer ago than this is known before the next attempt begins."""
 
 
 def main() -> None:
@@ -49,11 +59,10 @@ class _Child:
     def __init__(self, pipe: socket.socket) -> None:
         self._pipe = pipe
         self._frames = FrameBuffer()
-        self._read_lock = threading.Lock()
-        self._send_lock = threading.Lock()
         self._function: RunFunction | None = None
         self._threads = 1
-        self._waiting: deque[tuple[int, int, bytes]] = deque()
+        self._waiting: list[tuple[int, int, bytes]] = []
+        self._looked_at = 0.0
         self._output: ThreadOutput | None = None
         self._pid = os.getpid()
         self._surroundings = Surroundings()
@@ -63,37 +72,48 @@ class _Child:
             if not self._read(may_wait=True):
                 return
         if self._threads == 1:
-            self._work()
+            while (wanted := self._next()) is not None:
+                self._pipe.sendall(self._run(*wanted))
+                self._surroundings.restore()
             return
+        self._serve_with_threads()
+
+    def _serve_with_threads(self) -> None:
+        import threading
+
         # File descriptors are shared by the threads: what each prints is kept apart in Python.
         self._output = ThreadOutput()
         sys.stdout = sys.stderr = self._output
-        slots = [
-            threading.Thread(target=self._work_or_exit, name=f"slot-{i}", daemon=True)
-            for i in range(self._threads)
-        ]
+        read_lock, send_lock = threading.Lock(), threading.Lock()
+
+        def work() -> None:
+            try:
+                while True:
+                    with read_lock:
+                        wanted = self._next()
+                    if wanted is None:
+                        return
+                    report = self._run(*wanted)
+                    with send_lock:
+                        self._pipe.sendall(report)
+            except BaseException:
+                os._exit(1)  # a slot that is gone must be seen by the parent
+
+        slots = [threading.Thread(target=work, name=f"slot-{i}", daemon=True) for i in range(self._threads)]
         for slot in slots:
             slot.start()
         for slot in slots:
             slot.join()
 
-    def _work_or_exit(self) -> None:
-        try:
-            self._work()
-        except BaseException:
-            os._exit(1)  # a slot that is gone must be seen by the parent
-
-    def _work(self) -> None:
-        while (wanted := self._next()) is not None:
-            self._run(*wanted)
-
     def _next(self) -> tuple[int, int, bytes] | None:
         """What is to begin now, in the order in which it came; None at the end of the pipe."""
-        with self._read_lock:
-            # Whatever has come is read before the next attempt begins: it may have been recalled.
-            while self._read(may_wait=not self._waiting):
-                if self._waiting:
-                    return self._waiting.popleft()
+        # What has come is read before the next attempt begins: it may have been recalled. Behind one that
+        # took no time nothing has come, or it could as well have come a moment later.
+        if self._waiting and perf_counter() - self._looked_at < _LOOK_S:
+            return self._waiting.pop(0)
+        while self._read(may_wait=not self._waiting):
+            if self._waiting:
+                return self._waiting.pop(0)
         return None
 
     def _read(self, *, may_wait: bool) -> bool:
@@ -101,6 +121,7 @@ class _Child:
         try:
             data = self._pipe.recv(_READ_BYTES, 0 if may_wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
+            self._looked_at = perf_counter()
             return True
         for header, body in self._frames.feed(data):
             self._receive(header, body)
@@ -114,26 +135,21 @@ class _Child:
             self._pipe.sendall(frame((READY,)))
         elif header[0] == "recall":
             recalled = {(job, attempt) for job, attempt in header[1]}
-            self._waiting = deque(one for one in self._waiting if one[:2] not in recalled)
+            self._waiting = [one for one in self._waiting if one[:2] not in recalled]
         else:
             self._waiting.append((header[1], header[2], body))
 
-    def _run(self, job: int, attempt: int, config: bytes) -> None:
+    def _run(self, job: int, attempt: int, config: bytes) -> bytes:
+        """The report of one attempt, as a frame."""
         assert self._function is not None
-        begun = time.perf_counter()
+        begun = perf_counter()
         outcome, body = self._function(job, config)
-        run_ms = (time.perf_counter() - begun) * 1000
+        run_ms = (perf_counter() - begun) * 1000
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of user code came back here; only the original may report and go on
-        output = b""
         if self._output is not None:
             output = self._output.take()
         else:
-            self._surroundings.restore()  # flushes into the pipe that the parent reads, before the report
-        report = Report(job, attempt, outcome, run_ms, self._function.source, body, output)
-        with self._send_lock:
-            self._pipe.sendall(report.encode())
-
-
-if __name__ == "__main__":
-    main()
+            output = b""
+            self._surroundings.flush()  # into the pipe that the parent reads, before the report
+        return Report(job, attempt, outcome, run_ms, self._function.source, body, output).encode()

@@ -2,31 +2,65 @@
 
 `plain` copies a value into dicts, lists, strings, numbers, booleans and None, turning tuples into lists
 and numpy-like scalars and arrays (anything with `dtype` and `tolist`) into numbers and lists. Whatever
-else it meets is named by its path. This module is imported by the processes that run user code, so it
-imports next to nothing.
+else it meets is named by its path.
+
+This module is imported by the processes that run user code, so it imports next to nothing: of `json` only
+what it is made of. The whole of it takes as long to import as an interpreter takes to start, and half of what
+it does for a small value is preparing to do it.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
-from typing import Any
+from _json import encode_basestring_ascii, make_encoder, make_scanner
 
-from queue_eval.errors import ConfigError, ResultError, UsageError
-from queue_eval.states import FAIL_RETURN_VALUE
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
 _MAX_DEPTH = 200
+_INFINITY = float("inf")
 _HUGE_INT = "an integer of more digits than Python reads back (4300)"
 
-encode: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode
-"""Compact JSON, ASCII only; NaN and infinities are written as Python's JSON reads them back."""
+
+class _Reading:
+    """What a scanner asks of its decoder."""
+
+    strict = True
+    object_hook = object_pairs_hook = array_hook = None
+    parse_float, parse_int = float, int
+    parse_constant = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}.__getitem__
+
+
+_scan = make_scanner(_Reading)  # type: ignore[arg-type]
+
+
+def _refuse(value: object) -> Any:
+    raise TypeError(f"{_kind(value)} is not JSON")
+
+
+_write = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
+_write_sorted = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", True, False, True)
+
+
+def encode(value: Any) -> str:
+    """Compact JSON, ASCII only; NaN and infinities are written as Python's JSON reads them back."""
+    return "".join(_write(value, 0))
 
 
 def decode(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError, also for what is nested too deeply to be read."""
+    try:
+        whole = text if isinstance(text, str) else text.decode()
+        value, end = _scan(whole, 0)
+        if end == len(whole):
+            return value
+    except (StopIteration, ValueError, RecursionError):
+        pass  # it is told well what is wrong, if anything is: there may be space around
+    import json
+
     try:
         return json.loads(text)
     except RecursionError:
@@ -44,6 +78,8 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
 
     Raises ConfigError naming the position, the path and the type of what JSON cannot hold.
     """
+    from queue_eval.errors import ConfigError
+
     where = f"config {position}"
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: is {_kind(config)}; give a dict of JSON values")
@@ -73,19 +109,27 @@ def encode_result(value: Any) -> str:
     try:
         plain = _plain(value, "result", finite=False, depth=0)
     except _NotPlainError as error:
+        from queue_eval.errors import ResultError
+
         raise ResultError(
             f"the result cannot be serialised: {error.path} {error.what}; "
             f"return JSON values (numbers, strings, lists, dicts). The result was {_shown(value)}"
         ) from None
-    if isinstance(plain, float) and not math.isfinite(plain):
+    if isinstance(plain, float) and not _is_finite(plain):
+        from queue_eval.states import FAIL_RETURN_VALUE
+
         plain = FAIL_RETURN_VALUE
     try:
         text = encode(plain)
     except ValueError:
+        from queue_eval.errors import ResultError
+
         raise ResultError(
             f"the result cannot be serialised: it holds {_HUGE_INT}; return it as text"
         ) from None
     if len(text) > MAX_RESULT_BYTES:
+        from queue_eval.errors import ResultError
+
         raise ResultError(
             f"the result cannot be serialised: it takes {len(text):,} bytes as JSON, more than "
             f"{MAX_RESULT_BYTES:,}; write large data to a file and return its path"
@@ -98,15 +142,14 @@ def encode_options(what: str, value: Any) -> str:
     try:
         return encode(_plain(value, what, finite=True, depth=0))
     except _NotPlainError as error:
+        from queue_eval.errors import UsageError
+
         raise UsageError(f"{error.path} {error.what}; give JSON values only") from None
 
 
 def canonical(config: dict[str, Any]) -> str:
     """The one text of all equal configs: the order of keys does not count."""
-    return _canonical_encode(config)
-
-
-_canonical_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+    return "".join(_write_sorted(config, 0))
 
 
 def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
@@ -116,7 +159,7 @@ def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
     if kind is int or kind is bool or value is None:
         return value
     if kind is float:
-        if finite and not math.isfinite(value):
+        if finite and not _is_finite(value):
             raise _NotPlainError(path, f"is {value}")
         return value
     if depth > _MAX_DEPTH:
@@ -142,6 +185,10 @@ def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
         if isinstance(value, base):
             return _plain(base(value), path, finite=finite, depth=depth + 1)
     raise _NotPlainError(path, f"is {_kind(value)}")
+
+
+def _is_finite(value: float) -> bool:
+    return -_INFINITY < value < _INFINITY
 
 
 def _text(value: str, path: str) -> str:

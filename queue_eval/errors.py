@@ -25,7 +25,7 @@ Messages are one line: what is wrong; what to do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,12 +6,17 @@ Imported by the processes that run user code, so it imports next to nothing.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from queue_eval.codec import decode, encode_result
-from queue_eval.errors import ConfigError, FunctionError, ResultError
-from queue_eval.function_ref import load, source_hash
-from queue_eval.pipe import ERROR_BYTES, Setup, bounded
+from queue_eval.function_load import load, source_hash
+from queue_eval.pipe import ERROR_BYTES, bounded
+
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from queue_eval.pipe import Setup
 
 
 class RunFunction:
@@ -28,7 +33,7 @@ class RunFunction:
         try:
             self._function = load(setup.name, setup.payload, setup.path, setup.allowed)
             self.source = source_hash(self._function)
-        except FunctionError as error:
+        except ValueError as error:  # a FunctionError
             self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
             # As text: an exception that is raised again for each attempt collects a traceback without end.
             self._broken = describe_error(error)
@@ -37,12 +42,12 @@ class RunFunction:
         """The outcome ("ok" or "error"), and the result (JSON) or the error's text."""
         try:
             if self._broken:
-                raise FunctionError(self._broken)
+                return "error", bounded(_as_bytes(self._broken), ERROR_BYTES)
             arguments = _arguments(config)
             arguments["id"] = job
             return "ok", _as_bytes(encode_result(self._function(arguments, **self._kwargs)))
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
-            return "error", bounded(_as_bytes(self._broken or describe_error(error)), ERROR_BYTES)
+            return "error", bounded(_as_bytes(describe_error(error)), ERROR_BYTES)
 
 
 def _arguments(config: bytes) -> dict[str, Any]:
@@ -53,6 +58,8 @@ def _arguments(config: bytes) -> dict[str, Any]:
         what = f"it is a {type(arguments).__name__}"
     except ValueError as error:
         what = str(error)
+    from queue_eval.errors import ConfigError
+
     raise ConfigError(f"the config of this job is damaged on the server ({what}); submit it again") from None
 
 
@@ -62,6 +69,8 @@ def _as_bytes(text: str) -> bytes:
 
 def describe_error(error: BaseException) -> str:
     """A traceback without our own frames; the text ends with the error itself."""
+    from queue_eval.errors import FunctionError, ResultError
+
     if isinstance(error, (FunctionError, ResultError)) and error.__cause__ is None:
         return f"{type(error).__name__}: {error}"
     import traceback

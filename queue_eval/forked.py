@@ -228,7 +228,7 @@ class ForkedAttempt:
         run_ms = (time.perf_counter() - begun) * 1000
         if os.getpid() != pid:
             os._exit(0)  # a fork of user code came back here; only the original may report
-        surroundings.restore()
+        surroundings.flush()
         pipe.sendall(Report(*self._token, outcome, run_ms, function.source, body, b"").encode())
 
 

@@ -1,11 +1,7 @@
-"""How a run function travels: by reference when a worker can import it, else by value (cloudpickle).
-
-Imported by the processes that run user code, so it imports next to nothing at the top.
-"""
+"""How a run function travels: by reference when a worker can import it, else by value (cloudpickle)."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +11,7 @@ from types import CodeType
 from typing import Any
 
 from queue_eval.errors import FunctionError
+from queue_eval.function_load import hash_code, source_hash, split_name
 
 MAX_PAYLOAD_BYTES = 64 * 2**20
 
@@ -59,99 +56,6 @@ def describe(run_function: Callable[..., Any] | str) -> FunctionRef:
     return FunctionRef(name, _pickle(run_function, name), source, (*_driver_path(), *_module_root(module)))
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Module and function of ``"package.module:function"``. Raises FunctionError."""
-    module, colon, function = name.partition(":")
-    parts = [*module.split("."), *function.split(".")]
-    if not colon or not all(part.isidentifier() for part in parts):
-        raise FunctionError(f'{name!r} does not name a function; write it as "package.module:function"')
-    return module, function
-
-
-def is_module_allowed(module: str, allowed: Iterable[str]) -> bool:
-    """Whether one of `allowed` is this module, or a package that it is in."""
-    return any(module == one or module.startswith(f"{one}.") for one in allowed)
-
-
-def load(
-    name: str, payload: bytes | None, path: Iterable[str], allowed: Iterable[str] | None = None
-) -> Callable[..., Any]:
-    """The run function, in a process that may run user code. A payload must have been verified before.
-
-    `allowed`: modules in one of which it must be defined when it comes by reference.
-    Raises FunctionError, with what was looked for and where, when it cannot be loaded.
-    """
-    # In front also when they are on the path already: the user's modules come before ours, as in the driver.
-    first = [folder for folder in path if Path(folder).is_dir()]
-    sys.path[:] = [*first, *(folder for folder in sys.path if folder not in first)]
-    try:
-        if payload is not None:
-            import cloudpickle
-
-            function = cloudpickle.loads(payload)
-        else:
-            import importlib
-
-            module_name, qualname = split_name(name)
-            function = importlib.import_module(module_name)
-            for part in qualname.split("."):
-                function = getattr(function, part)
-            if allowed is not None:
-                _check_origin(name, function, tuple(allowed))
-    except FunctionError:
-        raise
-    except BaseException as error:  # user modules may raise anything at import, even SystemExit
-        raise FunctionError(
-            f"the run function {name} cannot be loaded on this worker: {type(error).__name__}: {error}; "
-            f"looked in {[folder for folder in sys.path if folder]}"
-        ) from error
-    if not callable(function):
-        raise FunctionError(f"the run function {name} is {type(function).__name__}, which cannot be called")
-    loaded: Callable[..., Any] = function
-    return loaded
-
-
-def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
-    """An allowed module leads to all that it has imported: "model:os.system" is no function of model."""
-    inner = function
-    while type(inner).__name__ == "partial" and hasattr(inner, "func"):
-        inner = inner.func
-    origin = str(getattr(inner, "__module__", None) or type(inner).__module__)
-    if not is_module_allowed(origin, allowed):
-        raise FunctionError(
-            f"the run function {name} is defined in module {origin}, which this worker does not allow; "
-            f"start the worker with: --allow {origin}"
-        )
-
-
-def source_hash(function: Any) -> str:
-    """Hash of a function's code, equal as long as it does the same, wherever it stands; '' if unknown."""
-    for _ in range(100):  # decorated functions and partials name what they wrap
-        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
-        if inner is None:
-            break
-        function = inner
-    code = getattr(function, "__code__", None)
-    if code is None and callable(function):  # an object with a __call__ of its own
-        code = getattr(type(function).__call__, "__code__", None)
-    return _hash_code(code) if isinstance(code, CodeType) else ""
-
-
-def _hash_code(code: CodeType) -> str:
-    return hashlib.blake2b(repr(_essence(code)).encode(), digest_size=4).hexdigest()
-
-
-def _essence(code: CodeType) -> tuple[Any, ...]:
-    """What a code object does, without where it stands. Sets are sorted: their order differs by process."""
-    constants = [
-        _essence(constant) if isinstance(constant, CodeType)
-        else sorted(map(repr, constant)) if isinstance(constant, frozenset)
-        else constant
-        for constant in code.co_consts
-    ]  # fmt: skip
-    return (code.co_name, code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars)
-
-
 def _source_in_file(module: str, function: str, path: Iterable[str]) -> str:
     """The hash of a function that is not imported: its module's file is found, compiled, searched."""
     import importlib.machinery
@@ -175,7 +79,7 @@ def _source_in_file(module: str, function: str, path: Iterable[str]) -> str:
         if not inner:
             return ""
         code = inner[-1]
-    return _hash_code(code)
+    return hash_code(code)
 
 
 def _driver_path() -> list[str]:

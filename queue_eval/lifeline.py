@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import threading
+
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # the other imports `enum`
 
 
 def die_with_parent(lifeline_fd: int) -> None:
@@ -24,6 +29,8 @@ def die_with_parent(lifeline_fd: int) -> None:
         if gone:
             os._exit(1)
         return
+
+    import threading
 
     def watch() -> None:
         os.read(lifeline_fd, 1)

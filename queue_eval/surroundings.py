@@ -5,14 +5,18 @@ Imported by the processes that run user code, so it imports next to nothing.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import signal
 import sys
-import threading
 
 from queue_eval.pipe import OUTPUT_BYTES, Kept
+
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # the other imports `enum`
 
 
 class Surroundings:
@@ -30,21 +34,31 @@ class Surroundings:
         # Whoever falls back on these is to be heard in the right order.
         sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
 
+    def flush(self) -> None:
+        """What was printed goes into the pipe that the parent reads."""
+        first, second = self._streams
+        is_own = sys.stdout is first and sys.stderr is second
+        for stream in (first, second) if is_own else (first, second, sys.stdout, sys.stderr):
+            try:  # noqa: SIM105
+                stream.flush()
+            except Exception:  # noqa: S110 - user code may have closed or replaced it
+                pass  # contextlib takes a while to import, here and below
+
     def restore(self) -> None:
         # A forgotten alarm would go off in somebody else's attempt.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for stream in (*self._streams, sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # user code may have closed or replaced it
-                stream.flush()
         for fd, copy in zip((1, 2), self._copies, strict=True):
             if not _is_same_file(fd, copy):
                 os.dup2(copy, fd)
-        if (sys.stdout, sys.stderr) != self._streams or any(stream.closed for stream in self._streams):
+        first, second = self._streams
+        if sys.stdout is not first or sys.stderr is not second or first.closed or second.closed:
             self._streams = (open_stream(1), open_stream(2))
             sys.stdout, sys.stderr = self._streams
         if self._folder is not None and working_folder() != self._folder:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105
                 os.chdir(self._folder)
+            except OSError:  # it is not there any more
+                pass
 
 
 def working_folder() -> str | None:
@@ -72,6 +86,8 @@ class ThreadOutput(io.TextIOBase):
     encoding = "utf-8"
 
     def __init__(self) -> None:
+        import threading
+
         self._local = threading.local()
 
     def writable(self) -> bool:
@@ -86,8 +102,10 @@ class ThreadOutput(io.TextIOBase):
 
     def take(self) -> bytes:
         kept: Kept | None = getattr(self._local, "kept", None)
+        if kept is None:
+            return b""
         self._local.kept = None
-        return kept.take() if kept is not None else b""
+        return kept.take()
 
     def close(self) -> None:
         """User code may close stdout; the next attempt prints again."""

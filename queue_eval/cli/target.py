@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from queue_eval.errors import FunctionError
-from queue_eval.function_ref import split_name
+from queue_eval.function_load import split_name
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 
 from queue_eval.allow_list import AllowList
 from queue_eval.errors import FunctionError, UsageError
-from queue_eval.function_ref import load
+from queue_eval.function_load import load
 from queue_eval.states import Method
 
 ALLOWED = AllowList.parse(["pack.mod", "json.*,os.path"])

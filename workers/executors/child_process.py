@@ -13,6 +13,9 @@ from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import READY, Report, Setup, encode_recall, encode_run, parse_report
 from workers.executors.piped_process import PipedProcess
 
+# -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start.
+_PROGRAM = ("-P", "-c", "from queue_eval.child import main; main()")
+
 
 class ChildProcess(PipedProcess):
     """A child and what it was given, in the order in which it begins them.
@@ -32,8 +35,7 @@ class ChildProcess(PipedProcess):
         self.abandoned = 0
         self.ready = False
         self.reports: list[Report] = []
-        # -P: neither the working directory nor a script's folder may shadow queue_eval.
-        super().__init__([python, "-P", "-m", "queue_eval.child"], selector, env)
+        super().__init__([python, *_PROGRAM], selector, env)
         self.add(setup.encode())
         self.flush()
 

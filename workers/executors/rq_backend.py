@@ -79,9 +79,7 @@ class RqBackend:
         self._forward = forward = setup.forward
         self._outlet = outlet
         self._name = setup.name
-        self._setup = dataclasses.replace(
-            setup, forward={"time_limit_s": forward["time_limit_s"]}
-        ).encode()  # fmt: skip
+        self._setup = setup.but(forward={"time_limit_s": forward["time_limit_s"]}).encode()
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
         self._moves = RqMoves(
@@ -280,7 +278,9 @@ class RqBackend:
     def _deliver(self, flight: _Flight, report: Report, entry: bytes) -> None:
         job, attempt = flight.token
         self._strike_off(flight)
-        self._reports.append(dataclasses.replace(report, id=job, attempt=attempt))
+        self._reports.append(
+            Report(job, attempt, report.outcome, report.run_ms, report.source, report.body, report.output)
+        )
         rq = (report.id, report.attempt)
         self._broom.claim(rq, (*flight.entries, entry))
         if flight.shaken:

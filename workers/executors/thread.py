@@ -15,6 +15,6 @@ from workers.executors.protocol import Executor, Plan
 
 
 def thread_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
-    setup = dataclasses.replace(plan.setup, threads=plan.slots)
+    setup = plan.setup.but(threads=plan.slots)
     shape = Shape(children=1, threads=plan.slots, one_attempt_each=False, by_slot=False)
     return ChildPool(dataclasses.replace(plan, setup=setup), shape, selector)
