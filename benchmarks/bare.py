@@ -7,7 +7,7 @@
 No ids, no leases, no priorities, no child process: a job is lost when the consumer dies. What is ours costs
 more; the benchmarks print how much more. Both sides use the connections that queue_eval uses.
 
-Run as ``python bare.py HOME``, this is the consumer.
+Run as ``python -m benchmarks.bare HOME``, this is the consumer.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from functions import no_op
-
+from benchmarks.functions import sized
+from benchmarks.stage import BATCH
 from queue_eval.access import read_access
 from queue_eval.connection import Link
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CONFIGS, RESULTS = "bare:configs", "bare:results"
 
@@ -46,8 +49,9 @@ class BareLoop:
         self._client = _connect(home)
         self._cursor = "0-0"
         self._consumer = subprocess.Popen(
-            [sys.executable, __file__, str(home)], stdin=subprocess.DEVNULL, start_new_session=True
-        )
+            [sys.executable, "-m", "benchmarks.bare", str(home)], cwd=ROOT, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
 
     def __enter__(self) -> BareLoop:
         return self
@@ -76,7 +80,19 @@ class BareLoop:
             results += [json.loads(fields[b"r"]) for _, fields in entries]
         return results
 
-    def forget(self) -> None:
+    def run(self, configs: list[dict[str, Any]]) -> float:
+        """Submit them in batches, gather all; the seconds it took."""
+        began = time.perf_counter()
+        for at in range(0, len(configs), BATCH):
+            self.submit(configs[at : at + BATCH])
+        results = self.gather(len(configs))
+        took_s = time.perf_counter() - began
+        if len(results) != len(configs):
+            raise RuntimeError(f"{len(results)} of {len(configs)} results came back through the bare loop")
+        self._forget()
+        return took_s
+
+    def _forget(self) -> None:
         """Free the server's memory of what is done."""
         for stream in (CONFIGS, RESULTS):
             self._client.xtrim(stream, maxlen=0, approximate=False)
@@ -94,7 +110,7 @@ def consume(home: Path) -> None:
         cursor = entries[-1][0]
         pipeline = client.pipeline(transaction=False)
         for _, fields in entries:
-            pipeline.xadd(RESULTS, {"r": json.dumps(no_op(json.loads(fields[b"c"])))})
+            pipeline.xadd(RESULTS, {"r": json.dumps(sized(json.loads(fields[b"c"])))})
         pipeline.execute()
 
 

@@ -1,6 +1,6 @@
 """What a driver takes of memory for the jobs it has gathered, kept and not kept.
 
-    python benchmarks/driver_memory.py [--jobs 100000 1000000]
+    python -m benchmarks.driver_memory [--jobs 100000 1000000]
 
 A driver submits and gathers in windows of 2,000; this process settles what there is, and runs nothing.
 """
@@ -16,8 +16,6 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from queue_eval.access import find_access
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
@@ -27,7 +25,7 @@ from queue_eval.server import start_server, stop_server
 from queue_eval.states import Outcome
 
 WINDOW = 2000
-CASES = {
+CASES: dict[str, dict[str, object]] = {
     "kept": {},
     "not kept, with reuse": {"keep_jobs": False},
     "not kept, without reuse": {"keep_jobs": False, "reuse": False},
@@ -37,7 +35,8 @@ DRIVER = """
 import json, sys, psutil
 from queue_eval import Evaluator
 options, jobs, window, folder = json.loads(sys.argv[1])
-with Evaluator.create("functions:no_op", "process", options | {"local_workers": False}) as evaluator:
+options |= {"local_workers": False}
+with Evaluator.create("benchmarks.functions:no_op", "process", options) as evaluator:
     rss, numbers = psutil.Process().memory_info, iter(range(jobs))
     for first in range(0, jobs, window):
         evaluator.submit([{"x": x, "rate": 0.001 * x, "kind": "adam"} for x in range(first, first + window)])
@@ -77,7 +76,7 @@ def measure(home: Path, folder: Path, jobs: int, name: str, more: dict[str, obje
     try:
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, json.dumps([options, jobs, WINDOW, str(folder)])],
-            cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True,
+            cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
     finally:
         ended.set()

@@ -6,7 +6,7 @@ at moments that the seed decides, and started again. The driver is left alone: t
 go on.
 
     pip install -e '.[rivals]'
-    python benchmarks/faults_elsewhere.py [--systems queue_eval,rq,celery] [--evaluations 2000] [--seed 7]
+    python -m benchmarks.faults_elsewhere [--systems queue_eval,rq,celery] [--evaluations 2000] [--seed 7]
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import argparse
 import json
 import os
 import random
-import secrets
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,48 +30,15 @@ from typing import Any
 
 import psutil
 import redis
-from rivals import SYSTEMS, System
 
+from benchmarks.broker import Broker
+from benchmarks.processes import kill_marked, new_mark
+from benchmarks.rivals import SYSTEMS, System
 from queue_eval.chaos import workload
 from queue_eval.chaos.workload import Planned, SideLine
-from queue_eval.server_programs import server_binary
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("worker", "child", "server")
-
-
-class Server:
-    """A server on a port of its own, which loses nothing that it has acknowledged."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        password = secrets.token_hex(8)
-        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self._folder = folder
-        self._command = [
-            str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--requirepass", password,
-            "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", "",
-            "--maxmemory-policy", "noeviction",
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        client = redis.Redis.from_url(self.url)
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.RedisError:
-                time.sleep(0.02)
-        client.close()
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
 
 class Workers:
@@ -81,9 +46,8 @@ class Workers:
 
     def __init__(self, commands: Sequence[list[str]], folder: Path, url: str) -> None:
         self._commands = commands
-        self._mark = f"RIVAL_{secrets.token_hex(6)}"
-        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
-        self._environment = os.environ | {"RIVAL_URL": url, "PYTHONPATH": path, self._mark: "1"}
+        self._mark = new_mark()
+        self._environment = os.environ | {"RIVAL_URL": url, "PYTHONPATH": str(ROOT), self._mark: "1"}
         self._folder = folder
         self._over = threading.Event()
         self.processes = [self._start(command) for command in commands]
@@ -101,24 +65,10 @@ class Workers:
     def close(self) -> None:
         self._over.set()
         self._thread.join()
-        while left := self._alive():
-            for process in left:
-                try:
-                    process.kill()
-                    process.wait(10)
-                except psutil.Error:
-                    continue
+        # Also what a dead worker has left, which belongs to nobody now.
+        kill_marked(self._mark)
         for process in self.processes:
             process.wait()
-
-    def _alive(self) -> list[psutil.Process]:
-        """Also what a dead worker has left, which belongs to nobody now."""
-        every = psutil.process_iter(["environ", "status"])
-        return [
-            one
-            for one in every
-            if self._mark in (one.info["environ"] or ()) and one.info["status"] != psutil.STATUS_ZOMBIE
-        ]
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
         with (self._folder / "workers.log").open("ab") as log:
@@ -166,7 +116,7 @@ class Attack(threading.Thread):
     """Kills something now and then until `over` is set or the time is up."""
 
     def __init__(
-        self, server: Server, workers: Workers, *,
+        self, server: Broker, workers: Workers, *,
         seed: int, minutes: float, every_s: float, kinds: Sequence[str],
     ) -> None:  # fmt: skip
         super().__init__()
@@ -214,7 +164,7 @@ class Attack(threading.Thread):
 def attack(name: str, options: argparse.Namespace) -> Findings:
     """Run the evaluations on one system, and look at what has become of them."""
     folder = Path(tempfile.mkdtemp(prefix="qe-rivals-"))
-    server = Server(folder)
+    server = Broker(folder, "always")
     workers: Workers | None = None
     assault: Attack | None = None
     try:

@@ -3,7 +3,7 @@
 Both run against one Ray of two CPUs, in turn, in one run; the ratio is what counts. Ours is durable: each
 result is on disk before it is gathered.
 
-    python benchmarks/forward_ray.py [--jobs 3000] [--repeat 3] [--sleep 0.0]
+    python -m benchmarks.forward_ray [--jobs 3000] [--repeat 3] [--sleep 0.0]
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from pathlib import Path
 
 from queue_eval import Evaluator
 from queue_eval.server import stop_server
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tests.support.ray_cluster import RayCluster
 
 PLAIN = """

@@ -4,7 +4,7 @@ Both run on the same two stock RQ workers, in turn, in one run; the ratio is wha
 enqueues all jobs in one pipeline, and waits for each result by a blocking read. Its user code runs in the RQ
 worker, or in its work horse; ours runs in a process forked for it, which user code may kill.
 
-    python benchmarks/forward_rq.py [--jobs 500] [--repeat 3] [--sleep 0.0]
+    python -m benchmarks.forward_rq [--jobs 500] [--repeat 3] [--sleep 0.0]
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,13 +22,10 @@ from rq import Queue
 
 from queue_eval import Evaluator
 from queue_eval.server import stop_server
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tests.support.rq_fleet import RqFleet, RqRedis
 
 KINDS = ("rq.SimpleWorker", "rq.Worker")
-FUNCTION = "functions:sleep"
+FUNCTION = "benchmarks.functions:sleep"
 
 
 def plain(fleet: RqFleet, jobs: int, sleep_s: float) -> float:
@@ -37,7 +33,8 @@ def plain(fleet: RqFleet, jobs: int, sleep_s: float) -> float:
     queue = Queue(fleet.queue, connection=redis.Redis.from_url(fleet.url))
     begun = time.perf_counter()
     queued = queue.enqueue_many([
-        Queue.prepare_data("functions.sleep", args=({"x": x, "sleep": sleep_s},)) for x in range(jobs)
+        Queue.prepare_data("benchmarks.functions.sleep", args=({"x": x, "sleep": sleep_s},))
+        for x in range(jobs)
     ])  # fmt: skip
     results = [job.latest_result(timeout=60).return_value for job in queued]
     assert results == list(range(jobs))
@@ -60,7 +57,7 @@ def main() -> None:
     parser.add_argument("--sleep", type=float, default=0.0, help="seconds each evaluation sleeps")
     arguments = parser.parse_args()
     # The RQ workers import the function of the plain driver.
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     server = RqRedis(durable=True)
     try:
         for kind in KINDS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,20 @@ from typing import Any
 
 def no_op(config: dict[str, Any]) -> float:
     return float(config["x"])
+
+
+def sized(config: dict[str, Any]) -> Any:
+    """A text of as many bytes as the config says; a no-op when it says nothing of that."""
+    return "x" * config["bytes"] if "bytes" in config else no_op(config)
+
+
+def timed(config: dict[str, Any]) -> list[Any]:
+    """Sleeps for as long as the config says; by its own clock: its slot, when it began, when it ended."""
+    began = time.clock_gettime(time.CLOCK_MONOTONIC)
+    if config["sleep"]:
+        time.sleep(config["sleep"])
+    slot = f"{os.getpid()}-{threading.get_ident()}"
+    return [config["x"], slot, began, time.clock_gettime(time.CLOCK_MONOTONIC)]
 
 
 def small_configs(first: int, count: int) -> list[dict[str, Any]]:

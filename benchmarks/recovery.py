@@ -1,4 +1,4 @@
-"""How long until what a killed worker ran runs elsewhere: ``python benchmarks/recovery.py``. See README.md.
+"""How long until what a killed worker ran runs elsewhere: ``python -m benchmarks.recovery``. See README.md.
 
 Two workers of two slots; one is killed (SIGKILL) while it runs two jobs and the other has nothing to do. The
 time is from the kill to the moment at which both jobs have begun again, as the run function itself notes it.
@@ -19,9 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from report import describe_machine
-from stage import Stage, open_stage
-
+from benchmarks.machine import describe_machine
+from benchmarks.stage import Stage, open_stage
 from queue_eval import Evaluator
 from queue_eval.keys import machine_key
 from queue_eval.machine import machine_id
@@ -36,7 +35,7 @@ def measure(stage: Stage, method: str, lease_s: float, *, sees_the_death: bool) 
     log = stage.home / f"{campaign}.log"
     options = {"campaign": campaign, "home": stage.home, "local_workers": False, "num_workers": 2}
     lease = ("--lease", f"{lease_s:g}")
-    with Evaluator.create("functions:until_removed", method, options) as evaluator:
+    with Evaluator.create("benchmarks.functions:until_removed", method, options) as evaluator:
         log.touch()
         evaluator.submit([{"x": x, "log": str(log)} for x in range(2)])
         with stage.worker(campaign=campaign, more=lease) as victim:

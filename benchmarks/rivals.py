@@ -123,7 +123,7 @@ class Celery:
     )
 
     def __init__(self, url: str, _home: Path) -> None:
-        import celery_app
+        from benchmarks import celery_app
 
         self._run: Any = celery_app.run
         self._client = redis.Redis.from_url(url)
@@ -131,8 +131,8 @@ class Celery:
         self._ends: dict[int, str] = {}
 
     def commands(self, workers: int, slots: int) -> list[list[str]]:
-        command = [str(BIN / "celery"), "-A", "celery_app", "worker", "-c", str(slots), "-l", "warning"]
-        return [[*command, "-n", f"worker{i}@localhost"] for i in range(workers)]
+        program = [str(BIN / "celery"), "-A", "benchmarks.celery_app", "worker", "-l", "warning"]
+        return [[*program, "-c", str(slots), "-n", f"worker{i}@localhost"] for i in range(workers)]
 
     def submit(self, evaluations: Sequence[Planned]) -> None:
         for one in evaluations:

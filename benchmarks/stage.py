@@ -8,15 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from functions import no_op, small_configs
 
+from benchmarks.functions import no_op, small_configs
 from queue_eval import Evaluator, Job
 from queue_eval.access import read_access
 from queue_eval.connection import Link
@@ -24,6 +24,9 @@ from queue_eval.keys import worker_key
 from queue_eval.server import start_server, stop_server
 
 SLOTS = 2
+
+BATCH = 500
+"""Configs per submit, ours and those of the limits alike."""
 
 _START_S = 60.0
 _STOP_S = 10.0
@@ -44,7 +47,7 @@ class Worker:
 
 
 class Stage:
-    """An embedded server (append-only log, fsync always) in a temporary home; see `open_stage`."""
+    """An embedded server with an append-only log in a temporary home; see `open_stage`."""
 
     def __init__(self, home: Path, link: Link) -> None:
         self.home = home
@@ -85,16 +88,30 @@ class Stage:
 
     @contextmanager
     def driver(self, method: str, **options: Any) -> Iterator[Driver]:
-        """A driver of a new campaign, with a worker of its own that is warm."""
-        campaign = f"{method}-{next(self._names)}"
-        options = {"campaign": campaign, "home": self.home, "local_workers": False, **options}
+        """A driver of a new campaign of no-ops, with a worker of its own that is warm."""
         with (
-            Evaluator.create(no_op, method, {"num_workers": SLOTS, **options}) as evaluator,
-            self.worker(campaign=campaign) as worker,
+            self.evaluator(no_op, method, **options) as evaluator,
+            self.worker(campaign=evaluator.campaign) as worker,
         ):
             driver = Driver(evaluator, worker)
-            driver.run(4 if method == "subprocess" else 500, batch=500)
+            driver.run(4 if method == "subprocess" else 500, batch=BATCH)
             yield driver
+
+    def evaluator(self, function: Callable[..., Any], method: str, **options: Any) -> Evaluator:
+        """A driver of a new campaign that nobody serves."""
+        campaign = f"{method}-{next(self._names)}"
+        options = {"campaign": campaign, "home": self.home, "local_workers": False, **options}
+        return Evaluator.create(function, method, {"num_workers": SLOTS, **options})
+
+    def used_memory(self) -> int:
+        return int(self.link.client.info("memory")["used_memory"])
+
+    def script_us(self) -> int:
+        """Microseconds that the server has spent in scripts so far."""
+        return int(self.link.client.info("commandstats")["cmdstat_evalsha"]["usec"])
+
+    def server_process(self) -> psutil.Process:
+        return psutil.Process(int(self.link.client.info("server")["process_id"]))
 
 
 class Driver:
@@ -114,18 +131,30 @@ class Driver:
             self.evaluator.submit(configs[at : at + batch])
         gathered = self.evaluator.gather("ALL")
         took_s = time.perf_counter() - began
-        _check(gathered, jobs)
+        check(gathered, jobs)
         return took_s
 
+    def cpu_of(self, configs: list[dict[str, Any]], *, batch: int) -> tuple[float, float]:
+        """Seconds of this process's CPU for submitting the configs, and for gathering the jobs."""
+        times = [time.process_time()]
+        for at in range(0, len(configs), batch):
+            self.evaluator.submit(configs[at : at + batch])
+        times.append(time.process_time())
+        gathered = self.evaluator.gather("ALL")
+        times.append(time.process_time())
+        check(gathered, len(configs))
+        return times[1] - times[0], times[2] - times[1]
 
-def _check(gathered: list[Job], jobs: int) -> None:
+
+def check(gathered: list[Job], jobs: int) -> None:
     """A benchmark of what does not work is worth nothing."""
     if len(gathered) != jobs or any(job.result != job.config["x"] for job in gathered):
         raise RuntimeError(f"{len(gathered)} of {jobs} jobs came back, or with wrong results")
 
 
 @contextmanager
-def open_stage() -> Iterator[Stage]:
+def open_stage(fsync: str = "always") -> Iterator[Stage]:
+    """A stage on which nothing has happened. Whatever plays on it is gone when the block is left."""
     with ExitStack() as stack:
         # A short path: that of the server's socket is limited.
         folder = stack.enter_context(
@@ -133,7 +162,7 @@ def open_stage() -> Iterator[Stage]:
         )
         home = Path(folder) / "home"
         stack.callback(stop_server, home)
-        start_server(home, fsync="always")
+        start_server(home, fsync=fsync)
         access = read_access(home)
         assert access is not None
         link = Link(access, name="benchmark")

@@ -1,0 +1,1 @@
+"""What durability costs on a machine: ``python -m benchmarks``. See README.md."""

@@ -1,0 +1,59 @@
+"""No-ops through other systems with two workers, and through ours just before each of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.extent import Extent, Progress
+from benchmarks.findings import Found, Row
+from benchmarks.peers import PEERS
+from benchmarks.peers.outside import Outside, OutsideError, interpreter_of
+from benchmarks.stage import BATCH, Driver, open_stage
+
+TITLE = "no-op evaluations per second, ours (process, two slots, appendfsync always) and others"
+
+WARM = 100
+TRIPS = 30
+
+
+def measure(extent: Extent, progress: Progress, names: Sequence[str], pythons: Sequence[str]) -> Found:
+    found = Found()
+    ours: list[float] = []
+    rounds: dict[str, list[float]] = {"ours": ours}
+    with open_stage() as stage, stage.driver("process") as driver:
+        for name in names:
+            progress(f"peers: {name}")
+            mine = _ours(driver, extent)
+            ours += mine
+            try:
+                with Outside(name, interpreter_of(name, pythons)) as peer:
+                    rates, trip_s = _theirs(peer, extent)
+            except OutsideError as error:
+                found.missing.append(f"{PEERS[name].what}: {error}")
+                continue
+            rounds[name] = rates
+            rate = statistics.median(rates)
+            note = f"{1000 * trip_s:.1f} ms a trip; {peer.version}: {peer.settings}"
+            found.rows += [
+                Row(name, PEERS[name].what, rate, "/s", note),
+                Row(f"to {name}", "  ours to it", statistics.median(mine) / rate, "", _kind(name)),
+            ]
+    found.rows.insert(0, Row("ours", "queue_eval, process", statistics.median(ours), "/s"))
+    return found
+
+
+def _kind(name: str) -> str:
+    return "durable" if PEERS[name].durable else "not durable"
+
+
+def _ours(driver: Driver, extent: Extent) -> list[float]:
+    return [extent.jobs / driver.run(extent.jobs, batch=BATCH) for _ in range(extent.rounds)]
+
+
+def _theirs(peer: Outside, extent: Extent) -> tuple[list[float], float]:
+    """Evaluations per second of each round, which takes about `seconds`; and the time of a single one."""
+    peer.run(WARM)
+    jobs = min(extent.jobs, max(WARM, int(extent.seconds * WARM / peer.run(WARM))))
+    rates = [jobs / peer.run(jobs) for _ in range(extent.rounds)]
+    return rates, statistics.median(peer.trips(TRIPS))
