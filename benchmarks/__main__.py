@@ -16,12 +16,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from benchmarks.extent import FULL, QUICK, Extent
 from benchmarks.findings import Found
 from benchmarks.machine import describe_machine
 from benchmarks.peers import PEERS
+from benchmarks.picture import can_draw, draw
 from benchmarks.report import as_text
 from benchmarks.stage import open_stage
 
@@ -41,13 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:
         del os.environ[name]  # no server but our own
     try:
-        document = _measure(extent, asked)
+        document = _read(asked.show) if asked.show else _measure(extent, asked)
     except KeyboardInterrupt:
         print("benchmarks: interrupted", file=sys.stderr)
         return 130
     finally:
         _progress("")
     print(json.dumps(document, indent=2) if asked.json else as_text(document))
+    if asked.picture:
+        try:
+            draw(document, asked.picture)
+        except (ValueError, OSError) as error:
+            print(f"benchmarks: no picture: {error}", file=sys.stderr)
+            return 1
     return 1 if document["failed"] else 0
 
 
@@ -71,6 +79,15 @@ def _measure(extent: Extent, asked: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(file.read_text())
+        as_text(document)
+    except (ValueError, KeyError, TypeError):
+        sys.exit(f"benchmarks: {file} does not hold what --json gives")
+    return document
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What durability costs here.")
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="this scenario (repeatable)")
@@ -80,7 +97,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer", action="append", choices=PEERS, help="of the peers only this (repeatable)")
     parser.add_argument("--python", action="append", type=_program,
                         help="an interpreter that has peers which this one lacks (repeatable)")  # fmt: skip
-    return parser.parse_args(arguments)
+    parser.add_argument("--picture", type=Path, metavar="FILE.png",
+                        help="throughput by system, and cost per job by size of the campaign")  # fmt: skip
+    parser.add_argument("--show", type=_file, metavar="FILE.json",
+                        help="measure nothing: print, or draw, what --json has given")  # fmt: skip
+    asked = parser.parse_args(arguments)
+    if asked.picture and not can_draw():
+        parser.error("--picture needs matplotlib; pip install '.[bench]'")
+    return asked
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is not a file")
+    return path
 
 
 def _program(text: str) -> str:
