@@ -15,7 +15,7 @@ from queue_eval.paging import PAGE, pages
 from queue_eval.result_stream import ResultEntry, entry_order, is_entry, parse_entries
 from queue_eval.states import State
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 STAMP_DIGITS = 13
 

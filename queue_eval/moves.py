@@ -1,11 +1,14 @@
-"""What the moves of a campaign take and give: frozen data, free of connections."""
+"""What the moves of a campaign take and give: frozen data, free of connections.
+
+What there is one of for each job is a named tuple: several times faster to make than a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any
+from typing import Any, NamedTuple
 
 from queue_eval.states import Outcome, State
 
@@ -45,8 +48,7 @@ class Opened:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A config on its way: its JSON, its fingerprint, and its occurrence (from 1) when it may be reused."""
 
     config: str
@@ -54,8 +56,7 @@ class Submission:
     occurrence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     id: int
     entry: str | None
     """Entry in the result stream when the config joined a finished job."""
@@ -73,8 +74,7 @@ class EnqueueReply:
     """Result-stream entry up to which outcomes of these jobs are out of date (they were retried)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to run one attempt: fencing token (id, attempt) and the config (JSON)."""
 
     id: int
@@ -84,7 +84,7 @@ class Lease:
     config: bytes
     slots: int = 1
     """How many slots of the worker it takes."""
-    request: str = field(default="", compare=False)
+    request: str = ""
     """The request that it answers, which no other lease ever answers."""
 
     @property
@@ -93,8 +93,7 @@ class Lease:
         return sha1(self.config, usedforsecurity=False).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The outcome of one attempt, ready for the server."""
 
     id: int

@@ -92,15 +92,13 @@ class CampaignQueue(CampaignView):
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
         reply = self._run("enqueue", *arguments)
         with reading(self.campaign):
-            now_ms, ids, entries, fence, stamps = reply
-            return EnqueueReply(
-                now_ms,
-                [
-                    Enqueued(int(i), e.decode(errors="replace") or None, int(at))
-                    for i, e, at in zip(ids, entries, stamps, strict=True)
-                ],
-                fence.decode() or None,
-            )
+            now_ms, submitted_ms, ids, fence, joined = reply
+            if isinstance(ids, int):
+                ids = range(ids, ids + len(submissions))
+            jobs = [Enqueued(int(id_), None, submitted_ms) for id_ in ids]
+            for at, entry, at_ms in zip(joined[::3], joined[1::3], joined[2::3], strict=True):
+                jobs[at - 1] = Enqueued(jobs[at - 1].id, entry.decode(errors="replace") or None, int(at_ms))
+            return EnqueueReply(now_ms, jobs, fence.decode() or None)
 
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
@@ -112,9 +110,9 @@ class CampaignQueue(CampaignView):
         """
         arguments: list[Any] = [worker, lease_ms, request, room, prefetch, slots]
         for s in settlements:
-            age_ms = max(0, round((now - s.ended_at) * 1000))
-            arguments += (s.id, s.attempt, s.outcome.value, f"{s.run_ms:.6g}", age_ms)
-            arguments += (s.source, s.body, s.output, s.request, s.digest)
+            facts = f"{s.run_ms:.6g} {max(0, round((now - s.ended_at) * 1000))} {s.source}"
+            proof = f"{s.attempt} {s.request} " if s.request else f"{s.attempt} "
+            arguments += (s.id, proof, s.outcome.value, facts, s.body, s.output, s.digest)
         reply = self._run("settle", *arguments)
         with reading(self.campaign):
             return _settled(reply, request)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from queue_eval import failpoints
 from queue_eval.connection import BlockingClient, Link
@@ -17,12 +16,13 @@ log = logging.getLogger(__name__)
 _ID_DIGITS = 16
 _ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
 
+_STATES = {state.value[0]: state for state in State if state.is_final}
+
 _MARGIN_S = 5.0
 """A blocking read may be answered this much later than asked before the reply counts as lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultEntry:
+class ResultEntry(NamedTuple):
     """One terminal outcome."""
 
     entry: str
@@ -51,17 +51,17 @@ def parse_entries(raw: Any) -> list[ResultEntry]:
 
 def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
     try:
-        run_ms = fields[b"run_ms"]
+        job, state, attempts, run_ms, age_ms, source, worker, cause = fields[b"outcome"].decode().split(" ")
         return ResultEntry(
             entry=entry,
-            id=int(fields[b"job"]),
-            state=State(fields[b"state"].decode()),
-            attempts=int(fields[b"attempts"]),
+            id=int(job),
+            state=_STATES[state],
+            attempts=int(attempts),
             run_ms=float(run_ms) if run_ms else None,
-            finished_ms=int(entry.partition("-")[0]) - int(fields[b"age_ms"]),
-            worker=fields[b"worker"].decode(errors="replace"),
-            source=fields[b"source"].decode(errors="replace"),
-            cause=fields[b"cause"].decode(),
+            finished_ms=int(entry.partition("-")[0]) - int(age_ms),
+            worker=worker,
+            source=source,
+            cause=cause,
             body=fields[b"body"],
         )
     except (KeyError, ValueError):
@@ -73,7 +73,7 @@ def _damaged(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
 
     One bad entry must not keep a driver from all others.
     """
-    name = fields.get(b"job", b"")
+    name = fields.get(b"outcome", b"").partition(b" ")[0]
     job = int(name) if name.isdigit() and len(name) < _ID_DIGITS else 0
     log.warning("entry %s of a result stream is damaged: %s", entry, f"job {job}" if job else "of no job")
     return lost_entry(job, entry)

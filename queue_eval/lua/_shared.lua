@@ -222,12 +222,13 @@ local function promote(now)
 end
 
 -- Append one terminal outcome to the result stream; collect what the index needs into `entries`.
--- `executions` counts attempts whose execution began.
+-- `executions` counts attempts whose execution began. outcome: { facts, worker, cause, body, output }
+--   facts: "run_ms age_ms source", as the worker tells them
+-- The state is told by its first letter: s, f or c.
 local function finish(entries, id, executions, state, outcome)
-  local entry = redis.call('XADD', RESULTS, '*',
-    'job', id, 'state', state, 'attempts', executions, 'run_ms', outcome.run_ms or '',
-    'age_ms', outcome.age_ms or 0, 'worker', outcome.worker or '', 'source', outcome.source or '',
-    'cause', outcome.cause or '', 'body', outcome.body or '')
+  local entry = redis.call('XADD', RESULTS, '*', 'outcome',
+    id .. ' ' .. string.sub(state, 1, 1) .. ' ' .. executions .. ' ' .. (outcome.facts or ' 0 ') .. ' ' .. (outcome.worker or '') .. ' '
+      .. (outcome.cause or ''), 'body', outcome.body or '')
   entries[#entries + 1] = id
   entries[#entries + 1] = entry
   if outcome.output and outcome.output ~= '' then redis.call('HSET', OUTPUTS, id, outcome.output) end
@@ -413,42 +414,39 @@ local function lease(worker, request, room, prefetch, slots, now)
     for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
     if #ids == 0 then return {}, due, 0, 0 end
   end
-  ids = jobs_among(ids)
   local narrow = #ids
   for i, job in ipairs(wide) do ids[narrow + i] = job[1] end
 
-  local before = histories(ids)
-  local now_or_never, rest, again = {}, {}, {}
-  for i = 1, narrow do
-    local id, h = ids[i], before[i] and parse_history(before[i])
-    local wanted = { id, h and h.attempts + 1 or 1 }
-    if h and h.suspect == 1 then
-      if #now_or_never < starting then now_or_never[#now_or_never + 1] = wanted else again[#again + 1] = id end
+  local configs, before = hmget(CONFIGS, ids), histories(ids)
+  local attempts, order, rest, again = {}, {}, {}, {}
+  for i, id in ipairs(ids) do
+    local h = before[i] and parse_history(before[i])
+    attempts[i] = h and h.attempts + 1 or 1
+    if i > narrow then
+      -- A wide job: see below.
+    elseif not configs[i] and #jobs_among({ id }) == 0 then
+      -- Not put there by us: nothing comes of it.
+    elseif h and h.suspect == 1 then
+      if #order < starting then order[#order + 1] = i else again[#again + 1] = id end
     else
-      rest[#rest + 1] = wanted
+      rest[#rest + 1] = i
     end
   end
   to_pending(again)
-  for _, wanted in ipairs(rest) do now_or_never[#now_or_never + 1] = wanted end
-  for i, wanted in ipairs(now_or_never) do wanted[3] = i <= starting and 1 or 0 end
-  for i, job in ipairs(wide) do
-    now_or_never[#now_or_never + 1] = { job[1], parse_history(before[narrow + i]).attempts + 1, job[2] }
-  end
+  for _, i in ipairs(rest) do order[#order + 1] = i end
 
-  local chosen, tokens, reply = {}, {}, {}
-  for i, wanted in ipairs(now_or_never) do chosen[i] = wanted[1] end
-  local configs = hmget(CONFIGS, chosen)
-  for i, wanted in ipairs(now_or_never) do
-    tokens[#tokens + 1] = wanted[1]
-    tokens[#tokens + 1] = wanted[2] .. ' ' .. request .. ' ' .. (wanted[3] > 0 and 1 or 0)
-    reply[#reply + 1] = wanted[1]
-    reply[#reply + 1] = wanted[2]
-    reply[#reply + 1] = wanted[3]
-    reply[#reply + 1] = configs[i] or ''
+  local tokens, reply = {}, {}
+  local function grant(i, starts)
+    tokens[#tokens + 1] = ids[i]
+    tokens[#tokens + 1] = attempts[i] .. ' ' .. request .. (starts > 0 and ' 1' or ' 0')
+    local at = #reply
+    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = ids[i], attempts[i], starts, configs[i] or ''
   end
+  for rank, i in ipairs(order) do grant(i, rank <= starting and 1 or 0) end
+  for i, job in ipairs(wide) do grant(narrow + i, job[2]) end
   bulk('HSET', held, tokens)
   -- The marker was taken by whoever came for these: put it back while there is more.
-  if #now_or_never < most then
+  if #order + #wide < most then
     if redis.call('ZCARD', PENDING) > 0 then wake() end
     if has_wide and wide_pending() > 0 then wake_wide() end
   end

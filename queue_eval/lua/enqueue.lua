@@ -2,9 +2,10 @@
 -- a config joins the campaign's k-th job with it, when there is one.
 -- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), then per config:
 --       config, fingerprint, and its occurrence k with reuse
--- Reply: { now_ms, ids, entries, fence, stamps }
---   entries[i]: the result-stream entry of a finished job, else ''
---   stamps[i]: when the job was submitted (ms), which is earlier for one that was joined, or by a first call
+-- Reply: { now_ms, submitted_ms, ids, fence, joined }
+--   ids: of each config in order; the first id alone when all jobs are new, whose ids follow each other
+--   submitted_ms: of all but those that were joined; earlier than now when a first call made them
+--   joined: position in `ids`, result-stream entry of a finished job or '', and submitted_ms of each, flat
 --   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
 --     before and retried, else ''. Of such a job only what comes after counts.
 -- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
@@ -18,18 +19,14 @@ local now = now_ms()
 local width = reuse and 3 or 2
 local count = (#ARGV - FIRST + 1) / width
 
-local ids, entries, stamps = {}, {}, {}
+local ids = {}
 local field = 'driver:' .. driver
 if not reuse then
   local before, first, at = string.match(redis.call('HGET', REQUESTS, field) or '', '^(%S+) (%d+) ?(%d*)$')
   if before == sequence then
-    for i = 1, count do
-      ids[i] = tostring(tonumber(first) + i - 1)
-      entries[i], stamps[i] = '', tonumber(at) or now
-    end
-    return { now, ids, entries, '', stamps }
+    return { now, tonumber(at) or now, tonumber(first), '', {} }
   end
-  if before and tonumber(sequence) < tonumber(before) then return { now, ids, entries, '', stamps } end
+  if before and tonumber(sequence) < tonumber(before) then return { now, now, ids, '', {} } end
 end
 
 local digests = {}
@@ -38,6 +35,7 @@ local known = hmget(FINGERPRINTS, digests)
 
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local first_id = last_id + 1
+local stamp, score = tostring(now), delay_ms > 0 and now + delay_ms
 local fresh, configs, fingerprints, places, ranks, widths, joined = {}, {}, {}, {}, {}, {}, {}
 for i = 1, count do
   local at = FIRST + (i - 1) * width
@@ -59,7 +57,7 @@ for i = 1, count do
     local id = tostring(last_id)
     ids[i] = id
     configs[#configs + 1] = id
-    configs[#configs + 1] = now .. ARGV[at]
+    configs[#configs + 1] = stamp .. ARGV[at]
     if copies == 0 then
       fresh[digest] = id
     else
@@ -69,7 +67,7 @@ for i = 1, count do
       fingerprints[#fingerprints + 1] = copy
       fingerprints[#fingerprints + 1] = id
     end
-    places[#places + 1] = delay_ms > 0 and now + delay_ms or pending_score(id, priority)
+    places[#places + 1] = score or pending_score(last_id, priority)
     places[#places + 1] = id
     if priority ~= 0 then
       ranks[#ranks + 1] = id
@@ -80,7 +78,6 @@ for i = 1, count do
       widths[#widths + 1] = slots
     end
   end
-  entries[i], stamps[i] = '', now
 end
 for i = 1, count do
   local digest = digests[i]
@@ -106,17 +103,17 @@ if #configs > 0 then
   if delay_ms > 0 or slots == 1 then wake() else wake_wide() end
   if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id .. ' ' .. now) end
 end
-local fence = ''
+local fence, found = '', {}
 if #joined > 0 then
   local wanted, unfinished = {}, false
   for k, i in ipairs(joined) do wanted[k] = ids[i] end
+  local made = hmget(CONFIGS, wanted)
   for k, entry in ipairs(hmget(INDEX, wanted)) do
-    entries[joined[k]] = entry or ''
     unfinished = unfinished or not entry
-  end
-  for k, config in ipairs(hmget(CONFIGS, wanted)) do
-    stamps[joined[k]] = tonumber(string.sub(config or '', 1, 13)) or now
+    found[#found + 1] = joined[k]
+    found[#found + 1] = entry or ''
+    found[#found + 1] = tonumber(string.sub(made[k] or '', 1, 13)) or now
   end
   if unfinished and redis.call('HEXISTS', META, 'retried') == 1 then fence = newest_entry() end
 end
-return { now, ids, entries, fence, stamps }
+return { now, now, #joined == 0 and first_id or ids, fence, found }

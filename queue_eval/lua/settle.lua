@@ -1,8 +1,8 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
---       slots (how many the worker has in all), then per settlement: id, attempt, outcome (ok|error|timeout|lost), run_ms, age_ms, source, body, output,
---       request, digest
---   request: that of the attempt's lease, or ''; digest: the first 16 digits of the SHA-1 of its config, or ''. A
+--       slots (how many the worker has in all), then per settlement: id, proof, outcome (ok|error|timeout|lost),
+--       facts ("run_ms age_ms source"), body, output, digest
+--   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known; digest: the first 16 digits of the SHA-1 of its config, or ''. A
 --     server that has gone back in time (a power cut, a failover) gives ids and tokens again: what comes from
 --     another lease under an equal token is not held, and counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
@@ -18,56 +18,65 @@ local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARG
 if gone(uid) then return GONE end
 local now = now_ms()
 local held = held_key(worker)
-local FIRST, WIDTH = 8, 10
+local FIRST, WIDTH = 8, 7
 local verdicts = {}
 
 if #ARGV >= FIRST then
   local ids = {}
   for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
-  local tokens, finished, past = hmget(held, ids), hmget(INDEX, ids), histories(ids)
+  local tokens, past = hmget(held, ids), histories(ids)
   local known = redis.call('HMGET', META, 'last_id', 'max_attempts', 'max_losses', 'retry_first_ms',
     'retry_factor', 'retry_max_ms')
   local last_id = tonumber(known[1])
   local max_attempts, max_losses = tonumber(known[2]) or 1, tonumber(known[3]) or 1
   local first_ms, factor, max_ms = tonumber(known[4]) or 0, tonumber(known[5]) or 1, tonumber(known[6]) or 0
 
-  local function is_mine(i)
-    local at = FIRST + (i - 1) * WIDTH
-    if not tokens[i] then return false end
-    local attempt, made_by = parse_held(tokens[i])
-    return attempt == tonumber(ARGV[at + 1]) and (ARGV[at + 8] == '' or ARGV[at + 8] == made_by)
-  end
-
-  local strays, places = {}, {}
+  local mine, others, places = {}, {}, {}
   for i, id in ipairs(ids) do
-    if ARGV[FIRST + (i - 1) * WIDTH + 2] == 'ok' and not finished[i] and not is_mine(i) then
-      strays[#strays + 1] = id
+    -- What is held begins with the proof.
+    mine[i] = tokens[i] and string.find(tokens[i], ARGV[FIRST + (i - 1) * WIDTH + 1], 1, true) == 1
+    if not mine[i] then
+      others[#others + 1] = id
       places[#places + 1] = i
+    end
+  end
+  -- What is held is not finished: only the others are looked up.
+  local finished, strays, stray_places = {}, {}, {}
+  for k, entry in ipairs(hmget(INDEX, others)) do
+    local i = places[k]
+    finished[i] = entry
+    if not entry and ARGV[FIRST + (i - 1) * WIDTH + 2] == 'ok' then
+      strays[#strays + 1] = ids[i]
+      stray_places[#stray_places + 1] = i
     end
   end
   local foreign = {}
   for k, config in ipairs(hmget(CONFIGS, strays)) do
-    local digest = ARGV[FIRST + (places[k] - 1) * WIDTH + 9]
-    foreign[places[k]] = digest ~= '' and string.sub(redis.sha1hex(string.sub(config or '', 14)), 1, 16) ~= digest
+    local i = stray_places[k]
+    local digest = ARGV[FIRST + (i - 1) * WIDTH + 6]
+    foreign[i] = digest ~= '' and string.sub(redis.sha1hex(string.sub(config or '', 14)), 1, 16) ~= digest
   end
   local elsewhere = #strays > 0 and holders(strays) or {}
 
   local entries, dropped, forgotten, again, closed = {}, {}, {}, {}, {}
+  local report = { worker = worker }
   local function settle_one(i, id)
     local at = FIRST + (i - 1) * WIDTH
-    local attempt, outcome = tonumber(ARGV[at + 1]), ARGV[at + 2]
-    local mine = is_mine(i)
-    local report = { run_ms = ARGV[at + 3], age_ms = ARGV[at + 4], source = ARGV[at + 5],
-                     body = ARGV[at + 6], output = ARGV[at + 7], worker = worker }
+    local attempt, outcome = tonumber(string.match(ARGV[at + 1], '^%d+')), ARGV[at + 2]
+    report.facts, report.body, report.output, report.cause = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], nil
     if finished[i] or closed[id] == 'recorded' then
       verdicts[i] = 'finished'
     elseif closed[id] or foreign[i] then
       verdicts[i] = 'stale'
-    elseif outcome == 'ok' and (mine or is_job(id, last_id)) then
+    elseif outcome == 'ok' and mine[i] and not past[i] then
+      verdicts[i] = 'recorded'
+      closed[id] = 'recorded'
+      finish(entries, id, math.max(attempt, 1), 'succeeded', report)
+    elseif outcome == 'ok' and (mine[i] or is_job(id, last_id)) then
       verdicts[i] = 'recorded'
       closed[id] = 'recorded'
       local h = parse_history(past[i])
-      if not mine then
+      if not mine[i] then
         withdraw({ id })
         if elsewhere[id] then
           local held_attempt, _, started = parse_held(elsewhere[id][2])
@@ -80,7 +89,7 @@ if #ARGV >= FIRST then
       -- At least one: this one may have been given back as unstarted, or be of before a retry.
       finish(entries, id, math.max(math.max(h.attempts, attempt) - h.unstarted, 1), 'succeeded', report)
       if past[i] then forgotten[#forgotten + 1] = id end
-    elseif outcome ~= 'ok' and mine then
+    elseif outcome ~= 'ok' and mine[i] then
       local h = parse_history(past[i])
       h.attempts = attempt
       h.suspect = 0
@@ -108,7 +117,7 @@ if #ARGV >= FIRST then
     else
       verdicts[i] = 'stale'
     end
-    if mine then dropped[#dropped + 1] = id end
+    if mine[i] then dropped[#dropped + 1] = id end
   end
   -- Successes first: one from a stale attempt counts also beside the failure of the newer attempt.
   for pass = 1, 2 do

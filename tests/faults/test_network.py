@@ -312,7 +312,7 @@ def picture(queue: CampaignQueue) -> Any:
         {job: value[13:] for job, value in there.configs.items()},
         [one.worker for one in queue.snapshot().workers if one.expiry_ms > 0],
         there.scheduled, there.by_width, there.held, there.registered, there.attempts, there.widths,
-        [{k: v for k, v in fields.items() if k != b"age_ms"} for _, fields in there.results],
+        [(_without_age(fields[b"outcome"]), fields[b"body"]) for _, fields in there.results],
         sorted(there.index), there.failed, there.cancelled,
         [fields for _, fields in client.xrange(column("failures"))],
         client.hgetall(column("fingerprints")), client.hgetall(column("priorities")),
@@ -320,6 +320,11 @@ def picture(queue: CampaignQueue) -> Any:
         client.exists(queue.keys.wake),
         client.exists(f"qe:{{{queue.campaign}-new}}:meta"),
     )  # fmt: skip
+
+
+def _without_age(outcome: bytes) -> list[bytes]:
+    told = outcome.split(b" ")
+    return told[:4] + told[5:]
 
 
 # Overtaken ----------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from queue_eval.moves import Lease, Settlement
@@ -14,7 +12,7 @@ from tests.support.lua_campaign import LuaCampaign, settlement
 def of(lease: Lease, outcome: Outcome = Outcome.OK, **changed: str) -> Settlement:
     """The outcome of this lease; `changed` is what it bore instead, before the server went back."""
     one = settlement((lease.id, lease.attempt), outcome)
-    return replace(one, **({"request": lease.request, "digest": lease.digest} | changed))
+    return one._replace(**({"request": lease.request, "digest": lease.digest} | changed))
 
 
 @pytest.fixture

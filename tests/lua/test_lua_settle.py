@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from queue_eval.campaign_view import SCHEMA_VERSION
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import LEASE_MS, ids, settlement, tokens
 
@@ -362,7 +363,8 @@ def test_a_request_repeated_after_a_pause_gets_its_leases(campaign):
 def test_the_revision_tells_workers_that_the_campaign_was_opened_again(campaign):
     before = campaign.settle("w1").revision
     campaign.add(1)
-    campaign.link.run_script("open", campaign.queue.keys.columns, "x", "1", 1, "function", "module:run")
+    keys = campaign.queue.keys.columns
+    campaign.link.run_script("open", keys, "x", SCHEMA_VERSION, 1, "function", "module:run")
     assert campaign.settle("w1").revision == before + 1 == campaign.queue.extend("w1", 1, []).revision
 
 

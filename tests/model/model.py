@@ -439,7 +439,8 @@ class Model:
 
     def _as_lease(self, job: Job) -> Lease:
         assert job.held is not None
-        return Lease(job.id, job.held.attempt, job.held.started, job.config.encode(), job.slots)
+        held = job.held
+        return Lease(job.id, held.attempt, held.started, job.config.encode(), job.slots, held.request)
 
     def _withdraw(self, job: Job) -> str:
         """Take an open job from where it is; returns who held it. What was only prefetched had not begun."""

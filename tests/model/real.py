@@ -52,7 +52,7 @@ class Real:
             e.entry: str(i) for i, e in enumerate(self.queue.read_after("0-0"))
         }
         places |= {None: None, "0-0": "-1"}
-        jobs = [replace(job, entry=places[job.entry]) for job in reply.jobs]
+        jobs = [job._replace(entry=places[job.entry]) for job in reply.jobs]
         return replace(reply, jobs=jobs, fence=places[reply.fence])
 
     def settle(

@@ -68,15 +68,16 @@ def _all_fields(column: str) -> Act:
     return act
 
 
-_ENTRY = {
-    "job": "1", "state": "succeeded", "attempts": "1", "run_ms": "1", "age_ms": "0", "worker": "w",
-    "source": "", "cause": "", "body": "1",
+_OUTCOME = {
+    "job": "1", "state": "s", "attempts": "1", "run_ms": "1", "age_ms": "0", "source": "",
+    "worker": "w", "cause": "",
 }  # fmt: skip
 
 
-def _entry(**fields: Any) -> Act:
-    written = {name: value for name, value in (_ENTRY | fields).items() if value is not None}
-    return lambda client, columns: client.xadd(columns.results, written)
+def _entry(*, body: Any = "1", **fields: Any) -> Act:
+    told = [value for value in (_OUTCOME | fields).values() if value is not None]
+    outcome = b" ".join(value if isinstance(value, bytes) else value.encode() for value in told)
+    return lambda client, columns: client.xadd(columns.results, {"outcome": outcome, "body": body})
 
 
 def _card(text: bytes) -> Act:
@@ -134,7 +135,7 @@ DAMAGES: dict[str, Damage] = {
     **{f"meta {name}": Damage(_field("meta", name, GARBAGE), _ends()) for name in _HARMLESS_META},
     **{f"meta {name}": Damage(_field("meta", name, GARBAGE)) for name in _META},
     **{f"meta without {name}": Damage(_field("meta", name, None)) for name in ("uid", "options", "last_id")},
-    "a newer schema": Damage(_field("meta", "schema", "2")),
+    "a newer schema": Damage(_field("meta", "schema", "9")),
     **{f"options {name}": Damage(_field("meta", "options", text)) for name, text in _OPTIONS.items()},
     # A job whose config is garbage fails; its neighbour does not.
     **{

@@ -102,13 +102,13 @@ class Columns:
         for width, jobs in self.by_width.items():
             assert all(self.widths.get(int(job), 1) == width for job in jobs), "each waits by its width"
 
-        entries = dict(self.results)
+        told = {entry: outcome[b"outcome"].split(b" ") for entry, outcome in self.results}
         for job, entry in self.index.items():
-            assert entries[entry][b"job"] == job, "the index leads to the job's own entry"
+            assert told[entry][0] == job, "the index leads to the job's own entry"
         retried = int(self.meta.get(b"retried", 0))
-        assert len(entries) == len(self.index) + retried, "one entry per job and life"
-        for members, state in ((self.failed, b"failed"), (self.cancelled, b"cancelled")):
-            shown = {job for job, entry in self.index.items() if entries[entry][b"state"] == state}
+        assert len(told) == len(self.index) + retried, "one entry per job and life"
+        for members, state in ((self.failed, b"f"), (self.cancelled, b"c")):
+            shown = {job for job, entry in self.index.items() if told[entry][1] == state}
             assert members == shown, f"{state!r} jobs are those whose entry says so"
 
         for job, held in itertools.chain(*(jobs.items() for jobs in self.held.values())):
@@ -229,7 +229,7 @@ class LuaCampaign:
     def state(self, job: int) -> State:
         columns, name = self.columns(), b"%d" % job
         if name in columns.index:
-            return State(dict(columns.results)[columns.index[name]][b"state"].decode())
+            return next(e.state for e in self.results() if e.entry == columns.index[name].decode())
         if name in columns.scheduled:
             return State.SCHEDULED
         return State.PENDING if name in columns.pending else State.RUNNING
