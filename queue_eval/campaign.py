@@ -14,15 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from queue_eval.codec import canonical, decode
+from queue_eval.codec import canonical
 from queue_eval.errors import DamagedError
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
 from queue_eval.moves import Enqueued, EnqueueReply, Opened, Submission
+from queue_eval.outcomes import fill, rebuilt
 from queue_eval.paging import PAGE, batches, pages
+from queue_eval.past import Past, past_pages, without_collections
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
-from queue_eval.states import FAIL_RETURN_VALUE, State
+from queue_eval.states import State
 from queue_eval.undone import Sent, Undone, groups
 
 log = logging.getLogger(__name__)
@@ -306,7 +308,7 @@ class Campaign:
             ledger.resolve(job)
         elif origin is not None and ledger.is_candidate(entry):
             if ledger.is_adopted(entry, origin, retried=retried):
-                ledger.resolve(self._rebuilt(entry, origin))
+                ledger.resolve(self._rebuilt(entry, origin.submitted_ms, origin.config))
                 ledger.counted.add(entry.id)
         elif entry.id in ledger.fences and entry.id <= ledger.horizon:
             # An outcome from before a retry that this driver has joined: if the job was adopted, that ended.
@@ -326,37 +328,13 @@ class Campaign:
         for worker, host in zip(unknown, self.queue.hosts_of(unknown), strict=True):
             self._hosts[worker] = host or worker.rpartition("-")[0] or worker
 
-    def _rebuilt(self, entry: ResultEntry, origin: Origin) -> Job:
-        try:
-            config = decode(origin.config)
-        except ValueError:
-            config = None
-        # What is damaged is shown as nothing: the outcome counts all the same.
-        job = Job.owning(entry.id, config if isinstance(config, dict) else {}, self._run_function)
-        job.submitted_ms = origin.submitted_ms
+    def _rebuilt(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> Job:
+        job = rebuilt(entry.id, submitted_ms, config, self._run_function)
         self._fill(job, entry)
         return job
 
     def _fill(self, job: Job, entry: ResultEntry) -> None:
-        job.state = entry.state
-        job.attempts = entry.attempts
-        job.cause = entry.cause or None
-        job.worker = entry.worker or None
-        job.host = self._hosts.get(entry.worker)
-        job.source = entry.source or None
-        job.started_ms = entry.started_ms
-        job.finished_ms = entry.finished_ms
-        job.elapsed_sec = max(0, entry.finished_ms - self.opened.created_ms) / 1000
-        job.duration = max(0.0, entry.finished_ms - (job.submitted_ms or entry.finished_ms)) / 1000
-        job.result = FAIL_RETURN_VALUE
-        if entry.state is State.FAILED:
-            job.error = entry.body.decode(errors="replace")
-        elif entry.state is State.SUCCEEDED:
-            try:
-                job.result = decode(entry.body)
-            except ValueError as error:  # not written by a worker of ours; one job is lost, not the gather
-                job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
-        job.status = Job.DONE
+        fill(job, entry, self._hosts.get(entry.worker), self.opened.created_ms)
 
     # The past, and the end ----------------------------------------------------------------------------
 
@@ -364,7 +342,8 @@ class Campaign:
         """Jobs that had finished when the campaign was opened, in that order."""
         found = self._history
         if found is None:
-            found = list(self._read_past(self.opened.tail))
+            with without_collections():
+                found = list(self._read_past(self.opened.tail))
             if self.ledger.keep:
                 self._history = found
         with self.lock:
@@ -379,29 +358,20 @@ class Campaign:
                 yield job
 
     def _read_past(self, tail: str) -> Iterator[Job]:
-        cursor = "0-0"
-        while page := self.queue.read_until(cursor, tail):
-            cursor = page[-1].entry
+        for page in past_pages(self.queue, tail):
             yield from self._of_the_past(page)
 
-    def _of_the_past(self, page: Sequence[ResultEntry]) -> list[Job]:
-        ids = [entry.id for entry in page]
-        if self.queue.retried():
-            # The log keeps former outcomes of jobs that were retried; the index has forgotten them.
-            index = self.queue.index_of(ids)
-            page = [entry for entry, current in zip(page, index, strict=True) if current == entry.entry]
-        origins = self._origins([entry.id for entry in page])
-        self._learn_hosts(page)
+    def _of_the_past(self, page: Sequence[Past]) -> list[Job]:
+        self._learn_hosts(entry for entry, _, _ in page)
         jobs = []
         with self.lock:
-            for entry in page:
-                job = self.ledger.tracked.get(entry.id)
+            tracked = self.ledger.tracked
+            for entry, submitted_ms, config in page:
+                job = tracked.get(entry.id)
                 if job is None:
-                    if entry.id not in origins:
-                        continue  # of a job that was never submitted
-                    job = self._rebuilt(entry, origins[entry.id])
+                    job = self._rebuilt(entry, submitted_ms, config)
                     if self.ledger.keep:
-                        self.ledger.tracked[entry.id] = job
+                        tracked[entry.id] = job
                 elif job.status != Job.DONE:
                     self._fill(job, entry)
                 jobs.append(job)

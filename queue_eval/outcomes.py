@@ -1,0 +1,46 @@
+"""How an entry of the result stream becomes the outcome of a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from queue_eval.codec import decode
+from queue_eval.job import Job
+from queue_eval.result_stream import ResultEntry
+from queue_eval.states import FAIL_RETURN_VALUE, State
+
+
+def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Job:
+    """A job that this driver knew only by its number, or not at all."""
+    try:
+        known = decode(config)
+    except ValueError:
+        known = None
+    # What is damaged is shown as nothing: the outcome counts all the same.
+    job = Job.owning(id_, known if isinstance(known, dict) else {}, run_function)
+    job.submitted_ms = submitted_ms
+    return job
+
+
+def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int) -> None:
+    """`host`: where its worker runs; `created_ms`: when the campaign was created."""
+    finished_ms = entry.finished_ms
+    job.state = state = entry.state
+    job.attempts = entry.attempts
+    job.cause = entry.cause or None
+    job.worker = entry.worker or None
+    job.host = host
+    job.source = entry.source or None
+    job.started_ms = entry.started_ms
+    job.finished_ms = finished_ms
+    job.elapsed_sec = max(0, finished_ms - created_ms) / 1000
+    job.duration = max(0.0, finished_ms - (job.submitted_ms or finished_ms)) / 1000
+    job.result = FAIL_RETURN_VALUE
+    if state is State.SUCCEEDED:
+        try:
+            job.result = decode(entry.body)
+        except ValueError as error:  # not written by a worker of ours; one job is lost, not the gather
+            job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
+    elif state is State.FAILED:
+        job.error = entry.body.decode(errors="replace")
+    job.status = Job.DONE
