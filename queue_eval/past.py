@@ -34,7 +34,8 @@ def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
     page: list[ResultEntry] = []
     cursor = "0-0"
     while True:
-        configs, was_retried, following = _read(view, [entry.id for entry in page], cursor, tail, portion.count)
+        ids = [entry.id for entry in page]
+        configs, was_retried, following = _read(view, ids, cursor, tail, portion.count)
         found = [
             (entry, *parse_config(config))
             for entry, config in zip(page, configs, strict=True)
