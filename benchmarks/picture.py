@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,19 @@ def draw(document: dict[str, Any], file: Path) -> None:
 
     bars = sorted(_bars(document), key=lambda bar: bar[1])
     curve = document["scenarios"].get("growth", {}).get("rounds", {}).get("curve")
-    panels = [panel for panel in (bars and _draw_bars, curve and _draw_curve) if panel]
+    panels: list[tuple[Callable[[Any, Any], None], Any, float]] = []
+    if bars:
+        panels.append((_draw_bars, bars, 1.6))
+    if curve:
+        panels.append((_draw_curve, curve, 1.0))
     if not panels:
         raise ValueError("nothing to draw; measure throughput, peers or growth")
-    widths = [1.6 if panel is _draw_bars else 1.0 for panel in panels]
+    widths = [width for _, _, width in panels]
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(4.8 * sum(widths), 5.0), width_ratios=widths, squeeze=False
     )
-    for panel, axis in zip(panels, axes[0], strict=True):
-        panel(axis, bars if panel is _draw_bars else curve)
+    for (panel, data, _), axis in zip(panels, axes[0], strict=True):
+        panel(axis, data)
         axis.spines[["top", "right"]].set_visible(False)
     machine = document["machine"]
     hardware = f"{machine['cores']} cores {machine['processor']}"
@@ -86,6 +90,7 @@ def _draw_curve(axis: Any, curve: list[tuple[int, float]]) -> None:
     axis.plot(sizes, costs_us, color=COLOURS[OURS], linewidth=1.8)
     axis.set_ylim(0, 1.35 * max(costs_us))
     axis.set_xlim(0, None)
+    axis.locator_params(axis="x", nbins=4)
     axis.xaxis.set_major_formatter(lambda jobs, _: f"{jobs:,.0f}")
     axis.tick_params(labelsize=8)
     axis.grid(axis="y", color="#e6e8eb", linewidth=0.8)

@@ -69,12 +69,14 @@ class Outside:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             assert self._process.stdin is not None
+            assert self._process.stdout is not None
             with suppress(OSError):
                 self._process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
             self._process.kill()
             self._process.wait()
+            self._process.stdout.close()
         kill_marked(self._mark)
         if self._broker is not None:
             self._broker.kill()

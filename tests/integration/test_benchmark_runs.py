@@ -1,0 +1,73 @@
+"""The benchmark program measures, tells what it cannot measure, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.extent import Extent
+from benchmarks.peers import PEERS, Peer
+from benchmarks.scenarios import driver, peers
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Extent(rounds=1, jobs=50, trips=2, size=100, seconds=0.1, starts=1, idle_s=0.1, imports=1)
+
+
+def silent(_what: str) -> None:
+    pass
+
+
+def descendants(of: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(of.pid).children(recursive=True)
+
+
+def runs_the_peer(benchmark: subprocess.Popen[str]) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any("benchmarks.peers.pool" in one.cmdline() for one in descendants(benchmark))
+    return False
+
+
+def test_a_tiny_run_of_a_scenario():
+    found = driver.measure(TINY, silent)
+    rows = {row.key: row.value for row in found.rows}
+    assert 0 < rows["process submit"] < rows["process driver"]
+    assert all(len(values) == TINY.rounds for values in found.rounds.values())
+
+
+def test_a_peer_that_is_missing_or_fails_is_said_and_the_others_are_measured(monkeypatch):
+    monkeypatch.setitem(PEERS, "rq", Peer("Missing", "rq", "no_such_package"))
+    monkeypatch.setitem(PEERS, "ray", Peer("Failing", "no_such_module", ""))
+    found = peers.measure(TINY, silent, ["rq", "ray", "pool"], [])
+    assert len(found.missing) == 2
+    assert found.missing[0].startswith("Missing: skipped: no package no_such_package here")
+    assert "no_such_module" in found.missing[1]
+    assert {"ours", "pool", "to pool"} == {row.key for row in found.rows}
+
+
+@pytest.mark.long
+def test_what_is_interrupted_leaves_nothing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("b")
+    command = [sys.executable, "-m", "benchmarks", "--only", "peers", "--peer", "pool"]
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder)}
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    with running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("peers: pool"):
+                break
+        wait_until(lambda: runs_the_peer(running), timeout_s=60)
+        started = descendants(running)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130
+        assert running.stderr.read().splitlines()[-1] == "benchmarks: interrupted"
+    gone, alive = psutil.wait_procs(started, timeout=10)
+    assert len(gone) >= 4  # worker, two children, the peer
+    assert not alive
+    assert not list(folder.glob("qe-*"))
