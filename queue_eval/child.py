@@ -153,3 +153,7 @@ class _Child:
             output = b""
             self._surroundings.flush()  # into the pipe that the parent reads, before the report
         return Report(job, attempt, outcome, run_ms, self._function.source, body, output).encode()
+
+
+if __name__ == "__main__":  # how a worker of an earlier version starts it
+    main()

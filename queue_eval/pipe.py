@@ -170,30 +170,35 @@ class FrameBuffer:
                 return []
             data = bytes(left)
             left.clear()
-        size = len(data)
-        frames = []
+        frames: list[tuple[list[Any], bytes]] = []
         at = 0
-        self._wanted = 0
-        while size - at >= _LENGTH_BYTES:
-            begin = at + _LENGTH_BYTES
-            length = int.from_bytes(data[at:begin], "big")
-            if length >= _MOST_BYTES:
-                raise ValueError("not a frame")
-            end = begin + length
-            if size < end:
-                self._wanted = end - at
-                break
-            cut = data.find(b"\n", begin, end)
-            if cut < 0:
-                raise ValueError("not a frame")
-            header = decode(data[begin:cut])
-            if not isinstance(header, list):
-                raise ValueError("not a frame")
-            frames.append((header, data[cut + 1 : end]))
-            at = end
-        if at < size:
-            left += data[at:] if at else data
+        try:
+            while (end := self._end_of_frame(data, at)) is not None:
+                begin = at + _LENGTH_BYTES
+                cut = data.find(b"\n", begin, end)
+                header = decode(data[begin:cut]) if cut >= 0 else None
+                if not isinstance(header, list):
+                    raise ValueError("not a frame")
+                frames.append((header, data[cut + 1 : end]))
+                at = end
+        finally:  # nothing that follows what is no frame is ever taken for one
+            if at < len(data):
+                left += data[at:]
         return frames
+
+    def _end_of_frame(self, data: bytes, at: int) -> int | None:
+        """Where the frame ends that begins there; None when it is not all there."""
+        self._wanted = 0
+        if len(data) - at < _LENGTH_BYTES:
+            return None
+        length = int.from_bytes(data[at : at + _LENGTH_BYTES], "big")
+        if length >= _MOST_BYTES:
+            raise ValueError("not a frame")
+        end = at + _LENGTH_BYTES + length
+        if len(data) < end:
+            self._wanted = end - at
+            return None
+        return end
 
 
 class Kept:

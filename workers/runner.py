@@ -145,8 +145,9 @@ class Runner:
                 executor.close()
                 lane.retired.remove(executor)
         # One that has lost those it forwards to goes on looking for them: nothing is leased until it has.
-        is_idle = lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting()
-        if is_idle and now - lane.used_at > _IDLE_CLOSE_S:
+        if now - lane.used_at <= _IDLE_CLOSE_S:
+            return
+        if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
             lane.current.close()  # its processes start again when there is work
             lane.used_at = now
 

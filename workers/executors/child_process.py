@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import selectors
 import time
-from collections import OrderedDict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from queue_eval.attempt import Attempt, Token
@@ -25,19 +24,22 @@ class ChildProcess(PipedProcess):
 
     def __init__(
         self, python: str, setup: Setup, selector: selectors.BaseSelector,
-        env: Mapping[str, str] | None = None, most: int | None = None,
+        stirred: Callable[[ChildProcess], object], env: Mapping[str, str] | None = None,
+        most: int | None = None,
     ) -> None:  # fmt: skip
+        """`stirred` is called when it has spoken or is broken. What it is to know is sent by `flush`."""
         self.left = math.inf if most is None else most
         """How many attempts it may still be given; with none left it is replaced when it is idle."""
         self.threads = setup.threads
-        self.given: OrderedDict[Token, Attempt] = OrderedDict()
+        self.given: dict[Token, Attempt] = {}
         self.begun_at: dict[Token, float] = {}
+        self._queued: dict[Token, None] = {}
+        self._stirred = stirred
         self.abandoned = 0
         self.ready = False
         self.reports: list[Report] = []
         super().__init__([python, *_PROGRAM], selector, env)
         self.add(setup.encode())
-        self.flush()
 
     @property
     def free(self) -> int:
@@ -52,17 +54,18 @@ class ChildProcess(PipedProcess):
         """Add an attempt to what is sent by the next `flush`."""
         self.given[attempt.token] = attempt
         self.left -= 1
-        if len(self.given) <= self.threads:
+        if len(self.begun_at) < self.threads:
             self.begun_at[attempt.token] = time.monotonic()
+        else:
+            self._queued[attempt.token] = None
         self.add(encode_run(*attempt.token, attempt.config))
 
     def recall(self, wanted: Container[Token] | None = None) -> list[Token]:
         """Take back, of `wanted` or all, what has not begun. It may begin nevertheless when what it waits
         behind ends at this very moment; its report is then nobody's."""
-        waiting = [token for token in self.given if token not in self.begun_at]
-        recalled = [token for token in waiting if wanted is None or token in wanted]
+        recalled = [token for token in self._queued if wanted is None or token in wanted]
         for token in recalled:
-            del self.given[token]
+            del self.given[token], self._queued[token]
         if recalled:
             self.add(encode_recall(recalled))
             self.flush()
@@ -71,17 +74,28 @@ class ChildProcess(PipedProcess):
     def take(self, token: Token) -> Attempt | None:
         """Strike an attempt off; the next one in the child begins."""
         attempt = self.given.pop(token, None)
-        self.begun_at.pop(token, None)
-        for position, waiting in enumerate(self.given):
-            if position >= self.threads:
-                break
-            self.begun_at.setdefault(waiting, time.monotonic())
+        if self.begun_at.pop(token, None) is None:
+            self._queued.pop(token, None)
+        elif self._queued:
+            first = next(iter(self._queued))
+            del self._queued[first]
+            self.begun_at[first] = time.monotonic()
         return attempt
+
+    def forget_begun(self) -> dict[Token, float]:
+        """Strike off what is running, with nothing in its place, and return it and when it began."""
+        begun, self.begun_at = self.begun_at, {}
+        for token in begun:
+            del self.given[token]
+        return begun
 
     def abandon(self, token: Token) -> None:
         """Give up on a running thread: it cannot be killed, and its thread is not free again."""
         if self.take(token) is not None:
             self.abandoned += 1
+
+    def _stir(self) -> None:
+        self._stirred(self)
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         if header[0] == READY:

@@ -17,6 +17,9 @@ from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Kept
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
 
+DEATHS_ARE_TOLD = hasattr(os, "pidfd_open")
+"""Else processes must be asked whether they are dead."""
+
 
 def is_lasting(error: OSError) -> bool:
     """Whether a process that could not be started will not start the next time either."""
@@ -43,6 +46,7 @@ class PipedProcess:
         self, command: Sequence[str], selector: selectors.BaseSelector, env: Mapping[str, str] | None = None
     ) -> None:
         self.broken = False
+        self._is_killed = False
         self._frames = FrameBuffer()
         self._outbox = bytearray()
         self._output = Kept(OUTPUT_BYTES)
@@ -79,9 +83,16 @@ class PipedProcess:
         self._watch(self._pipe.fileno(), self._read)
         self._watch(self._output_fd, self.read_output)
         # The pipe's end does not tell of the process's death when it has forked: watch the process.
-        self._pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+        self._pidfd = os.pidfd_open(self._process.pid) if DEATHS_ARE_TOLD else None
         if self._pidfd is not None:
             self._watch(self._pidfd, self._died)
+
+    def _stir(self) -> None:
+        """Called when it has spoken or is broken."""
+
+    def _break(self) -> None:
+        self.broken = True
+        self._stir()
 
     def _watch(self, fd: int, ready: Callable[[], object]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, ready)
@@ -93,6 +104,10 @@ class PipedProcess:
 
     def is_dead(self) -> bool:
         return self.broken or self._process.poll() is not None
+
+    def is_known_dead(self) -> bool:
+        """The same without asking, where the system tells."""
+        return self.broken or (self._pidfd is None and self.is_dead())
 
     def add(self, frame: bytes) -> None:
         """Add to what is sent by the next `flush`."""
@@ -129,16 +144,23 @@ class PipedProcess:
         """How it ended, once it is dead."""
         return describe_exit(self._process.wait())
 
-    def kill(self) -> None:
-        """Kill the process group and let go of everything. May be called twice."""
-        if self._pipe.fileno() < 0:
+    def begin_to_kill(self) -> None:
+        """Send the signal; `kill` waits until it has taken effect, which takes the kernel a moment."""
+        if self._is_killed:
             return
+        self._is_killed = True
         for fd in self._watched:
             self._selector.unregister(fd)
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             self._process.kill()
+
+    def kill(self) -> None:
+        """Kill the process group and let go of everything. May be called twice."""
+        if self._pipe.fileno() < 0:
+            return
+        self.begin_to_kill()
         self._process.wait()
         self.hear()  # it may have spoken before it died
         self.read_output()
@@ -160,8 +182,8 @@ class PipedProcess:
         except BlockingIOError:
             return
         except OSError:
-            self.broken = True
             self._outbox.clear()
+            self._break()
 
     def _read_and_write(self) -> None:
         self._read()
@@ -174,16 +196,17 @@ class PipedProcess:
         try:
             data = self._pipe.recv(_READ_BYTES)
             if not data:
-                self.broken = True
+                self._break()
                 return False
             for header, body in self._frames.feed(data):
                 self._receive(header, body)
+            self._stir()
         except BlockingIOError:
             return False
         except (OSError, ValueError, TypeError):  # gone, or user code wrote into the pipe
-            self.broken = True
+            self._break()
             return False
         return True
 
     def _died(self) -> None:
-        self.broken = True
+        self._break()

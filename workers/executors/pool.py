@@ -27,7 +27,7 @@ from queue_eval.deaths import LOADING_S, describe_death, describe_excess, descri
 from queue_eval.states import Outcome
 from workers.executors.child_process import ChildProcess
 from workers.executors.gauge import Gauge
-from workers.executors.piped_process import is_lasting
+from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
 from workers.executors.protocol import Ended, Plan
 from workers.pace import Pace
 from workers.resources import Means, joined, on_cores
@@ -64,19 +64,31 @@ class ChildPool:
         self._plan = plan
         self._shape = shape
         self._selector = selector
-        self._children: list[ChildProcess] = []
+        self._children: dict[ChildProcess, tuple[int, ...]] = {}
+        """And the slots that each owns, where slots own something."""
+        # Each turn must cost the same with two children and with hundreds: those that something has happened
+        # to are noted, and those that may have room are struck off when they are found to have none.
+        self._stirred: dict[ChildProcess, None] = {}
+        self._free: dict[ChildProcess, None] = {}
+        self._roomy: dict[ChildProcess, None] = {}
+        self._unsent: dict[ChildProcess, None] = {}
+        self._dying: list[ChildProcess] = []
+        self._look_at = 0.0
+        """No attempt reaches its time limit before."""
         self._waiting: deque[tuple[float, Attempt]] = deque()
         self._ended: list[Ended] = []
         self._pace = Pace()
         self._noisy = False
         self._board = plan.board if shape.by_slot else None
-        self._owned: dict[ChildProcess, tuple[int, ...]] = {}
         self._gauge = Gauge(plan.memory_limit * shape.threads) if plan.memory_limit is not None else None
+        self._may_retire = plan.jobs_per_child is not None or plan.memory_limit is not None
         self._may_be_wide = False
         """Some attempt here takes several slots, or did a moment ago."""
 
     @property
     def slots(self) -> int:
+        if self._shape.threads == 1:
+            return self._plan.slots
         return max(0, self._plan.slots - sum(child.abandoned for child in self._children))
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
@@ -97,6 +109,8 @@ class ChildPool:
             dropped += running
             if running and (child.threads == 1 or not child.given):
                 self._replace(child)
+            else:
+                self._note_room(child)
         self._dispatch()
         return dropped
 
@@ -115,6 +129,7 @@ class ChildPool:
                 stuck = child.recall()
                 if stuck:
                     self._pace.add(_STUCK_MS)
+                    self._note_room(child)
                 back += stuck
         return back
 
@@ -122,28 +137,29 @@ class ChildPool:
         return []
 
     def collect(self, now: float) -> list[Ended]:
-        for child in list(self._children):
+        stirred, self._stirred = self._stirred, {}
+        for child in stirred if DEATHS_ARE_TOLD else list(self._children):
+            if child not in self._children:
+                continue
             self._take_reports(child, now)
-            if child.is_dead():
+            if child not in self._children:
+                continue
+            if child.is_known_dead():
                 self._bury(child, now)
-            else:
-                self._enforce_time_limit(child, now)
-        self._enforce_memory_limit(now)
-        for child in list(self._children):
-            if child.is_retiring and not child.given:
+            elif child.is_retiring and not child.given:
                 self._replace(child)
+        if now >= self._look_at:
+            for child in list(self._children):
+                self._enforce_time_limit(child, now)
+            self._look_at = self._first_deadline(now)
+        self._enforce_memory_limit(now)
         self._dispatch()
         ended, self._ended = self._ended, []
         return ended
 
     def next_deadline(self) -> float | None:
-        deadlines = [
-            begun_at + self._limit_of(child)
-            for child in self._children
-            for begun_at in child.begun_at.values()
-        ]
-        deadline = min(deadlines, default=math.inf)
-        return deadline if deadline < math.inf else None
+        has_limit = self._plan.time_limit_s is not None
+        return self._look_at if has_limit and any(child.given for child in self._children) else None
 
     def begun(self) -> list[Token]:
         return [token for child in self._children for token in child.begun_at]
@@ -154,10 +170,10 @@ class ChildPool:
     def close(self) -> list[Token]:
         unfinished = [token for child in self._children for token in child.given]
         unfinished += [attempt.token for _, attempt in self._waiting]
-        for child in self._children:
-            child.kill()
-            self._give_back(child)
-        self._children.clear()
+        for child in list(self._children):
+            child.given.clear()
+            self._replace(child)
+        self._bury_dying()
         self._waiting.clear()
         if self._board is not None:
             self._board.leave(self)
@@ -179,15 +195,33 @@ class ChildPool:
             child = self._child_for(self._waiting[0][1])
             if child is None:
                 break
-            child.give(self._waiting.popleft()[1])
+            self._give(child)
             if child.is_retiring:
                 self._prepare_successor()
-        extra = self._queue_depth()
-        for child in self._children:
-            depth = child.threads + extra if extra and not child.abandoned else 0
-            while self._waiting and len(child.given) < depth and not child.is_retiring:
-                child.give(self._waiting.popleft()[1])
+        if self._waiting and (extra := self._queue_depth()):
+            self._fill(extra)
+        # Nothing of the next attempt begins before all of the one whose slot it takes is gone.
+        self._bury_dying()
+        for child in self._unsent:
             child.flush()
+        self._unsent.clear()
+
+    def _fill(self, extra: int) -> None:
+        """Let attempts queue in the children."""
+        for child in list(self._roomy):
+            depth = 0 if child.abandoned else child.threads + extra
+            while len(child.given) < depth and not child.is_retiring:
+                if not self._waiting:
+                    return
+                self._give(child)
+            del self._roomy[child]
+
+    def _give(self, child: ChildProcess) -> None:
+        child.give(self._waiting.popleft()[1])
+        self._unsent[child] = None
+
+    def _note_room(self, child: ChildProcess) -> None:
+        self._free[child] = self._roomy[child] = None
 
     def _has_wide(self) -> bool:
         held = [attempt for child in self._children for attempt in child.given.values()]
@@ -196,13 +230,18 @@ class ChildPool:
     def _child_for(self, attempt: Attempt) -> ChildProcess | None:
         """A child that can begin it now, a new one if need be."""
         width = min(attempt.slots, self._plan.slots)
-        is_crowded = self._may_be_wide or any(child.is_retiring for child in self._children)
+        is_crowded = self._may_be_wide or (
+            self._may_retire and any(child.is_retiring for child in self._children)
+        )
         if is_crowded and self._in_use() + width > self._plan.slots:
             return None
-        for child in self._children:
-            fits = self._board is None or len(self._owned[child]) == width
+        for child in list(self._free):
+            if not child.free:
+                del self._free[child]
+                continue
+            fits = self._board is None or len(self._children[child]) == width
             # A child that died unnoticed must not cost an attempt that never reached it.
-            if fits and child.free and not child.is_dead():
+            if fits and not child.is_dead():
                 return child
         return self._start_child(width)
 
@@ -238,8 +277,12 @@ class ChildPool:
             return None
 
     def _is_full(self) -> bool:
-        serving = sum(not child.is_retiring for child in self._children)
-        return self._board is None and serving >= self._shape.children
+        if self._board is not None:
+            return False
+        serving = len(self._children)
+        if self._may_retire:
+            serving = sum(not child.is_retiring for child in self._children)
+        return serving >= self._shape.children
 
     def _prepare_successor(self) -> None:
         """Have the next process load the run function while the last attempts of another one run."""
@@ -258,15 +301,20 @@ class ChildPool:
             # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
             with on_cores(means.cores if means is not None else ()):
                 child = ChildProcess(
-                    self._plan.python, self._plan.setup, self._selector, env, self._plan.jobs_per_child
-                )
+                    self._plan.python, self._plan.setup, self._selector, self._note_stirred, env,
+                    self._plan.jobs_per_child,
+                )  # fmt: skip
         except OSError:
             if self._board is not None:
                 self._board.give_back(slots)
             raise
-        self._children.append(child)
-        self._owned[child] = slots
+        self._children[child] = slots
+        self._unsent[child] = None
+        self._note_room(child)
         return child
+
+    def _note_stirred(self, child: ChildProcess) -> None:
+        self._stirred[child] = None
 
     def _take_slots(self, width: int) -> tuple[tuple[int, ...] | None, Means | None]:
         """Slots for a new child, and what it may use. The slots are None when others are busy with them."""
@@ -278,32 +326,42 @@ class ChildPool:
         slots = self._board.take(width)
         return slots, None if slots is None else self._board.owned(slots)
 
-    def _give_back(self, child: ChildProcess) -> None:
-        slots = self._owned.pop(child, ())
-        if self._board is not None:
-            self._board.give_back(slots)
-
     def _take_reports(self, child: ChildProcess, now: float) -> None:
         if not child.reports:
             return
         reports, child.reports = child.reports, []
+        # What several have printed is that of the first: none were queued behind one that prints.
+        printed = child.take_output() if child.threads == 1 else b""
+        self._noisy = self._noisy or bool(printed)
         for report in reports:
             token = (report.id, report.attempt)
             begun_at = child.begun_at.get(token, now)
             if child.take(token) is None:
                 continue  # abandoned or forgotten meanwhile
             slot_ms = max(report.run_ms, (now - begun_at) * 1000)
-            output = report.output
-            if child.threads == 1:
-                output = child.take_output()
-                self._noisy = self._noisy or bool(output)
+            output, printed = report.output or printed, b""
             self._pace.add(report.run_ms)
             outcome = Outcome(report.outcome)
             self._ended.append(
                 Ended(token, outcome, report.run_ms, slot_ms, now, report.source, report.body, output)
             )
-        if self._shape.one_attempt_each or (child.abandoned and not child.given):
+        if self._shape.one_attempt_each:
+            self._replace_soon(child)
+        elif child.abandoned and not child.given:
             self._replace(child)
+        else:
+            self._note_room(child)
+
+    def _first_deadline(self, now: float) -> float:
+        """When the first attempt reaches its time limit, of these and of all that begin from now on."""
+        if self._plan.time_limit_s is None:
+            return math.inf
+        deadlines = (
+            begun_at + self._limit_of(child)
+            for child in self._children
+            for begun_at in child.begun_at.values()
+        )
+        return min([now + self._plan.time_limit_s, *deadlines])
 
     def _enforce_time_limit(self, child: ChildProcess, now: float) -> None:
         limit = self._limit_of(child)
@@ -344,16 +402,15 @@ class ChildPool:
             elif held > limit / 2:
                 # What it holds beyond its attempt must not be charged to the next one.
                 child.left = 0
+                if not child.given:
+                    self._replace(child)
 
     def _stop_excess(self, child: ChildProcess, limit: int, held: int, now: float) -> None:
-        begun = dict(child.begun_at)
+        begun = child.forget_begun()
         # One attempt alone would only do it again. Of several in one process nobody knows which one it was:
         # they are lost, as by any death of it.
         outcome = Outcome.ERROR if len(begun) == 1 else Outcome.LOST
         body = describe_excess(limit, held, max(0, len(begun) - 1))
-        for token in begun:
-            child.take(token)
-            child.begun_at = {}  # what comes up next had not begun
         output = self._replace(child)
         for token, begun_at in begun.items():
             self._end(token, outcome, (now - begun_at) * 1000, body, output if child.threads == 1 else b"")
@@ -364,11 +421,9 @@ class ChildPool:
         if child not in self._children:
             return
         death = child.describe_exit()
-        begun = dict(child.begun_at)
+        begun = child.forget_begun()
         output = child.take_output() if begun else b""
         for token, begun_at in begun.items():
-            child.take(token)
-            child.begun_at = {}  # what comes up next had not begun
             body = describe_death("ran this job", death, output)
             self._end(token, Outcome.LOST, (now - begun_at) * 1000, body, output)
         self._replace(child)
@@ -376,13 +431,34 @@ class ChildPool:
     def _replace(self, child: ChildProcess) -> bytes:
         """Kill a child; what it had not begun goes back to waiting. Returns its last output."""
         child.kill()
-        self._children.remove(child)
-        self._give_back(child)
+        slots = self._strike_off(child)
+        if self._board is not None:
+            self._board.give_back(slots)
         now = time.monotonic()
         for attempt in reversed(child.given.values()):
             self._waiting.appendleft((now, attempt))
         child.given.clear()
         return child.take_output()
+
+    def _replace_soon(self, child: ChildProcess) -> None:
+        """The same for one that has nothing to do any more: the next interpreter may start while the kernel
+        clears this one away."""
+        if self._board is not None:  # where slots own something, they are not free before it is gone
+            self._replace(child)
+            return
+        child.begin_to_kill()
+        self._strike_off(child)
+        self._dying.append(child)
+
+    def _bury_dying(self) -> None:
+        for child in self._dying:
+            child.kill()
+        self._dying.clear()
+
+    def _strike_off(self, child: ChildProcess) -> tuple[int, ...]:
+        for noted in (self._stirred, self._free, self._roomy, self._unsent):
+            noted.pop(child, None)
+        return self._children.pop(child)
 
     def _end(self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes) -> None:
         self._ended.append(Ended(token, outcome, run_ms, run_ms, time.monotonic(), "", body, output))
