@@ -14,7 +14,8 @@ SETUP = Setup("m:f", b"pickle", ("/a", "/b"), {"k": [1]}, threads=3, forward={"x
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 64, 10_000])
 def test_any_pieces(size):
-    sent = [SETUP.encode(), REPORT.encode(), encode_run(1, 2, b"{}"), frame(("x", "\N{SNOWMAN}"), b"b" * 9000)]
+    other = frame(("x", "\N{SNOWMAN}"), b"b" * 9000)
+    sent = [SETUP.encode(), REPORT.encode(), encode_run(1, 2, b"{}"), other]
     stream = b"".join(sent) * 2
     frames = FrameBuffer()
     got = [one for at in range(0, len(stream), size) for one in frames.feed(stream[at : at + size])]
