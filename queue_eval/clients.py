@@ -42,19 +42,41 @@ _RESHARDING_STEPS = 1
 """Redirections of a cluster after which its layout is read anew."""
 
 
-class _Packer(HiredisRespSerializer):
+_LARGE_BYTES = 2**15
+"""What is as long is sent from where it lies: hiredis copies it several times, at 2 ms for each MB."""
+
+
+class Packer(HiredisRespSerializer):
     """Numbers are rendered here: a signal that arrives while hiredis renders one crashes the process."""
 
     def pack(self, *args: Any) -> Any:
         packed: Any = [str(a).encode() if isinstance(a, (int, float)) else a for a in args]
+        if max(map(len, packed)) >= _LARGE_BYTES:
+            return _in_pieces(packed)
         return super().pack(*packed)
+
+
+def _in_pieces(arguments: list[str | bytes]) -> list[bytes]:
+    """A command in RESP, large arguments as pieces of their own."""
+    pieces: list[bytes] = []
+    between = bytearray(b"*%d\r\n" % len(arguments))
+    for argument in arguments:
+        data = argument.encode() if isinstance(argument, str) else argument
+        between += b"$%d\r\n" % len(data)
+        if len(data) >= _LARGE_BYTES:
+            pieces += (bytes(between), data)
+            between.clear()
+        else:
+            between += data
+        between += b"\r\n"
+    return [*pieces, bytes(between)]
 
 
 class _Packing:
     """A connection that packs as we do; set by class, because a cluster passes on no packer."""
 
     def __init__(self, *, on_connected: Callable[[], None] | None = None, **keywords: Any) -> None:
-        super().__init__(**{**keywords, "command_packer": _Packer()})
+        super().__init__(**{**keywords, "command_packer": Packer()})
         self._on_connected = on_connected
         # Its name and version are not sent: two commands less, which a user would need a right to. By
         # attribute, because the argument has another name in other versions of redis-py.
