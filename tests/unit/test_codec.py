@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
-from queue_eval.codec import MAX_CONFIG_BYTES, canonical, decode, encode_config, encode_options, encode_result
+from queue_eval.codec import (
+    MAX_CONFIG_BYTES,
+    canonical,
+    decode,
+    encode,
+    encode_config,
+    encode_options,
+    encode_result,
+)
 from queue_eval.errors import ConfigError, ResultError, UsageError
 from queue_eval.states import FAIL_RETURN_VALUE
 
@@ -68,6 +77,20 @@ def test_a_config_that_contains_itself_is_refused():
 def test_a_huge_config_is_refused():
     with pytest.raises(ConfigError, match="put large data in a file"):
         encode_config({"a": "x" * (MAX_CONFIG_BYTES + 1)}, 0)
+
+
+@pytest.mark.parametrize("length", [2**14 - 2, 2**14 - 1, 2**14, 2**16])
+@pytest.mark.parametrize("special", ["", '"', "\\", "\n", "\0", "\x1f", "\x7f", "é", "😀", "\ud800"])
+def test_a_long_text_is_written_and_read_as_json_does(length, special):
+    for text in (special + "x" * length, "x" * length + special, "x" * length + special + "y"):
+        assert encode(text) == json.dumps(text)
+        assert decode(encode(text)) == decode(encode(text).encode()) == text
+
+
+@pytest.mark.parametrize("inside", ["\n", '"', "\\"])
+def test_a_long_text_that_is_not_json_is_refused(inside):
+    with pytest.raises(ValueError, match="char"):
+        decode('"' + "x" * 2**15 + inside + '"')
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), np.array(np.inf)])
