@@ -1,4 +1,4 @@
-"""A process that runs user code: ``python -P -c 'from queue_eval.child import main; main()' PIPE LIFELINE``.
+"""A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed]``; PROGRAM calls `main`.
 
 It reads frames from PIPE (a socket), runs the run function, and answers each with one report. With one
 thread the run function runs in the main thread, so that user code may set signal handlers; with more, N
@@ -7,7 +7,8 @@ like ours must not be shadowed: so it imports as little as it can, what only som
 of what the standard library wraps, the inside.
 
 The process dies with its parent, with all it has forked and even while user code holds the GIL: the kernel
-sends SIGKILL to its process group when the parent's end of LIFELINE closes.
+sends SIGKILL to its process group when the parent's end of LIFELINE closes. With ``armed`` the parent
+sees to that before it says what to run.
 """
 
 from __future__ import annotations
@@ -17,19 +18,17 @@ import sys
 from time import perf_counter
 
 from queue_eval.execution import RunFunction
-from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import READY, FrameBuffer, Report, frame, parse_setup
 from queue_eval.surroundings import Surroundings, ThreadOutput
 
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
+    import _socket
     import signal
-    import socket
     from typing import Any
 else:
     import _signal as signal
-    import _socket as socket
 
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
@@ -39,11 +38,14 @@ _LOOK_S = 0.0001
 
 
 def main() -> None:
-    pipe_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
-    die_with_parent(lifeline_fd)
-    pipe = socket.socket(fileno=pipe_fd)
-    pipe.setblocking(True)
-    os.set_inheritable(pipe_fd, False)
+    pipe_fd, lifeline_fd, *armed = sys.argv[1:]
+    if not armed:
+        from queue_eval.lifeline import die_with_parent
+
+        die_with_parent(int(lifeline_fd))
+    pipe = int(pipe_fd)
+    for fd in (pipe, int(lifeline_fd)):
+        os.set_inheritable(fd, False)
     # Interrupts of the terminal are the parent's affair.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [""]
@@ -56,8 +58,10 @@ def main() -> None:
 class _Child:
     """Serves one pipe until its end. Reports are sent whole, under a lock, in the order attempts end."""
 
-    def __init__(self, pipe: socket.socket) -> None:
+    def __init__(self, pipe: int) -> None:
         self._pipe = pipe
+        self._socket: _socket.socket | None = None
+        """The same, for whoever looks without waiting."""
         self._frames = FrameBuffer()
         self._function: RunFunction | None = None
         self._threads = 1
@@ -73,7 +77,7 @@ class _Child:
                 return
         if self._threads == 1:
             while (wanted := self._next()) is not None:
-                self._pipe.sendall(self._run(*wanted))
+                self._send(self._run(*wanted))
                 self._surroundings.restore()
             return
         self._serve_with_threads()
@@ -95,7 +99,7 @@ class _Child:
                         return
                     report = self._run(*wanted)
                     with send_lock:
-                        self._pipe.sendall(report)
+                        self._send(report)
             except BaseException:
                 os._exit(1)  # a slot that is gone must be seen by the parent
 
@@ -118,21 +122,36 @@ class _Child:
 
     def _read(self, *, may_wait: bool) -> bool:
         """Take what has come. False at the end of the pipe."""
-        try:
-            data = self._pipe.recv(_READ_BYTES, 0 if may_wait else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            self._looked_at = perf_counter()
+        data = os.read(self._pipe, _READ_BYTES) if may_wait else self._look()
+        if data is None:
             return True
         for header, body in self._frames.feed(data):
             self._receive(header, body)
         return bool(data)
+
+    def _look(self) -> bytes | None:
+        """What has come; None for nothing."""
+        import _socket
+
+        if self._socket is None:
+            self._socket = _socket.socket(fileno=self._pipe)
+        try:
+            return self._socket.recv(_READ_BYTES, _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._looked_at = perf_counter()
+            return None
+
+    def _send(self, data: bytes) -> None:
+        sent = os.write(self._pipe, data)
+        while sent < len(data):
+            sent += os.write(self._pipe, memoryview(data)[sent:])
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         if header[0] == "setup":
             setup = parse_setup(header, body)
             self._threads = setup.threads
             self._function = RunFunction(setup)
-            self._pipe.sendall(frame((READY,)))
+            self._send(frame((READY,)))
         elif header[0] == "recall":
             recalled = {(job, attempt) for job, attempt in header[1]}
             self._waiting = [one for one in self._waiting if one[:2] not in recalled]

@@ -13,15 +13,16 @@ else:
     import _signal as signal  # the other imports `enum`
 
 
+CAN_BE_ARMED = hasattr(fcntl, "F_SETSIG")
+"""Whether the kernel does it, rather than a thread."""
+
+
 def die_with_parent(lifeline_fd: int) -> None:
     """Have the kernel send SIGKILL to this process group when the parent's end of the pipe closes: even
     while user code holds the GIL."""
     os.set_inheritable(lifeline_fd, False)
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
-        flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
+    if CAN_BE_ARMED:
+        arm(lifeline_fd, os.getpgrp())
         try:
             gone = os.read(lifeline_fd, 1) == b""  # it may have died before the signal was armed
         except BlockingIOError:
@@ -37,3 +38,12 @@ def die_with_parent(lifeline_fd: int) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def arm(lifeline_fd: int, group: int) -> None:
+    """Have the kernel send SIGKILL to a process group when the other end of the pipe closes. The parent may
+    do so for the child: it is the pipe's end that is armed, not the process that holds it."""
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -group)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from queue_eval.deaths import describe_exit
+from queue_eval.lifeline import CAN_BE_ARMED, arm
 from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Kept
 
 _READ_BYTES = 1 << 16
@@ -37,9 +38,9 @@ def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
 class PipedProcess:
     """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
 
-    It is started as ``[*command, PIPE, LIFELINE]``, in a session of its own. Guarantees: once `kill` returns,
-    the process and all it forked into its group are dead. Assumes: all calls come from the thread that owns
-    the selector.
+    It is started as ``[*command, PIPE, LIFELINE, "armed"]``, in a session of its own. Guarantees: once `kill`
+    returns, the process and all it forked into its group are dead. Assumes: all calls come from the thread
+    that owns the selector.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class PipedProcess:
         ours, theirs = socket.socketpair()
         lifeline_read, self._lifeline = os.pipe()
         self._output_fd, output_write = os.pipe()
+        armed = ("armed",) if CAN_BE_ARMED else ()
         try:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(lifeline_read)],
+                [*command, str(theirs.fileno()), str(lifeline_read), *armed],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
@@ -67,6 +69,9 @@ class PipedProcess:
                 start_new_session=True,
                 env=_without_secrets(os.environ if env is None else env),
             )
+            if armed:
+                # Before it is told anything: should this process die now, it finds the pipe closed and ends.
+                arm(lifeline_read, self._process.pid)
         except OSError:
             ours.close()
             os.close(self._lifeline)

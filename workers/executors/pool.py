@@ -200,6 +200,7 @@ class ChildPool:
                 self._prepare_successor()
         if self._waiting and (extra := self._queue_depth()):
             self._fill(extra)
+        self._start_spares()
         # Nothing of the next attempt begins before all of the one whose slot it takes is gone.
         self._bury_dying()
         for child in self._unsent:
@@ -230,8 +231,10 @@ class ChildPool:
     def _child_for(self, attempt: Attempt) -> ChildProcess | None:
         """A child that can begin it now, a new one if need be."""
         width = min(attempt.slots, self._plan.slots)
-        is_crowded = self._may_be_wide or (
-            self._may_retire and any(child.is_retiring for child in self._children)
+        is_crowded = (
+            self._may_be_wide
+            or self._shape.one_attempt_each  # there are spares
+            or (self._may_retire and any(child.is_retiring for child in self._children))
         )
         if is_crowded and self._in_use() + width > self._plan.slots:
             return None
@@ -289,6 +292,17 @@ class ChildPool:
         # Where slots own something, they are not free before it is gone.
         if self._board is None and not self._shape.one_attempt_each and not self._is_full():
             with contextlib.suppress(OSError):  # the next attempt says so
+                if (child := self._launch(1)) is not None:
+                    self._unsent[child] = None
+
+    def _start_spares(self) -> None:
+        """Have an interpreter start for each attempt that waits, up to one a slot, while others run. It is
+        told nothing, and so runs nothing of the user's, before it is given its attempt."""
+        if self._board is not None or not self._shape.one_attempt_each:
+            return
+        wanted = min(self._plan.slots, len(self._waiting))
+        with contextlib.suppress(OSError):  # the next attempt says so
+            while wanted and sum(not child.given for child in self._children) < wanted:
                 self._launch(1)
 
     def _launch(self, width: int) -> ChildProcess | None:
@@ -309,7 +323,6 @@ class ChildPool:
                 self._board.give_back(slots)
             raise
         self._children[child] = slots
-        self._unsent[child] = None
         self._note_room(child)
         return child
 
