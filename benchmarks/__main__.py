@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from benchmarks.extent import FULL, QUICK, Extent
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extent = QUICK if asked.quick else FULL
     if asked.jobs:
         extent = dataclasses.replace(extent, size=asked.jobs)
-    # Ended from outside, it cleans up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:
         del os.environ[name]  # no server but our own
     try:
@@ -57,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"benchmarks: no picture: {error}", file=sys.stderr)
             return 1
     return 1 if document["failed"] else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # Only once: a second one would keep from ending what was started.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _measure(extent: Extent, asked: argparse.Namespace) -> dict[str, Any]:

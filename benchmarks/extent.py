@@ -25,6 +25,6 @@ class Extent:
 
 
 FULL = Extent(
-    rounds=5, jobs=10_000, trips=1000, size=200_000, seconds=3.0, starts=5, idle_s=10.0, imports=11
+    rounds=5, jobs=10_000, trips=1000, size=200_000, seconds=2.0, starts=5, idle_s=10.0, imports=11
 )
 QUICK = Extent(rounds=1, jobs=3000, trips=100, size=30_000, seconds=1.0, starts=2, idle_s=3.0, imports=3)

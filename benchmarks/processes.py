@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
@@ -23,9 +25,20 @@ def marked(mark: str) -> list[psutil.Process]:
 def kill_marked(mark: str) -> None:
     """Returns when none is left, also of those that were being started meanwhile."""
     while left := marked(mark):
-        for process in left:
-            try:
-                process.kill()
-                process.wait(10)
-            except psutil.Error:
-                continue
+        _kill(left)
+
+
+def kill_family(process: psutil.Process, mark: str) -> None:
+    """A marked process and all that it has started: also what writes its title where its environment was."""
+    family = [process]
+    with suppress(psutil.NoSuchProcess):
+        family += process.children(recursive=True)
+    _kill(family)
+    kill_marked(mark)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+            process.wait(10)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,11 @@ class Stage:
                 time.sleep(0.001)
             yield Worker(name, psutil.Process(process.pid), time.perf_counter() - began)
         finally:
-            process.send_signal(signal.SIGTERM)
             try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_S)
+            finally:
                 process.kill()  # its children die with it
                 process.wait()
 
@@ -162,6 +163,7 @@ def open_stage(fsync: str = "always") -> Iterator[Stage]:
         )
         home = Path(folder) / "home"
         stack.callback(stop_server, home)
+        stack.callback(stop_server, home)  # twice: the first may be interrupted
         start_server(home, fsync=fsync)
         access = read_access(home)
         assert access is not None

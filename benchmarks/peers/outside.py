@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.broker import Broker
 from benchmarks.peers import PEERS
 from benchmarks.peers.inside import BROKER
-from benchmarks.processes import kill_marked, new_mark
+from benchmarks.processes import kill_family, new_mark
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,37 +52,20 @@ class Outside:
         self.peer = PEERS[name]
         self._python = python
         self._fsync = fsync
-        self._mark = new_mark()
-        self._broker: Broker | None = None
+        # Each step of the end is done whatever happens in the one before, also when that is interrupted.
+        self._end = ExitStack()
         self._process: subprocess.Popen[str] | None = None
-        # A short path: those of Ray's sockets are limited.
-        self._folder = Path(tempfile.mkdtemp(prefix="qe-peer-"))
         self.version = ""
         self.settings = ""
 
     def __enter__(self) -> Outside:
-        try:
+        with self._end:
             self._start()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._end = self._end.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            with suppress(OSError):
-                self._process.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_S)
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
-        kill_marked(self._mark)
-        if self._broker is not None:
-            self._broker.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._end.close()
 
     def run(self, jobs: int) -> float:
         """Seconds from the first submission to all results."""
@@ -92,19 +77,42 @@ class Outside:
         return times
 
     def _start(self) -> None:
-        environment = os.environ | {self._mark: "1", "TMPDIR": str(self._folder)}
+        # A short path: those of Ray's sockets are limited.
+        folder = Path(tempfile.mkdtemp(prefix="qe-peer-"))
+        self._end.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._log = folder / "log"
+        mark = new_mark()
+        environment = os.environ | {mark: "1", "TMPDIR": str(folder)}
         if self.peer.durable:
-            self._broker = Broker(self._folder, self._fsync)
-            self._broker.start()
-            environment[BROKER] = self._broker.url
+            broker = Broker(folder, self._fsync)
+            self._end.callback(broker.kill)
+            broker.start()
+            environment[BROKER] = broker.url
         command = [self._python, "-m", f"benchmarks.peers.{self.peer.module}", *self.peer.arguments]
-        with (self._folder / "log").open("wb") as log:
+        with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 text=True, start_new_session=True,
             )  # fmt: skip
+        self._end.callback(self._close_pipes)
+        self._end.callback(kill_family, psutil.Process(self._process.pid), mark)
+        self._end.callback(self._ask_to_end)
         said = self._reply()
         self.version, self.settings = said["version"], said["settings"]
+
+    def _ask_to_end(self) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+
+    def _close_pipes(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.wait()
+        self._process.stdout.close()
 
     def _ask(self, jobs: int, batch: int) -> Any:
         assert self._process is not None
@@ -127,5 +135,5 @@ class Outside:
         return json.loads(line)
 
     def _last_words(self) -> str:
-        lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
+        lines = self._log.read_text(errors="replace").strip().splitlines()
         return f"last words: {lines[-1].strip()[:200]}" if lines else "it said nothing"
