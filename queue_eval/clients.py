@@ -8,9 +8,10 @@ met one has not run.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
@@ -50,13 +51,17 @@ class Packer(HiredisRespSerializer):
     """Numbers are rendered here: a signal that arrives while hiredis renders one crashes the process."""
 
     def pack(self, *args: Any) -> Any:
-        packed: Any = [str(a).encode() if isinstance(a, (int, float)) else a for a in args]
+        name = args[0]
+        if " " in name if isinstance(name, str) else b" " in name:
+            return super().pack(*args)  # two words
+        # Not left to the serializer: it looks at each argument anew for what none of ours is.
+        packed: Any = tuple([str(a).encode() if isinstance(a, (int, float)) else a for a in args])
         if max(map(len, packed)) >= _LARGE_BYTES:
             return _in_pieces(packed)
-        return super().pack(*packed)
+        return [hiredis.pack_command(packed)]
 
 
-def _in_pieces(arguments: list[str | bytes]) -> list[bytes]:
+def _in_pieces(arguments: Sequence[str | bytes]) -> list[bytes]:
     """A command in RESP, large arguments as pieces of their own."""
     pieces: list[bytes] = []
     between = bytearray(b"*%d\r\n" % len(arguments))

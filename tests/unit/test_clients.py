@@ -14,6 +14,8 @@ SMALL, LARGE = b"s" * 100, b"l" * 2**20
     "arguments",
     [
         ("PING",),
+        ("CONFIG GET", "save"),
+        (b"CONFIG GET", "save"),
         ("SET", "key", SMALL),
         ("SET", "key", LARGE),
         ("SET", "ключ", "é" * 2**20),
