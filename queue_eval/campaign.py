@@ -20,7 +20,7 @@ from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
 from queue_eval.moves import Enqueued, EnqueueReply, Opened, Submission
 from queue_eval.outcomes import fill, rebuilt
-from queue_eval.paging import PAGE, batches, pages
+from queue_eval.paging import PAGE, Portion, batches
 from queue_eval.past import Past, past_pages, without_collections
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 STEP_S = 1.0
 """Longest wait for results at a stretch: how soon chores are done and an interruption is noticed."""
-
-_PAGE_OF_RESULTS = 2000
 
 CheckedConfig = tuple[dict[str, Any], str]
 """A private copy of a config, and its JSON (see `codec.encode_config`)."""
@@ -242,7 +240,7 @@ class Campaign:
             block_s = 0.0  # it may be enough
         # The ledger's cursor counts, not the reader's: what was read but not taken in is read again.
         self._reader.cursor = self.ledger.cursor
-        entries = self._reader.read(block_s, _PAGE_OF_RESULTS)
+        entries = self._reader.read(block_s)
         if self._is_in_doubt():
             # Not taken in: they may be of jobs that have been given the ids of ours.
             return True
@@ -251,7 +249,7 @@ class Campaign:
             with self.lock:
                 self.ledger.cursor = entries[-1].entry
                 self.lock.notify_all()
-        return len(entries) == _PAGE_OF_RESULTS
+        return self._reader.may_have_more
 
     def _reassure(self, block_s: float) -> bool:
         """Make sure that nothing was forgotten, unless another thread is submitting; whether to read on."""
@@ -266,10 +264,14 @@ class Campaign:
     def _take_joined(self) -> bool:
         with self.lock:
             entries = sorted(self.ledger.joined.values(), key=entry_order)
-        for page in pages(entries, PAGE):
+        portion = Portion()
+        at = 0
+        while page := entries[at : at + portion.count]:
             found = self.queue.entries(page)
             if self._is_in_doubt():
                 break
+            at += len(page)
+            portion.seen(len(page), sum(len(entry.body) for entry in found))
             self._take(found)
             self._give_up_missing(set(page) - {entry.entry for entry in found})
             with self.lock:

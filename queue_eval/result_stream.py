@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from queue_eval import failpoints
 from queue_eval.connection import BlockingClient, Link
 from queue_eval.faults import REDIS_ERRORS
+from queue_eval.paging import Portion
 from queue_eval.states import State
 
 log = logging.getLogger(__name__)
@@ -110,11 +111,17 @@ class ResultReader:
         self._link = link
         self._max_block_s = max_block_s
         self._key = key
+        self._portion = Portion()
         self.cursor = cursor
+        self.may_have_more = False
+        """Whether the last read may have left something behind."""
         self._client = BlockingClient(link, max_block_s + _MARGIN_S)
 
-    def read(self, block_s: float, count: int = 2000) -> list[ResultEntry]:
-        """Entries after the cursor; waits up to `block_s` for the first, and for a server that is away."""
+    def read(self, block_s: float, count: int | None = None) -> list[ResultEntry]:
+        """Entries after the cursor, `count` or some megabytes of them; waits up to `block_s` for the first,
+        and for a server that is away."""
+        count = count or self._portion.count
+        self.may_have_more = False
         block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
         failpoints.reach("server.before-read")
         try:
@@ -132,6 +139,8 @@ class ResultReader:
             return []
         entries = parse_entries(reply[0][1])
         self.cursor = reply[0][1][-1][0].decode()
+        self._portion.seen(len(entries), sum(len(entry.body) for entry in entries))
+        self.may_have_more = len(reply[0][1]) == count
         return entries
 
     def close(self) -> None:

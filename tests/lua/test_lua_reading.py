@@ -19,9 +19,9 @@ def reader(campaign):
     reader.close()
 
 
-def finish(campaign, count):
+def finish(campaign, count, body=b"1"):
     campaign.add(count)
-    campaign.settle("w1", *(settlement(token) for token in campaign.lease(room=count)))
+    campaign.settle("w1", *(settlement(token, body=body) for token in campaign.lease(room=count)))
 
 
 def test_a_reader_gets_every_entry_once_and_in_order(campaign, reader):
@@ -31,6 +31,26 @@ def test_a_reader_gets_every_entry_once_and_in_order(campaign, reader):
     assert found == campaign.results()
     assert sorted(found, key=lambda entry: entry_order(entry.entry)) == found
     assert reader.read(0) == []
+
+
+def test_a_reader_knows_whether_it_left_something_behind(campaign, reader):
+    finish(campaign, 120)
+    found = reader.read(0)
+    assert reader.may_have_more
+    assert len(found) < 120
+    found += reader.read(0)
+    assert not reader.may_have_more
+    assert found == campaign.results()
+    assert (reader.read(0), reader.may_have_more) == ([], False)
+
+
+def test_a_reader_takes_few_large_results_at_a_time(campaign, reader):
+    finish(campaign, 120, body=b'"' + b"x" * 400_000 + b'"')
+    sizes = []
+    while found := reader.read(0):
+        sizes.append(len(found))
+    assert sum(sizes) == 120
+    assert max(sizes[1:]) <= 20
 
 
 def test_a_reader_wakes_when_something_finishes(campaign, reader):
