@@ -1,0 +1,196 @@
+"""What a job costs, counted rather than timed, so that it is the same on every machine.
+
+When a figure here grows, a change has made every job of everybody dearer: it needs a reason. When it shrinks,
+write the new figure down.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queue_eval import Evaluator
+from queue_eval.access import read_access
+from queue_eval.codec import encode
+from queue_eval.connection import Link
+from queue_eval.keys import Keys
+from queue_eval.moves import Lease, Settlement, Submission
+from queue_eval.queue import CampaignQueue
+from queue_eval.server import start_server
+from queue_eval.states import Outcome
+from tests.support.fake_worker import FakeWorker
+from tests.support.waiting import wait_until
+
+BATCH = 500
+BATCHES = 8
+
+COMMANDS = {
+    "enqueue": {"evalsha": 1, "hget": 3, "hmget": 1, "hset": 4, "time": 1, "zadd": 2},
+    "lease": {
+        "evalsha": 1, "hget": 3, "hlen": 1, "hmget": 2, "hset": 2, "time": 1, "zadd": 2, "zcard": 3,
+        "zpopmin": 1,
+    },
+    "settle": {
+        "evalsha": 1, "hdel": 1, "hget": 3, "hlen": 1, "hmget": 3, "hset": 2, "time": 1, "xadd": BATCH,
+        "zadd": 2, "zcard": 3,
+    },
+    "read": {"xrange": 1},
+}  # fmt: skip
+"""What the server executes for one call with a batch. Only XADD is once for each job."""
+
+BYTES = {"enqueue": (75, 0.1), "lease": (1.2, 85), "settle": (93, 14), "read": (0.1, 104)}
+"""To the server and back, for each job of a batch."""
+
+MEMORY = {"waiting": 216, "finished": 258}
+"""Bytes of the campaign's keys for each job."""
+
+DRIVER = {"submit": 10, "gather": 1}
+"""Commands that are executed for a driver that reuses, for a batch: one script, and one read."""
+
+TOLERANCE = 0.03
+
+
+class Counter:
+    """What the server has executed and moved between two looks."""
+
+    def __init__(self, home: Path) -> None:
+        access = read_access(home)
+        assert access is not None
+        self._link = Link(access, name="counter")
+        self._executed: dict[str, int] = {}
+
+    def close(self) -> None:
+        self._link.close()
+
+    def start(self) -> None:
+        self._link.client.config_resetstat()
+
+    def commands(self) -> dict[str, int]:
+        stats = self._link.client.info("commandstats")
+        names = {name.removeprefix("cmdstat_"): value["calls"] for name, value in stats.items()}
+        return {name: calls for name, calls in names.items() if "|" not in name and name != "info"}
+
+    def sent_by(self, name: str) -> tuple[int, int, int]:
+        """Commands (those in scripts, too) and bytes to the server and back, of all connections of this name."""
+        clients = [c for c in self._link.client.client_list() if c["name"] == name]
+        return tuple(sum(int(c[f]) for c in clients) for f in ("tot-cmds", "tot-net-in", "tot-net-out"))
+
+    def finished(self, campaign: str) -> int:
+        return self._link.client.hlen(Keys(campaign).index)
+
+    def memory_of(self, queue: CampaignQueue) -> int:
+        sizes = [self._link.client.memory_usage(key, samples=0) for key in queue.keys.columns]
+        return sum(size or 0 for size in sizes)
+
+
+@pytest.fixture
+def counter(own_home: Path) -> Iterator[Counter]:
+    start_server(own_home, keep=True)
+    counter = Counter(own_home)
+    yield counter
+    counter.close()
+
+
+@pytest.fixture
+def mover(own_home: Path, counter: Counter) -> Iterator[Link]:
+    """Who makes the moves; its bytes and commands are those counted."""
+    access = read_access(own_home)
+    assert access is not None
+    link = Link(access, name="mover")
+    yield link
+    link.close()
+
+
+class Moves:
+    """Each move for a batch, as one call."""
+
+    def __init__(self, queue: CampaignQueue) -> None:
+        self.queue = queue
+        self._numbers = itertools.count(1)
+        self._leases: list[Lease] = []
+
+    def enqueue(self) -> None:
+        first = BATCH * next(self._numbers)
+        batch = [Submission(encode(c), b"%012d" % c["x"]) for c in configs(first, BATCH)]
+        self.queue.enqueue("d", first, batch, reuse=False)
+
+    def lease(self) -> None:
+        self._leases = self._settle([], BATCH)
+        assert len(self._leases) == BATCH
+
+    def settle(self) -> None:
+        ended = [
+            Settlement(
+                lease.id, lease.attempt, Outcome.OK, 0.003, 1.0, "a1b2c3d4", b"17", b"", lease.request,
+                lease.digest,
+            )
+            for lease in self._leases
+        ]  # fmt: skip
+        self._settle(ended, 0)
+
+    def read(self) -> None:
+        assert len(self.queue.read_after("0-0", BATCH)) == BATCH
+
+    def _settle(self, ended: list[Settlement], room: int) -> list[Lease]:
+        return self.queue.settle(
+            "worker-1", ended, lease_ms=30_000, request=f"life-{next(self._numbers)}", room=room, prefetch=0,
+            slots=1, now=1.0,
+        ).leases  # fmt: skip
+
+
+def configs(first: int, count: int) -> list[dict[str, Any]]:
+    return [{"x": x, "rate": x / 7, "kind": "relu"} for x in range(first, first + count)]
+
+
+def test_a_call_executes_and_moves_what_is_written_down(counter: Counter, mover: Link) -> None:
+    queue, _ = CampaignQueue.open(mover, "c", {"function": "m:f", "method": "thread"}, accept_change=False)
+    moves = Moves(queue)
+    for move in (moves.enqueue, moves.enqueue, moves.lease, moves.settle):
+        move()  # the first calls make keys and load the scripts
+    moves.enqueue()
+    for name in ("enqueue", "lease", "settle", "read"):
+        _, to_server, back = counter.sent_by("mover")
+        counter.start()
+        getattr(moves, name)()
+        executed = counter.commands()
+        _, then_to_server, then_back = counter.sent_by("mover")
+        assert executed == COMMANDS[name], name
+        per_job = (then_to_server - to_server) / BATCH, (then_back - back) / BATCH
+        assert per_job == pytest.approx(BYTES[name], rel=TOLERANCE, abs=0.5), name
+
+
+def test_a_job_takes_as_much_memory_as_is_written_down(counter: Counter, mover: Link) -> None:
+    queue, _ = CampaignQueue.open(mover, "c", {"function": "m:f", "method": "thread"}, accept_change=False)
+    moves = Moves(queue)
+    memory = {}
+    for _ in range(BATCHES):
+        moves.enqueue()
+    memory["waiting"] = counter.memory_of(queue) / (BATCH * BATCHES)
+    for _ in range(BATCHES):
+        moves.lease()
+        moves.settle()
+    memory["finished"] = counter.memory_of(queue) / (BATCH * BATCHES)
+    assert memory == pytest.approx(MEMORY, rel=TOLERANCE)
+
+
+def test_a_driver_sends_as_few_commands_as_are_written_down(counter: Counter, own_home: Path) -> None:
+    options = {"campaign": "c", "home": own_home, "local_workers": False}
+    with Evaluator.create("tests.support.functions:run", "thread", options) as driver:
+        worker = FakeWorker(own_home, "c")
+        try:
+            executed: dict[str, int] = {}
+            for first in (0, BATCH):  # the first round loads the scripts and learns the host of the worker
+                before = counter.sent_by("queue_eval-driver")[0]
+                driver.submit(configs(first, BATCH))
+                between = counter.sent_by("queue_eval-driver")[0]
+                wait_until(lambda first=first: counter.finished("c") == first + BATCH)
+                assert len(driver.gather("ALL", timeout=20)) == BATCH
+                after = counter.sent_by("queue_eval-driver")[0]
+                executed = {"submit": between - before, "gather": after - between}
+        finally:
+            worker.close()
+    assert executed == DRIVER
