@@ -75,7 +75,7 @@ class Counter:
         return {name: calls for name, calls in names.items() if "|" not in name and name != "info"}
 
     def sent_by(self, name: str) -> tuple[int, int, int]:
-        """Commands (those in scripts, too) and bytes to the server and back, of all connections of this name."""
+        """Commands (those in scripts, too), bytes to the server and back, of connections of this name."""
         clients = [c for c in self._link.client.client_list() if c["name"] == name]
         return tuple(sum(int(c[f]) for c in clients) for f in ("tot-cmds", "tot-net-in", "tot-net-out"))
 
