@@ -114,8 +114,7 @@ class Campaign:
                 one.state = State.SCHEDULED if delay_ms else State.PENDING
                 new.append(one)
             self._register(new, reply.jobs, reply.fence, watcher)
-            pairs = zip(new, batch, strict=True)
-            self._undone.add([Sent(job, sent, priority, delay_ms, slots) for job, sent in pairs])
+            self._undone.add(new, batch, priority=priority, delay_ms=delay_ms, slots=slots)
             jobs += new
         return jobs
 

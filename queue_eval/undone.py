@@ -35,22 +35,61 @@ class Sent:
     slots: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Jobs that were sent together. Tuples of plain values: thousands of small objects that live for long and
+    then die would have Python look for garbage among all jobs, several times as often."""
+
+    jobs: tuple[Job, ...]
+    configs: tuple[str, ...]
+    fingerprints: tuple[bytes, ...]
+    occurrences: tuple[int, ...]
+    priority: int
+    delay_ms: int
+    slots: int
+    newest_ms: float
+    """When the last of them was submitted."""
+
+    def each(self) -> Iterator[Sent]:
+        columns = zip(self.jobs, self.configs, self.fingerprints, self.occurrences, strict=True)
+        for job, config, fingerprint, occurrence in columns:
+            submission = Submission(config, fingerprint, occurrence)
+            yield Sent(job, submission, self.priority, self.delay_ms, self.slots)
+
+    def is_past(self, end_ms: float) -> bool:
+        """Whether all was submitted before, and is over."""
+        return self.newest_ms < end_ms and all(job.status == Job.DONE for job in self.jobs)
+
+
 class Undone:
     """Assumes: one thread at a time."""
 
     def __init__(self) -> None:
-        self._sent: deque[Sent] = deque(maxlen=_MOST)
+        self._sent: deque[_Batch] = deque()
+        self._count = 0
 
-    def add(self, sent: Sequence[Sent]) -> None:
+    def add(
+        self, jobs: Sequence[Job], submissions: Sequence[Submission], *,
+        priority: int, delay_ms: int, slots: int,
+    ) -> None:  # fmt: skip
         """The server has acknowledged these."""
-        self._sent.extend(sent)
-        newest = _stamp(sent[-1]) if sent else 0
-        while self._sent and _is_over(self._sent[0]) and _stamp(self._sent[0]) < newest - _KEPT_MS:
-            self._sent.popleft()
+        if not jobs:
+            return
+        configs, fingerprints, occurrences = zip(*submissions, strict=True)
+        newest_ms = max(job.submitted_ms or 0 for job in jobs)
+        batch = _Batch(
+            tuple(jobs), configs, fingerprints, occurrences, priority, delay_ms, slots, newest_ms
+        )
+        self._sent.append(batch)
+        self._count += len(jobs)
+        end_ms = newest_ms - _KEPT_MS
+        while self._count - len(self._sent[0].jobs) >= _MOST or self._sent[0].is_past(end_ms):
+            self._count -= len(self._sent.popleft().jobs)
 
     def find(self, queue: CampaignQueue) -> list[Sent]:
         """Those that the server does not have (any more), in the order of submission."""
-        by_age = sorted(self._sent, key=lambda sent: (_stamp(sent), sent.job.id), reverse=True)
+        each = (sent for batch in self._sent for sent in batch.each())
+        by_age = sorted(each, key=lambda sent: (_stamp(sent), sent.job.id), reverse=True)
         undone: list[Sent] = []
         vouched_ms = -1
         for page in _growing(by_age):
@@ -104,7 +143,3 @@ def _growing(sent: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
 
 def _stamp(sent: Sent) -> int:
     return int(sent.job.submitted_ms or 0)
-
-
-def _is_over(sent: Sent) -> bool:
-    return sent.job.status == Job.DONE
