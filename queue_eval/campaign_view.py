@@ -17,9 +17,10 @@ from queue_eval.states import State
 
 SCHEMA_VERSION = "2"
 
-STAMP_DIGITS = 13
+STAMP_DIGITS = 8
+"""To the base of 36."""
 
-_FAR_MS = 10.0 ** (STAMP_DIGITS + 1)
+_FAR_MS = 1e14
 """Later than any clock says."""
 
 
@@ -239,7 +240,7 @@ class CampaignView:
 def parse_config(value: bytes) -> tuple[int, bytes]:
     """(submission time in ms, config JSON) of what stands in the column; a damaged time reads as 0."""
     stamp = value[:STAMP_DIGITS]
-    return int(stamp) if stamp.isdigit() else 0, value[STAMP_DIGITS:]
+    return int(stamp, 36) if stamp.isalnum() else 0, value[STAMP_DIGITS:]
 
 
 def _text(value: bytes) -> str:

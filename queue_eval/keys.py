@@ -8,7 +8,7 @@ cluster and campaigns spread over it. `Keys.columns` is the order in which every
 key                type    holds
 =================  ======  ==========================================================================
 ``:meta``          hash    function, method, options, creation time, schema version, last id
-``:configs``       hash    id -> 13 digits of submission time (ms, Unix) followed by the config (JSON)
+``:configs``       hash    id -> submission time (ms, Unix; 8 digits, base 36), then the config (JSON)
 ``:scheduled``     zset    id by due time (ms)
 ``:pending``       zset    id by (priority, id): see `pending_score` in ``_shared.lua``
 ``:pending:<w>``   zset    the same, of jobs that take w slots, from 2 on

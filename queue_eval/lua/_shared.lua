@@ -60,6 +60,27 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- A config stands behind the time of its submission: 8 digits to the base of 36, enough until the year 2059.
+local STAMP = 8
+
+local function stamp_of(ms)
+  local text = ''
+  for _ = 1, STAMP do
+    local digit = ms % 36
+    text = string.sub('0123456789abcdefghijklmnopqrstuvwxyz', digit + 1, digit + 1) .. text
+    ms = (ms - digit) / 36
+  end
+  return text
+end
+
+local function submitted_ms(stamped)
+  return tonumber(string.sub(stamped or '', 1, STAMP), 36)
+end
+
+local function config_of(stamped)
+  return string.sub(stamped or '', STAMP + 1)
+end
+
 local function gone(uid)
   return redis.call('HGET', META, 'uid') ~= uid
 end

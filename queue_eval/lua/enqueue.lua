@@ -35,7 +35,7 @@ local known = hmget(FINGERPRINTS, digests)
 
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local first_id = last_id + 1
-local stamp, score = tostring(now), delay_ms > 0 and now + delay_ms
+local stamp, score = stamp_of(now), delay_ms > 0 and now + delay_ms
 local fresh, configs, fingerprints, places, ranks, widths, joined = {}, {}, {}, {}, {}, {}, {}
 for i = 1, count do
   local at = FIRST + (i - 1) * width
@@ -112,7 +112,7 @@ if #joined > 0 then
     unfinished = unfinished or not entry
     found[#found + 1] = joined[k]
     found[#found + 1] = entry or ''
-    found[#found + 1] = tonumber(string.sub(made[k] or '', 1, 13)) or now
+    found[#found + 1] = submitted_ms(made[k]) or now
   end
   if unfinished and redis.call('HEXISTS', META, 'retried') == 1 then fence = newest_entry() end
 end

@@ -15,7 +15,7 @@ local configs, past = hmget(CONFIGS, ids), histories(ids)
 local restamped = {}
 for i, id in ipairs(ids) do
   restamped[#restamped + 1] = id
-  restamped[#restamped + 1] = now .. string.sub(configs[i] or '', 14)
+  restamped[#restamped + 1] = stamp_of(now) .. config_of(configs[i])
   if past[i] then
     local h = parse_history(past[i])
     marks[#marks + 1] = id

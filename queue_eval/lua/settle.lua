@@ -54,7 +54,7 @@ if #ARGV >= FIRST then
   for k, config in ipairs(hmget(CONFIGS, strays)) do
     local i = stray_places[k]
     local digest = ARGV[FIRST + (i - 1) * WIDTH + 6]
-    foreign[i] = digest ~= '' and string.sub(redis.sha1hex(string.sub(config or '', 14)), 1, 16) ~= digest
+    foreign[i] = digest ~= '' and string.sub(redis.sha1hex(config_of(config)), 1, 16) ~= digest
   end
   local elsewhere = #strays > 0 and holders(strays) or {}
 

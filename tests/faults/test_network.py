@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from queue_eval.access import Access, find_access
+from queue_eval.campaign_view import STAMP_DIGITS
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.connection import Link
 from queue_eval.queue import CampaignQueue
@@ -309,7 +310,7 @@ def picture(queue: CampaignQueue) -> Any:
     column = queue.keys.column
     return (
         {field: value for field, value in there.meta.items() if field not in passing},
-        {job: value[13:] for job, value in there.configs.items()},
+        {job: value[STAMP_DIGITS:] for job, value in there.configs.items()},
         [one.worker for one in queue.snapshot().workers if one.expiry_ms > 0],
         there.scheduled, there.by_width, there.held, there.registered, there.attempts, there.widths,
         [(_without_age(fields[b"outcome"]), fields[b"body"]) for _, fields in there.results],

@@ -135,7 +135,7 @@ def check_same(model: Model, real: Real) -> None:
     assert {int(job): int(at) for job, at in scheduled} == due
 
     configs = {
-        int(job): (int(value[:STAMP_DIGITS]), value[STAMP_DIGITS:].decode())
+        int(job): (int(value[:STAMP_DIGITS], 36), value[STAMP_DIGITS:].decode())
         for job, value in columns.configs.items()
     }
     assert configs == {job.id: (job.submitted_ms, job.config) for job in jobs}

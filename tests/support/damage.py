@@ -141,8 +141,8 @@ DAMAGES: dict[str, Damage] = {
     **{
         f"config {name}": Damage(_field("configs", 1, value), _ends("failed", "succeeded"))
         for name, value in {
-            "garbage": GARBAGE, "short": "12", "list": "1700000000000[1]", "missing": None,
-            "deep": "1700000000000" + "[" * 200_000,
+            "garbage": GARBAGE, "short": "12", "list": "loyw3v28[1]", "missing": None,
+            "deep": "loyw3v28" + "[" * 200_000,
         }.items()
     },
     "pending member": Damage(_member("pending", GARBAGE), _ends()),
