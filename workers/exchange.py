@@ -181,6 +181,8 @@ class Exchange:
     def _note(self, trade: Trade, reply: Settled) -> None:
         if self._book.settled(trade) and self._spool is not None:
             self._spool.clear()
+        if not log.isEnabledFor(logging.DEBUG):
+            return
         for settlement, verdict in zip(trade.settlements, reply.verdicts, strict=True):
             log.debug(
                 "job %d attempt %d of %s: %s, %s",

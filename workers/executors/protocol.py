@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import Setup
@@ -12,8 +12,7 @@ from queue_eval.states import Method, Outcome
 from workers.slot_board import SlotBoard
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """One execution that was made, or given up."""
 
     token: Token
