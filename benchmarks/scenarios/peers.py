@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.extent import Extent, Progress
 from benchmarks.findings import Found, Row
@@ -20,7 +21,8 @@ TRIPS = 30
 def measure(extent: Extent, progress: Progress, names: Sequence[str], pythons: Sequence[str]) -> Found:
     found = Found()
     ours: list[float] = []
-    rounds: dict[str, list[float]] = {"ours": ours}
+    settings: dict[str, str] = {}
+    rounds: dict[str, Any] = {"ours": ours, "settings": settings}
     with open_stage() as stage, stage.driver("process") as driver:
         for name in names:
             progress(f"peers: {name}")
@@ -34,11 +36,13 @@ def measure(extent: Extent, progress: Progress, names: Sequence[str], pythons: S
                 continue
             rounds[name] = rates
             rate = statistics.median(rates)
-            note = f"{1000 * trip_s:.1f} ms a trip; {peer.version}: {peer.settings}"
+            settings[name] = peer.settings
+            note = f"{1000 * trip_s:.1f} ms a trip; {peer.version}"
             found.rows += [
                 Row(name, PEERS[name].what, rate, "/s", note),
                 Row(f"to {name}", "  ours to it", statistics.median(mine) / rate, "", _kind(name)),
             ]
+    found.rounds = rounds
     found.rows.insert(0, Row("ours", "queue_eval, process", statistics.median(ours), "/s"))
     return found
 

@@ -49,6 +49,8 @@ def test_a_peer_that_is_missing_or_fails_is_said_and_the_others_are_measured(mon
     assert found.missing[0].startswith("Missing: skipped: no package no_such_package here")
     assert "no_such_module" in found.missing[1]
     assert {"ours", "pool", "to pool"} == {row.key for row in found.rows}
+    assert len(found.rounds["pool"]) == 1
+    assert found.rounds["settings"] == {"pool": "two processes, submit"}
 
 
 @pytest.mark.long
