@@ -40,7 +40,7 @@ def measure(extent: Extent, progress: Progress) -> Found:
     rows = [
         Row("cpu", "CPU of the worker and its children", 100 * cpu / took_s, "% of a core", note),
         Row("server cpu", "CPU of the server meanwhile", 100 * server_cpu / took_s, "% of a core"),
-        Row("commands", "commands that the server executes", commands / took_s, "/s", "blocking reads, heartbeats"),
+        Row("commands", "commands that the server executes", commands / took_s, "/s", "also in scripts"),
         Row("resident", "resident, of all three processes", resident / 1e6, "MB", "shared pages in each"),
         Row("memory", f"{_memory_kind()} of all", shared_once / 1e6, "MB", "shared pages once"),
     ]
