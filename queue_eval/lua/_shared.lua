@@ -384,7 +384,7 @@ end
 -- Returns { id, attempt, the slots it starts on or 0 when prefetched, config, ... }; the due time of the next
 -- scheduled job or nil; the width of the wide job that the worker is to let slots run free for, or 0; and
 -- whether wide jobs wait that it cannot take now (0|1).
-local function lease(worker, request, room, prefetch, slots, now)
+local function lease(worker, request, room, prefetch, slots, now, paused, most_running)
   local held = held_key(worker)
   local field = 'worker:' .. worker
   local due = promote(now)
@@ -415,9 +415,8 @@ local function lease(worker, request, room, prefetch, slots, now)
   -- Also when nothing is leased: this very call, arriving once more, must not lease then.
   redis.call('HSET', REQUESTS, field, request)
 
-  local limits = redis.call('HMGET', META, 'paused', 'most_running')
-  if limits[1] == '1' then return {}, due, 0, 0 end
-  local most = may_be_held(limits[2])
+  if paused then return {}, due, 0, 0 end
+  local most = may_be_held(most_running)
   -- No marker: whatever ends will leave one.
   if most < 1 then return {}, due, 0, 0 end
   local has_wide = redis.call('ZCARD', WIDE) > 0

@@ -13,8 +13,10 @@ local known = redis.call('HMGET', META, 'uid', 'schema', 'function', 'method')
 local status = 'opened'
 if not known[1] then
   status = 'created'
-  redis.call('HSET', META, 'uid', uid, 'schema', schema, 'created_ms', now_ms(), 'last_id', 0,
-    'server_run', server_run())
+  -- Seen by those who reclaim: a server that is frozen before any of them has asked was away, too.
+  local now = now_ms()
+  redis.call('HSET', META, 'uid', uid, 'schema', schema, 'created_ms', now, 'last_id', 0,
+    'server_run', server_run(), 'reclaim_seen', now)
 elseif known[2] ~= schema then
   status = 'schema'
 elseif accept ~= '1' and (known[3] ~= wanted['function'] or known[4] ~= wanted['method']) then

@@ -15,7 +15,10 @@
 -- request gets the same leases.
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-if gone(uid) then return GONE end
+-- One look for all that is needed of it: each call costs as much as several fields.
+local meta = redis.call('HMGET', META, 'uid', 'revision', 'paused', 'most_running', 'last_id', 'max_attempts',
+  'max_losses', 'retry_first_ms', 'retry_factor', 'retry_max_ms')
+if meta[1] ~= uid then return GONE end
 local now = now_ms()
 local held = held_key(worker)
 local FIRST, WIDTH = 8, 7
@@ -25,11 +28,9 @@ if #ARGV >= FIRST then
   local ids = {}
   for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
   local tokens, past = hmget(held, ids), histories(ids)
-  local known = redis.call('HMGET', META, 'last_id', 'max_attempts', 'max_losses', 'retry_first_ms',
-    'retry_factor', 'retry_max_ms')
-  local last_id = tonumber(known[1])
-  local max_attempts, max_losses = tonumber(known[2]) or 1, tonumber(known[3]) or 1
-  local first_ms, factor, max_ms = tonumber(known[4]) or 0, tonumber(known[5]) or 1, tonumber(known[6]) or 0
+  local last_id = tonumber(meta[5])
+  local max_attempts, max_losses = tonumber(meta[6]) or 1, tonumber(meta[7]) or 1
+  local first_ms, factor, max_ms = tonumber(meta[8]) or 0, tonumber(meta[9]) or 1, tonumber(meta[10]) or 0
 
   local mine, others, places = {}, {}, {}
   for i, id in ipairs(ids) do
@@ -40,7 +41,9 @@ if #ARGV >= FIRST then
       places[#places + 1] = i
     end
   end
-  -- What is held is not finished: only the others are looked up.
+  -- What is held is not finished: only the others are looked up. But an index that is none is to stop this call
+  -- before it has written anything.
+  redis.call('HLEN', INDEX)
   local finished, strays, stray_places = {}, {}, {}
   for k, entry in ipairs(hmget(INDEX, others)) do
     local i = places[k]
@@ -134,9 +137,9 @@ end
 local leases, due, reserved, aside = {}, nil, 0, 0
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
-  leases, due, reserved, aside = lease(worker, request, room, prefetch, slots, now)
+  leases, due, reserved, aside = lease(worker, request, room, prefetch, slots, now, meta[3] == '1', meta[4])
 else
   wake_if_limited()
 end
-return { leases, due or '', now, tonumber(redis.call('HGET', META, 'revision')) or 0, verdicts,
+return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
          reserved, aside }

@@ -31,11 +31,11 @@ BATCHES = 8
 COMMANDS = {
     "enqueue": {"evalsha": 1, "hget": 3, "hmget": 1, "hset": 4, "time": 1, "zadd": 2},
     "lease": {
-        "evalsha": 1, "hget": 3, "hlen": 1, "hmget": 2, "hset": 2, "time": 1, "zadd": 2, "zcard": 3,
+        "evalsha": 1, "hget": 1, "hlen": 1, "hmget": 2, "hset": 2, "time": 1, "zadd": 2, "zcard": 3,
         "zpopmin": 1,
     },
     "settle": {
-        "evalsha": 1, "hdel": 1, "hget": 3, "hlen": 1, "hmget": 3, "hset": 2, "time": 1, "xadd": BATCH,
+        "evalsha": 1, "hdel": 1, "hget": 1, "hlen": 2, "hmget": 2, "hset": 2, "time": 1, "xadd": BATCH,
         "zadd": 2, "zcard": 3,
     },
     "read": {"xrange": 1},

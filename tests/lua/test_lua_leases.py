@@ -290,6 +290,16 @@ def test_after_the_server_was_frozen_reclaim_holds_off_one_grace(campaign):
     assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == [1]
 
 
+def test_a_server_that_was_frozen_before_anybody_has_asked_was_away_too(campaign):
+    campaign.add(1)
+    campaign.lease()
+    campaign.expire("w1")
+    made_at, seen = campaign.client.hmget(campaign.queue.keys.meta, "created_ms", "reclaim_seen")
+    assert seen == made_at
+    campaign.client.hincrby(campaign.queue.keys.meta, "reclaim_seen", -LEASE_MS)
+    assert campaign.queue.reclaim(grace_ms=LEASE_MS).ids == []
+
+
 @pytest.mark.parametrize("sign", [{"server_run": "another"}, {"reclaim_seen": 1}])
 def test_a_lease_that_expires_just_after_the_server_was_away_has_its_grace_too(campaign, sign):
     campaign.add(1)

@@ -117,11 +117,14 @@ class Model:
     """Driver -> sequence and first id of its last batch without reuse."""
     reserving: dict[str, int] = field(default_factory=dict)
     was_restarted: bool = False
-    asked_ms: int | None = None
-    """When somebody last asked for expired leases."""
+    asked_ms: int = field(init=False)
+    """When somebody last asked for expired leases; at first, when the campaign was made."""
     back_ms: int | None = None
     """When it was noticed that the server had been away, and until when whoever noticed it holds off."""
     holds_off_until_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self.asked_ms = self.now_ms
 
     # Drivers
 
@@ -307,11 +310,11 @@ class Model:
 
     def _holds_off(self, grace_ms: int) -> float:
         """Until when nothing is reclaimed, for the server was away."""
-        asked_ms = self.now_ms if self.asked_ms is None else self.asked_ms
-        if self.was_restarted or (grace_ms and self.now_ms - asked_ms > grace_ms / 2):
+        away_ms = self.now_ms - self.asked_ms
+        if self.was_restarted or (grace_ms and away_ms > grace_ms / 2):
             self.was_restarted = False
             self.back_ms, self.holds_off_until_ms = self.now_ms, self.now_ms + grace_ms
-        if self.asked_ms is None or self.now_ms - asked_ms > grace_ms / 8:
+        if away_ms > grace_ms / 8:
             self.asked_ms = self.now_ms
         if self.back_ms is None:
             return 0
