@@ -11,11 +11,12 @@ class IdSet:
         self._count = 0
 
     def add(self, id_: int) -> None:
-        place, bit = divmod(id_, 8)
-        if place >= len(self._bits):
-            self._bits.extend(bytes(max(place + 1, 2 * len(self._bits)) - len(self._bits)))
-        if not self._bits[place] & 1 << bit:
-            self._bits[place] |= 1 << bit
+        place, mask = id_ >> 3, 1 << (id_ & 7)
+        bits = self._bits
+        if place >= len(bits):
+            bits.extend(bytes(max(place + 1, 2 * len(bits)) - len(bits)))
+        if not bits[place] & mask:
+            bits[place] |= mask
             self._count += 1
 
     def __contains__(self, id_: int) -> bool:

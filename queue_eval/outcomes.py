@@ -24,23 +24,23 @@ def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Jo
 
 def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int) -> None:
     """`host`: where its worker runs; `created_ms`: when the campaign was created."""
-    finished_ms = entry.finished_ms
-    job.state = state = entry.state
-    job.attempts = entry.attempts
-    job.cause = entry.cause or None
-    job.worker = entry.worker or None
+    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body = entry
+    job.state = state
+    job.attempts = attempts
+    job.cause = cause or None
+    job.worker = worker or None
     job.host = host
-    job.source = entry.source or None
-    job.started_ms = entry.started_ms
+    job.source = source or None
+    job.started_ms = None if run_ms is None else finished_ms - run_ms
     job.finished_ms = finished_ms
     job.elapsed_sec = max(0, finished_ms - created_ms) / 1000
     job.duration = max(0.0, finished_ms - (job.submitted_ms or finished_ms)) / 1000
     job.result = FAIL_RETURN_VALUE
     if state is State.SUCCEEDED:
         try:
-            job.result = decode(entry.body)
+            job.result = decode(body)
         except ValueError as error:  # not written by a worker of ours; one job is lost, not the gather
             job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
     elif state is State.FAILED:
-        job.error = entry.body.decode(errors="replace")
+        job.error = body.decode(errors="replace")
     job.status = Job.DONE

@@ -53,18 +53,11 @@ def parse_entries(raw: Any) -> list[ResultEntry]:
 def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
     try:
         job, state, attempts, run_ms, age_ms, source, worker, cause = fields[b"outcome"].decode().split(" ")
+        finished_ms = int(entry.partition("-")[0]) - int(age_ms)
         return ResultEntry(
-            entry=entry,
-            id=int(job),
-            state=_STATES[state],
-            attempts=int(attempts),
-            run_ms=float(run_ms) if run_ms else None,
-            finished_ms=int(entry.partition("-")[0]) - int(age_ms),
-            worker=worker,
-            source=source,
-            cause=cause,
-            body=fields[b"body"],
-        )
+            entry, int(job), _STATES[state], int(attempts), float(run_ms) if run_ms else None, finished_ms,
+            worker, source, cause, fields[b"body"],
+        )  # fmt: skip
     except (KeyError, ValueError):
         return _damaged(entry, fields)
 
