@@ -203,6 +203,22 @@ def test_a_result_that_is_too_large_says_so(tmp_path, monkeypatch):
     assert b"it takes 2,002 bytes as JSON, more than 1,000; write large data to a file" in body
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["thread", "process"])
+def test_the_largest_result_arrives_and_larger_ones_are_refused(fleet, campaign, method):
+    most = codec.MAX_RESULT_BYTES - len('""')
+    with fleet.driver(campaign, lambda config: "x" * config["size"], method) as driver:
+        fleet.worker("--campaign", campaign)
+        driver.submit([{"size": most + 1}, {"size": 100 * MB}, {"size": most}, {"size": 1}])
+        jobs = {job.config["size"]: job for job in driver.gather("ALL", timeout=60)}
+    assert jobs[most].result == "x" * most
+    assert jobs[1].result == "x"
+    refusal = r"ResultError: .* it takes [\d,]+ bytes as JSON, .* return its path"
+    for job in (jobs[most + 1], jobs[100 * MB]):
+        assert (job.state, job.cause) == ("failed", "error")
+        assert re.fullmatch(refusal, job.error)
+
+
 def raise_(error):
     raise error
 

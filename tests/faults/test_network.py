@@ -21,6 +21,7 @@ from queue_eval.access import Access, find_access
 from queue_eval.campaign_view import STAMP_DIGITS
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.connection import Link
+from queue_eval.past import past_pages
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultReader
 from queue_eval.states import Outcome
@@ -184,7 +185,7 @@ CALLS = {
     "pause": Call(lambda queue: queue.pause(True), filled, replies_the_same=False),
     "purge": Call(lambda queue: queue.purge(), finished),
     "read": Call(read, finished, reader_of, changes=False),
-    "history": Call(lambda queue: len(queue.read_until("0-0", "+")), finished, changes=False),
+    "history": Call(lambda queue: sum(map(len, past_pages(queue, "+"))), finished, changes=False),
     "snapshot": Call(lambda queue: queue.snapshot().counts, finished, changes=False),
     "outstanding": Call(lambda queue: [*queue.outstanding()], leased, changes=False),
 }  # fmt: skip
