@@ -122,6 +122,8 @@ class Settled:
     """The slots that the worker is to let run free for a wide job; 0 for none."""
     aside: bool = False
     """Whether wide jobs wait that are not for this worker now."""
+    held_back: bool = False
+    """Whether narrow jobs wait that are not: it was given its share of them in advance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ def _time_ms(said: bytes) -> int | None:
 
 
 def _settled(reply: Sequence[Any], request: str) -> Settled:
-    leases, due, now_ms, revision, verdicts, reserved, aside = reply
+    leases, due, now_ms, revision, verdicts, reserved, aside, held_back = reply
     return Settled(
         leases=[
             Lease(
@@ -201,4 +201,5 @@ def _settled(reply: Sequence[Any], request: str) -> Settled:
         verdicts=[verdict.decode() for verdict in verdicts],
         reserved=reserved,
         aside=aside == 1,
+        held_back=held_back == 1,
     )  # fmt: skip

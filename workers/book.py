@@ -28,7 +28,9 @@ _PREFETCH_MS = 50.0
 _FORWARDED_MS = 200.0
 """The same of what is forwarded, whose results come in bunches."""
 
-_PREFETCH_LONGEST_MS = 100.0
+_PREFETCH_LONGEST_MS = 500.0
+"""Half of what a job may wait for its slot here (`WAITED_TOO_LONG_S`)."""
+
 _PREFETCH_MOST = 256
 
 _PUT_OFF_S = 5.0
@@ -94,7 +96,7 @@ class Book:
                 )  # fmt: skip
                 served.let_go(one.token)
             served.missing_slots = missing_slots
-            self._ask_again_if_reserved()
+            self._a_slot_ran_free()
             self.changed.notify()
 
     def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
@@ -106,7 +108,7 @@ class Book:
             for token in tokens:
                 served.let_go(token)
             served.missing_slots = missing_slots
-            self._ask_again_if_reserved()
+            self._a_slot_ran_free()
             if release:
                 self._to_release.append((served, [(job, attempt, False) for job, attempt in tokens]))
                 # Something they waited behind was not short: ask for no more than can begin at once.
@@ -131,9 +133,9 @@ class Book:
         with self.changed:
             keys: dict[str, str] = {}
             for name, served in self._served.items():
-                # Who reserves, or has no room for what it knows of, would take that marker over and over,
-                # and hear of nothing else.
-                if served.is_withdrawn or served.reserved or served.may_have_work:
+                # Who reserves, is held back, or has no room for what it knows of, would take that marker over
+                # and over, and hear of nothing else.
+                if served.is_withdrawn or served.reserved or served.held_back or served.may_have_work:
                     continue
                 keys[served.queue.keys.wake] = name
                 if served.slots > 1 and not served.aside:
@@ -154,6 +156,7 @@ class Book:
                 served = self._served[queue.campaign] = self._lanes[queue.uid] = Served(queue, plan)
             served.plan = plan
             served.may_have_work, served.aside, served.is_withdrawn = True, False, False
+            served.held_back = False
             self._refused.pop(queue.campaign, None)
             self._reasons.pop(queue.campaign, None)
             self.changed.notify()
@@ -371,6 +374,7 @@ class Book:
             if asked > 0:
                 served.may_have_work = taken >= asked
                 served.reserved, served.aside = reply.reserved, reply.aside
+                served.held_back = reply.held_back
             if reply.next_due_ms is not None:
                 served.due_at = now + max(0, reply.next_due_ms - reply.now_ms) / 1000
             if served.reserved:
@@ -392,11 +396,11 @@ class Book:
     def _holds_too_long(self) -> bool:
         return self._is_ahead() and time.monotonic() - self._took_back_at > WAITED_TOO_LONG_S
 
-    def _ask_again_if_reserved(self) -> None:
-        # A slot has run free, perhaps in another campaign: it may be the last that was missing.
+    def _a_slot_ran_free(self) -> None:
+        # Perhaps in another campaign: it may be the last that was missing for a wide job.
         for served in self._served.values():
-            if served.reserved:
-                served.may_have_work = True
+            if served.reserved or served.held_back:
+                served.may_have_work, served.held_back = True, False
 
     def _choose(self) -> list[Served]:
         now = time.monotonic()

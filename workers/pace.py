@@ -20,8 +20,8 @@ class Pace:
         self._longest_ms = max(duration_ms, 0.98 * self._longest_ms)
 
     def fitting(self, work_ms: float, *, longest_ms: float, most: int) -> int:
-        """How many jobs make up `work_ms`, at most `most`; 0 until all of late are known to be shorter than
+        """How many jobs make up `work_ms`, from 1 to `most`; 0 until all of late are known to be shorter than
         `longest_ms`."""
         if self._seen < _ENOUGH or self._longest_ms > longest_ms:
             return 0
-        return min(most, int(work_ms / max(self._mean_ms, 0.05)))
+        return max(1, min(most, int(work_ms / max(self._mean_ms, 0.05))))

@@ -66,6 +66,8 @@ class Served:
     """The slots that are to run free for a wide job; 0 for none."""
     aside: bool = False
     """Wide jobs wait that were not for this worker when it last asked: their marker is not its business."""
+    held_back: bool = False
+    """So do narrow ones, beyond its share in advance; it asks again when a slot runs free."""
     is_trading: bool = False
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False

@@ -381,9 +381,10 @@ end
 -- worker behind short jobs. A job that was prefetched when a worker died is suspect: it only ever starts at
 -- once, so that its next death is known to be its own. A wide job starts at once, when the room has its width.
 -- slots: how many the worker has for one job, when nothing else runs there.
+-- In advance a worker is given no more than its share of what waits, so that nobody is idle for it.
 -- Returns { id, attempt, the slots it starts on or 0 when prefetched, config, ... }; the due time of the next
--- scheduled job or nil; the width of the wide job that the worker is to let slots run free for, or 0; and
--- whether wide jobs wait that it cannot take now (0|1).
+-- scheduled job or nil; the width of the wide job that the worker is to let slots run free for, or 0;
+-- whether wide jobs wait that it cannot take now (0|1); and whether narrow ones wait that are beyond its share.
 local function lease(worker, request, room, prefetch, slots, now, paused, most_running)
   local held = held_key(worker)
   local field = 'worker:' .. worker
@@ -420,11 +421,22 @@ local function lease(worker, request, room, prefetch, slots, now, paused, most_r
   -- No marker: whatever ends will leave one.
   if most < 1 then return {}, due, 0, 0 end
   local has_wide = redis.call('ZCARD', WIDE) > 0
+  local share = prefetch
+  if prefetch > 0 then
+    local workers = redis.call('ZCARD', WORKERS)
+    if workers > 1 then
+      local waiting = redis.call('ZCARD', PENDING) - room
+      share = math.max(0, math.min(prefetch, math.floor(waiting / workers)))
+    end
+  end
+  local is_held_back = share < prefetch
+  prefetch = share
   if room + prefetch <= 0 then
     -- A full worker may have taken the marker from the idle ones.
-    if redis.call('ZCARD', PENDING) > 0 then wake() end
+    local waits = redis.call('ZCARD', PENDING) > 0
+    if waits then wake() end
     if has_wide and wide_pending() > 0 then wake_wide() end
-    return {}, due, 0, 0
+    return {}, due, 0, 0, is_held_back and waits
   end
   local ids, wide, starting, reserved, aside = {}, {}, room, 0, 0
   if has_wide then
@@ -466,9 +478,11 @@ local function lease(worker, request, room, prefetch, slots, now, paused, most_r
   for i, job in ipairs(wide) do grant(narrow + i, job[2]) end
   bulk('HSET', held, tokens)
   -- The marker was taken by whoever came for these: put it back while there is more.
+  local waits = false
   if #order + #wide < most then
-    if redis.call('ZCARD', PENDING) > 0 then wake() end
+    waits = redis.call('ZCARD', PENDING) > 0
+    if waits then wake() end
     if has_wide and wide_pending() > 0 then wake_wide() end
   end
-  return reply, due, reserved, aside
+  return reply, due, reserved, aside, is_held_back and waits and #order >= starting
 end

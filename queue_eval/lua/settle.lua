@@ -6,8 +6,8 @@
 --     server that has gone back in time (a power cut, a failover) gives ids and tokens again: what comes from
 --     another lease under an equal token is not held, and counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
--- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved, aside }; leases is flat: id, attempt,
---   slots (0: prefetched), config; verdicts[i] is one of recorded, again, stale, finished; reserved and aside
+-- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved, aside, held_back }; leases is flat: id, attempt,
+--   slots (0: prefetched), config; verdicts[i] is one of recorded, again, stale, finished; reserved, aside and held_back
 --   are as of lease() in _shared.lua.
 -- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
 -- wherever it is. A stale failure is dropped.
@@ -134,12 +134,13 @@ if #ARGV >= FIRST then
   to_pending(again)
 end
 
-local leases, due, reserved, aside = {}, nil, 0, 0
+local leases, due, reserved, aside, held_back = {}, nil, 0, 0, false
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
-  leases, due, reserved, aside = lease(worker, request, room, prefetch, slots, now, meta[3] == '1', meta[4])
+  leases, due, reserved, aside, held_back =
+    lease(worker, request, room, prefetch, slots, now, meta[3] == '1', meta[4])
 else
   wake_if_limited()
 end
 return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
-         reserved, aside }
+         reserved, aside, held_back and 1 or 0 }

@@ -200,12 +200,12 @@ class Model:
                 if (settlement.outcome == Outcome.OK) == is_ok:
                     verdicts[i] = self._settle_one(worker, settlement)
         leases: list[Lease] = []
-        due, reserved, aside = None, 0, False
+        due, reserved, aside, held_back = None, 0, False, False
         if lease_ms:
             self.workers[worker] = self.now_ms + lease_ms
             due = self._promote()
-            leases, reserved, aside = self._lease(worker, request, room, prefetch, slots)
-        return Settled(leases, due, self.now_ms, self.revision, verdicts, reserved, aside)
+            leases, reserved, aside, held_back = self._lease(worker, request, room, prefetch, slots)
+        return Settled(leases, due, self.now_ms, self.revision, verdicts, reserved, aside, held_back)
 
     def _settle_one(self, worker: str, settlement: Settlement) -> str:
         job = self.jobs.get(settlement.id)
@@ -339,17 +339,25 @@ class Model:
 
     def _lease(
         self, worker: str, request: str, room: int, prefetch: int, slots: int
-    ) -> tuple[list[Lease], int, bool]:
-        """The leases, for which width the worker reserves, whether wide jobs wait that were not for it."""
+    ) -> tuple[list[Lease], int, bool, bool]:
+        """The leases, for which width the worker reserves, whether wide jobs wait that were not for it, and
+        whether narrow ones do."""
         last = self.requests.get(worker)
         if request == last:
             made = [job for job in self.jobs.values() if _is_made_by(job.held, worker, request)]
-            return [self._as_lease(job) for job in made], 0, False
+            return [self._as_lease(job) for job in made], 0, False, False
         if last is not None and _is_older(request, last):
-            return [], 0, False
+            return [], 0, False, False
         self.requests[worker] = request
-        if self.paused or self.may_be_held < 1 or room + prefetch < 1:
-            return [], 0, False
+        most = self.may_be_held
+        if self.paused or most < 1:
+            return [], 0, False, False
+        share = prefetch
+        if len(self.workers) > 1:
+            share = max(0, min(prefetch, (self._narrow_pending() - room) // len(self.workers)))
+        is_held_back, prefetch = share < prefetch, share
+        if room + prefetch < 1:
+            return [], 0, False, is_held_back and self._narrow_pending() > 0
 
         narrow, wide, reserved = self._choose(worker, room, prefetch, slots)
         room -= sum(job.slots for job in wide)
@@ -362,7 +370,12 @@ class Model:
         for job in chosen + wide:
             job.state = State.RUNNING
         is_aside = any(job.slots > 1 for job in self.pending())
-        return [self._as_lease(job) for job in chosen + wide], reserved, is_aside
+        is_full = max(0, room) <= len(chosen) < most - len(wide)
+        is_held_back = is_held_back and is_full and self._narrow_pending() > 0
+        return [self._as_lease(job) for job in chosen + wide], reserved, is_aside, is_held_back
+
+    def _narrow_pending(self) -> int:
+        return sum(job.slots == 1 for job in self.pending())
 
     def _choose(self, worker: str, room: int, prefetch: int, slots: int) -> tuple[list[Job], list[Job], int]:
         narrow: list[Job] = []
