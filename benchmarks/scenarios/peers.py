@@ -10,7 +10,7 @@ from benchmarks.extent import Extent, Progress
 from benchmarks.findings import Found, Row
 from benchmarks.peers import PEERS
 from benchmarks.peers.outside import Outside, OutsideError, interpreter_of
-from benchmarks.stage import BATCH, Driver, open_stage
+from benchmarks.stage import BATCH, open_stage
 
 TITLE = "no-op evaluations per second, ours (process, two slots, appendfsync always) and others"
 
@@ -23,10 +23,11 @@ def measure(extent: Extent, progress: Progress, names: Sequence[str], pythons: S
     ours: list[float] = []
     settings: dict[str, str] = {}
     rounds: dict[str, Any] = {"ours": ours, "settings": settings}
-    with open_stage() as stage, stage.driver("process") as driver:
+    with open_stage() as stage:
         for name in names:
             progress(f"peers: {name}")
-            mine = _ours(driver, extent)
+            with stage.driver("process") as driver:
+                mine = [extent.jobs / driver.run(extent.jobs, batch=BATCH) for _ in range(extent.rounds)]
             ours += mine
             try:
                 with Outside(name, interpreter_of(name, pythons)) as peer:
@@ -49,10 +50,6 @@ def measure(extent: Extent, progress: Progress, names: Sequence[str], pythons: S
 
 def _kind(name: str) -> str:
     return "durable" if PEERS[name].durable else "not durable"
-
-
-def _ours(driver: Driver, extent: Extent) -> list[float]:
-    return [extent.jobs / driver.run(extent.jobs, batch=BATCH) for _ in range(extent.rounds)]
 
 
 def _theirs(peer: Outside, extent: Extent) -> tuple[list[float], float]:
