@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         SearchEarlyStopping,
         TqdmCallback,
     )
+    from queue_eval.codec import FAIL_RETURN_VALUE
     from queue_eval.errors import (
         CampaignConflictError,
         CampaignError,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         ThreadPoolEvaluator,
     )
     from queue_eval.job import Job
-    from queue_eval.states import FAIL_RETURN_VALUE, State
+    from queue_eval.states import State
 
 __version__ = "0.1.0"
 
@@ -62,7 +63,8 @@ _HOMES = {
         "ProcessPoolEvaluator", "RQEvaluator", "RayEvaluator", "SubprocessEvaluator", "ThreadPoolEvaluator",
     ),
     "job": ("Job",),
-    "states": ("FAIL_RETURN_VALUE", "State"),
+    "codec": ("FAIL_RETURN_VALUE",),
+    "states": ("State",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

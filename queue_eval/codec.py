@@ -11,12 +11,15 @@ it does for a small value is preparing to do it.
 
 from __future__ import annotations
 
-from _json import encode_basestring_ascii, make_encoder, make_scanner
+from queue_eval.errors import ConfigError, ResultError, UsageError
 
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
     from typing import Any
+
+FAIL_RETURN_VALUE = -3.4028235e38
+"""Result of a failed or cancelled job, and of a scalar that is not finite: the minimum of float32."""
 
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
@@ -38,15 +41,26 @@ class _Reading:
     parse_constant = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}.__getitem__
 
 
-_scan = make_scanner(_Reading)  # type: ignore[arg-type]
-
-
 def _refuse(value: object) -> Any:
     raise TypeError(f"{_kind(value)} is not JSON")
 
 
-_write = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
-_write_sorted = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", True, False, True)
+class _Tools:
+    """What `json` is made of. It cannot be pickled, but what is sent by value, as to Ray, makes its own."""
+
+    def __init__(self) -> None:
+        from _json import encode_basestring_ascii, make_encoder, make_scanner
+
+        self.scan = make_scanner(_Reading)  # type: ignore[arg-type]
+        rest = (None, _refuse, encode_basestring_ascii, None, ":", ",")
+        self.write = make_encoder(*rest, False, False, True)
+        self.write_sorted = make_encoder(*rest, True, False, True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Tools, ()
+
+
+_tools = _Tools()
 
 
 def encode(value: Any) -> str:
@@ -54,7 +68,7 @@ def encode(value: Any) -> str:
     is_long = type(value) is str and len(value) >= _LONG and value.isascii()
     if is_long and not any(character in value for character in _ESCAPED):
         return f'"{value}"'
-    return "".join(_write(value, 0))
+    return "".join(_tools.write(value, 0))
 
 
 def decode(text: str | bytes) -> Any:
@@ -63,7 +77,7 @@ def decode(text: str | bytes) -> Any:
         return str(memoryview(text)[1:-1], "ascii")
     try:
         whole = text if isinstance(text, str) else text.decode()
-        value, end = _scan(whole, 0)
+        value, end = _tools.scan(whole, 0)
         if end == len(whole):
             return value
     except (StopIteration, ValueError, RecursionError):
@@ -95,8 +109,6 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
 
     Raises ConfigError naming the position, the path and the type of what JSON cannot hold.
     """
-    from queue_eval.errors import ConfigError
-
     where = f"config {position}"
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: is {_kind(config)}; give a dict of JSON values")
@@ -126,27 +138,19 @@ def encode_result(value: Any) -> str:
     try:
         plain = _plain(value, "result", finite=False, depth=0)
     except _NotPlainError as error:
-        from queue_eval.errors import ResultError
-
         raise ResultError(
             f"the result cannot be serialised: {error.path} {error.what}; "
             f"return JSON values (numbers, strings, lists, dicts). The result was {_shown(value)}"
         ) from None
     if isinstance(plain, float) and not _is_finite(plain):
-        from queue_eval.states import FAIL_RETURN_VALUE
-
         plain = FAIL_RETURN_VALUE
     try:
         text = encode(plain)
     except ValueError:
-        from queue_eval.errors import ResultError
-
         raise ResultError(
             f"the result cannot be serialised: it holds {_HUGE_INT}; return it as text"
         ) from None
     if len(text) > MAX_RESULT_BYTES:
-        from queue_eval.errors import ResultError
-
         raise ResultError(
             f"the result cannot be serialised: it takes {len(text):,} bytes as JSON, more than "
             f"{MAX_RESULT_BYTES:,}; write large data to a file and return its path"
@@ -159,14 +163,12 @@ def encode_options(what: str, value: Any) -> str:
     try:
         return encode(_plain(value, what, finite=True, depth=0))
     except _NotPlainError as error:
-        from queue_eval.errors import UsageError
-
         raise UsageError(f"{error.path} {error.what}; give JSON values only") from None
 
 
 def canonical(config: dict[str, Any]) -> str:
     """The one text of all equal configs: the order of keys does not count."""
-    return "".join(_write_sorted(config, 0))
+    return "".join(_tools.write_sorted(config, 0))
 
 
 def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:

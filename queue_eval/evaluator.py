@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Unpack
 from queue_eval.callbacks import Callbacks
 from queue_eval.campaign import Campaign
 from queue_eval.chores import Chores
-from queue_eval.codec import encode_config
+from queue_eval.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.connection import GiveUp
 from queue_eval.errors import (
     JobFailed,
@@ -36,7 +36,7 @@ from queue_eval.opening import Line, attach_campaign, open_campaign
 from queue_eval.options import Keywords, Options, count, seconds
 from queue_eval.records import Records
 from queue_eval.single import SingleJobs
-from queue_eval.states import FAIL_RETURN_VALUE, Method, State
+from queue_eval.states import Method, State
 from queue_eval.waiting import Waiter
 
 EVALUATORS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from queue_eval.codec import decode, encode_result
+from queue_eval.errors import ConfigError, FunctionError, ResultError
 from queue_eval.function_load import load, source_hash
 from queue_eval.pipe import ERROR_BYTES, bounded
 
@@ -58,8 +59,6 @@ def _arguments(config: bytes) -> dict[str, Any]:
         what = f"it is a {type(arguments).__name__}"
     except ValueError as error:
         what = str(error)
-    from queue_eval.errors import ConfigError
-
     raise ConfigError(f"the config of this job is damaged on the server ({what}); submit it again") from None
 
 
@@ -69,8 +68,6 @@ def _as_bytes(text: str) -> bytes:
 
 def describe_error(error: BaseException) -> str:
     """A traceback without our own frames; the text ends with the error itself."""
-    from queue_eval.errors import FunctionError, ResultError
-
     if isinstance(error, (FunctionError, ResultError)) and error.__cause__ is None:
         return f"{type(error).__name__}: {error}"
     import traceback

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from queue_eval.errors import FunctionError
+
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ def split_name(name: str) -> tuple[str, str]:
     module, colon, function = name.partition(":")
     parts = [*module.split("."), *function.split(".")]
     if not colon or not all(part.isidentifier() for part in parts):
-        from queue_eval.errors import FunctionError
-
         raise FunctionError(f'{name!r} does not name a function; write it as "package.module:function"')
     return module, function
 
@@ -57,8 +57,6 @@ def load(
             if allowed is not None:
                 _check_origin(name, function, tuple(allowed))
     except BaseException as error:  # user modules may raise anything at import, even SystemExit
-        from queue_eval.errors import FunctionError
-
         if isinstance(error, FunctionError):
             raise
         raise FunctionError(
@@ -66,8 +64,6 @@ def load(
             f"looked in {[folder for folder in sys.path if folder]}"
         ) from error
     if not callable(function):
-        from queue_eval.errors import FunctionError
-
         raise FunctionError(f"the run function {name} is {type(function).__name__}, which cannot be called")
     loaded: Callable[..., Any] = function
     return loaded
@@ -80,8 +76,6 @@ def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
         inner = inner.func
     origin = str(getattr(inner, "__module__", None) or type(inner).__module__)
     if not is_module_allowed(origin, allowed):
-        from queue_eval.errors import FunctionError
-
         raise FunctionError(
             f"the run function {name} is defined in module {origin}, which this worker does not allow; "
             f"start the worker with: --allow {origin}"

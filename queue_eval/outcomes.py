@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from queue_eval.codec import decode
+from queue_eval.codec import FAIL_RETURN_VALUE, decode
 from queue_eval.job import Job
 from queue_eval.result_stream import ResultEntry
-from queue_eval.states import FAIL_RETURN_VALUE, State
+from queue_eval.states import State
 
 
 def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Job:

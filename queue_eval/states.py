@@ -35,7 +35,3 @@ class Outcome(StrEnum):
     ERROR = "error"
     TIMEOUT = "timeout"
     LOST = "lost"
-
-
-FAIL_RETURN_VALUE = -3.4028235e38
-"""Result of a failed or cancelled job, and of a scalar that is not finite: the minimum of float32."""

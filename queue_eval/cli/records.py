@@ -10,12 +10,12 @@ from typing import Any
 
 from queue_eval.campaign_view import parse_config
 from queue_eval.cli.output import iso
-from queue_eval.codec import decode
+from queue_eval.codec import FAIL_RETURN_VALUE, decode
 from queue_eval.connection import Link
 from queue_eval.paging import PAGE, pages
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, lost_entry
-from queue_eval.states import FAIL_RETURN_VALUE, State
+from queue_eval.states import State
 
 _LOOKUPS = 4000
 """Values that one look at a page of jobs may ask the server for: a few ms there."""

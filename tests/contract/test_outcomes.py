@@ -5,8 +5,8 @@ from __future__ import annotations
 import cloudpickle
 import pytest
 
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.pipe import ERROR_BYTES
-from queue_eval.states import FAIL_RETURN_VALUE
 from tests.support.executor_harness import ROOT, result_of, text_of
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from queue_eval.pipe import OUTPUT_BYTES
+from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Setup, encode_run, parse_report
 from queue_eval.states import Method
 from tests.support.executor_harness import (
     ROOT,
+    Harness,
     is_running,
     members_of_session,
     result_of,
@@ -120,6 +124,56 @@ def test_which_process_runs_what(make, method):
     if method is not Method.RAY:  # which takes whichever is idle
         assert len(pids) == (3 if method in (Method.SUBPROCESS, Method.RQ) else 1)
     assert os.getpid() not in pids
+
+
+def test_an_interpreter_that_waits_for_its_attempt_has_run_nothing_of_the_users(tmp_path):
+    (tmp_path / "tells_of_its_import.py").write_text(
+        "import os, pathlib, time\n"
+        "HERE = pathlib.Path(__file__).parent\n"
+        "(HERE / f'imported-{os.getpid()}').touch()\n"
+        "def run(config):\n"
+        "    while config['id'] == 1 and not (HERE / 'gate').exists():\n"
+        "        time.sleep(0.005)\n"
+        "    return os.getpid()\n"
+    )
+    harness = Harness(Method.SUBPROCESS, "tells_of_its_import:run", slots=1, path=(tmp_path,))
+    try:
+        tokens = harness.submit({}, {}, {})
+        harness.until(lambda: list(tmp_path.glob("imported-*")))
+        first, spare = harness.children()
+        process = psutil.Process(spare)
+        # It has made its copies of stdout and stderr, and waits.
+        harness.until(lambda: process.num_fds() >= 7 and process.status() == psutil.STATUS_SLEEPING)
+        assert harness.executor.begun() == tokens[:1]
+        assert [path.name for path in tmp_path.glob("imported-*")] == [f"imported-{first}"]
+        (tmp_path / "gate").touch()
+        pids = [result_of(one) for one in harness.wait(tokens)]
+        assert pids[:2] == [first, spare]
+        assert len({path.name for path in tmp_path.glob("imported-*")}) == len(set(pids)) == 3
+        harness.until(lambda: not harness.children())
+    finally:
+        harness.close()
+
+
+def test_a_worker_of_an_earlier_version_starts_the_child_in_its_own_way():
+    """The package may be replaced under a running worker."""
+    ours, theirs = socket.socketpair()
+    lifeline_read, lifeline = os.pipe()
+    fds = (theirs.fileno(), lifeline_read)
+    command = [sys.executable, "-P", "-m", "queue_eval.child", *map(str, fds)]
+    with ours, subprocess.Popen(command, pass_fds=fds, start_new_session=True) as child:
+        theirs.close()
+        os.close(lifeline_read)
+        try:
+            setup = Setup("tests.support.executor_functions:do", None, (str(ROOT),), {}, threads=1)
+            ours.sendall(setup.encode() + encode_run(3, 1, b" {} "))
+            frames, got = FrameBuffer(), []
+            while len(got) < 2:
+                got += frames.feed(ours.recv(1 << 16))
+            assert parse_report(*got[1]).body == b"3"
+        finally:
+            os.close(lifeline)
+        assert child.wait() == -signal.SIGKILL, "it dies with its parent"
 
 
 PARENT = """

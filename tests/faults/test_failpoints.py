@@ -18,10 +18,11 @@ import pytest
 
 from queue_eval import failpoints, lua
 from queue_eval.access import find_access
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.failpoints import POINTS, VARIABLE
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import start_server
-from queue_eval.states import FAIL_RETURN_VALUE, State
+from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.failpoint_driver import CANCELLED, COUNT
 from tests.support.fault_fleet import ROOT, Fleet, check_all_recorded, end, wait_state

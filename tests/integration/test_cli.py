@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.server import start_server, stop_server
-from queue_eval.states import FAIL_RETURN_VALUE, State
+from queue_eval.states import State
 from tests.support.cli import COMMAND, COUNTS, ROOT, cli, cli_here, complaint, document, filled_campaign
 
 

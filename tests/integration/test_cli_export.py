@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from queue_eval.access import find_access
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.connection import Link
 from queue_eval.server import start_server
-from queue_eval.states import FAIL_RETURN_VALUE, Outcome
+from queue_eval.states import Outcome
 from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign
 
 

@@ -23,8 +23,8 @@ from queue_eval import (
     UsageError,
 )
 from queue_eval.callbacks import Callback, ProfilingCallback
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.evaluator import Evaluator as Base
-from queue_eval.states import FAIL_RETURN_VALUE
 from tests.support.waiting import wait_until
 
 NAME = "tests.support.functions:run"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from queue_eval.codec import (
+    FAIL_RETURN_VALUE,
     MAX_CONFIG_BYTES,
     canonical,
     decode,
@@ -16,7 +17,6 @@ from queue_eval.codec import (
     encode_result,
 )
 from queue_eval.errors import ConfigError, ResultError, UsageError
-from queue_eval.states import FAIL_RETURN_VALUE
 
 
 def test_a_config_is_copied():
