@@ -219,7 +219,7 @@ def be_away(fleet: Fleet, campaign: str, away_s: float) -> None:
         driver.submit([fleet.gated(x) for x in range(4)] + [fleet.gated(x, "later") for x in range(4, 8)])
         driver.submit([fleet.config(x) for x in range(8, count)])
         for name in ("one", "two", "three", "four"):
-            fleet.worker("--name", name, slots=2, lease="1s")
+            fleet.worker("--name", name, slots=2, lease="2s")
         fleet.wait_begun(*range(1, 9))
         kill_server(fleet)
         # Half of what runs ends while nobody can be told, the rest afterwards.
@@ -229,8 +229,8 @@ def be_away(fleet: Fleet, campaign: str, away_s: float) -> None:
         wait_until(lambda: time.monotonic() > back_at, timeout_s=away_s + 20)
         start_server(fleet.home, keep=True)
         queue = fleet.queue(campaign)
-        # Those still running are held as before, several leases after the server is back.
-        wait_for_leases(fleet, campaign, 3, 1.0)
+        # Those still running are held as before, leases after the server is back.
+        wait_for_leases(fleet, campaign, 2, 2.0)
         wait_state(queue, State.RUNNING, 4)
         fleet.open_gate("later")
         assert sorted(job.result for job in driver.gather("ALL", timeout=30)) == list(range(count))
