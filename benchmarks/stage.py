@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -70,8 +71,9 @@ class Stage:
         began = time.perf_counter()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                env=_with_bytecode(),
+            )  # fmt: skip
         try:
             while not self.link.client.exists(worker_key(name)):
                 if process.poll() is not None or time.perf_counter() - began > _START_S:
@@ -151,6 +153,11 @@ def check(gathered: list[Job], jobs: int) -> None:
     """A benchmark of what does not work is worth nothing."""
     if len(gathered) != jobs or any(job.result != job.config["x"] for job in gathered):
         raise RuntimeError(f"{len(gathered)} of {jobs} jobs came back, or with wrong results")
+
+
+def _with_bytecode() -> dict[str, str]:
+    """The environment; modules may be kept compiled, as they are where a package was installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextmanager
