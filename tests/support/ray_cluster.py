@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from tests.support.networks import free_ports
 from tests.support.waiting import wait_until
 
 _NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
@@ -27,7 +28,7 @@ class RayCluster:
         self._cpus = cpus
         # Never as it would be by default: that depends on whether this user has ever made a token.
         self._mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else _NO_TOKEN
-        self._port = _free_port()
+        (self._port,) = free_ports(1)
         self.folder = Path(tempfile.mkdtemp(prefix="qe-ray-"))
         self._block: subprocess.Popen[bytes] | None = None
         self.start()
@@ -114,9 +115,3 @@ def _is_called(process: psutil.Process, name: str) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and (line.startswith(name) or f"/{name}" in line)
     except psutil.NoSuchProcess:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
