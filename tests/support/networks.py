@@ -66,12 +66,13 @@ class Node:
 def free_ports(count: int) -> list[int]:
     """Free ones whose neighbours 10,000 above, where the bus of a cluster listens, are free, too.
 
-    None that the system gives to outgoing connections: one of those may take it before it is used.
+    None that the system gives to outgoing connections, or Ray to its workers: those may take it before it is
+    used.
     """
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
-            port = random.randrange(12_000, 22_000)
+            port = random.randrange(20_000, 22_700)
             try:
                 for one in (port, port + 10_000):
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
