@@ -99,7 +99,7 @@ class Campaign:
         for batch in batches(self._submission(config, text, ahead) for config, text in configs):
             doubts = self.queue.link.doubts
             reply = self._enqueue(batch, priority, delay_ms, slots)
-            if self._is_in_doubt():
+            if self.queue.link.doubts != self._sure_at:
                 # Before these are registered: they may have been given ids that others had.
                 self._make_sure(doubts)
             if self._reuse:
@@ -160,10 +160,6 @@ class Campaign:
 
     # A server that has gone back in time ---------------------------------------------------------------
 
-    def _is_in_doubt(self) -> bool:
-        """Whether the server may have forgotten what it has acknowledged."""
-        return self.queue.link.doubts != self._sure_at
-
     def _make_sure(self, doubts: int) -> None:
         """Submit again what the server has forgotten. Assumes that this thread holds `_sending`.
 
@@ -187,9 +183,10 @@ class Campaign:
             if now.last_id < self.ledger.horizon:
                 for id_ in range(now.last_id + 1, self.ledger.horizon + 1):
                     self.ledger.counted.add(id_)
-            if entry_order(now.tail) < entry_order(self.ledger.cursor):
+            if undone or entry_order(now.tail) < entry_order(self.ledger.cursor):
                 # From further back: what has come since may have an earlier time than what was undone.
                 self.ledger.cursor = min(now.tail, self.opened.tail, key=entry_order)
+                self.ledger.early.clear()
         for batch in groups(undone, PAGE):
             self._send_again(batch)
         self._look_at_joined()
@@ -203,18 +200,12 @@ class Campaign:
         )
         waiting: list[tuple[Job, Enqueued]] = []
         with self.lock:
-            watchers = [self.ledger.withdraw(sent.job) for sent in batch]
-            for sent, answer, watcher in zip(batch, reply.jobs, watchers, strict=True):
-                job, former = sent.job, sent.job.id
-                job.id = job.config["id"] = answer.id
-                job.submitted_ms = answer.submitted_ms
-                if job.status == Job.DONE:
-                    # Its outcome is known here; that of the second time is nobody's.
-                    self.ledger.renumber(job, former)
-                    continue
-                waiting.append((job, answer))
-                if watcher is not None:
-                    self.ledger.watchers[job.id] = watcher
+            for sent, answer in zip(batch, reply.jobs, strict=True):
+                self.ledger.renumber(sent.job, answer.id)
+                sent.job.submitted_ms = answer.submitted_ms
+                # Of a finished one the outcome is known here; that of the second time is nobody's.
+                if sent.job.status != Job.DONE:
+                    waiting.append((sent.job, answer))
         self._register([job for job, _ in waiting], [answer for _, answer in waiting], reply.fence, None)
 
     def _look_at_joined(self) -> None:
@@ -233,22 +224,17 @@ class Campaign:
 
     def read(self, block_s: float) -> bool:
         """Take in outcomes, waiting up to `block_s` for the first; whether there may be more at once."""
-        if self._is_in_doubt():
+        doubts = self.queue.link.doubts
+        if doubts != self._sure_at:
             return self._reassure(block_s)
-        if self._take_joined():
+        if self._take_joined(doubts):
             block_s = 0.0  # it may be enough
         # The ledger's cursor counts, not the reader's: what was read but not taken in is read again.
         self._reader.cursor = self.ledger.cursor
         entries = self._reader.read(block_s)
-        if self._is_in_doubt():
-            # Not taken in: they may be of jobs that have been given the ids of ours.
-            return True
         if entries:
-            self._take(entries)
-            with self.lock:
-                self.ledger.cursor = entries[-1].entry
-                self.lock.notify_all()
-        return self._reader.may_have_more
+            self._take(entries, doubts, entries[-1].entry)
+        return self._reader.may_have_more or self.queue.link.doubts != doubts
 
     def _reassure(self, block_s: float) -> bool:
         """Make sure that nothing was forgotten, unless another thread is submitting; whether to read on."""
@@ -260,21 +246,18 @@ class Campaign:
             self._sending.release()
         return True
 
-    def _take_joined(self) -> bool:
+    def _take_joined(self, doubts: int) -> bool:
         with self.lock:
             entries = sorted(self.ledger.joined.values(), key=entry_order)
         portion = Portion()
         at = 0
         while page := entries[at : at + portion.count]:
             found = self.queue.entries(page)
-            if self._is_in_doubt():
+            if not self._take(found, doubts):
                 break
             at += len(page)
             portion.seen(len(page), sum(len(entry.body) for entry in found))
-            self._take(found)
             self._give_up_missing(set(page) - {entry.entry for entry in found})
-            with self.lock:
-                self.lock.notify_all()
         return bool(entries)
 
     def _give_up_missing(self, missing: set[str]) -> None:
@@ -287,8 +270,14 @@ class Campaign:
                 if entry in missing and job is not None:
                     self._fill(job, lost_entry(id_, entry))
                     self.ledger.resolve(job)
+            self.lock.notify_all()
 
-    def _take(self, entries: Sequence[ResultEntry]) -> None:
+    def _take(self, entries: Sequence[ResultEntry], doubts: int, cursor: str | None = None) -> bool:
+        """Whether they were taken in; the next are those after `cursor` then.
+
+        Not if there are more `doubts` than before they were read: the server may have forgotten their jobs,
+        and given the ids to others.
+        """
         with self.lock:
             strangers = [e for e in entries if self.ledger.is_candidate(e)]
             ours = [e for e in entries if e.id in self.ledger.waiting]
@@ -296,10 +285,16 @@ class Campaign:
         retried = bool(strangers) and self._retried()
         self._learn_hosts((*strangers, *ours))
         with self.lock:
+            if self.queue.link.doubts != doubts:
+                return False
             for entry in entries:
                 self._apply(entry, origins.get(entry.id), retried=retried)
                 if self.ledger.submitting:
                     self.ledger.early[entry.id] = entry.entry
+            if cursor is not None:
+                self.ledger.cursor = cursor
+            self.lock.notify_all()
+        return True
 
     def _apply(self, entry: ResultEntry, origin: Origin | None, *, retried: bool) -> None:
         ledger = self.ledger

@@ -19,6 +19,11 @@ class IdSet:
             bits[place] |= mask
             self._count += 1
 
+    def discard(self, id_: int) -> None:
+        if id_ in self:
+            self._bits[id_ >> 3] ^= 1 << (id_ & 7)
+            self._count -= 1
+
     def __contains__(self, id_: int) -> bool:
         place, bit = divmod(id_, 8)
         return 0 <= place < len(self._bits) and bool(self._bits[place] & 1 << bit)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from queue_eval.id_set import IdSet
 from queue_eval.job import Job
@@ -109,29 +110,28 @@ class Ledger:
         self.told.discard(job.id)
         self.last_id = max(self.last_id, job.id)
 
-    def withdraw(self, job: Job) -> Watcher | None:
-        """The server has forgotten this job; who awaits it by itself."""
-        if self.waiting.get(job.id) is not job:
-            return None  # finished, or its id is another one's by now
-        del self.waiting[job.id]
-        del self.tracked[job.id]
-        self.joined.pop(job.id, None)
-        self.fences.pop(job.id, None)
-        return self.watchers.pop(job.id, None)
+    def renumber(self, job: Job, id_: int) -> None:
+        """The server has forgotten this job, and has it under this id now.
 
-    def renumber(self, job: Job, former: int) -> None:
-        """A finished job has another id now."""
-        for place in (self.tracked, self.ready, self.done):
-            if place.get(former) is job:
-                del place[former]
-                place[job.id] = job
-        if former in self.told:
-            self.told.discard(former)
-            self.told.add(job.id)
-        if former in self.gathered:
-            self.gathered.add(job.id)
-        self.counted.add(job.id)
-        self.last_id = max(self.last_id, job.id)
+        Who has had that id was forgotten, too: until it is renumbered itself, it takes the former one of
+        `job`, so that no two are ever in one place.
+        """
+        former = job.id
+        if id_ != former:
+            for jobs in (self.tracked, self.ready, self.done):
+                if id_ in jobs:
+                    jobs[id_].id = jobs[id_].config["id"] = former
+            places: tuple[dict[int, Any], ...] = (
+                self.tracked, self.waiting, self.ready, self.done, self.watchers, self.joined, self.fences
+            )  # fmt: skip
+            for place in places:
+                _exchange(place, former, id_)
+            for ids in (self.told, self.gathered):
+                _exchange_members(ids, former, id_)
+        job.id = job.config["id"] = id_
+        self.joined.pop(id_, None)
+        self.fences.pop(id_, None)
+        self.last_id = max(self.last_id, id_)
 
     def is_candidate(self, entry: ResultEntry) -> bool:
         """Whether this may be the outcome of an adopted job."""
@@ -198,3 +198,19 @@ class Ledger:
                 self.done.pop(job.id, None)
                 self.tracked.pop(job.id, None)
         return handed
+
+
+def _exchange(place: dict[int, Any], one: int, other: int) -> None:
+    found = {other: place.get(one), one: place.get(other)}
+    # In this order: interrupted in between, nothing is missing.
+    place.update({id_: value for id_, value in found.items() if value is not None})
+    for id_, value in found.items():
+        if value is None:
+            place.pop(id_, None)
+
+
+def _exchange_members(ids: set[int] | IdSet, one: int, other: int) -> None:
+    if (one in ids) != (other in ids):
+        gone, come = (one, other) if one in ids else (other, one)
+        ids.discard(gone)
+        ids.add(come)

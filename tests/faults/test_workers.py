@@ -113,8 +113,7 @@ def churn(fleet: Fleet, campaign: str, method: str, count: int, every_s: float) 
         workers = [fleet.worker("--name", next(names), slots=2) for _ in range(2)]
         queue = fleet.queue(campaign)
         pause = threading.Event()
-        while queue.snapshot().counts[State.SUCCEEDED] < count:
-            before = queue.snapshot().counts[State.SUCCEEDED]
+        while (before := queue.snapshot().counts[State.SUCCEEDED]) < count:
             # The point of the test is its tempo; but a machine that is slow must get somewhere between kills.
             pause.wait(every_s)
             wait_until(lambda before=before: queue.snapshot().counts[State.SUCCEEDED] > before)

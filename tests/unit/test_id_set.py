@@ -6,10 +6,13 @@ from hypothesis import strategies as st
 from queue_eval.id_set import IdSet
 
 
-@given(st.lists(st.integers(1, 5000)), st.integers(-5, 6000))
-def test_it_is_a_set(ids, asked):
+@given(st.lists(st.integers(1, 5000)), st.lists(st.integers(1, 5000)), st.integers(-5, 6000))
+def test_it_is_a_set(ids, gone, asked):
     found = IdSet()
     for id_ in ids:
         found.add(id_)
-    assert len(found) == len(set(ids))
-    assert (asked in found) == (asked in ids)
+    for id_ in (*gone, *ids[::2]):
+        found.discard(id_)
+    left = set(ids) - {*gone, *ids[::2]}
+    assert len(found) == len(left)
+    assert (asked in found) == (asked in left)
