@@ -219,9 +219,11 @@ def attack_keys(attack: Attack) -> list[bytes]:
 def an_attaching_driver_dies(attack: Attack) -> None:
     fleet = attack.fleet
     with fleet.driver(attack.campaign) as driver:
-        driver.submit([fleet.config(1)])
+        driver.submit([fleet.gated(1)])
+    # It adopts what is outstanding: so the job must not end before.
     program = (
         f"from queue_eval import Evaluator\nwith Evaluator.attach({attack.campaign!r}) as one:\n"
+        f"    open({str(fleet.folder / 'gate')!r}, 'w').close()\n"
         "    print(one.gather('ALL')[0].result)\n"
     )
     command = [sys.executable, "-c", program]
