@@ -58,6 +58,8 @@ class Campaign:
         self._sending = threading.RLock()
         self._undone = Undone()
         self._sure_at = queue.link.doubts
+        self._is_restored = True
+        """Whether all that was found to be undone is on the server again."""
         self._occurrences: Counter[bytes] = Counter()
         self._reader = ResultReader(queue.link, queue.keys.results, opened.tail, max_block_s=STEP_S)
         self._hosts: dict[str, str] = {}
@@ -102,6 +104,10 @@ class Campaign:
             if self.queue.link.doubts != self._sure_at:
                 # Before these are registered: they may have been given ids that others had.
                 self._make_sure(doubts)
+                if self._reuse:
+                    # These may have taken the places of equal configs that were forgotten, and have joined
+                    # them again since: once more, each gets its own.
+                    reply = self._enqueue(batch, priority, delay_ms, slots)
             if self._reuse:
                 self._occurrences.update(submission.fingerprint for submission in batch)
                 ahead.subtract(submission.fingerprint for submission in batch)
@@ -172,14 +178,17 @@ class Campaign:
         self._sure_at = doubts
 
     def _restore(self) -> None:
+        doubts = self.queue.link.doubts
         now = self.queue.standing()
-        undone = self._undone.find(self.queue)
+        undone = self._undone.find(self.queue, in_order=self._is_restored)
+        self._is_restored = not undone
         if undone:
             log.warning(
                 "the server has gone back in time (a power cut, a failover): %d jobs of campaign %s are "
                 "submitted again, from job %d on", len(undone), self.queue.campaign, undone[0].job.id,
             )  # fmt: skip
         with self.lock:
+            self.ledger.forgotten = {sent.job.id: sent.job for sent in undone}
             if now.last_id < self.ledger.horizon:
                 for id_ in range(now.last_id + 1, self.ledger.horizon + 1):
                     self.ledger.counted.add(id_)
@@ -189,6 +198,9 @@ class Campaign:
                 self.ledger.early.clear()
         for batch in groups(undone, PAGE):
             self._send_again(batch)
+        with self.lock:
+            self.ledger.forgotten.clear()
+        self._is_restored = self.queue.link.doubts == doubts
         self._look_at_joined()
         if not self.queue.is_registered():
             self.queue.register(now.created_ms)
@@ -203,9 +215,11 @@ class Campaign:
             for sent, answer in zip(batch, reply.jobs, strict=True):
                 self.ledger.renumber(sent.job, answer.id)
                 sent.job.submitted_ms = answer.submitted_ms
-                # Of a finished one the outcome is known here; that of the second time is nobody's.
                 if sent.job.status != Job.DONE:
                     waiting.append((sent.job, answer))
+                elif answer.id <= self.ledger.horizon:
+                    # Its outcome is known here; that of the second time is nobody's.
+                    self.ledger.counted.add(answer.id)
         self._register([job for job, _ in waiting], [answer for _, answer in waiting], reply.fence, None)
 
     def _look_at_joined(self) -> None:

@@ -66,6 +66,9 @@ class Ledger:
     fences: dict[int, Order] = field(default_factory=dict)
     """Entry up to which the outcomes of a waiting job are out of date."""
 
+    forgotten: dict[int, Job] = field(default_factory=dict)
+    """Jobs that are being submitted again, by the ids that they have until then: also those not kept."""
+
     early: dict[int, str] = field(default_factory=dict)
     """Outcomes read while a submission was on its way, which may turn out to be of its jobs: id -> entry."""
     submitting: bool = False
@@ -118,11 +121,12 @@ class Ledger:
         """
         former = job.id
         if id_ != former:
-            for jobs in (self.tracked, self.ready, self.done):
+            for jobs in (self.forgotten, self.tracked, self.ready, self.done):
                 if id_ in jobs:
                     jobs[id_].id = jobs[id_].config["id"] = former
             places: tuple[dict[int, Any], ...] = (
-                self.tracked, self.waiting, self.ready, self.done, self.watchers, self.joined, self.fences
+                self.forgotten, self.tracked, self.waiting, self.ready, self.done, self.watchers,
+                self.joined, self.fences,
             )  # fmt: skip
             for place in places:
                 _exchange(place, former, id_)

@@ -86,8 +86,12 @@ class Undone:
         while self._count - len(self._sent[0].jobs) >= _MOST or self._sent[0].is_past(end_ms):
             self._count -= len(self._sent.popleft().jobs)
 
-    def find(self, queue: CampaignQueue) -> list[Sent]:
-        """Those that the server does not have (any more), in the order of submission."""
+    def find(self, queue: CampaignQueue, *, in_order: bool = True) -> list[Sent]:
+        """Those that the server does not have (any more), in the order of submission.
+
+        `in_order`: they were acknowledged in this order. Not when what was undone has been submitted again
+        in part: that has later times than the rest, for which it vouches nothing.
+        """
         each = (sent for batch in self._sent for sent in batch.each())
         by_age = sorted(each, key=lambda sent: (_stamp(sent), sent.job.id), reverse=True)
         undone: list[Sent] = []
@@ -99,7 +103,8 @@ class Undone:
             may_be_restamped = bool(queue.retried())
             for sent, origin in zip(page, there, strict=True):
                 if origin is not None and _is_same(sent, *origin, may_be_restamped=may_be_restamped):
-                    vouched_ms = max(vouched_ms, _stamp(sent))
+                    if in_order:
+                        vouched_ms = max(vouched_ms, _stamp(sent))
                 elif _stamp(sent) >= vouched_ms:
                     undone.append(sent)
         return undone[::-1]

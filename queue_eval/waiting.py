@@ -11,6 +11,10 @@ from queue_eval.chores import Chores, Patience
 from queue_eval.connection import GiveUp
 from queue_eval.errors import UsageError
 
+_MOST_IN_VAIN = 5
+_PAUSE_S = 0.05
+"""A server may fail each reading while it answers all else: after so many there is a pause between them."""
+
 
 class Waiter:
     """Lets any number of threads wait for outcomes of a campaign.
@@ -33,13 +37,14 @@ class Waiter:
         """
         lock = self._campaign.lock
         must_look = look_first
+        in_vain = 0
         while True:
             with lock:
                 self._check_open()
                 if not must_look and enough():
                     return
                 left_s = STEP_S if deadline is None else deadline - time.monotonic()
-                if left_s <= 0 and not must_look:
+                if left_s <= 0 and (not must_look or in_vain > _MOST_IN_VAIN):
                     return
                 # Itself, when an interruption left its mark behind: then it simply reads.
                 if self._reader not in (None, threading.get_ident()):
@@ -49,8 +54,12 @@ class Waiter:
                     continue
                 block_s = 0.0 if enough() else max(0.0, min(left_s, STEP_S))
                 self._reader = threading.get_ident()
+                cursor = self._campaign.ledger.cursor
             try:
+                if in_vain > _MOST_IN_VAIN:
+                    time.sleep(_PAUSE_S)
                 must_look = self._read(block_s, deadline)
+                in_vain = in_vain + 1 if must_look and cursor == self._campaign.ledger.cursor else 0
             finally:
                 with lock:
                     self._reader = None

@@ -6,8 +6,11 @@ always, so that the log is as long as what was acknowledged.
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.keys import CAMPAIGNS
 from queue_eval.server import start_server
 from queue_eval.states import State
-from tests.support.fault_fleet import Fleet, check_all_recorded, kill_server, wait_state
+from tests.support.fault_fleet import Fleet, check_all_recorded, end, kill_server, wait_state
 from tests.support.load import Load
 from tests.support.networks import Node, free_ports
 from tests.support.waiting import wait_until
@@ -83,6 +86,62 @@ def test_what_is_finished_and_not_gathered_when_it_is_undone_is_gathered(fleet, 
         assert {job.id for job in one.jobs_done} == {job.id for job in one.jobs} == {2, 3, 4, 5, 6}
         assert (one.num_gathered, one.num_outstanding) == (5, 0)
     check_all_recorded(queue, 6)
+
+
+def test_a_job_that_is_not_kept_does_not_drag_another_along(fleet, campaign):
+    """It was gathered, and is submitted again with the others, whose ids are given anew."""
+    with fleet.driver(campaign, keep_jobs=False) as one, fleet.driver(campaign) as two:
+        size = size_of(fleet.home)
+        one.submit([fleet.gated(0), fleet.config(1)])
+        worker = fleet.worker(slots=2)
+        (first,) = itertools.islice(one.as_completed(timeout=20), 1)
+        end(worker, signal.SIGKILL)
+        cut_power(fleet, size)
+        two.submit([fleet.config(100)])
+        fleet.open_gate()
+        fleet.worker(slots=2)
+        (second,) = one.gather("ALL", timeout=20)
+        assert [(job.id, job.result) for job in (second, first)] == [(2, 0), (3, 1)]
+        assert (one.num_gathered, one.num_outstanding) == (2, 0)
+
+
+def test_equal_configs_of_which_one_was_undone_are_two_jobs(fleet, campaign):
+    with fleet.driver(campaign) as driver:
+        size = size_of(fleet.home)
+        (one,) = driver.submit([fleet.config(7)])
+        cut_power(fleet, size)
+        (two,) = driver.submit([fleet.config(7)])
+        fleet.worker()
+        assert len(driver.gather("ALL", timeout=20)) == 2
+        assert {one.id, two.id} == {1, 2}
+    check_all_recorded(fleet.queue(campaign), 2)
+
+
+@pytest.mark.parametrize("what", ["interrupted", "undone once more"])
+def test_what_is_submitted_again_only_in_part_is_completed(fleet, campaign, monkeypatch, what):
+    """Its first part has later times than the second one, and vouches nothing for that."""
+    with fleet.driver(campaign) as driver:
+        size = size_of(fleet.home)
+        driver.submit([fleet.config(0)])
+        driver.submit([fleet.config(1)], priority=1)
+        cut_power(fleet, size)
+        send_again = driver._campaign._send_again
+        parts = itertools.count()
+
+        def cut_off(batch):
+            if next(parts) == 1:
+                if what == "interrupted":
+                    raise KeyboardInterrupt
+                cut_power(fleet, size)
+            send_again(batch)
+
+        monkeypatch.setattr(driver._campaign, "_send_again", cut_off)
+        with pytest.raises(KeyboardInterrupt) if what == "interrupted" else nullcontext():
+            driver.gather("ALL", timeout=2)
+        fleet.worker()
+        driver.gather("ALL", timeout=20)
+        assert sorted(job.result for job in driver.jobs_done) == [0, 1]
+    check_all_recorded(fleet.queue(campaign), 2)
 
 
 def test_what_is_submitted_next_does_not_take_the_place_of_what_was_undone(fleet, campaign):

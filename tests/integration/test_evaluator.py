@@ -154,6 +154,14 @@ def test_as_completed_ends_at_its_timeout(create):
     assert list(evaluator.as_completed(timeout=0.05)) == []
 
 
+def test_a_gather_ends_in_time_when_each_reading_is_to_be_made_again(create, monkeypatch):
+    """As when something between driver and server cuts off what blocks, and nothing else."""
+    evaluator = create()
+    evaluator.submit(configs(1))
+    monkeypatch.setattr(evaluator._campaign, "read", lambda _block_s: True)
+    assert evaluator.gather("ALL", timeout=0.3) == []
+
+
 def test_as_completed_left_early_loses_nothing(create, fake_worker):
     evaluator = create()
     evaluator.submit(configs(5))

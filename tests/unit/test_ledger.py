@@ -102,10 +102,11 @@ def test_a_watched_job_is_not_ready_unless_its_watcher_has_gone():
     assert (list(book.ready), list(book.done)) == ([2], [1])
 
 
-@given(st.permutations(range(1, 9)), st.lists(st.booleans(), min_size=8, max_size=8))
-def test_jobs_that_are_numbered_again_do_not_take_the_places_of_each_other(ids, are_over):
+@given(st.permutations(range(1, 9)), st.lists(st.booleans(), min_size=8, max_size=8), st.booleans())
+def test_jobs_that_are_numbered_again_do_not_take_the_places_of_each_other(ids, are_over, keep):
     """One after the other, whatever ids they are given, also those that others of them still have."""
     book = ledger(last_id=0, finished=0)
+    book.keep = keep
     jobs = [job(id_) for id_ in range(1, 9)]
     for one, is_over in zip(jobs, are_over, strict=True):
         book.add(one, None, None, retried=False)
@@ -115,11 +116,13 @@ def test_jobs_that_are_numbered_again_do_not_take_the_places_of_each_other(ids, 
     for one in gathered:
         book.record(one)
     book.hand_over(gathered)
+    book.forgotten = {one.id: one for one in jobs}
     for one, id_ in zip(jobs, ids, strict=True):
         book.renumber(one, id_)
     assert [one.id for one in jobs] == [one.config["id"] for one in jobs] == ids
-    assert book.tracked == {one.id: one for one in jobs}
-    assert book.waiting.keys() | book.ready.keys() | book.done.keys() == set(ids)
+    known = [one for one in jobs if keep or one not in gathered]
+    assert book.tracked == {one.id: one for one in known}
+    assert book.waiting.keys() | book.ready.keys() | book.done.keys() == {one.id for one in known}
     assert all(place[id_].id == id_ for place in (book.waiting, book.ready, book.done) for id_ in place)
-    assert book.done == {one.id: one for one in gathered}
+    assert book.done == {one.id: one for one in gathered if keep}
     assert {one.id for one in gathered} == {id_ for id_ in ids if id_ in book.gathered}
