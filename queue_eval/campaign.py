@@ -99,15 +99,7 @@ class Campaign:
         jobs: list[Job] = []
         ahead: Counter[bytes] = Counter()
         for batch in batches(self._submission(config, text, ahead) for config, text in configs):
-            doubts = self.queue.link.doubts
-            reply = self._enqueue(batch, priority, delay_ms, slots)
-            if self.queue.link.doubts != self._sure_at:
-                # Before these are registered: they may have been given ids that others had.
-                self._make_sure(doubts)
-                if self._reuse:
-                    # These may have taken the places of equal configs that were forgotten, and have joined
-                    # them again since: once more, each gets its own.
-                    reply = self._enqueue(batch, priority, delay_ms, slots)
+            reply = self._place(batch, priority, delay_ms, slots)
             if self._reuse:
                 self._occurrences.update(submission.fingerprint for submission in batch)
                 ahead.subtract(submission.fingerprint for submission in batch)
@@ -123,6 +115,30 @@ class Campaign:
             self._undone.add(new, batch, priority=priority, delay_ms=delay_ms, slots=slots)
             jobs += new
         return jobs
+
+    def _place(
+        self, batch: Sequence[Submission], priority: int, delay_ms: int, slots: int
+    ) -> EnqueueReply:
+        """Enqueue. If the server may have gone back in time, what it has forgotten has its ids before this
+        returns: they may be those that these were given."""
+        doubts = self.queue.link.doubts
+        reply = self._enqueue(batch, priority, delay_ms, slots)
+        is_sure = self.queue.link.doubts == self._sure_at
+        while not is_sure:
+            seen = self.queue.link.doubts
+            self._make_sure(doubts)
+            # With reuse these may have taken the places of equal configs that were forgotten, and have joined
+            # them again since: once more, each gets its own.
+            if self._reuse or not self._has(reply):
+                reply = self._enqueue(batch, priority, delay_ms, slots)
+            is_sure = self.queue.link.doubts == seen
+        return reply
+
+    def _has(self, reply: EnqueueReply) -> bool:
+        """Whether the server still has what it has acknowledged."""
+        origins = self.queue.configs_of([answer.id for answer in reply.jobs])
+        pairs = zip(origins, reply.jobs, strict=True)
+        return all(origin is not None and origin[0] == answer.submitted_ms for origin, answer in pairs)
 
     def _enqueue(
         self, batch: Sequence[Submission], priority: int, delay_ms: int, slots: int

@@ -144,6 +144,30 @@ def test_what_is_submitted_again_only_in_part_is_completed(fleet, campaign, monk
     check_all_recorded(fleet.queue(campaign), 2)
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_server_that_goes_back_twice_within_one_submission(fleet, campaign, monkeypatch, reuse):
+    """What was acknowledged after the first time is gone after the second, and its id is another's."""
+    with fleet.driver(campaign, reuse=reuse) as driver:
+        size = size_of(fleet.home)
+        (one,) = driver.submit([fleet.config(0)])
+        cut_power(fleet, size)
+        send_again = driver._campaign._send_again
+        parts = itertools.count()
+
+        def cut(batch):
+            if next(parts) == 0:
+                cut_power(fleet, size)
+            send_again(batch)
+
+        monkeypatch.setattr(driver._campaign, "_send_again", cut)
+        (two,) = driver.submit([fleet.config(1)])
+        fleet.worker()
+        assert len(driver.gather("ALL", timeout=20)) == 2
+        assert (one.result, two.result) == (0, 1)
+        assert {one.id, two.id} == {1, 2}
+    check_all_recorded(fleet.queue(campaign), 2)
+
+
 def test_what_is_submitted_next_does_not_take_the_place_of_what_was_undone(fleet, campaign):
     """A driver that submits before it has looked."""
     with fleet.driver(campaign) as driver:
