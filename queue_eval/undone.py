@@ -7,8 +7,9 @@ one backwards, so that one job that is still there vouches for all that were sub
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from queue_eval.codec import decode
@@ -96,13 +97,13 @@ class Undone:
         by_age = sorted(each, key=lambda sent: (_stamp(sent), sent.job.id), reverse=True)
         undone: list[Sent] = []
         vouched_ms = -1
+        retried = functools.cache(queue.retried)
         for page in _growing(by_age):
             if all(_stamp(sent) < vouched_ms for sent in page):
                 break
             there = queue.configs_of([sent.job.id for sent in page])
-            may_be_restamped = bool(queue.retried())
             for sent, origin in zip(page, there, strict=True):
-                if origin is not None and _is_same(sent, *origin, may_be_restamped=may_be_restamped):
+                if origin is not None and _is_same(sent, *origin, retried):
                     if in_order:
                         vouched_ms = max(vouched_ms, _stamp(sent))
                 elif _stamp(sent) >= vouched_ms:
@@ -126,11 +127,11 @@ def _how(sent: Sent) -> tuple[int, int, int]:
     return sent.priority, sent.delay_ms, sent.slots
 
 
-def _is_same(sent: Sent, submitted_ms: int, config: bytes, *, may_be_restamped: bool) -> bool:
+def _is_same(sent: Sent, submitted_ms: int, config: bytes, retried: Callable[[], int]) -> bool:
     """Whether what has this id is this job. A `retry` by the user gives it a new time."""
     if submitted_ms == sent.job.submitted_ms:
         return True
-    return may_be_restamped and _config(config) == _config(sent.submission.config.encode())
+    return _config(config) == _config(sent.submission.config.encode()) and bool(retried())
 
 
 def _config(text: bytes) -> object:

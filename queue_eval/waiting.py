@@ -12,8 +12,7 @@ from queue_eval.connection import GiveUp
 from queue_eval.errors import UsageError
 
 _MOST_IN_VAIN = 5
-_PAUSE_S = 0.05
-"""A server may fail each reading while it answers all else: after so many there is a pause between them."""
+"""Behind a deadline it is read on while that brings something, or this often: each reading may fail."""
 
 
 class Waiter:
@@ -56,8 +55,6 @@ class Waiter:
                 self._reader = threading.get_ident()
                 cursor = self._campaign.ledger.cursor
             try:
-                if in_vain > _MOST_IN_VAIN:
-                    time.sleep(_PAUSE_S)
                 must_look = self._read(block_s, deadline)
                 in_vain = in_vain + 1 if must_look and cursor == self._campaign.ledger.cursor else 0
             finally:

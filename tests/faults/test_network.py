@@ -409,8 +409,8 @@ def test_every_third_reply_is_lost(server, tmp_path, campaign, access, caplog, f
                 )
                 for thread in threads:
                     thread.start()
-                for start in range(0, count, 20):
-                    driver.submit([fleet.config(x) for x in range(start, start + 20)])
+                for start in range(0, count, 5):
+                    driver.submit([fleet.config(x) for x in range(start, start + 5)])
                 jobs = driver.gather("ALL", timeout=60)
                 done.set()
                 for thread in threads:
