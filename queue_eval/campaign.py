@@ -121,17 +121,13 @@ class Campaign:
     ) -> EnqueueReply:
         """Enqueue. If the server may have gone back in time, what it has forgotten has its ids before this
         returns: they may be those that these were given."""
-        doubts = self.queue.link.doubts
         reply = self._enqueue(batch, priority, delay_ms, slots)
-        is_sure = self.queue.link.doubts == self._sure_at
-        while not is_sure:
-            seen = self.queue.link.doubts
-            self._make_sure(doubts)
+        while self.queue.link.doubts != self._sure_at:
+            self._make_sure()
             # With reuse these may have taken the places of equal configs that were forgotten, and have joined
             # them again since: once more, each gets its own.
             if self._reuse or not self._has(reply):
                 reply = self._enqueue(batch, priority, delay_ms, slots)
-            is_sure = self.queue.link.doubts == seen
         return reply
 
     def _has(self, reply: EnqueueReply) -> bool:
@@ -182,23 +178,24 @@ class Campaign:
 
     # A server that has gone back in time ---------------------------------------------------------------
 
-    def _make_sure(self, doubts: int) -> None:
-        """Submit again what the server has forgotten. Assumes that this thread holds `_sending`.
-
-        `doubts`: those that there were when what is to be looked at had been acknowledged.
-        """
+    def _make_sure(self) -> None:
+        """Submit again what the server has forgotten. Assumes that this thread holds `_sending`."""
+        doubts = self.queue.link.doubts
         try:
-            self._restore()
+            doubts = self._restore()
         except DamagedError as error:  # which tells nothing of what was forgotten
             log.warning("cannot see whether the server has gone back in time: %s", error)
         self._sure_at = doubts
 
-    def _restore(self) -> None:
+    def _restore(self) -> int:
+        """The doubts before it looked: those that have come since are new ones."""
+        is_registered = self.queue.is_registered()
+        # As little as possible comes after this: where replies are lost all the time it must end at last.
         doubts = self.queue.link.doubts
-        now = self.queue.standing()
         undone = self._undone.find(self.queue, in_order=self._is_restored)
-        self._is_restored = not undone
+        now = self.queue.standing()
         if undone:
+            self._is_restored = False
             log.warning(
                 "the server has gone back in time (a power cut, a failover): %d jobs of campaign %s are "
                 "submitted again, from job %d on", len(undone), self.queue.campaign, undone[0].job.id,
@@ -216,10 +213,11 @@ class Campaign:
             self._send_again(batch)
         with self.lock:
             self.ledger.forgotten.clear()
-        self._is_restored = self.queue.link.doubts == doubts
+        self._is_restored = self._is_restored or self.queue.link.doubts == doubts
         self._look_at_joined()
-        if not self.queue.is_registered():
+        if not is_registered:
             self.queue.register(now.created_ms)
+        return doubts
 
     def _send_again(self, batch: Sequence[Sent]) -> None:
         first = batch[0]
@@ -271,7 +269,7 @@ class Campaign:
         if not self._sending.acquire(timeout=block_s):
             return False
         try:
-            self._make_sure(self.queue.link.doubts)
+            self._make_sure()
         finally:
             self._sending.release()
         return True
