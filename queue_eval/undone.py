@@ -131,7 +131,7 @@ def _is_same(sent: Sent, submitted_ms: int, config: bytes, retried: Callable[[],
     """Whether what has this id is this job. A `retry` by the user gives it a new time."""
     if submitted_ms == sent.job.submitted_ms:
         return True
-    return _config(config) == _config(sent.submission.config.encode()) and bool(retried())
+    return bool(retried()) and _config(config) == _config(sent.submission.config.encode())
 
 
 def _config(text: bytes) -> object:
