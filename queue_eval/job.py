@@ -25,7 +25,8 @@ class Job:
 
     __slots__ = (
         "attempts", "cause", "config", "duration", "elapsed_sec", "error", "finished_ms", "host", "id",
-        "result", "run_function", "source", "started_ms", "state", "status", "submitted_ms", "worker",
+        "releases", "result", "run_function", "source", "started_ms", "state", "status", "submitted_ms",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, id: int, config: dict[str, Any], run_function: Any) -> None:  # noqa: A002 - DeepHyper's
@@ -45,7 +46,9 @@ class Job:
         self.cause: str | None = None
         """Why it failed: "error", "timeout" or "lost"."""
         self.attempts = 0
-        """Executions started."""
+        """Executions begun and charged."""
+        self.releases = 0
+        """Attempts given back without charge, by a drain, a preemption or a worker that could not run it."""
         self.worker: str | None = None
         self.host: str | None = None
         self.source: str | None = None

@@ -14,13 +14,13 @@ key                type    holds
 ``:pending:<w>``   zset    the same, of jobs that take w slots, from 2 on
 ``:held:<worker>`` hash    id -> "attempt request started": running on that worker
 ``:workers``       zset    worker by the expiry (ms) of its lease on all it holds
-``:attempts``      hash    id -> "attempts failures losses unstarted suspect", where not all zero
+``:attempts``      hash    id -> "attempts failures losses uncharged suspect[ releases]", where not all zero
 ``:priorities``    hash    id -> priority, where not zero
 ``:results``       stream  the append-only log of terminal outcomes
 ``:index``         hash    id -> entry in the result stream: succeeded, failed and cancelled jobs
 ``:failed``        set     ids of failed jobs
 ``:cancelled``     set     ids of cancelled jobs
-``:failures``      stream  each failed or lost attempt (bounded)
+``:failures``      stream  each failed, lost or released attempt (bounded)
 ``:outputs``       hash    id -> captured output of the attempt that settled it, where not empty
 ``:fingerprints``  hash    config fingerprint (and occurrence) -> id
 ``:requests``      hash    worker or driver -> its last request, so that a repeat is recognised

@@ -93,6 +93,15 @@ class Lease(NamedTuple):
         return sha1(self.config, usedforsecurity=False).hexdigest()[:16]
 
 
+class Release(NamedTuple):
+    """A lease that is given back without cost to its job."""
+
+    id: int
+    attempt: int
+    reason: str = ""
+    """Why, for the record; empty for an attempt that had only waited on the worker."""
+
+
 class Settlement(NamedTuple):
     """The outcome of one attempt, ready for the server."""
 

@@ -24,9 +24,10 @@ def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Jo
 
 def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int) -> None:
     """`host`: where its worker runs; `created_ms`: when the campaign was created."""
-    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body = entry
+    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases = entry
     job.state = state
     job.attempts = attempts
+    job.releases = releases
     job.cause = cause or None
     job.worker = worker or None
     job.host = host

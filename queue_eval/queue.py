@@ -25,6 +25,7 @@ from queue_eval.moves import (
     Lease,
     Opened,
     Reclaimed,
+    Release,
     Settled,
     Settlement,
     Submission,
@@ -129,9 +130,9 @@ class CampaignQueue(CampaignView):
             list(zip(flat[::2], flat[1::2], strict=True)),
         )  # fmt: skip
 
-    def release(self, worker: str, tokens: Iterable[tuple[int, int, bool]], *, leave: bool = False) -> int:
-        """Give back tokens (id, attempt, whether its execution had begun); `leave` ends the attendance."""
-        flat = [int(v) for token in tokens for v in token]
+    def release(self, worker: str, releases: Iterable[Release], *, leave: bool = False) -> int:
+        """Give leases back; how many were held. `leave` ends the attendance."""
+        flat = itertools.chain.from_iterable(releases)
         return int(self._run("release", worker, int(leave), *flat))
 
     def reclaim(self, *, grace_ms: int, worker: str = "", page: int = 200) -> Reclaimed:

@@ -30,7 +30,7 @@ class ResultEntry(NamedTuple):
     id: int
     state: State
     attempts: int
-    """Executions begun."""
+    """Executions begun and charged."""
     run_ms: float | None
     finished_ms: int
     """Unix time, by the server's clock."""
@@ -39,6 +39,8 @@ class ResultEntry(NamedTuple):
     cause: str
     body: bytes
     """Result (JSON) of a succeeded job, else the error (text)."""
+    releases: int = 0
+    """Leases given back without charge."""
 
     @property
     def started_ms(self) -> float | None:
@@ -56,7 +58,7 @@ def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
         finished_ms = int(entry.partition("-")[0]) - int(age_ms)
         return ResultEntry(
             entry, int(job), _STATES[state], int(attempts), float(run_ms) if run_ms else None, finished_ms,
-            worker, source, cause, fields[b"body"],
+            worker, source, cause, fields[b"body"], int(fields.get(b"releases", 0)),
         )  # fmt: skip
     except (KeyError, ValueError):
         return _damaged(entry, fields)

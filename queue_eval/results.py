@@ -27,8 +27,8 @@ SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
 _OWN_COLUMNS = ("id", "objective", "elapsed_sec", "duration")
 
 _FRAME_COLUMNS = (
-    "id", "objective", "state", "attempts", "worker", "host", "submitted_at", "started_at", "finished_at",
-    "run_s", "wait_s", "elapsed_sec", "duration", "error",
+    "id", "objective", "state", "attempts", "releases", "worker", "host", "submitted_at", "started_at",
+    "finished_at", "run_s", "wait_s", "elapsed_sec", "duration", "error",
 )  # fmt: skip
 
 
@@ -143,6 +143,7 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
             "objective": job.result,
             "state": job.state.value,
             "attempts": job.attempts,
+            "releases": job.releases,
             "worker": job.worker,
             "host": job.host,
             "submitted_at": job.submitted_at,

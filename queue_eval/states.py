@@ -35,3 +35,7 @@ class Outcome(StrEnum):
     ERROR = "error"
     TIMEOUT = "timeout"
     LOST = "lost"
+
+
+RELEASED = "released"
+"""How an attempt that was given back stands on record: it is no outcome, and no cause of a failure."""

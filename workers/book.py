@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Token
-from queue_eval.moves import Lease, Settled, Settlement
+from queue_eval.moves import Lease, Release, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.executors.protocol import Ended, Plan
 from workers.runner import Runner
@@ -41,9 +41,6 @@ _RESERVED_ASK_S = 1.0
 WAITED_TOO_LONG_S = 1.0
 """What was prefetched and has not begun for so long is given back: others may be idle."""
 
-ToRelease = tuple[int, int, bool]
-"""(job id, attempt, whether its execution had begun)"""
-
 
 @dataclass(frozen=True)
 class Trade:
@@ -66,7 +63,7 @@ class Book:
         self._lanes: dict[str, Served] = {}
         self._refused: dict[str, tuple[str, int]] = {}
         self._reasons: dict[str, str] = {}
-        self._to_release: list[tuple[Served, list[ToRelease]]] = []
+        self._to_release: list[tuple[Served, list[Release]]] = []
         self._runner: Runner | None = None
         self._draining = False
         self._turn = 0
@@ -110,7 +107,7 @@ class Book:
             served.missing_slots = missing_slots
             self._a_slot_ran_free()
             if release:
-                self._to_release.append((served, [(job, attempt, False) for job, attempt in tokens]))
+                self._to_release.append((served, [Release(*token) for token in tokens]))
                 # Something they waited behind was not short: ask for no more than can begin at once.
                 served.pace.add(WAITED_TOO_LONG_S * 1000)
             for job, attempt in tokens:
@@ -260,7 +257,7 @@ class Book:
             pauses = [max(0.0, at - time.monotonic()) for at in due]
             return min(pauses + [WAITED_TOO_LONG_S] * self._is_ahead(), default=None)
 
-    def take_releases(self) -> list[tuple[Served, list[ToRelease]]]:
+    def take_releases(self) -> list[tuple[Served, list[Release]]]:
         """What is to be given back now; what has waited too long is asked back from the runner."""
         with self.changed:
             if self._holds_too_long() and self._runner is not None:
@@ -274,10 +271,10 @@ class Book:
         with self.changed:
             served.not_before = None
 
-    def release_later(self, served: Served, tokens: Sequence[ToRelease]) -> None:
+    def release_later(self, served: Served, releases: Sequence[Release]) -> None:
         """They could not be given back; the campaign waits a little."""
         with self.changed:
-            self._to_release.append((served, list(tokens)))
+            self._to_release.append((served, list(releases)))
             self.put_off(served, ())
 
     def take_turn(self) -> list[Served]:

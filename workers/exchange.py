@@ -33,9 +33,9 @@ from queue_eval.errors import (
     MethodUnavailableError,
     ServerRefusedError,
 )
-from queue_eval.moves import Lease, Settled, Settlement
+from queue_eval.moves import Lease, Release, Settled, Settlement
 from queue_eval.queue import CampaignQueue
-from workers.book import Book, ToRelease, Trade
+from workers.book import Book, Trade
 from workers.complaints import Complaints
 from workers.executors.protocol import Plan
 from workers.options import WorkerOptions
@@ -99,18 +99,19 @@ class Exchange:
                     book.changed.wait(book.pause())
                 if self._stopped or book.is_drained():
                     return
-            for served, tokens in book.take_releases():
-                self._release(served, tokens)
+            for served, releases in book.take_releases():
+                self._release(served, releases)
             for served in book.take_turn():
                 self._trade(book.prepare(served))
 
-    def finish(self, left: dict[str, list[Token]]) -> None:
+    def finish(self, left: dict[str, list[Token]], reason: str) -> None:
         """Settle what has ended, release all else that is held, and leave. `left` was running when the
-        runner closed; what was leased too late to reach it is held, too."""
+        runner closed, and is given back for `reason`; what was leased too late to reach it is held, too."""
         for served, releases in self._book.take_releases():
             self._release(served, releases)
         done = [
-            self._finish(served, held, left.get(served.lane, [])) for served, held in self._book.holdings()
+            self._finish(served, held, left.get(served.lane, []), reason)
+            for served, held in self._book.holdings()
         ]
         if self._spool is None:
             return
@@ -121,7 +122,9 @@ class Exchange:
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _finish(self, served: Served, held: Sequence[Token], running: Sequence[Token]) -> bool:
+    def _finish(
+        self, served: Served, held: Sequence[Token], running: Sequence[Token], reason: str
+    ) -> bool:
         """Whether a campaign has been told everything."""
         settled: set[Token] = set()
         batch: Sequence[Settlement] = ()
@@ -129,8 +132,11 @@ class Exchange:
             while batch := self._book.take_batch(served):
                 self._settle(served, batch, lease_ms=0)
                 settled.update((one.id, one.attempt) for one in batch)
-            tokens = [(*token, token in running) for token in held if token not in settled]
-            self._queue(served).release(self._options.name, tokens, leave=True)
+            releases = [
+                Release(*token, reason if token in running else "") for token in held if token not in settled
+            ]
+            self._queue(served).release(self._options.name, releases, leave=True)
+            _log_releases(served, releases)
         except CampaignNotFoundError:
             return True
         except GiveUp:
@@ -198,7 +204,7 @@ class Exchange:
                 plan = self._new_plan(served, reply.revision)
             finally:
                 if plan is None:  # what was leased has not begun, nor will it here
-                    self._release(served, [(lease.id, lease.attempt, False) for lease in leases])
+                    self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
         if plan is None:
             return
         if twins := self._book.known(served, leases):
@@ -241,20 +247,21 @@ class Exchange:
         )  # fmt: skip
         if foreign:
             self._runner.forget(served.lane, [(lease.id, lease.attempt) for lease in foreign], begun=True)
-            self._release(served, [(lease.id, lease.attempt, False) for lease in foreign])
+            self._release(served, [Release(lease.id, lease.attempt) for lease in foreign])
 
-    def _release(self, served: Served, tokens: Sequence[ToRelease]) -> None:
+    def _release(self, served: Served, releases: Sequence[Release]) -> None:
         try:
-            self._queue(served).release(self._options.name, tokens)
+            self._queue(served).release(self._options.name, releases)
         except CampaignNotFoundError:
             self._book.leave(served.name)
         except GiveUp:
             raise
         except Exception as error:  # whatever is wrong with one campaign must not stop the others
             self._complaints.add(f"jobs of campaign {served.name} cannot be given back, trying again", error)
-            self._book.release_later(served, tokens)
+            self._book.release_later(served, releases)
         else:
             self._book.released(served)
+            _log_releases(served, releases)
 
     def _queue(self, served: Served) -> CampaignQueue:
         """The campaign over the exchange's own link, whose waiting is what spools."""
@@ -272,6 +279,15 @@ class Exchange:
             except DamagedError as error:  # it only tells on which host a job ran
                 self._complaints.add(f"the roster of campaign {served.name} cannot be signed", error)
             served.is_on_roster = True
+
+
+def _log_releases(served: Served, releases: Sequence[Release]) -> None:
+    for release in releases:
+        if release.reason:
+            log.info(
+                "job %d attempt %d of %s given back: %s", release.id, release.attempt, served.name,
+                release.reason,
+            )  # fmt: skip
 
 
 def _attempt(lease: Lease) -> Attempt:

@@ -29,6 +29,7 @@ from queue_eval.errors import (
 from queue_eval.faults import undamaged
 from queue_eval.fleet import MOST_REASON, MOST_REFUSALS, WorkerCard
 from queue_eval.machine import birth_of, machine_id
+from queue_eval.moves import Release
 from queue_eval.queue import CampaignQueue
 from workers.book import Book
 from workers.complaints import Complaints
@@ -195,7 +196,8 @@ class LeaseKeeper:
         lost = [token for token, since in still.items() if now - since > self._options.lease_s]
         if lost:
             log.warning("jobs %s of %s are held here unknown to us: given back", lost, served.name)
-            served.queue.release(self._options.name, [(*token, True) for token in lost])
+            reason = "unknown here since the server went back in time"
+            served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
         self._unknown[served.name] = {token: at for token, at in still.items() if token not in lost}
 
     def _look_at(self, campaign: str) -> None:

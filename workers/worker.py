@@ -158,7 +158,7 @@ class Worker:
                 raise GiveUp("the server is away")
             # No beat may come after the end and show this worker again; the leases last long enough.
             self._keeper.stop()
-            self._exchange.finish(left)
+            self._exchange.finish(left, "drain")
             self._keeper.sign_off()
         except GiveUp:
             log.warning("the server is away: what was held returns to the queue when its lease expires")

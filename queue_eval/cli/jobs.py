@@ -28,7 +28,7 @@ from queue_eval.cli.records import JobRecord, Records
 from queue_eval.connection import damaged
 from queue_eval.errors import UsageError
 from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome, State
+from queue_eval.states import RELEASED, Outcome, State
 
 _WIDTHS = (8, 10, 9, 32, 9)
 
@@ -173,7 +173,8 @@ def _show(
         ("campaign", campaign),
         ("job", str(record.id)),
         ("state", styled(record.state, record.state)),
-        ("attempts", str(record.attempts)),
+        ("attempts", f"{record.attempts}, and {record.releases} given back" if record.releases
+            else str(record.attempts)),
         ("slots", str(slots)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),
@@ -191,15 +192,23 @@ def _show(
         print_table(
             ("attempt", "outcome", "worker", "ended", "ran"),
             [
-                (a["attempt"], a["outcome"], a["worker"], a["ended_at"], shown_duration(a["run_s"]))
+                (a["attempt"], _end_of(a), a["worker"], a["ended_at"], shown_duration(a["run_s"]))
                 for a in attempts
             ],
             right=(0,),
         )
     for attempt in attempts[:-1] if record.entry else attempts:
-        _block(f"error of attempt {attempt['attempt']}", attempt["error"])
+        if attempt["outcome"] != RELEASED:
+            _block(f"error of attempt {attempt['attempt']}", attempt["error"])
         _block(f"output of attempt {attempt['attempt']}", attempt["output"])
     _block("output", output)
+
+
+def _end_of(attempt: dict[str, Any]) -> str:
+    """How an attempt ended, in a few words."""
+    if attempt["outcome"] != RELEASED:
+        return str(attempt["outcome"])
+    return f"given back: {shorten(printable(attempt['error']), 60)}"
 
 
 def _block(title: str, text: str | None) -> None:

@@ -23,11 +23,13 @@ _LOOKUPS = 4000
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job at one moment. `attempts`: executions begun; `worker`: who runs it, or ran it last."""
+    """A job at one moment. `attempts`: executions begun and charged; `releases`: those that were given back;
+    `worker`: who runs it, or ran it last."""
 
     id: int
     state: State
     attempts: int
+    releases: int
     worker: str | None
     host: str | None
     submitted_ms: int
@@ -72,6 +74,7 @@ class JobRecord:
             "error": self.error,
             "cause": (entry.cause or None) if entry else None,
             "attempts": self.attempts,
+            "releases": self.releases,
             "worker": self.worker,
             "host": self.host,
             "submitted_at": iso(self.submitted_ms),
@@ -159,23 +162,25 @@ class Records:
         submitted_ms, text = parse_config(config)
         if entry is not None:
             return self._finished(entry, submitted_ms, text)
-        attempts, unstarted = _parse_history(history)
+        attempts, uncharged, releases = _parse_history(history)
         if holder is None:
             state = State.SCHEDULED if is_scheduled else State.PENDING
             return JobRecord(
-                id_, state, attempts - unstarted, None, None, submitted_ms, text, None, self._created_ms
-            )
+                id_, state, attempts - uncharged, releases, None, None, submitted_ms, text, None,
+                self._created_ms,
+            )  # fmt: skip
         worker, token = holder
         attempt, started = _parse_token(token)
-        begun = attempt - unstarted - (not started)
+        begun = attempt - uncharged - (not started)
         return JobRecord(
-            id_, State.RUNNING, begun, worker, self._host(worker), submitted_ms, text, None, self._created_ms
-        )
+            id_, State.RUNNING, begun, releases, worker, self._host(worker), submitted_ms, text, None,
+            self._created_ms,
+        )  # fmt: skip
 
     def _finished(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> JobRecord:
         return JobRecord(
-            entry.id, entry.state, entry.attempts, entry.worker or None, self._host(entry.worker),
-            submitted_ms, config, entry, self._created_ms,
+            entry.id, entry.state, entry.attempts, entry.releases, entry.worker or None,
+            self._host(entry.worker), submitted_ms, config, entry, self._created_ms,
         )  # fmt: skip
 
     def _host(self, worker: str) -> str | None:
@@ -215,10 +220,11 @@ def _hkeys(key: str) -> Callable[[Any], Any]:
     return lambda client: client.hkeys(key)
 
 
-def _parse_history(value: bytes | None) -> tuple[int, int]:
-    """Leases so far, and how many of them were never started. What is damaged reads as nothing known."""
-    match = re.fullmatch(rb"(\d+) \d+ \d+ (\d+) \d", value or b"")
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+def _parse_history(value: bytes | None) -> tuple[int, int, int]:
+    """Leases so far, how many of them were not charged, and how many were given back for a reason. What is
+    damaged reads as nothing known."""
+    match = re.fullmatch(rb"(\d+) \d+ \d+ (\d+) \d(?: (\d+))?", value or b"")
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
 
 
 def _parse_token(value: bytes) -> tuple[int, bool]:

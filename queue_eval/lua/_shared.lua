@@ -118,21 +118,23 @@ local function parse_held(value)
   return tonumber(attempt) or 0, request, started ~= '0'
 end
 
--- attempts: leases so far, of which failed, lost, never started; and whether a worker died while the
--- job was prefetched, when nobody can tell if it had begun.
+-- attempts: leases so far, of which failed, lost, not charged (given back, or never started); whether a worker
+-- died while the job was prefetched, when nobody can tell if it had begun; and how many leases were given back
+-- for a reason, where any was.
 local function parse_history(value)
-  local attempts, failures, losses, unstarted, suspect =
-    string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d)$')
+  local attempts, failures, losses, uncharged, suspect, releases =
+    string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d) ?(%d*)$')
   -- What is longer is no count, and would be written as no number.
-  if not attempts or math.max(#attempts, #failures, #losses, #unstarted) > 15 then
-    return { attempts = 0, failures = 0, losses = 0, unstarted = 0, suspect = 0 }
+  if not attempts or math.max(#attempts, #failures, #losses, #uncharged, #releases) > 15 then
+    return { attempts = 0, failures = 0, losses = 0, uncharged = 0, suspect = 0, releases = 0 }
   end
   return { attempts = tonumber(attempts), failures = tonumber(failures), losses = tonumber(losses),
-           unstarted = tonumber(unstarted), suspect = tonumber(suspect) }
+           uncharged = tonumber(uncharged), suspect = tonumber(suspect), releases = tonumber(releases) or 0 }
 end
 
 local function format_history(h)
-  return h.attempts .. ' ' .. h.failures .. ' ' .. h.losses .. ' ' .. h.unstarted .. ' ' .. h.suspect
+  return h.attempts .. ' ' .. h.failures .. ' ' .. h.losses .. ' ' .. h.uncharged .. ' ' .. h.suspect
+    .. (h.releases > 0 and ' ' .. h.releases or '')
 end
 
 local function histories(ids)
@@ -243,13 +245,19 @@ local function promote(now)
 end
 
 -- Append one terminal outcome to the result stream; collect what the index needs into `entries`.
--- `executions` counts attempts whose execution began. outcome: { facts, worker, cause, body, output }
+-- `executions` counts attempts whose execution began and was charged; `releases` those that were given back.
+-- outcome: { facts, worker, cause, body, output }
 --   facts: "run_ms age_ms source", as the worker tells them
 -- The state is told by its first letter: s, f or c.
-local function finish(entries, id, executions, state, outcome)
-  local entry = redis.call('XADD', RESULTS, '*', 'outcome',
-    id .. ' ' .. string.sub(state, 1, 1) .. ' ' .. executions .. ' ' .. (outcome.facts or ' 0 ') .. ' ' .. (outcome.worker or '') .. ' '
-      .. (outcome.cause or ''), 'body', outcome.body or '')
+local function finish(entries, id, executions, releases, state, outcome)
+  local text = id .. ' ' .. string.sub(state, 1, 1) .. ' ' .. executions .. ' ' .. (outcome.facts or ' 0 ') .. ' '
+    .. (outcome.worker or '') .. ' ' .. (outcome.cause or '')
+  local entry
+  if releases > 0 then
+    entry = redis.call('XADD', RESULTS, '*', 'outcome', text, 'body', outcome.body or '', 'releases', releases)
+  else
+    entry = redis.call('XADD', RESULTS, '*', 'outcome', text, 'body', outcome.body or '')
+  end
   entries[#entries + 1] = id
   entries[#entries + 1] = entry
   if outcome.output and outcome.output ~= '' then redis.call('HSET', OUTPUTS, id, outcome.output) end
@@ -289,7 +297,7 @@ local function lose(entries, again, id, h, max_losses, outcome)
   h.losses = h.losses + 1
   log_failure(id, h.attempts, 'lost', outcome.worker, outcome.body, outcome.output)
   if h.losses >= max_losses then
-    finish(entries, id, h.attempts - h.unstarted, 'failed', outcome)
+    finish(entries, id, h.attempts - h.uncharged, h.releases, 'failed', outcome)
   else
     again[#again + 1] = id
   end

@@ -23,12 +23,12 @@ for i, id in ipairs(ids) do
       local attempt, _, started = parse_held(held[id][2])
       worker = held[id][1]
       h.attempts = math.max(h.attempts, attempt)
-      if not started then h.unstarted = h.unstarted + 1 end
+      if not started then h.uncharged = h.uncharged + 1 end
       redis.call('HDEL', held_key(worker), id)
     else
       waiting[#waiting + 1] = id
     end
-    finish(entries, id, h.attempts - h.unstarted, 'cancelled', { worker = worker })
+    finish(entries, id, h.attempts - h.uncharged, h.releases, 'cancelled', { worker = worker })
     cancelled[#cancelled + 1] = id
     if h.attempts > 0 then
       marked[#marked + 1] = id

@@ -60,7 +60,7 @@ for i, id in ipairs(ids) do
     lose(entries, again, id, h, max_losses,
       { worker = worker, cause = 'lost', body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
   else
-    h.unstarted = h.unstarted + 1
+    h.uncharged = h.uncharged + 1
     h.suspect = 1
     again[#again + 1] = id
     marked[#marked + 1] = id

@@ -1,6 +1,7 @@
 -- Give leases back, unrun or unfinished, without cost to the job: it is pending again.
--- ARGV: uid, worker, leave (0|1), then per token: id, attempt, begun (0|1)
+-- ARGV: uid, worker, leave (0|1), then per token: id, attempt, reason
 --   leave: the worker ends and attends the campaign no more, if it holds nothing else.
+--   reason: why it is given back, which is counted and put on record; '' for what only waited on the worker.
 -- Reply: how many were released.
 -- Repeating it is safe: a released token is no longer held.
 local uid, worker, leave = ARGV[1], ARGV[2], ARGV[3] == '1'
@@ -16,7 +17,11 @@ for i, id in ipairs(ids) do
   if tokens[i] and parse_held(tokens[i]) == attempt then
     local h = parse_history(past[i])
     h.attempts = attempt
-    if ARGV[at + 2] == '0' then h.unstarted = h.unstarted + 1 end
+    h.uncharged = h.uncharged + 1
+    if ARGV[at + 2] ~= '' then
+      h.releases = h.releases + 1
+      log_failure(id, attempt, 'released', worker, ARGV[at + 2])
+    end
     again[#again + 1] = id
     history[#history + 1] = id
     history[#history + 1] = format_history(h)

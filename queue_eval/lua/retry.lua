@@ -19,7 +19,7 @@ for i, id in ipairs(ids) do
   if past[i] then
     local h = parse_history(past[i])
     marks[#marks + 1] = id
-    marks[#marks + 1] = h.attempts .. ' 0 0 ' .. h.unstarted .. ' 0'
+    marks[#marks + 1] = h.attempts .. ' 0 0 ' .. h.uncharged .. ' 0'
   end
 end
 bulk('HSET', CONFIGS, restamped)

@@ -74,7 +74,7 @@ if #ARGV >= FIRST then
     elseif outcome == 'ok' and mine[i] and not past[i] then
       verdicts[i] = 'recorded'
       closed[id] = 'recorded'
-      finish(entries, id, math.max(attempt, 1), 'succeeded', report)
+      finish(entries, id, math.max(attempt, 1), 0, 'succeeded', report)
     elseif outcome == 'ok' and (mine[i] or is_job(id, last_id)) then
       verdicts[i] = 'recorded'
       closed[id] = 'recorded'
@@ -85,12 +85,12 @@ if #ARGV >= FIRST then
           local held_attempt, _, started = parse_held(elsewhere[id][2])
           h.attempts = math.max(h.attempts, held_attempt)
           -- Prefetched there: not begun, as far as anybody knows.
-          if not started then h.unstarted = h.unstarted + 1 end
+          if not started then h.uncharged = h.uncharged + 1 end
           redis.call('HDEL', held_key(elsewhere[id][1]), id)
         end
       end
-      -- At least one: this one may have been given back as unstarted, or be of before a retry.
-      finish(entries, id, math.max(math.max(h.attempts, attempt) - h.unstarted, 1), 'succeeded', report)
+      -- At least one: this one may have been given back, or be of before a retry.
+      finish(entries, id, math.max(math.max(h.attempts, attempt) - h.uncharged, 1), h.releases, 'succeeded', report)
       if past[i] then forgotten[#forgotten + 1] = id end
     elseif outcome ~= 'ok' and mine[i] then
       local h = parse_history(past[i])
@@ -106,7 +106,7 @@ if #ARGV >= FIRST then
         h.failures = h.failures + 1
         log_failure(id, attempt, outcome, worker, report.body, report.output)
         if h.failures >= max_attempts then
-          finish(entries, id, attempt - h.unstarted, 'failed', report)
+          finish(entries, id, attempt - h.uncharged, h.releases, 'failed', report)
         else
           -- The limit stands first: what overflows to nan (0 times infinity) is then the limit.
           local delay_ms = math.min(max_ms, first_ms * factor ^ (h.failures - 1))

@@ -21,6 +21,7 @@ from queue_eval.access import Access, find_access
 from queue_eval.campaign_view import STAMP_DIGITS
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.connection import Link
+from queue_eval.moves import Release
 from queue_eval.past import past_pages
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultReader
@@ -174,7 +175,7 @@ CALLS = {
     "settle-timeout": Call(settle(settlement((1, 1), Outcome.TIMEOUT), room=0), leased),
     "extend": Call(lambda queue: queue.extend("w1", 60_000, [(1, 1), (3, 1)]).taken, late),
     "release": Call(
-        lambda queue: queue.release("w1", [(1, 1, True), (2, 1, False)], leave=True), leased,
+        lambda queue: queue.release("w1", [Release(1, 1, "drain"), Release(2, 1)], leave=True), leased,
         replies_the_same=False,
     ),
     "reclaim": Call(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from queue_eval.moves import Settlement
+from queue_eval.moves import Release, Settlement
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import Columns, LuaCampaign, Token, settlement, submission
@@ -83,8 +83,8 @@ class World:
 
     def release(self) -> None:
         worker = self.rng.choice(WORKERS)
-        tokens = [(*token, self.rng.random() < 0.5) for token in self.some(worker)]
-        self.queue.release(worker, tokens, leave=self.rng.random() < 0.3)
+        releases = [Release(*token, self.rng.choice(["", "drain"])) for token in self.some(worker)]
+        self.queue.release(worker, releases, leave=self.rng.random() < 0.3)
 
     def die(self) -> None:
         """Or be cut off: what it knew may still be reported."""

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from queue_eval.moves import Release
 from queue_eval.server import start_server, stop_server
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import LEASE_MS, LuaCampaign, ids, link_to, settlement
@@ -18,8 +19,8 @@ def test_extend_moves_the_expiry_and_names_what_became_of_the_tokens(campaign):
     leased = campaign.lease(room=4)
     campaign.expire("w1")
     campaign.queue.cancel([1])
-    campaign.queue.release("w1", [(*leased[1], True)])
-    campaign.queue.release("w1", [(*leased[2], True)])
+    campaign.queue.release("w1", [Release(*leased[1], "drain")])
+    campaign.queue.release("w1", [Release(*leased[2], "drain")])
     assert campaign.lease("w2", room=1) == [(2, 2)]
     extended = campaign.queue.extend("w1", LEASE_MS, [*leased, (99, 1)])
     assert (extended.finished, extended.taken) == ([1], [2, 3, 99])
@@ -51,7 +52,7 @@ def test_release_gives_back_without_cost_and_in_the_original_order(campaign):
     high = campaign.add(1, priority=1)
     leased = campaign.lease(room=2, prefetch=2)
     assert ids(leased) == [*high, 1, 2, 3]
-    begun = [(*token, ids([token]) == [1]) for token in leased]
+    begun = [Release(*token, "drain" if ids([token]) == [1] else "") for token in leased]
     campaign.queue.repeating = False
     assert campaign.queue.release("w1", begun) == 4
     assert campaign.queue.release("w1", begun) == 0
@@ -59,43 +60,46 @@ def test_release_gives_back_without_cost_and_in_the_original_order(campaign):
     assert again == [(high[0], 2), (1, 2), (2, 2), (3, 2), (4, 1)]
     campaign.settle("w2", *(settlement(token) for token in again))
     executions = {entry.id: entry.attempts for entry in campaign.results()}
-    assert executions == {high[0]: 1, 1: 2, 2: 1, 3: 1, 4: 1}, "only job 1 had begun twice"
+    assert executions == {high[0]: 1, 1: 1, 2: 1, 3: 1, 4: 1}, "what is given back is not charged"
+    releases = {entry.id: entry.releases for entry in campaign.results()}
+    assert releases == {high[0]: 0, 1: 1, 2: 0, 3: 0, 4: 0}, "only job 1 was given back for a reason"
 
 
 def test_releases_do_not_count_as_failures_or_losses(make_campaign):
     campaign = make_campaign(max_attempts=1, max_losses=1)
     campaign.add(1)
     for _ in range(3):
-        campaign.queue.release("w1", [(*campaign.lease()[0], True)])
-    assert campaign.history(1) == "3 0 0 0 0"
+        campaign.queue.release("w1", [Release(*campaign.lease()[0], "drain")])
+    assert campaign.history(1) == "3 0 0 3 0 3"
     assert campaign.ok("w1", campaign.lease()[0]) == "recorded"
-    assert campaign.results()[0].attempts == 4
+    assert (campaign.results()[0].attempts, campaign.results()[0].releases) == (1, 3)
+    assert [(one["cause"], one["body"]) for one in campaign.queue.failures(1)] == [("released", "drain")] * 3
 
 
 def test_a_foreign_or_old_token_is_not_released(campaign):
     campaign.add(1)
     (stale,) = campaign.lease("w1")
-    campaign.queue.release("w1", [(*stale, False)])
+    campaign.queue.release("w1", [Release(*stale)])
     (newer,) = campaign.lease("w2")
-    assert campaign.queue.release("w1", [(*stale, False)]) == 0
-    assert campaign.queue.release("w1", [(*newer, False)]) == 0
-    assert campaign.queue.release("w2", [(*stale, False)]) == 0
+    assert campaign.queue.release("w1", [Release(*stale)]) == 0
+    assert campaign.queue.release("w1", [Release(*newer)]) == 0
+    assert campaign.queue.release("w2", [Release(*stale)]) == 0
     assert campaign.state(1) == State.RUNNING
 
 
 def test_leave_ends_the_attendance_when_nothing_is_held(campaign):
     campaign.add(2)
     one, two = campaign.lease(room=2)
-    campaign.queue.release("w1", [(*one, False)], leave=True)
+    campaign.queue.release("w1", [Release(*one)], leave=True)
     assert len(campaign.queue.snapshot().workers) == 1, "it still holds one"
-    campaign.queue.release("w1", [(*two, False)], leave=True)
+    campaign.queue.release("w1", [Release(*two)], leave=True)
     assert campaign.queue.snapshot().workers == []
 
 
 def test_release_leaves_a_marker(campaign):
     campaign.add(1)
     (token,) = campaign.lease()
-    assert campaign.wakes(lambda: campaign.queue.release("w1", [(*token, False)]))
+    assert campaign.wakes(lambda: campaign.queue.release("w1", [Release(*token)]))
 
 
 def test_a_leaving_worker_hands_the_marker_on(campaign):
@@ -350,7 +354,7 @@ def test_extend_names_what_the_worker_holds_without_knowing_it(campaign):
 def test_extend_names_the_newer_attempt_that_the_worker_does_not_know(campaign):
     campaign.add(1)
     (old,) = campaign.lease()
-    campaign.queue.release("w1", [(*old, True)])
+    campaign.queue.release("w1", [Release(*old, "drain")])
     (new,) = campaign.lease()
     extended = campaign.queue.extend("w1", LEASE_MS, [old])
     assert (extended.taken, extended.unknown) == ([1], [new])

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from queue_eval.campaign_view import SCHEMA_VERSION
+from queue_eval.moves import Release
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import LEASE_MS, ids, settlement, tokens
 
@@ -387,7 +388,7 @@ def test_a_second_failure_of_one_call_is_stale(campaign):
     """Another attempt of the same job, of a worker that has had it twice."""
     campaign.add(1)
     (old,) = campaign.lease()
-    campaign.queue.release("w1", [(*old, True)])
+    campaign.queue.release("w1", [Release(*old, "drain")])
     (new,) = campaign.lease()
     reports = [settlement(new, Outcome.LOST), settlement(old, Outcome.LOST)]
     assert campaign.settle("w1", *reports).verdicts == ["again", "stale"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queue_eval.errors import CampaignNotFoundError
+from queue_eval.moves import Release
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import (
@@ -115,7 +116,7 @@ def test_old_tokens_are_never_valid_again(campaign):
     campaign.queue.retry([1, 2])
     for token in (failing, running):
         assert campaign.fail("w1", token) == "stale"
-        assert campaign.queue.release("w1", [(*token, True)]) == 0
+        assert campaign.queue.release("w1", [Release(*token, "drain")]) == 0
     leased = campaign.lease("w2", room=2)
     assert leased == [(1, 2), (2, 2)]
     for token in (failing, running):
@@ -271,7 +272,7 @@ def test_a_damaged_history_wedges_nothing(make_campaign, value):
     damage(campaign, "attempts", 4, value)
     assert queue.retry([4]) == [4]
     (token,) = campaign.lease()
-    assert queue.release("w1", [(*token, True)]) == 1
+    assert queue.release("w1", [Release(*token, "drain")]) == 1
     assert queue.snapshot().conserved
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.moves import Settled
+from queue_eval.moves import Release, Settled
 from queue_eval.states import Outcome, State
 from tests.support.lua_campaign import ids, settlement, tokens
 
@@ -148,7 +148,7 @@ def test_wide_jobs_come_back_as_wide(make_campaign, end):
     else:
         (token,) = campaign.lease("w1", room=2, slots=2)
         if end == "release":
-            campaign.queue.release("w1", [(*token, True)])
+            campaign.queue.release("w1", [Release(*token, "drain")])
         elif end == "reclaim":
             campaign.die("w1")
         elif end == "lost":
@@ -238,7 +238,7 @@ def test_no_marker_is_left_at_the_limit_and_one_when_something_ends(make_campaig
     assert campaign.wakes(lambda: campaign.settle("w1", settlement(token))), "w1 has no room for another"
     for end in (
         lambda held: campaign.queue.cancel([held[0]]),
-        lambda held: campaign.queue.release("w1", [(*held, True)]),
+        lambda held: campaign.queue.release("w1", [Release(*held, "drain")]),
         lambda held: campaign.settle("w1", settlement(held), lease_ms=0),
     ):
         campaign.queue.repeating = False

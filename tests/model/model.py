@@ -19,6 +19,7 @@ from queue_eval.moves import (
     Extended,
     Lease,
     Reclaimed,
+    Release,
     Settled,
     Settlement,
     Snapshot,
@@ -42,6 +43,7 @@ class Entry:
     source: str = ""
     cause: str = ""
     body: bytes = b""
+    releases: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class Job:
     """Those that have ended otherwise than by success."""
     failures: int = 0
     losses: int = 0
-    unstarted: int = 0
+    uncharged: int = 0
     suspect: bool = False
+    releases: int = 0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -81,11 +84,12 @@ class Job:
         return sha1(self.config.encode(), usedforsecurity=False).hexdigest()[:16]
 
     @property
-    def history(self) -> tuple[int, int, int, int, int] | None:
+    def history(self) -> tuple[int, ...] | None:
         """As it stands in the column `attempts`."""
         if self.state == State.SUCCEEDED or not self.attempts:
             return None
-        return self.attempts, self.failures, self.losses, self.unstarted, int(self.suspect)
+        counts = self.attempts, self.failures, self.losses, self.uncharged, int(self.suspect)
+        return (*counts, self.releases) if self.releases else counts
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class Model:
         for job in self._known(ids):
             if job.entry is None:
                 worker = self._withdraw(job)
-                self._finish(job, Entry(job.id, State.CANCELLED, job.attempts - job.unstarted, worker))
+                self._finish(job, Entry(job.id, State.CANCELLED, job.attempts - job.uncharged, worker))
                 cancelled.append(job.id)
         return cancelled
 
@@ -178,7 +182,7 @@ class Model:
         for job in self._known(ids):
             if job.state in (State.FAILED, State.CANCELLED):
                 job.state, job.entry, job.output, job.submitted_ms = State.PENDING, None, b"", self.now_ms
-                job.failures, job.losses, job.suspect = 0, 0, False
+                job.failures, job.losses, job.suspect, job.releases = 0, 0, False, 0
                 self.retried += 1
                 again.append(job.id)
         return again
@@ -223,7 +227,7 @@ class Model:
             else:
                 self._withdraw(job)
                 job.attempts = max(job.attempts, settlement.attempt)
-            executions = max(job.attempts - job.unstarted, 1)
+            executions = max(job.attempts - job.uncharged, 1)
             job.output = settlement.output
             self._finish(
                 job,
@@ -247,7 +251,7 @@ class Model:
         if not is_over:
             return "again"
         job.output = settlement.output
-        executions, source, body = job.attempts - job.unstarted, settlement.source, settlement.body
+        executions, source, body = job.attempts - job.uncharged, settlement.source, settlement.body
         self._finish(job, Entry(job.id, State.FAILED, executions, worker, source, outcome.value, body))
         return "recorded"
 
@@ -261,13 +265,16 @@ class Model:
         unknown = [token for token in held if token not in tokens]
         return Extended(finished, taken, self.revision, unknown)
 
-    def release(self, worker: str, tokens: Sequence[tuple[int, int, bool]], *, leave: bool) -> int:
+    def release(self, worker: str, releases: Sequence[Release], *, leave: bool) -> int:
         released = 0
-        for id_, attempt, has_begun in tokens:
+        for id_, attempt, reason in releases:
             if (id_, attempt) in self._held_by(worker):
                 job = self.jobs[id_]
                 job.attempts, job.held, job.state = attempt, None, State.PENDING
-                job.unstarted += not has_begun
+                job.uncharged += 1
+                if reason:
+                    job.releases += 1
+                    self.failures.append((id_, attempt, "released", worker, reason.encode()))
                 released += 1
         if leave and not self._held_by(worker):
             self._forget(worker)
@@ -295,7 +302,7 @@ class Model:
             started, job.attempts = job.held.started, job.held.attempt
             job.held, job.state = None, State.PENDING
             if not started:
-                job.unstarted += 1
+                job.uncharged += 1
                 job.suspect = True
                 continue
             job.losses += 1
@@ -303,7 +310,7 @@ class Model:
             body = f"worker {worker} died or was cut off while it ran this job".encode()
             self.failures.append((id_, job.attempts, "lost", worker, body))
             if job.losses >= self.options.max_losses:
-                executions = job.attempts - job.unstarted
+                executions = job.attempts - job.uncharged
                 self._finish(job, Entry(id_, State.FAILED, executions, worker, "", "lost", body))
         self._forget(worker)
         return Reclaimed(list(order), not is_named, None)
@@ -464,12 +471,12 @@ class Model:
         if held is None:
             return ""
         job.attempts = held.attempt
-        job.unstarted += not held.started
+        job.uncharged += not held.started
         return held.worker
 
     def _finish(self, job: Job, entry: Entry) -> None:
         job.state, job.entry = entry.state, len(self.results)
-        self.results.append(entry)
+        self.results.append(replace(entry, releases=job.releases))
 
     def _forget(self, worker: str) -> None:
         self.workers.pop(worker, None)

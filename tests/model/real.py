@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from queue_eval.campaign_view import STAMP_DIGITS
-from queue_eval.moves import EnqueueReply, Extended, Reclaimed, Settled, Settlement, Snapshot, Submission
+from queue_eval.moves import (
+    EnqueueReply,
+    Extended,
+    Reclaimed,
+    Release,
+    Settled,
+    Settlement,
+    Snapshot,
+    Submission,
+)
 from queue_eval.queue import CampaignQueue
 from tests.model.model import Entry, Held, Model, Options, Token
 from tests.model.still_server import StillLink
@@ -67,8 +76,8 @@ class Real:
     def extend(self, worker: str, lease_ms: int, tokens: Sequence[Token]) -> Extended:
         return self.queue.extend(worker, lease_ms, tokens)
 
-    def release(self, worker: str, tokens: Sequence[tuple[int, int, bool]], *, leave: bool) -> int:
-        return self.queue.release(worker, tokens, leave=leave)
+    def release(self, worker: str, releases: Sequence[Release], *, leave: bool) -> int:
+        return self.queue.release(worker, releases, leave=leave)
 
     def reclaim(self, *, grace_ms: int, worker: str) -> Reclaimed:
         return self.queue.reclaim(grace_ms=grace_ms, worker=worker)
@@ -146,7 +155,7 @@ def check_same(model: Model, real: Real) -> None:
 
     entries = real.queue.read_after("0-0")
     assert [
-        Entry(e.id, e.state, e.attempts, e.worker, e.source, e.cause, e.body) for e in entries
+        Entry(e.id, e.state, e.attempts, e.worker, e.source, e.cause, e.body, e.releases) for e in entries
     ] == model.results
     places = {entry.entry: i for i, entry in enumerate(entries)}
     index = {int(job): places[entry.decode()] for job, entry in columns.index.items()}

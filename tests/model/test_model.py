@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from queue_eval.moves import Extended, Lease, Reclaimed, Settled, Settlement, Submission
+from queue_eval.moves import Extended, Lease, Reclaimed, Release, Settled, Settlement, Submission
 from queue_eval.states import Outcome, State
 from tests.model.model import Model, Options, Token, state_of
 from tests.model.real import Real, check_same
@@ -161,14 +161,14 @@ class Campaign(RuleBasedStateMachine):
         self.call("extend", again, worker=worker, lease_ms=LEASE_MS, tokens=self.some_tokens(worker, picked))
 
     @rule(
-        worker=workers, picked=st.lists(indices, max_size=4), has_begun=st.booleans(), leave=st.booleans(),
-        again=again,
+        worker=workers, picked=st.lists(indices, max_size=4), reason=st.sampled_from(["", "drain"]),
+        leave=st.booleans(), again=again,
     )  # fmt: skip
     def release(
-        self, worker: str, picked: list[int], has_begun: bool, leave: bool, again: bool
+        self, worker: str, picked: list[int], reason: str, leave: bool, again: bool
     ) -> None:
-        tokens = [(*token, has_begun) for token in self.some_tokens(worker, picked)]
-        self.call("release", again, worker=worker, tokens=tokens, leave=leave)
+        releases = [Release(*token, reason) for token in self.some_tokens(worker, picked)]
+        self.call("release", again, worker=worker, releases=releases, leave=leave)
 
     @rule(worker=workers)
     def live_again(self, worker: str) -> None:

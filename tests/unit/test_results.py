@@ -127,8 +127,8 @@ def test_a_data_frame_has_a_row_per_job():
     job.submitted_ms, job.started_ms, job.finished_ms = 0.0, 1000.0, 3000.0
     frame = data_frame([job, Job(2, {"y": 2}, None)])
     assert list(frame.columns) == [
-        "x", "y", "id", "objective", "state", "attempts", "worker", "host", "submitted_at", "started_at",
-        "finished_at", "run_s", "wait_s", "elapsed_sec", "duration", "error",
+        "x", "y", "id", "objective", "state", "attempts", "releases", "worker", "host", "submitted_at",
+        "started_at", "finished_at", "run_s", "wait_s", "elapsed_sec", "duration", "error",
     ]  # fmt: skip
     assert list(frame["state"]) == ["succeeded", "pending"]
     assert str(frame["finished_at"].dtype).endswith("UTC]")
