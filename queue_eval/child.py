@@ -25,10 +25,7 @@ TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
     import _socket
-    import signal
     from typing import Any
-else:
-    import _signal as signal
 
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
@@ -46,8 +43,6 @@ def main() -> None:
     pipe = int(pipe_fd)
     for fd in (pipe, int(lifeline_fd)):
         os.set_inheritable(fd, False)
-    # Interrupts of the terminal are the parent's affair.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [""]
     sys.modules["__main__"] = type(sys)("__main__")  # user code sees an empty main module, not this one
     _Child(pipe).serve()

@@ -30,6 +30,7 @@ from queue_eval.deaths import LOADING_S, describe_death, describe_exit, describe
 from queue_eval.execution import RunFunction
 from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, frame, parse_report
+from queue_eval.stop_signals import blocked
 from queue_eval.surroundings import Surroundings
 
 _TICK_S = 0.2
@@ -85,9 +86,10 @@ class ForkedAttempt:
         with self._lock, warnings.catch_warnings():
             # A host with threads: the child takes none of their locks, and runs nothing of theirs.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            pid = os.fork()
-            if pid == 0:
-                self._be_child(childs_pipe, lifeline_read, output_write)
+            with blocked():
+                pid = os.fork()
+                if pid == 0:
+                    self._be_child(childs_pipe, lifeline_read, output_write)
             self._pid = pid
             if self._stopped:
                 self._kill()

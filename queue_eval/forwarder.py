@@ -12,7 +12,6 @@ process with it and nothing else.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Protocol
 from queue_eval.attempt import Attempt, Token
 from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import FrameBuffer, Report, Setup, frame, parse_setup
+from queue_eval.stop_signals import Survival
 
 _READ_BYTES = 1 << 20
 
@@ -78,7 +78,7 @@ def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
     die_with_parent(lifeline_fd)
     # Whatever this process starts must not keep them open.
     os.set_inheritable(pipe_fd, False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Survival()
     pipe = socket.socket(fileno=pipe_fd)
     pipe.setblocking(True)
     outlet = Outlet(pipe)

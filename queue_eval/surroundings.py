@@ -10,6 +10,7 @@ import os
 import sys
 
 from queue_eval.pipe import OUTPUT_BYTES, Kept
+from queue_eval.stop_signals import Survival
 
 TYPE_CHECKING = False  # see `queue_eval`
 
@@ -20,13 +21,15 @@ else:
 
 
 class Surroundings:
-    """What the next attempt must find again: working directory, stdout, stderr, no alarm.
+    """What the next attempt must find again: working directory, stdout, stderr, no alarm, and a process that
+    outlives stop signals.
 
     Both streams write at each line, so that the last words of a process that dies are known, and write what
     is not valid text escaped rather than fail.
     """
 
     def __init__(self) -> None:
+        self._survival = Survival()
         self._folder = working_folder()
         self._copies = (os.dup(1), os.dup(2))
         self._streams = (open_stream(1), open_stream(2))
@@ -47,6 +50,7 @@ class Surroundings:
     def restore(self) -> None:
         # A forgotten alarm would go off in somebody else's attempt.
         signal.setitimer(signal.ITIMER_REAL, 0)
+        self._survival.restore()
         for fd, copy in zip((1, 2), self._copies, strict=True):
             if not _is_same_file(fd, copy):
                 os.dup2(copy, fd)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from queue_eval.attempt import Token
 from queue_eval.moves import Lease, Release, Settled, Settlement
 from queue_eval.queue import CampaignQueue
+from queue_eval.states import Outcome
 from workers.executors.protocol import Ended, Plan
 from workers.runner import Runner
 from workers.served import Served
+from workers.signals import DOUBT_S, Signals
 
 _BATCH = 512
 _BATCH_BYTES = 8 * 2**20
@@ -34,6 +36,10 @@ _PREFETCH_LONGEST_MS = 500.0
 _PREFETCH_MOST = 256
 
 _PUT_OFF_S = 5.0
+
+_DOUBTFUL = (Outcome.ERROR, Outcome.LOST)
+
+_REASON_LENGTH = 400
 
 _RESERVED_ASK_S = 1.0
 """A worker that lets slots run free for a wide job asks this often whether it is still to do so."""
@@ -57,7 +63,10 @@ class Trade:
 class Book:
     """Guarantees: every method is atomic. `changed` is notified whenever there may be something to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Signals | None = None) -> None:
+        self._signals = signals or Signals()
+        self._lease_at = 0.0
+        """Nothing is leased before (monotonic, s)."""
         self.changed = threading.Condition()
         self._served: dict[str, Served] = {}
         self._lanes: dict[str, Served] = {}
@@ -85,12 +94,17 @@ class Book:
                 job, attempt = one.token
                 served.pace.add(one.slot_ms)
                 request, digest = served.proofs.get(one.token, ("", ""))
-                served.outbox.append(
-                    Settlement(
-                        job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output,
-                        request, digest,
-                    )
+                settlement = Settlement(
+                    job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output,
+                    request, digest,
                 )  # fmt: skip
+                if one.outcome in _DOUBTFUL and not one.is_limit:
+                    served.doubtful.append(settlement)
+                else:
+                    served.outbox.append(settlement)
+                if one.outcome is Outcome.LOST:
+                    # Of a signal that is on its way to this worker, too, whatever is leased now would die.
+                    self._lease_at = time.monotonic() + DOUBT_S
                 served.let_go(one.token)
             served.missing_slots = missing_slots
             self._a_slot_ran_free()
@@ -179,7 +193,8 @@ class Book:
         """Whether nothing is left of a campaign that was withdrawn."""
         with self.changed:
             releasing = any(other is served for other, _ in self._to_release)
-            busy = served.in_hand or served.outbox or served.tokens or served.is_trading or releasing
+            waiting = served.outbox or served.doubtful
+            busy = served.in_hand or waiting or served.tokens or served.is_trading or releasing
             return served.is_withdrawn and not busy
 
     def refuse(self, campaign: str, uid: str, revision: int, why: str = "") -> None:
@@ -221,6 +236,7 @@ class Book:
 
     def is_drained(self) -> bool:
         with self.changed:
+            self._decide()
             releasing = any(served.not_before is None for served, _ in self._to_release)
             return self._draining and not self._is_busy() and not releasing
 
@@ -240,12 +256,19 @@ class Book:
 
     # From the exchange ----------------------------------------------------------------------------------
 
+    def decide(self) -> None:
+        """Leave no attempt in doubt: the worker ends."""
+        with self.changed:
+            self._decide(at_once=True)
+
     def unsettled(self) -> list[tuple[CampaignQueue, list[Settlement]]]:
         with self.changed:
+            self._decide(at_once=self._draining)
             return [(served.queue, list(served.outbox)) for served in self._served.values()]
 
     def has_business(self) -> bool:
         with self.changed:
+            self._decide()
             releasing = any(not _is_put_off(served) for served, _ in self._to_release)
             return releasing or self._holds_too_long() or bool(self._choose())
 
@@ -254,7 +277,11 @@ class Book:
         with self.changed:
             due = [served.due_at for served in self._served.values() if served.due_at is not None]
             due += [one.not_before for one in self._served.values() if one.not_before and _is_put_off(one)]
-            pauses = [max(0.0, at - time.monotonic()) for at in due]
+            due += [one.doubtful[0].ended_at + DOUBT_S for one in self._served.values() if one.doubtful]
+            now = time.monotonic()
+            if self._lease_at > now:
+                due.append(self._lease_at)
+            pauses = [max(0.0, at - now) for at in due]
             return min(pauses + [WAITED_TOO_LONG_S] * self._is_ahead(), default=None)
 
     def take_releases(self) -> list[tuple[Served, list[Release]]]:
@@ -383,9 +410,30 @@ class Book:
     def _is_busy(self) -> bool:
         # What a campaign does not take holds nobody up: it goes to disk at the end.
         return any(
-            served.in_hand or (served.outbox and served.not_before is None)
+            served.in_hand or ((served.outbox or served.doubtful) and served.not_before is None)
             for served in self._served.values()
         )
+
+    def _decide(self, *, at_once: bool = False) -> None:
+        """What is to become of errors and deaths: they are given back if a stop signal explains them, or else
+        settled when it is too late for one."""
+        latest = math.inf if at_once else time.monotonic() - DOUBT_S
+        for served in self._served.values():
+            releases: list[Release] = []
+            while served.doubtful:
+                settlement = served.doubtful[0]
+                if self._signals.explain(settlement.ended_at):
+                    end = settlement.body.decode(errors="replace").strip().rpartition("\n")[2]
+                    reason = f"drain: {self._signals.reason}; it ended with: {end}"
+                    releases.append(Release(settlement.id, settlement.attempt, reason[:_REASON_LENGTH]))
+                    served.strike_off(settlement.id, settlement.attempt)
+                elif settlement.ended_at <= latest:
+                    served.outbox.append(settlement)
+                else:
+                    break
+                served.doubtful.popleft()
+            if releases:
+                self._to_release.append((served, releases))
 
     def _is_ahead(self) -> bool:
         return any(served.in_hand > served.slots for served in self._served.values())
@@ -415,7 +463,7 @@ class Book:
 
     def _wishes(self, served: Served) -> tuple[int, int]:
         """How many jobs to ask for: to begin at once, and to hold behind short ones."""
-        if self._draining or served.is_withdrawn:
+        if self._draining or served.is_withdrawn or time.monotonic() < self._lease_at:
             return 0, 0
         slots = served.slots
         # What is forwarded runs elsewhere and takes nobody's slots here.

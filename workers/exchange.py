@@ -107,6 +107,7 @@ class Exchange:
     def finish(self, left: dict[str, list[Token]], reason: str) -> None:
         """Settle what has ended, release all else that is held, and leave. `left` was running when the
         runner closed, and is given back for `reason`; what was leased too late to reach it is held, too."""
+        self._book.decide()
         for served, releases in self._book.take_releases():
             self._release(served, releases)
         done = [

@@ -31,6 +31,10 @@ class WorkerOptions:
     """End after so long without a job."""
     time_limit_s: float | None = None
     """End within so long: drain early enough, then release what still runs."""
+    drain_timeout_s: float | None = None
+    """How long a drain may take before what still runs is given back; None: see `workers.drain`."""
+    is_batch: bool = False
+    """Whether a batch system sends SIGKILL a while after SIGTERM."""
     home: Path | None = None
     """Where the spool is kept."""
     python: str = field(default_factory=lambda: os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable)

@@ -48,6 +48,8 @@ class Served:
     proofs: dict[Token, tuple[str, str]] = field(default_factory=dict)
     """Of the attempts that the runner has: the request and the digest of their leases."""
     outbox: deque[Settlement] = field(default_factory=deque)
+    doubtful: deque[Settlement] = field(default_factory=deque)
+    """Errors and deaths of a moment ago: they are given back should this worker be told to stop."""
     lately: deque[Settlement] = field(default_factory=lambda: deque(maxlen=_LATELY))
     """Acknowledged; a server that goes back in time forgets the last ones."""
     may_have_work: bool = True

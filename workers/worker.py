@@ -28,6 +28,7 @@ from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
 from queue_eval.server_home import spool_folder
 from workers.book import Book
+from workers.drain import END_MARGIN_S, drain_deadline
 from workers.exchange import Exchange
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
@@ -67,17 +68,19 @@ class Worker:
             access, name=name, on_wait=self._while_away, outage=self._link.outage,
             reply_timeout_s=_beat_timeout_s(options.lease_s),
         )  # fmt: skip
-        self._book = Book()
+        self._book = Book(self._signals)
         self._runner = Runner(self._book)
         self._book.attach_runner(self._runner)
         self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool)
         self._keeper = LeaseKeeper(
-            self._keeper_link, options, self._book, self._runner, on_drain=self._signals.drain
-        )
+            self._keeper_link, options, self._book, self._runner,
+            on_drain=lambda: self._signals.drain("asked to"),
+        )  # fmt: skip
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange)
         self._notices = NoticeListener(self._link, self._keeper.poke)
         self._abandon = threading.Event()
+        self._drained_at: float | None = None
         self._is_ending = False
         self._has_traded = False
         self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
@@ -123,18 +126,36 @@ class Worker:
         while not self._has_traded and not self._abandon.is_set():
             self._signals.wait(_TICK_S)
             if not self._signals.wants_drain and (reason := self._reason_to_end()):
-                log.info("%s: draining", reason)
-                self._signals.drain()
-            if self._signals.wants_drain and not self._keeper.is_draining:
-                self._keeper.is_draining = True
-                log.info("draining: %d running", self._book.running())
-                self._book.drain()
-                self._keeper.poke()
+                self._signals.drain(reason)
+            if self._signals.wants_drain and self._drained_at is None:
+                self._begin_drain()
             if not self._runner.is_alive:
                 log.error("the runner failed: this worker ends; its jobs are released")
                 return
-            if self._signals.wants_stop or self._is_out_of_time():
+            if self._signals.wants_stop or self._is_overdue():
                 return
+
+    def _begin_drain(self) -> None:
+        self._drained_at = time.monotonic()
+        self._keeper.is_draining = True
+        deadline = self._deadline()
+        within = "" if deadline is None else f"; given back after {deadline - self._drained_at:.0f} s"
+        log.info("draining (%s): %d running%s", self._signals.reason, self._book.running(), within)
+        self._book.drain()
+        self._keeper.poke()
+
+    def _is_overdue(self) -> bool:
+        deadline = self._deadline()
+        return deadline is not None and time.monotonic() > deadline
+
+    def _deadline(self) -> float | None:
+        """When what still runs is given back, as far as it is known now."""
+        if self._drained_at is None:
+            return self._ends_at()
+        return drain_deadline(
+            self._signals.received, drained_at=self._drained_at, ends_at=self._ends_at(),
+            is_batch=self._options.is_batch, timeout_s=self._options.drain_timeout_s,
+        )  # fmt: skip
 
     def _end(self) -> None:
         self._is_ending = True
@@ -158,7 +179,7 @@ class Worker:
                 raise GiveUp("the server is away")
             # No beat may come after the end and show this worker again; the leases last long enough.
             self._keeper.stop()
-            self._exchange.finish(left, "drain")
+            self._exchange.finish(left, f"drain: {self._signals.reason or 'the worker failed'}")
             self._keeper.sign_off()
         except GiveUp:
             log.warning("the server is away: what was held returns to the queue when its lease expires")
@@ -172,9 +193,14 @@ class Worker:
             return f"the time limit of {limit:g} s is near"
         return None
 
-    def _is_out_of_time(self) -> bool:
+    def _ends_at(self) -> float | None:
+        """When this worker gives back what still runs because of its time limit (monotonic, s)."""
         limit = self._options.time_limit_s
-        return limit is not None and time.monotonic() - self._began_at > limit - min(2.0, 0.1 * limit)
+        return None if limit is None else self._began_at + limit - min(END_MARGIN_S, limit / 4)
+
+    def _is_out_of_time(self) -> bool:
+        ends_at = self._ends_at()
+        return ends_at is not None and time.monotonic() > ends_at
 
     def _exchange_while_away(self, away_s: float) -> None:
         self._exchange.spool()
@@ -227,4 +253,4 @@ def _beat_timeout_s(lease_s: float) -> float:
 
 def _drain_margin_s(limit_s: float) -> float:
     """How long before its end a worker with a time limit leases no more."""
-    return max(min(5.0, 0.5 * limit_s), min(60.0, 0.1 * limit_s))
+    return max(min(2 * END_MARGIN_S, 0.5 * limit_s), min(60.0, 0.1 * limit_s))

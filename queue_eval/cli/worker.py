@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 import sys
 import time
@@ -39,6 +40,8 @@ log = logging.getLogger("queue_eval.worker")
 @click.option("--name", help="A name of its own  [default: host and six digits]")
 @click.option("--idle-timeout", type=DURATION, help="End after so long without a job.")
 @click.option("--time-limit", type=DURATION, help="End within so long, draining early enough.")
+@click.option("--drain-timeout", type=DURATION, metavar="D",
+              help="After so long, a drain gives back what still runs  [default: see docs/cli.md]")
 @click.option("--lease", type=DURATION, default="30s", show_default=True,
               help="A worker that is silent for so long counts as dead.")
 @click.option("--allow", multiple=True, metavar="MODULE", envvar="QUEUE_EVAL_ALLOW",
@@ -52,8 +55,8 @@ log = logging.getLogger("queue_eval.worker")
 def worker_command(
     slots: int, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
     cores_per_slot: int | None, name: str | None, idle_timeout: float | None, time_limit: float | None,
-    lease: float, allow: Sequence[str], memory_limit: int | None, max_jobs_per_child: int | None,
-    url: str | None, home: str | None,
+    drain_timeout: float | None, lease: float, allow: Sequence[str], memory_limit: int | None,
+    max_jobs_per_child: int | None, url: str | None, home: str | None,
 ) -> None:  # fmt: skip
     """A long-running worker for all campaigns of the server, or the named ones.
 
@@ -64,7 +67,9 @@ def worker_command(
     With --allow (or $QUEUE_EVAL_ALLOW, separated by commas) modules are looked for in this working
     directory and on this worker's own import path, not where campaigns say.
 
-    The first SIGTERM or Ctrl-C drains (what runs is finished), the second releases what runs and stops now.
+    The first SIGTERM or Ctrl-C drains (what runs is finished), a second one after 2 s or more gives back what
+    runs and stops now. SIGHUP, SIGUSR1 and SIGUSR2 drain, too. In a batch job, a drain by SIGTERM gives back
+    after 20 s what still runs, one by SIGUSR1 or SIGUSR2 after 50 s, and always 5 s before --time-limit.
     """
     from queue_eval.allow_list import AllowList
     from queue_eval.keys import check_campaign_name, check_queue_name
@@ -83,17 +88,20 @@ def worker_command(
     )
     _import_workers()
     from workers.options import WorkerOptions
+    from workers.scheduler import allocation
     from workers.slot_board import board_for
     from workers.worker import Worker
 
+    batch = allocation(os.environ)
     board = board_for(slots, gpus=gpus, cores=cores, cores_per_slot=cores_per_slot)
     folder = home_folder(home)
     access = _wait_for_access(url, folder, idle_timeout)
     options = WorkerOptions(
         slots=slots, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
         name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
-        time_limit_s=time_limit, home=folder, allow=allow_list, memory_limit=memory_limit,
-        jobs_per_child=max_jobs_per_child,
+        time_limit_s=time_limit, drain_timeout_s=drain_timeout, home=folder, allow=allow_list,
+        memory_limit=memory_limit, jobs_per_child=max_jobs_per_child,
+        is_batch=batch is not None and batch.is_batch,
     )  # fmt: skip
     _check_server(access)
     Worker(access, options).run()

@@ -25,7 +25,7 @@ from queue_eval.server import start_server
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.failpoint_driver import CANCELLED, COUNT
-from tests.support.fault_fleet import ROOT, Fleet, check_all_recorded, end, wait_state
+from tests.support.fault_fleet import ROOT, Fleet, check_all_recorded, end, stop_now, wait_state
 from tests.support.waiting import wait_until
 
 JOBS = 4
@@ -100,9 +100,7 @@ def a_worker_dies_while_it_gives_back(attack: Attack) -> None:
         driver.submit([fleet.gated(x) for x in range(2)])
         worker = attack.worker(**attack.armed)
         fleet.wait_begun(1)
-        worker.terminate()
-        wait_until(lambda: "draining" in fleet.output_of(worker))
-        worker.terminate()
+        stop_now(worker, fleet)
         died(worker)
         fleet.open_gate()
         attack.heal()

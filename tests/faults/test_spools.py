@@ -15,7 +15,15 @@ import pytest
 from queue_eval import Evaluator
 from queue_eval.job import Job
 from queue_eval.server import server_state, start_server
-from tests.support.fault_fleet import WORK, Fleet, check_all_recorded, end, kill_server, wait_registered
+from tests.support.fault_fleet import (
+    WORK,
+    Fleet,
+    check_all_recorded,
+    end,
+    kill_server,
+    stop_now,
+    wait_registered,
+)
 from tests.support.waiting import wait_until
 
 
@@ -137,9 +145,8 @@ def test_a_worker_that_is_stopped_while_a_reply_does_not_come(fleet, campaign):
             fleet.open_gate()
             wait_until(lambda: fleet.finished() == {1: 1})
             wait_until(lambda: settles(worker.pid))
-            worker.terminate()
-            wait_until(lambda: "draining" in fleet.output_of(worker))
-            assert end(worker) == 0
+            stop_now(worker, fleet)
+            assert worker.wait(20) == 0
             assert len(spooled(fleet)) == 1
         finally:
             os.kill(server, signal.SIGKILL)

@@ -13,7 +13,7 @@ import pytest
 from queue_eval.server import start_server, stop_server
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
-from tests.support.fault_fleet import check_all_recorded, end, wait_registered, wait_state
+from tests.support.fault_fleet import check_all_recorded, end, stop_now, wait_registered, wait_state
 from tests.support.waiting import wait_until
 
 
@@ -40,18 +40,22 @@ def test_the_second_sigterm_releases_what_runs(fleet, campaign, method):
         first = fleet.worker("--campaign", campaign, slots=2)
         fleet.wait_begun(1, 2)
         children = {int(line[2]) for line in fleet.lines()}
-        first.send_signal(signal.SIGTERM)
-        wait_until(lambda: "draining" in fleet.output_of(first))
-        assert end(first, signal.SIGTERM) == 0
+        stop_now(first, fleet)
+        assert first.wait(20) == 0
         queue = fleet.queue(campaign)
         assert queue.snapshot().counts[State.PENDING] == 3
         assert not any(is_running(pid) for pid in children)
         fleet.open_gate()
         fleet.worker("--campaign", campaign, slots=2)
         jobs = {job.id: job for job in driver.gather("ALL", timeout=30)}
-        assert {(job.state, job.result, job.attempts) for job in jobs.values()} == {
-            ("succeeded", 1, 2), ("succeeded", 2, 2), ("succeeded", 3, 1)
+        assert {(job.state, job.result, job.attempts, job.releases) for job in jobs.values()} == {
+            ("succeeded", 1, 1, 1), ("succeeded", 2, 1, 1), ("succeeded", 3, 1, 0)
         }  # fmt: skip
+        assert "job 1 attempt 1" in fleet.output_of(first)
+        assert "given back: drain: SIGTERM" in fleet.output_of(first)
+        shown = fleet.cli("job", campaign, "1").stdout
+        assert "attempts   1, and 1 given back" in shown
+        assert "given back: drain: SIGTERM" in shown
         check_all_recorded(queue, 3)
 
 

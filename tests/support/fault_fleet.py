@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from queue_eval.server import server_state
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.waiting import wait_until
+from workers.signals import ONE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = "tests.support.fault_functions:work"
@@ -134,6 +136,15 @@ def wait_registered(fleet: Fleet, *names: str) -> None:
         return {worker["name"] for worker in json.loads(reply.stdout or "[]")}
 
     wait_until(lambda: set(names) <= live())
+
+
+def stop_now(worker: subprocess.Popen[str], fleet: Fleet, number: int = signal.SIGTERM) -> None:
+    """Have a worker give back what runs: a drain, and a second signal when it is not taken for the first."""
+    worker.send_signal(number)
+    wait_until(lambda: "draining" in fleet.output_of(worker))
+    told_at = time.monotonic()
+    wait_until(lambda: time.monotonic() > told_at + ONE_S)
+    worker.send_signal(number)
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s: float = 20) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 import time
 from typing import Any
 
@@ -17,6 +18,12 @@ def work(config: dict[str, Any]) -> Any:
         time.sleep(config["sleep_s"])
     while "gate" in config and not pathlib.Path(config["gate"]).exists():
         time.sleep(0.005)
+    if "program" in config:
+        subprocess.run(config["program"], check=True)
+    if config.get("eat"):
+        eaten = b"x" * config["eat"]
+        time.sleep(60)
+        del eaten
     if config.get("raise"):
         raise ValueError(config["raise"])
     if "print" in config:

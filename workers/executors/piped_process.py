@@ -14,6 +14,7 @@ from typing import Any
 from queue_eval.deaths import describe_exit
 from queue_eval.lifeline import CAN_BE_ARMED, arm
 from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Kept
+from queue_eval.stop_signals import blocked
 
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
@@ -67,15 +68,16 @@ class PipedProcess:
             self._output_fd, output_write = os.pipe()
             undo.callback(os.close, self._output_fd)
             passed.callback(os.close, output_write)
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(lifeline_read), *armed],
-                stdin=subprocess.DEVNULL,
-                stdout=output_write,
-                stderr=output_write,
-                pass_fds=(theirs.fileno(), lifeline_read),
-                start_new_session=True,
-                env=_without_secrets(os.environ if env is None else env),
-            )
+            with blocked():  # it begins so, and lets them in when it can survive them
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(lifeline_read), *armed],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output_write,
+                    stderr=output_write,
+                    pass_fds=(theirs.fileno(), lifeline_read),
+                    start_new_session=True,
+                    env=_without_secrets(os.environ if env is None else env),
+                )
             undo.callback(self._process.wait)
             undo.callback(self.begin_to_kill)
             if armed:

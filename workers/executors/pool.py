@@ -426,7 +426,8 @@ class ChildPool:
         body = describe_excess(limit, held, max(0, len(begun) - 1))
         output = self._replace(child)
         for token, begun_at in begun.items():
-            self._end(token, outcome, (now - begun_at) * 1000, body, output if child.threads == 1 else b"")
+            printed = output if child.threads == 1 else b""
+            self._end(token, outcome, (now - begun_at) * 1000, body, printed, is_limit=True)
 
     def _bury(self, child: ChildProcess, now: float) -> None:
         child.kill()
@@ -473,5 +474,9 @@ class ChildPool:
             noted.pop(child, None)
         return self._children.pop(child)
 
-    def _end(self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes) -> None:
-        self._ended.append(Ended(token, outcome, run_ms, run_ms, time.monotonic(), "", body, output))
+    def _end(
+        self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes, *,
+        is_limit: bool = False,
+    ) -> None:  # fmt: skip
+        now = time.monotonic()
+        self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, output, is_limit))

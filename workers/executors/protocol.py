@@ -26,6 +26,8 @@ class Ended(NamedTuple):
     source: str
     body: bytes
     output: bytes
+    is_limit: bool = False
+    """A limit on its memory ended it: that is its outcome, whatever else happened to the worker."""
 
 
 @dataclass(frozen=True, slots=True)
