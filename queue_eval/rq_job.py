@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from queue_eval.faults import is_transient
 from queue_eval.forked import ForkedAttempt
 from queue_eval.pipe import FrameBuffer, Report, parse_setup
 from queue_eval.rq_moves import BEAT_S, Begun, RqMoves
+from queue_eval.stop_signals import Survival
 
 log = logging.getLogger("rq.worker")
 
@@ -47,6 +49,9 @@ T = TypeVar("T")
 
 def run(uid: str, job: int, attempt: int, revision: int) -> None:
     """Run one attempt of the campaign `uid`, if it is still wanted and nobody else runs it."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # A work horse, which is of this job alone: RQ's worker finishes it when both are told to stop.
+        Survival()
     current: Any = get_current_job()
     prefix = getattr(defaults, "RQ_KEY_PREFIX", "rq")
     moves = RqMoves(current.connection, uid, current.origin, prefix=prefix)

@@ -9,7 +9,7 @@ import pytest
 
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
-from tests.support.fault_fleet import Fleet, check_all_recorded
+from tests.support.fault_fleet import Fleet, check_all_recorded, signal_all
 from tests.support.ray_cluster import RayCluster
 from tests.support.waiting import wait_until
 
@@ -104,3 +104,36 @@ def test_cancelling_reaches_ray(fleet: Fleet, campaign: str, cluster: RayCluster
             "succeeded"
         ] * 2
     assert fleet.finished().keys() == {3, 4}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_forwarder_outlives_a_stop_signal_to_all(fleet, campaign, cluster, number) -> None:
+    with fleet.driver(campaign, method="ray", address=cluster.address, max_losses=1) as driver:
+        driver.submit([fleet.gated(x) for x in range(3)])
+        worker = fleet.worker(slots=2)
+        wait_until(lambda: len(fleet.begun()) == 2, timeout_s=60)
+        signal_all(worker, number)
+        wait_until(lambda: "draining" in fleet.output_of(worker))
+        signal_all(worker, number)
+        fleet.open_gate()
+        assert worker.wait(30) == 0
+        assert len(fleet.finished()) == 2
+        fleet.worker()
+        jobs = driver.gather("ALL", timeout=60)
+        assert {(job.state, job.attempts, job.releases) for job in jobs} == {("succeeded", 1, 0)}
+    check_all_recorded(fleet.queue(campaign), 3)
+
+
+def test_what_dies_with_a_ray_of_the_workers_own_is_given_back(fleet: Fleet, campaign: str) -> None:
+    """The forwarder has started it: its processes are signalled, too, and die."""
+    with fleet.driver(campaign, method="ray", num_cpus=1, max_losses=1) as driver:
+        driver.submit([fleet.gated(1)])
+        worker = fleet.worker()
+        wait_until(fleet.begun, timeout_s=60)
+        signal_all(worker, signal.SIGTERM)
+        assert worker.wait(60) == 0
+        fleet.open_gate()
+        fleet.worker()
+        (job,) = driver.gather("ALL", timeout=60)
+        assert (job.state, job.attempts) == ("succeeded", 1)
+        assert [failure["cause"] for failure in fleet.queue(campaign).failures(1)] == ["released"]

@@ -14,7 +14,7 @@ import pytest
 
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
-from tests.support.fault_fleet import Fleet, check_all_recorded, end
+from tests.support.fault_fleet import Fleet, check_all_recorded, end, signal_all
 from tests.support.rq_fleet import RqFleet, RqRedis
 from tests.support.waiting import wait_until
 
@@ -176,3 +176,36 @@ def test_rqs_redis_is_away_when_an_evaluation_ends(fleet, campaign, rq_redis, rq
         assert (job.result, job.attempts) == ("x", 1)
     assert fleet.begun() == {1: 1}
     end(worker)
+
+
+@pytest.mark.parametrize("rq_redis", [True], indirect=True, ids=["log"])
+def test_a_forwarder_outlives_a_stop_signal_to_all(fleet, campaign, rq_fleet):
+    with driver_of(fleet, campaign, rq_fleet) as driver:
+        driver.submit([fleet.gated(x) for x in range(3)])
+        worker = fleet.worker()
+        wait_until(fleet.begun)
+        signal_all(worker, signal.SIGTERM)
+        wait_until(lambda: "draining" in fleet.output_of(worker))
+        signal_all(worker, signal.SIGTERM)
+        fleet.open_gate()
+        assert worker.wait(30) == 0
+        fleet.worker()
+        jobs = driver.gather("ALL", timeout=60)
+        assert {(job.state, job.attempts) for job in jobs} == {("succeeded", 1)}
+    check_all_recorded(fleet.queue(campaign), 3)
+
+
+@pytest.mark.parametrize("worker_class", ["rq.Worker"], indirect=True)
+@pytest.mark.parametrize("rq_redis", [True], indirect=True, ids=["log"])
+def test_an_attempt_outlives_a_stop_signal_to_all_of_rq(fleet, campaign, rq_fleet):
+    """RQ's own workers finish what runs; their work horses would die of it."""
+    with driver_of(fleet, campaign, rq_fleet) as driver:
+        driver.submit([fleet.gated(x) for x in range(2)])
+        fleet.worker()
+        fleet.wait_begun(1, 2)
+        for process in rq_fleet.processes():
+            process.send_signal(signal.SIGTERM)
+        fleet.open_gate()
+        jobs = driver.gather("ALL", timeout=60)
+        assert {(job.state, job.attempts, job.releases) for job in jobs} == {("succeeded", 1, 0)}
+        assert fleet.begun() == {1: 1, 2: 1}

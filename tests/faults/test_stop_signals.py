@@ -11,22 +11,11 @@ import pytest
 
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
-from tests.support.fault_fleet import check_all_recorded, end, stop_now, wait_registered
+from tests.support.fault_fleet import check_all_recorded, end, signal_all, stop_now, wait_registered
 from tests.support.waiting import wait_until
 
 METHODS = ["thread", "process", "subprocess"]
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
-
-
-def everyone(worker: subprocess.Popen[str]) -> list[int]:
-    """The worker and all that it and its children have started."""
-    return [worker.pid, *(process.pid for process in psutil.Process(worker.pid).children(recursive=True))]
-
-
-def signal_all(worker: subprocess.Popen[str], number: int, *, worker_last: bool = False) -> None:
-    pids = everyone(worker)
-    for pid in reversed(pids) if worker_last else pids:
-        os.kill(pid, number)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from queue_eval import Evaluator
 from queue_eval.access import find_access
 from queue_eval.connection import Link
@@ -145,6 +147,18 @@ def stop_now(worker: subprocess.Popen[str], fleet: Fleet, number: int = signal.S
     told_at = time.monotonic()
     wait_until(lambda: time.monotonic() > told_at + ONE_S)
     worker.send_signal(number)
+
+
+def everyone(worker: subprocess.Popen[str]) -> list[int]:
+    """The worker and all that it and its children have started."""
+    return [worker.pid, *(process.pid for process in psutil.Process(worker.pid).children(recursive=True))]
+
+
+def signal_all(worker: subprocess.Popen[str], number: int, *, worker_last: bool = False) -> None:
+    """As whoever stops a job does: every process, wherever it stands."""
+    pids = everyone(worker)
+    for pid in reversed(pids) if worker_last else pids:
+        os.kill(pid, number)
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
