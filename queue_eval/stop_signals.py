@@ -14,6 +14,7 @@ Imported by the processes that run user code, so it imports next to nothing.
 from __future__ import annotations
 
 import os
+from _thread import get_ident
 
 TYPE_CHECKING = False  # see `queue_eval`
 
@@ -41,13 +42,24 @@ class Survival:
                 signal.signal(number, _default(number))
                 os.kill(os.getpid(), number)
 
+        # Of each thread that is about to fork. Python drops what a fork is sent before it has begun: so that
+        # one that is ended at once does end, signals wait until it has its defaults.
+        masks: dict[int, set[Any]] = {}
+
+        def hold() -> None:
+            masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+        def let_in() -> None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(get_ident()))
+
         def stand_down() -> None:
             for number in STOP_SIGNALS:
                 if signal.getsignal(number) is pass_over:
                     signal.signal(number, _default(number))
+            let_in()
 
         self._pass_over = pass_over
-        os.register_at_fork(after_in_child=stand_down)
+        os.register_at_fork(before=hold, after_in_parent=let_in, after_in_child=stand_down)
         self.restore()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 

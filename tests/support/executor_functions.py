@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -145,6 +146,78 @@ def do_signals(config: Config) -> Any:
         subprocess.run(["true"], check=True)
         os.kill(os.getpid(), signal.SIGTERM)
     return "handled"
+
+
+def do_terminate_program(config: Config) -> Any:
+    """A program that user code starts has the default handlers, and can be ended."""
+    program = subprocess.Popen(["sleep", "60"])
+    program.terminate()
+    return program.wait(20)
+
+
+def do_limit_program(config: Config) -> Any:
+    return subprocess.run(["timeout", "0.1", "sleep", "60"], check=False).returncode
+
+
+def do_trap(config: Config) -> Any:
+    """A shell cannot trap what was ignored when it began."""
+    script = "trap 'exit 7' TERM; kill -TERM $$; exit 1"
+    return subprocess.run(["bash", "-c", script], check=False).returncode
+
+
+def do_terminate_pool(config: Config) -> Any:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(abs, [-1, -2])
+    return "terminated"
+
+
+def do_terminate_fork(config: Config) -> Any:
+    """Of each stop signal: the exit status of a process that is forked and sent it."""
+    statuses = {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        context = multiprocessing.get_context("fork")
+        begun = context.Event()
+        process = context.Process(target=_begin_and_sleep, args=(begun,))
+        process.start()
+        if number == signal.SIGINT:  # what comes before it has begun, Python itself drops
+            begun.wait(20)
+        os.kill(process.pid or 0, number)
+        process.join(20)
+        statuses[signal.Signals(number).name] = process.exitcode
+    return statuses
+
+
+def _begin_and_sleep(begun: Any) -> None:
+    begun.set()
+    time.sleep(60)
+
+
+def do_keep_handler(config: Config) -> Any:
+    """Sets a handler that stays, as a library does when it is imported."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, _count)
+
+
+def do_count_handled(config: Config) -> Any:
+    if threading.current_thread() is not threading.main_thread():
+        return 1
+    handled = len(_HANDLED)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return len(_HANDLED) - handled
+
+
+_HANDLED: list[int] = []
+
+
+def _count(number: int, _frame: Any) -> None:
+    _HANDLED.append(number)
+
+
+def do_default_handlers(config: Config) -> Any:
+    """Takes the protection off, and forgets to put it back."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def do_alarm(config: Config) -> Any:
