@@ -58,6 +58,8 @@ def _slurm(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
     # srun --pty names the port to which it sends the size of the terminal.
     by_hand = at_terminal or "SLURM_PTY_PORT" in environment
     on_node = _number(environment, "SLURM_CPUS_ON_NODE") or None
+    if on_node is None and not is_step:  # the shell of salloc
+        on_node = _of_this_node(environment.get("SLURM_JOB_CPUS_PER_NODE", ""), 0)
     each = _number(environment, "SLURM_CPUS_PER_TASK") or None
     tasks = _slurm_tasks(environment, is_step)
     if is_step:
@@ -80,18 +82,23 @@ def _slurm(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
 
 
 def _slurm_tasks(environment: Mapping[str, str], is_step: bool) -> int:
-    """How many tasks there are on this node: of ``4(x2),3`` the one of this node."""
+    """How many tasks there are on this node."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE") if is_step else None
-    node = _number(environment, "SLURM_NODEID") or 0
-    for part in (text or environment.get("SLURM_TASKS_PER_NODE", "")).split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+    text = text or environment.get("SLURM_TASKS_PER_NODE", "")
+    return _of_this_node(text, _number(environment, "SLURM_NODEID") or 0) or 1
+
+
+def _of_this_node(text: str, node: int) -> int | None:
+    """Of a number for each node, as in ``4(x2),3``, the one of this node, whose place is `node`."""
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip())
         if match is None:
-            break
+            return None
         nodes = int(match[2] or 1)
         if node < nodes:
-            return max(1, int(match[1]))
+            return int(match[1]) or None
         node -= nodes
-    return 1
+    return None
 
 
 def _grid_engine(environment: Mapping[str, str], at_terminal: bool) -> Allocation:

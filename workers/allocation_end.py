@@ -1,0 +1,115 @@
+"""When a worker's allocation ends, as its scheduler says.
+
+Slurm tells it to newer jobs in a variable; else its controller is asked once, by `squeue`, which may take long
+when the controller is away. Whoever cannot tell does not keep the worker from its work: the end is *unknown*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from queue_eval.errors import UsageError
+from workers.scheduler import Allocation
+
+ASK_S = 30.0
+"""Slurm's own programs give up after 18 s when the controller is away."""
+
+_NO_LIMIT = ("UNLIMITED", "NONE", "N/A")
+_FOREVER_S = 100 * 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationEnd:
+    """The end of an allocation on the clock of this machine (s since 1970); None: unknown, and why, or none."""
+
+    at: float | None
+    why: str = ""
+    """One clause for the log, where there is no end."""
+
+
+def allocation_end(
+    allocation: Allocation | None, environment: Mapping[str, str], *, ask: bool, ask_s: float = ASK_S
+) -> AllocationEnd:
+    """The end of this worker's allocation. `ask`: by a program of the scheduler, if it must be."""
+    if allocation is None:
+        return AllocationEnd(None, "this worker runs in no allocation of Slurm or Grid Engine")
+    if allocation.scheduler != "slurm":
+        return AllocationEnd(None, "Grid Engine does not tell its jobs when they end")
+    now = time.time()
+    told = environment.get("SLURM_JOB_END_TIME", "").strip()
+    if re.fullmatch(r"\d{9,11}", told) and int(told) < now + _FOREVER_S:
+        return AllocationEnd(float(told))
+    if not ask:
+        return AllocationEnd(None, "Slurm was not asked")
+    try:
+        return parse_end(_ask_squeue(allocation.job_id, environment, ask_s), now)
+    except UsageError as error:
+        return AllocationEnd(None, str(error))
+
+
+def parse_end(text: str, now: float) -> AllocationEnd:
+    """The end that squeue prints by %e, as a local time, or by %L, as what is left; the first of several."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return AllocationEnd(None, "squeue knows of no such job that runs")
+    ends = [end for line in lines if (end := _parse_time(line, now)) is not None]
+    if ends:
+        return AllocationEnd(min(ends))
+    if all(line.upper() in _NO_LIMIT for line in lines):
+        return AllocationEnd(None, f"its allocation has no end ({lines[0]})")
+    return AllocationEnd(None, f"squeue prints {lines[0][:80]!r} as its end")
+
+
+def _parse_time(text: str, now: float) -> float | None:
+    if match := re.fullmatch(r"(?:(\d{1,5})-)?(?:(\d{1,4}):)?(\d{1,2}):(\d{2})", text):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return now + ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?", text):
+        return None
+    try:
+        local = datetime.fromisoformat(text)
+        # When clocks go back, an hour comes twice.
+        first, second = (local.replace(fold=fold).timestamp() for fold in (0, 1))
+    except (ValueError, OverflowError, OSError):
+        return None
+    if max(first, second) > now + _FOREVER_S:
+        return None
+    return min(first, second) if min(first, second) > now else max(first, second)
+
+
+def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> str:
+    """What squeue prints. Raises UsageError with the reason why there is no answer."""
+    # A user's own defaults would leave jobs out, or write times in another way.
+    own = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("SQUEUE_") and name != "SLURM_TIME_FORMAT"
+    }
+    try:
+        process = subprocess.Popen(
+            ["squeue", "-h", "-j", job_id, "-o", "%e"], env=own, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise UsageError(f"squeue cannot be started ({error.strerror})") from error
+    with process:
+        try:
+            out, err = process.communicate(timeout=ask_s)
+        except subprocess.TimeoutExpired:
+            raise UsageError(f"squeue did not answer within {ask_s:g} s") from None
+        finally:
+            # The group: what it has started may keep its pipes open.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        words = " ".join(err.decode(errors="replace").split())[:160] or "nothing"
+        raise UsageError(f"squeue failed with status {process.returncode} and said: {words}")
+    return out.decode(errors="replace")
