@@ -1,23 +1,26 @@
 """When a worker's allocation ends, as its scheduler says.
 
-Slurm tells it to newer jobs in a variable; else its controller is asked once, by `squeue`, which may take long
-when the controller is away. Whoever cannot tell does not keep the worker from its work: the end is *unknown*.
+Newer versions of Slurm tell it in a variable. Else its controller is asked once, by `squeue`, which takes long
+when the controller is away. Without an answer the end is *unknown*, and the worker works.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from queue_eval.errors import UsageError
 from workers.scheduler import Allocation
+
+log = logging.getLogger("queue_eval.worker")
 
 ASK_S = 30.0
 """Slurm's own programs give up after 18 s when the controller is away."""
@@ -28,11 +31,16 @@ _FOREVER_S = 100 * 365 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class AllocationEnd:
-    """The end of an allocation on the clock of this machine (s since 1970); None: unknown, and why, or none."""
+    """The end of an allocation, as far as it is known."""
 
     at: float | None
+    """Seconds since 1970, on the clock of this machine; None when it is unknown, or when there is none."""
     why: str = ""
-    """One clause for the log, where there is no end."""
+    """One clause that says why there is no time."""
+
+
+class _NoAnswerError(Exception):
+    """The scheduler does not answer; why."""
 
 
 def allocation_end(
@@ -51,8 +59,19 @@ def allocation_end(
         return AllocationEnd(None, "Slurm was not asked")
     try:
         return parse_end(_ask_squeue(allocation.job_id, environment, ask_s), now)
-    except UsageError as error:
+    except _NoAnswerError as error:
         return AllocationEnd(None, str(error))
+
+
+def time_limit_until(end: AllocationEnd, began_at: float) -> float | None:
+    """Seconds from `began_at` (monotonic) to the end; None when that is unknown. The log is told which."""
+    if end.at is None:
+        log.info("--time-limit auto: there is no time limit, because %s", end.why)
+        return None
+    left_s = end.at - time.time()
+    log.info("--time-limit auto: the allocation ends in %.0f s, at %s UTC", left_s,
+             f"{datetime.fromtimestamp(end.at, UTC):%Y-%m-%d %H:%M:%S}")  # fmt: skip
+    return max(0.0, time.monotonic() - began_at + left_s)
 
 
 def parse_end(text: str, now: float) -> AllocationEnd:
@@ -86,30 +105,34 @@ def _parse_time(text: str, now: float) -> float | None:
 
 
 def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> str:
-    """What squeue prints. Raises UsageError with the reason why there is no answer."""
+    """What squeue prints. Raises _NoAnswerError with the reason."""
     # A user's own defaults would leave jobs out, or write times in another way.
     own = {
         name: value
         for name, value in environment.items()
         if not name.startswith("SQUEUE_") and name != "SLURM_TIME_FORMAT"
     }
+    squeue = shutil.which("squeue", path=environment.get("PATH"))
+    if squeue is None:
+        raise _NoAnswerError("there is no squeue on the PATH")
     try:
         process = subprocess.Popen(
-            ["squeue", "-h", "-j", job_id, "-o", "%e"], env=own, stdin=subprocess.DEVNULL,
+            [squeue, "-h", "-j", job_id, "-o", "%e"], env=own, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        raise UsageError(f"squeue cannot be started ({error.strerror})") from error
+        raise _NoAnswerError(f"squeue cannot be started ({error.strerror})") from error
     with process:
         try:
             out, err = process.communicate(timeout=ask_s)
-        except subprocess.TimeoutExpired:
-            raise UsageError(f"squeue did not answer within {ask_s:g} s") from None
-        finally:
+        except BaseException as error:
             # The group: what it has started may keep its pipes open.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise _NoAnswerError(f"squeue did not answer within {ask_s:g} s") from None
+            raise
     if process.returncode != 0:
         words = " ".join(err.decode(errors="replace").split())[:160] or "nothing"
-        raise UsageError(f"squeue failed with status {process.returncode} and said: {words}")
+        raise _NoAnswerError(f"squeue failed with status {process.returncode} and said: {words}")
     return out.decode(errors="replace")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Allocation:
     """How many jobs of one core this worker may run at once."""
     cores_share: int | None = None
     """How many cores of the node are for this worker."""
+    cores: tuple[int, ...] | None = None
+    """Which these are."""
 
 
 def allocation(environment: Mapping[str, str], *, at_terminal: bool | None = None) -> Allocation | None:
@@ -78,6 +80,7 @@ def _slurm(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
         restarts=_number(environment, "SLURM_RESTART_COUNT") or 0,
         slots=slots,
         cores_share=share,
+        cores=_slurm_cores(environment) if is_step else None,
     )
 
 
@@ -101,6 +104,24 @@ def _of_this_node(text: str, node: int) -> int | None:
     return None
 
 
+def _slurm_cores(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The cores to which srun binds this task: a mask or a number for each task of the node, in turn."""
+    bound = environment.get("SLURM_CPU_BIND_LIST", "").split(",")
+    mine = bound[(_number(environment, "SLURM_LOCALID") or 0) % len(bound)].strip()
+    kind = environment.get("SLURM_CPU_BIND_TYPE", "").strip(":")
+    if kind == "map_cpu":
+        return _core_numbers([mine])
+    if kind == "mask_cpu" and re.fullmatch(r"(0x)?[0-9A-Fa-f]{1,1024}", mine):
+        mask = int(mine, 16)
+        return tuple(core for core in range(mask.bit_length()) if mask >> core & 1) or None
+    return None
+
+
+def _core_numbers(words: Sequence[str]) -> tuple[int, ...] | None:
+    known = words and all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words)
+    return tuple(sorted({int(word) for word in words})) if known else None
+
+
 def _grid_engine(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
     task = environment["SGE_TASK_ID"]
     slots = _grid_engine_slots(environment)
@@ -115,6 +136,7 @@ def _grid_engine(environment: Mapping[str, str], at_terminal: bool) -> Allocatio
         restarts=_number(environment, "RESTARTED") or 0,
         slots=slots,
         cores_share=slots,
+        cores=_core_numbers(environment.get("SGE_BINDING", "").split()),
     )
 
 

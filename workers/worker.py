@@ -53,7 +53,7 @@ class Worker:
     def __init__(self, access: Access, options: WorkerOptions) -> None:
         self._options = options
         self._signals = Signals()
-        self._began_at = time.monotonic()
+        self._began_at = options.began_at
         self._access = access
         spools = spool_folder(options.home) if options.home is not None else None
         name = f"queue-eval-worker:{options.name}"
