@@ -1,7 +1,7 @@
 """When a worker's allocation ends, as its scheduler says.
 
-Newer versions of Slurm tell it in a variable. Else its controller is asked once, by `squeue`, which takes long
-when the controller is away. Without an answer the end is *unknown*, and the worker works.
+Newer versions of Slurm tell it in a variable. Else the controller is asked once, by `squeue`, which takes
+long when the controller is away. Without an answer the end is *unknown*, and the worker has no time limit.
 """
 
 from __future__ import annotations
@@ -133,6 +133,6 @@ def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> st
                 raise _NoAnswerError(f"squeue did not answer within {ask_s:g} s") from None
             raise
     if process.returncode != 0:
-        words = " ".join(err.decode(errors="replace").split())[:160] or "nothing"
-        raise _NoAnswerError(f"squeue failed with status {process.returncode} and said: {words}")
+        words = " ".join(err.decode(errors="replace").strip().rpartition("\n")[2].split())[:200]
+        raise _NoAnswerError(f"squeue failed with status {process.returncode}: {words or 'no message'}")
     return out.decode(errors="replace")

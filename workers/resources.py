@@ -187,9 +187,9 @@ def own_cores(allocation: Allocation | None) -> tuple[int, ...]:
     if allocation.cores is not None and set(allocation.cores) <= set(allowed):
         return allocation.cores
     raise UsageError(
-        f"job {allocation.job_id} has {share} of the {len(allowed)} cores that this worker may run on, and its "
-        "scheduler does not tell which; leave --cores-per-slot out, or name the cores by --cores, or have the "
-        "scheduler keep jobs to their cores (Slurm: TaskPlugin=task/affinity,task/cgroup; Grid Engine: -binding)"
+        f"job {allocation.job_id} has {share} of the {len(allowed)} cores that this worker may run on, and "
+        "its scheduler does not tell which; leave --cores-per-slot out, or name the cores by --cores, or "
+        "have jobs kept to their cores (Slurm: TaskPlugin=task/affinity,task/cgroup; Grid Engine: -binding)"
     )
 
 

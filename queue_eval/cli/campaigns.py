@@ -11,11 +11,19 @@ from queue_eval import keys
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.output import iso, print_json, print_table, shown_duration, shown_time, styled
+from queue_eval.cli.output import (
+    iso,
+    print_json,
+    print_table,
+    print_workers,
+    shown_duration,
+    shown_time,
+    styled,
+)
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
-from queue_eval.fleet import LiveWorker, live_workers
+from queue_eval.fleet import LiveWorker, WorkerCard, live_workers
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
@@ -124,6 +132,7 @@ def _workers_of(queue: CampaignQueue, snapshot: Snapshot) -> list[dict[str, Any]
             "name": name, "host": host, "pid": None, "slots": None, "running": attending[name],
             "last_seen_s": None, "state": "lost",
         }
+        | WorkerCard(name=name).allocation_as_json()
         for name, host in zip(dead, queue.hosts_of(dead), strict=True)
     ]  # fmt: skip
     return sorted(rows, key=lambda row: str(row["name"]))
@@ -134,7 +143,7 @@ def _worker_row(worker: LiveWorker, running: int) -> dict[str, Any]:
     return {
         "name": card.name, "host": card.host, "pid": card.pid, "slots": card.slots, "running": running,
         "last_seen_s": worker.last_seen_s, "state": card.state,
-    }  # fmt: skip
+    } | card.allocation_as_json()  # fmt: skip
 
 
 def _show(
@@ -160,7 +169,7 @@ def _show(
     if not workers:
         click.echo("no worker serves this campaign")
         return
-    print_table(
+    print_workers(
         ("worker", "host", "pid", "slots", "running", "state", "seen"),
         [
             (
@@ -170,4 +179,5 @@ def _show(
             for row in workers
         ],
         right=(2, 3, 4),
+        allocations=workers,
     )  # fmt: skip

@@ -144,7 +144,7 @@ def _wait_for_access(
             raise ServerUnreachableError(f"no access file {file} appeared; start a server or give --url")
         if limit_s is not None and now - began_at > limit_s - min(2.0, 0.1 * limit_s):
             log.info(
-                "no access file %s appeared, and the time limit of %.4g s is near: this worker ends", file, limit_s
+                "the time limit of %.4g s is near, and no access file %s has appeared: ending", limit_s, file
             )
             return None
         time.sleep(0.5 if limit_s is None else min(0.5, max(0.01, 0.1 * limit_s)))
