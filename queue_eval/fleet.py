@@ -95,7 +95,9 @@ class WorkerCard:
         )
 
     def allocation_as_json(self) -> dict[str, Any]:
-        """What it says of its allocation."""
+        """What it says of its allocation; nothing when it runs in none."""
+        if self.scheduler is None:
+            return {}
         ends = self.allocation_ends
         return {
             "scheduler": self.scheduler, "scheduler_job": self.scheduler_job, "node": self.node,
@@ -161,7 +163,7 @@ def live_workers(link: Link) -> list[LiveWorker]:
 
 def card_of(link: Link, name: str) -> WorkerCard | None:
     """The card of one worker, unless it has expired."""
-    text = link.call(lambda client: client.get(keys.worker_key(name)))
+    (text,) = _cards(link, [keys.worker_key(name)])
     return None if text is None else WorkerCard.parse(name, text)
 
 

@@ -14,10 +14,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from queue_eval.lifeline import CAN_BE_ARMED, arm
 from workers.scheduler import Allocation
 
 log = logging.getLogger("queue_eval.worker")
@@ -115,15 +116,28 @@ def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> st
     squeue = shutil.which("squeue", path=environment.get("PATH"))
     if squeue is None:
         raise _NoAnswerError("there is no squeue on the PATH")
+    command = [squeue, "-h", "-j", job_id, "-o", "%e"]
+    # It dies with this process: a signal may end the worker meanwhile.
+    lifeline, end_of_life = os.pipe()
+    try:
+        return _answer_of(command, own, ask_s, lifeline)
+    finally:
+        os.close(lifeline)
+        os.close(end_of_life)
+
+
+def _answer_of(command: Sequence[str], environment: Mapping[str, str], ask_s: float, lifeline: int) -> str:
     try:
         process = subprocess.Popen(
-            [squeue, "-h", "-j", job_id, "-o", "%e"], env=own, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, pass_fds=(lifeline,), start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         raise _NoAnswerError(f"squeue cannot be started ({error.strerror})") from error
     with process:
         try:
+            if CAN_BE_ARMED:
+                arm(lifeline, process.pid)
             out, err = process.communicate(timeout=ask_s)
         except BaseException as error:
             # The group: what it has started may keep its pipes open.

@@ -23,7 +23,7 @@ from queue_eval.cli.output import (
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
-from queue_eval.fleet import LiveWorker, WorkerCard, live_workers
+from queue_eval.fleet import LiveWorker, live_workers
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
@@ -132,7 +132,6 @@ def _workers_of(queue: CampaignQueue, snapshot: Snapshot) -> list[dict[str, Any]
             "name": name, "host": host, "pid": None, "slots": None, "running": attending[name],
             "last_seen_s": None, "state": "lost",
         }
-        | WorkerCard(name=name).allocation_as_json()
         for name, host in zip(dead, queue.hosts_of(dead), strict=True)
     ]  # fmt: skip
     return sorted(rows, key=lambda row: str(row["name"]))

@@ -28,7 +28,7 @@ from queue_eval.cli.output import (
 from queue_eval.cli.records import JobRecord, Records
 from queue_eval.connection import damaged
 from queue_eval.errors import UsageError
-from queue_eval.fleet import WorkerCard, card_of
+from queue_eval.fleet import card_of
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome, State
 
@@ -70,9 +70,11 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         (slots,) = queue.slots_of([job_id])
         card = card_of(queue.link, record.worker) if record.worker else None
-    allocation = (card or WorkerCard(name=record.worker or "")).allocation_as_json()
+    allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
-        more = {"slots": slots, "attempts_on_record": attempts, "output": output, "allocation": allocation}
+        more = {"slots": slots, "attempts_on_record": attempts, "output": output}
+        if allocation:
+            more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
         _show(campaign, record, slots, attempts, output, shown_allocation(allocation))

@@ -63,29 +63,30 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
         click.echo("  ".join(styled(text, text.strip()) for text in padded))
 
 
-_ALLOCATION = ("scheduler_job", "node", "restarts", "allocation_ends_at")
-_ALLOCATION_HEADERS = ("scheduler job", "node", "restarts", "ends")
+_ALLOCATION_COLUMNS = {
+    "scheduler_job": "scheduler job", "node": "node", "restarts": "restarts", "allocation_ends_at": "ends"
+}  # fmt: skip
 
 
 def print_workers(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Iterable[int],
     allocations: Sequence[Mapping[str, Any]],
 ) -> None:  # fmt: skip
-    """A table of workers; with what a scheduler says of each, in columns that have something to show."""
-    shown = [name for name in _ALLOCATION if any(one[name] for one in allocations)]
+    """A table of workers. What schedulers say of them is added, in columns that are not empty."""
+    shown = [name for name in _ALLOCATION_COLUMNS if any(one.get(name) for one in allocations)]
     print_table(
-        [*headers, *(_ALLOCATION_HEADERS[_ALLOCATION.index(name)] for name in shown)],
+        [*headers, *(_ALLOCATION_COLUMNS[name] for name in shown)],
         [
-            [*row, *(_allocation_cell(name, one[name]) for name in shown)]
+            [*row, *(_allocation_cell(name, one.get(name)) for name in shown)]
             for row, one in zip(rows, allocations, strict=True)
         ],
-        right=[*right, *(len(headers) + shown.index(name) for name in shown if name == "restarts")],
+        right=[*right, *(len(headers) + i for i, name in enumerate(shown) if name == "restarts")],
     )
 
 
 def shown_allocation(one: Mapping[str, Any]) -> str | None:
     """What a scheduler says of a worker, in one line; None when nothing is said."""
-    if one["scheduler"] is None:
+    if not one:
         return None
     parts = [f"{one['scheduler']} job {one['scheduler_job']}"]
     if one["node"]:
@@ -98,7 +99,7 @@ def shown_allocation(one: Mapping[str, Any]) -> str | None:
 
 
 def _allocation_cell(name: str, value: Any) -> Any:
-    """Times without their zone: all are UTC."""
+    """A time is shown as other tables show it."""
     return f"{value[:19].replace('T', ' ')} UTC" if name == "allocation_ends_at" and value else value
 
 
