@@ -7,6 +7,7 @@ import os
 import re
 import time
 
+import psutil
 import pytest
 
 from queue_eval.fleet import WorkerCard
@@ -183,6 +184,20 @@ def test_libraries_use_the_cores_of_one_slot(fleet, campaign, method):
         fourth = fleet.worker("--campaign", campaign, slots=2, OMP_NUM_THREADS="7")
         assert threads() == "7", "the user's own"
         end(fourth)
+
+
+def test_a_forwarder_is_left_alone(fleet, campaign):
+    """Where the attempts run that it forwards there may be other cores."""
+    with fleet.driver(campaign, method="ray", address="127.0.0.1:1", num_workers=1) as driver:
+        driver.submit([fleet.config(1)])
+        worker = fleet.worker("--campaign", campaign, slots=2)
+
+        def forwarder() -> psutil.Process | None:
+            children = psutil.Process(worker.pid).children()
+            return next((child for child in children if "ray_backend.py" in " ".join(child.cmdline())), None)
+
+        assert not {*THREAD_LIMITS} & wait_until(forwarder).environ().keys()
+        driver.cancel()
 
 
 def test_libraries_in_local_workers_do_too(own_fleet, campaign):
