@@ -130,6 +130,7 @@ def _grid_engine(environment: Mapping[str, str], at_terminal: bool) -> Allocatio
         job_id=environment["JOB_ID"] + (f".{task}" if task.isdecimal() else ""),
         is_batch=(
             not at_terminal
+            and "QRSH_PORT" not in environment
             and environment.get("ENVIRONMENT") == "BATCH"
             and environment.get("JOB_NAME") not in _INTERACTIVE_JOBS
         ),

@@ -79,6 +79,7 @@ def test_the_shell_of_salloc():
         (STEP | {"SLURM_PTY_PORT": "45605"}, False, False), ({"SLURM_JOB_ID": "7"}, False, False),
         ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, False, True),
         (SGE, False, True), (SGE, True, False), (SGE | {"JOB_NAME": "QRLOGIN"}, False, False),
+        (SGE | {"QRSH_PORT": "host:35041"}, False, False),
         ({name: value for name, value in SGE.items() if name != "ENVIRONMENT"}, False, False),
     ],
 )  # fmt: skip
