@@ -27,6 +27,8 @@ log = logging.getLogger("queue_eval.worker")
 ASK_S = 30.0
 """Slurm's own programs give up after 18 s when the controller is away."""
 
+_DEADLY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 _NO_LIMIT = ("UNLIMITED", "NONE", "N/A")
 _FOREVER_S = 100 * 365 * 86400.0
 
@@ -128,17 +130,21 @@ def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> st
 
 
 def _answer_of(command: Sequence[str], environment: Mapping[str, str], ask_s: float, lifeline: int) -> str:
+    # A signal that comes between the start and the arming must not leave the program behind.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEADLY)
     try:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, pass_fds=(lifeline,), start_new_session=True,
         )  # fmt: skip
+        if CAN_BE_ARMED:
+            arm(lifeline, process.pid)
     except OSError as error:
         raise _NoAnswerError(f"squeue cannot be started ({error.strerror})") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with process:
         try:
-            if CAN_BE_ARMED:
-                arm(lifeline, process.pid)
             out, err = process.communicate(timeout=ask_s)
         except BaseException as error:
             # The group: what it has started may keep its pipes open.
