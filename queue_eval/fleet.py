@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from queue_eval import keys
@@ -22,6 +23,8 @@ MOST_REFUSALS, MOST_REASON = 20, 400
 """How much a card tells of what its worker refuses."""
 
 _MOST = 2**53
+_LAST_DATE = 250_000_000_000
+_MOST_TEXT = 200
 _N = TypeVar("_N", int, float)
 
 
@@ -47,6 +50,16 @@ class WorkerCard:
     """It is about to be started by a driver, which says so on its behalf."""
     refused: dict[str, str] = field(default_factory=dict)
     """Campaigns that are for it and that it does not serve, and why."""
+    scheduler: str | None = None
+    """`slurm` or `sge`, when it runs in an allocation of one."""
+    scheduler_job: str | None = None
+    """The allocation's job id, as the scheduler's commands take it."""
+    node: str | None = None
+    """What the scheduler calls its node."""
+    restarts: int | None = None
+    """How often the scheduler has started its job again."""
+    allocation_ends: float | None = None
+    """When the allocation ends (s since 1970), where the worker knows it."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -74,7 +87,25 @@ class WorkerCard:
             lease_s=_number(said.get("lease_s"), float),
             announced=bool(said.get("announced")),
             refused=_reasons(said.get("refused")),
+            scheduler=_text(said.get("scheduler")),
+            scheduler_job=_text(said.get("scheduler_job")),
+            node=_text(said.get("node")),
+            restarts=_number(said.get("restarts"), int),
+            allocation_ends=_time(said.get("allocation_ends")),
         )
+
+    def allocation_as_json(self) -> dict[str, Any]:
+        """What it says of its allocation; nothing when it runs in none."""
+        if self.scheduler is None:
+            return {}
+        ends = self.allocation_ends
+        return {
+            "scheduler": self.scheduler, "scheduler_job": self.scheduler_job, "node": self.node,
+            "restarts": self.restarts,
+            "allocation_ends_at": (
+                None if ends is None else datetime.fromtimestamp(ends, UTC).isoformat(timespec="seconds")
+            ),
+        }  # fmt: skip
 
     def is_for(self, campaign: str) -> bool:
         """Whether it was started for this campaign by name."""
@@ -97,7 +128,7 @@ class LiveWorker:
             "name": card.name, "host": card.host, "machine": card.machine, "pid": card.pid,
             "created": card.created, "slots": card.slots, "campaigns": card.campaigns, "queues": card.queues,
             "state": card.state, "refused": card.refused, "last_seen_s": self.last_seen_s,
-        }  # fmt: skip
+        } | card.allocation_as_json()  # fmt: skip
 
 
 def is_served(
@@ -128,6 +159,12 @@ def live_workers(link: Link) -> list[LiveWorker]:
                 card = WorkerCard.parse(name.decode(errors="replace"), text)
                 found.append(LiveWorker(card, round(max(0.0, now_ms - seen_ms) / 1000, 3)))
     return sorted(found, key=lambda worker: worker.card.name)
+
+
+def card_of(link: Link, name: str) -> WorkerCard | None:
+    """The card of one worker, unless it has expired."""
+    (text,) = _cards(link, [keys.worker_key(name)])
+    return None if text is None else WorkerCard.parse(name, text)
 
 
 def notify(link: Link, what: str, **about: str) -> None:
@@ -163,6 +200,16 @@ def _cards(link: Link, places: Sequence[str]) -> list[bytes | None]:
 def _number(said: Any, kind: Callable[[Any], _N]) -> _N | None:
     is_number = isinstance(said, (int, float)) and not isinstance(said, bool) and abs(said) < _MOST
     return kind(said) if is_number else None
+
+
+def _time(said: Any) -> float | None:
+    """Seconds since 1970, of a moment that has a date."""
+    at = _number(said, float)
+    return at if at is not None and 0 <= at < _LAST_DATE else None
+
+
+def _text(said: Any) -> str | None:
+    return str(said)[:_MOST_TEXT] if isinstance(said, (str, int)) and said != "" else None
 
 
 def _reasons(said: Any) -> dict[str, str]:

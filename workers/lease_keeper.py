@@ -60,6 +60,7 @@ class LeaseKeeper:
         self._machine = machine_id()
         self._created = psutil.Process().create_time()
         self._born = birth_of(os.getpid())
+        self._allotted = _allotted(options)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -139,6 +140,7 @@ class LeaseKeeper:
             queues=self._options.queues, state="draining" if self.is_draining else "running",
             lease_s=self._options.lease_s,
             refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
+            **self._allotted,
         ).encode()  # fmt: skip
 
         def operation(client: Any) -> list[Any]:
@@ -232,6 +234,17 @@ class LeaseKeeper:
         self._book.refuse(campaign, uid, revision, str(error))
         # What runs is of an opening that was accepted: it is finished.
         self._book.withdraw(campaign)
+
+
+def _allotted(options: WorkerOptions) -> dict[str, Any]:
+    """The fields of the card that tell of the allocation."""
+    allocation = options.allocation
+    if allocation is None:
+        return {}
+    return {
+        "scheduler": allocation.scheduler, "scheduler_job": allocation.job_id, "node": allocation.node,
+        "restarts": allocation.restarts, "allocation_ends": options.allocation_ends_at,
+    }  # fmt: skip
 
 
 def _revision(said: bytes | None) -> int:

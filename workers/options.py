@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from queue_eval.allow_list import AllowList
 from queue_eval.fleet import is_served
 from queue_eval.machine import new_worker_name
+from workers.scheduler import Allocation
 from workers.slot_board import SlotBoard
 
 DEFAULT_LEASE_S = 30.0
@@ -30,11 +32,11 @@ class WorkerOptions:
     idle_timeout_s: float | None = None
     """End after so long without a job."""
     time_limit_s: float | None = None
-    """End within so long: drain early enough, then release what still runs."""
+    """End within so long of `began_at`: drain early enough, then release what still runs."""
+    began_at: float = field(default_factory=time.monotonic)
+    """When this process began (monotonic, s)."""
     drain_timeout_s: float | None = None
     """How long a drain may take before what still runs is given back; None: see `workers.drain`."""
-    is_batch: bool = False
-    """Whether a batch system sends SIGKILL a while after SIGTERM."""
     home: Path | None = None
     """Where the spool is kept."""
     python: str = field(default_factory=lambda: os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable)
@@ -46,6 +48,12 @@ class WorkerOptions:
     """Bytes of memory that one slot may use."""
     jobs_per_child: int | None = None
     """A process that runs user code is replaced after so many attempts."""
+    library_threads: int | None = None
+    """How many threads a library is to use in a process whose slots own no cores; None: as it likes."""
+    allocation: Allocation | None = None
+    """What a scheduler has given to this worker."""
+    allocation_ends_at: float | None = None
+    """When that ends (s since 1970), where it is known."""
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

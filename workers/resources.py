@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from queue_eval.errors import UsageError
+from workers.scheduler import Allocation
 
 THREAD_LIMITS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -44,10 +45,37 @@ class Means:
         if self.gpus:
             environment[VISIBLE_GPUS] = ",".join(self.gpus)
         if self.cores:
-            limit = str(max(1, len(self.cores) // threads))
-            for name in THREAD_LIMITS:
-                environment.setdefault(name, limit)
+            set_thread_limits(environment, max(1, len(self.cores) // threads))
         return environment
+
+
+def set_thread_limits(environment: dict[str, str], threads: int) -> None:
+    """Have libraries use so many threads, where the user has not said it."""
+    for name in THREAD_LIMITS:
+        environment.setdefault(name, str(threads))
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cores_of(allocation: Allocation | None) -> int:
+    """How many cores are this worker's, as its scheduler says, else as many as it may run on."""
+    share = allocation.cores_share if allocation is not None else None
+    return usable_cores() if share is None else min(share, usable_cores())
+
+
+def auto_slots(allocation: Allocation | None) -> int:
+    """How many slots `--slots auto` means."""
+    usable = usable_cores()
+    told = allocation.slots if allocation is not None else None
+    if told is None:
+        return usable
+    # A scheduler that offers more than the node has is meant so; a mask that leaves cores out is a limit.
+    return told if usable >= (os.cpu_count() or 1) else min(told, usable)
 
 
 def joined(means: Iterable[Means]) -> Means:
@@ -148,6 +176,21 @@ def parse_cores(text: str | None) -> tuple[int, ...]:
             f"({ranges(allowed)}); choose among these"
         )
     return tuple(sorted(set(wanted)))
+
+
+def own_cores(allocation: Allocation | None) -> tuple[int, ...]:
+    """The cores of this worker when the user names none. Raises UsageError when others may have the same."""
+    allowed = parse_cores(None)
+    share = allocation.cores_share if allocation is not None else None
+    if allocation is None or share is None or share >= len(allowed):
+        return allowed
+    if allocation.cores is not None and set(allocation.cores) <= set(allowed):
+        return allocation.cores
+    raise UsageError(
+        f"job {allocation.job_id} has {share} of the {len(allowed)} cores that this worker may run on, and "
+        "its scheduler does not tell which; leave --cores-per-slot out, or name the cores by --cores, or "
+        "have jobs kept to their cores (Slurm: TaskPlugin=task/affinity,task/cgroup; Grid Engine: -binding)"
+    )
 
 
 def ranges(cores: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Allocation:
     """How many jobs of one core this worker may run at once."""
     cores_share: int | None = None
     """How many cores of the node are for this worker."""
+    cores: tuple[int, ...] | None = None
+    """Which these are."""
 
 
 def allocation(environment: Mapping[str, str], *, at_terminal: bool | None = None) -> Allocation | None:
@@ -58,6 +60,8 @@ def _slurm(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
     # srun --pty names the port to which it sends the size of the terminal.
     by_hand = at_terminal or "SLURM_PTY_PORT" in environment
     on_node = _number(environment, "SLURM_CPUS_ON_NODE") or None
+    if on_node is None and not is_step:  # the shell of salloc
+        on_node = _of_this_node(environment.get("SLURM_JOB_CPUS_PER_NODE", ""), 0)
     each = _number(environment, "SLURM_CPUS_PER_TASK") or None
     tasks = _slurm_tasks(environment, is_step)
     if is_step:
@@ -76,22 +80,46 @@ def _slurm(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
         restarts=_number(environment, "SLURM_RESTART_COUNT") or 0,
         slots=slots,
         cores_share=share,
+        cores=_slurm_cores(environment) if is_step else None,
     )
 
 
 def _slurm_tasks(environment: Mapping[str, str], is_step: bool) -> int:
-    """How many tasks there are on this node: of ``4(x2),3`` the one of this node."""
+    """How many tasks there are on this node."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE") if is_step else None
-    node = _number(environment, "SLURM_NODEID") or 0
-    for part in (text or environment.get("SLURM_TASKS_PER_NODE", "")).split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+    text = text or environment.get("SLURM_TASKS_PER_NODE", "")
+    return _of_this_node(text, _number(environment, "SLURM_NODEID") or 0) or 1
+
+
+def _of_this_node(text: str, node: int) -> int | None:
+    """Of a number for each node, as in ``4(x2),3``, the one of this node, whose place is `node`."""
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip())
         if match is None:
-            break
+            return None
         nodes = int(match[2] or 1)
         if node < nodes:
-            return max(1, int(match[1]))
+            return int(match[1]) or None
         node -= nodes
-    return 1
+    return None
+
+
+def _slurm_cores(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The cores to which srun binds this task: a mask or a number for each task of the node, in turn."""
+    bound = environment.get("SLURM_CPU_BIND_LIST", "").split(",")
+    mine = bound[(_number(environment, "SLURM_LOCALID") or 0) % len(bound)].strip()
+    kind = environment.get("SLURM_CPU_BIND_TYPE", "").strip(":")
+    if kind == "map_cpu":
+        return _core_numbers([mine])
+    if kind == "mask_cpu" and re.fullmatch(r"(0x)?[0-9A-Fa-f]{1,1024}", mine):
+        mask = int(mine, 16)
+        return tuple(core for core in range(mask.bit_length()) if mask >> core & 1) or None
+    return None
+
+
+def _core_numbers(words: Sequence[str]) -> tuple[int, ...] | None:
+    known = words and all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words)
+    return tuple(sorted({int(word) for word in words})) if known else None
 
 
 def _grid_engine(environment: Mapping[str, str], at_terminal: bool) -> Allocation:
@@ -102,12 +130,14 @@ def _grid_engine(environment: Mapping[str, str], at_terminal: bool) -> Allocatio
         job_id=environment["JOB_ID"] + (f".{task}" if task.isdecimal() else ""),
         is_batch=(
             not at_terminal
+            and "QRSH_PORT" not in environment
             and environment.get("ENVIRONMENT") == "BATCH"
             and environment.get("JOB_NAME") not in _INTERACTIVE_JOBS
         ),
         restarts=_number(environment, "RESTARTED") or 0,
         slots=slots,
         cores_share=slots,
+        cores=_core_numbers(environment.get("SGE_BINDING", "").split()),
     )
 
 

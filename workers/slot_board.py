@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from workers.resources import Means, joined, parse_cores, parse_gpus, share_out
+from workers.resources import Means, joined, own_cores, parse_cores, parse_gpus, share_out
+from workers.scheduler import Allocation
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,21 @@ class SlotBoard:
 
 
 def board_for(
-    slots: int, *, gpus: str | None, cores: str | None, cores_per_slot: int | None
-) -> SlotBoard | None:
+    slots: int, *, gpus: str | None, cores: str | None, cores_per_slot: int | None,
+    allocation: Allocation | None = None,
+) -> SlotBoard | None:  # fmt: skip
     """What a worker's slots own, as its command line says; None when it says nothing. Raises UsageError."""
     if gpus is None and cores is None and cores_per_slot is None:
         return None
+    owned: tuple[int, ...] = ()
+    if cores is not None:
+        owned = parse_cores(cores)
+    elif cores_per_slot is not None:
+        owned = own_cores(allocation)
     means = share_out(
         slots,
         gpus=parse_gpus(gpus, os.environ) if gpus is not None else (),
-        cores=parse_cores(cores) if cores is not None or cores_per_slot is not None else (),
+        cores=owned,
         cores_per_slot=cores_per_slot,
     )
     for slot, one in enumerate(means):

@@ -54,7 +54,7 @@ class Worker:
     def __init__(self, access: Access, options: WorkerOptions) -> None:
         self._options = options
         self._signals = Signals()
-        self._began_at = time.monotonic()
+        self._began_at = options.began_at
         self._access = access
         spools = spool_folder(options.home) if options.home is not None else None
         name = f"queue-eval-worker:{options.name}"
@@ -81,6 +81,10 @@ class Worker:
         self._notices = NoticeListener(self._link, self._keeper.poke)
         self._abandon = threading.Event()
         self._drained_at: float | None = None
+        ends_at = options.allocation_ends_at
+        self._allocation_ends_at = (
+            None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
+        )
         self._is_ending = False
         self._has_traded = False
         self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
@@ -152,9 +156,15 @@ class Worker:
         """When what still runs is given back, as far as it is known now."""
         if self._drained_at is None:
             return self._ends_at()
+        batch = self._options.allocation
+        ends = [self._ends_at()]
+        # Past its end an allocation is in its grace, which begins with SIGTERM.
+        if self._allocation_ends_at is not None and self._allocation_ends_at > self._drained_at:
+            ends.append(self._allocation_ends_at)
         return drain_deadline(
-            self._signals.received, drained_at=self._drained_at, ends_at=self._ends_at(),
-            is_batch=self._options.is_batch, timeout_s=self._options.drain_timeout_s,
+            self._signals.received, drained_at=self._drained_at,
+            ends_at=min((at for at in ends if at is not None), default=None),
+            is_batch=batch is not None and batch.is_batch, timeout_s=self._options.drain_timeout_s,
         )  # fmt: skip
 
     def _end(self) -> None:

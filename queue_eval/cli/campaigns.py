@@ -11,7 +11,15 @@ from queue_eval import keys
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.output import iso, print_json, print_table, shown_duration, shown_time, styled
+from queue_eval.cli.output import (
+    iso,
+    print_json,
+    print_table,
+    print_workers,
+    shown_duration,
+    shown_time,
+    styled,
+)
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
@@ -134,7 +142,7 @@ def _worker_row(worker: LiveWorker, running: int) -> dict[str, Any]:
     return {
         "name": card.name, "host": card.host, "pid": card.pid, "slots": card.slots, "running": running,
         "last_seen_s": worker.last_seen_s, "state": card.state,
-    }  # fmt: skip
+    } | card.allocation_as_json()  # fmt: skip
 
 
 def _show(
@@ -160,7 +168,7 @@ def _show(
     if not workers:
         click.echo("no worker serves this campaign")
         return
-    print_table(
+    print_workers(
         ("worker", "host", "pid", "slots", "running", "state", "seen"),
         [
             (
@@ -170,4 +178,5 @@ def _show(
             for row in workers
         ],
         right=(2, 3, 4),
+        allocations=workers,
     )  # fmt: skip

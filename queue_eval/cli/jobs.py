@@ -19,6 +19,7 @@ from queue_eval.cli.output import (
     print_table,
     printable,
     shorten,
+    shown_allocation,
     shown_duration,
     shown_time,
     shown_value,
@@ -27,6 +28,7 @@ from queue_eval.cli.output import (
 from queue_eval.cli.records import JobRecord, Records
 from queue_eval.connection import damaged
 from queue_eval.errors import UsageError
+from queue_eval.fleet import card_of
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import RELEASED, Outcome, State
 
@@ -67,11 +69,15 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         (slots,) = queue.slots_of([job_id])
+        card = card_of(queue.link, record.worker) if record.worker else None
+    allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
         more = {"slots": slots, "attempts_on_record": attempts, "output": output}
+        if allocation:
+            more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, slots, attempts, output)
+        _show(campaign, record, slots, attempts, output, shown_allocation(allocation))
 
 
 def check_ids(queue: CampaignQueue, ids: Iterable[int]) -> None:
@@ -167,8 +173,9 @@ def _gist(record: JobRecord, width: int) -> str:
 
 
 def _show(
-    campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str
-) -> None:
+    campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str,
+    allocation: str | None,
+) -> None:  # fmt: skip
     for label, value in (
         ("campaign", campaign),
         ("job", str(record.id)),
@@ -177,6 +184,7 @@ def _show(
             else str(record.attempts)),
         ("slots", str(slots)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
+        *([("allocation", allocation)] if allocation else []),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),
         ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),
         ("ran", shown_duration(record.run_s)),

@@ -75,6 +75,21 @@ class SizeType(click.ParamType[int]):
 
 SIZE = SizeType()
 
+AUTO = "auto"
+
+
+class AutoOr(click.ParamType[Any]):
+    """What another type takes, or ``auto``."""
+
+    def __init__(self, other: click.ParamType[Any]) -> None:
+        self._other = other
+        self.name = f"{other.name}|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.strip().lower() == AUTO:
+            return AUTO
+        return self._other.convert(value, param, ctx)
+
 JOB_ID = click.IntRange(min=1)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,6 +61,46 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
         ]
         padded[-1] = padded[-1].rstrip()
         click.echo("  ".join(styled(text, text.strip()) for text in padded))
+
+
+_ALLOCATION_COLUMNS = {
+    "scheduler_job": "scheduler job", "node": "node", "restarts": "restarts", "allocation_ends_at": "ends"
+}  # fmt: skip
+
+
+def print_workers(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Iterable[int],
+    allocations: Sequence[Mapping[str, Any]],
+) -> None:  # fmt: skip
+    """A table of workers. What schedulers say of them is added, in columns that are not empty."""
+    shown = [name for name in _ALLOCATION_COLUMNS if any(one.get(name) for one in allocations)]
+    print_table(
+        [*headers, *(_ALLOCATION_COLUMNS[name] for name in shown)],
+        [
+            [*row, *(_allocation_cell(name, one.get(name)) for name in shown)]
+            for row, one in zip(rows, allocations, strict=True)
+        ],
+        right=[*right, *(len(headers) + i for i, name in enumerate(shown) if name == "restarts")],
+    )
+
+
+def shown_allocation(one: Mapping[str, Any]) -> str | None:
+    """What a scheduler says of a worker, in one line; None when nothing is said."""
+    if not one:
+        return None
+    parts = [f"{one['scheduler']} job {one['scheduler_job']}"]
+    if one["node"]:
+        parts.append(f"on node {one['node']}")
+    if one["restarts"]:
+        parts.append(f"restarted {one['restarts']} time{'s' * (one['restarts'] > 1)}")
+    if one["allocation_ends_at"]:
+        parts.append(f"ends {_allocation_cell('allocation_ends_at', one['allocation_ends_at'])}")
+    return printable(", ".join(parts))
+
+
+def _allocation_cell(name: str, value: Any) -> Any:
+    """A time is shown as other tables show it."""
+    return f"{value[:19].replace('T', ' ')} UTC" if name == "allocation_ends_at" and value else value
 
 
 def styled(text: str, word: str) -> str:

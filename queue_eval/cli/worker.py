@@ -15,7 +15,7 @@ import click
 
 import queue_eval
 from queue_eval.access import ACCESS_FILE, Access, find_access, home_folder, named_file
-from queue_eval.cli.options import DURATION, SIZE, server_options
+from queue_eval.cli.options import AUTO, DURATION, SIZE, AutoOr, server_options
 from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.faults import is_refusal
@@ -28,8 +28,9 @@ log = logging.getLogger("queue_eval.worker")
 
 
 @click.command("worker")
-@click.option("-n", "--slots", type=click.IntRange(min=1), default=1, show_default=True,
-              help="How many jobs run at once.")
+@click.option("-n", "--slots", type=AutoOr(click.IntRange(min=1)), default=1, show_default=True,
+              metavar="N|auto",
+              help="How many jobs run at once; auto: one for each core of the allocation, or of the machine.")
 @click.option("--campaign", "campaigns", multiple=True, help="Serve only this campaign (repeatable).")
 @click.option("--queue", "queues", multiple=True, metavar="LABEL",
               help="Serve only campaigns with this label (repeatable)  [default: those without a label]")
@@ -39,7 +40,8 @@ log = logging.getLogger("queue_eval.worker")
               help="How many cores each slot owns, of --cores or of all.")
 @click.option("--name", help="A name of its own  [default: host and six digits]")
 @click.option("--idle-timeout", type=DURATION, help="End after so long without a job.")
-@click.option("--time-limit", type=DURATION, help="End within so long, draining early enough.")
+@click.option("--time-limit", type=AutoOr(DURATION), metavar="DURATION|auto",
+              help="End within so long, draining early enough; auto: before the Slurm allocation ends.")
 @click.option("--drain-timeout", type=DURATION, metavar="D",
               help="After so long, a drain gives back what still runs  [default: see docs/cli.md]")
 @click.option("--lease", type=DURATION, default="30s", show_default=True,
@@ -53,9 +55,10 @@ log = logging.getLogger("queue_eval.worker")
               help="Replace a process that runs jobs after so many of them.")
 @server_options
 def worker_command(
-    slots: int, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
-    cores_per_slot: int | None, name: str | None, idle_timeout: float | None, time_limit: float | None,
-    drain_timeout: float | None, lease: float, allow: Sequence[str], memory_limit: int | None,
+    slots: int | str, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
+    cores_per_slot: int | None, name: str | None, idle_timeout: float | None,
+    time_limit: float | str | None, drain_timeout: float | None, lease: float, allow: Sequence[str],
+    memory_limit: int | None,
     max_jobs_per_child: int | None, url: str | None, home: str | None,
 ) -> None:  # fmt: skip
     """A long-running worker for all campaigns of the server, or the named ones.
@@ -74,6 +77,7 @@ def worker_command(
     from queue_eval.allow_list import AllowList
     from queue_eval.keys import check_campaign_name, check_queue_name
 
+    began_at = time.monotonic()
     for campaign in campaigns:
         check_campaign_name(campaign)
     for queue in queues:
@@ -87,21 +91,28 @@ def worker_command(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     _import_workers()
+    from workers.allocation_end import allocation_end, time_limit_until
     from workers.options import WorkerOptions
+    from workers.resources import auto_slots, cores_of
     from workers.scheduler import allocation
     from workers.slot_board import board_for
     from workers.worker import Worker
 
-    batch = allocation(os.environ)
-    board = board_for(slots, gpus=gpus, cores=cores, cores_per_slot=cores_per_slot)
+    allotted = allocation(os.environ)
+    count = auto_slots(allotted) if isinstance(slots, str) else slots
+    board = board_for(count, gpus=gpus, cores=cores, cores_per_slot=cores_per_slot, allocation=allotted)
+    end = allocation_end(allotted, os.environ, ask=time_limit == AUTO)
+    limit_s = time_limit_until(end, began_at) if isinstance(time_limit, str) else time_limit
     folder = home_folder(home)
-    access = _wait_for_access(url, folder, idle_timeout)
+    access = _wait_for_access(url, folder, idle_timeout, limit_s, began_at)
+    if access is None:
+        return
     options = WorkerOptions(
-        slots=slots, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
+        slots=count, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
         name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
-        time_limit_s=time_limit, drain_timeout_s=drain_timeout, home=folder, allow=allow_list,
-        memory_limit=memory_limit, jobs_per_child=max_jobs_per_child,
-        is_batch=batch is not None and batch.is_batch,
+        time_limit_s=limit_s, began_at=began_at, drain_timeout_s=drain_timeout, home=folder,
+        allow=allow_list, memory_limit=memory_limit, jobs_per_child=max_jobs_per_child,
+        library_threads=max(1, cores_of(allotted) // count), allocation=allotted, allocation_ends_at=end.at,
     )  # fmt: skip
     _check_server(access)
     Worker(access, options).run()
@@ -120,19 +131,28 @@ def _import_workers() -> None:
     spec.loader.exec_module(module)
 
 
-def _wait_for_access(url: str | None, home: Path, idle_timeout: float | None) -> Access:
-    """The server to use; when there is no access file yet, wait for one to appear."""
+def _wait_for_access(
+    url: str | None, home: Path, idle_timeout: float | None, limit_s: float | None, began_at: float
+) -> Access | None:
+    """The server to use; when there is no access file yet, wait for one to appear. None when it does not
+    before the worker's time limit is near."""
     named = None if url else named_file()
     file = named or home / ACCESS_FILE
-    began_at = time.monotonic()
+    waiting_since = time.monotonic()
     told = False
     while (access := None if named and not named.exists() else find_access(url, home)) is None:
         if not told:
             click.echo(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
             told = True
-        if idle_timeout is not None and time.monotonic() - began_at > idle_timeout:
+        now = time.monotonic()
+        if idle_timeout is not None and now - waiting_since > idle_timeout:
             raise ServerUnreachableError(f"no access file {file} appeared; start a server or give --url")
-        time.sleep(0.5)
+        if limit_s is not None and now - began_at > limit_s - min(2.0, 0.1 * limit_s):
+            log.info(
+                "the time limit of %.4g s is near, and no access file %s has appeared: ending", limit_s, file
+            )
+            return None
+        time.sleep(0.5 if limit_s is None else min(0.5, max(0.01, 0.1 * limit_s)))
     return access
 
 

@@ -8,7 +8,7 @@ import click
 
 from queue_eval.cli.connect import connected
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.output import print_json, print_table, shown_duration
+from queue_eval.cli.output import print_json, print_workers, shown_duration
 from queue_eval.errors import QueueEvalError
 from queue_eval.fleet import LiveWorker, ask_to_drain, live_workers
 
@@ -26,10 +26,11 @@ def workers_group(context: click.Context, url: str | None, home: str | None, as_
     if as_json:
         print_json([worker.as_json() for worker in found])
         return
-    print_table(
+    print_workers(
         ("worker", "host", "pid", "slots", "state", "up", "seen", "queues", "campaigns"),
         [_row(worker) for worker in found],
         right=(2, 3),
+        allocations=[worker.card.allocation_as_json() for worker in found],
     )
 
 

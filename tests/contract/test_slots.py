@@ -32,11 +32,14 @@ def method(request: pytest.FixtureRequest) -> Method:
 def make(method: Method) -> Iterator[Callable[..., Harness]]:
     made: list[Harness] = []
 
-    def start(function: str = "tell", board: SlotBoard | None = None, **keywords: Any) -> Harness:
+    def start(
+        function: str = "tell", board: SlotBoard | None = None, library_threads: int | None = None,
+        **keywords: Any,
+    ) -> Harness:  # fmt: skip
         harness = Harness(method, f"tests.support.slot_functions:{function}", **keywords)
         made.append(harness)
-        if board is not None:
-            harness.plan = dataclasses.replace(harness.plan, board=board)
+        if board is not None or library_threads is not None:
+            harness.plan = dataclasses.replace(harness.plan, board=board, library_threads=library_threads)
             harness.executor = make_executor(harness.plan, harness.selector)
         return harness
 
@@ -103,6 +106,16 @@ def test_without_a_board_the_environment_is_left_alone(make, monkeypatch, no_lim
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     told = result_of(make().call())
     assert (told["gpus"], told["threads"], told["cores"]) == ("3,5", None, sorted(os.sched_getaffinity(0)))
+
+
+@needs_cores
+@pytest.mark.parametrize(
+    ("board", "limit"),
+    [(None, "3"), (board_of("4", cores=False), "3"), (board_of("4"), "1")],
+    ids=["owns nothing", "owns a GPU", "owns a core"],
+)
+def test_libraries_use_the_cores_that_there_are_for_a_slot(make, no_limits, board, limit):
+    assert result_of(make(board=board, library_threads=3, slots=1).call())["threads"] == limit
 
 
 @needs_cores

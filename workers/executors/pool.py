@@ -30,7 +30,7 @@ from workers.executors.gauge import Gauge
 from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
 from workers.executors.protocol import Ended, Plan
 from workers.pace import Pace
-from workers.resources import Means, joined, on_cores
+from workers.resources import Means, joined, on_cores, set_thread_limits
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,10 @@ class ChildPool:
         self._pace = Pace()
         self._noisy = False
         self._board = plan.board if shape.by_slot else None
+        self._environment = dict(os.environ)
+        """Of the processes of slots that own nothing; made once."""
+        if plan.library_threads is not None:
+            set_thread_limits(self._environment, plan.library_threads)
         self._gauge = Gauge(plan.memory_limit * shape.threads) if plan.memory_limit is not None else None
         self._may_retire = plan.jobs_per_child is not None or plan.memory_limit is not None
         self._may_be_wide = False
@@ -310,7 +314,9 @@ class ChildPool:
         slots, means = self._take_slots(width)
         if slots is None:
             return None
-        env = None if means is None else means.environment(os.environ, threads=self._shape.threads)
+        env = self._environment
+        if means is not None:
+            env = means.environment(os.environ if means.cores else env, threads=self._shape.threads)
         try:
             # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
             with on_cores(means.cores if means is not None else ()):

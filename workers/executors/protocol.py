@@ -47,6 +47,9 @@ class Plan:
     """Bytes that one slot may use; not for attempts that are forwarded."""
     jobs_per_child: int | None = None
     """How many attempts a process may run before it is replaced."""
+    library_threads: int | None = None
+    """How many threads a library is to use in a process whose slots own no cores; None: as it likes. Not for
+    attempts that are forwarded: where they run there may be other cores."""
 
 
 class Executor(Protocol):
