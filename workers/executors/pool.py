@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import LOADING_S, describe_death, describe_excess, describe_lateness
 from queue_eval.states import Outcome
+from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.child_process import ChildProcess
 from workers.executors.gauge import Gauge
 from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
@@ -310,7 +311,9 @@ class ChildPool:
         slots, means = self._take_slots(width)
         if slots is None:
             return None
-        env = None if means is None else means.environment(os.environ, threads=self._shape.threads)
+        env = {**os.environ, INSIDE_JOB: self._plan.campaign}
+        if means is not None:
+            env = means.environment(env, threads=self._shape.threads)
         try:
             # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
             with on_cores(means.cores if means is not None else ()):

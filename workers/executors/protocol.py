@@ -45,6 +45,8 @@ class Plan:
     """Bytes that one slot may use; not for attempts that are forwarded."""
     jobs_per_child: int | None = None
     """How many attempts a process may run before it is replaced."""
+    campaign: str = ""
+    """Whose jobs these are, as user code is told."""
 
 
 class Executor(Protocol):
