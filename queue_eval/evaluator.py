@@ -211,7 +211,8 @@ class Evaluator(Records):
             self._callbacks.launched(job)
             self._ensure_workers()
 
-        await self._singles.run(job, submit, self._campaign.hand_to_gather)
+        with self._interruptible:
+            await self._singles.run(job, submit, self._campaign.hand_to_gather)
         self._finish([job], self._callbacks.done(job))
         return job
 
@@ -333,8 +334,9 @@ class Evaluator(Records):
         name, home = self.campaign, self._options.home
         # Where the command would not find the server by itself.
         where = f" --home {quote(str(home))}" if home is not None else ""
+        arguments = f"{name!r}, home={str(home)!r}" if home is not None else repr(name)
         come_back = (
-            f"come back to its jobs with: Evaluator.attach({name!r})"
+            f"come back to its jobs with: Evaluator.attach({arguments})"
             if self._options.campaign is None
             else "run the same script again to resume"
         )

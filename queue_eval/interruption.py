@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from types import TracebackType
 
@@ -23,6 +24,8 @@ class TellInterrupted:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, CancelledError):
+            error.__traceback__ = None  # how asyncio passes an interruption on
         # Not a new error, nor one of another class: Python ends by the signal only for this one.
         if not isinstance(error, KeyboardInterrupt):
             return
