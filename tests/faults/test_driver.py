@@ -156,7 +156,8 @@ def test_an_interrupted_driver_says_in_one_sentence_how_to_come_back(tmp_path, f
     assert "in search" in errors, "the user's own frames are there"
     if call == "execute":
         return
-    come_back = "run the same script again" if named else f"Evaluator.attach({name!r}, home={str(fleet.home)!r})"
+    attach = f"Evaluator.attach({name!r}, home={str(fleet.home)!r})"
+    come_back = "run the same script again" if named else attach
     (last,) = errors.splitlines()[-1:]
     assert last.startswith("KeyboardInterrupt: interrupted; started workers go on: ")
     assert come_back in last

@@ -305,7 +305,7 @@ def test_a_cancelled_wait_leaves_the_job_to_gather(create, fake_worker):
 
 
 @pytest.mark.parametrize("keep_jobs", [True, False])
-def test_a_wait_that_is_cancelled_as_its_job_finishes_leaves_the_job_to_gather(create, fake_worker, keep_jobs):
+def test_a_wait_that_is_cancelled_as_its_job_finishes_leaves_it_to_gather(create, fake_worker, keep_jobs):
     """The job is counted as awaited, and the one who awaited it has not been told yet."""
     evaluator = create(keep_jobs=keep_jobs)
 
