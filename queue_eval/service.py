@@ -113,6 +113,8 @@ class ServiceCheck:
         """Reason -> workers that gave it and were not told of yet."""
         campaign = self._queue.campaign
         found: dict[str, list[str]] = {}
+        if self._warnings > MOST_WARNINGS:
+            return found
         for card in cards.values():
             reason = card.refused.get(campaign)
             if reason is not None and (card.name, reason) not in self._told:
@@ -121,8 +123,6 @@ class ServiceCheck:
         return found
 
     def _tell_refusals(self, refusals: dict[str, list[str]], *, served: bool) -> None:
-        if self._warnings > MOST_WARNINGS:
-            return
         campaign = self._queue.campaign
         room = MOST_WARNINGS - self._warnings
         told, rest = list(refusals.items())[:room], list(refusals.items())[room:]

@@ -154,15 +154,20 @@ def test_a_driver_inside_a_job_of_a_general_worker_hires_its_own(own_fleet, camp
         assert job.worker == "general"
 
 
-def test_a_driver_that_waits_for_its_own_slot_is_told(own_fleet, campaign):
+@pytest.mark.parametrize("inner", ["own", "other"])
+def test_a_driver_that_waits_for_its_own_slot_is_told(own_fleet, campaign, inner):
+    """It starts no workers, as with a remote server."""
     fleet = own_fleet
     assert fleet.cli("server", "start").returncode == 0
-    fleet.worker("--campaign", campaign, lease="2s")
-    with fleet.driver(campaign, "tests.support.nested_functions:into_own_campaign") as driver:
-        (job,) = driver.submit([{"home": str(fleet.home), "campaign": campaign}])
+    fleet.worker(lease="2s")
+    name = campaign if inner == "own" else f"{campaign}-other"
+    with fleet.driver(campaign, "tests.support.nested_functions:without_own_workers") as driver:
+        (job,) = driver.submit([{"home": str(fleet.home), "campaign": name}])
         driver.gather("BATCH", 1, timeout=90)
         assert job.error is None
-        assert "has been busy for 10 s with jobs that may wait as this one does" in job.result
+        assert f"the only worker that serves campaign {name!r} has been busy for 10 s" in job.result
+        words = {"own": "jobs that may wait as this one does", "other": "the very job that this driver runs in"}
+        assert words[inner] in job.result
 
 
 def test_user_code_is_told_that_it_is_inside_a_job(fleet, campaign):

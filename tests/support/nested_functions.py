@@ -25,14 +25,15 @@ def sum_of_squares(config: dict[str, Any]) -> int:
         return sum(job.result for job in jobs)
 
 
-def into_own_campaign(config: dict[str, Any]) -> Any:
-    """Waits for a job of the campaign that it is a job of, without workers of its own; what it is told."""
+def without_own_workers(config: dict[str, Any]) -> Any:
+    """Waits for a job of `campaign`, maybe the one that it is a job of, without workers of its own; what it is
+    told."""
     import warnings
 
     if config.get("inner"):
         return "inner"
     keywords = {"home": config["home"], "campaign": config["campaign"], "local_workers": False}
-    function = "tests.support.nested_functions:into_own_campaign"
+    function = "tests.support.nested_functions:without_own_workers"
     with (
         warnings.catch_warnings(record=True) as said,
         Evaluator.create(function, "process", keywords) as evaluator,
