@@ -166,8 +166,8 @@ def test_a_driver_that_waits_for_its_own_slot_is_told(own_fleet, campaign, inner
         driver.gather("BATCH", 1, timeout=90)
         assert job.error is None
         assert f"the only worker that serves campaign {name!r} has been busy for 10 s" in job.result
-        words = {"own": "jobs that may wait as this one does", "other": "the very job that this driver runs in"}
-        assert words[inner] in job.result
+        own, other = "jobs that may wait as this one does", "the very job that this driver runs in"
+        assert (own if inner == "own" else other) in job.result
 
 
 def test_user_code_is_told_that_it_is_inside_a_job(fleet, campaign):

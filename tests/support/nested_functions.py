@@ -26,8 +26,7 @@ def sum_of_squares(config: dict[str, Any]) -> int:
 
 
 def without_own_workers(config: dict[str, Any]) -> Any:
-    """Waits for a job of `campaign`, maybe the one that it is a job of, without workers of its own; what it is
-    told."""
+    """Waits for a job of `campaign`, maybe its own one, without starting workers; what it is told."""
     import warnings
 
     if config.get("inner"):
