@@ -14,7 +14,7 @@ import time
 
 from queue_eval.execution import RunFunction
 from queue_eval.pipe import OUTPUT_BYTES, Report, Setup
-from queue_eval.surroundings import open_stream, working_folder
+from queue_eval.surroundings import INSIDE_JOB, open_stream, working_folder
 
 _HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 """Signals whose handlers user code may have changed."""
@@ -24,7 +24,8 @@ class Borrowed:
     """For the time of one attempt, a process that belongs to others: what user code prints is kept, and
     all is put back as it was. Use it again for each attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, campaign: str) -> None:
+        self._campaign = campaign
         # A file, not a pipe: nobody reads while user code writes, which may hold the GIL meanwhile.
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as the process
         self._pid = os.getpid()
@@ -33,6 +34,8 @@ class Borrowed:
 
     def __enter__(self) -> Borrowed:
         self._folder = working_folder()
+        self._inside_before = os.environ.get(INSIDE_JOB)
+        os.environ[INSIDE_JOB] = self._campaign
         self._streams = (sys.stdout, sys.stderr)
         for stream in self._streams:
             with contextlib.suppress(Exception):
@@ -52,6 +55,10 @@ class Borrowed:
     def __exit__(self, *_: object) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of user code came back here; only the original may go on
+        if self._inside_before is None:
+            os.environ.pop(INSIDE_JOB, None)
+        else:
+            os.environ[INSIDE_JOB] = self._inside_before
         signal.setitimer(signal.ITIMER_REAL, 0)
         for stream in (*self._own, sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # user code may have closed or replaced it
@@ -100,7 +107,7 @@ class BorrowedProcess:
     def run(self, job: int, attempt: int, config: bytes) -> bytes:
         """The report of one attempt, as a frame."""
         if self._borrowed is None:
-            self._borrowed = Borrowed()
+            self._borrowed = Borrowed((self._setup.forward or {}).get("campaign", ""))
         with self._borrowed:
             # Its module may print, too.
             function = self._function if self._function is not None else RunFunction(self._setup)

@@ -170,6 +170,12 @@ class Campaign:
                     self.ledger.watchers[job.id] = watcher
                 self.ledger.add(job, answer.entry, fence, retried=job.id in late)
 
+    def hand_to_gather(self, job: Job) -> None:
+        """A finished job is awaited no more: the next gather returns it."""
+        with self.lock:
+            self.ledger.reopen(job)
+            self.lock.notify_all()
+
     def next_id(self) -> int:
         """An id for a job that is not submitted yet; the server may give it another."""
         with self.lock:

@@ -231,7 +231,9 @@ class CampaignView:
         return self.link.call(lambda client: client.xrange(self.keys.column("failures"), cursor, "+", PAGE))
 
     def _run(self, script: str, *arguments: Any) -> Any:
-        reply = self.link.run_script(script, self.keys.columns, self.uid, *arguments)
+        return self._checked(self.link.run_script(script, self.keys.columns, self.uid, *arguments))
+
+    def _checked(self, reply: Any) -> Any:
         if reply == b"GONE":
             raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
         return reply

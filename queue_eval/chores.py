@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from queue_eval.connection import GiveUp
 from queue_eval.errors import ServerError
-from queue_eval.fleet import live_workers
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import revive_server
+from queue_eval.service import ServiceCheck
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +22,7 @@ RECLAIM_EVERY_S = 2.0
 ENSURE_EVERY_S = 1.0
 LOOK_EVERY_S = 3.0
 UNSERVED_S = 10.0
+MOST_COUNTED_S = 2.0
 REVIVE_AFTER_S = 1.0
 GRACE_MS = 30_000
 """After the server was away, nothing is reclaimed for this long: one lease length."""
@@ -73,16 +73,16 @@ class Chores:
     """A waiting driver's regular duties, each at its own pace. Called by one thread at a time."""
 
     def __init__(
-        self, queue: CampaignQueue, ensure_workers: Callable[[], None] | None, *, label: str = DEFAULT_QUEUE
-    ) -> None:
+        self, queue: CampaignQueue, ensure_workers: Callable[[], None] | None, *,
+        label: str = DEFAULT_QUEUE, forwards: bool = False,
+    ) -> None:  # fmt: skip
         self._queue = queue
-        self._label = label
         self._ensure_workers = ensure_workers
-        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0, "measure": 0.0}
-        self._unserved_since: float | None = None
-        self._has_warned = False
-        self._too_wide_since: float | None = None
-        self._has_warned_of_width = False
+        self._service = ServiceCheck(
+            queue, label=label, hires=ensure_workers is not None, forwards=forwards
+        )
+        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0}
+        self._waited_s = 0.0
 
     def run(self) -> None:
         """Do what is due. Raises CampaignNotFoundError when the campaign was purged."""
@@ -91,14 +91,15 @@ class Chores:
         if self._is_due("reclaim", RECLAIM_EVERY_S):
             while self._queue.reclaim(grace_ms=GRACE_MS).more:
                 pass
-        if not self._has_warned and self._is_due("look", LOOK_EVERY_S):
-            self._look_for_workers()
-        if not self._has_warned_of_width and self._is_due("measure", LOOK_EVERY_S):
-            self._look_for_width()
+        if self._is_due("look", LOOK_EVERY_S):
+            self._service.look(self._waited_s, UNSERVED_S)
 
-    def rest(self) -> None:
-        """A new wait begins: what was seen before says nothing about how long nobody has served."""
-        self._unserved_since = None
+    def count_wait(self, waited_s: float) -> None:
+        """The driver has waited for so long: by this it is judged how long nobody has served.
+
+        At most `MOST_COUNTED_S` of it: a driver that stood still, or whose server was away, saw nothing.
+        """
+        self._waited_s += min(waited_s, MOST_COUNTED_S)
 
     def _is_due(self, chore: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -106,55 +107,3 @@ class Chores:
             return False
         self._due[chore] = now + every_s
         return True
-
-    def _look_for_workers(self) -> None:
-        snapshot = self._queue.snapshot()
-        now = time.monotonic()
-        if any(worker.expiry_ms > snapshot.now_ms for worker in snapshot.workers):
-            self._unserved_since = None
-            return
-        if refusals := self._refusals():
-            self._has_warned = True
-            worker, why = refusals[0]
-            others = f" (and {len(refusals) - 1} others)" if len(refusals) > 1 else ""
-            warnings.warn(
-                f"worker {worker}{others} does not serve campaign {self._queue.campaign!r}: {why}",
-                UserWarning,
-                stacklevel=2,
-            )
-        elif self._unserved_since is None:
-            self._unserved_since = now
-        elif self._ensure_workers is None and now - self._unserved_since >= UNSERVED_S:
-            self._has_warned = True
-            warnings.warn(
-                f"no worker has served campaign {self._queue.campaign!r} for {UNSERVED_S:.0f} s; "
-                f"start one with: queue-eval worker --campaign {self._queue.campaign}",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    def _refusals(self) -> list[tuple[str, str]]:
-        """Workers that the campaign is for and that will not, or cannot, serve it, and why."""
-        cards = [worker.card for worker in live_workers(self._queue.link)]
-        campaign = self._queue.campaign
-        return [(card.name, card.refused[campaign]) for card in cards if campaign in card.refused]
-
-    def _look_for_width(self) -> None:
-        """Warn once of a job that takes more slots than any worker has that serves the campaign."""
-        campaign, now = self._queue.campaign, time.monotonic()
-        wanted = self._queue.widest_pending()
-        cards = [worker.card for worker in live_workers(self._queue.link)] if wanted > 1 else []
-        slots = (card.slots or 0 for card in cards if card.serves(campaign, self._label))
-        widest = max(slots, default=wanted)
-        if widest >= wanted:
-            self._too_wide_since = None
-        elif self._too_wide_since is None:
-            self._too_wide_since = now
-        elif now - self._too_wide_since >= UNSERVED_S:
-            self._has_warned_of_width = True
-            warnings.warn(
-                f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
-                f"than {widest}; start one with: queue-eval worker -n {wanted} --campaign {campaign}",
-                UserWarning,
-                stacklevel=2,
-            )

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, Literal, Unpack
 
 from queue_eval.callbacks import Callbacks
@@ -28,6 +29,7 @@ from queue_eval.errors import (
     UsageError,
     WorkerError,
 )  # fmt: skip
+from queue_eval.interruption import TellInterrupted
 from queue_eval.job import Job
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.ledger import Watcher
@@ -81,9 +83,10 @@ class Evaluator(Records):
         chosen = Options.checked(**options)
         slots = count("num_workers", num_workers)
         calls = Callbacks(callbacks)
-        line, campaign = open_campaign(
-            run_function, self.method, slots, chosen, self._forward, self._most_running
-        )
+        with TellInterrupted(lambda: None):
+            line, campaign = open_campaign(
+                run_function, self.method, slots, chosen, self._forward, self._most_running
+            )
         self._set_up(line, campaign, run_function, slots, calls, chosen)
 
     def _set_up(
@@ -106,9 +109,12 @@ class Evaluator(Records):
             else None
         )
         ensure = self._workers.ensure if self._workers else None
-        chores = Chores(campaign.queue, ensure, label=options.queue)
+        chores = Chores(
+            campaign.queue, ensure, label=options.queue, forwards=self.method in (Method.RAY, Method.RQ)
+        )
         self._waiter = Waiter(campaign, chores, line.patience)
         self._singles = SingleJobs(self._waiter)
+        self._interruptible = TellInterrupted(self._describe_interruption)
 
     @staticmethod
     def create(
@@ -129,7 +135,8 @@ class Evaluator(Records):
             raise UsageError("method_kwargs is not a dict of the class's keyword arguments; give one")
         # By name: the named classes are built on this module.
         chosen: type[Evaluator] = getattr(import_module("queue_eval.evaluators"), name)
-        return chosen(run_function, **method_kwargs)
+        with TellInterrupted(lambda: None):
+            return chosen(run_function, **method_kwargs)
 
     @classmethod
     def attach(
@@ -141,7 +148,8 @@ class Evaluator(Records):
         Raises CampaignNotFoundError.
         """
         options = Options.checked(campaign=campaign, url=url, home=home, access=access)
-        line, opened, meta = attach_campaign(campaign, options)
+        with TellInterrupted(lambda: None):
+            line, opened, meta = attach_campaign(campaign, options)
         options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
         attached = Evaluator.__new__(Evaluator)
         attached.method = Method(meta["method"].decode())
@@ -178,14 +186,15 @@ class Evaluator(Records):
             raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
         if not checked:
             return []
-        with self._submit_lock:
+        with self._interruptible, self._submit_lock:
             jobs = self._campaign.submit(
                 checked, priority=int(priority), delay_ms=delay_ms, slots=int(slots)
             )
             self._submitted += len(jobs)
         for job in jobs:
             self._callbacks.launched(job)
-        self._ensure_workers()
+        with self._interruptible:
+            self._ensure_workers()
         return jobs
 
     async def execute(self, job: Job) -> Job:
@@ -202,7 +211,8 @@ class Evaluator(Records):
             self._callbacks.launched(job)
             self._ensure_workers()
 
-        await self._singles.run(job, submit)
+        with self._interruptible:
+            await self._singles.run(job, submit, self._campaign.hand_to_gather)
         self._finish([job], self._callbacks.done(job))
         return job
 
@@ -234,7 +244,8 @@ class Evaluator(Records):
             return not ledger.unresolved or (type == "BATCH" and len(ledger.ready) >= wanted)
 
         if outstanding:
-            self._waiter.until(enough, deadline, look_first=True)
+            with self._interruptible:
+                self._waiter.until(enough, deadline, look_first=True)
         return self._take(None)
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
@@ -243,9 +254,10 @@ class Evaluator(Records):
         self._check_open()
         ledger = self._ledger
         while self.num_outstanding:
-            self._waiter.until(
-                lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
-            )
+            with self._interruptible:
+                self._waiter.until(
+                    lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
+                )
             batch = self._take(1)
             if not batch and deadline is not None and time.monotonic() >= deadline:
                 return
@@ -280,37 +292,58 @@ class Evaluator(Records):
     def history(self) -> list[Job]:
         """Jobs that finished in earlier lives of this campaign, in that order. They count as gathered."""
         self._check_open()
-        return self._campaign.history()
+        with self._interruptible:
+            return self._campaign.history()
 
     # Ending -------------------------------------------------------------------------------------------
 
     def cancel(self, jobs: Iterable[Job] | None = None) -> int:
         """Cancel these jobs, or all outstanding ones; how many were. `gather` returns them as cancelled."""
         self._check_open()
-        if jobs is None:
-            return self._campaign.cancel_outstanding()
-        return self._campaign.cancel([job.id for job in jobs])
+        ids = None if jobs is None else [job.id for job in jobs]
+        with self._interruptible:
+            return self._campaign.cancel_outstanding() if ids is None else self._campaign.cancel(ids)
 
     def close(self, *, cancel: bool = False) -> None:
         """Detach: work goes on without the driver, unless `cancel`. What was gathered stays readable."""
         if self._waiter.closed:
             return
-        try:
-            if cancel:
-                self.cancel()
-        finally:
-            self._waiter.close(timeout_s=5.0)
-            if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
-                with contextlib.suppress(GiveUp, ServerError):  # the server is away: they end by themselves
-                    self._workers.dismiss()
-            self._singles.close()
-            self._campaign.close()
+        with self._interruptible:
+            try:
+                if cancel:
+                    self.cancel()
+            finally:
+                self._waiter.close(timeout_s=5.0)
+                if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
+                    with contextlib.suppress(GiveUp, ServerError):  # it is away: they end by themselves
+                        self._workers.dismiss()
+                self._singles.close()
+                self._campaign.close()
 
     def __enter__(self) -> Evaluator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._interruptible:
+            self.close()
+
+    def _describe_interruption(self) -> str | None:
+        """What an interruption means for the campaign; None when it means nothing."""
+        if not self.num_outstanding:
+            return None
+        name, home = self.campaign, self._options.home
+        # Where the command would not find the server by itself.
+        where = f" --home {quote(str(home))}" if home is not None else ""
+        arguments = f"{name!r}, home={str(home)!r}" if home is not None else repr(name)
+        come_back = (
+            f"come back to its jobs with: Evaluator.attach({arguments})"
+            if self._options.campaign is None
+            else "run the same script again to resume"
+        )
+        return (
+            f"interrupted; started workers go on: {come_back}, or end it all with: "
+            f"queue-eval cancel {name}{where}"
+        )
 
     def _ensure_workers(self) -> None:
         """Have workers on their way at once. If they cannot be started, the next gather says so."""

@@ -11,7 +11,9 @@ from queue_eval.access import checked_url
 from queue_eval.codec import encode_options
 from queue_eval.errors import MethodUnavailableError, UsageError
 from queue_eval.evaluator import Evaluator
-from queue_eval.options import Keywords, count
+from queue_eval.interruption import TellInterrupted
+from queue_eval.opening import will_be_embedded
+from queue_eval.options import Keywords, Options, count
 from queue_eval.states import Method
 
 
@@ -96,7 +98,8 @@ class RayEvaluator(Evaluator):
         }
         _check_package("ray", options)
         slots = in_flight or max(1, int((os.cpu_count() or 1) // per_job))
-        super().__init__(run_function, slots, callbacks, **options)
+        with TellInterrupted(lambda: None):
+            super().__init__(run_function, slots, callbacks, **options)
 
 
 class RQEvaluator(Evaluator):
@@ -130,7 +133,8 @@ class RQEvaluator(Evaluator):
         }
         self._most_running = in_flight
         _check_package("rq", options)
-        super().__init__(run_function, in_flight, callbacks, **options)
+        with TellInterrupted(lambda: None):
+            super().__init__(run_function, in_flight, callbacks, **options)
 
 
 def _amount(what: str, value: Any) -> float:
@@ -147,9 +151,11 @@ def _text(what: str, value: Any) -> str | None:
 
 def _check_package(package: str, options: Keywords) -> None:
     """Refuse before anything is touched what workers started here could not do."""
-    local = options.get("local_workers")
-    elsewhere = bool(options.get("url") or os.environ.get("QUEUE_EVAL_URL"))
-    if (local or (local is None and not elsewhere)) and find_spec(package) is None:
+    chosen = Options.checked(**options)
+    local = chosen.local_workers
+    if local is None:
+        local = will_be_embedded(chosen.url, chosen.home, chosen.access)
+    if local and find_spec(package) is None:
         raise MethodUnavailableError(
             f'the method "{package}" needs the package {package}; '
             f"install it with: pip install 'queue-eval[{package}]'"

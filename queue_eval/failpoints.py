@@ -18,8 +18,8 @@ from queue_eval.errors import UsageError
 VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
-    "attach", "cancel", "enqueue", "extend", "open", "pause", "purge", "reclaim", "release", "retry",
-    "settle", "snapshot",
+    "attach", "cancel", "enqueue", "extend", "hire", "open", "pause", "purge", "reclaim", "release",
+    "retry", "settle", "snapshot",
 )  # fmt: skip
 
 POINTS = (

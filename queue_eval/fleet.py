@@ -46,6 +46,8 @@ class WorkerCard:
     """None: it names no label."""
     state: str = "unknown"
     lease_s: float | None = None
+    busy: int | None = None
+    """How many of its slots were taken at its last heartbeat."""
     announced: bool = False
     """It is about to be started by a driver, which says so on its behalf."""
     refused: dict[str, str] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class WorkerCard:
             queues=_names(said.get("queues")),
             state=str(said.get("state") or "unknown"),
             lease_s=_number(said.get("lease_s"), float),
+            busy=_number(said.get("busy"), int),
             announced=bool(said.get("announced")),
             refused=_reasons(said.get("refused")),
             scheduler=_text(said.get("scheduler")),
@@ -110,6 +113,11 @@ class WorkerCard:
     def is_for(self, campaign: str) -> bool:
         """Whether it was started for this campaign by name."""
         return self.campaigns is not None and campaign in self.campaigns
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all its slots were taken at its last heartbeat."""
+        return self.busy is not None and self.slots is not None and self.busy >= self.slots
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

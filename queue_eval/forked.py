@@ -31,7 +31,7 @@ from queue_eval.execution import RunFunction
 from queue_eval.lifeline import die_with_parent
 from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, frame, parse_report
 from queue_eval.stop_signals import blocked
-from queue_eval.surroundings import Surroundings
+from queue_eval.surroundings import INSIDE_JOB, Surroundings
 
 _TICK_S = 0.2
 """Where no file descriptor tells of a process's death it is looked for this often."""
@@ -221,6 +221,7 @@ class ForkedAttempt:
         os._exit(0)  # neither the host's nor the user's exit handlers are to run
 
     def _serve(self, pipe: socket.socket) -> None:
+        os.environ[INSIDE_JOB] = (self._setup.forward or {}).get("campaign", "")
         surroundings = Surroundings()
         pid = os.getpid()
         function = RunFunction(self._setup)

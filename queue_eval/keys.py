@@ -116,6 +116,11 @@ class Keys:
         return tuple(self.column(name) for name in COLUMNS)
 
     @cached_property
+    def hiring(self) -> str:
+        """The guard of drivers that start workers; expires."""
+        return self.column("hiring")
+
+    @cached_property
     def meta(self) -> str:
         return self.column("meta")
 

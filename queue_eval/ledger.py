@@ -192,6 +192,15 @@ class Ledger:
         else:
             self.tracked.pop(job.id, None)
 
+    def reopen(self, job: Job) -> None:
+        """A job that was settled in for somebody who has left is ready again, for a gather."""
+        # In this order: interrupted in between, it is returned once too often rather than never.
+        self.ready[job.id] = job
+        self.tracked[job.id] = job
+        self.gathered.discard(job.id)
+        self.told.discard(job.id)
+        self.done.pop(job.id, None)
+
     def hand_over(self, jobs: Iterable[Job]) -> list[Job]:
         """Those of the jobs that no other gather has returned meanwhile."""
         handed = [job for job in jobs if self.ready.get(job.id) is job]

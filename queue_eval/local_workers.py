@@ -23,12 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from queue_eval import keys as names
 from queue_eval.errors import WorkerError
 from queue_eval.fleet import WorkerCard, ask_to_drain, live_workers
 from queue_eval.machine import is_alive, machine_id, new_worker_name
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file, spool_folder
+from queue_eval.surroundings import INSIDE_JOB
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,9 @@ class LocalWorkers:
         self._slots = slots
         self._python = python
         self._machine = machine_id()
+        # Workers that this process runs in: their slots are taken, by the very job that this driver is in.
+        self._is_inside = INSIDE_JOB in os.environ
+        self._around = {one.pid for one in psutil.Process().parents()} if self._is_inside else set()
         self._lock = threading.Lock()
         self._started: list[_Started] = []
         self._early_deaths = 0
@@ -100,20 +106,21 @@ class LocalWorkers:
             return False
         if not card.serves(self._queue.campaign, self._label):
             return False
+        if self._is_inside and (not card.is_for(self._queue.campaign) or card.pid in self._around):
+            # Those for all campaigns may be full of jobs that wait as this one does, for the like of them.
+            return False
         return card.announced or is_alive(card.pid or 0, card.born or 0.0)
 
     def _hire(self) -> None:
-        link = self._queue.link
-        guard, token = self._queue.keys.column("hiring"), secrets.token_hex(8)
-        if not link.call(lambda client: client.set(guard, token, nx=True, px=GUARD_MS)):
+        token = secrets.token_hex(8)
+        if not self._queue.take_hiring(token, GUARD_MS):
             return  # another driver is at it; the next look tells
         try:
             missing = self._slots - self._serving()
             if missing > 0:
                 self._start(missing)
         finally:
-            if link.call(lambda client: client.get(guard)) == token.encode():
-                link.call(lambda client: client.delete(guard))
+            self._queue.free_hiring(token)
 
     def _start(self, slots: int) -> None:
         name = new_worker_name()
@@ -156,6 +163,7 @@ class LocalWorkers:
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
+        environment.pop(INSIDE_JOB, None)
         access = self._queue.link.access  # the newest
         if access.file is not None and access.home is None:
             environment["QUEUE_EVAL_ACCESS"] = str(access.file)

@@ -38,13 +38,23 @@ class Line:
     patience: Patience
 
 
+def will_be_embedded(url: str | None, home: Path | None, file: Path | None = None) -> bool:
+    """Whether `reach` would give the embedded server; starts none."""
+    access = find_access(url, home, file)
+    return access is None or _is_embedded(access)
+
+
+def _is_embedded(access: Access) -> bool:
+    return access.home is not None and server_state(access.home).state != "absent"
+
+
 def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
     """The server that `url`, `file`, the environment or `home` name; the embedded one is started if need be.
 
     Raises ServerUnreachableError, ServerRefusedError.
     """
     access = open_access(url, home, file)
-    is_embedded = access.home is not None and server_state(access.home).state != "absent"
+    is_embedded = _is_embedded(access)
     patience = Patience(access.home if is_embedded else None)
     link = Link(access, name="queue_eval-driver", on_wait=patience)
     try:

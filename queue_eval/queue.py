@@ -168,6 +168,20 @@ class CampaignQueue(CampaignView):
         """Whether that changed anything."""
         return bool(self._run("pause", int(paused)))
 
+    def take_hiring(self, token: str, hold_ms: int) -> bool:
+        """Whether this driver alone may start workers now, for so long or until it frees the guard."""
+        return self._run_hire(token, hold_ms) == 1
+
+    def free_hiring(self, token: str) -> None:
+        """Let others start workers, if the guard is still held under this token."""
+        self._run_hire(token, 0)
+
+    def _run_hire(self, token: str, hold_ms: int) -> int:
+        reply = self.link.run_script(
+            "hire", (*self.keys.columns, self.keys.hiring), self.uid, token, hold_ms
+        )
+        return int(self._checked(reply))
+
     def purge(self) -> None:
         """Delete the campaign whole."""
         # First the registry: a campaign that is half gone must not be listed.

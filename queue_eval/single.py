@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +27,14 @@ class SingleJobs:
         self._submitter: ThreadPoolExecutor | None = None
         self._thread: threading.Thread | None = None
 
-    async def run(self, job: Job, submit: Callable[[Watcher], None]) -> None:
-        """Submit (in a thread) with a watcher that is called when the job is finished; await that."""
+    async def run(
+        self, job: Job, submit: Callable[[Watcher], None], hand_over: Callable[[Job], None]
+    ) -> None:
+        """Submit (in a thread) with a watcher that is called when the job is finished; await that.
+
+        Left by an error or a cancellation, the job is nobody's own: `hand_over` is told of it when it has
+        finished already, and later its watcher does not claim it.
+        """
         loop = asyncio.get_running_loop()
         future = _Future(loop)
         with self._lock:
@@ -44,8 +49,9 @@ class SingleJobs:
                     self._thread = threading.Thread(target=self._wait, name="queue_eval-await", daemon=True)
                     self._thread.start()
             await future.future
-        except asyncio.CancelledError:
-            future.is_abandoned = True
+        except BaseException:  # also when a loop that has stopped lets go of the coroutine
+            if future.abandon():
+                hand_over(job)
             raise
         finally:
             with self._lock:
@@ -82,24 +88,39 @@ class SingleJobs:
 
 
 class _Future:
-    """A future of an event loop that other threads may finish."""
+    """A future of an event loop that other threads may finish.
+
+    Guarantees: of `finish` and `abandon`, which may come at the same instant, the second knows of the first.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._lock = threading.RLock()  # a coroutine that is collected abandons from wherever that happens
         self.future: asyncio.Future[None] = loop.create_future()
         self.is_finished = False
-        self.is_abandoned = False
+        self._is_claimed = False
+        self._is_abandoned = False
 
     def finish(self, _: Job) -> bool:
-        self.is_finished = True
-        self._finish_with(None)
-        return not self.is_abandoned
+        """The job is finished; whether whoever awaits it will have it."""
+        with self._lock:
+            self.is_finished = True
+            self._is_claimed = not self._is_abandoned and self._finish_with(None)
+            return self._is_claimed
 
     def fail(self, error: BaseException) -> None:
         self.is_finished = True
         self._finish_with(error)
 
-    def _finish_with(self, error: BaseException | None) -> None:
+    def abandon(self) -> bool:
+        """It is awaited no more; whether the job was claimed for the one who has left."""
+        with self._lock:
+            self._is_abandoned = True
+            return self._is_claimed
+
+    def _finish_with(self, error: BaseException | None) -> bool:
+        """Whether there is a loop to tell."""
+
         def step() -> None:
             if self.future.done():
                 return
@@ -108,5 +129,8 @@ class _Future:
             else:
                 self.future.set_exception(error)
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+        try:
             self._loop.call_soon_threadsafe(step)
+        except RuntimeError:  # the loop is closed: nobody awaits any more
+            return False
+        return True

@@ -20,6 +20,10 @@ else:
     import _signal as signal  # the other imports `enum`
 
 
+INSIDE_JOB = "QUEUE_EVAL_INSIDE_JOB"
+"""Set for user code, and what it starts, to the campaign whose job it runs."""
+
+
 class Surroundings:
     """What the next attempt must find again: working directory, stdout, stderr, no alarm, and a process that
     outlives stop signals.

@@ -63,12 +63,15 @@ class Waiter:
                     lock.notify_all()
 
     def _read(self, block_s: float, deadline: float | None) -> bool:
+        began_at = time.monotonic()
         with self._patience.until(deadline):
             try:
                 self._chores.run()
                 return self._campaign.read(block_s)
             except GiveUp:
                 return False
+            finally:
+                self._chores.count_wait(time.monotonic() - began_at)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -254,6 +254,15 @@ class Book:
                 for served in self._served.values()
             )
 
+    def busy_slots(self) -> int:
+        """How many slots are taken: what is forwarded, or waits in a child, takes none."""
+        with self.changed:
+            return sum(
+                min(served.plan.slots, served.in_hand + max(0, served.missing_slots))
+                for served in self._served.values()
+                if not served.is_forwarding
+            )
+
     # From the exchange ----------------------------------------------------------------------------------
 
     def decide(self) -> None:

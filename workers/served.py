@@ -154,7 +154,7 @@ def make_plan(
     setup = Setup(name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed)
     return Plan(
         method, setup, options.slots, time_limit_s, options.python, revision, options.board,
-        options.memory_limit, options.jobs_per_child, options.library_threads,
+        options.memory_limit, options.jobs_per_child, options.library_threads, queue.campaign,
     )  # fmt: skip
 
 

@@ -155,6 +155,13 @@ def test_an_interpreter_that_waits_for_its_attempt_has_run_nothing_of_the_users(
         harness.close()
 
 
+def test_user_code_is_told_whose_job_it_runs(make):
+    """Wherever it runs: a driver that it makes must not wait for the slot that it takes."""
+    harness = make("tests.support.nested_functions:inside")
+    (ended,) = harness.run({})
+    assert result_of(ended) == "test"
+
+
 def test_a_worker_of_an_earlier_version_starts_the_child_in_its_own_way():
     """The package may be replaced under a running worker."""
     ours, theirs = socket.socketpair()

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import redis
 
 from queue_eval import Evaluator, WorkerError
 from queue_eval.server import server_state
@@ -105,6 +106,95 @@ def test_an_interrupted_gather_loses_nothing(server, campaign, fake_worker):
         signal.signal(signal.SIGINT, former)
     # One that arrives while something is collected is swallowed by Python, and leaves the rest uninterrupted.
     assert interruptions > 0
+
+
+WAITING = """
+    import sys
+    from queue_eval import Evaluator
+
+    def search(evaluator):
+        print("waiting", flush=True)
+        if sys.argv[2] == "gather":
+            evaluator.gather("ALL")
+        elif sys.argv[2] == "as_completed":
+            for job in evaluator.as_completed():
+                pass
+        else:
+            import asyncio
+            asyncio.run(evaluator.execute(evaluator.create_job({"x": 2})))
+
+    if __name__ == "__main__":
+        options = {"home": sys.argv[1], "local_workers": False}
+        if sys.argv[3:]:
+            options["campaign"] = sys.argv[3]
+        with Evaluator.create("module:run", "thread", options) as evaluator:
+            print(evaluator.campaign, flush=True)
+            evaluator.submit([{"x": 1}])
+            search(evaluator)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "named"), [("gather", True), ("gather", False), ("as_completed", True), ("execute", True)]
+)
+def test_an_interrupted_driver_says_in_one_sentence_how_to_come_back(tmp_path, fleet, campaign, call, named):
+    (tmp_path / "script.py").write_text(textwrap.dedent(WAITING))
+    words = ["script.py", str(fleet.home), call, *([campaign] if named else [])]
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        name = process.stdout.readline().strip()
+        assert process.stdout.readline() == "waiting\n"
+        client = fleet.queue(name).link.client
+        wait_until(lambda: [one for one in client.client_list() if one["cmd"] == "xread"])
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=30)[1]
+    assert process.returncode == -signal.SIGINT, errors
+    for folder in ("queue_eval/", "redis/", "socket.py"):
+        assert folder not in errors
+    assert "in search" in errors, "the user's own frames are there"
+    if call == "execute":
+        return
+    attach = f"Evaluator.attach({name!r}, home={str(fleet.home)!r})"
+    come_back = "run the same script again" if named else attach
+    (last,) = errors.splitlines()[-1:]
+    assert last.startswith("KeyboardInterrupt: interrupted; started workers go on: ")
+    assert come_back in last
+    assert f"queue-eval cancel {name} --home {fleet.home}" in last
+    assert fleet.queue(name).snapshot().outstanding == 1
+
+
+def test_a_lost_reply_while_hiring_costs_nothing(own_home, monkeypatch):
+    """The call is made again at once, and finds its own guard."""
+    keywords = {"home": own_home, "num_workers": 1}
+    with Evaluator.create("tests.support.functions:run", "thread", keywords) as evaluator:
+        link = evaluator._campaign.queue.link
+        call, script = link.call, link.run_script
+        running, lost = [], []
+
+        def run_script(name, *arguments):
+            running.append(name)
+            return script(name, *arguments)
+
+        def lossy(operation):
+            def once(client):
+                reply = operation(client)
+                if running[-1] == "hire" and len(lost) < 2:
+                    # The first when it takes the guard, the second when it takes it again.
+                    lost.append(reply)
+                    raise redis.ConnectionError("Connection closed by server.")
+                return reply
+
+            return call(once)
+
+        monkeypatch.setattr(link, "run_script", run_script)
+        monkeypatch.setattr(link, "call", lossy)
+        evaluator.submit([{"x": 7}])
+        assert lost == [1, 1]
+        assert len(evaluator._workers._started) == 1
+        (job,) = evaluator.gather("ALL", timeout=60)
+        assert job.result == 7
 
 
 def test_a_killed_local_worker_is_replaced(tmp_path, own_home, monkeypatch):

@@ -235,6 +235,25 @@ def an_attaching_driver_dies(attack: Attack) -> None:
     attack.check(jobs=1, twice=0)
 
 
+def a_hiring_driver_dies(attack: Attack) -> None:
+    """The guard that it has taken expires, and its next life starts the worker."""
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        driver.submit([fleet.config(1)])
+    program = (
+        f"from queue_eval import Evaluator\nwith Evaluator.attach({attack.campaign!r}) as one:\n"
+        "    print(one.gather('ALL')[0].worker)\n"
+    )
+    command = [sys.executable, "-c", program]
+    home = {"QUEUE_EVAL_HOME": str(fleet.home)}
+    died(fleet._popen(command, subprocess.PIPE, subprocess.STDOUT, attack.armed | home, fleet.folder))
+    again = fleet._popen(command, subprocess.PIPE, subprocess.STDOUT, home, fleet.folder)
+    worker = again.communicate(timeout=40)[0].split()[-1]
+    assert fleet.cli("workers", "stop", worker).returncode == 0
+    wait_until(lambda: not attack.queue().snapshot().workers)
+    assert fleet.begun() == {1: 1}
+
+
 BY_FIRST_WORD = {"worker": a_worker_dies, "spool": a_worker_dies_with_its_spool}
 BY_STEP = {
     "settle": a_worker_dies,
@@ -243,6 +262,7 @@ BY_STEP = {
     "release": a_worker_dies_while_it_gives_back,
     "wake": a_listening_worker_dies,
     "attach": an_attaching_driver_dies,
+    "hire": a_hiring_driver_dies,
     "pause": a_call_of_the_program_dies,
     "purge": a_call_of_the_program_dies,
     "retry": a_call_of_the_program_dies,

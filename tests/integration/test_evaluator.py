@@ -304,6 +304,45 @@ def test_a_cancelled_wait_leaves_the_job_to_gather(create, fake_worker):
     assert ids(evaluator.gather("ALL")) == [1]
 
 
+@pytest.mark.parametrize("keep_jobs", [True, False])
+def test_a_wait_that_is_cancelled_as_its_job_finishes_leaves_it_to_gather(create, fake_worker, keep_jobs):
+    """The job is counted as awaited, and the one who awaited it has not been told yet."""
+    evaluator = create(keep_jobs=keep_jobs)
+
+    async def main():
+        task = asyncio.create_task(evaluator.execute(evaluator.create_job({"x": 1})))
+        while not evaluator._singles._awaited:
+            await asyncio.sleep(0.005)
+        fake_worker(evaluator.campaign)
+        wait_until(lambda: evaluator.num_gathered)  # the loop stands still meanwhile
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert (evaluator.num_outstanding, evaluator.num_gathered, evaluator.jobs_done) == (1, 0, [])
+    (job,) = evaluator.gather("ALL")
+    assert (job.id, job.result) == (1, 10)
+    assert (evaluator.num_outstanding, evaluator.num_gathered) == (0, 1)
+    assert evaluator.gather("ALL") == []
+
+
+def test_a_wait_whose_loop_has_stopped_leaves_the_job_to_gather(create, fake_worker):
+    evaluator = create()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(evaluator.execute(evaluator.create_job({"x": 1})))
+
+    async def until_submitted():
+        while not evaluator._singles._awaited:
+            await asyncio.sleep(0.005)
+
+    loop.run_until_complete(until_submitted())
+    task._log_destroy_pending = False  # asyncio complains of it, with reason
+    loop.close()
+    fake_worker(evaluator.campaign)
+    assert ids(evaluator.gather("ALL")) == [1]
+
+
 def test_synchronous_calls_within_a_running_loop(create, fake_worker):
     evaluator = create()
     fake_worker(evaluator.campaign)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from queue_eval import Evaluator, RayEvaluator
+from queue_eval.access import find_access, write_access
 from queue_eval.errors import MethodUnavailableError, UsageError
 from queue_eval.keys import Keys
 from queue_eval.server import start_server
@@ -82,6 +84,29 @@ def test_a_driver_needs_no_ray_when_workers_are_elsewhere(server, monkeypatch):
     monkeypatch.setattr("queue_eval.evaluators.find_spec", lambda _: None)
     with RayEvaluator(NAME, home=server, local_workers=False) as evaluator:
         assert evaluator.method == "ray"
+
+
+@pytest.mark.parametrize("way", ["access", "environment", "home", "url"])
+def test_a_driver_needs_no_ray_where_the_server_is_another_ones(server, tmp_path, monkeypatch, way):
+    """No worker starts here then, however the server is named."""
+    monkeypatch.setattr("queue_eval.evaluators.find_spec", lambda _: None)
+    access = find_access(None, server)
+    assert access is not None
+    home = tmp_path / "home"
+    home.mkdir()
+    options: dict[str, Any] = {"home": home}
+    if way == "home":
+        write_access(home, access.url, access.key)
+    elif way == "url":
+        options["url"] = access.url
+    elif way == "access":
+        options["access"] = server / "access.json"
+    else:
+        monkeypatch.setenv("QUEUE_EVAL_ACCESS", str(server / "access.json"))
+    with RayEvaluator(NAME, **options) as evaluator:
+        assert evaluator._workers is None
+    with pytest.raises(MethodUnavailableError, match="pip install"):
+        RayEvaluator(NAME, local_workers=True, **options)
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from tests.support.lua_campaign import (
     submission,
     tokens,
 )
+from tests.support.waiting import wait_until
 
 # cancel
 
@@ -177,6 +178,27 @@ def test_the_result_stream_is_read_from_a_cursor(campaign):
     assert campaign.queue.newest(2) == [third, second]
 
 
+# hire
+
+
+def test_a_guard_knows_its_own_token_and_is_freed_by_no_other(campaign):
+    queue = campaign.queue
+    assert queue.take_hiring("mine", 60_000)
+    assert queue.take_hiring("mine", 60_000), "a repeat after a lost reply"
+    assert not queue.take_hiring("other", 60_000)
+    queue.free_hiring("other")
+    assert not queue.take_hiring("other", 60_000)
+    queue.free_hiring("mine")
+    queue.free_hiring("mine")
+    assert queue.take_hiring("other", 1)
+    wait_until(lambda: queue.take_hiring("mine", 60_000))
+
+
+def test_a_damaged_guard_is_nobodys(campaign):
+    campaign.client.lpush(campaign.queue.keys.hiring, "x")
+    assert campaign.queue.take_hiring("mine", 60_000)
+
+
 # purge
 
 
@@ -193,6 +215,7 @@ def every_move(queue: CampaignQueue):
         lambda: queue.cancel([1]),
         lambda: queue.retry([1]),
         lambda: queue.pause(True),
+        lambda: queue.take_hiring("t", 1000),
         queue.standing,
     ]
 

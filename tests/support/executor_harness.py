@@ -45,7 +45,7 @@ class Harness:
         self.selector = selectors.DefaultSelector()
         self.plan = Plan(
             method, setup, slots, time_limit_s, python, revision=1, memory_limit=memory_limit,
-            jobs_per_child=jobs_per_child,
+            jobs_per_child=jobs_per_child, campaign="test",
         )  # fmt: skip
         self.executor = make_executor(self.plan, self.selector)
         self._find_children = find_children

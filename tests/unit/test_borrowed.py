@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from queue_eval.borrowed import BorrowedProcess
 from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.surroundings import INSIDE_JOB
 
 
 def run(process: BorrowedProcess, job: int) -> Report:
@@ -43,6 +45,22 @@ def test_an_interrupted_load_is_made_again(
     process._borrowed._file.close()  # as the end of the process would
     assert second.outcome == then
     assert second.body == b"2" if then == "ok" else b"cannot be loaded" in second.body
+
+
+def test_user_code_is_told_whose_job_it_runs_and_others_after_it_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "looks_around.py").write_text(
+        "import os\ndef run(config):\n    return os.environ.get('QUEUE_EVAL_INSIDE_JOB')\n"
+    )
+    setup = Setup("looks_around:run", None, (str(tmp_path),), {}, threads=1, forward={"campaign": "mine"})
+    process = BorrowedProcess(setup)
+    report = run(process, 1)
+    assert process._borrowed is not None
+    process._borrowed._file.close()
+    assert report.body == b'"mine"'
+    assert INSIDE_JOB not in os.environ
 
 
 def test_an_attempt_that_has_begun_is_not_interrupted(

@@ -13,6 +13,7 @@ next one. While the others are away there are no slots, so that nothing more is 
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import time
 from collections import OrderedDict, deque
@@ -25,6 +26,7 @@ from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import describe_death
 from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from queue_eval.states import Outcome
+from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import Ended, Plan
 
@@ -100,7 +102,8 @@ class Forwarder:
         self._plan = plan
         # By its path and with -P: no user's package can shadow it, nor does its folder shadow any other.
         self._command = [plan.python, "-P", str(backend)]
-        self._env = env
+        # Of a Ray that the forwarder starts, all processes are its children.
+        self._env = {**(os.environ if env is None else env), INSIDE_JOB: plan.campaign}
         self._selector = selector
         self._tells_begun = tells_begun
         self._outlives = outlives

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import LOADING_S, describe_death, describe_excess, describe_lateness
 from queue_eval.states import Outcome
+from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.child_process import ChildProcess
 from workers.executors.gauge import Gauge
 from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
@@ -80,8 +81,9 @@ class ChildPool:
         self._pace = Pace()
         self._noisy = False
         self._board = plan.board if shape.by_slot else None
-        self._environment = dict(os.environ)
-        """Of the processes of slots that own nothing; made once."""
+        self._bare_environment = {**os.environ, INSIDE_JOB: plan.campaign}
+        self._environment = dict(self._bare_environment)
+        """Of the processes of slots that own no cores; made once."""
         if plan.library_threads is not None:
             set_thread_limits(self._environment, plan.library_threads)
         self._gauge = Gauge(plan.memory_limit * shape.threads) if plan.memory_limit is not None else None
@@ -316,7 +318,8 @@ class ChildPool:
             return None
         env = self._environment
         if means is not None:
-            env = means.environment(os.environ if means.cores else env, threads=self._shape.threads)
+            base = self._bare_environment if means.cores else env
+            env = means.environment(base, threads=self._shape.threads)
         try:
             # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
             with on_cores(means.cores if means is not None else ()):

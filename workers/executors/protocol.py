@@ -50,6 +50,8 @@ class Plan:
     library_threads: int | None = None
     """How many threads a library is to use in a process whose slots own no cores; None: as it likes. Not for
     attempts that are forwarded: where they run there may be other cores."""
+    campaign: str = ""
+    """Whose jobs these are, as user code is told."""
 
 
 class Executor(Protocol):

@@ -79,7 +79,8 @@ class RqBackend:
         self._forward = forward = setup.forward
         self._outlet = outlet
         self._name = setup.name
-        self._setup = setup.but(forward={"time_limit_s": forward["time_limit_s"]}).encode()
+        told = {name: forward[name] for name in ("time_limit_s", "campaign")}
+        self._setup = setup.but(forward=told).encode()
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
         self._moves = RqMoves(

@@ -1,0 +1,15 @@
+-- Take or free the guard under which one driver at a time starts workers for a campaign.
+-- KEYS: the campaign's columns, then the guard
+-- ARGV: uid, token, ms (how long the guard holds; 0 frees it)
+-- Reply: 1 when the guard is held under this token now, else 0.
+-- Repeating it is safe: whoever holds the guard takes it again, and frees no one else's.
+local guard, token, ms = KEYS[#KEYS], ARGV[2], tonumber(ARGV[3])
+if gone(ARGV[1]) then return GONE end
+-- A damaged guard is nobody's: the reply of GET is an error then, a table.
+local holder = redis.pcall('GET', guard)
+if ms > 0 and (type(holder) ~= 'string' or holder == token) then
+  redis.call('SET', guard, token, 'PX', ms)
+  return 1
+end
+if ms == 0 and holder == token then redis.call('DEL', guard) end
+return 0
