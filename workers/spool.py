@@ -34,6 +34,14 @@ log = logging.getLogger(__name__)
 
 _PAGE = 500
 
+_LeaseKey = tuple[str, int, int, str, str]
+
+
+def _lease_key(queue: CampaignQueue, settlement: Settlement) -> _LeaseKey:
+    """Tells a lease from all others: a campaign that was purged and made anew, and a server that has gone
+    back in time, give the same ids and attempts again."""
+    return queue.uid, settlement.id, settlement.attempt, settlement.request, settlement.digest
+
 
 class Spool:
     """This worker's file. Assumes: one thread at a time."""
@@ -42,7 +50,7 @@ class Spool:
         self._path = spool_file(folder, worker)
         self._worker = worker
         self._file: io.FileIO | None = None
-        self._kept: set[tuple[str, int, int]] = set()
+        self._kept: set[_LeaseKey] = set()
         self._has_failed = False
         self._offset_s = time.time() - time.monotonic()
         """From this machine's monotonic clock to the server's time."""
@@ -53,7 +61,7 @@ class Spool:
 
     def keep(self, queue: CampaignQueue, settlements: Sequence[Settlement]) -> None:
         """Write what is not written yet; on return it is on disk."""
-        new = [s for s in settlements if (queue.campaign, s.id, s.attempt) not in self._kept]
+        new = [one for one in settlements if _lease_key(queue, one) not in self._kept]
         if not new:
             return
         try:
@@ -74,7 +82,7 @@ class Spool:
             self._has_failed = True
             return
         self._has_failed = False
-        self._kept.update((queue.campaign, s.id, s.attempt) for s in new)
+        self._kept.update(_lease_key(queue, one) for one in new)
 
     def clear(self) -> None:
         """All that was kept has been acknowledged."""

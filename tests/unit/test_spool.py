@@ -104,3 +104,32 @@ def test_what_is_refused_stays_in_a_file_of_its_own(tmp_path, monkeypatch):
     deliver_orphans(tmp_path, LINK, COMPLAINTS)
     assert taken == ["good", "bad"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_tokens_of_different_leases_are_both_kept(tmp_path, delivered):
+    """A campaign made anew, and a server that has gone back in time, give the same tokens again."""
+    worker = Spool(tmp_path, "w1")
+    first = settlement(1)
+    anew: Any = SimpleNamespace(campaign="search", uid="u2")
+    leased_again, for_another_config = first._replace(request="r-2"), first._replace(digest="e")
+    for queue, one in ((QUEUE, first), (anew, first), (QUEUE, leased_again), (QUEUE, for_another_config)):
+        worker.keep(queue, [one])
+        worker.keep(queue, [one])
+    (path,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["uid"], line["request"], line["digest"]) for line in lines] == [
+        ("u1", "r-1", "d"), ("u2", "r-1", "d"), ("u1", "r-2", "d"), ("u1", "r-1", "e"),
+    ]  # fmt: skip
+    worker.clear()
+
+
+def test_a_spool_of_a_version_without_leases_is_delivered(tmp_path, delivered):
+    worker = Spool(tmp_path, "w1")
+    worker.keep(QUEUE, [settlement(1)])
+    (path,) = tmp_path.iterdir()
+    line = json.loads(path.read_text())
+    worker.clear()
+    del line["request"], line["digest"]
+    (tmp_path / "dead.jsonl").write_text(json.dumps(line) + "\n")
+    deliver_orphans(tmp_path, LINK, COMPLAINTS)
+    assert delivered == [1]

@@ -55,11 +55,18 @@ class PipedProcess:
         self._start(command, env)
 
     def _start(self, command: Sequence[str], env: Mapping[str, str] | None) -> None:
-        ours, theirs = socket.socketpair()
-        lifeline_read, self._lifeline = os.pipe()
-        self._output_fd, output_write = os.pipe()
         armed = ("armed",) if CAN_BE_ARMED else ()
-        try:
+        self._watched: list[int] = []
+        with contextlib.ExitStack() as passed, contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            passed.callback(theirs.close)
+            lifeline_read, self._lifeline = os.pipe()
+            undo.callback(os.close, self._lifeline)
+            passed.callback(os.close, lifeline_read)
+            self._output_fd, output_write = os.pipe()
+            undo.callback(os.close, self._output_fd)
+            passed.callback(os.close, output_write)
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno()), str(lifeline_read), *armed],
                 stdin=subprocess.DEVNULL,
@@ -69,28 +76,22 @@ class PipedProcess:
                 start_new_session=True,
                 env=_without_secrets(os.environ if env is None else env),
             )
+            undo.callback(self._process.wait)
+            undo.callback(self.begin_to_kill)
             if armed:
                 # Before it is told anything: should this process die now, it finds the pipe closed and ends.
                 arm(lifeline_read, self._process.pid)
-        except OSError:
-            ours.close()
-            os.close(self._lifeline)
-            os.close(self._output_fd)
-            raise
-        finally:
-            theirs.close()
-            os.close(lifeline_read)
-            os.close(output_write)
-        self._pipe = ours
-        self._pipe.setblocking(False)
-        os.set_blocking(self._output_fd, False)
-        self._watched: list[int] = []
-        self._watch(self._pipe.fileno(), self._read)
-        self._watch(self._output_fd, self.read_output)
-        # The pipe's end does not tell of the process's death when it has forked: watch the process.
-        self._pidfd = os.pidfd_open(self._process.pid) if DEATHS_ARE_TOLD else None
-        if self._pidfd is not None:
-            self._watch(self._pidfd, self._died)
+            self._pipe = ours
+            self._pipe.setblocking(False)
+            os.set_blocking(self._output_fd, False)
+            self._watch(self._pipe.fileno(), self._read)
+            self._watch(self._output_fd, self.read_output)
+            # The pipe's end does not tell of the process's death when it has forked: watch the process.
+            self._pidfd = os.pidfd_open(self._process.pid) if DEATHS_ARE_TOLD else None
+            if self._pidfd is not None:
+                undo.callback(os.close, self._pidfd)
+                self._watch(self._pidfd, self._died)
+            undo.pop_all()
 
     def _stir(self) -> None:
         """Called when it has spoken or is broken."""
