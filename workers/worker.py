@@ -74,6 +74,7 @@ class Worker:
         self._keeper = LeaseKeeper(
             self._keeper_link, options, self._book, self._runner, on_drain=self._signals.drain
         )
+        self._book.on_trouble = self._keeper.poke
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange)
         self._notices = NoticeListener(self._link, self._keeper.poke)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -33,8 +34,7 @@ def _fail(*_: object) -> Any:
 
 
 def _open_files() -> list[str]:
-    # Without the folder's own.
-    return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+    return [path.name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
 
 
 @pytest.mark.skipif(not (CAN_BE_ARMED and DEATHS_ARE_TOLD), reason="Linux only: pidfd_open, F_SETSIG, /proc")
@@ -48,7 +48,7 @@ def test_nothing_is_left_when_a_step_after_the_start_fails(monkeypatch, where):
         elif isinstance(where, str):
             monkeypatch.setattr(piped_process.os, where, _fail)
         before = _open_files()
-        with pytest.raises(OSError, match="^no"):
+        with pytest.raises(OSError, match=r"^no"):
             PipedProcess(command, selector)
         monkeypatch.undo()
         assert _open_files() == before
@@ -70,7 +70,7 @@ def test_nothing_is_left_when_no_file_is_to_be_had(monkeypatch, calls):
     with selectors.DefaultSelector() as selector:
         monkeypatch.setattr(piped_process.os, "pipe", pipe)
         before = _open_files()
-        with pytest.raises(OSError, match="^no file"):
+        with pytest.raises(OSError, match=r"^no file"):
             PipedProcess([sys.executable], selector)
         monkeypatch.undo()
         assert _open_files() == before
