@@ -24,7 +24,13 @@ from queue_eval.access import (
 from queue_eval.cli.campaigns import every_campaign
 from queue_eval.cli.connect import check, named_access
 from queue_eval.clients import certificate_end
-from queue_eval.connection import Link, read_configuration, read_settings
+from queue_eval.connection import (
+    SCRIPTS_REMEDY,
+    Link,
+    read_configuration,
+    read_settings,
+    why_scriptless,
+)
 from queue_eval.errors import QueueEvalError, ServerRefusedError
 from queue_eval.faults import REDIS_ERRORS
 from queue_eval.fleet import live_workers
@@ -64,14 +70,17 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
     link = Link(access, name="queue-eval-doctor", on_wait=_no_patience)
     try:
         began_at = time.monotonic()
-        with suppress(ServerRefusedError):  # the check of the policy says it
+        with suppress(ServerRefusedError):  # the checks of the policy and of scripts say it
             check(link)
         delay_ms = (time.monotonic() - began_at) * 1000
         yield Finding("ok", "server", f"{safe_url(access.url)} answers in {delay_ms:.1f} ms")
         yield from _certificate(link)
         yield from _settings(link, access)
         yield _clock(link)
-        yield from _campaigns(link)
+        scripts = _scripts(link)
+        yield scripts
+        if scripts.status == "ok":  # else nobody can count
+            yield from _campaigns(link)
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
     finally:
@@ -89,6 +98,13 @@ def _settings(link: Link, access: Access) -> Iterator[Finding]:
         yield Finding(
             "warn", "key", "none: functions that travel by value cannot be signed; set QUEUE_EVAL_KEY"
         )
+
+
+def _scripts(link: Link) -> Finding:
+    why = link.call(why_scriptless)
+    if why is not None:
+        return Finding("fail", "scripts", f"the server runs no Lua ({why}); {SCRIPTS_REMEDY}")
+    return Finding("ok", "scripts", "the server runs Lua")
 
 
 def _certificate(link: Link) -> Iterator[Finding]:
