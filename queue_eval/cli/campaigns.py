@@ -28,7 +28,7 @@ from queue_eval.states import State
 @json_option
 def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
     """List campaigns, the oldest first."""
-    with connected(url, home) as link:
+    with connected(url, home, looks=True) as link:
         found = list(every_campaign(link))
     if as_json:
         print_json([_described(name, meta, snapshot) for name, meta, snapshot, _ in found])
@@ -53,7 +53,7 @@ def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
 @json_option
 def status_command(campaign: str, url: str | None, home: str | None, as_json: bool) -> None:
     """Count a campaign's jobs by state; show its workers, its rate and the time left."""
-    with campaign_queue(campaign, url, home) as queue:
+    with campaign_queue(campaign, url, home, looks=True) as queue:
         meta, snapshot, alive = queue.meta(), queue.snapshot(), live_workers(queue.link)
         unserved = why_unserved(campaign, label_of(meta), snapshot, alive, worker_command(url, home))
         pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)

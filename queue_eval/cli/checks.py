@@ -74,7 +74,7 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
     try:
         began_at = time.monotonic()
         with suppress(ServerRefusedError):  # the checks of the policy and of scripts say it
-            check(link)
+            check(link, looks=True)
         delay_ms = (time.monotonic() - began_at) * 1000
         yield Finding("ok", "server", f"{safe_url(access.url)} answers in {delay_ms:.1f} ms")
         yield from _certificate(link)
