@@ -34,6 +34,7 @@ from queue_eval.faults import (
     is_barred,
     is_damage,
     is_refusal,
+    is_scriptless,
     is_transient,
     reason,
     remedy,
@@ -50,6 +51,8 @@ REPLY_TIMEOUT_S = 10.0
 REFUSED_PATIENCE_S = 120.0
 """A server that has served us and then refuses us may have come back with a new access file, which is on
 its way: shared folders show a new file after up to a minute."""
+
+SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
 
 T = TypeVar("T")
 
@@ -106,7 +109,7 @@ class Link:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
 
         Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
-        trusted) or ServerRefusedError (it evicts).
+        trusted) or ServerRefusedError (it evicts, or runs no scripts).
         """
         deadline = time.monotonic() + timeout_s
         probe: Any = None  # one that accepts and says nothing is no server either
@@ -114,6 +117,7 @@ class Link:
             try:
                 if probe is None:
                     probe = self.dedicated(timeout_s)
+                scriptless = why_scriptless(probe)
                 settings = read_settings(probe)
                 break
             except REDIS_ERRORS as error:
@@ -128,6 +132,8 @@ class Link:
                         f"{self._hint(error)}"
                     ) from error
                 time.sleep(0.1)
+        if scriptless is not None:
+            raise self._scriptless(scriptless)
         self._has_served = True
         policy = settings.get("maxmemory-policy", "noeviction")
         if policy != "noeviction":
@@ -147,7 +153,8 @@ class Link:
 
         Raises ServerUnreachableError when the server refuses us, at once or, with an access file that may
         be replaced and a server that has served before, after REFUSED_PATIENCE_S; ServerRefusedError when
-        this user has no right to the operation; DamagedError when a key holds what we have not written.
+        this user has no right to the operation, or no scripts run there any more; DamagedError when a key
+        holds what we have not written.
         """
         away_since: float | None = None
         refused_since: float | None = None
@@ -176,6 +183,8 @@ class Link:
                         drop_idle_connections(client)
                 elif is_damage(error):
                     raise damaged(reason(error)) from error
+                elif is_scriptless(error):
+                    raise self._scriptless(reason(error)) from error
                 else:
                     raise
                 away_since = now if away_since is None else away_since
@@ -269,6 +278,11 @@ class Link:
             "use the driver's access file, or see docs/security.md"
         )
 
+    def _scriptless(self, why: str) -> ServerRefusedError:
+        return ServerRefusedError(
+            f"the server at {safe_url(self.access.url)} runs no Lua scripts ({why}); {SCRIPTS_REMEDY}"
+        )
+
     def _hint(self, error: BaseException) -> str:
         words = reason(error).lower()
         if self.access.url.startswith("redis:") and ("closed by server" in words or "reset by peer" in words):
@@ -306,6 +320,18 @@ def damaged(what: str) -> DamagedError:
         f"what the server holds is damaged ({what}): something else has written to the keys qe:*; "
         "restore it from a backup, or purge the campaign"
     )
+
+
+def why_scriptless(client: Any) -> str | None:
+    """Why the server runs no Lua scripts; None when it does, or lets this user not know."""
+    try:
+        client.eval("return 1", 0)
+    except REDIS_ERRORS as error:
+        if is_scriptless(error):
+            return reason(error)
+        if not is_barred(error):
+            raise
+    return None
 
 
 def read_settings(client: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ transient      nobody there, loading, failing over, full, resharding            
 a refusal      somebody there who will not have us, or whom we must not trust   another access, or none
 a bar          known, but without the right to this one command                 an error
 damage         a key of ours holds what we have not written                     an error
+no scripts     it lacks what runs Lua                                           an error
 anything else  our mistake                                                      it is raised as it is
 =============  ===============================================================  =======================
 """
@@ -64,6 +65,7 @@ _CODES = {BusyLoadingError: "LOADING", ReadOnlyError: "READONLY", OutOfMemoryErr
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
 _BARRED_WORDS = ("NOPERM", "ACL failure in script", "no permissions to run", "No permissions to access")
 _DAMAGED = re.compile(r"WRONGTYPE|user_script:\d+: |hash value is not|Invalid stream ID")
+_SCRIPTLESS = re.compile(r"Could not find scripting engine|unknown command '?`?(?i:eval|evalsha)\b")
 _CLUSTER_AWAY = (
     "Redis Cluster cannot be connected", "All slots are not covered", "startup_nodes could not agree",
 )  # fmt: skip
@@ -102,6 +104,11 @@ def is_damage(error: BaseException) -> bool:
     if not isinstance(error, ResponseError) or _code(error) is not None:
         return False
     return _DAMAGED.search(str(error)) is not None
+
+
+def is_scriptless(error: BaseException) -> bool:
+    """Whether the server runs no Lua at all: since Valkey 9.1 that is a module, which may be missing."""
+    return isinstance(error, ResponseError) and _SCRIPTLESS.search(str(error)) is not None
 
 
 def undamaged(replies: list[Any]) -> list[Any]:

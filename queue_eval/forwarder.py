@@ -3,7 +3,7 @@
 ::
 
     worker ──run, recall, stop, close──▶ forwarder ──▶ Ray, RQ
-           ◀──slots, begun, returned, report──
+           ◀──slots, trouble, begun, returned, report──
 
 The worker's parent never imports what it forwards to: a library that aborts, hangs or leaks takes this
 process with it and nothing else.
@@ -51,6 +51,10 @@ class Outlet:
     def slots(self, count: int, why: str = "") -> None:
         """There is room for `count` attempts from now on; none while what is forwarded to is away."""
         self._send(frame(("slots", count, why)))
+
+    def trouble(self, why: str) -> None:
+        """What is forwarded does not begin, and why; "" when it does again."""
+        self._send(frame(("trouble", why)))
 
     def begun(self, tokens: Iterable[Token]) -> None:
         """The execution of these has begun."""

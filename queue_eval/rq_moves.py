@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from queue_eval.attempt import Token
 from queue_eval.pipe import frame
@@ -218,6 +218,18 @@ class RqMoves:
         for token in tokens:
             pipeline.exists(self._beat(token))
         return [bool(one) for one in pipeline.execute()]
+
+    def fleet_state(self) -> Literal["there", "suspended", "absent"]:
+        """Whether RQ workers take anything of the queue, as RQ's register knows."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.exists(f"{self._rq}:suspended")
+        pipeline.smembers(f"{self._rq}:workers:{self._queue}")
+        is_suspended, workers = pipeline.execute()
+        if is_suspended:
+            return "suspended"
+        for worker in workers:  # RQ strikes dead ones off now and then; their own keys expire
+            pipeline.exists(worker)
+        return "there" if any(pipeline.execute()) else "absent"
 
     def read(self, since: bytes, count: int, wait_s: float) -> list[tuple[bytes, bytes]]:
         """Wait for replies after `since`: entries and their frames."""

@@ -7,6 +7,8 @@
                               ▼
                            (crashed: intended to run, but no process) ──▶ revive, or start
 
+                           (stopped for want of work) ──▶ wake, for a look
+
 **Drivers** start it (`start_server`), and bring it back when it has crashed (`revive_server`). **The
 watcher** (server_watch.py) stops one that was started automatically and is no longer needed. **Users** start
 and stop it by hand; theirs is kept until stopped.
@@ -19,6 +21,7 @@ processes of one machine see each other; a home whose server runs on another mac
 from __future__ import annotations
 
 import errno
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +44,7 @@ from queue_eval.access import (
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.server_home import Record, ServerHome, this_node
 from queue_eval.server_process import (
+    LOOK_LINGER_S,
     check_space,
     is_watched,
     launch,
@@ -69,6 +73,8 @@ class ServerState:
     fsync: str | None = None
     keep: bool = False
     tls: bool = False
+    unneeded: bool = False
+    """Stopped for want of work."""
 
 
 def open_access(
@@ -147,6 +153,29 @@ def revive_server(home: str | Path | None = None) -> Access | None:
         return _running(files, record)
 
 
+def wake_server(home: str | Path | None = None) -> bool:
+    """Start the server of `home` for a look, if it was stopped for want of work, here and by this user.
+
+    True if it runs now. Its watcher stops it again LOOK_LINGER_S after the last visit, unless somebody has
+    come to stay. Raises ServerError if it does not start.
+    """
+    files = ServerHome(home_folder(home))
+    if not _may_wake(files):
+        return False
+    with files.lock(), _disk(files):
+        record = files.read()
+        if record is None or (files.pid(record) is None and not _may_wake(files)):
+            return False
+        awake = replace(record, unneeded=False)
+        if files.pid(record) is not None:  # somebody was faster; or who was to stop it has died
+            wait_for_answer(files, record)
+        else:
+            awake = replace(awake, started_at=time.time())
+            launch(files, awake, record)
+        _running(files, awake, LOOK_LINGER_S)
+        return True
+
+
 def stop_server(home: str | Path | None = None) -> bool:
     """Stop the server of `home` on purpose; True if it was running. Its data, password and key are kept.
 
@@ -175,7 +204,7 @@ def stop_if_idle(home: str, seen_visits: int) -> bool:
             # that was just told that the server runs must find it running.
             idle = visits(wire) == (1, seen_visits + 1) and not has_outstanding(wire)
         if idle:
-            return _stop(files, record)
+            return _stop(files, record, unneeded=True)
         start_watcher(files)
         return False
 
@@ -197,7 +226,7 @@ def server_state(home: str | Path | None = None) -> ServerState:
     started_at = datetime.fromtimestamp(record.started_at, UTC)
     return ServerState(
         state, pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
-        tls=bool(record.host and record.tls_cert),
+        tls=bool(record.host and record.tls_cert), unneeded=state == "stopped" and record.unneeded,
     )  # fmt: skip
 
 
@@ -222,6 +251,17 @@ def _is_startable(home: Path) -> bool:
     return record is not None and (not record.host or not files.lives_elsewhere(record))
 
 
+def _may_wake(files: ServerHome) -> bool:
+    record = files.read()
+    return (
+        record is not None
+        and record.phase in ("stopping", "stopped")  # the former: wait for the lock of who stops it
+        and record.unneeded
+        and record.node == this_node()
+        and files.is_ours()
+    )
+
+
 def _check_node(files: ServerHome, record: Record) -> None:
     if files.lives_elsewhere(record):
         raise ServerUnreachableError(
@@ -242,7 +282,7 @@ def _check_ours(files: ServerHome, record: Record | None) -> None:
         _check_node(files, record)
 
 
-def _running(files: ServerHome, record: Record) -> Access:
+def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> Access:
     """Record and announce that the server runs. Also right after it was so already."""
     key = record.key.encode()
     files.write(replace(record, phase="running"))
@@ -255,23 +295,23 @@ def _running(files: ServerHome, record: Record) -> Access:
     if roles == ("driver",):
         (files.folder / WORKER_ACCESS_FILE).unlink(missing_ok=True)
     if not record.keep and not is_watched(record):
-        start_watcher(files)
+        start_watcher(files, linger_s)
     access = read_access(files.folder)
     assert access is not None
     return access
 
 
-def _stop(files: ServerHome, record: Record) -> bool:
+def _stop(files: ServerHome, record: Record, *, unneeded: bool = False) -> bool:
     """Stop under the lock; True if it was running."""
     pid = files.pid(record)
     if pid is not None:
         # Written first: clients notice the end of their connections at once, and must read "stopped".
-        files.write(replace(record, phase="stopping"))
+        files.write(replace(record, phase="stopping", unneeded=unneeded))
         try:
             shut_down(files, record, pid)
         except ServerError:
             files.write(record)
             raise
     files.clean(record)
-    files.write(replace(record, phase="stopped"))
+    files.write(replace(record, phase="stopped", unneeded=unneeded))
     return pid is not None

@@ -97,6 +97,8 @@ class Record:
     driver_password: str = field(default="", repr=False)
     worker_password: str = field(default="", repr=False)
     allow_rq: bool = False
+    unneeded: bool = False
+    """With the phase `stopped`: by the watcher, for want of work, not by anybody's wish."""
 
     @property
     def url(self) -> str:
@@ -266,6 +268,10 @@ class ServerHome:
             yield handle
         finally:
             os.close(handle)
+
+    def is_ours(self) -> bool:
+        """Whether this user has started the server."""
+        return self.record_file.stat().st_uid == os.getuid()
 
     def lives_elsewhere(self, record: Record) -> bool:
         """Whether the server lives on another machine; where this cannot be known, it is taken to live."""

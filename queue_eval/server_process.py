@@ -6,6 +6,7 @@ All but `wait_for_answer` assume that the caller holds the lock of the home.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
 STOP_TIMEOUT_S = 30.0
 DEFAULT_LINGER_S = 300.0
+LOOK_LINGER_S = 10.0
+"""A server that was started for a look is kept for so long after the last one, since others may follow."""
+
 _ENOUGH_BYTES = 2**20
 """A server that ended for want of space is not started again before so much is free."""
 
@@ -140,18 +144,20 @@ def _wait_for_end(files: ServerHome, pid: int) -> None:
         time.sleep(0.003)
 
 
-def start_watcher(files: ServerHome) -> None:
+def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
     """Set a watcher on a server that answers; returns when it is connected and on its own.
+
+    The server is kept `most_s` at most when it is not needed.
 
     Raises UsageError if $QUEUE_EVAL_SERVER_LINGER is not a number of seconds.
     """
     linger = os.environ.get("QUEUE_EVAL_SERVER_LINGER") or str(DEFAULT_LINGER_S)
     try:
-        float(linger)
+        linger_s = min(float(linger), most_s)
     except ValueError as error:
         raise UsageError(f"QUEUE_EVAL_SERVER_LINGER is {linger!r}; it must be a number of seconds") from error
     # By its path, isolated and without site-packages: importing the package would cost it ten times its size.
-    command = [sys.executable, "-I", "-S", server_watch.__file__, str(files.folder), linger]
+    command = [sys.executable, "-I", "-S", server_watch.__file__, str(files.folder), str(linger_s)]
     with files.watcher_log.open("ab") as log:
         subprocess.run(
             command,

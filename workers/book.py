@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Token
@@ -79,6 +79,9 @@ class Book:
         self._idle_since = time.monotonic()
         self._took_back_at = time.monotonic()
 
+        self.on_trouble: Callable[[], None] | None = None
+        """Called when what `reasons` says has changed, so that drivers are told at once."""
+
     def attach_runner(self, runner: Runner) -> None:
         self._runner = runner
 
@@ -127,6 +130,16 @@ class Book:
             for job, attempt in tokens:
                 served.strike_off(job, attempt)
             self.changed.notify()
+
+    def troubled(self, key: str, why: str) -> None:
+        """Nothing of this lane runs, and why; "" when it does again."""
+        with self.changed:
+            served = self._lanes.get(key)
+            if served is None:
+                return
+            served.trouble = why
+        if self.on_trouble is not None:
+            self.on_trouble()
 
     # From the listener and the keeper -------------------------------------------------------------------
 
@@ -215,9 +228,10 @@ class Book:
             self._reasons[campaign] = why
 
     def reasons(self) -> dict[str, str]:
-        """Why campaigns that are for this worker are not served by it."""
+        """Why campaigns that are for this worker are not served by it, or in vain."""
         with self.changed:
-            return dict(self._reasons)
+            troubles = {served.name: served.trouble for served in self._served.values() if served.trouble}
+            return troubles | self._reasons
 
     def holdings(self) -> list[tuple[Served, list[Token]]]:
         """Every campaign served, with the tokens held."""

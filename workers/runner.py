@@ -38,6 +38,9 @@ class Reports(Protocol):
     def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """Attempts that will not end: to be released, or forgotten because the server already has."""
 
+    def troubled(self, key: str, why: str) -> None:
+        """Nothing of the lane runs, and why; "" when it does again."""
+
 
 class _Lane:
     """The executors of one campaign: the current one, and retired ones that finish what they have."""
@@ -48,6 +51,8 @@ class _Lane:
         self.retired: list[Executor] = []
         self.used_at = time.monotonic()
         self.missing_slots = 0
+        """As it was last told."""
+        self.trouble = ""
         """As it was last told."""
 
     def executors(self) -> list[Executor]:
@@ -140,6 +145,9 @@ class Runner:
             self._reports.ended(key, ended, missing_slots)
         if returned:
             self._reports.given_up(key, returned, missing_slots, release=True)
+        if lane.current.trouble != lane.trouble:
+            lane.trouble = lane.current.trouble
+            self._reports.troubled(key, lane.trouble)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close()

@@ -70,6 +70,8 @@ class Served:
     """Wide jobs wait that were not for this worker when it last asked: their marker is not its business."""
     held_back: bool = False
     """So do narrow ones, beyond its share in advance; it asks again when a slot runs free."""
+    trouble: str = ""
+    """Why nothing of it that is forwarded runs; "" when all is well."""
     is_trading: bool = False
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False

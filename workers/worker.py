@@ -76,6 +76,7 @@ class Worker:
             self._keeper_link, options, self._book, self._runner,
             on_drain=lambda: self._signals.drain("asked to"),
         )  # fmt: skip
+        self._book.on_trouble = self._keeper.poke
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange)
         self._notices = NoticeListener(self._link, self._keeper.poke)

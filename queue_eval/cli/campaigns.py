@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
 
 from queue_eval import keys
+from queue_eval.cli.attendance import why_unserved, worker_command
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.options import json_option, server_options
@@ -35,7 +36,7 @@ from queue_eval.states import State
 @json_option
 def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
     """List campaigns, the oldest first."""
-    with connected(url, home) as link:
+    with connected(url, home, looks=True) as link:
         found = list(every_campaign(link))
     if as_json:
         print_json([_described(name, meta, snapshot) for name, meta, snapshot, _ in found])
@@ -60,17 +61,16 @@ def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
 @json_option
 def status_command(campaign: str, url: str | None, home: str | None, as_json: bool) -> None:
     """Count a campaign's jobs by state; show its workers, its rate and the time left."""
-    with campaign_queue(campaign, url, home) as queue:
-        meta, snapshot = queue.meta(), queue.snapshot()
-        pace = pace_of(queue, snapshot, created_ms(meta))
-        workers = _workers_of(queue, snapshot)
+    with campaign_queue(campaign, url, home, looks=True) as queue:
+        meta, snapshot, alive = queue.meta(), queue.snapshot(), live_workers(queue.link)
+        unserved = why_unserved(campaign, label_of(meta), snapshot, alive, worker_command(url, home))
+        pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)
+        workers = _workers_of(queue, snapshot, alive)
     if as_json:
-        print_json(
-            _described(campaign, meta, snapshot)
-            | {"workers": workers, "rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s}
-        )
+        more = {"rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s, "unserved": unserved}
+        print_json(_described(campaign, meta, snapshot) | {"workers": workers} | more)
     else:
-        _show(campaign, meta, snapshot, workers, pace)
+        _show(campaign, meta, snapshot, workers, pace, unserved)
 
 
 def every_campaign(
@@ -120,9 +120,11 @@ def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dic
     }
 
 
-def _workers_of(queue: CampaignQueue, snapshot: Snapshot) -> list[dict[str, Any]]:
+def _workers_of(
+    queue: CampaignQueue, snapshot: Snapshot, live: Iterable[LiveWorker]
+) -> list[dict[str, Any]]:
     """Live workers that attend the campaign or were started for it; dead ones that still hold its jobs."""
-    alive = {worker.card.name: worker for worker in live_workers(queue.link)}
+    alive = {worker.card.name: worker for worker in live}
     attending = {attendance.worker: attendance.running for attendance in snapshot.workers}
     named = [n for n, worker in alive.items() if worker.card.is_for(queue.campaign) or n in attending]
     dead = [name for name, running in attending.items() if running and name not in alive]
@@ -146,8 +148,9 @@ def _worker_row(worker: LiveWorker, running: int) -> dict[str, Any]:
 
 
 def _show(
-    campaign: str, meta: dict[str, bytes], snapshot: Snapshot, workers: list[dict[str, Any]], pace: Pace
-) -> None:
+    campaign: str, meta: dict[str, bytes], snapshot: Snapshot, workers: list[dict[str, Any]], pace: Pace,
+    unserved: str | None,
+) -> None:  # fmt: skip
     paused = " (paused)" if snapshot.paused else ""
     rate = "-" if pace.rate_per_s is None else f"{pace.rate_per_s:.3g} jobs/s"
     for label, value in (
@@ -165,8 +168,11 @@ def _show(
         click.echo(f"{styled(f'{state:<11}', state if count else '')}{count:>9}")
     click.echo(f"{'total':<11}{snapshot.last_id:>9}")
     click.echo()
-    if not workers:
+    if unserved is not None:
+        click.echo(unserved)
+    elif not workers:
         click.echo("no worker serves this campaign")
+    if not workers:
         return
     print_workers(
         ("worker", "host", "pid", "slots", "running", "state", "seen"),

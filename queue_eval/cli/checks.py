@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,16 +22,24 @@ from queue_eval.access import (
     named_file,
     safe_url,
 )
-from queue_eval.cli.campaigns import every_campaign
+from queue_eval.cli.attendance import why_unserved, worker_command
+from queue_eval.cli.campaigns import every_campaign, label_of
 from queue_eval.cli.connect import check, named_access
 from queue_eval.clients import certificate_end
-from queue_eval.connection import Link, read_configuration, read_settings
+from queue_eval.connection import (
+    SCRIPTS_REMEDY,
+    Link,
+    read_configuration,
+    read_settings,
+    why_scriptless,
+)
 from queue_eval.errors import QueueEvalError, ServerRefusedError
 from queue_eval.faults import REDIS_ERRORS
 from queue_eval.fleet import live_workers
 
 _CLOCK_S = 2.0
 _SOON_DAYS = 30
+_MOST_UNSERVED = 5
 _SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
 _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
 _OPTIONAL = {
@@ -64,14 +73,17 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
     link = Link(access, name="queue-eval-doctor", on_wait=_no_patience)
     try:
         began_at = time.monotonic()
-        with suppress(ServerRefusedError):  # the check of the policy says it
-            check(link)
+        with suppress(ServerRefusedError):  # the checks of the policy and of scripts say it
+            check(link, looks=True)
         delay_ms = (time.monotonic() - began_at) * 1000
         yield Finding("ok", "server", f"{safe_url(access.url)} answers in {delay_ms:.1f} ms")
         yield from _certificate(link)
         yield from _settings(link, access)
         yield _clock(link)
-        yield from _campaigns(link)
+        scripts = _scripts(link)
+        yield scripts
+        if scripts.status == "ok":  # else nobody can count
+            yield from _campaigns(link, worker_command(url, home))
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
     finally:
@@ -89,6 +101,13 @@ def _settings(link: Link, access: Access) -> Iterator[Finding]:
         yield Finding(
             "warn", "key", "none: functions that travel by value cannot be signed; set QUEUE_EVAL_KEY"
         )
+
+
+def _scripts(link: Link) -> Finding:
+    why = link.call(why_scriptless)
+    if why is not None:
+        return Finding("fail", "scripts", f"the server runs no Lua ({why}); {SCRIPTS_REMEDY}")
+    return Finding("ok", "scripts", "the server runs Lua")
 
 
 def _certificate(link: Link) -> Iterator[Finding]:
@@ -156,11 +175,15 @@ def _clock(link: Link) -> Finding:
     return Finding("ok", "clock", detail)
 
 
-def _campaigns(link: Link) -> Iterator[Finding]:
+def _campaigns(link: Link, command: str) -> Iterator[Finding]:
     count, broken = 0, 0
     damaged: dict[str, Exception] = {}
-    for name, _, snapshot, _ in every_campaign(link, damaged.__setitem__):
+    unserved: dict[str, str] = {}
+    workers = live_workers(link)
+    for name, meta, snapshot, _ in every_campaign(link, damaged.__setitem__):
         count += 1
+        if (why := why_unserved(name, label_of(meta), snapshot, workers, command)) is not None:
+            unserved[name] = why
         if not snapshot.conserved:
             broken += 1
             places = sum(snapshot.counts.values())
@@ -170,7 +193,10 @@ def _campaigns(link: Link) -> Iterator[Finding]:
         yield Finding("fail", f"campaign {name}", str(error))
     if not broken and not damaged:
         yield Finding("ok", "campaigns", f"{count} on the server, every job in exactly one place")
-    workers = live_workers(link)
+    for name, why in islice(unserved.items(), _MOST_UNSERVED):
+        yield Finding("warn", f"campaign {name}", why)
+    if (more := len(unserved) - _MOST_UNSERVED) > 0:
+        yield Finding("warn", "campaigns", f"{more} more have jobs that wait, and nobody serves them")
     slots = sum(worker.card.slots or 0 for worker in workers)
     yield Finding("ok", "workers", f"{len(workers)} live, {slots} slots")
 

@@ -17,8 +17,9 @@ PATIENCE_S = 5.0
 
 
 @contextmanager
-def connected(url: str | None, home: str | None) -> Iterator[Link]:
-    """A checked link to the server that is named; no server is ever started.
+def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iterator[Link]:
+    """A checked link to the server that is named. No server is started but, for a command that only looks,
+    the embedded one that was stopped for want of work.
 
     Raises ServerUnreachableError, ServerRefusedError, and UsageError for an access file out of order.
     """
@@ -32,16 +33,18 @@ def connected(url: str | None, home: str | None) -> Iterator[Link]:
 
     link = Link(access, name="queue-eval", on_wait=give_up)
     try:
-        check(link)
+        check(link, looks=looks)
         yield link
     finally:
         link.close()
 
 
 @contextmanager
-def campaign_queue(campaign: str, url: str | None, home: str | None) -> Iterator[CampaignQueue]:
+def campaign_queue(
+    campaign: str, url: str | None, home: str | None, *, looks: bool = False
+) -> Iterator[CampaignQueue]:
     """An existing campaign. Raises CampaignNotFoundError, and what `connected` raises."""
-    with connected(url, home) as link:
+    with connected(url, home, looks=looks) as link:
         yield CampaignQueue.attach(link, campaign)[0]
 
 
@@ -56,17 +59,24 @@ def named_access(url: str | None, home: str | None) -> Access:
     return access
 
 
-def check(link: Link) -> None:
-    """As `Link.check`, but says so when the server of a home is known not to run."""
+def check(link: Link, *, looks: bool = False) -> None:
+    """As `Link.check`, but says so when the server of a home is known not to run, or starts it for a look."""
+    from queue_eval.server import wake_server
+
     try:
         link.check()
     except ServerUnreachableError as error:
         home = link.access.home
-        if home is not None and (state := _stopped_state(home)):
+        if home is None:
+            raise
+        if looks and wake_server(home):
+            link.check()
+        elif why := _why_stopped(home):
             raise ServerUnreachableError(
-                f"the server of {home} is not running ({state}); start it with: {start_command(home)}"
+                f"the server of {home} is not running ({why}); start it with: {start_command(home)}"
             ) from error
-        raise
+        else:
+            raise
 
 
 def start_command(home: str | Path | None) -> str:
@@ -74,8 +84,13 @@ def start_command(home: str | Path | None) -> str:
     return "queue-eval server start" + (f" --home {quote(str(home))}" if home else "")
 
 
-def _stopped_state(home: Path) -> str | None:
+def _why_stopped(home: Path) -> str | None:
+    """Why it does not run, and where it last did if that was elsewhere; None if it may run."""
     from queue_eval.server import server_state
+    from queue_eval.server_home import this_node
 
-    state = server_state(home).state
-    return state if state in ("stopped", "crashed") else None
+    state = server_state(home)
+    if state.state not in ("stopped", "crashed"):
+        return None
+    why = "stopped for want of work" if state.unneeded else state.state
+    return why if state.node == this_node() else f"{why}; it last ran on {state.node}"

@@ -6,12 +6,16 @@ import sys
 
 import click
 
+from queue_eval.cli.attendance import why_unserved, worker_command
+from queue_eval.cli.campaigns import label_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
 from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.errors import UsageError
+from queue_eval.fleet import live_workers
+from queue_eval.queue import CampaignQueue
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -45,7 +49,11 @@ def retry_command(
         count = len(queue.retry(ids or queue.failed_ids()))
         if count:
             queue.notify("retry")
-    _report(campaign, "retried", count, len(ids), "had neither failed nor been cancelled", as_json=as_json)
+        unserved = _why_unserved(queue, url, home) if count else None
+    rest = "had neither failed nor been cancelled"
+    _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
+    if not as_json and unserved is not None:
+        click.echo(unserved)
 
 
 @click.command("pause")
@@ -97,16 +105,32 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
     with campaign_queue(campaign, url, home) as queue:
         has_changed = queue.pause(paused)
         queue.notify("pause" if paused else "resume")
+        unserved = None if paused else _why_unserved(queue, url, home)
     if as_json:
-        print_json({"campaign": campaign, "paused": paused, "changed": has_changed})
-    else:
-        already = "" if has_changed else "already "
-        click.echo(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
+        more = {} if paused else {"unserved": unserved}
+        print_json({"campaign": campaign, "paused": paused, "changed": has_changed} | more)
+        return
+    already = "" if has_changed else "already "
+    click.echo(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
+    if unserved is not None:
+        click.echo(unserved)
 
 
-def _report(campaign: str, verb: str, count: int, asked: int, otherwise: str, *, as_json: bool) -> None:
+def _why_unserved(queue: CampaignQueue, url: str | None, home: str | None) -> str | None:
+    """Why nobody is at the jobs that are to be done now, and what to do."""
+    snapshot, campaign = queue.snapshot(), queue.campaign
+    command = worker_command(url, home)
+    if snapshot.paused:
+        resume = command.replace("worker", "resume", 1)
+        return f"campaign {campaign!r} is paused; let it go on with: {resume} {campaign}"
+    return why_unserved(campaign, label_of(queue.meta()), snapshot, live_workers(queue.link), command)
+
+
+def _report(
+    campaign: str, verb: str, count: int, asked: int, otherwise: str, *, as_json: bool, **more: object
+) -> None:
     if as_json:
-        print_json({"campaign": campaign, verb: count})
+        print_json({"campaign": campaign, verb: count} | more)
         return
     rest = f"; {asked - count} {otherwise}" if asked > count else ""
     click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} {verb}{rest}")

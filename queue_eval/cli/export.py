@@ -55,7 +55,8 @@ def export_command(campaign: str, out: Path, url: str | None, home: str | None, 
         raise UsageError(f"there is no folder {out.parent}; create it, or choose another --out")
     if ending == ".parquet" and find_spec("pyarrow") is None:
         raise UsageError('.parquet needs pyarrow; install it with: pip install "queue-eval[parquet]"')
-    with campaign_queue(campaign, url, home) as queue, _beside(out) as lines, _beside(out) as table:
+    look = campaign_queue(campaign, url, home, looks=True)
+    with look as queue, _beside(out) as lines, _beside(out) as table:
         columns = Columns()
         with lines.open("x", encoding="utf-8") as file:
             count = _write_lines(queue, file, columns)

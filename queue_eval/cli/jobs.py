@@ -45,7 +45,7 @@ def jobs_command(
     campaign: str, state: str | None, limit: int | None, url: str | None, home: str | None, as_json: bool
 ) -> None:
     """List a campaign's jobs in the order of their ids."""
-    with campaign_queue(campaign, url, home) as queue:
+    with campaign_queue(campaign, url, home, looks=True) as queue:
         records = islice(Records(queue).of_state(State(state) if state else None), limit)
         if as_json:
             _print_json_list(record.as_json() for record in records)
@@ -60,7 +60,7 @@ def jobs_command(
 @json_option
 def job_command(campaign: str, job_id: int, url: str | None, home: str | None, as_json: bool) -> None:
     """Show one job whole: its config, its result or error, every attempt on record, captured output."""
-    with campaign_queue(campaign, url, home) as queue:
+    with campaign_queue(campaign, url, home, looks=True) as queue:
         check_ids(queue, [job_id])
         found = Records(queue).of([job_id])
         if not found:

@@ -22,13 +22,14 @@ class Pace:
     """None: nobody knows; 0: nothing is outstanding."""
 
 
-def pace_of(queue: CampaignQueue, snapshot: Snapshot, created_ms: int) -> Pace:
-    """The pace of the newest results."""
+def pace_of(queue: CampaignQueue, snapshot: Snapshot, created_ms: int, *, is_served: bool = True) -> Pace:
+    """The pace of the newest results; how long it may take is not known while nobody serves it."""
     times_ms = [entry.finished_ms for entry in queue.newest(SAMPLE)]
     rate = rate_per_s(times_ms, created_ms, snapshot.now_ms if snapshot.outstanding else None)
     if not snapshot.outstanding:
         return Pace(rate, 0.0)
-    return Pace(rate, None if snapshot.paused or not rate else snapshot.outstanding / rate)
+    goes_on = is_served and not snapshot.paused
+    return Pace(rate, snapshot.outstanding / rate if rate and goes_on else None)
 
 
 def rate_per_s(times_ms: list[int], created_ms: int, now_ms: int | None) -> float | None:

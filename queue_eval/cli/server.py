@@ -104,7 +104,8 @@ def status(context: click.Context, home: str | None, as_json: bool) -> None:
     elif state.state == "running":
         click.echo(f"server running: {_where(state)}")
     else:
-        click.echo(f"server {_REASONS[state.state]}: {home_folder(home)}")
+        reason = "not running (stopped for want of work)" if state.unneeded else _REASONS[state.state]
+        click.echo(f"server {reason}: {home_folder(home)}")
     if state.state != "running":
         context.exit(1)
 

@@ -21,7 +21,7 @@ def workers_group(context: click.Context, url: str | None, home: str | None, as_
     """List every live worker."""
     if context.invoked_subcommand is not None:
         return
-    with connected(url, home) as link:
+    with connected(url, home, looks=True) as link:
         found = live_workers(link)
     if as_json:
         print_json([worker.as_json() for worker in found])

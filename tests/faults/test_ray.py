@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from queue_eval.fleet import live_workers
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import Fleet, check_all_recorded, signal_all
+from tests.support.networks import free_ports
 from tests.support.ray_cluster import RayCluster
 from tests.support.waiting import wait_until
 
@@ -78,6 +81,7 @@ def test_500_evaluations(
     wait_until(lambda: not any(is_running(pid) for pid in pids), timeout_s=60)
 
 
+@pytest.mark.filterwarnings("ignore:.*ray is away")
 def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:
     """Jobs go back to the queue, cost nothing, and are run when it is there."""
     cluster.stop()
@@ -90,6 +94,34 @@ def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCl
         cluster.start()
         assert [job.attempts for job in driver.gather("ALL", timeout=120)] == [1, 1, 1]
     check_all_recorded(queue, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*ray is away")
+def test_the_address_file_of_a_cluster_that_died(
+    fleet: Fleet, campaign: str, cluster: RayCluster, tmp_path: Path
+) -> None:
+    """Ray itself would wait for it for 820 s, without a word."""
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    dead = f"127.0.0.1:{free_ports(1)[0]}"
+    file.write_text(dead)
+    cluster.stop()
+    with fleet.driver(campaign, method="ray") as driver:
+        driver.submit([fleet.config(5)])
+        worker = fleet.worker("--lease", "30s", RAY_TMPDIR=str(tmp_path))
+        why = f"ray is away: no Ray cluster answers at {dead}, which {file} names (Connection refused); "
+        wait_until(lambda: why in fleet.output_of(worker), timeout_s=10)
+        wait_until(lambda: why in refusal(fleet, campaign), timeout_s=6)
+        cluster.start()
+        file.write_text(cluster.address)
+        assert [job.result for job in driver.gather("ALL", timeout=60)] == [5]
+        wait_until(lambda: refusal(fleet, campaign) == "", timeout_s=6)
+
+
+def refusal(fleet: Fleet, campaign: str) -> str:
+    """Why the worker does not serve, as it tells others."""
+    (worker,) = live_workers(fleet.queue(campaign).link)
+    return worker.card.refused.get(campaign, "")
 
 
 def test_cancelling_reaches_ray(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:

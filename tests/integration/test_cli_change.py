@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queue_eval import keys
-from queue_eval.states import State
+from queue_eval.states import Outcome, State
 from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign, on_terminal
 
 
@@ -24,7 +24,9 @@ def test_cancel_some_and_all(filled, server, campaign):
 
 def test_retry_some_and_all_failed(filled, server, campaign):
     assert cli("retry", campaign, 8, 1, home=server).stdout.startswith("1 job of")
-    assert document(cli("retry", campaign, "--json", home=server)) == {"campaign": campaign, "retried": 1}
+    assert document(cli("retry", campaign, "--json", home=server)) == {
+        "campaign": campaign, "retried": 1, "unserved": None,
+    }  # fmt: skip
     counts = filled.queue.snapshot().counts
     assert (counts[State.FAILED], counts[State.CANCELLED], counts[State.PENDING]) == (0, 0, 4)
     shown = document(cli_here("job", campaign, 3, "--json", home=server))
@@ -40,6 +42,63 @@ def test_pause_and_resume(filled, server, campaign):
     assert document(cli_here("status", campaign, "--json", home=server))["time_left_s"] is None
     assert cli("resume", campaign, home=server).returncode == 0
     assert not filled.queue.snapshot().paused
+
+
+@pytest.fixture
+def unserved(server, campaign):
+    """Some jobs have failed, one waits, and the worker that ran them has left."""
+    filled = Filled(server, campaign)
+    filled.submit({"x": 1}, {"x": 2}, {"x": 3})
+    for _ in range(4):
+        filled.run(1, Outcome.ERROR, "no")
+    filled.queue.release("box-1", [], leave=True)
+    assert filled.queue.snapshot().counts[State.FAILED] == 2
+    yield filled
+    filled.queue.purge()
+    filled.link.close()
+
+
+def test_that_nobody_serves_it_is_said(unserved, server, campaign):
+    start = f"start a worker with: queue-eval worker --campaign {campaign}"
+    shown = cli("retry", campaign, 1, home=server)
+    assert shown.stdout.splitlines() == [
+        f"1 job of {campaign} retried",
+        f"2 jobs of campaign '{campaign}' wait, and nobody serves it; {start}",
+    ]
+    assert start in document(cli("retry", campaign, "--json", home=server))["unserved"]
+    assert start in cli_here("resume", campaign, home=server).stdout
+    assert start in document(cli_here("resume", campaign, "--json", home=server))["unserved"]
+    status = document(cli_here("status", campaign, "--json", home=server))
+    assert (status["rate_per_s"] > 0, status["time_left_s"]) == (True, None)
+    assert start in status["unserved"]
+    assert start in cli_here("status", campaign, home=server).stdout
+    checks = document(cli_here("doctor", "--json", home=server))["checks"]
+    assert {"status": "warn", "name": f"campaign {campaign}", "detail": status["unserved"]} in checks
+    with_home = cli_here("resume", campaign, "--home", server).stdout
+    assert f"queue-eval worker --home {server} --campaign {campaign}" in with_home
+
+
+def test_jobs_of_a_paused_campaign_are_retried(unserved, server, campaign):
+    cli_here("pause", campaign, home=server)
+    assert document(cli_here("status", campaign, "--json", home=server))["unserved"] is None
+    paused = f"campaign '{campaign}' is paused; let it go on with: queue-eval resume {campaign}"
+    assert paused in cli_here("retry", campaign, 1, home=server).stdout
+
+
+def test_a_worker_that_leaves_or_refuses_does_not_serve(unserved, server, campaign):
+    def said() -> str | None:
+        return document(cli_here("status", campaign, "--json", home=server))["unserved"]
+
+    unserved.register("box-7", campaigns=[campaign])
+    assert said() is None
+    unserved.register("box-7", campaigns=[campaign], state="draining")
+    assert "nobody serves it" in said()
+    unserved.register("box-7", campaigns=[campaign], refused={campaign: "no such module; install it"})
+    assert said() == (
+        f"1 job of campaign '{campaign}' waits, and nobody serves it: worker box-7 does not "
+        "(no such module; install it)"
+    )
+    unserved.deregister("box-7")
 
 
 def test_purge_asks(server, campaign):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from rq import Queue
@@ -24,6 +25,7 @@ from queue_eval import Evaluator
 from queue_eval.access import find_access
 from queue_eval.rq_moves import RqMoves
 from queue_eval.states import Method
+from queue_eval.urls import safe_url
 from tests.support.executor_harness import Harness, is_running, result_of, text_of
 from tests.support.rq_fleet import RqFleet, RqRedis
 from tests.support.waiting import wait_until
@@ -382,6 +384,42 @@ class _Http(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         self.request.recv(1000)
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_a_queue_that_nobody_listens_to_is_told(harness, fleet: RqFleet, log: Log, caplog) -> None:
+    """The log is told within seconds, and again when it is over; so is the card, by `trouble`."""
+    executor = harness(fleet)
+    began_at = time.monotonic()
+    executor.submit(log.gated(1))
+    trouble = executor.until(lambda: executor.executor.trouble)
+    assert time.monotonic() - began_at < 7
+    assert trouble == (
+        f"no RQ worker listens to queue '{fleet.queue}' at {safe_url(fleet.url)}; "
+        f"start one with: rq worker -u URL {fleet.queue}"
+    )
+    assert trouble in caplog.messages
+    # A worker that was killed long ago, and that RQ has not struck off its list.
+    client = client_of(fleet)
+    client.sadd(f"rq:workers:{fleet.queue}", "rq:worker:long-dead")
+    fleet.start_worker()
+    executor.until(lambda: not executor.executor.trouble)
+    client.set("rq:suspended", "1")
+    executor.until(lambda: "are suspended" in executor.executor.trouble)
+    client.delete("rq:suspended")
+    executor.until(lambda: not executor.executor.trouble)
+    log.gate.touch()
+
+
+def test_a_driver_is_told_that_nobody_listens(own_home: Path, fleet: RqFleet, log: Log) -> None:
+    options = {"home": own_home, "campaign": "deaf", "rq_queue": fleet.queue, "rq_url": fleet.url}
+    why = rf"campaign 'deaf'.*no RQ worker listens to queue '{fleet.queue}' at unix://.*rq.sock; start one"
+    with Evaluator.create(WORK, "rq", options | {"num_workers": 1}) as evaluator:
+        evaluator.submit([log.config(1)])
+        with pytest.warns(UserWarning, match=why) as told:
+            assert evaluator.gather("ALL", timeout=12) == []
+        assert not any(urlsplit(fleet.url).password in str(one.message) for one in told)
+        fleet.start_worker()
+        assert [job.result for job in evaluator.gather("ALL", timeout=60)] == [1]
 
 
 @pytest.mark.long

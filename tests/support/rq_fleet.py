@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class RqRedis:
     """A server on a unix socket, with an append-only file or with nothing on disk."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *settings: str, durable: bool = False) -> None:
+        """`settings` are further arguments of the server's command line."""
+        self._settings = settings
         self._durable = durable
         # Not pytest's folder: the path of a unix socket is short.
         self.folder = Path(tempfile.mkdtemp(prefix="qe-rq-"))
@@ -48,7 +50,7 @@ class RqRedis:
         command = [
             _server_program(), "--port", "0", "--unixsocket", str(socket), "--dir", str(self.folder),
             "--requirepass", self.password, "--save", "", "--appendonly", "yes" if self._durable else "no",
-            "--appendfsync", "everysec", "--loglevel", "warning",
+            "--appendfsync", "everysec", "--loglevel", "warning", *self._settings,
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(

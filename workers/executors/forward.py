@@ -41,6 +41,9 @@ _RESTART_S = (0.5, 30.0)
 _STEADY_S = 60.0
 """A forwarder that has lived for so long is started again without delay."""
 
+_TROUBLE_S = 3.0
+"""Drivers are told of those that are away for so long."""
+
 _CLOSE_S = 6.0
 """How long a forwarder may take to end what it has forwarded."""
 
@@ -56,6 +59,7 @@ class _ForwarderProcess(PipedProcess):
         self.slots: int | None = None
         """None until it has said whether it reaches those that it forwards to."""
         self.why = ""
+        self.trouble = ""
         self.heard: list[tuple[str, Any]] = []
         super().__init__(command, selector, env)
         self.add(setup.encode())
@@ -65,6 +69,8 @@ class _ForwarderProcess(PipedProcess):
         kind = header[0]
         if kind == "slots":
             self.slots, self.why = int(header[1]), str(header[2])
+        elif kind == "trouble":
+            self.trouble = str(header[1])
         elif kind == "report":
             self.heard.append((kind, parse_report(header, body)))
         elif kind in ("begun", "returned"):
@@ -118,6 +124,8 @@ class Forwarder:
         self._ended: list[Ended] = []
         self._returned: list[Token] = []
         self._slots = plan.slots
+        self._trouble = ""
+        self._why_away = ""
         self._away_since: float | None = None
         self._restart_at = 0.0
         self._pause_s = _RESTART_S[0]
@@ -125,6 +133,10 @@ class Forwarder:
     @property
     def slots(self) -> int:
         return self._slots
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         now = time.monotonic()
@@ -172,6 +184,7 @@ class Forwarder:
         if self._process is not None and self._process.is_dead():
             self._bury(self._process, now)
         self._advance(now)
+        self._note_trouble(now)
         ended, self._ended = self._ended, []
         return ended
 
@@ -198,6 +211,7 @@ class Forwarder:
             self._strike_off(token)
         self._queued.clear()
         self._slots = self._plan.slots
+        self._trouble = self._why_away = ""
         self._away_since = None
         return unfinished
 
@@ -247,6 +261,8 @@ class Forwarder:
             self._change_slots(process.slots, process.why, now)
         elif process.slots:
             self._away_since = None
+        if process.slots is not None:
+            self._why_away = process.why
         heard, process.heard = process.heard, []
         for kind, what in heard:
             if kind == "report":
@@ -270,6 +286,18 @@ class Forwarder:
             log.info("%s: %d slots", self._plan.method, slots)
             self._away_since = None
         self._slots = slots
+
+    def _note_trouble(self, now: float) -> None:
+        """Find out why nothing that is forwarded runs; the log is told of what it has not been told yet."""
+        process = self._process
+        if process is not None and process.slots:
+            if process.trouble and process.trouble != self._trouble:
+                log.warning("%s", process.trouble)
+            self._trouble = process.trouble
+        elif self._away_since is None:
+            self._trouble = ""
+        elif self._why_away and now - self._away_since >= _TROUBLE_S:
+            self._trouble = f"{self._plan.method} is away: {self._why_away}"
 
     def _take_report(self, report: Report, now: float) -> None:
         token = (report.id, report.attempt)
@@ -300,6 +328,8 @@ class Forwarder:
         death, output = process.describe_exit(), process.take_output()
         told = describe_death(f"forwarded this job to {self._plan.method}", death, output)
         log.warning("%s", told.decode(errors="replace"))
+        if process.slots is None:  # the next one may not come to say anything either
+            self._why_away = told.decode(errors="replace")
         for token in [] if self._outlives else list(self._begun_at):
             self._end(token, Outcome.LOST, now, told)
         # In the order in which they came.

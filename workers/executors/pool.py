@@ -97,6 +97,10 @@ class ChildPool:
             return self._plan.slots
         return max(0, self._plan.slots - sum(child.abandoned for child in self._children))
 
+    @property
+    def trouble(self) -> str:
+        return ""
+
     def submit(self, attempts: Sequence[Attempt]) -> None:
         now = time.monotonic()
         self._waiting.extend((now, attempt) for attempt in attempts)

@@ -68,6 +68,10 @@ class Executor(Protocol):
         none while those that it forwards to are away, and as many as they have room for when they are
         there."""
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing that is forwarded runs, for those who wait for it; "" when all is well."""
+
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Begin as many as there is room for; keep the others waiting, in order. With none, one that forwards
         asks how much room there is."""

@@ -24,6 +24,7 @@ from queue_eval.borrowed import BorrowedProcess
 from queue_eval.deaths import describe_death, describe_lateness
 from queue_eval.forwarder import Outlet, serve
 from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+from workers.executors.ray_address import why_unreachable
 
 _BATCH_S = 0.03
 """Results that come fast are awaited together, about so long, so that a look costs little for each."""
@@ -40,6 +41,10 @@ _SILENT_S = 120.0
 """A cluster that has not answered for so long is gone; a node of it gives it up after 60 s."""
 
 _RETRY_S = (1.0, 15.0)
+_LOOK_AGAIN_S = 2.0
+
+_INIT_S = 20.0
+"""That Ray has not begun after so long is told; it may wait for a quarter of an hour."""
 
 
 class RayBackend:
@@ -149,16 +154,33 @@ class RayBackend:
 
     def _connect(self) -> None:
         pause_s = _RETRY_S[0]
+        arguments = _init_arguments(self._forward)
         while True:
-            try:
-                ray.init(**_init_arguments(self._forward))
+            if why := why_unreachable(arguments):
+                self._outlet.slots(0, why)
+                time.sleep(_LOOK_AGAIN_S)
+                continue
+            if (why := self._init(arguments)) is None:
                 break
-            except Exception as error:  # arguments that Ray does not know, too: the worker's log says so
-                self._outlet.slots(0, _one_line(error))
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_S[1])
+            self._outlet.slots(0, why)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_S[1])
         cloudpickle.register_pickle_by_value(queue_eval)
         self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None))
+
+    def _init(self, arguments: dict[str, Any]) -> str | None:
+        """Why it has failed, None when it has not."""
+        why = f"Ray has been connecting or starting for {_INIT_S:.0f} s, and still is"
+        alarm = threading.Timer(_INIT_S, self._outlet.slots, (0, why))
+        alarm.daemon = True
+        alarm.start()
+        try:
+            ray.init(**arguments)
+        except Exception as error:  # arguments that Ray does not know, too: the worker's log says so
+            return _one_line(error)
+        finally:
+            alarm.cancel()
+        return None
 
     def _remote_of(self, slots: int) -> Any:
         if slots not in self._remotes:

@@ -35,6 +35,7 @@ from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
 from queue_eval.rq_moves import BEAT_S, RqMoves
 from queue_eval.urls import safe_url
 from workers.executors.rq_broom import CLOSE_S, Broom
+from workers.executors.rq_fleet import FleetWatch
 
 _REPLY_TIMEOUT_S = 10.0
 _BLOCK_S = 5.0
@@ -94,6 +95,7 @@ class RqBackend:
         self._recalled: dict[Token, None] = {}
         self._stopping: dict[Token, float] = {}
         self._broom = Broom(self._moves)
+        self._fleet = FleetWatch(self._moves, forward["queue"], safe_url(forward["url"]))
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
         self._begun_now: list[Token] = []
         self._reports: list[Report] = []
@@ -181,7 +183,8 @@ class RqBackend:
         now = time.monotonic()
         if not self._connected:
             return max(0.0, self._retry_at - now)
-        return max(0.0, min(self._look_at, self._broom.due_at(), *self._stopping.values()) - now)
+        due = (self._look_at, self._fleet.look_at, self._broom.due_at(), *self._stopping.values())
+        return max(0.0, min(due) - now)
 
     def _is_tidy(self) -> bool:
         """Whether nothing is left to be done before the end."""
@@ -329,11 +332,14 @@ class RqBackend:
             self._look(now)
             self._look_at = now + _LOOK_S
         self._broom.sweep(now, self._by_rq)
+        if (trouble := self._fleet.look(now)) is not None:
+            self._outlet.trouble(trouble)
 
     def _come_back(self, now: float) -> None:
         self._client.ping()
         self._connected, self._pause_s, self._why = True, _RETRY_S[0], ""
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
+        self._fleet.begin(now)
         # Those that run have lost their way to it, too, or it has forgotten them.
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
