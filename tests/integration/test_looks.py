@@ -39,13 +39,13 @@ def home(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert filled.queue.snapshot().outstanding == 0
     filled.link.close()
     wait_stopped(own_home)
-    monkeypatch.setenv("QUEUE_EVAL_SERVER_LINGER", "2")
+    monkeypatch.delenv("QUEUE_EVAL_SERVER_LINGER")
     yield own_home
     stop_server(own_home)
 
 
 def wait_stopped(home: Path) -> None:
-    wait_until(lambda: server_state(home).state == "stopped", timeout_s=30)
+    wait_until(lambda: server_state(home).state == "stopped", timeout_s=60)
 
 
 def data_of(home: Path) -> dict[str, str]:
@@ -77,14 +77,14 @@ def test_each_of_them_starts_it(home: Path, tmp_path: Path, words: tuple[object,
 
 
 def test_it_stays_for_who_has_come_meanwhile(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LOOK_LINGER_S", 0.2)
+    monkeypatch.setattr(server, "LOOK_LINGER_S", 1.0)
     assert wake_server(home)
     link = Link(find_access(None, home), name="driver")
     (watcher,) = [client for client in link.call(lambda c: c.client_list()) if "watcher" in client["name"]]
     cli_here("status", "c", home=home)
     assert wake_server(home) is False, "it runs"
     with pytest.raises(AssertionError):
-        wait_until(lambda: server_state(home).state == "stopped", timeout_s=1.5)
+        wait_until(lambda: server_state(home).state == "stopped", timeout_s=3.0)
     assert watcher["id"] in [client["id"] for client in link.call(lambda c: c.client_list())]
     link.close()
     wait_stopped(home)

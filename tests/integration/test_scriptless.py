@@ -64,15 +64,17 @@ def test_it_goes_missing_while_a_campaign_runs(valkey: RqRedis, tmp_path: Path) 
     try:
         with fleet.driver("c", home=None, url=valkey.url) as driver:
             driver.submit([fleet.gated(x) for x in range(3)])
-            worker = fleet.worker("--url", valkey.url)
+            worker = fleet.worker("--url", valkey.url, lease="10s")
             fleet.wait_begun(1)
             unload(valkey)
             fleet.open_gate()
             with pytest.raises(ServerRefusedError, match="runs no Lua scripts") as raised:
-                driver.gather("ALL", timeout=20)
+                driver.gather("ALL", timeout=60)
             assert str(raised.value).startswith(refusal(valkey))
             link = driver._campaign.queue.link
-            wait_until(lambda: REASON in live_workers(link)[0].card.refused.get("c", ""))
+            wait_until(
+                lambda: any(REASON in worker.card.refused.get("c", "") for worker in live_workers(link)), 60
+            )
         assert "Traceback" not in fleet.output_of(worker)
         assert REASON in fleet.output_of(worker)
     finally:

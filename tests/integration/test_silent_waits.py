@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,13 +39,17 @@ def told_within(driver: Evaluator, seconds: float = 20.0, wanted: int = 1) -> li
 # Nobody serves ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("soon")
-def test_time_in_which_the_driver_computes_is_no_time_of_waiting(fleet, campaign):
+def test_time_in_which_the_driver_computes_is_no_time_of_waiting(fleet, campaign, monkeypatch):
+    computed_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + computed_s)
+    monkeypatch.setattr("queue_eval.chores.time", clock)
     with fleet.driver(campaign, NAME) as driver:
         driver.submit([{"x": 1}])
         assert driver.gather("ALL", timeout=0.1) == []
-        threading.Event().wait(0.8)  # what a user computes: longer than the driver's patience
+        computed_s = 3600.0
         assert driver.gather("ALL", timeout=0.1) == [], "a warning would be an error"
+        monkeypatch.setattr("queue_eval.chores.UNSERVED_S", 0.2)
+        monkeypatch.setattr("queue_eval.chores.LOOK_EVERY_S", 0.05)
         (said,) = told_within(driver)
         assert said.startswith(f"no worker has served campaign '{campaign}'")
 
@@ -66,7 +70,7 @@ def test_many_short_waits_are_a_long_one(fleet, campaign):
 
 @pytest.mark.usefixtures("soon")
 def test_a_driver_beside_a_full_worker_is_told_that_it_is_busy(fleet, campaign):
-    fleet.worker("--name", f"{campaign}-general", lease="0.6s", slots=2)
+    fleet.worker("--name", f"{campaign}-general", lease="3s", slots=2)
     with fleet.driver(f"{campaign}-first") as first, fleet.driver(campaign) as driver:
         first.submit([fleet.gated(x) for x in range(2)])
         fleet.wait_begun(1, 2)
@@ -81,7 +85,7 @@ def test_a_driver_beside_a_full_worker_is_told_that_it_is_busy(fleet, campaign):
 
 @pytest.mark.usefixtures("soon")
 def test_a_worker_that_is_full_of_the_drivers_own_jobs_is_no_trouble(fleet, campaign):
-    fleet.worker("--campaign", campaign, "--name", f"{campaign}-own", lease="0.6s")
+    fleet.worker("--campaign", campaign, "--name", f"{campaign}-own", lease="3s")
     wait_until(lambda: fleet.cli("workers", "--json").stdout.count(f"{campaign}-own"))
     with fleet.driver(campaign) as driver:
         driver.submit([fleet.gated(x) for x in range(3)])
