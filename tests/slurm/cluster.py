@@ -1,8 +1,8 @@
 """A Slurm of three nodes on one machine, for tests. From the project's folder, as root on Debian or Ubuntu:
 
-    python -m tests.slurm.cluster install           once: slurm-wlm, slurm-client and munge from the distribution
-    python -m tests.slurm.cluster up FOLDER         then: export SLURM_CONF=FOLDER/slurm.conf; sinfo
-    python -m tests.slurm.cluster down FOLDER       ends the daemons, the jobs, and whatever these have started
+    python -m tests.slurm.cluster install       once: slurm-wlm, slurm-client and munge from the distribution
+    python -m tests.slurm.cluster up FOLDER     then: export SLURM_CONF=FOLDER/slurm.conf; sinfo
+    python -m tests.slurm.cluster down FOLDER   ends the daemons, the jobs, and whatever these have started
 
 ::
 
@@ -11,17 +11,20 @@
         partition main     n1 to n3, the default; its jobs can be preempted: grace, SIGTERM, requeued
         partition urgent   the same nodes; its jobs preempt
 
-Each daemon is a process in the foreground: no systemd, no system account, nothing outside FOLDER. A node claims
-8 cores, whatever the machine has. KillWait is 30 s, as Slurm has it. Two times are shorter than Slurm's, so that
-the tests wait less: a node counts as down after 10 s (not 300), a requeued job starts again after 10 s (not 120).
+Each daemon is a process in the foreground: no systemd, no system account, nothing outside FOLDER. A node
+claims 8 cores, whatever the machine has. KillWait is 30 s, as Slurm has it. Two times are shorter than
+Slurm's, so that tests wait less: a node counts as down after 10 s (not 300), and a requeued job starts again
+after 10 s (not 120).
 
-`down` knows what `up` started by a variable in the environment of the daemons, which all that they start inherits.
+`down` knows what `up` started by a variable in the environment of the daemons. All that they start inherits
+it, and so do jobs that this module submits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -77,8 +80,8 @@ SlurmdTimeout=10
 InactiveLimit=0
 MinJobAge=300
 {nodes}
-PartitionName=main Nodes=n[1-3] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace} MaxTime=UNLIMITED
-PartitionName=urgent Nodes=n[1-3] PriorityTier=10 PreemptMode=OFF MaxTime=UNLIMITED
+PartitionName=main Nodes=n[1-3] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
+PartitionName=urgent Nodes=n[1-3] PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -106,6 +109,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self._daemons: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM")},
             "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf"), MARK: str(self.folder),
@@ -132,8 +136,9 @@ class Cluster:
                 grace=GRACE_S,
             )
         )  # fmt: skip
-        self.start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", f"--key-file={key}",
-                   f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log",
+        self.start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket",
+                   f"--key-file={key}", f"--pid-file={self.folder}/munged.pid",
+                   f"--log-file={self.folder}/munged.log",
                    f"--seed-file={self.folder}/munged.seed")  # fmt: skip
         _wait(lambda: (self.folder / "munge.socket").exists(), "munged listens")
         self.start_controller()
@@ -158,16 +163,17 @@ class Cluster:
         """A daemon, in a session of its own: a Ctrl-C at the tests is not for it."""
         log = (self.folder / f"{command[0]}.out").open("ab")
         with log:
-            subprocess.Popen(
-                command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+            daemon = subprocess.Popen(
+                command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
             )  # fmt: skip
+        self._daemons.append(daemon)
 
     def run(self, *command: str, timeout_s: float = 60) -> str:
         """What a command of Slurm prints."""
         done = subprocess.run(
-            command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=timeout_s, check=False,
+            command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
         return done.stdout
@@ -188,8 +194,9 @@ class Cluster:
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            # The daemons may be children of this process.
             psutil.wait_procs(processes, timeout=1)
+        for daemon in self._daemons:
+            daemon.wait()
 
     def processes(self) -> Iterator[psutil.Process]:
         """The daemons, the jobs, and what these have started: all but the dead ones."""
@@ -220,11 +227,16 @@ def _path() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1, none of those that the kernel gives to connections meanwhile."""
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(found) < count:
+            port = random.randint(20_000, 30_000)
+            trial = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                trial.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def _wait(condition, what: str, timeout_s: float = 30) -> None:
