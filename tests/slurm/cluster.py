@@ -207,7 +207,7 @@ class Cluster:
     def _kill(self, *command: str) -> None:
         for process in self.processes():
             words = process.cmdline()
-            if words and Path(words[0]).name == command[0] and words[-len(command) + 1 :] == [*command[1:]]:
+            if words and Path(words[0]).name == command[0] and set(command) <= {command[0], *words}:
                 process.kill()
                 psutil.wait_procs([process], timeout=10)
                 return
