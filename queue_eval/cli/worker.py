@@ -75,6 +75,7 @@ def worker_command(
     after 20 s what still runs, one by SIGUSR1 or SIGUSR2 after 50 s, and always 5 s before --time-limit.
     """
     from queue_eval.allow_list import AllowList
+    from queue_eval.cli.first_process import leave_first_process
     from queue_eval.keys import check_campaign_name, check_queue_name
 
     began_at = time.monotonic()
@@ -87,6 +88,7 @@ def worker_command(
     if lease < 0.2:
         raise UsageError(f"a lease of {lease:g} s is too short; give at least 200ms")
     allow_list = AllowList.parse(allow)
+    leave_first_process()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
