@@ -41,8 +41,8 @@ class TellInterrupted:
 def describe_interruption(campaign: str, home: Path | None, *, is_named: bool) -> str:
     """That the jobs of a campaign go on, how to come back to them, and how to end them.
 
-    `home`: the one that the user named, without which neither would find the server. `is_named`: the user gave
-    the campaign its name, so that the same script opens it again.
+    `home`: the one that the user named, without which neither would find the server. `is_named`: the user
+    gave the campaign its name, so that the same script opens it again.
     """
     where = f" --home {quote(str(home))}" if home is not None else ""
     arguments = f"{campaign!r}, home={str(home)!r}" if home is not None else repr(campaign)
