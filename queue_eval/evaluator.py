@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from shlex import quote
 from typing import Any, ClassVar, Literal, Unpack
 
 from queue_eval.callbacks import Callbacks
@@ -29,7 +28,7 @@ from queue_eval.errors import (
     UsageError,
     WorkerError,
 )  # fmt: skip
-from queue_eval.interruption import TellInterrupted
+from queue_eval.interruption import TellInterrupted, describe_interruption
 from queue_eval.job import Job
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.ledger import Watcher
@@ -331,19 +330,8 @@ class Evaluator(Records):
         """What an interruption means for the campaign; None when it means nothing."""
         if not self.num_outstanding:
             return None
-        name, home = self.campaign, self._options.home
-        # Where the command would not find the server by itself.
-        where = f" --home {quote(str(home))}" if home is not None else ""
-        arguments = f"{name!r}, home={str(home)!r}" if home is not None else repr(name)
-        come_back = (
-            f"come back to its jobs with: Evaluator.attach({arguments})"
-            if self._options.campaign is None
-            else "run the same script again to resume"
-        )
-        return (
-            f"interrupted; started workers go on: {come_back}, or end it all with: "
-            f"queue-eval cancel {name}{where}"
-        )
+        is_named = self._options.campaign is not None
+        return describe_interruption(self.campaign, self._options.home, is_named=is_named)
 
     def _ensure_workers(self) -> None:
         """Have workers on their way at once. If they cannot be started, the next gather says so."""

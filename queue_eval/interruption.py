@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
+from pathlib import Path
+from shlex import quote
 from types import TracebackType
 
 
@@ -34,3 +36,22 @@ class TellInterrupted:
         # A `with` block that lets an error through adds no frame of its own: the caller's is the last.
         error.__traceback__ = None
         error.__cause__ = error.__context__ = None
+
+
+def describe_interruption(campaign: str, home: Path | None, *, is_named: bool) -> str:
+    """That the jobs of a campaign go on, how to come back to them, and how to end them.
+
+    `home`: the one that the user named, without which neither would find the server. `is_named`: the user
+    gave the campaign its name, so that the same script opens it again.
+    """
+    where = f" --home {quote(str(home))}" if home is not None else ""
+    arguments = f"{campaign!r}, home={str(home)!r}" if home is not None else repr(campaign)
+    come_back = (
+        "run the same script again to resume"
+        if is_named
+        else f"come back to its jobs with: Evaluator.attach({arguments})"
+    )
+    return (
+        f"interrupted; started workers go on: {come_back}, or end it all with: "
+        f"queue-eval cancel {campaign}{where}"
+    )
