@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 NAME = "tests.support.functions:run"
 LABEL = "of-nobody"
-"""Of campaigns that no worker serves which an earlier test has killed just now: its card lives for a while."""
+"""Of campaigns that no worker serves whose card an earlier test has left behind."""
 
 
 @pytest.fixture
