@@ -17,11 +17,14 @@ import os
 import warnings
 from dataclasses import dataclass
 
-from queue_eval.fleet import WorkerCard, live_workers
+from queue_eval.fleet import LiveWorker, WorkerCard, live_workers
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import State
 from queue_eval.surroundings import INSIDE_JOB
+
+LEASE_S = 30.0
+"""The lease of a worker that does not tell it."""
 
 MOST_WARNINGS = 5
 """So many of workers that refuse; what comes after them is counted in one more."""
@@ -67,7 +70,7 @@ class ServiceCheck:
     def look(self, waited_s: float, patience_s: float) -> None:
         """Raises CampaignNotFoundError when the campaign was purged."""
         snapshot = self._queue.snapshot()
-        cards = {worker.card.name: worker.card for worker in live_workers(self._queue.link)}
+        cards = {one.card.name: one.card for one in live_workers(self._queue.link) if _beats(one)}
         serving = self._serving(snapshot, cards)
         refusals = self._new_refusals(cards)
         if refusals:
@@ -174,6 +177,11 @@ class ServiceCheck:
                 f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
                 f"than {widest}; start one with: queue-eval worker -n {wanted} --campaign {campaign}"
             )
+
+
+def _beats(worker: LiveWorker) -> bool:
+    """Whether it has given a sign of life within its lease; its card stays for two."""
+    return worker.last_seen_s <= (worker.card.lease_s or LEASE_S)
 
 
 def _warn(sentence: str) -> None:

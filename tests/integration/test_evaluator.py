@@ -781,7 +781,7 @@ def test_a_purged_campaign_ends_the_wait(create, fake_worker):
 def test_a_campaign_that_nobody_serves_is_told_of(create, monkeypatch):
     monkeypatch.setattr("queue_eval.chores.UNSERVED_S", 0.2)
     monkeypatch.setattr("queue_eval.chores.LOOK_EVERY_S", 0.1)
-    evaluator = create()
+    evaluator = create(queue="of-nobody")  # not of a worker that an earlier test has killed just now
     evaluator.submit(configs(1))
     with pytest.warns(UserWarning, match="start one with: queue-eval worker --campaign") as caught:
         evaluator.gather("ALL", timeout=2.5)

@@ -17,6 +17,8 @@ from tests.support.fault_fleet import end, wait_state
 from tests.support.waiting import wait_until
 
 NAME = "tests.support.functions:run"
+LABEL = "of-nobody"
+"""Of campaigns that no worker serves whose card an earlier test has left behind."""
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_time_in_which_the_driver_computes_is_no_time_of_waiting(fleet, campaign
     computed_s = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + computed_s)
     monkeypatch.setattr("queue_eval.chores.time", clock)
-    with fleet.driver(campaign, NAME) as driver:
+    with fleet.driver(campaign, NAME, queue=LABEL) as driver:
         driver.submit([{"x": 1}])
         assert driver.gather("ALL", timeout=0.1) == []
         computed_s = 3600.0
@@ -56,7 +58,7 @@ def test_time_in_which_the_driver_computes_is_no_time_of_waiting(fleet, campaign
 
 @pytest.mark.usefixtures("soon")
 def test_many_short_waits_are_a_long_one(fleet, campaign):
-    with fleet.driver(campaign, NAME) as driver:
+    with fleet.driver(campaign, NAME, queue=LABEL) as driver:
         driver.submit([{"x": 1}])
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -101,8 +103,8 @@ def test_a_worker_that_is_full_of_the_drivers_own_jobs_is_no_trouble(fleet, camp
 @pytest.mark.usefixtures("soon")
 def test_a_worker_that_steps_aside_is_told_of_while_another_serves(server, campaign):
     filled = Filled(server, campaign)
-    keywords = {"home": server, "campaign": campaign, "local_workers": False, "on_change": "accept"}
-    with Evaluator.create(NAME, "process", keywords) as driver:
+    keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": LABEL}
+    with Evaluator.create(NAME, "process", keywords | {"on_change": "accept"}) as driver:
         driver.submit([{"x": 1}])
         (token,) = filled.settle(room=1, worker="healthy")
         filled.register("healthy", slots=1)
@@ -122,9 +124,9 @@ def test_a_worker_that_steps_aside_is_told_of_while_another_serves(server, campa
 @pytest.mark.usefixtures("soon")
 def test_a_fleet_of_sick_workers_is_told_of_in_a_handful_of_warnings(server, campaign):
     filled = Filled(server, campaign)
-    keywords = {"home": server, "campaign": campaign, "local_workers": False, "on_change": "accept"}
+    keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": LABEL}
     names = [f"{campaign}-sick-{i}" for i in range(12)]
-    with Evaluator.create(NAME, "process", keywords) as driver:
+    with Evaluator.create(NAME, "process", keywords | {"on_change": "accept"}) as driver:
         driver.submit([{"x": 1}])
         for i, name in enumerate(names):
             # Three of them for the same reason.
