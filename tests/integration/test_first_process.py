@@ -14,6 +14,7 @@ from tests.support.fault_fleet import ROOT, wait_state
 from tests.support.waiting import wait_until
 
 ORPHANS = 50
+PATIENCE_S = 60
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -64,11 +65,11 @@ def test_what_user_code_leaves_behind_is_reaped(fleet, campaign, first_process):
     with fleet.driver(campaign, "tests.integration.test_first_process:leave_orphans") as driver:
         driver.submit([{"x": 7, "orphans": ORPHANS}])
         first, outer = first_process()
-        (job,) = driver.gather("ALL", timeout=30)
+        (job,) = driver.gather("ALL", timeout=PATIENCE_S)
         assert job.result == 7
-        wait_until(lambda: not zombies(first))
+        wait_until(lambda: not zombies(first), PATIENCE_S)
         first.send_signal(signal.SIGTERM)
-        assert outer.wait(20) == 0
+        assert outer.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
@@ -78,10 +79,10 @@ def test_the_signals_reach_the_worker(fleet, campaign, first_process, number):
         first, outer = first_process()
         fleet.wait_begun(1)
         first.send_signal(number)
-        wait_until(lambda: "draining" in (fleet.folder / "first.log").read_text())
+        wait_until(lambda: "draining" in (fleet.folder / "first.log").read_text(), PATIENCE_S)
         fleet.open_gate()
-        assert outer.wait(20) == 0
-        assert driver.gather("BATCH", 1, timeout=10)[0].result == 1
+        assert outer.wait(PATIENCE_S) == 0
+        assert driver.gather("BATCH", 1, timeout=PATIENCE_S)[0].result == 1
         wait_state(fleet.queue(campaign), "pending", 1)
 
 
@@ -92,5 +93,5 @@ def test_a_worker_that_dies_ends_the_first_process(fleet, campaign, first_proces
         fleet.wait_begun(1)
         (worker,) = first.children()
         worker.kill()
-        assert outer.wait(20) == 128 + signal.SIGKILL
+        assert outer.wait(PATIENCE_S) == 128 + signal.SIGKILL
         fleet.open_gate()
