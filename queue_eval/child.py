@@ -18,7 +18,7 @@ import sys
 from time import perf_counter
 
 from queue_eval.execution import RunFunction
-from queue_eval.pipe import READY, FrameBuffer, Report, frame, parse_setup
+from queue_eval.pipe import FrameBuffer, Report, encode_ready, parse_setup
 from queue_eval.surroundings import Surroundings, ThreadOutput
 
 TYPE_CHECKING = False  # see `queue_eval`
@@ -146,7 +146,7 @@ class _Child:
             setup = parse_setup(header, body)
             self._threads = setup.threads
             self._function = RunFunction(setup)
-            self._send(frame((READY,)))
+            self._send(encode_ready(self._function.load_error))
         elif header[0] == "recall":
             recalled = {(job, attempt) for job, attempt in header[1]}
             self._waiting = [one for one in self._waiting if one[:2] not in recalled]

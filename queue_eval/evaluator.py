@@ -185,6 +185,9 @@ class Evaluator(Records):
             raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
         if not checked:
             return []
+        with self._interruptible:
+            # First, so that a worker which finds that it cannot run these jobs knows that others are coming.
+            self._ensure_workers()
         with self._interruptible, self._submit_lock:
             jobs = self._campaign.submit(
                 checked, priority=int(priority), delay_ms=delay_ms, slots=int(slots)
@@ -192,8 +195,6 @@ class Evaluator(Records):
             self._submitted += len(jobs)
         for job in jobs:
             self._callbacks.launched(job)
-        with self._interruptible:
-            self._ensure_workers()
         return jobs
 
     async def execute(self, job: Job) -> Job:
@@ -202,13 +203,13 @@ class Evaluator(Records):
         config, text = encode_config(job.own_config(), 0)
 
         def submit(watcher: Watcher) -> None:
+            self._ensure_workers()
             with self._submit_lock:
                 self._campaign.submit([(config, text)], job=job, watcher=watcher)
                 self._submitted += 1
             if job in self._created:
                 self._created.remove(job)
             self._callbacks.launched(job)
-            self._ensure_workers()
 
         with self._interruptible:
             await self._singles.run(job, submit, self._campaign.hand_to_gather)

@@ -28,6 +28,8 @@ class RunFunction:
         self.source = ""
         self.was_interrupted = False
         """Whether its loading was: another load may do better."""
+        self.load_error = ""
+        """Why it could not be loaded, in short."""
         self._kwargs = setup.kwargs
         self._function: Any = None
         self._broken = ""
@@ -36,6 +38,7 @@ class RunFunction:
             self.source = source_hash(self._function)
         except ValueError as error:  # a FunctionError
             self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
+            self.load_error = str(error)
             # As text: an exception that is raised again for each attempt collects a traceback without end.
             self._broken = describe_error(error)
 

@@ -29,7 +29,7 @@ from typing import NoReturn
 from queue_eval.deaths import LOADING_S, describe_death, describe_exit, describe_lateness
 from queue_eval.execution import RunFunction
 from queue_eval.lifeline import die_with_parent
-from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, frame, parse_report
+from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, encode_ready, parse_report
 from queue_eval.stop_signals import blocked
 from queue_eval.surroundings import INSIDE_JOB, Surroundings
 
@@ -225,7 +225,7 @@ class ForkedAttempt:
         surroundings = Surroundings()
         pid = os.getpid()
         function = RunFunction(self._setup)
-        pipe.sendall(frame((READY,)))
+        pipe.sendall(encode_ready(function.load_error))
         begun = time.perf_counter()
         outcome, body = function(self._token[0], self._config)
         run_ms = (time.perf_counter() - begun) * 1000

@@ -104,7 +104,7 @@ class LocalWorkers:
     def _counts(self, card: WorkerCard) -> bool:
         if card.machine != self._machine or card.state == "draining":
             return False
-        if not card.serves(self._queue.campaign, self._label):
+        if not card.serves(self._queue.campaign, self._label) or self._queue.campaign in card.refused:
             return False
         if self._is_inside and (not card.is_for(self._queue.campaign) or card.pid in self._around):
             # Those for all campaigns may be full of jobs that wait as this one does, for the like of them.

@@ -8,7 +8,7 @@ frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
                           to (or null), modules that are allowed (or null); then the pickle
-ready          to parent  the run function is loaded (or cannot be)
+ready          to parent  why the run function cannot be loaded; empty when it is loaded
 run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
@@ -112,8 +112,15 @@ class Report:
 
 READY = "ready"
 
+_MOST_LOAD_ERROR = 1000
+"""Characters: it is shown in one line. The error itself comes with each report."""
+
 _MOST_BYTES = 128 * 2**20
 """No frame is longer; what looks longer was written by user code into the pipe (all text does)."""
+
+
+def encode_ready(load_error: str = "") -> bytes:
+    return frame((READY, load_error[:_MOST_LOAD_ERROR]))
 
 
 def encode_run(job: int, attempt: int, config: bytes, slots: int = 1) -> bytes:
@@ -135,6 +142,11 @@ def parse_setup(header: list[Any], body: bytes) -> Setup:
     _, name, path, kwargs, threads, by_value, forward, *more = header
     modules = tuple(more[0]) if more and more[0] is not None else None
     return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward, modules)
+
+
+def parse_ready(header: list[Any]) -> str:
+    """Why the run function cannot be loaded; empty when it is, and where an earlier version does not say."""
+    return str(header[1]) if len(header) > 1 else ""
 
 
 def parse_report(header: list[Any], body: bytes) -> Report:

@@ -142,6 +142,10 @@ class CampaignQueue(CampaignView):
             known = [int(i) for i in ids if i.isdigit()]
             return Reclaimed(known, more == 1, _time_ms(expiry))
 
+    def note_load(self, revision: int) -> None:
+        """Have all know that a worker has loaded the run function of this revision."""
+        self._run("loaded", revision)
+
     def cancel(self, ids: Iterable[int]) -> list[int]:
         """Cancel those that are not finished; returns which. Tells workers to look."""
         cancelled = [int(i) for page in pages(ids, PAGE) for i in self._run("cancel", *page)]

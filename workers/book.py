@@ -17,6 +17,7 @@ from queue_eval.moves import Lease, Release, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome
 from workers.executors.protocol import Ended, Plan
+from workers.loads import Unloaded
 from workers.runner import Runner
 from workers.served import Served
 from workers.signals import DOUBT_S, Signals
@@ -95,23 +96,34 @@ class Book:
                 return
             for one in attempts:
                 job, attempt = one.token
-                served.pace.add(one.slot_ms)
+                if not one.unloaded:
+                    served.pace.add(one.slot_ms)
                 request, digest = served.proofs.get(one.token, ("", ""))
                 settlement = Settlement(
                     job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output,
                     request, digest,
                 )  # fmt: skip
-                if one.outcome in _DOUBTFUL and not one.is_limit:
+                if one.unloaded:
+                    served.loads.unloaded.append(Unloaded(settlement, one.unloaded))
+                elif one.outcome in _DOUBTFUL and not one.is_limit:
                     served.doubtful.append(settlement)
                 else:
                     served.outbox.append(settlement)
-                if one.outcome is Outcome.LOST:
+                if one.outcome is Outcome.LOST and not one.unloaded:
                     # Of a signal that is on its way to this worker, too, whatever is leased now would die.
                     self._lease_at = time.monotonic() + DOUBT_S
                 served.let_go(one.token)
             served.missing_slots = missing_slots
             self._a_slot_ran_free()
             self.changed.notify()
+
+    def loaded(self, key: str, revision: int) -> None:
+        """A process has loaded the run function of this revision."""
+        with self.changed:
+            served = self._lanes.get(key)
+            if served is not None:
+                served.loads.succeed(revision)
+                self.changed.notify()
 
     def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """These attempts will not end: they go back to the queue, or are somebody else's already."""
@@ -178,6 +190,8 @@ class Book:
             if served is None or served.queue.uid != queue.uid:
                 self.leave(queue.campaign)  # an earlier campaign of this name
                 served = self._served[queue.campaign] = self._lanes[queue.uid] = Served(queue, plan)
+            if plan.revision != served.plan.revision:
+                served.loads.reset()
             served.plan = plan
             served.may_have_work, served.aside, served.is_withdrawn = True, False, False
             served.held_back = False
@@ -231,7 +245,8 @@ class Book:
         """Why campaigns that are for this worker are not served by it, or in vain."""
         with self.changed:
             troubles = {served.name: served.trouble for served in self._served.values() if served.trouble}
-            return troubles | self._reasons
+            unloaded = {one.name: one.loads.reason for one in self._served.values() if one.loads.reason}
+            return troubles | unloaded | self._reasons
 
     def holdings(self) -> list[tuple[Served, list[Token]]]:
         """Every campaign served, with the tokens held."""
@@ -247,6 +262,11 @@ class Book:
             self.changed.notify()
         if self._runner is not None:
             self._runner.take_back()
+
+    @property
+    def is_draining(self) -> bool:
+        with self.changed:
+            return self._draining
 
     def is_drained(self) -> bool:
         with self.changed:
@@ -293,6 +313,9 @@ class Book:
         with self.changed:
             self._decide()
             releasing = any(not _is_put_off(served) for served, _ in self._to_release)
+            loads = [one.loads for one in self._served.values() if not _is_put_off(one)]
+            if any(one.unloaded or one.revision is not None for one in loads):
+                return True
             return releasing or self._holds_too_long() or bool(self._choose())
 
     def pause(self) -> float | None:
@@ -302,6 +325,7 @@ class Book:
             due += [one.not_before for one in self._served.values() if one.not_before and _is_put_off(one)]
             due += [one.doubtful[0].ended_at + DOUBT_S for one in self._served.values() if one.doubtful]
             now = time.monotonic()
+            due += [at for one in self._served.values() if (at := one.loads.pause_until(now)) is not None]
             if self._lease_at > now:
                 due.append(self._lease_at)
             pauses = [max(0.0, at - now) for at in due]
@@ -326,6 +350,43 @@ class Book:
         with self.changed:
             self._to_release.append((served, list(releases)))
             self.put_off(served, ())
+
+    def take_unloaded(self) -> list[tuple[Served, list[Unloaded]]]:
+        """Attempts whose processes never loaded the run function, to be judged."""
+        with self.changed:
+            found = [one for one in self._served.values() if one.loads.unloaded and not _is_put_off(one)]
+            return [(one, one.loads.take_unloaded()) for one in found]
+
+    def take_loads(self) -> list[tuple[Served, int]]:
+        """The revisions of run functions that were loaded here for the first time."""
+        with self.changed:
+            found = [one for one in self._served.values() if not _is_put_off(one)]
+            return [(one, revision) for one in found if (revision := one.loads.take_revision()) is not None]
+
+    def keep_unloaded(self, served: Served, unloaded: Sequence[Unloaded]) -> None:
+        """They could not be judged; the campaign waits a little."""
+        with self.changed:
+            served.loads.unloaded[:0] = unloaded
+            self.put_off(served, ())
+
+    def blame_function(self, served: Served, unloaded: Sequence[Unloaded], reason: str) -> bool:
+        """No worker can load the run function: its jobs end with that. `reason`: what its drivers and other
+        workers are to be told, if anything. Whether it is blamed for the first time."""
+        with self.changed:
+            for one in unloaded:
+                is_doubtful = one.settlement.outcome in _DOUBTFUL
+                (served.doubtful if is_doubtful else served.outbox).append(one.settlement)
+            return served.loads.blame_function(reason)
+
+    def step_aside(self, served: Served, unloaded: Sequence[Unloaded], reason: str) -> float | None:
+        """Others may load it: these attempts are held no more, and nothing is asked for a while (s), which is
+        returned, or None when that was so before."""
+        with self.changed:
+            for one in unloaded:
+                served.strike_off(one.settlement.id, one.settlement.attempt)
+            # It knows of work that it does not want: their marker is for the others.
+            served.may_have_work = True
+            return served.loads.step_aside(time.monotonic(), reason)
 
     def take_turn(self) -> list[Served]:
         """The campaigns to trade with now, each time beginning with another, so that none starves."""
@@ -405,7 +466,11 @@ class Book:
         """These leases are taken on. Whether the server had nothing more for this worker's room."""
         with self.changed:
             served, now = trade.served, time.monotonic()
+            if plan.revision != served.plan.revision:
+                served.loads.reset()
             served.plan = plan
+            if reply.leases:
+                served.loads.lease((lease.id, lease.attempt) for lease in reply.leases)
             self._reasons.pop(served.name, None)
             taken = 0
             for lease in reply.leases:
@@ -433,7 +498,8 @@ class Book:
     def _is_busy(self) -> bool:
         # What a campaign does not take holds nobody up: it goes to disk at the end.
         return any(
-            served.in_hand or ((served.outbox or served.doubtful) and served.not_before is None)
+            served.in_hand
+            or ((served.outbox or served.doubtful or served.loads.unloaded) and served.not_before is None)
             for served in self._served.values()
         )
 
@@ -488,6 +554,9 @@ class Book:
         """How many jobs to ask for: to begin at once, and to hold behind short ones."""
         if self._draining or served.is_withdrawn or time.monotonic() < self._lease_at:
             return 0, 0
+        now = time.monotonic()
+        if (most := served.loads.most(served.proofs, now)) == 0:
+            return 0, 0
         slots = served.slots
         # What is forwarded runs elsewhere and takes nobody's slots here.
         sharing = (
@@ -496,17 +565,19 @@ class Book:
             else [other for other in self._served.values() if not other.is_forwarding]
         )
         in_hand = sum(other.in_hand for other in sharing)
-        rivals = sum(1 for other in sharing if other.in_hand or other.may_have_work)
+        rivals = sum(1 for other in sharing if other.in_hand or other.may_lease(now))
         # Slots are shared fairly between campaigns that have work, and whole when there is only one.
         share = -(-slots // rivals) if rivals > 1 else slots
         room = max(0, min(slots - in_hand, share - served.in_hand))
         if served.reserved:
             # A wide job may take more than its campaign's share: else it would never begin.
             return max(room, min(slots - in_hand, served.reserved), 0), 0
+        if most is not None:
+            room = min(room, most)
         reserved = max((other.reserved for other in sharing), default=0)
         if reserved:
             return max(0, min(room, slots - in_hand - reserved)), 0
-        if rivals > 1 or served.wide:
+        if rivals > 1 or served.wide or most is not None:
             return room, 0
         work_ms = _FORWARDED_MS if served.is_forwarding else _PREFETCH_MS
         per_slot = served.pace.fitting(work_ms, longest_ms=_PREFETCH_LONGEST_MS, most=_PREFETCH_MOST)

@@ -38,6 +38,8 @@ from queue_eval.queue import CampaignQueue
 from workers.book import Book, Trade
 from workers.complaints import Complaints
 from workers.executors.protocol import Plan
+from workers.load_failures import LoadFailures
+from workers.loads import Unloaded
 from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served, label_of, make_plan
@@ -55,14 +57,16 @@ class Exchange:
     """
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, spool: Spool | None
-    ) -> None:
+        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, spool: Spool | None,
+        load_failures: LoadFailures,
+    ) -> None:  # fmt: skip
         self._link = link
         self._options = options
         self._lease_ms = round(options.lease_s * 1000)
         self._book = book
         self._runner = runner
         self._spool = spool
+        self._load_failures = load_failures
         self._queues: dict[str, CampaignQueue] = {}
         self._in_flight: tuple[CampaignQueue, Sequence[Settlement]] | None = None
         # "<life>-<number>": unique over all lives of a worker's name, and growing within one, so that the
@@ -99,6 +103,10 @@ class Exchange:
                     book.changed.wait(book.pause())
                 if self._stopped or book.is_drained():
                     return
+            for served, unloaded in book.take_unloaded():
+                self._judge(served, unloaded)
+            for served, revision in book.take_loads():
+                self._note_load(served, revision)
             for served, releases in book.take_releases():
                 self._release(served, releases)
             for served in book.take_turn():
@@ -250,7 +258,36 @@ class Exchange:
             self._runner.forget(served.lane, [(lease.id, lease.attempt) for lease in foreign], begun=True)
             self._release(served, [Release(lease.id, lease.attempt) for lease in foreign])
 
+    def _judge(self, served: Served, unloaded: Sequence[Unloaded]) -> None:
+        """These attempts have not begun: settle them, or give them back, by whose fault it is."""
+        try:
+            releases = self._load_failures.judge(served, unloaded)
+        except CampaignNotFoundError:
+            self._book.leave(served.name)
+        except GiveUp:
+            raise
+        except Exception as error:  # whatever is wrong with one campaign must not stop the others
+            self._complaints.add(f"campaign {served.name} cannot be judged for now, trying again", error)
+            self._book.keep_unloaded(served, unloaded)
+        else:
+            if releases:
+                self._give_back(served, releases)
+
+    def _note_load(self, served: Served, revision: int) -> None:
+        try:
+            self._queue(served).note_load(revision)
+        except CampaignNotFoundError:
+            self._book.leave(served.name)
+        except GiveUp:
+            raise
+        except Exception as error:  # whoever cannot load it then fails jobs that others could run
+            self._complaints.add(f"campaign {served.name} cannot be told that it was loaded", error)
+
     def _release(self, served: Served, releases: Sequence[Release]) -> None:
+        if self._give_back(served, releases):
+            _log_releases(served, releases)
+
+    def _give_back(self, served: Served, releases: Sequence[Release]) -> bool:
         try:
             self._queue(served).release(self._options.name, releases)
         except CampaignNotFoundError:
@@ -262,7 +299,8 @@ class Exchange:
             self._book.release_later(served, releases)
         else:
             self._book.released(served)
-            _log_releases(served, releases)
+            return True
+        return False
 
     def _queue(self, served: Served) -> CampaignQueue:
         """The campaign over the exchange's own link, whose waiting is what spools."""

@@ -35,6 +35,9 @@ class Reports(Protocol):
 
     def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None: ...
 
+    def loaded(self, key: str, revision: int) -> None:
+        """A process has loaded the run function of this revision."""
+
     def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """Attempts that will not end: to be released, or forgotten because the server already has."""
 
@@ -98,9 +101,9 @@ class Runner:
         """Drop attempts that the server has taken away; running ones only when `begun`."""
         self._call(lambda: self._forget(key, tokens, begun=begun))
 
-    def take_back(self, waiting_longer_s: float = 0.0) -> None:
-        """Give up, for release, what has waited longer than this without having begun."""
-        self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s))
+    def take_back(self, waiting_longer_s: float = 0.0, key: str | None = None) -> None:
+        """Give up, for release, what has waited longer than this without having begun, in one lane or all."""
+        self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, key))
 
     def drop(self, key: str) -> None:
         """Kill all of a lane; nothing is told, nobody is interested."""
@@ -137,6 +140,8 @@ class Runner:
         ended = [one for executor in lane.executors() for one in executor.collect(now)]
         returned = [token for executor in lane.executors() for token in executor.take_returned()]
         missing_slots = lane.plan.slots - lane.current.slots
+        if lane.current.take_load():
+            self._reports.loaded(key, lane.plan.revision)
         if ended:
             failpoints.reach("worker.after-run")
             lane.used_at = now
@@ -188,8 +193,10 @@ class Runner:
         if dropped:
             self._reports.given_up(key, dropped, lane.missing_slots, release=False)
 
-    def _take_back(self, waiting_since: float) -> None:
+    def _take_back(self, waiting_since: float, only: str | None) -> None:
         for key, lane in self._lanes.items():
+            if only not in (None, key):
+                continue
             tokens = [token for executor in lane.executors() for token in executor.take_back(waiting_since)]
             if tokens:
                 self._reports.given_up(key, tokens, lane.missing_slots, release=True)

@@ -21,6 +21,7 @@ from queue_eval.states import Method
 from queue_eval.surroundings import working_folder
 from workers.executors import check_method
 from workers.executors.protocol import Plan
+from workers.loads import Loads
 from workers.options import WorkerOptions
 from workers.pace import Pace
 
@@ -63,6 +64,7 @@ class Served:
     """Slots taken by abandoned threads, or all while those that it forwards to are away; below zero when
     they have room for more."""
     pace: Pace = field(default_factory=Pace)
+    loads: Loads = field(default_factory=Loads)
     is_on_roster: bool = False
     reserved: int = 0
     """The slots that are to run free for a wide job; 0 for none."""
@@ -81,6 +83,10 @@ class Served:
     def slots(self) -> int:
         """How many attempts of it may run at once, if no other campaign's do."""
         return self.plan.slots - self.missing_slots
+
+    def may_lease(self, now: float) -> bool:
+        """Whether it has work, as far as is known, that this worker may ask for."""
+        return self.may_have_work and not self.loads.is_paused(now)
 
     @property
     def is_forwarding(self) -> bool:

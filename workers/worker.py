@@ -32,6 +32,7 @@ from workers.drain import END_MARGIN_S, drain_deadline
 from workers.exchange import Exchange
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
+from workers.load_failures import LoadFailures
 from workers.options import WorkerOptions
 from workers.reclaimer import Reclaimer
 from workers.runner import Runner
@@ -71,12 +72,15 @@ class Worker:
         self._book = Book(self._signals)
         self._runner = Runner(self._book)
         self._book.attach_runner(self._runner)
-        self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool)
         self._keeper = LeaseKeeper(
             self._keeper_link, options, self._book, self._runner,
             on_drain=lambda: self._signals.drain("asked to"),
         )  # fmt: skip
         self._book.on_trouble = self._keeper.poke
+        failures = LoadFailures(
+            self._exchange_link, options, self._book, self._runner, show_card=self._keeper.poke
+        )
+        self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool, failures)
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange)
         self._notices = NoticeListener(self._link, self._keeper.poke)

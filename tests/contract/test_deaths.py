@@ -17,6 +17,7 @@ from tests.support.executor_harness import (
     text_of,
 )
 from tests.support.waiting import wait_until
+from workers.executors import pool
 
 
 @pytest.fixture
@@ -91,6 +92,29 @@ def test_a_time_limit(make, method, tmp_path):
     executor.until(lambda: not is_running(pid))
     assert executor.executor.slots == 2
     assert [result_of(other) for other in executor.run({}, {})] == [5, 6]
+
+
+def test_a_death_before_the_function_is_loaded(make, method, tmp_path):
+    if method in FORWARDING:
+        pytest.skip("it is loaded by others")
+    (tmp_path / "dies.py").write_text("import os\nprint('last words', flush=True)\nos._exit(5)\n")
+    executor = make("dies:run", path=(tmp_path,))
+    for one in executor.run({}, {}, {}):
+        assert one.outcome == "lost"
+        assert "the process that was to load the run function died: exit status 5" in one.unloaded
+        assert "last words" in one.unloaded
+        assert one.unloaded == text_of(one)
+    assert not executor.executor.take_load()
+
+
+def test_a_function_that_takes_too_long_to_load(make, method, tmp_path, monkeypatch):
+    if method in FORWARDING:
+        pytest.skip("it is loaded by others")
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(100)\n")
+    monkeypatch.setattr(pool, "LOADING_S", 0.1)
+    for one in make("slow:run", path=(tmp_path,), time_limit_s=0.1).run({}, {}):
+        assert one.outcome == "timeout"
+        assert one.unloaded == "was still loading its run function longer than its time limit of 0.1 s"
 
 
 def test_an_abandoned_thread_is_told_of_as_a_missing_slot(gate):
@@ -209,6 +233,7 @@ def test_an_interpreter_that_is_not_there(make):
     for one in executor.run({}, {}):
         assert one.outcome == "lost"
         assert "cannot start /no/such/python" in text_of(one)
+        assert one.unloaded == text_of(one)
     assert len(executor.selector.get_map()) == 0
 
 

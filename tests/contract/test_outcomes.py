@@ -7,7 +7,9 @@ import pytest
 
 from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.pipe import ERROR_BYTES
-from tests.support.executor_harness import ROOT, result_of, text_of
+from queue_eval.states import Method
+from tests.support.executor_harness import FORWARDING, ROOT, result_of, text_of
+from workers.executors import child_process
 
 
 def test_a_result(make):
@@ -126,8 +128,9 @@ def test_a_by_value_function_that_cannot_be_loaded(make):
         ("sys:version", "the run function sys:version is str, which cannot be called"),
     ],
 )
-def test_a_function_that_is_not_there(make, function, reason, tmp_path):
+def test_a_function_that_is_not_there(make, method, function, reason, tmp_path):
     executor = make(function, path=(ROOT, tmp_path))
+    assert not executor.executor.take_load()
     for _ in range(3):
         one = executor.call()
         assert one.outcome == "error"
@@ -137,6 +140,35 @@ def test_a_function_that_is_not_there(make, function, reason, tmp_path):
         if "called" not in reason:
             assert str(tmp_path) in text_of(one)
         assert len(text_of(one)) < 4000
+        if method in FORWARDING:  # where it may be loaded is not for the forwarding worker to say
+            assert one.unloaded == ""
+        else:
+            assert reason in one.unloaded
+            assert "Traceback" not in one.unloaded
+            assert not executor.executor.take_load()
+
+
+def test_a_load_is_told_once_for_each_process(make, method):
+    executor = make(slots=1)
+    assert executor.call().unloaded == ""
+    assert executor.executor.take_load()
+    assert executor.call().unloaded == ""
+    assert executor.executor.take_load() == (method is Method.SUBPROCESS)
+
+
+def test_a_function_that_can_be_loaded_after_all(make, method, tmp_path, monkeypatch):
+    """A process that could not load it is believed for a moment, then another one tries."""
+    if method in FORWARDING:
+        pytest.skip("it is loaded by others")
+    executor = make("later:run", path=(tmp_path,))
+    executor.call()
+    pids = executor.children()
+    executor.call()
+    assert method is Method.SUBPROCESS or executor.children() == pids
+    (tmp_path / "later.py").write_text("def run(config): return 1\n")
+    monkeypatch.setattr(child_process, "_BELIEVED_S", 0.0)
+    assert result_of(executor.call()) == 1
+    assert executor.executor.take_load()
 
 
 def test_modules_that_speak_or_exit_at_import(make, tmp_path):

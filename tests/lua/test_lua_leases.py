@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from queue_eval.errors import CampaignNotFoundError
 from queue_eval.moves import Release
 from queue_eval.server import start_server, stop_server
 from queue_eval.states import Outcome, State
@@ -358,3 +359,13 @@ def test_extend_names_the_newer_attempt_that_the_worker_does_not_know(campaign):
     (new,) = campaign.lease()
     extended = campaign.queue.extend("w1", LEASE_MS, [old])
     assert (extended.taken, extended.unknown) == ([1], [new])
+
+
+def test_a_load_is_noted_in_the_campaign_that_it_is_of(campaign):
+    for _ in range(2):
+        campaign.queue.note_load(3)
+        assert campaign.queue.meta()["loaded"] == b"3"
+    campaign.queue.purge()
+    with pytest.raises(CampaignNotFoundError):
+        campaign.queue.note_load(3)
+    assert not campaign.link.client.exists(campaign.queue.keys.meta)

@@ -9,11 +9,15 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from queue_eval.attempt import Attempt, Token
-from queue_eval.pipe import READY, Report, Setup, encode_recall, encode_run, parse_report
+from queue_eval.pipe import READY, Report, Setup, encode_recall, encode_run, parse_ready, parse_report
 from workers.executors.piped_process import PipedProcess
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start.
 _PROGRAM = ("-P", "-c", "from queue_eval.child import main; main()")
+
+_BELIEVED_S = 0.5
+"""What a process could not load is not tried again for so long, so that all jobs of a function that nobody
+can load fail at once. Shorter than a worker steps aside for."""
 
 
 class ChildProcess(PipedProcess):
@@ -37,6 +41,10 @@ class ChildProcess(PipedProcess):
         self._stirred = stirred
         self.abandoned = 0
         self.ready = False
+        self.load_error = ""
+        """Why its run function could not be loaded: then every attempt given to it ends with that error."""
+        self.ready_at = 0.0
+        self._has_load_to_tell = False
         self.reports: list[Report] = []
         super().__init__([python, *_PROGRAM], selector, env)
         self.add(setup.encode())
@@ -71,6 +79,15 @@ class ChildProcess(PipedProcess):
             self.flush()
         return recalled
 
+    def take_load(self) -> bool:
+        """Whether it has loaded the run function; said once."""
+        has_load, self._has_load_to_tell = self._has_load_to_tell, False
+        return has_load
+
+    def is_worn_out(self, now: float) -> bool:
+        """Whether it could not load the run function a while ago: another process may do better."""
+        return self.load_error != "" and now - self.ready_at > _BELIEVED_S
+
     def take(self, token: Token) -> Attempt | None:
         """Strike an attempt off; the next one in the child begins."""
         attempt = self.given.pop(token, None)
@@ -99,12 +116,14 @@ class ChildProcess(PipedProcess):
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         if header[0] == READY:
-            self._become_ready()
+            self._become_ready(parse_ready(header))
         else:
             self.reports.append(parse_report(header, body))
 
-    def _become_ready(self) -> None:
+    def _become_ready(self, load_error: str) -> None:
         # Loading the run function does not count as running.
         self.ready = True
-        now = time.monotonic()
+        self.load_error = load_error
+        self._has_load_to_tell = not load_error
+        self.ready_at = now = time.monotonic()
         self.begun_at = dict.fromkeys(self.begun_at, now)

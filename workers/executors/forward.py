@@ -60,6 +60,7 @@ class _ForwarderProcess(PipedProcess):
         """None until it has said whether it reaches those that it forwards to."""
         self.why = ""
         self.trouble = ""
+        self.was_heard = False
         self.heard: list[tuple[str, Any]] = []
         super().__init__(command, selector, env)
         self.add(setup.encode())
@@ -123,6 +124,9 @@ class Forwarder:
         self._recalled: set[Token] = set()
         self._ended: list[Ended] = []
         self._returned: list[Token] = []
+        self._has_started = False
+        """A forwarder has spoken: the run function is loaded elsewhere, and what goes wrong there is told
+        with each attempt."""
         self._slots = plan.slots
         self._trouble = ""
         self._why_away = ""
@@ -188,6 +192,10 @@ class Forwarder:
         ended, self._ended = self._ended, []
         return ended
 
+    def take_load(self) -> bool:
+        has_started, self._has_started = self._has_started, False
+        return has_started
+
     def next_deadline(self) -> float | None:
         if self._unsent and self._process is None:
             return self._restart_at
@@ -247,9 +255,9 @@ class Forwarder:
                 log.warning("cannot start a process for now: %s", error)
                 self._wait_before_restart(now)
                 return
-            body = f"cannot start {self._plan.python} to forward this job: {error}".encode()
+            reason = f"cannot start {self._plan.python} to forward this job: {error}"
             for token in list(self._held):
-                self._end(token, Outcome.LOST, now, body)
+                self._end(token, Outcome.LOST, now, reason.encode(), reason)
         else:
             self._away_since = self._away_since or now
 
@@ -257,6 +265,8 @@ class Forwarder:
         process = self._process
         if process is None:
             return
+        if process.slots is not None and not process.was_heard:
+            process.was_heard = self._has_started = True
         if process.slots is not None and process.slots != self._slots:
             self._change_slots(process.slots, process.why, now)
         elif process.slots:
@@ -346,10 +356,10 @@ class Forwarder:
         self._restart_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, _RESTART_S[1])
 
-    def _end(self, token: Token, outcome: Outcome, now: float, body: bytes) -> None:
+    def _end(self, token: Token, outcome: Outcome, now: float, body: bytes, unloaded: str = "") -> None:
         run_ms = (now - self._begun_at.get(token, now)) * 1000
         self._strike_off(token)
-        self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, b""))
+        self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, b"", unloaded=unloaded))
 
     def _strike_off(self, token: Token) -> None:
         for place in (self._held, self._unsent, self._submitted_at, self._begun_at):

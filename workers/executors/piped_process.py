@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -23,9 +24,13 @@ DEATHS_ARE_TOLD = hasattr(os, "pidfd_open")
 """Else processes must be asked whether they are dead."""
 
 
+_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY)
+"""No memory, process, file or watch to be had, or the program is just being written."""
+
+
 def is_lasting(error: OSError) -> bool:
     """Whether a process that could not be started will not start the next time either."""
-    return isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError))
+    return error.errno not in _PASSING
 
 
 _SECRETS = ("QUEUE_EVAL_KEY", "QUEUE_EVAL_URL")

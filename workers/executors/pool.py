@@ -3,8 +3,8 @@
 ::
 
     submit ──▶ waiting ──▶ child (running: the first `threads` it was given) ──▶ report ──▶ ended
-                  ▲                 │ dies: its running attempts are lost,
-                  └─────────────────┘       those that had not begun go back to waiting
+                  ▲                 │ dies: its running attempts are lost, or unloaded if it was not
+                  └─────────────────┘ ready; those that had not begun go back to waiting
 
 A child is started when an attempt waits and no child is free. It is killed at a time limit (with one
 thread) or when nothing but abandoned threads is left in it (with several), and replaced when it dies.
@@ -78,6 +78,7 @@ class ChildPool:
         """No attempt reaches its time limit before."""
         self._waiting: deque[tuple[float, Attempt]] = deque()
         self._ended: list[Ended] = []
+        self._has_loaded = False
         self._pace = Pace()
         self._noisy = False
         self._board = plan.board if shape.by_slot else None
@@ -167,6 +168,10 @@ class ChildPool:
         ended, self._ended = self._ended, []
         return ended
 
+    def take_load(self) -> bool:
+        has_loaded, self._has_loaded = self._has_loaded, False
+        return has_loaded
+
     def next_deadline(self) -> float | None:
         has_limit = self._plan.time_limit_s is not None
         return self._look_at if has_limit and any(child.given for child in self._children) else None
@@ -248,9 +253,13 @@ class ChildPool:
         )
         if is_crowded and self._in_use() + width > self._plan.slots:
             return None
+        now = time.monotonic()
         for child in list(self._free):
             if not child.free:
                 del self._free[child]
+                continue
+            if child.is_worn_out(now) and not child.given:
+                self._replace(child)
                 continue
             fits = self._board is None or len(self._children[child]) == width
             # A child that died unnoticed must not cost an attempt that never reached it.
@@ -284,10 +293,15 @@ class ChildPool:
             if not is_lasting(error):  # no memory, no process or file to be had: it costs no job an attempt
                 log.warning("cannot start a process for now: %s", error)
                 return None
-            token = self._waiting.popleft()[1].token
-            body = f"cannot start {self._plan.python} to run this job: {error}"
-            self._end(token, Outcome.LOST, 0.0, body.encode(), b"")
+            self._end_unstarted(error)
             return None
+
+    def _end_unstarted(self, error: OSError) -> None:
+        """No process can be started: all that waits would meet the same."""
+        reason = f"cannot start {self._plan.python} to run this job: {error}"
+        for _, attempt in self._waiting:
+            self._end(attempt.token, Outcome.LOST, 0.0, reason.encode(), b"", unloaded=reason)
+        self._waiting.clear()
 
     def _is_full(self) -> bool:
         if self._board is not None:
@@ -353,6 +367,7 @@ class ChildPool:
         return slots, None if slots is None else self._board.owned(slots)
 
     def _take_reports(self, child: ChildProcess, now: float) -> None:
+        self._has_loaded = child.take_load() or self._has_loaded
         if not child.reports:
             return
         reports, child.reports = child.reports, []
@@ -369,8 +384,9 @@ class ChildPool:
             self._pace.add(report.run_ms)
             outcome = Outcome(report.outcome)
             self._ended.append(
-                Ended(token, outcome, report.run_ms, slot_ms, now, report.source, report.body, output)
-            )
+                Ended(token, outcome, report.run_ms, slot_ms, now, report.source, report.body, output,
+                      unloaded=child.load_error)
+            )  # fmt: skip
         if self._shape.one_attempt_each:
             self._replace_soon(child)
         elif child.abandoned and not child.given:
@@ -407,10 +423,10 @@ class ChildPool:
             if child.threads == 1:
                 child.take(token)
                 output = self._replace(child)
-                self._end(token, Outcome.TIMEOUT, run_ms, body, output)
+                self._end(token, Outcome.TIMEOUT, run_ms, body, output, unloaded=_unloaded(child, body))
                 return
             child.abandon(token)
-            self._end(token, Outcome.TIMEOUT, run_ms, body, b"")
+            self._end(token, Outcome.TIMEOUT, run_ms, body, b"", unloaded=_unloaded(child, body))
         if child.abandoned and not child.given:
             self._replace(child)
 
@@ -440,7 +456,10 @@ class ChildPool:
         output = self._replace(child)
         for token, begun_at in begun.items():
             printed = output if child.threads == 1 else b""
-            self._end(token, outcome, (now - begun_at) * 1000, body, printed, is_limit=True)
+            self._end(
+                token, outcome, (now - begun_at) * 1000, body, printed, is_limit=True,
+                unloaded=_unloaded(child, body),
+            )  # fmt: skip
 
     def _bury(self, child: ChildProcess, now: float) -> None:
         child.kill()
@@ -450,9 +469,11 @@ class ChildPool:
         death = child.describe_exit()
         begun = child.forget_begun()
         output = child.take_output() if begun else b""
+        did = "ran this job" if child.ready else "was to load the run function"
         for token, begun_at in begun.items():
-            body = describe_death("ran this job", death, output)
-            self._end(token, Outcome.LOST, (now - begun_at) * 1000, body, output)
+            body = describe_death(did, death, output)
+            run_ms = (now - begun_at) * 1000
+            self._end(token, Outcome.LOST, run_ms, body, output, unloaded=_unloaded(child, body))
         self._replace(child)
 
     def _replace(self, child: ChildProcess) -> bytes:
@@ -489,7 +510,12 @@ class ChildPool:
 
     def _end(
         self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes, *,
-        is_limit: bool = False,
+        is_limit: bool = False, unloaded: str = "",
     ) -> None:  # fmt: skip
         now = time.monotonic()
-        self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, output, is_limit))
+        self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, output, is_limit, unloaded))
+
+
+def _unloaded(child: ChildProcess, body: bytes) -> str:
+    """Why the run function was never loaded in a child that was ended with this text; '' when it was."""
+    return child.load_error if child.ready else body.decode(errors="replace")

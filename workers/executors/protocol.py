@@ -28,6 +28,9 @@ class Ended(NamedTuple):
     output: bytes
     is_limit: bool = False
     """A limit on its memory ended it: that is its outcome, whatever else happened to the worker."""
+    unloaded: str = ""
+    """Why no process was found, started or able to load the run function for it: it has not begun, and
+    `outcome` is what it comes to if that is the function's own fault. Empty: it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,9 @@ class Executor(Protocol):
 
     def collect(self, now: float) -> list[Ended]:
         """What has ended since the last call; enforces time limits and replaces dead processes."""
+
+    def take_load(self) -> bool:
+        """Whether a process has loaded the run function since the last call."""
 
     def next_deadline(self) -> float | None:
         """When `collect` must be called at the latest (monotonic, s)."""

@@ -1,0 +1,107 @@
+"""Whose fault it is that a run function was not loaded: this worker's, or the function's own.
+
+It is the function's when no worker has ever loaded this revision of it, and every other worker that serves
+the campaign says on its card that it cannot. A worker that is busy, or has not tried yet, has not said so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError
+from queue_eval.fleet import MOST_REASON, LiveWorker, live_workers
+from queue_eval.keys import DEFAULT_QUEUE
+from queue_eval.machine import is_alive, machine_id
+from queue_eval.moves import Release
+from workers.book import Book
+from workers.loads import Unloaded
+from workers.options import WorkerOptions
+from workers.runner import Runner
+from workers.served import Served
+
+log = logging.getLogger(__name__)
+
+
+class LoadFailures:
+    """Judges attempts whose processes never loaded the run function. Assumes: one thread at a time.
+
+    `show_card` has this worker's card written anew, soon: the others, and the drivers, wait to be told.
+    """
+
+    def __init__(
+        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, show_card: Callable[[], None]
+    ) -> None:  # fmt: skip
+        self._link = link
+        self._options = options
+        self._book = book
+        self._runner = runner
+        self._show_card = show_card
+        self._machine = machine_id()
+
+    def judge(self, served: Served, unloaded: Sequence[Unloaded]) -> list[Release]:
+        """If it is the function's fault, have them settled; else step aside, and return what to give back.
+
+        Raises CampaignNotFoundError when the campaign is gone; then nothing has been done.
+        """
+        reason = one_line(unloaded[-1].reason)
+        may_blame, label = self._look_at(served)
+        others = self._others(served.name, label)
+        has_told_all = all(served.name in other.card.refused for other in others)
+        # What stops this worker may have ended its processes, too.
+        if may_blame and has_told_all and not self._book.is_draining:
+            # Alone it has nobody to convince, and its driver is told with each job.
+            if self._book.blame_function(served, unloaded, reason if others else ""):
+                log.warning(
+                    "no worker can load the run function of campaign %s, so its jobs fail: %s",
+                    served.name, reason,
+                )  # fmt: skip
+            if others:
+                self._show_card()
+            return []
+        pause_s = self._book.step_aside(served, unloaded, reason)
+        if pause_s is not None:
+            # Or each of them would be tried, and would fail, on its own.
+            self._runner.take_back(key=served.lane)
+            log.warning(
+                "this worker steps aside for campaign %s and asks for nothing of it for %g s: %s",
+                served.name, pause_s, reason,
+            )  # fmt: skip
+            self._show_card()
+        return [Release(one.settlement.id, one.settlement.attempt, one_line(one.reason)) for one in unloaded]
+
+    def _look_at(self, served: Served) -> tuple[bool, str]:
+        """Whether it may be the function's fault, for nobody has ever loaded it; and the campaign's label."""
+        key = served.queue.keys.meta
+        fields = self._link.call(lambda client: client.hmget(key, "uid", "revision", "loaded", "queue"))
+        uid, revision, loaded, label = ((field or b"").decode(errors="replace") for field in fields)
+        if uid != served.queue.uid:
+            raise CampaignNotFoundError(f"campaign {served.name!r} was purged")
+        # Of one that was opened anew meanwhile it is not known yet.
+        is_present = revision == str(served.plan.revision)
+        return is_present and loaded != revision, label or DEFAULT_QUEUE
+
+    def _others(self, campaign: str, label: str) -> list[LiveWorker]:
+        """The other workers that serve the campaign, or are being started for it; not those that end."""
+        return [
+            worker
+            for worker in live_workers(self._link)
+            if worker.card.name != self._options.name
+            and worker.card.serves(campaign, label)
+            and worker.card.state != "draining"
+            and not self._is_dead(worker)
+        ]
+
+    def _is_dead(self, worker: LiveWorker) -> bool:
+        """Whether it is known to be: its card outlives it for a while."""
+        card = worker.card
+        if card.lease_s is not None and worker.last_seen_s > card.lease_s:
+            return True
+        if card.machine != self._machine or card.pid is None or card.born is None:
+            return False
+        return not is_alive(card.pid, card.born)
+
+
+def one_line(reason: str) -> str:
+    return " ".join(reason.split())[:MOST_REASON]

@@ -1,0 +1,104 @@
+"""Whether this worker can load the run function of one campaign, and how it steps aside while it cannot.
+
+::
+
+    can load ──not loaded──▶ judged ──▶ the function's fault: its jobs end with that error
+       ▲                       │
+       │                       ▼ this worker's fault: given back, nothing is asked for 1 s
+       └──── loaded ◀──── one job at a time, to see ────▶ not loaded: twice as long, up to 60 s
+
+Nothing here talks to the server, nor locks: the book does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from queue_eval.attempt import Token
+from queue_eval.moves import Settlement
+
+PAUSE_S = (1.0, 60.0)
+"""A worker that steps aside asks for nothing for so long: the first time, doubled up to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """An attempt that has not begun, for its process never loaded the run function."""
+
+    settlement: Settlement
+    """What it comes to if that is the function's own fault."""
+    reason: str
+
+
+@dataclass
+class Loads:
+    """Of one campaign; guarded by the lock of the book."""
+
+    unloaded: list[Unloaded] = field(default_factory=list)
+    """Not judged yet. They are held, though no process has them."""
+    reason: str = ""
+    """Why the run function was not loaded when this worker last tried, as drivers and other workers are to be
+    told; empty when there is nothing to tell."""
+    revision: int | None = None
+    """The last one that was loaded here and that the server has not been told of."""
+    _told: int | None = None
+    _pause_s: float = 0.0
+    _resume_at: float = 0.0
+    _is_blamed: bool = False
+    _probes: set[Token] = field(default_factory=set)
+
+    def reset(self) -> None:
+        """Another revision of the campaign: what was seen before says nothing about it."""
+        self.reason, self._pause_s, self._resume_at, self._is_blamed = "", 0.0, 0.0, False
+
+    def succeed(self, revision: int) -> None:
+        """A process has loaded the run function."""
+        self.reset()
+        if revision != self._told:
+            self.revision = self._told = revision
+
+    def blame_function(self, reason: str) -> bool:
+        """Nobody can load it: its jobs are settled as fast as they come. Whether that is new."""
+        was_blamed = self._is_blamed
+        self.reason, self._pause_s, self._resume_at, self._is_blamed = reason, 0.0, 0.0, True
+        return not was_blamed
+
+    def step_aside(self, now: float, reason: str) -> float | None:
+        """Ask for nothing for a while (s), which is returned; None when that is so already."""
+        self.reason, self._is_blamed = reason, False
+        if self.is_paused(now):
+            return None
+        first, longest = PAUSE_S
+        self._pause_s = min(longest, 2 * self._pause_s or first)
+        self._resume_at = now + self._pause_s
+        return self._pause_s
+
+    def take_unloaded(self) -> list[Unloaded]:
+        """What is to be judged, once."""
+        unloaded, self.unloaded = self.unloaded, []
+        return unloaded
+
+    def take_revision(self) -> int | None:
+        """What the server is to be told of, once."""
+        revision, self.revision = self.revision, None
+        return revision
+
+    def is_paused(self, now: float) -> bool:
+        return now < self._resume_at
+
+    def pause_until(self, now: float) -> float | None:
+        """When to ask again, if not now."""
+        return self._resume_at if self.is_paused(now) else None
+
+    def lease(self, tokens: Iterable[Token]) -> None:
+        """These were leased; while it is not known whether they can be loaded, they are to show it."""
+        self._probes = set(tokens) if self._pause_s else set()
+
+    def most(self, in_hand: Iterable[Token], now: float) -> int | None:
+        """How many jobs may be asked for; None for no limit. `in_hand`: the attempts that the runner has."""
+        if self.unloaded or self.is_paused(now):
+            return 0
+        if not self._pause_s:
+            return None
+        return 0 if not self._probes.isdisjoint(in_hand) else 1
