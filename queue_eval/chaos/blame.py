@@ -71,7 +71,7 @@ class Blame:
         return (failure for failure in self._evidence.failures if failure.cause == "lost")
 
     def _own_losses(self) -> set[int]:
-        """By `id`: each death that a job has logged explains the one loss or release that is nearest to it."""
+        """By `id`: each death that a job has logged explains the one loss or release that is nearest."""
         deaths: dict[int, list[float]] = defaultdict(list)
         for line in self._evidence.side:
             if line.what == "die":

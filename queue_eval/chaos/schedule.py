@@ -43,8 +43,8 @@ class Strike:
     mode: str = ""
     """Of a cut: how. Of a stop of all processes: when the worker's turn comes."""
     amount: float = 0.0
-    """Of a cut: the delay (s), or after how much the mode sets in. Of a stop of all processes: the pause before
-    and after the worker's turn. 0 to 1."""
+    """Of a cut: the delay (s), or after how much the mode sets in. Of a stop of all processes: the
+    pause before and after the worker's turn. 0 to 1."""
     same_name: bool = False
     """Of a killed worker: whether it is started again under its name."""
     twice: bool = False

@@ -74,7 +74,8 @@ class Settings:
 
 def checked(
     *, evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, term_all: str,
-    pause: str, cut: str, seed: int, minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
+    pause: str, cut: str, seed: int, minutes: float, fault_every_s: float, lease_s: float,
+    only_short: bool = False,
 ) -> Settings:  # fmt: skip
     """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
     if not (math.isfinite(minutes) and minutes > 0):

@@ -47,8 +47,9 @@ def _charged_in_spite(evidence: Evidence, stops: list[Fault]) -> Iterator[str]:
             if failure.cause == "lost" and _was_hindered(evidence, stop, failure):
                 continue
             yield (
-                f"job {failure.id} was charged {failure.cause} in attempt {failure.attempt} on {failure.worker}"
-                f", {raised_at - stop.at:.2f} s after its stop signal ({stop.kind}, {stop.detail or 'once'})"
+                f"job {failure.id} was charged {failure.cause} in attempt {failure.attempt} on "
+                f"{failure.worker}, {raised_at - stop.at:.2f} s after its stop signal ({stop.kind}, "
+                f"{stop.detail or 'once'})"
             )
 
 
