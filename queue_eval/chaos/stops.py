@@ -1,7 +1,8 @@
 """Judges what stops by a signal have cost: a worker that ends by one charges no error and no death to a job.
 
 What raises or dies after its worker was sent the signal is given back, and so is what a drain stops. Each
-release is on record; it counts as no attempt.
+release is on record; it counts as no attempt. The children themselves survive the signal: what runs in them
+is finished.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault
-from queue_eval.states import RELEASED
+from queue_eval.states import RELEASED, Method
 
 _EXPLAINED_S = 30.0
 """So long after a stop signal an error or a death is taken to come of it."""
+
+_CLOCK_S = 0.01
+"""The server's records are of whole milliseconds."""
 
 _CAUSES = {"raise": "error", "die": "lost"}
 """What an execution says of itself, and what it is charged as."""
 
 _REASON = "drain"
 """What the reason of a release by a worker that ends begins with."""
+
+_HAS_ENDED = "it ended with"
+"""In the reason of a release of what was not stopped, but raised or died."""
 
 _MOST_RECORDS = 10_000
 """A campaign keeps about so many failures on record: with more, not all can be counted."""
@@ -31,8 +38,9 @@ def costs_of_stops(evidence: Evidence) -> Iterator[str]:
     releases = [failure for failure in evidence.failures if failure.cause == RELEASED]
     yield from _charged_in_spite(evidence, stops)
     yield from _released_without(stops, releases)
+    yield from _interrupted(evidence, stops, releases)
     yield from _counted_wrong(evidence)
-    own = sum("it ended with" in release.text for release in releases)
+    own = sum(_HAS_ENDED in release.text for release in releases)
     yield f"{len(stops)} stops; {len(releases)} given back, {own} of which had failed or died"
 
 
@@ -64,7 +72,8 @@ def _own_ends(evidence: Evidence) -> Iterator[tuple[Failure, float]]:
             ends[line.x + 1, _CAUSES[line.what]].append(line.at)
     before: dict[int, float] = defaultdict(float)
     for failure in sorted(evidence.failures, key=lambda failure: failure.at):
-        own = [at for at in ends[failure.id, failure.cause] if before[failure.id] < at <= failure.at + 0.01]
+        after, until = before[failure.id], failure.at + _CLOCK_S
+        own = [at for at in ends[failure.id, failure.cause] if after < at <= until]
         before[failure.id] = failure.at
         if own:
             yield failure, min(own)
@@ -87,8 +96,33 @@ def _released_without(stops: list[Fault], releases: list[Failure]) -> Iterator[s
     for release in releases:
         if not release.text.startswith(_REASON):
             continue
-        if not any(stop.at <= release.at + 0.01 for stop in by_worker[release.worker]):
+        if not any(stop.at <= release.at + _CLOCK_S for stop in by_worker[release.worker]):
             yield f"job {release.id} was given back by {release.worker} without a signal: {release.text}"
+
+
+def _interrupted(evidence: Evidence, stops: list[Fault], releases: list[Failure]) -> Iterator[str]:
+    """Attempts that ended with their worker's signal though the job itself neither raised nor died."""
+    settings = evidence.settings
+    if settings.is_forwarding:  # a worker's own Ray dies of the signal, as any program does
+        return
+    by_worker = _by_worker(stops)
+    ends = [line for line in evidence.side if line.what in _CAUSES]
+    kills = [fault for fault in evidence.faults if fault.kind == "kill child"]
+    for release in releases:
+        if _HAS_ENDED not in release.text:
+            continue
+        # A death shortly before the signal is taken to come of it, too.
+        signals = [stop.at for stop in by_worker[release.worker] if stop.at <= release.at]
+        since = max(signals, default=0.0) - 1.0
+        until = release.at + _CLOCK_S
+        # Under `thread` a job takes its neighbours with it.
+        own = any(
+            since <= line.at <= until
+            for line in ends
+            if line.x + 1 == release.id or (settings.method is Method.THREAD and line.what == "die")
+        )
+        if not own and not any(release.worker in f.workers and since <= f.at <= until for f in kills):
+            yield f"job {release.id} was interrupted on {release.worker} by its stop signal: {release.text}"
 
 
 def _counted_wrong(evidence: Evidence) -> Iterator[str]:

@@ -16,6 +16,7 @@ from queue_eval.states import RELEASED
 from tests.chaos.history import END, KILLED_AT, OTHER, VICTIM, job_of, sound
 
 STOPS = "a stop by signal costs no job anything"
+ENDED = "it ended with: killed by SIGTERM"
 
 Break = Callable[[Evidence], Evidence]
 
@@ -149,6 +150,7 @@ BREAKS: list[tuple[str, Break]] = [
     (STOPS, lambda e: stopped(e, what="drain")),
     (STOPS, lambda e: stopped(e, "mortal")),
     (STOPS, given_back),
+    (STOPS, lambda e: given_back(stopped(e, at=KILLED_AT), f"drain: SIGTERM; {ENDED}")),
     (STOPS, lambda e: with_entry(e, "instant", releases=1)),
     (STOPS, lambda e: with_entry(e, "instant", attempts=2)),
     ("executions are bounded", many_runs),
@@ -277,6 +279,15 @@ def test_what_is_given_back_after_a_signal_breaks_no_law(what: str) -> None:
     evidence = given_back(sound())
     assert broken(replace(evidence, faults=[*evidence.faults, stop])) == set()
     assert broken(given_back(sound(), "the child never became ready")) == set()
+
+
+def test_what_else_ended_it_is_not_the_signals_doing() -> None:
+    text = f"drain: SIGTERM; {ENDED}"
+    stop = Fault("term-all", "worker", KILLED_AT + 1, KILLED_AT + 3, (OTHER,))
+    child = Fault("kill", "child", KILLED_AT + 1, KILLED_AT + 1, (OTHER,))
+    for evidence, faults in ((sound(), [stop, child]), (sound(method="rq"), [stop])):
+        given = given_back(evidence, text)
+        assert STOPS not in broken(replace(given, faults=[*given.faults, *faults]))
 
 
 def test_a_death_that_was_given_back_explains_no_loss() -> None:
