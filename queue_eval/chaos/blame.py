@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault
+from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault, records_before
 from queue_eval.states import RELEASED, Method
 
 _LATE_S = 20.0
@@ -32,6 +32,11 @@ class Blame:
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
         self._settings = evidence.settings
+        self._before = records_before(evidence.failures)
+        self._raised: dict[int, list[float]] = defaultdict(list)
+        for line in evidence.side:
+            if line.what == "raise":
+                self._raised[line.x + 1].append(line.at)
         self.own = 0
         """Losses that the jobs themselves have caused."""
         self.done = 0
@@ -54,8 +59,11 @@ class Blame:
         for failure in self._losses():
             if id(failure) in own:
                 continue
-            culprit = next((f for f in self._suspects(failure) if budget[id(f)] > 0), None)
-            if culprit is not None:
+            suspects = list(self._suspects(failure))
+            culprit = next((f for f in suspects if budget[id(f)] > 0), None)
+            if self._had_raised(failure) and any(self._harm(f) for f in suspects):
+                self.done += 1
+            elif culprit is not None:
                 budget[id(culprit)] -= 1
                 self.done += 1
             elif neighbours > 0:
@@ -89,6 +97,11 @@ class Blame:
                 deaths[job].remove(died_at)
                 own.add(failure)
         return own
+
+    def _had_raised(self, failure: Failure) -> bool:
+        """Whether the attempt had raised and had no slot any more: its worker holds it for a moment, to see
+        whether a stop signal explains it."""
+        return any(self._before[id(failure)] < at <= failure.at for at in self._raised[failure.id])
 
     def _suspects(self, failure: Failure) -> Iterator[Fault]:
         """Faults that can have caused this loss, the latest first."""

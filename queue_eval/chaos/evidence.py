@@ -81,6 +81,16 @@ class Failure:
     """The error, or why it was given back."""
 
 
+def records_before(failures: Sequence[Failure]) -> dict[int, float]:
+    """By `id` of each: when the one before it of the same job was recorded, or 0."""
+    found: dict[int, float] = {}
+    latest: dict[int, float] = {}
+    for failure in sorted(failures, key=lambda failure: failure.at):
+        found[id(failure)] = latest.get(failure.id, 0.0)
+        latest[failure.id] = failure.at
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The campaign at one moment, by a connection of its own."""

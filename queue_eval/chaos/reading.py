@@ -86,11 +86,17 @@ def read_leases(link: Link, view: CampaignView) -> list[str]:
 
     def operation(client: Any) -> list[str]:
         found = [name.decode() for name in client.scan_iter(f"{view.keys.held('')}*")]
-        found += [f"attends: {name.decode()}" for name in client.zrange(view.keys.column("workers"), 0, -1)]
         found += [f"to drain: {name.decode()}" for name in client.smembers(keys.DRAIN)]
         return found
 
-    return [*link.call(operation), *(f"registered: {name}" for name in read_register(link))]
+    attending = (f"attends: {name}" for name in read_attendance(link, view))
+    return [*link.call(operation), *attending, *(f"registered: {name}" for name in read_register(link))]
+
+
+def read_attendance(link: Link, view: CampaignView) -> list[str]:
+    """The workers that attend the campaign, the dead among them until their leases expire."""
+    column = view.keys.column("workers")
+    return [name.decode() for name in link.call(lambda client: client.zrange(column, 0, -1))]
 
 
 def read_register(link: Link) -> list[str]:

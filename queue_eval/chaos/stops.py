@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault
+from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault, records_before
 from queue_eval.states import RELEASED, Method
 
 _EXPLAINED_S = 30.0
@@ -38,7 +38,7 @@ def costs_of_stops(evidence: Evidence) -> Iterator[str]:
     releases = [failure for failure in evidence.failures if failure.cause == RELEASED]
     yield from _charged_in_spite(evidence, stops)
     yield from _released_without(stops, releases)
-    yield from _interrupted(evidence, stops, releases)
+    yield from _interrupted(evidence, releases)
     yield from _counted_wrong(evidence)
     own = sum(_HAS_ENDED in release.text for release in releases)
     yield f"{len(stops)} stops; {len(releases)} given back, {own} of which had failed or died"
@@ -70,11 +70,10 @@ def _own_ends(evidence: Evidence) -> Iterator[tuple[Failure, float]]:
     for line in evidence.side:
         if line.what in _CAUSES:
             ends[line.x + 1, _CAUSES[line.what]].append(line.at)
-    before: dict[int, float] = defaultdict(float)
-    for failure in sorted(evidence.failures, key=lambda failure: failure.at):
-        after, until = before[failure.id], failure.at + _CLOCK_S
+    before = records_before(evidence.failures)
+    for failure in evidence.failures:
+        after, until = before[id(failure)], failure.at + _CLOCK_S
         own = [at for at in ends[failure.id, failure.cause] if after < at <= until]
-        before[failure.id] = failure.at
         if own:
             yield failure, min(own)
 
@@ -100,21 +99,19 @@ def _released_without(stops: list[Fault], releases: list[Failure]) -> Iterator[s
             yield f"job {release.id} was given back by {release.worker} without a signal: {release.text}"
 
 
-def _interrupted(evidence: Evidence, stops: list[Fault], releases: list[Failure]) -> Iterator[str]:
+def _interrupted(evidence: Evidence, releases: list[Failure]) -> Iterator[str]:
     """Attempts that ended with their worker's signal though the job itself neither raised nor died."""
     settings = evidence.settings
     if settings.is_forwarding:  # a worker's own Ray dies of the signal, as any program does
         return
-    by_worker = _by_worker(stops)
+    before = records_before(evidence.failures)
     ends = [line for line in evidence.side if line.what in _CAUSES]
     kills = [fault for fault in evidence.faults if fault.kind == "kill child"]
     for release in releases:
         if _HAS_ENDED not in release.text:
             continue
-        # A death shortly before the signal is taken to come of it, too.
-        signals = [stop.at for stop in by_worker[release.worker] if stop.at <= release.at]
-        since = max(signals, default=0.0) - 1.0
-        until = release.at + _CLOCK_S
+        # A worker that stands still may learn of the end of an attempt long after it, with its own signal.
+        since, until = before[id(release)], release.at + _CLOCK_S
         # Under `thread` a job takes its neighbours with it.
         own = any(
             since <= line.at <= until

@@ -251,6 +251,21 @@ def test_a_drain_costs_nothing_unless_nobody_can_be_told() -> None:
         assert law not in broken(replace(sound(), faults=faults))
 
 
+def test_an_error_that_its_worker_took_with_it_is_one_loss_more() -> None:
+    """It waited for the worker to see whether a stop signal explains it, and had no slot any more."""
+    evidence = with_failures(sound(), "instant", "lost", VICTIM, 1)
+    bad = job(evidence, "bad")
+    second = [f for f in evidence.failures if f.id == bad][1]
+    kill = Fault("kill", "worker", second.at - 0.1, second.at, (second.worker,))
+    full = [replace(f, worker=OTHER, at=second.at) if f.worker == VICTIM else f for f in evidence.failures]
+    failures = [replace(f, cause="lost") if f is second else f for f in full]
+    evidence = replace(evidence, failures=failures, faults=[kill])
+    assert Blame(evidence).unexplained == []
+    silent = [line for line in evidence.side if (line.what, line.x + 1) != ("raise", bad)]
+    assert len(Blame(replace(evidence, side=silent)).unexplained) == 1
+    assert len(Blame(replace(evidence, faults=[])).unexplained) == 3
+
+
 def test_a_loss_is_noticed_late_when_the_server_was_away() -> None:
     law = "losses are explained, and bounded"
     evidence = sound()
