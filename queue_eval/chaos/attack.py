@@ -20,8 +20,14 @@ from queue_eval.chaos.schedule import Strike, strikes
 
 T = TypeVar("T")
 
-_INSIST_S = 0.3
-"""So long after it was asked to drain a worker is asked again."""
+_INSIST_S = 2.5
+"""So long after it was asked to drain a worker is asked again: signals within 2 s are one to it."""
+
+_LONGEST_GAP_S = 0.03
+"""A batch system takes at most so long from the worker to its descendants, or from them to the worker."""
+
+_AT_ONCE_S = 0.1
+"""srun sends the second of two signals within so long."""
 
 _AGAIN_S = 0.2
 _PATIENCE_S = 5.0
@@ -112,13 +118,9 @@ class Attack:
 
     def _drain(self, strike: Strike) -> Fault | None:
         fleet = self._fleet
-        able = [
-            seat for seat in fleet.workers
-            if not seat.is_paused and seat.drain is None and fleet.can_hear(seat)
-        ]  # fmt: skip
-        if not able:
+        seat = self._server_of_jobs(strike)
+        if seat is None:
             return None
-        seat = _picked(able, strike)
         pid = seat.pid
         fault = Fault("drain", "worker", time.time(), workers=_names(seat))
         fleet.ask_to_end(seat, strike.lasts_s)
@@ -131,6 +133,26 @@ class Attack:
 
         if strike.twice:
             self._end_after(_INSIST_S, insist)
+        return fault
+
+    def _term_all(self, strike: Strike) -> Fault | None:
+        fleet = self._fleet
+        seat = self._server_of_jobs(strike)
+        if seat is None:
+            return None
+        pid = seat.pid
+        # Half of the time there is no pause at all.
+        gap_s = _LONGEST_GAP_S * max(0.0, 2 * strike.amount - 1)
+        fault = Fault("term-all", "worker", time.time(), workers=_names(seat), detail=strike.mode)
+
+        def stop() -> None:
+            if seat.is_up and seat.pid == pid and not seat.is_paused:
+                fleet.stop_all(seat, strike.lasts_s, turn=strike.mode, gap_s=gap_s)
+
+        stop()
+        self._awaited.append((fault, seat, seat.lives))
+        if strike.twice:
+            self._end_after(_AT_ONCE_S * strike.amount, stop)
         return fault
 
     def _pause(self, strike: Strike) -> Fault | None:
@@ -202,6 +224,14 @@ class Attack:
         there = [seat for seat in everyone if seat.is_up and not seat.is_paused]
         return _picked(there, strike) if there else None
 
+    def _server_of_jobs(self, strike: Strike) -> Seat | None:
+        """A worker that serves, and has not been asked to end."""
+        able = [
+            seat for seat in self._fleet.workers
+            if not seat.is_paused and seat.drain is None and self._fleet.can_hear(seat)
+        ]  # fmt: skip
+        return _picked(able, strike) if able else None
+
     def _note_returns(self) -> None:
         """A kill or a drain is over when the next life of its victim has begun."""
         driver, now = self._fleet.driver, time.time()
@@ -225,6 +255,7 @@ def _picked(choices: Sequence[T], strike: Strike) -> T:
 _DEEDS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
     "kill": Attack._kill,
     "drain": Attack._drain,
+    "term-all": Attack._term_all,
     "pause": Attack._pause,
     "cut": Attack._cut,
 }

@@ -3,7 +3,8 @@
 A fault on a worker takes at most what runs in its slots; a killed child, what ran in it. A loss is explained
 by a death that the job itself has logged, else by a fault that hit the worker which the loss names, not long
 before, and that has not explained as many losses yet as it can have caused. The death or pause of the server
-explains none. Nor does a drain: what a worker holds is given back, unless nobody is there to take it.
+explains none. Nor does a stop by a signal: what a worker holds is given back, unless nobody is there to take
+it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from queue_eval.chaos.evidence import TWICE, Evidence, Failure, Fault
-from queue_eval.states import Method
+from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault, records_before
+from queue_eval.states import RELEASED, Method
 
 _LATE_S = 20.0
 """A loss may be noticed so much later than a lease after the fault: a grace, a busy machine. Each time
@@ -31,6 +32,11 @@ class Blame:
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
         self._settings = evidence.settings
+        self._before = records_before(evidence.failures)
+        self._raised: dict[int, list[float]] = defaultdict(list)
+        for line in evidence.side:
+            if line.what == "raise":
+                self._raised[line.x + 1].append(line.at)
         self.own = 0
         """Losses that the jobs themselves have caused."""
         self.done = 0
@@ -41,21 +47,23 @@ class Blame:
 
     @property
     def most_interrupted(self) -> int:
-        """How many executions faults, and the deaths of neighbours, may have made necessary."""
-        faults = (f for f in self._evidence.faults if f.what != "drain" or f.detail == TWICE)
-        repeated = sum(self._slots if f.detail == TWICE else self._harm(f) for f in faults)
-        return repeated + self._deaths_in_company()
+        """How many executions faults, releases and the deaths of neighbours may have made necessary."""
+        given_back = sum(failure.cause == RELEASED for failure in self._evidence.failures)
+        return sum(map(self._harm, self._evidence.faults)) + given_back + self._deaths_in_company()
 
     def _explain(self) -> None:
         own = self._own_losses()
         budget = {id(fault): self._harm(fault) for fault in self._evidence.faults}
         neighbours = self._deaths_in_company()
-        self.own = len(own)
+        self.own = sum(id(failure) in own for failure in self._losses())
         for failure in self._losses():
             if id(failure) in own:
                 continue
-            culprit = next((f for f in self._suspects(failure) if budget[id(f)] > 0), None)
-            if culprit is not None:
+            suspects = list(self._suspects(failure))
+            culprit = next((f for f in suspects if budget[id(f)] > 0), None)
+            if self._had_raised(failure) and any(self._harm(f) for f in suspects):
+                self.done += 1
+            elif culprit is not None:
                 budget[id(culprit)] -= 1
                 self.done += 1
             elif neighbours > 0:
@@ -71,14 +79,15 @@ class Blame:
         return (failure for failure in self._evidence.failures if failure.cause == "lost")
 
     def _own_losses(self) -> set[int]:
-        """By `id`: each death that a job has logged explains the one loss that is nearest to it."""
+        """By `id`: each death that a job has logged explains the one loss or release that is nearest."""
         deaths: dict[int, list[float]] = defaultdict(list)
         for line in self._evidence.side:
             if line.what == "die":
                 deaths[line.x + 1].append(line.at)
         pairs = sorted(
             (abs(failure.at - died_at), died_at, id(failure), failure.id)
-            for failure in self._losses()
+            for failure in self._evidence.failures
+            if failure.cause in ("lost", RELEASED)
             for died_at in deaths[failure.id]
             if died_at <= failure.at + 1.0
         )
@@ -88,6 +97,11 @@ class Blame:
                 deaths[job].remove(died_at)
                 own.add(failure)
         return own
+
+    def _had_raised(self, failure: Failure) -> bool:
+        """Whether the attempt had raised and had no slot any more: its worker holds it for a moment, to see
+        whether a stop signal explains it."""
+        return any(self._before[id(failure)] < at <= failure.at for at in self._raised[failure.id])
 
     def _suspects(self, failure: Failure) -> Iterator[Fault]:
         """Faults that can have caused this loss, the latest first."""
@@ -120,8 +134,8 @@ class Blame:
             return everything if self._settings.method is Method.THREAD else 1
         if fault.victim == "worker" and fault.what == "kill":
             return everything
-        if fault.what == "drain":
-            # What a second SIGTERM stops, or what was granted by a reply that never came.
+        if fault.what in STOPS:
+            # What it could not give back, or what was granted by a reply that never came.
             return everything if self._was_cut_off(fault) else 0
         # The last heartbeat was up to a third of a lease before.
         outlasts_s = 2 * self._settings.lease_s / 3 - (_BACK_S if fault.what == "cut" else 0.0)

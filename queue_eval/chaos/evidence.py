@@ -20,6 +20,9 @@ SAME_NAME = "same name"
 TWICE = "twice"
 """Detail of a drain: it was asked for once more, and what still ran was stopped and given back."""
 
+STOPS = ("drain", "term-all")
+"""What a worker that is to end is sent: SIGTERM, alone or with all its descendants."""
+
 
 @dataclass(slots=True)
 class Fault:
@@ -62,17 +65,30 @@ class Entry:
     token: str
     digest: str
     """Of the value in the result."""
+    releases: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed or lost attempt as the server has recorded it."""
+    """One failed, lost or released attempt as the server has recorded it."""
 
     id: int
     attempt: int
     cause: str
     worker: str
     at: float
+    text: str = ""
+    """The error, or why it was given back."""
+
+
+def records_before(failures: Sequence[Failure]) -> dict[int, float]:
+    """By `id` of each: when the one before it of the same job was recorded, or 0."""
+    found: dict[int, float] = {}
+    latest: dict[int, float] = {}
+    for failure in sorted(failures, key=lambda failure: failure.at):
+        found[id(failure)] = latest.get(failure.id, 0.0)
+        latest[failure.id] = failure.at
+    return found
 
 
 @dataclass(frozen=True, slots=True)

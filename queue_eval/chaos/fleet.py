@@ -197,6 +197,14 @@ class Fleet:
         seat.drain = Drain(time.monotonic() + _DRAIN_S, back_after_s)
         processes.send(seat.pid, signal.SIGTERM)
 
+    def stop_all(self, seat: Seat, back_after_s: float, *, turn: str, gap_s: float) -> None:
+        """The same, by a signal that all its descendants are sent, too; see `processes.signal_tree`."""
+        if seat.drain is None:
+            seat.drain = Drain(time.monotonic() + _DRAIN_S, back_after_s)
+        else:
+            seat.drain.times += 1
+        processes.signal_tree(seat.pid, signal.SIGTERM, turn=turn, gap_s=gap_s)
+
     def ask_again(self, seat: Seat) -> None:
         """Have a worker that was asked to end stop what it runs."""
         assert seat.drain is not None

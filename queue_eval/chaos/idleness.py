@@ -21,6 +21,9 @@ _BREAK_S = 1.0
 
 _EVERYONE = "(all)"
 
+_ENDS = ("kill worker", "drain worker", "term-all worker")
+"""After these a worker is gone, unless another one has its name."""
+
 
 @dataclass(frozen=True)
 class Idle:
@@ -39,7 +42,7 @@ def longest_idle(evidence: Evidence) -> Idle:
     gone = {
         name: fault.at
         for fault in evidence.faults
-        if fault.kind in ("kill worker", "drain worker") and fault.detail != SAME_NAME
+        if fault.kind in _ENDS and fault.detail != SAME_NAME
         for name in fault.workers
     }
     longest, looked_at = Idle("", 0.0, 0.0, 0), 0

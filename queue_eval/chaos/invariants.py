@@ -13,6 +13,7 @@ from queue_eval.chaos.blame import Blame
 from queue_eval.chaos.driver import digest
 from queue_eval.chaos.evidence import Evidence
 from queue_eval.chaos.idleness import longest_idle
+from queue_eval.chaos.stops import costs_of_stops
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, value_of
 from queue_eval.states import Method
 
@@ -217,6 +218,10 @@ def _losses_are_explained(facts: _Facts) -> Iterator[str]:
     yield f"{facts.blame.own} by their own doing, {facts.blame.done} by faults"
 
 
+def _stops_cost_nothing(facts: _Facts) -> Iterator[str]:
+    yield from costs_of_stops(facts.all)
+
+
 def _executions_are_bounded(facts: _Facts) -> Iterator[str]:
     begun = sum(line.what == "start" for line in facts.all.side)
     # A poison job that waited on a worker when that died is suspect: this death is not charged to it.
@@ -314,6 +319,7 @@ LAWS: dict[str, Check] = {
     "as if the driver had never been killed": _as_if_never_killed,
     "failures are the job's own": _failures_are_their_own,
     "losses are explained, and bounded": _losses_are_explained,
+    "a stop by signal costs no job anything": _stops_cost_nothing,
     "executions are bounded": _executions_are_bounded,
     "poison is quarantined, neighbours unharmed": _poison_is_quarantined,
     "conservation at every sample": _conserved,

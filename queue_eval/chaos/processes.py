@@ -65,6 +65,27 @@ def below(pids: Iterable[int]) -> list[psutil.Process]:
     return found
 
 
+def signal_tree(pid: int, number: int, *, turn: str, gap_s: float) -> None:
+    """Send a process and all its descendants a signal, as a batch system does: one after the other.
+
+    The process itself has its `turn` "first", "last" or "between"; there is a pause of `gap_s` before and
+    after it.
+    """
+    pids: list[int] = []
+    with contextlib.suppress(psutil.Error):
+        pids = [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    before = {"first": 0, "last": len(pids)}.get(turn, len(pids) // 2)
+    for one in pids[:before]:
+        send(one, number)
+    if before:
+        time.sleep(gap_s)
+    send(pid, number)
+    if pids[before:]:
+        time.sleep(gap_s)
+    for one in pids[before:]:
+        send(one, number)
+
+
 def describe(process: psutil.Process) -> str:
     """Pid and command line, cut short."""
     with contextlib.suppress(psutil.Error):

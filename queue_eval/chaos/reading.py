@@ -26,7 +26,10 @@ def entry_of(raw: ResultEntry) -> Entry:
     if raw.state is State.SUCCEEDED:
         result = decode(raw.body)
         token, value = result["token"], digest(result["value"])
-    return Entry(raw.entry, raw.id, raw.state.value, raw.cause, raw.worker, raw.attempts, token, value)
+    return Entry(
+        raw.entry, raw.id, raw.state.value, raw.cause, raw.worker, raw.attempts, token, value,
+        raw.releases,
+    )  # fmt: skip
 
 
 def read_entries(view: CampaignView) -> Iterator[Entry]:
@@ -43,12 +46,13 @@ def read_index(link: Link, view: CampaignView) -> dict[int, str]:
 
 
 def read_failures(link: Link, view: CampaignView) -> Iterator[Failure]:
-    """Each failed or lost attempt."""
+    """Each failed, lost or released attempt."""
     raw = link.call(lambda client: client.xrange(view.keys.column("failures")))
     for entry, fields in raw:
         said = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
         at_ms = int(entry.partition(b"-")[0])
-        yield Failure(int(said["job"]), int(said["attempt"]), said["cause"], said["worker"], at_ms / 1000)
+        job, attempt = int(said["job"]), int(said["attempt"])
+        yield Failure(job, attempt, said["cause"], said["worker"], at_ms / 1000, said["body"])
 
 
 def read_table(folder: Path) -> list[Row]:
@@ -82,11 +86,17 @@ def read_leases(link: Link, view: CampaignView) -> list[str]:
 
     def operation(client: Any) -> list[str]:
         found = [name.decode() for name in client.scan_iter(f"{view.keys.held('')}*")]
-        found += [f"attends: {name.decode()}" for name in client.zrange(view.keys.column("workers"), 0, -1)]
         found += [f"to drain: {name.decode()}" for name in client.smembers(keys.DRAIN)]
         return found
 
-    return [*link.call(operation), *(f"registered: {name}" for name in read_register(link))]
+    attending = (f"attends: {name}" for name in read_attendance(link, view))
+    return [*link.call(operation), *attending, *(f"registered: {name}" for name in read_register(link))]
+
+
+def read_attendance(link: Link, view: CampaignView) -> list[str]:
+    """The workers that attend the campaign, the dead among them until their leases expire."""
+    column = view.keys.column("workers")
+    return [name.decode() for name in link.call(lambda client: client.zrange(column, 0, -1))]
 
 
 def read_register(link: Link) -> list[str]:

@@ -14,8 +14,13 @@ CUT_MODES = ("refuse", "reset", "blackhole", "delay", "drop_reply", "cut_reply")
 _LONG = 0.3
 """How many of those faults that a lease may outlast last longer than a lease."""
 
+TURNS = ("first", "last", "between")
+"""When the worker's turn comes among the processes that are sent a signal."""
+
 _TWICE = 0.4
-"""How many of the drains are asked for once more."""
+"""How many of the drains are asked for once more, and how many of the stops of all processes come twice."""
+
+_MODES = {"cut": CUT_MODES, "term-all": TURNS}
 
 _LULL_EVERY = 10
 _LULL_S = 4.0
@@ -29,20 +34,22 @@ class Strike:
     after_s: float
     """Since the one before."""
     what: str
-    """kill, drain, pause or cut."""
+    """kill, drain, term-all, pause or cut."""
     victim: str
     pick: float
     """Which of several victims: 0 to 1."""
     lasts_s: float
     """Until the victim is started again, continued or connected again."""
     mode: str = ""
-    """Of a cut: how."""
+    """Of a cut: how. Of a stop of all processes: when the worker's turn comes."""
     amount: float = 0.0
-    """Of a cut: the delay (s), or after how much the mode sets in; 0 to 1."""
+    """Of a cut: the delay (s), or after how much the mode sets in. Of a stop of all processes: the
+    pause before and after the worker's turn. 0 to 1."""
     same_name: bool = False
     """Of a killed worker: whether it is started again under its name."""
     twice: bool = False
-    """Of a drain: whether it is asked for once more, which stops what runs."""
+    """Of a drain: whether it is asked for once more, which stops what runs. Of a stop of all processes:
+    whether the signal comes again at once, which does not."""
 
 
 def strikes(settings: Settings) -> Iterator[Strike]:
@@ -59,10 +66,10 @@ def strikes(settings: Settings) -> Iterator[Strike]:
             victim=victim,
             pick=dice.random(),
             lasts_s=_lasting(dice, what, victim, settings.lease_s),
-            mode=dice.choice(CUT_MODES) if what == "cut" else "",
+            mode=dice.choice(_MODES[what]) if what in _MODES else "",
             amount=dice.random(),
             same_name=dice.random() < 0.5,
-            twice=what == "drain" and dice.random() < _TWICE,
+            twice=what in ("drain", "term-all") and dice.random() < _TWICE,
         )
 
 
@@ -71,7 +78,7 @@ def _lasting(dice: random.Random, what: str, victim: str, lease_s: float) -> flo
         return 0.0
     if (what, victim) == ("kill", "driver"):
         return dice.uniform(0, 1)
-    if what == "drain":
+    if what in ("drain", "term-all"):
         return dice.uniform(0, 0.5)
     if dice.random() < _LONG:
         return lease_s * dice.uniform(1.1, 1.6)

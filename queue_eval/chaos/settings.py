@@ -14,8 +14,12 @@ from queue_eval.states import Method
 KILLS = ("driver", "worker", "child", "server")
 PAUSES = ("worker", "driver", "server")
 DRAINS = ("worker",)
+TERM_ALLS = ("worker",)
 CUTS = ("network",)
 NONE = "none"
+
+_KINDS = ("kill", "drain", "term-all", "pause", "cut")
+"""Each has an option of this name, with its victims."""
 
 _SHORTEST_LEASE_S = 1.0
 _FORWARDING = (Method.RAY, Method.RQ)
@@ -49,7 +53,7 @@ class Settings:
         return self.workers * self.slots
 
     def has(self, what: str) -> bool:
-        """Whether some fault is of this kind: kill, drain, pause or cut."""
+        """Whether some fault is of this kind: one of `_KINDS`."""
         return any(kind == what for kind, _ in self.faults)
 
     def command(self) -> str:
@@ -58,7 +62,7 @@ class Settings:
             "queue-eval", "chaos", "--evaluations", self.evaluations, "--method", self.method.value,
             "--workers", self.workers, "--slots", self.slots,
         ]  # fmt: skip
-        for kind in ("kill", "drain", "pause", "cut"):
+        for kind in _KINDS:
             words += [f"--{kind}", ",".join(victim for what, victim in self.faults if what == kind) or NONE]
         words += [
             "--seed", self.seed, "--minutes", f"{self.attack_s / 60:g}",
@@ -69,8 +73,9 @@ class Settings:
 
 
 def checked(
-    *, evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, pause: str, cut: str,
-    seed: int, minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
+    *, evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, term_all: str,
+    pause: str, cut: str, seed: int, minutes: float, fault_every_s: float, lease_s: float,
+    only_short: bool = False,
 ) -> Settings:  # fmt: skip
     """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
     if not (math.isfinite(minutes) and minutes > 0):
@@ -86,6 +91,7 @@ def checked(
         raise UsageError(f"a fault every {fault_every_s:g} s is too often; give at least 50ms")
     faults = (
         *_victims("kill", kill, KILLS), *_victims("drain", drain, DRAINS),
+        *_victims("term-all", term_all, TERM_ALLS),
         *_victims("pause", pause, PAUSES), *_victims("cut", cut, CUTS),
     )  # fmt: skip
     chosen = Method(method)

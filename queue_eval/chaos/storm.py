@@ -149,7 +149,7 @@ class _Storm:
         try:
             view = CampaignView.attach(link, CAMPAIGN)[0]
             markers = self._markers(link, view)
-            self._await_register(link)
+            self._await_register(link, view)
             not_drained = fleet.drain()
             observer.finish()
             evidence = dataclasses.replace(
@@ -191,15 +191,18 @@ class _Storm:
             time.sleep(0.1)
         return markers
 
-    def _await_register(self, link: Link) -> None:
-        """Until those on the register are those that run. The dead are struck off when their cards expire,
-        after two leases; and who has only just started cannot hear yet that it is to end."""
+    def _await_register(self, link: Link, view: CampaignView) -> None:
+        """Until those on the register are those that run, and nobody else attends the campaign. The dead are
+        struck off when their cards and leases expire; who has only just started cannot hear yet that it is to
+        end."""
 
         def is_settled() -> bool:
             self._fleet.keep()
             running = {seat.name: seat.pid for seat in self._fleet.workers if seat.is_up}
             there = {worker.card.name: worker.card.pid for worker in live_workers(link)}
-            return there == running and set(reading.read_register(link)) == set(running)
+            if there != running or set(reading.read_register(link)) != set(running):
+                return False
+            return set(reading.read_attendance(link, view)) <= set(running)
 
         processes.wait_for(is_settled, 2 * self._settings.lease_s + _START_S, 0.1)
 

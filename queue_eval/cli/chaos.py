@@ -42,6 +42,10 @@ _LINE_EVERY_S = 10.0
     help="What to ask to end, now and then once more while it finishes: worker; or none.",
 )
 @click.option(
+    "--term-all", metavar="LIST", default="worker", show_default=True,
+    help="What to send SIGTERM with all its descendants, as batch systems do: worker; or none.",
+)
+@click.option(
     "--pause", metavar="LIST", default="worker", show_default=True,
     help="What to freeze, now and then for longer than a lease: worker, driver, server; or none.",
 )
@@ -67,8 +71,8 @@ _LINE_EVERY_S = 10.0
 )
 @json_option
 def chaos_command(
-    evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, pause: str, cut: str,
-    seed: int, minutes: float, fault_every: float, lease: float, keep: str | None, *, short: bool,
+    evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, term_all: str, pause: str,
+    cut: str, seed: int, minutes: float, fault_every: float, lease: float, keep: str | None, *, short: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Kill, drain, freeze and cut off all while a campaign runs, and check that nothing is lost or doubled.
@@ -83,8 +87,8 @@ def chaos_command(
 
     settings = checked(
         evaluations=evaluations, method=method, workers=workers, slots=slots, kill=kill, drain=drain,
-        pause=pause, cut=cut, seed=seed, minutes=minutes, fault_every_s=fault_every, lease_s=lease,
-        only_short=short,
+        term_all=term_all, pause=pause, cut=cut, seed=seed, minutes=minutes, fault_every_s=fault_every,
+        lease_s=lease, only_short=short,
     )  # fmt: skip
     folder = _folder(keep)
     began_at = time.monotonic()

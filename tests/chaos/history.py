@@ -21,7 +21,8 @@ _OWN = {"error": ("error", "raise"), "timeout": ("timeout", ""), "lost": ("lost"
 def settings(**changes: object) -> Settings:
     given = {
         "evaluations": 40, "method": "process", "workers": 2, "slots": 2, "kill": "worker", "drain": "none",
-        "pause": "none", "cut": "none", "seed": 5, "minutes": 1, "fault_every_s": 1.0, "lease_s": 4.0,
+        "term_all": "none", "pause": "none", "cut": "none", "seed": 5, "minutes": 1, "fault_every_s": 1.0,
+        "lease_s": 4.0,
     }  # fmt: skip
     return checked(**(given | changes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import psutil
 import pytest
 
 from queue_eval.access import Access
-from queue_eval.chaos.processes import MARK
-from queue_eval.chaos.schedule import strikes
+from queue_eval.chaos.processes import MARK, signal_tree
+from queue_eval.chaos.schedule import TURNS, strikes
 from queue_eval.chaos.settings import checked
 from queue_eval.chaos.workload import MAX_ATTEMPTS, TIME_LIMIT_S
 from queue_eval.errors import ServerError
@@ -24,7 +25,8 @@ from tests.support.cli import COMMAND, ROOT, cli_here
 from tests.support.waiting import wait_until
 
 EVERYTHING = {
-    "kill driver", "kill worker", "kill child", "kill server", "drain worker", "pause worker", "cut network",
+    "kill driver", "kill worker", "kill child", "kill server", "drain worker", "term-all worker",
+    "pause worker", "cut network",
 }  # fmt: skip
 
 
@@ -67,7 +69,8 @@ def survivors(folder: Path) -> list[psutil.Process]:
 def test_the_first_round_of_the_test_below_is_short() -> None:
     chosen = checked(
         evaluations=500, method="process", workers=3, slots=2, kill="driver,worker,child,server",
-        drain="worker", pause="worker", cut="network", seed=55, minutes=0.5, fault_every_s=0.9, lease_s=2.0,
+        drain="worker", term_all="worker", pause="worker", cut="network", seed=55, minutes=0.5,
+        fault_every_s=0.9, lease_s=2.0,
     )  # fmt: skip
     first_round = itertools.islice(strikes(chosen), len(chosen.faults))
     assert sum(strike.after_s for strike in first_round) < MAX_ATTEMPTS * TIME_LIMIT_S
@@ -157,7 +160,8 @@ def test_an_attack_that_fails_itself_says_how_to_see_it_again(
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))
     words = (
-        "--evaluations", "10", "--seed", "6", "--kill", "none", "--drain", "none", "--workers", "1", "--json",
+        "--evaluations", "10", "--seed", "6", "--kill", "none", "--drain", "none", "--term-all", "none",
+        "--workers", "1", "--json",
     )  # fmt: skip
     done = subprocess.run(
         [*COMMAND, "chaos", *words], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
@@ -187,8 +191,8 @@ def test_a_server_that_does_not_start_again_breaks_a_law(
     monkeypatch.setattr("queue_eval.chaos.fleet.start_server", start_once)
     done = cli_here(
         *command(
-            folder, "--evaluations", 10, "--seed", 6, "--kill", "server", "--drain", "none", "--pause",
-            "none", "--cut", "none", "--fault-every", "50ms", "--workers", 1,
+            folder, "--evaluations", 10, "--seed", 6, "--kill", "server", "--drain", "none",
+            "--term-all", "none", "--pause", "none", "--cut", "none", "--fault-every", "50ms", "--workers", 1,
         )[len(COMMAND):]
     )  # fmt: skip
     assert told(done.stderr) == folder
@@ -212,7 +216,7 @@ def test_a_drain_that_ends_badly_breaks_a_law(folder: Path, monkeypatch: pytest.
     done = subprocess.run(
         command(
             folder / "logs", "--evaluations", 60, "--seed", 6, "--kill", "none", "--pause", "none",
-            "--cut", "none", "--fault-every", "500ms",
+            "--cut", "none", "--term-all", "none", "--fault-every", "500ms",
         ),
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=100,
     )  # fmt: skip
@@ -221,3 +225,29 @@ def test_a_drain_that_ends_badly_breaks_a_law(folder: Path, monkeypatch: pytest.
     assert {"nobody died unasked", "nothing left over"} <= set(laws)
     assert "ended when asked to, but with status 3" in laws["nobody died unasked"]["details"][0]
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_stop_of_all_reaches_the_worker_and_all_its_descendants(turn: str) -> None:
+    tree = "sleep 600 & (sleep 600 & sleep 600; :) & while :; do wait; done"
+    with subprocess.Popen(["sh", "-c", tree], start_new_session=True) as top:
+        process = psutil.Process(top.pid)
+
+        def descendants() -> list[psutil.Process]:
+            return process.children(recursive=True)
+
+        wait_until(lambda: [one.name() for one in descendants()].count("sleep") == 3)
+        everyone = descendants()
+        signal_tree(top.pid, signal.SIGTERM, turn=turn, gap_s=0.01)
+        assert top.wait(10) == -signal.SIGTERM
+        assert psutil.wait_procs(everyone, 10)[1] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+def test_stops_of_all_processes_alone_cost_nothing(folder: Path, method: str) -> None:
+    report = attack(
+        folder, "--method", method, "--evaluations", 300, "--minutes", 0.4, "--seed", 9, "--fault-every",
+        "500ms", "--kill", "none", "--pause", "none", "--cut", "none",
+    )  # fmt: skip
+    assert report["never_done"] == []

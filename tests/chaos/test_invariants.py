@@ -12,7 +12,11 @@ from queue_eval.chaos.evidence import SAME_NAME, TWICE, Evidence, Failure, Fault
 from queue_eval.chaos.invariants import LAWS, judge
 from queue_eval.chaos.report import print_report, report_on
 from queue_eval.chaos.workload import SideLine
+from queue_eval.states import RELEASED
 from tests.chaos.history import END, KILLED_AT, OTHER, VICTIM, job_of, sound
+
+STOPS = "a stop by signal costs no job anything"
+ENDED = "it ended with: killed by SIGTERM"
 
 Break = Callable[[Evidence], Evidence]
 
@@ -84,6 +88,21 @@ def doubled(items: object) -> list[object]:
     return [*items, items[-1]]  # type: ignore[misc,index]
 
 
+def stopped(evidence: Evidence, kind: str = "bad", **changes: object) -> Evidence:
+    """Half a second before the first job of this kind was first charged, its worker was sent SIGTERM."""
+    charged_at = next(f.at for f in evidence.failures if f.id == job(evidence, kind))
+    stop = Fault("term-all", "worker", charged_at - 0.5, charged_at + 0.5, (OTHER,), "first")
+    return replace(evidence, faults=[*evidence.faults, replace(stop, **changes)])
+
+
+def given_back(evidence: Evidence, text: str = "drain: SIGTERM") -> Evidence:
+    """A short job was given back once, and its outcome says so."""
+    wanted = job(evidence, "instant")
+    release = Failure(wanted, 1, RELEASED, OTHER, KILLED_AT + 2, text)
+    evidence = replace(evidence, failures=[*evidence.failures, release])
+    return with_entry(evidence, "instant", releases=1)
+
+
 BREAKS: list[tuple[str, Break]] = [
     ("the campaign comes to its end", lambda e: replace(e, has_ended=False)),
     ("every job in one terminal state", without_index),
@@ -127,6 +146,13 @@ BREAKS: list[tuple[str, Break]] = [
     ("losses are explained, and bounded", lambda e: replace(
         e, faults=[Fault("pause", "worker", KILLED_AT, KILLED_AT + 1, (VICTIM,))])),
     ("losses are explained, and bounded", lambda e: with_failures(e, "poison", "lost", OTHER, 1)),
+    (STOPS, stopped),
+    (STOPS, lambda e: stopped(e, what="drain")),
+    (STOPS, lambda e: stopped(e, "mortal")),
+    (STOPS, given_back),
+    (STOPS, lambda e: given_back(stopped(e, at=KILLED_AT), f"drain: SIGTERM; {ENDED}")),
+    (STOPS, lambda e: with_entry(e, "instant", releases=1)),
+    (STOPS, lambda e: with_entry(e, "instant", attempts=2)),
     ("executions are bounded", many_runs),
     ("executions are bounded", never_run),
     ("poison is quarantined, neighbours unharmed", lambda e: with_entry(
@@ -225,6 +251,21 @@ def test_a_drain_costs_nothing_unless_nobody_can_be_told() -> None:
         assert law not in broken(replace(sound(), faults=faults))
 
 
+def test_an_error_that_its_worker_took_with_it_is_one_loss_more() -> None:
+    """It waited for the worker to see whether a stop signal explains it, and had no slot any more."""
+    evidence = with_failures(sound(), "instant", "lost", VICTIM, 1)
+    bad = job(evidence, "bad")
+    second = [f for f in evidence.failures if f.id == bad][1]
+    kill = Fault("kill", "worker", second.at - 0.1, second.at, (second.worker,))
+    full = [replace(f, worker=OTHER, at=second.at) if f.worker == VICTIM else f for f in evidence.failures]
+    failures = [replace(f, cause="lost") if f is second else f for f in full]
+    evidence = replace(evidence, failures=failures, faults=[kill])
+    assert Blame(evidence).unexplained == []
+    silent = [line for line in evidence.side if (line.what, line.x + 1) != ("raise", bad)]
+    assert len(Blame(replace(evidence, side=silent)).unexplained) == 1
+    assert len(Blame(replace(evidence, faults=[])).unexplained) == 3
+
+
 def test_a_loss_is_noticed_late_when_the_server_was_away() -> None:
     law = "losses are explained, and bounded"
     evidence = sound()
@@ -237,12 +278,68 @@ def test_a_loss_is_noticed_late_when_the_server_was_away() -> None:
     assert law not in broken(replace(evidence, failures=late, faults=[*evidence.faults, away[0]]))
 
 
-def test_what_a_second_request_stops_may_run_again() -> None:
+def test_what_is_given_back_may_run_again() -> None:
     evidence = replace(sound(), faults=[])
-    drain = Fault("drain", "worker", END, END + 1, (OTHER,))
+    drain = Fault("drain", "worker", END, END + 1, (OTHER,), TWICE)
     away = Fault("kill", "server", END, END + 1)
-    assert Blame(replace(evidence, faults=[drain, away])).most_interrupted == 0
-    assert Blame(replace(evidence, faults=[replace(drain, detail=TWICE)])).most_interrupted == 2
+    assert Blame(replace(evidence, faults=[drain])).most_interrupted == 0
+    assert Blame(given_back(replace(evidence, faults=[drain]))).most_interrupted == 1
+    # Nobody was there to take it, and it is lost when its lease expires.
+    assert Blame(replace(evidence, faults=[drain, away])).most_interrupted == 2
+
+
+@pytest.mark.parametrize("what", ["drain", "term-all"])
+def test_what_is_given_back_after_a_signal_breaks_no_law(what: str) -> None:
+    stop = Fault(what, "worker", KILLED_AT + 1, KILLED_AT + 3, (OTHER,))
+    evidence = given_back(sound())
+    assert broken(replace(evidence, faults=[*evidence.faults, stop])) == set()
+    assert broken(given_back(sound(), "the child never became ready")) == set()
+
+
+def test_what_else_ended_it_is_not_the_signals_doing() -> None:
+    text = f"drain: SIGTERM; {ENDED}"
+    stop = Fault("term-all", "worker", KILLED_AT + 1, KILLED_AT + 3, (OTHER,))
+    child = Fault("kill", "child", KILLED_AT + 1, KILLED_AT + 1, (OTHER,))
+    for evidence, faults in ((sound(), [stop, child]), (sound(method="rq"), [stop])):
+        given = given_back(evidence, text)
+        assert STOPS not in broken(replace(given, faults=[*given.faults, *faults]))
+
+
+def test_a_death_that_was_given_back_explains_no_loss() -> None:
+    """The job died once, and that was given back: the loss of another attempt is somebody else's doing."""
+    evidence = stopped(sound(), "mortal")
+    (charged,) = (f for f in evidence.failures if f.id == job(evidence, "mortal"))
+    release = replace(charged, cause=RELEASED, text="drain: SIGTERM; it ended with: killed by SIGKILL")
+    later = replace(charged, attempt=2, at=charged.at + 5)
+    failures = [f for f in evidence.failures if f is not charged]
+    evidence = with_entry(evidence, "mortal", releases=1)
+    assert Blame(replace(evidence, failures=[*failures, release])).unexplained == []
+    assert len(Blame(replace(evidence, failures=[*failures, release, later])).unexplained) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": (VICTIM,)},
+        {"at": 0.0, "until": 1.0},
+        {"at": KILLED_AT - 60},
+        {"what": "pause"},
+    ],
+    ids=["of another worker", "of an earlier life", "long before", "no signal to end"],
+)
+def test_a_signal_excuses_only_what_may_come_of_it(changes: dict[str, object]) -> None:
+    assert STOPS not in broken(stopped(sound(), "bad", **changes))
+
+
+def test_a_time_limit_keeps_its_outcome_after_a_signal() -> None:
+    assert STOPS not in broken(stopped(sound(), "hang"))
+
+
+def test_a_worker_that_is_killed_while_it_drains_cannot_give_back() -> None:
+    evidence = stopped(sound(), "mortal")
+    stop = evidence.faults[-1]
+    kill = Fault("kill", "worker", stop.at + 0.1, stop.at + 0.4, (OTHER,))
+    assert STOPS not in broken(replace(evidence, faults=[*evidence.faults, kill]))
 
 
 def test_a_death_explains_the_loss_that_follows_it() -> None:

@@ -53,7 +53,10 @@ def test_a_flaky_one_raises_as_often_as_it_says(tmp_path: Path) -> None:
 
 
 def test_faults_follow_from_the_seed() -> None:
-    chosen = settings(kill="driver,worker,child,server", drain="worker", pause="worker", cut="network")
+    chosen = settings(
+        kill="driver,worker,child,server", drain="worker",
+        term_all="worker", pause="worker", cut="network",
+    )  # fmt: skip
     first = list(itertools.islice(strikes(chosen), 200))
     assert first == list(itertools.islice(strikes(chosen), 200))
     assert {(strike.what, strike.victim) for strike in first} == set(chosen.faults)
@@ -81,7 +84,8 @@ def test_the_command_repeats_the_attack() -> None:
     command = settings(kill="driver, child", pause="none", cut="network", seed=7, minutes=0.5).command()
     assert shlex.split(command) == shlex.split(
         "queue-eval chaos --evaluations 40 --method process --workers 2 --slots 2 --kill driver,child "
-        "--drain none --pause none --cut network --seed 7 --minutes 0.5 --fault-every 1 --lease 4"
+        "--drain none --term-all none --pause none --cut network --seed 7 --minutes 0.5 --fault-every 1 "
+        "--lease 4"
     )
 
 
@@ -90,6 +94,7 @@ def test_the_command_repeats_the_attack() -> None:
     [
         (("--kill", "driver,cat"), "--kill 'cat' is not possible; choose among driver, worker, child"),
         (("--drain", "server"), "--drain 'server' is not possible; choose among worker"),
+        (("--term-all", "child"), "--term-all 'child' is not possible; choose among worker"),
         (("--pause", "child"), "--pause 'child' is not possible; choose among worker, driver, server"),
         (("--cut", ""), "--cut '' is not possible; choose among network"),
         (("--lease", "100ms"), "a lease of 0.1 s is shorter"),
