@@ -180,7 +180,7 @@ def test_a_lost_reply_while_hiring_costs_nothing(own_home, monkeypatch):
         def lossy(operation):
             def once(client):
                 reply = operation(client)
-                if running[-1] == "hire" and len(lost) < 2:
+                if running[-1:] == ["hire"] and len(lost) < 2:
                     # The first when it takes the guard, the second when it takes it again.
                     lost.append(reply)
                     raise redis.ConnectionError("Connection closed by server.")
