@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import queue
+import os
+import select
 import signal
 import time
 from collections import deque
@@ -36,8 +37,9 @@ class Signals:
         self._heard_at: deque[float] = deque(maxlen=16)
         self._counted_at: list[float] = []
         self._request: str | None = None
-        # The one thing that a signal handler may use while the thread it interrupts uses it, too.
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # A pipe: Python runs a handler only when the main thread runs. A signal that came just before that
+        # began to wait for a lock, or to another thread, would not end the wait. A byte in the pipe does.
+        self._bell: tuple[int, int] | None = None
 
     @property
     def wants_drain(self) -> bool:
@@ -59,6 +61,10 @@ class Signals:
         return any(at - DOUBT_S <= ended_at <= at + STOPPED_S for at in tuple(self._heard_at))
 
     def install(self) -> None:
+        self._bell = os.pipe()
+        for end in self._bell:
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._bell[1], warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             # One that was ignored when the worker started stays ignored, as nohup wants it for SIGHUP.
             if number in _ALWAYS_HANDLED or signal.getsignal(number) is not signal.SIG_IGN:
@@ -72,12 +78,17 @@ class Signals:
 
     def wake(self) -> None:
         """Make `wait` return."""
-        self._bell.put(None)
+        if self._bell is not None:
+            with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
+                os.write(self._bell[1], b"\0")
 
     def wait(self, timeout_s: float) -> None:
-        """Return at the next request, or after `timeout_s`."""
-        with contextlib.suppress(queue.Empty):
-            self._bell.get(timeout=timeout_s)
+        """Return at the next request or signal, or after `timeout_s`. Once installed."""
+        assert self._bell is not None
+        poll = select.poll()
+        poll.register(self._bell[0], select.POLLIN)
+        if poll.poll(timeout_s * 1000):
+            os.read(self._bell[0], 4096)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
