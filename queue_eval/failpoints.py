@@ -18,7 +18,7 @@ from queue_eval.errors import UsageError
 VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
-    "attach", "cancel", "enqueue", "extend", "hire", "open", "pause", "purge", "reclaim", "release",
+    "attach", "cancel", "enqueue", "extend", "hire", "loaded", "open", "pause", "purge", "reclaim", "release",
     "retry", "settle", "snapshot",
 )  # fmt: skip
 

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from queue_eval import Evaluator
+from queue_eval import Evaluator, keys
 from queue_eval.access import find_access
-from queue_eval.connection import Link
+from queue_eval.connection import GiveUp, Link
+from queue_eval.errors import ServerError
+from queue_eval.fleet import live_workers
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import server_state
 from queue_eval.states import State
@@ -104,8 +107,23 @@ class Fleet:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+        self._forget_workers()
         for link in self._links:
             link.close()
+
+    def _forget_workers(self) -> None:
+        """The card of a killed worker stays for two leases: drivers of other tests would count it."""
+        access = find_access(None, self.home)
+        if access is None or server_state(self.home).state != "running":
+            return
+        self._links.append(Link(access, name="test", on_wait=_give_up))
+        client = self._links[-1].client
+        pids = {process.pid for process in self.started}
+        with suppress(GiveUp, ServerError):
+            for worker in live_workers(self._links[-1]):
+                if worker.card.pid in pids:
+                    client.zrem(keys.WORKERS, worker.card.name)
+                    client.delete(keys.worker_key(worker.card.name))
 
     def _start(self, command: list[str], log: Any, environment: dict[str, str]) -> subprocess.Popen[str]:
         return self._popen(
@@ -120,6 +138,10 @@ class Fleet:
         )
         self.started.append(process)
         return process
+
+
+def _give_up(away_s: float) -> None:
+    raise GiveUp("the server of the test is away")
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
