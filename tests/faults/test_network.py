@@ -411,7 +411,8 @@ def test_every_third_reply_is_lost(server, tmp_path, campaign, access, caplog, f
                 for thread in threads:
                     thread.start()
                 for start in range(0, count, 5):
-                    driver.submit([fleet.config(x) for x in range(start, start + 5)])
+                    # Long enough that the worker calls again and again.
+                    driver.submit([fleet.config(x, sleep_s=0.05) for x in range(start, start + 5)])
                 jobs = driver.gather("ALL", timeout=60)
                 done.set()
                 for thread in threads:
