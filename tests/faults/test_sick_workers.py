@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.filterwarnings("ignore:worker .* campaign:UserWarning")
 """Drivers warn of a worker that steps aside, which is another matter than what becomes of their jobs."""
 
-METHODS = ["thread", "process", "subprocess"]
+METHODS = ["process", *(pytest.param(one, marks=pytest.mark.long) for one in ("thread", "subprocess"))]
 JOBS = 100
 
 MISSING = "a module that is on one worker's path only"

@@ -16,10 +16,15 @@ from tests.support.waiting import wait_until
 
 METHODS = ["thread", "process", "subprocess"]
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+SELDOM = [pytest.param(method, marks=pytest.mark.long) for method in ("thread", "subprocess")]
+BOTH = [
+    *((signal.SIGTERM, method) for method in METHODS),
+    *((number, "process") for number in SIGNALS[1:]),
+    *(pytest.param(number, *one.values, marks=one.marks) for number in SIGNALS[1:] for one in SELDOM),
+]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("number", "method"), BOTH)
 def test_what_runs_is_finished_when_all_processes_are_signalled(fleet, campaign, method, number):
     with fleet.driver(campaign, method=method, max_losses=1) as driver:
         driver.submit([fleet.gated(1), fleet.gated(2), fleet.gated(3)])
@@ -40,7 +45,7 @@ def test_what_runs_is_finished_when_all_processes_are_signalled(fleet, campaign,
 
 
 @pytest.mark.parametrize("worker_last", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *SELDOM])
 def test_a_program_that_dies_of_the_same_signal_costs_its_job_nothing(fleet, campaign, method, worker_last):
     """Three stops: with one attempt and one loss allowed, the job still succeeds."""
     with fleet.driver(campaign, method=method, max_attempts=1, max_losses=1) as driver:
