@@ -16,7 +16,10 @@ from tests.support.networks import free_ports
 from tests.support.ray_cluster import RayCluster
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.long, pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:.*ray is away"),  # drivers are told, as they should be
+]  # fmt: skip
 
 JOBS = 500
 
@@ -81,7 +84,6 @@ def test_500_evaluations(
     wait_until(lambda: not any(is_running(pid) for pid in pids), timeout_s=60)
 
 
-@pytest.mark.filterwarnings("ignore:.*ray is away")
 def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:
     """Jobs go back to the queue, cost nothing, and are run when it is there."""
     cluster.stop()
@@ -96,7 +98,6 @@ def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCl
     check_all_recorded(queue, 3)
 
 
-@pytest.mark.filterwarnings("ignore:.*ray is away")
 def test_the_address_file_of_a_cluster_that_died(
     fleet: Fleet, campaign: str, cluster: RayCluster, tmp_path: Path
 ) -> None:

@@ -18,7 +18,10 @@ from tests.support.fault_fleet import Fleet, check_all_recorded, end, signal_all
 from tests.support.rq_fleet import RqFleet, RqRedis
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.long, pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore:.*rq is away"),  # drivers are told, as they should be
+]  # fmt: skip
 
 COUNT = 500
 

@@ -18,7 +18,7 @@ import psutil
 from queue_eval import Evaluator, keys
 from queue_eval.access import find_access
 from queue_eval.connection import GiveUp, Link
-from queue_eval.errors import ServerError
+from queue_eval.errors import QueueEvalError
 from queue_eval.fleet import live_workers
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import server_state
@@ -119,7 +119,7 @@ class Fleet:
         self._links.append(Link(access, name="test", on_wait=_give_up))
         client = self._links[-1].client
         pids = {process.pid for process in self.started}
-        with suppress(GiveUp, ServerError):
+        with suppress(GiveUp, QueueEvalError):  # it is away, or what it holds is damaged
             for worker in live_workers(self._links[-1]):
                 if worker.card.pid in pids:
                     client.zrem(keys.WORKERS, worker.card.name)
