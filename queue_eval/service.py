@@ -17,6 +17,7 @@ import os
 import warnings
 from dataclasses import dataclass
 
+from queue_eval.errors import DamagedError
 from queue_eval.fleet import LiveWorker, WorkerCard, live_workers
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
@@ -70,7 +71,11 @@ class ServiceCheck:
     def look(self, waited_s: float, patience_s: float) -> None:
         """Raises CampaignNotFoundError when the campaign was purged."""
         snapshot = self._queue.snapshot()
-        cards = {one.card.name: one.card for one in live_workers(self._queue.link) if _beats(one)}
+        try:
+            workers = live_workers(self._queue.link)
+        except DamagedError:  # of the register of all workers: it costs no campaign its results
+            return
+        cards = {one.card.name: one.card for one in workers if _beats(one)}
         serving = self._serving(snapshot, cards)
         refusals = self._new_refusals(cards)
         if refusals:
