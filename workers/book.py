@@ -341,6 +341,11 @@ class Book:
             self._to_release = [one for one in self._to_release if _is_put_off(one[0])]
             return releases
 
+    def unreleased(self) -> list[tuple[Served, list[Release]]]:
+        """All that is still to be given back."""
+        with self.changed:
+            return list(self._to_release)
+
     def released(self, served: Served) -> None:
         with self.changed:
             served.not_before = None

@@ -88,10 +88,7 @@ class Exchange:
         """The server is away: everything that has ended goes to disk. Called in the exchange's thread."""
         if self._spool is None:
             return
-        waiting: list[tuple[CampaignQueue, Sequence[Settlement]]] = [*self._book.unsettled()]
-        if self._in_flight is not None:
-            waiting.append(self._in_flight)
-        for queue, settlements in waiting:
+        for queue, settlements in self._waiting():
             self._spool.keep(queue, settlements)
 
     def run(self) -> None:
@@ -129,7 +126,37 @@ class Exchange:
         else:
             self.spool()
 
+    def keep_rest(self, left: dict[str, list[Token]], reason: str) -> int:
+        """The server is away at the end: what has ended goes to disk, and what is given back instead of
+        `finish`. How many leases are given back so; their jobs would be charged when they expire.
+
+        Assumes: the exchange's thread has ended.
+        """
+        if self._spool is None:
+            return 0
+        self._book.decide()
+        self.spool()
+        ended = {(queue.uid, one.id, one.attempt) for queue, batch in self._waiting() for one in batch}
+        count = 0
+        for served, held in self._book.holdings():
+            running = left.get(served.lane, [])
+            rest = [token for token in held if (served.queue.uid, *token) not in ended]
+            releases = [Release(*token, reason if token in running else "") for token in rest]
+            self._spool.keep(served.queue, releases)
+            count += len(releases)
+        for served, releases in self._book.unreleased():
+            self._spool.keep(served.queue, releases)
+            count += len(releases)
+        return count
+
     # ----------------------------------------------------------------------------------------------------
+
+    def _waiting(self) -> list[tuple[CampaignQueue, Sequence[Settlement]]]:
+        """What has ended and is not acknowledged."""
+        waiting: list[tuple[CampaignQueue, Sequence[Settlement]]] = [*self._book.unsettled()]
+        if self._in_flight is not None:
+            waiting.append(self._in_flight)
+        return waiting
 
     def _finish(
         self, served: Served, held: Sequence[Token], running: Sequence[Token], reason: str
@@ -293,6 +320,7 @@ class Exchange:
         except CampaignNotFoundError:
             self._book.leave(served.name)
         except GiveUp:
+            self._book.release_later(served, releases)
             raise
         except Exception as error:  # whatever is wrong with one campaign must not stop the others
             self._complaints.add(f"jobs of campaign {served.name} cannot be given back, trying again", error)

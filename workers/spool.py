@@ -1,8 +1,8 @@
-"""Settlements kept on this machine's disk while the server is away, so that the worker's death loses none.
+"""Settlements and releases kept on this machine's disk while the server is away, so that none is lost.
 
 One file per worker, locked while the worker lives. A file that nobody locks is a dead worker's: any worker on
-this machine delivers it. Delivering twice is harmless (settle is idempotent), so a file is removed only
-after its settlements are acknowledged.
+this machine delivers it. Delivering twice is harmless (settle and release are idempotent), so a file is
+removed only after all it holds is acknowledged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from queue_eval import failpoints
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError, UsageError
 from queue_eval.keys import check_campaign_name
-from queue_eval.moves import Settlement
+from queue_eval.moves import Release, Settlement
 from queue_eval.paging import pages
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file
@@ -37,10 +37,11 @@ _PAGE = 500
 _LeaseKey = tuple[str, int, int, str, str]
 
 
-def _lease_key(queue: CampaignQueue, settlement: Settlement) -> _LeaseKey:
+def _lease_key(queue: CampaignQueue, kept: Settlement | Release) -> _LeaseKey:
     """Tells a lease from all others: a campaign that was purged and made anew, and a server that has gone
     back in time, give the same ids and attempts again."""
-    return queue.uid, settlement.id, settlement.attempt, settlement.request, settlement.digest
+    proof = ("", "") if isinstance(kept, Release) else (kept.request, kept.digest)
+    return queue.uid, kept.id, kept.attempt, *proof
 
 
 class Spool:
@@ -59,9 +60,9 @@ class Spool:
         """What the server's clock shows now."""
         self._offset_s = server_ms / 1000 - time.monotonic()
 
-    def keep(self, queue: CampaignQueue, settlements: Sequence[Settlement]) -> None:
-        """Write what is not written yet; on return it is on disk."""
-        new = [one for one in settlements if _lease_key(queue, one) not in self._kept]
+    def keep(self, queue: CampaignQueue, leases: Sequence[Settlement | Release]) -> None:
+        """Write what became of these leases, unless it is written; on return it is on disk."""
+        new = [one for one in leases if _lease_key(queue, one) not in self._kept]
         if not new:
             return
         try:
@@ -117,7 +118,7 @@ def _append(file: io.FileIO, lines: bytes) -> None:
 
 
 def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
-    """Settle what dead workers of this machine have left in `folder`. Returns how many settlements.
+    """Settle and give back what dead workers of this machine have left in `folder`. Returns how many leases.
 
     What a damaged campaign does not take stays there, in a file of its own.
     """
@@ -129,20 +130,20 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
             failpoints.reach("spool.before-deliver")
             seconds, micros = link.call(lambda client: client.time())
             offset_s = seconds + micros / 1e6 - time.monotonic()
-            lines: dict[tuple[str, str, str], dict[str, Settlement]] = {}
+            lines: dict[tuple[str, str, str], dict[str, Settlement | Release]] = {}
             for line in file:
                 if (kept := _decode(line, offset_s)) is not None:
                     lines.setdefault(kept[:3], {})[line] = kept[3]
             refused: list[str] = []
-            for (campaign, uid, worker), settlements in lines.items():
+            for (campaign, uid, worker), leases in lines.items():
                 try:
-                    _settle(CampaignQueue(link, campaign, uid), worker, list(settlements.values()))
-                    delivered += len(settlements)
+                    _deliver(CampaignQueue(link, campaign, uid), worker, list(leases.values()))
+                    delivered += len(leases)
                 except GiveUp:
                     raise
                 except Exception as error:
                     complaints.add(f"what {path} holds of campaign {campaign} cannot be settled", error)
-                    refused += settlements
+                    refused += leases
             failpoints.reach("spool.after-deliver")
             if len(refused) == sum(map(len, lines.values())) > 0:
                 continue
@@ -150,7 +151,7 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
                 _set_aside(path, refused)
             path.unlink(missing_ok=True)
     if delivered:
-        log.info("delivered %d settlements of a dead worker from %s", delivered, folder)
+        log.info("delivered what became of %d leases of a dead worker from %s", delivered, folder)
     return delivered
 
 
@@ -163,10 +164,14 @@ def _set_aside(path: Path, lines: Sequence[str]) -> None:
         os.fsync(file.fileno())
 
 
-def _settle(queue: CampaignQueue, worker: str, settlements: Sequence[Settlement]) -> None:
+def _deliver(queue: CampaignQueue, worker: str, leases: Sequence[Settlement | Release]) -> None:
+    settlements = [one for one in leases if isinstance(one, Settlement)]
+    releases = [one for one in leases if isinstance(one, Release)]
     try:
         for page in pages(settlements, _PAGE):
             queue.settle(worker, page, lease_ms=0, request="", room=0, prefetch=0, now=time.monotonic())
+        for given_back in pages(releases, _PAGE):
+            queue.release(worker, given_back, leave=True)
     except CampaignNotFoundError:
         log.warning("campaign %s is gone: its spooled settlements are dropped", queue.campaign)
 
@@ -197,7 +202,11 @@ def _is_at(path: Path, file: IO[Any]) -> bool:
         return False
 
 
-def _encode(queue: CampaignQueue, worker: str, settlement: Settlement, offset_s: float) -> str:
+def _encode(queue: CampaignQueue, worker: str, kept: Settlement | Release, offset_s: float) -> str:
+    if isinstance(kept, Release):
+        whose = {"campaign": queue.campaign, "uid": queue.uid, "worker": worker}
+        return json.dumps(whose | {"id": kept.id, "attempt": kept.attempt, "release": kept.reason})
+    settlement = kept
     # By the server's clock: whoever delivers it may have another one, or has set it meanwhile.
     return json.dumps(
         {
@@ -212,23 +221,28 @@ def _encode(queue: CampaignQueue, worker: str, settlement: Settlement, offset_s:
     )  # fmt: skip
 
 
-def _decode(line: str, offset_s: float) -> tuple[str, str, str, Settlement] | None:
+def _decode(line: str, offset_s: float) -> tuple[str, str, str, Settlement | Release] | None:
     try:
         kept = json.loads(line)
-        settlement = Settlement(
-            id=int(kept["id"]),
-            attempt=int(kept["attempt"]),
-            outcome=Outcome(kept["outcome"]),
-            run_ms=float(kept["run_ms"]),
-            ended_at=min(time.monotonic(), float(kept["ended_s"]) - offset_s),
-            source=str(kept["source"]),
-            body=str(kept["body"]).encode("utf-8", "surrogateescape"),
-            output=str(kept["output"]).encode("utf-8", "surrogateescape"),
-            request=str(kept.get("request", "")),
-            digest=str(kept.get("digest", "")),
-        )
         campaign = check_campaign_name(kept["campaign"])
-        return campaign, str(kept["uid"]), str(kept["worker"]), settlement
+        return campaign, str(kept["uid"]), str(kept["worker"]), _lease(kept, offset_s)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UsageError):
         log.warning("a torn line in a spool is dropped: it was never acknowledged")
         return None
+
+
+def _lease(kept: dict[str, Any], offset_s: float) -> Settlement | Release:
+    if "release" in kept:
+        return Release(int(kept["id"]), int(kept["attempt"]), str(kept["release"]))
+    return Settlement(
+        id=int(kept["id"]),
+        attempt=int(kept["attempt"]),
+        outcome=Outcome(kept["outcome"]),
+        run_ms=float(kept["run_ms"]),
+        ended_at=min(time.monotonic(), float(kept["ended_s"]) - offset_s),
+        source=str(kept["source"]),
+        body=str(kept["body"]).encode("utf-8", "surrogateescape"),
+        output=str(kept["output"]).encode("utf-8", "surrogateescape"),
+        request=str(kept.get("request", "")),
+        digest=str(kept.get("digest", "")),
+    )

@@ -179,11 +179,10 @@ class Worker:
         self._reclaimer.stop()
         self._exchange.stop()
         left = self._runner.close() if self._runner.is_started else {}
-        if not self._abandon.is_set():
-            self._settle_up(left)
+        self._settle_up(left, f"drain: {self._signals.reason or 'the worker failed'}")
         log.info("worker %s has ended", self._options.name)
 
-    def _settle_up(self, left: dict[str, list[Token]]) -> None:
+    def _settle_up(self, left: dict[str, list[Token]], reason: str) -> None:
         try:
             self._exchange_thread.join(timeout=_SETTLE_S)
             if self._exchange_thread.is_alive():
@@ -194,9 +193,21 @@ class Worker:
                 raise GiveUp("the server is away")
             # No beat may come after the end and show this worker again; the leases last long enough.
             self._keeper.stop()
-            self._exchange.finish(left, f"drain: {self._signals.reason or 'the worker failed'}")
+            self._exchange.finish(left, reason)
             self._keeper.sign_off()
         except GiveUp:
+            self._give_back_later(left, reason)
+
+    def _give_back_later(self, left: dict[str, list[Token]], reason: str) -> None:
+        """Keep on disk what cannot be told now: whoever serves here next tells it."""
+        kept = 0 if self._exchange_thread.is_alive() else self._exchange.keep_rest(left, reason)
+        held = sum(len(tokens) for _, tokens in self._book.holdings())
+        if kept:
+            log.warning(
+                "the server is away: %d jobs are given back, uncharged, by the next worker on this machine if "
+                "it starts before their leases expire", kept,
+            )  # fmt: skip
+        elif held:
             log.warning("the server is away: what was held returns to the queue when its lease expires")
 
     def _reason_to_end(self) -> str | None:

@@ -9,6 +9,7 @@ import subprocess
 import psutil
 import pytest
 
+from queue_eval.server import server_state, start_server
 from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, signal_all, stop_now, wait_registered
@@ -174,3 +175,32 @@ def test_a_worker_in_a_batch_job_says_how_long_it_drains(fleet, campaign):
         fleet.open_gate()
         assert worker.wait(20) == 0
         assert driver.gather("ALL", timeout=20)[0].attempts == 1
+
+
+@pytest.mark.parametrize("away", ["with the worker", "before it"])
+def test_a_server_that_is_stopped_too_charges_nothing(fleet, campaign, away):
+    """The embedded server is a process of the job like all others: what is given back waits on disk."""
+    with fleet.driver(campaign, max_losses=1) as driver:
+        driver.submit([fleet.gated(1), fleet.config(2, program=["sleep", "60"])])
+        worker = fleet.worker("--campaign", campaign, "--drain-timeout", "1s", slots=2, lease="30s")
+        fleet.wait_begun(1, 2)
+        wait_until(lambda: programs_of(worker))
+        server = server_state(fleet.home).pid
+        assert server is not None
+        os.kill(server, signal.SIGTERM)
+        if away == "before it":
+            wait_until(lambda: not is_running(server))
+        signal_all(worker, signal.SIGTERM)
+        assert worker.wait(30) == 0
+        wait_until(lambda: not is_running(server))
+        start_server(fleet.home, keep=True)
+        queue = fleet.queue(campaign)
+        second = fleet.worker("--campaign", campaign, slots=2)
+        wait_until(lambda: fleet.begun()[1] == fleet.begun()[2] == 2)
+        assert sorted(one["cause"] for job in (1, 2) for one in queue.failures(job)) == ["released"] * 2
+        fleet.open_gate()
+        for pid in wait_until(lambda: programs_of(second)):
+            os.kill(pid, signal.SIGKILL)
+        jobs = {job.id: job for job in driver.gather("ALL", timeout=30)}
+        assert (jobs[1].state, jobs[1].attempts, jobs[1].releases) == ("succeeded", 1, 1)
+        assert (jobs[2].state, jobs[2].cause, jobs[2].attempts) == ("failed", "error", 1)
