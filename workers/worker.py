@@ -204,8 +204,8 @@ class Worker:
         held = sum(len(tokens) for _, tokens in self._book.holdings())
         if kept:
             log.warning(
-                "the server is away: %d jobs are given back, uncharged, by the next worker on this machine if "
-                "it starts before their leases expire", kept,
+                "the server is away: %d jobs are given back, uncharged, by the next worker on this machine "
+                "if it starts before their leases expire", kept,
             )  # fmt: skip
         elif held:
             log.warning("the server is away: what was held returns to the queue when its lease expires")

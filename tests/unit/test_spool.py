@@ -33,7 +33,7 @@ def settlement(job: int) -> Settlement:
 def delivered(monkeypatch) -> list[int]:
     """The jobs whose settlements reach the server."""
     jobs: list[int] = []
-    monkeypatch.setattr(spool, "_settle", lambda queue, worker, these: jobs.extend(s.id for s in these))
+    monkeypatch.setattr(spool, "_deliver", lambda queue, worker, these: jobs.extend(s.id for s in these))
     return jobs
 
 
@@ -93,7 +93,7 @@ def test_what_is_refused_stays_in_a_file_of_its_own(tmp_path, monkeypatch):
         taken.append(queue.campaign)
 
     refusing = {"bad"}
-    monkeypatch.setattr(spool, "_settle", settle)
+    monkeypatch.setattr(spool, "_deliver", settle)
     for _ in range(3):
         deliver_orphans(tmp_path, LINK, COMPLAINTS)
         (left,) = tmp_path.iterdir()
