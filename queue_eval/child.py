@@ -18,7 +18,7 @@ import sys
 from time import perf_counter
 
 from queue_eval.execution import RunFunction
-from queue_eval.pipe import FrameBuffer, Report, encode_ready, parse_setup
+from queue_eval.pipe import UP, FrameBuffer, Report, encode_ready, frame, parse_setup
 from queue_eval.surroundings import Surroundings, ThreadOutput
 
 TYPE_CHECKING = False  # see `queue_eval`
@@ -145,6 +145,7 @@ class _Child:
         if header[0] == "setup":
             setup = parse_setup(header, body)
             self._threads = setup.threads
+            self._send(frame((UP,)))
             self._function = RunFunction(setup)
             self._send(encode_ready(self._function.load_error))
         elif header[0] == "recall":

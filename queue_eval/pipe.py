@@ -8,6 +8,7 @@ frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
                           to (or null), modules that are allowed (or null); then the pickle
+up             to parent  the interpreter works; loading the run function begins
 ready          to parent  why the run function cannot be loaded; empty when it is loaded
 run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
@@ -111,6 +112,7 @@ class Report:
 
 
 READY = "ready"
+UP = "up"
 
 _MOST_LOAD_ERROR = 1000
 """Characters: it is shown in one line. The error itself comes with each report."""

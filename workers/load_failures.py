@@ -1,7 +1,8 @@
 """Whose fault it is that a run function was not loaded: this worker's, or the function's own.
 
 It is the function's when no worker has ever loaded this revision of it, and every other worker that serves
-the campaign says on its card that it cannot. A worker that is busy, or has not tried yet, has not said so.
+the campaign says on its card that it cannot. A worker that is busy, or has not tried yet, has not said so;
+nor has one without a working interpreter, which never came to load it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.machine import is_alive, machine_id
 from queue_eval.moves import Release
 from workers.book import Book
+from workers.executors.protocol import NO_INTERPRETER
 from workers.loads import Unloaded
 from workers.options import WorkerOptions
 from workers.runner import Runner
@@ -48,9 +50,10 @@ class LoadFailures:
         reason = one_line(unloaded[-1].reason)
         may_blame, label = self._look_at(served)
         others = self._others(served.name, label)
-        has_told_all = all(served.name in other.card.refused for other in others)
+        has_tried = not any(one.reason.startswith(NO_INTERPRETER) for one in unloaded)
+        has_told_all = all(_has_told(other.card.refused.get(served.name)) for other in others)
         # What stops this worker may have ended its processes, too.
-        if may_blame and has_told_all and not self._book.is_draining:
+        if may_blame and has_tried and has_told_all and not self._book.is_draining:
             # Alone it has nobody to convince, and its driver is told with each job.
             if self._book.blame_function(served, unloaded, reason if others else ""):
                 log.warning(
@@ -101,6 +104,11 @@ class LoadFailures:
         if card.machine != self._machine or card.pid is None or card.born is None:
             return False
         return not is_alive(card.pid, card.born)
+
+
+def _has_told(reason: str | None) -> bool:
+    """Whether a worker says that it cannot run the function, for another reason than its interpreter."""
+    return reason is not None and not reason.startswith(NO_INTERPRETER)
 
 
 def one_line(reason: str) -> str:

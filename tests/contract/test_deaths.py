@@ -18,6 +18,7 @@ from tests.support.executor_harness import (
 )
 from tests.support.waiting import wait_until
 from workers.executors import pool
+from workers.executors.protocol import NO_INTERPRETER
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_an_interpreter_that_is_not_there(make):
     for one in executor.run({}, {}):
         assert one.outcome == "lost"
         assert "cannot start /no/such/python" in text_of(one)
-        assert one.unloaded == text_of(one)
+        assert one.unloaded == NO_INTERPRETER + text_of(one)
     assert len(executor.selector.get_map()) == 0
 
 

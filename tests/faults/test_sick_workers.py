@@ -127,13 +127,21 @@ def test_a_function_that_nobody_can_load_fails_at_once(fleet, campaign, method, 
     assert count > 1 or said(fleet, workers[0], "steps aside") == []
 
 
-def test_a_lone_worker_without_an_interpreter_fails_its_jobs(fleet, campaign):
-    with fleet.driver(campaign, FUNCTION, max_losses=2) as driver:
+@pytest.mark.parametrize("kinds", [["no interpreter"], ["exit 127"], ["no interpreter", "exit 127"]])
+def test_workers_without_an_interpreter_fail_no_job(fleet, campaign, tmp_path, kinds):
+    """It cannot be the function's fault, whoever else there is: the jobs wait, and the driver is told why."""
+    with fleet.driver(campaign, FUNCTION, max_losses=1) as driver:
         driver.submit(configs(20))
-        fleet.worker("--campaign", campaign, slots=2, QUEUE_EVAL_PYTHON="/no/such/python")
+        for kind in kinds:
+            fleet.worker("--name", kind.replace(" ", "-"), slots=2, **sickness(kind, tmp_path))
+        wait_until(lambda: len(reasons(fleet, campaign)) == len(kinds))
+        with pytest.warns(UserWarning, match="does not serve campaign .*: no working interpreter here"):
+            assert driver.gather("BATCH", 1, timeout=1) == []
+        queue = fleet.queue(campaign)
+        assert queue.snapshot().counts[State.PENDING] + queue.snapshot().counts[State.RUNNING] == 20
+        fleet.worker("--name", "healthy", **library(tmp_path))
         jobs = driver.gather("ALL", timeout=60)
-        assert {(job.state, job.cause, job.attempts) for job in jobs} == {("failed", "lost", 2)}
-        assert all("cannot start /no/such/python" in job.error for job in jobs)
+        assert {(job.state, job.attempts, job.worker) for job in jobs} == {("succeeded", 1, "healthy")}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from queue_eval.attempt import Attempt, Token
-from queue_eval.pipe import READY, Report, Setup, encode_recall, encode_run, parse_ready, parse_report
+from queue_eval.pipe import READY, UP, Report, Setup, encode_recall, encode_run, parse_ready, parse_report
 from workers.executors.piped_process import PipedProcess
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start.
@@ -40,6 +40,8 @@ class ChildProcess(PipedProcess):
         self._queued: dict[Token, None] = {}
         self._stirred = stirred
         self.abandoned = 0
+        self.is_up = False
+        """Whether its interpreter works, and has come to load the run function."""
         self.ready = False
         self.load_error = ""
         """Why its run function could not be loaded: then every attempt given to it ends with that error."""
@@ -115,7 +117,9 @@ class ChildProcess(PipedProcess):
         self._stirred(self)
 
     def _receive(self, header: list[Any], body: bytes) -> None:
-        if header[0] == READY:
+        if header[0] == UP:
+            self.is_up = True
+        elif header[0] == READY:
             self._become_ready(parse_ready(header))
         else:
             self.reports.append(parse_report(header, body))

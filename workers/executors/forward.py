@@ -28,7 +28,7 @@ from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_sto
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.piped_process import PipedProcess, is_lasting
-from workers.executors.protocol import Ended, Plan
+from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class Forwarder:
                 return
             reason = f"cannot start {self._plan.python} to forward this job: {error}"
             for token in list(self._held):
-                self._end(token, Outcome.LOST, now, reason.encode(), reason)
+                self._end(token, Outcome.LOST, now, reason.encode(), NO_INTERPRETER + reason)
         else:
             self._away_since = self._away_since or now
 

@@ -29,7 +29,7 @@ from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.child_process import ChildProcess
 from workers.executors.gauge import Gauge
 from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
-from workers.executors.protocol import Ended, Plan
+from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 from workers.pace import Pace
 from workers.resources import Means, joined, on_cores, set_thread_limits
 
@@ -300,7 +300,8 @@ class ChildPool:
         """No process can be started: all that waits would meet the same."""
         reason = f"cannot start {self._plan.python} to run this job: {error}"
         for _, attempt in self._waiting:
-            self._end(attempt.token, Outcome.LOST, 0.0, reason.encode(), b"", unloaded=reason)
+            unloaded = NO_INTERPRETER + reason
+            self._end(attempt.token, Outcome.LOST, 0.0, reason.encode(), b"", unloaded=unloaded)
         self._waiting.clear()
 
     def _is_full(self) -> bool:
@@ -518,4 +519,6 @@ class ChildPool:
 
 def _unloaded(child: ChildProcess, body: bytes) -> str:
     """Why the run function was never loaded in a child that was ended with this text; '' when it was."""
-    return child.load_error if child.ready else body.decode(errors="replace")
+    if child.ready:
+        return child.load_error
+    return ("" if child.is_up else NO_INTERPRETER) + body.decode(errors="replace")

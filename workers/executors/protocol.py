@@ -11,6 +11,10 @@ from queue_eval.pipe import Setup
 from queue_eval.states import Method, Outcome
 from workers.slot_board import SlotBoard
 
+NO_INTERPRETER = "no working interpreter here: "
+"""How `Ended.unloaded` begins where no process came so far as to load the run function: that cannot be the
+function's fault."""
+
 
 class Ended(NamedTuple):
     """One execution that was made, or given up."""
