@@ -48,6 +48,8 @@ _SETTLE_S = 5.0
 
 _SPOOL_S = 2.0
 
+_LONG_DRAIN_S = 30.0
+
 
 class Worker:
     """One worker. `run` returns when it has drained, released everything, or has nothing to do any more."""
@@ -86,6 +88,7 @@ class Worker:
         self._notices = NoticeListener(self._link, self._keeper.poke)
         self._abandon = threading.Event()
         self._drained_at: float | None = None
+        self._has_reminded = False
         ends_at = options.allocation_ends_at
         self._allocation_ends_at = (
             None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
@@ -143,6 +146,7 @@ class Worker:
                 return
             if self._signals.wants_stop or self._is_overdue():
                 return
+            self._remind()
 
     def _begin_drain(self) -> None:
         self._drained_at = time.monotonic()
@@ -152,6 +156,18 @@ class Worker:
         log.info("draining (%s): %d running%s", self._signals.reason, self._book.running(), within)
         self._book.drain()
         self._keeper.poke()
+
+    def _remind(self) -> None:
+        """Say once that a drain without a deadline takes long: what runs may never end, such as a pool whose
+        processes have died of the signal."""
+        if self._drained_at is None or self._has_reminded or self._deadline() is not None:
+            return
+        if time.monotonic() - self._drained_at > _LONG_DRAIN_S:
+            self._has_reminded = True
+            log.warning(
+                "still draining: %d running; another signal gives back what runs and ends this worker",
+                self._book.running(),
+            )  # fmt: skip
 
     def _is_overdue(self) -> bool:
         deadline = self._deadline()
