@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from queue_eval.connection import GiveUp
 from queue_eval.errors import ServerError
@@ -60,7 +61,8 @@ class Patience:
                 self._tell(f"the embedded server cannot be restarted yet: {error}")
             else:
                 if revived is None:
-                    self._tell(f"the server of {self._home} was stopped; start it: queue-eval server start")
+                    start = f"queue-eval server start --home {quote(str(self._home))}"
+                    self._tell(f"the server of {self._home} was stopped; start it: {start}")
 
     def _tell(self, what: str) -> None:
         """Once: it is tried again every few seconds."""

@@ -332,7 +332,7 @@ class Evaluator(Records):
         if not self.num_outstanding:
             return None
         is_named = self._options.campaign is not None
-        return describe_interruption(self.campaign, self._options.home, is_named=is_named)
+        return describe_interruption(self.campaign, self._campaign.queue.link.access, is_named=is_named)
 
     def _ensure_workers(self) -> None:
         """Have workers on their way at once. If they cannot be started, the next gather says so."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
-from pathlib import Path
-from shlex import quote
 from types import TracebackType
+
+from queue_eval.access import Access
+from queue_eval.hints import spell_attach, spell_command
 
 
 class TellInterrupted:
@@ -38,20 +39,17 @@ class TellInterrupted:
         error.__cause__ = error.__context__ = None
 
 
-def describe_interruption(campaign: str, home: Path | None, *, is_named: bool) -> str:
+def describe_interruption(campaign: str, access: Access, *, is_named: bool) -> str:
     """That the jobs of a campaign go on, how to come back to them, and how to end them.
 
-    `home`: the one that the user named, without which neither would find the server. `is_named`: the user
-    gave the campaign its name, so that the same script opens it again.
+    `is_named`: the user gave the campaign its name, so that the same script opens it again.
     """
-    where = f" --home {quote(str(home))}" if home is not None else ""
-    arguments = f"{campaign!r}, home={str(home)!r}" if home is not None else repr(campaign)
     come_back = (
         "run the same script again to resume"
         if is_named
-        else f"come back to its jobs with: Evaluator.attach({arguments})"
+        else f"come back to its jobs with: {spell_attach(access, campaign)}"
     )
     return (
         f"interrupted; started workers go on: {come_back}, or end it all with: "
-        f"queue-eval cancel {campaign}{where}"
+        f"{spell_command(access, 'cancel', campaign)}"
     )

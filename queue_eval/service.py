@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from queue_eval.errors import DamagedError
 from queue_eval.fleet import LiveWorker, WorkerCard, live_workers
+from queue_eval.hints import spell_worker
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import State
@@ -151,7 +152,7 @@ class ServiceCheck:
         campaign = self._queue.campaign
         _warn(
             f"no worker has served campaign {campaign!r} for {patience_s:.0f} s; "
-            f"start one with: queue-eval worker --campaign {campaign}"
+            f"start one with: {spell_worker(self._queue.link.access, campaign)}"
         )
 
     def _tell_full(self, count: int, patience_s: float) -> None:
@@ -166,7 +167,7 @@ class ServiceCheck:
             why = "with jobs of other campaigns"
         _warn(
             f"{who} campaign {campaign!r} {have} been busy for {patience_s:.0f} s {why}; wait, "
-            f"or start another with: queue-eval worker --campaign {campaign}"
+            f"or start another with: {spell_worker(self._queue.link.access, campaign)}"
         )
 
     def _look_for_width(self, cards: dict[str, WorkerCard], waited_s: float, patience_s: float) -> None:
@@ -178,9 +179,10 @@ class ServiceCheck:
         slots = (card.slots or 0 for card in cards.values() if card.serves(campaign, self._label))
         widest = max(slots, default=wanted)
         if self._too_wide.is_due(widest < wanted, waited_s, patience_s):
+            command = spell_worker(self._queue.link.access, campaign, "-n", str(wanted))
             _warn(
                 f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
-                f"than {widest}; start one with: queue-eval worker -n {wanted} --campaign {campaign}"
+                f"than {widest}; start one with: {command}"
             )
 
 

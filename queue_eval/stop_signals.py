@@ -71,7 +71,8 @@ class Survival:
                 continue
             if current in (signal.SIG_DFL, signal.SIG_IGN, None) or current is signal.default_int_handler:
                 signal.signal(number, self._pass_over)
-                signal.siginterrupt(number, False)  # what user code has under way in C goes on undisturbed
+                # Calls in C go on, but for sleep, poll and select: these return early, whatever is set here.
+                signal.siginterrupt(number, False)
 
 
 class blocked:  # noqa: N801 - a context manager, which reads as a verb

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import deque
 from types import FrameType
+from typing import Any
 
 from queue_eval.stop_signals import STOP_SIGNALS
 
@@ -40,6 +41,7 @@ class Signals:
         # A pipe: Python runs a handler only when the main thread runs. A signal that came just before that
         # began to wait for a lock, or to another thread, would not end the wait. A byte in the pipe does.
         self._bell: tuple[int, int] | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     @property
     def wants_drain(self) -> bool:
@@ -61,14 +63,35 @@ class Signals:
         return any(at - DOUBT_S <= ended_at <= at + STOPPED_S for at in tuple(self._heard_at))
 
     def install(self) -> None:
+        """Hear the stop signals from now on, until `uninstall` or `close`."""
         self._bell = os.pipe()
         for end in self._bell:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._bell[1], warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             # One that was ignored when the worker started stays ignored, as nohup wants it for SIGHUP.
-            if number in _ALWAYS_HANDLED or signal.getsignal(number) is not signal.SIG_IGN:
+            before = signal.getsignal(number)
+            if number in _ALWAYS_HANDLED or before is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
+                self._before[number] = before
+
+    def uninstall(self) -> None:
+        """Put back what was there before `install`. What has come until then is known."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        signal.set_wakeup_fd(-1)
+        for end in self._bell or ():
+            os.close(end)
+        self._bell = None
+
+    def close(self) -> None:
+        """Ignore all stop signals from now on, for a process that is about to end.
+
+        At its end Python puts its own handlers back to the default, and a signal that comes then would kill
+        a worker that has done all its work. It leaves ignored ones alone.
+        """
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def drain(self, reason: str) -> None:
         """Ask for a drain without a signal: the first signal then stops nothing yet."""

@@ -108,6 +108,7 @@ class Worker:
         finally:
             if self._exchange_thread.ident is not None:
                 self._end()
+            self._signals.close()
 
     def _start(self) -> None:
         self._check_name()

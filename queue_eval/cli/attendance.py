@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import quote
 
-from queue_eval.access import named_file
+from queue_eval.access import Access
 from queue_eval.fleet import LiveWorker, WorkerCard
+from queue_eval.hints import spell_worker
 from queue_eval.moves import Snapshot
 from queue_eval.states import State
 
@@ -14,7 +14,7 @@ _MOST_REFUSALS = 3
 
 
 def why_unserved(
-    campaign: str, label: str, snapshot: Snapshot, workers: Sequence[LiveWorker], worker_command: str
+    campaign: str, label: str, snapshot: Snapshot, workers: Sequence[LiveWorker], access: Access
 ) -> str | None:
     """One sentence when jobs of the campaign are to be done and nobody does them; else None.
 
@@ -37,16 +37,7 @@ def why_unserved(
     verb = "waits" if outstanding == 1 else "wait"
     if refusing:
         return f"{many} {verb}, and nobody serves it: {_refusals(campaign, refusing)}"
-    return f"{many} {verb}, and nobody serves it; start a worker with: {worker_command} --campaign {campaign}"
-
-
-def worker_command(url: str | None, home: str | None) -> str:
-    """What starts a worker of the server that a command was told of; a URL may hold a password."""
-    if url is not None:
-        return "queue-eval worker --url URL"
-    if (file := named_file()) is not None:
-        return f"queue-eval worker --access {quote(str(file))}"
-    return "queue-eval worker" + (f" --home {quote(home)}" if home else "")
+    return f"{many} {verb}, and nobody serves it; start a worker with: {spell_worker(access, campaign)}"
 
 
 def _refusals(campaign: str, refusing: Sequence[WorkerCard]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from queue_eval import keys
-from queue_eval.cli.attendance import why_unserved, worker_command
+from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.options import json_option, server_options
@@ -63,7 +63,7 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
     """Count a campaign's jobs by state; show its workers, its rate and the time left."""
     with campaign_queue(campaign, url, home, looks=True) as queue:
         meta, snapshot, alive = queue.meta(), queue.snapshot(), live_workers(queue.link)
-        unserved = why_unserved(campaign, label_of(meta), snapshot, alive, worker_command(url, home))
+        unserved = why_unserved(campaign, label_of(meta), snapshot, alive, queue.link.access)
         pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)
         workers = _workers_of(queue, snapshot, alive)
     if as_json:

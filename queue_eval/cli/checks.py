@@ -22,7 +22,7 @@ from queue_eval.access import (
     named_file,
     safe_url,
 )
-from queue_eval.cli.attendance import why_unserved, worker_command
+from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import every_campaign, label_of
 from queue_eval.cli.connect import check, named_access
 from queue_eval.clients import certificate_end
@@ -83,7 +83,7 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
         scripts = _scripts(link)
         yield scripts
         if scripts.status == "ok":  # else nobody can count
-            yield from _campaigns(link, worker_command(url, home))
+            yield from _campaigns(link)
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
     finally:
@@ -175,14 +175,14 @@ def _clock(link: Link) -> Finding:
     return Finding("ok", "clock", detail)
 
 
-def _campaigns(link: Link, command: str) -> Iterator[Finding]:
+def _campaigns(link: Link) -> Iterator[Finding]:
     count, broken = 0, 0
     damaged: dict[str, Exception] = {}
     unserved: dict[str, str] = {}
     workers = live_workers(link)
     for name, meta, snapshot, _ in every_campaign(link, damaged.__setitem__):
         count += 1
-        if (why := why_unserved(name, label_of(meta), snapshot, workers, command)) is not None:
+        if (why := why_unserved(name, label_of(meta), snapshot, workers, link.access)) is not None:
             unserved[name] = why
         if not snapshot.conserved:
             broken += 1

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from queue_eval.cli.attendance import why_unserved, worker_command
+from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import label_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
@@ -15,6 +15,7 @@ from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.errors import UsageError
 from queue_eval.fleet import live_workers
+from queue_eval.hints import spell_command
 from queue_eval.queue import CampaignQueue
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
@@ -49,7 +50,7 @@ def retry_command(
         count = len(queue.retry(ids or queue.failed_ids()))
         if count:
             queue.notify("retry")
-        unserved = _why_unserved(queue, url, home) if count else None
+        unserved = _why_unserved(queue, tells_pause=count > 0)
     rest = "had neither failed nor been cancelled"
     _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
     if not as_json and unserved is not None:
@@ -105,7 +106,7 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
     with campaign_queue(campaign, url, home) as queue:
         has_changed = queue.pause(paused)
         queue.notify("pause" if paused else "resume")
-        unserved = None if paused else _why_unserved(queue, url, home)
+        unserved = None if paused else _why_unserved(queue, tells_pause=True)
     if as_json:
         more = {} if paused else {"unserved": unserved}
         print_json({"campaign": campaign, "paused": paused, "changed": has_changed} | more)
@@ -116,14 +117,16 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
         click.echo(unserved)
 
 
-def _why_unserved(queue: CampaignQueue, url: str | None, home: str | None) -> str | None:
-    """Why nobody is at the jobs that are to be done now, and what to do."""
-    snapshot, campaign = queue.snapshot(), queue.campaign
-    command = worker_command(url, home)
-    if snapshot.paused:
-        resume = command.replace("worker", "resume", 1)
-        return f"campaign {campaign!r} is paused; let it go on with: {resume} {campaign}"
-    return why_unserved(campaign, label_of(queue.meta()), snapshot, live_workers(queue.link), command)
+def _why_unserved(queue: CampaignQueue, *, tells_pause: bool) -> str | None:
+    """Why nobody is at the jobs that are to be done now, and what to do.
+
+    `tells_pause`: a pause counts as a reason; `status` shows it apart.
+    """
+    snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
+    if snapshot.paused and tells_pause:
+        resume = spell_command(access, "resume", campaign)
+        return f"campaign {campaign!r} is paused; let it go on with: {resume}"
+    return why_unserved(campaign, label_of(queue.meta()), snapshot, live_workers(queue.link), access)
 
 
 def _report(

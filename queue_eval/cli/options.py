@@ -47,14 +47,20 @@ class DurationType(click.ParamType[float]):
 
     name = "duration"
 
+    def __init__(self, *, is_positive: bool = False) -> None:
+        self._is_positive = is_positive
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = parse_duration(value) if isinstance(value, str) else float(value)
         if seconds is None:
             self.fail(f"{value!r} is not a duration; write it like 90, 90s, 15m or 1h30m", param, ctx)
+        if self._is_positive and seconds == 0:
+            self.fail(f"{value!r} is no time at all; give a duration above 0, like 90s", param, ctx)
         return seconds
 
 
 DURATION = DurationType()
+POSITIVE_DURATION = DurationType(is_positive=True)
 
 
 class SizeType(click.ParamType[int]):
@@ -79,16 +85,21 @@ AUTO = "auto"
 
 
 class AutoOr(click.ParamType[Any]):
-    """What another type takes, or ``auto``."""
+    """What another type takes, or ``auto``. `wanted` says in words what the other takes."""
 
-    def __init__(self, other: click.ParamType[Any]) -> None:
+    def __init__(self, other: click.ParamType[Any], wanted: str) -> None:
         self._other = other
+        self._wanted = wanted
         self.name = f"{other.name}|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and value.strip().lower() == AUTO:
             return AUTO
-        return self._other.convert(value, param, ctx)
+        try:
+            return self._other.convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not valid; give {self._wanted}, or {AUTO}", param, ctx)
+
 
 JOB_ID = click.IntRange(min=1)
 

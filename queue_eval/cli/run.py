@@ -6,20 +6,23 @@ import re
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import click
 
+from queue_eval.access import Access, find_access
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
-from queue_eval.cli.options import DURATION, json_option, server_options
+from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress
 from queue_eval.cli.target import Target, find_target, stand_for
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
+from queue_eval.hints import spell_command
 from queue_eval.keys import check_campaign_name
 from queue_eval.states import Method, State
 
@@ -63,7 +66,7 @@ _WRITING_SHARE = 10
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
 @click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
-@click.option("--time-limit", type=DURATION, help="How long one attempt may run, like 90s or 1h30m.")
+@click.option("--time-limit", type=POSITIVE_DURATION, help="How long one attempt may run, like 90s or 1h30m.")
 @click.option(
     "--local-workers/--no-local-workers",
     default=None,
@@ -97,19 +100,26 @@ def run_command(
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
-            f"queue-eval cancel {name}"
+            f"{spell_command(_known_server(options), 'cancel', name)}"
         ) from None
     _report(name, counts, out, as_json=as_json)
     if first_failed is not None:
         raise QueueEvalError(
             f"{counts[State.FAILED]} of {counts.total()} jobs failed; "
-            f"see why with: queue-eval job {name} {first_failed}"
+            f"see why with: {spell_command(_known_server(options), 'job', name, str(first_failed))}"
         )
     if counts[State.CANCELLED]:
         raise QueueEvalError(
             f"{counts[State.CANCELLED]} of {counts.total()} jobs were cancelled; "
-            f"run them with: queue-eval retry {name} ID"
+            f"run them with: {spell_command(_known_server(options), 'retry', name, 'ID')}"
         )
+
+
+def _known_server(options: dict[str, Any]) -> Access | None:
+    """The server of this call, as far as it is known by now."""
+    with suppress(QueueEvalError):  # the file may have been replaced meanwhile, by one that cannot be read
+        return find_access(options["url"], options["home"])
+    return None
 
 
 def _evaluate(

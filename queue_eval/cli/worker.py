@@ -15,21 +15,23 @@ import click
 
 import queue_eval
 from queue_eval.access import ACCESS_FILE, Access, find_access, home_folder, named_file
-from queue_eval.cli.options import AUTO, DURATION, SIZE, AutoOr, server_options
+from queue_eval.cli.options import AUTO, DURATION, POSITIVE_DURATION, SIZE, AutoOr, server_options
 from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.faults import is_refusal
 from queue_eval.machine import new_worker_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from workers.signals import Signals
 
 log = logging.getLogger("queue_eval.worker")
 
 
 @click.command("worker")
-@click.option("-n", "--slots", type=AutoOr(click.IntRange(min=1)), default=1, show_default=True,
-              metavar="N|auto",
+@click.option("-n", "--slots", type=AutoOr(click.IntRange(min=1), "a number from 1 on"), default=1,
+              show_default=True, metavar="N|auto",
               help="How many jobs run at once; auto: one for each core of the allocation, or of the machine.")
 @click.option("--campaign", "campaigns", multiple=True, help="Serve only this campaign (repeatable).")
 @click.option("--queue", "queues", multiple=True, metavar="LABEL",
@@ -40,7 +42,8 @@ log = logging.getLogger("queue_eval.worker")
               help="How many cores each slot owns, of --cores or of all.")
 @click.option("--name", help="A name of its own  [default: host and six digits]")
 @click.option("--idle-timeout", type=DURATION, help="End after so long without a job.")
-@click.option("--time-limit", type=AutoOr(DURATION), metavar="DURATION|auto",
+@click.option("--time-limit", metavar="DURATION|auto",
+              type=AutoOr(POSITIVE_DURATION, "a duration above 0, like 90s, 15m or 1h30m"),
               help="End within so long, draining early enough; auto: before the Slurm allocation ends.")
 @click.option("--drain-timeout", type=DURATION, metavar="D",
               help="After so long, a drain gives back what still runs  [default: see docs/cli.md]")
@@ -137,15 +140,37 @@ def _wait_for_access(
     url: str | None, home: Path, idle_timeout: float | None, limit_s: float | None, began_at: float
 ) -> Access | None:
     """The server to use; when there is no access file yet, wait for one to appear. None when it does not
-    before the worker's time limit is near."""
+    before a stop signal comes, or the worker's time limit is near."""
+    from workers.signals import Signals
+
     named = None if url else named_file()
     file = named or home / ACCESS_FILE
+
+    def look() -> Access | None:
+        return None if named and not named.exists() else find_access(url, home)
+
+    if (access := look()) is not None:
+        return access
+    signals = Signals()
+    signals.install()
+    click.echo(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
+    try:
+        access = _await(look, file, signals, idle_timeout, limit_s, began_at)
+    finally:
+        signals.uninstall()
+    if signals.wants_drain:  # asked only now: a signal may have come in the last moment
+        log.info("%s: ending; there was no access file %s yet", signals.reason, file)
+        return None
+    return access
+
+
+def _await(
+    look: Callable[[], Access | None], file: Path, signals: Signals, idle_timeout: float | None,
+    limit_s: float | None, began_at: float,
+) -> Access | None:  # fmt: skip
+    """What `look` finds at last; None when a stop signal or the time limit comes before."""
     waiting_since = time.monotonic()
-    told = False
-    while (access := None if named and not named.exists() else find_access(url, home)) is None:
-        if not told:
-            click.echo(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
-            told = True
+    while (access := look()) is None and not signals.wants_drain:
         now = time.monotonic()
         if idle_timeout is not None and now - waiting_since > idle_timeout:
             raise ServerUnreachableError(f"no access file {file} appeared; start a server or give --url")
@@ -154,7 +179,7 @@ def _wait_for_access(
                 "the time limit of %.4g s is near, and no access file %s has appeared: ending", limit_s, file
             )
             return None
-        time.sleep(0.5 if limit_s is None else min(0.5, max(0.01, 0.1 * limit_s)))
+        signals.wait(0.5 if limit_s is None else min(0.5, max(0.01, 0.1 * limit_s)))
     return access
 
 

@@ -78,6 +78,19 @@ def test_that_nobody_serves_it_is_said(unserved, server, campaign):
     assert f"queue-eval worker --home {server} --campaign {campaign}" in with_home
 
 
+def test_a_retry_of_nothing_says_that_nobody_serves_what_waits(unserved, server, campaign):
+    unserved.queue.cancel([1, 2])
+    unserved.submit({"x": 4})
+    while document(cli_here("retry", campaign, "--json", home=server))["retried"]:
+        pass
+    status = document(cli_here("status", campaign, "--json", home=server))["unserved"]
+    assert "nobody serves it" in status
+    again = document(cli_here("retry", campaign, "--json", home=server))
+    assert again == {"campaign": campaign, "retried": 0, "unserved": status}
+    cli_here("pause", campaign, home=server)
+    assert document(cli_here("retry", campaign, "--json", home=server))["unserved"] is None
+
+
 def test_jobs_of_a_paused_campaign_are_retried(unserved, server, campaign):
     cli_here("pause", campaign, home=server)
     assert document(cli_here("status", campaign, "--json", home=server))["unserved"] is None

@@ -113,7 +113,8 @@ def test_interrupted_and_resumed(project, own_home):
     words = ("run", "search:run", "--configs", "c.jsonl", "--method", "thread", "-n", "2", "--campaign", "c")
     with (project / "c.jsonl").open("a") as file:
         file.write('{"x": 3, "wait": true}\n')
-    process = start_cli(*words, home=own_home, cwd=project)
+    named = ("--home", own_home)  # what the next command needs, too
+    process = start_cli(*words, *named, home=project, cwd=project)
     with process:
         # The results of what is finished are written while the rest still runs.
         wait_until(
@@ -124,6 +125,7 @@ def test_interrupted_and_resumed(project, own_home):
     assert process.returncode == 130
     *_, last = errors.splitlines()
     assert last.startswith("queue-eval: interrupted")
+    assert last.endswith(f"end it all with: queue-eval cancel c --home {own_home}")
     assert "Traceback" not in errors
     (project / "go").touch()
     assert cli(*words, home=own_home, cwd=project).returncode == 0

@@ -79,7 +79,7 @@ def test_a_driver_beside_a_full_worker_is_told_that_it_is_busy(fleet, campaign):
         driver.submit([fleet.config(5)])
         (said,) = told_within(driver)
         assert said.startswith(f"the only worker that serves campaign '{campaign}' has been busy for")
-        assert f"queue-eval worker --campaign {campaign}" in said
+        assert f"queue-eval worker --home {fleet.home} --campaign {campaign}" in said
         fleet.open_gate()
         assert [job.result for job in driver.gather("ALL", timeout=20)] == [5]
         first.gather("ALL", timeout=20)

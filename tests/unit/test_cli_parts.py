@@ -16,6 +16,7 @@ from queue_eval.cli.pace import rate_per_s
 from queue_eval.cli.run import _default_name
 from queue_eval.cli.target import find_target
 from queue_eval.errors import ConfigError, FunctionError, UsageError
+from tests.support.cli import cli_here, complaint
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,25 @@ def test_no_durations(text):
     assert parse_duration(text) is None
     with pytest.raises(click.BadParameter, match="90, 90s, 15m or 1h30m"):
         DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--slots", "nonsense"], "'nonsense' is not valid; give a number from 1 on, or auto"),
+        (["--slots", "0"], "'0' is not valid; give a number from 1 on, or auto"),
+        (["--time-limit", "0"], "'0' is not valid; give a duration above 0, like 90s, 15m or 1h30m, or auto"),
+        (["--time-limit", "soon"], "'soon' is not valid; give a duration above 0, like 90s"),
+        (["--drain-timeout", "-1"], "'-1' is not a duration; write it like 90"),
+    ],
+)
+def test_options_of_a_worker_that_are_refused(words, said):
+    assert said in complaint(cli_here("worker", *words), 2)
+
+
+def test_a_job_without_any_time_is_refused():
+    line = complaint(cli_here("run", "m:f", "--configs", "c.jsonl", "--time-limit", "0s"), 2)
+    assert "give a duration above 0" in line
 
 
 def test_help_lines_and_debug_of_every_command():
