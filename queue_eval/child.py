@@ -1,4 +1,4 @@
-"""A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed]``; PROGRAM calls `main`.
+"""A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed] [tell-up]``; it calls `main`.
 
 It reads frames from PIPE (a socket), runs the run function, and answers each with one report. With one
 thread the run function runs in the main thread, so that user code may set signal handlers; with more, N
@@ -18,7 +18,7 @@ import sys
 from time import perf_counter
 
 from queue_eval.execution import RunFunction
-from queue_eval.pipe import UP, FrameBuffer, Report, encode_ready, frame, parse_setup
+from queue_eval.pipe import TELL_UP, UP, FrameBuffer, Report, encode_ready, frame, parse_setup
 from queue_eval.surroundings import Surroundings, ThreadOutput
 
 TYPE_CHECKING = False  # see `queue_eval`
@@ -35,8 +35,8 @@ _LOOK_S = 0.0001
 
 
 def main() -> None:
-    pipe_fd, lifeline_fd, *armed = sys.argv[1:]
-    if not armed:
+    pipe_fd, lifeline_fd, *more = sys.argv[1:]
+    if "armed" not in more:
         from queue_eval.lifeline import die_with_parent
 
         die_with_parent(int(lifeline_fd))
@@ -45,7 +45,7 @@ def main() -> None:
         os.set_inheritable(fd, False)
     sys.argv = [""]
     sys.modules["__main__"] = type(sys)("__main__")  # user code sees an empty main module, not this one
-    _Child(pipe).serve()
+    _Child(pipe, tells_up=TELL_UP in more).serve()
     # A forked daemon thread or an atexit handler of user code must not keep the slot.
     os._exit(0)
 
@@ -53,8 +53,9 @@ def main() -> None:
 class _Child:
     """Serves one pipe until its end. Reports are sent whole, under a lock, in the order attempts end."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: int, *, tells_up: bool) -> None:
         self._pipe = pipe
+        self._tells_up = tells_up
         self._socket: _socket.socket | None = None
         """The same, for whoever looks without waiting."""
         self._frames = FrameBuffer()
@@ -145,7 +146,8 @@ class _Child:
         if header[0] == "setup":
             setup = parse_setup(header, body)
             self._threads = setup.threads
-            self._send(frame((UP,)))
+            if self._tells_up:
+                self._send(frame((UP,)))
             self._function = RunFunction(setup)
             self._send(encode_ready(self._function.load_error))
         elif header[0] == "recall":

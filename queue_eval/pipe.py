@@ -113,6 +113,8 @@ class Report:
 
 READY = "ready"
 UP = "up"
+TELL_UP = "tell-up"
+"""An argument of the child: its parent knows the frame `up`, which that of an earlier version does not."""
 
 _MOST_LOAD_ERROR = 1000
 """Characters: it is shown in one line. The error itself comes with each report."""

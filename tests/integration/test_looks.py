@@ -45,7 +45,13 @@ def home(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def wait_stopped(home: Path) -> None:
-    wait_until(lambda: server_state(home).state == "stopped", timeout_s=60)
+    """Until it has: the state is so while it is being stopped, too, and the record is then written again."""
+
+    def has_stopped() -> bool:
+        record = ServerHome(home).read()
+        return record is not None and record.phase == "stopped"
+
+    wait_until(has_stopped, timeout_s=60)
 
 
 def data_of(home: Path) -> dict[str, str]:

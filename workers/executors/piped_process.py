@@ -14,7 +14,7 @@ from typing import Any
 
 from queue_eval.deaths import describe_exit
 from queue_eval.lifeline import CAN_BE_ARMED, arm
-from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Kept
+from queue_eval.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, Kept
 from queue_eval.stop_signals import blocked
 
 _READ_BYTES = 1 << 16
@@ -44,9 +44,9 @@ def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
 class PipedProcess:
     """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
 
-    It is started as ``[*command, PIPE, LIFELINE, "armed"]``, in a session of its own. Guarantees: once `kill`
-    returns, the process and all it forked into its group are dead. Assumes: all calls come from the thread
-    that owns the selector.
+    It is started as ``[*command, PIPE, LIFELINE, "armed", "tell-up"]``, in a session of its own. Guarantees:
+    once `kill` returns, the process and all it forked into its group are dead. Assumes: all calls come from
+    the thread that owns the selector.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PipedProcess:
             passed.callback(os.close, output_write)
             with blocked():  # it begins so, and lets them in when it can survive them
                 self._process = subprocess.Popen(
-                    [*command, str(theirs.fileno()), str(lifeline_read), *armed],
+                    [*command, str(theirs.fileno()), str(lifeline_read), *armed, TELL_UP],
                     stdin=subprocess.DEVNULL,
                     stdout=output_write,
                     stderr=output_write,
