@@ -123,9 +123,10 @@ def test_the_early_warning_before_the_walltime(begin, form):
 def test_a_killed_slurmctld(begin):
     search = begin()
     job = search.submit(*EXEC, worker=("--idle-timeout", "5s"))
-    search.wait_busy(job)
+    # Not at once: a controller that dies before it has written down that the job runs starts it again.
+    search.wait_busy(job, 80)
     search.cluster.kill_controller()
-    search.wait_busy(job, 100)
+    search.wait_busy(job, 120)
     search.cluster.start_controller()
     search.finish()
     search.check_cluster_is_empty()
