@@ -104,8 +104,7 @@ class Exchange:
                 self._judge(served, unloaded)
             for served, revision in book.take_loads():
                 self._note_load(served, revision)
-            for served, releases in book.take_releases():
-                self._release(served, releases)
+            self._release_due()
             for served in book.take_turn():
                 self._trade(book.prepare(served))
 
@@ -113,8 +112,7 @@ class Exchange:
         """Settle what has ended, release all else that is held, and leave. `left` was running when the
         runner closed, and is given back for `reason`; what was leased too late to reach it is held, too."""
         self._book.decide()
-        for served, releases in self._book.take_releases():
-            self._release(served, releases)
+        self._release_due()
         done = [
             self._finish(served, held, left.get(served.lane, []), reason)
             for served, held in self._book.holdings()
@@ -309,6 +307,16 @@ class Exchange:
             raise
         except Exception as error:  # whoever cannot load it then fails jobs that others could run
             self._complaints.add(f"campaign {served.name} cannot be told that it was loaded", error)
+
+    def _release_due(self) -> None:
+        due = self._book.take_releases()
+        for number, (served, releases) in enumerate(due):
+            try:
+                self._release(served, releases)
+            except GiveUp:  # it has put its own back; those behind it must not be forgotten either
+                for other, rest in due[number + 1 :]:
+                    self._book.release_later(other, rest)
+                raise
 
     def _release(self, served: Served, releases: Sequence[Release]) -> None:
         if self._give_back(served, releases):
