@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault, records_before
+from queue_eval.chaos.evidence import CLOCK_S, STOPS, Evidence, Failure, Fault, records_before
 from queue_eval.states import RELEASED, Method
 
 _LATE_S = 20.0
@@ -79,7 +79,10 @@ class Blame:
         return (failure for failure in self._evidence.failures if failure.cause == "lost")
 
     def _own_losses(self) -> set[int]:
-        """By `id`: each death that a job has logged explains the one loss or release that is nearest."""
+        """By `id`: each death that a job has logged explains the nearest loss or release that follows it.
+
+        What came shortly before is of an earlier attempt; a worker may take a moment to charge a death.
+        """
         deaths: dict[int, list[float]] = defaultdict(list)
         for line in self._evidence.side:
             if line.what == "die":
@@ -89,7 +92,7 @@ class Blame:
             for failure in self._evidence.failures
             if failure.cause in ("lost", RELEASED)
             for died_at in deaths[failure.id]
-            if died_at <= failure.at + 1.0
+            if died_at <= failure.at + CLOCK_S
         )
         own: set[int] = set()
         for _, died_at, failure, job in pairs:

@@ -23,6 +23,9 @@ TWICE = "twice"
 STOPS = ("drain", "term-all")
 """What a worker that is to end is sent: SIGTERM, alone or with all its descendants."""
 
+CLOCK_S = 0.01
+"""The server's records are of whole milliseconds."""
+
 
 @dataclass(slots=True)
 class Fault:

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from queue_eval.chaos.evidence import STOPS, Evidence, Failure, Fault, records_before
+from queue_eval.chaos.evidence import CLOCK_S, STOPS, Evidence, Failure, Fault, records_before
 from queue_eval.states import RELEASED, Method
 
 _EXPLAINED_S = 30.0
 """So long after a stop signal an error or a death is taken to come of it."""
-
-_CLOCK_S = 0.01
-"""The server's records are of whole milliseconds."""
 
 _CAUSES = {"raise": "error", "die": "lost"}
 """What an execution says of itself, and what it is charged as."""
@@ -72,7 +69,7 @@ def _own_ends(evidence: Evidence) -> Iterator[tuple[Failure, float]]:
             ends[line.x + 1, _CAUSES[line.what]].append(line.at)
     before = records_before(evidence.failures)
     for failure in evidence.failures:
-        after, until = before[id(failure)], failure.at + _CLOCK_S
+        after, until = before[id(failure)], failure.at + CLOCK_S
         own = [at for at in ends[failure.id, failure.cause] if after < at <= until]
         if own:
             yield failure, min(own)
@@ -95,7 +92,7 @@ def _released_without(stops: list[Fault], releases: list[Failure]) -> Iterator[s
     for release in releases:
         if not release.text.startswith(_REASON):
             continue
-        if not any(stop.at <= release.at + _CLOCK_S for stop in by_worker[release.worker]):
+        if not any(stop.at <= release.at + CLOCK_S for stop in by_worker[release.worker]):
             yield f"job {release.id} was given back by {release.worker} without a signal: {release.text}"
 
 
@@ -111,7 +108,7 @@ def _interrupted(evidence: Evidence, releases: list[Failure]) -> Iterator[str]:
         if _HAS_ENDED not in release.text:
             continue
         # A worker that stands still may learn of the end of an attempt long after it, with its own signal.
-        since, until = before[id(release)], release.at + _CLOCK_S
+        since, until = before[id(release)], release.at + CLOCK_S
         # Under `thread` a job takes its neighbours with it.
         own = any(
             since <= line.at <= until

@@ -14,6 +14,7 @@ from queue_eval.chaos.report import print_report, report_on
 from queue_eval.chaos.workload import SideLine
 from queue_eval.states import RELEASED
 from tests.chaos.history import END, KILLED_AT, OTHER, VICTIM, job_of, sound
+from workers.signals import DOUBT_S
 
 STOPS = "a stop by signal costs no job anything"
 ENDED = "it ended with: killed by SIGTERM"
@@ -315,6 +316,16 @@ def test_a_death_that_was_given_back_explains_no_loss() -> None:
     evidence = with_entry(evidence, "mortal", releases=1)
     assert Blame(replace(evidence, failures=[*failures, release])).unexplained == []
     assert len(Blame(replace(evidence, failures=[*failures, release, later])).unexplained) == 1
+
+
+def test_a_death_explains_no_release_that_came_before_it() -> None:
+    """The job was given back, ran again at once, died, and was charged as late as a worker may."""
+    evidence = stopped(sound(), "mortal")
+    (charged,) = (f for f in evidence.failures if f.id == job(evidence, "mortal"))
+    release = replace(charged, cause=RELEASED, at=charged.at - 0.1, text="drain: SIGTERM")
+    late = replace(charged, attempt=2, at=charged.at + DOUBT_S)
+    failures = [f for f in evidence.failures if f is not charged]
+    assert Blame(replace(evidence, failures=[*failures, release, late])).unexplained == []
 
 
 @pytest.mark.parametrize(
