@@ -21,10 +21,11 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _default_signals() -> None:
-    """Workers are to begin with the defaults, also where these tests were started by nohup."""
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    """Processes are to begin with the defaults, also where nohup or a shell's `&` started these tests."""
+    defaults = {signal.SIGINT: signal.default_int_handler}
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, defaults.get(number, signal.SIG_DFL))
 
 
 @pytest.fixture(autouse=True)
