@@ -98,8 +98,8 @@ class Forwarder:
 
     `backend` is the script of the forwarder. With `tells_begun` it says which attempts have begun; without,
     those are taken to have begun that there were slots for, in order. With `outlives`, what it has forwarded
-    goes on when it dies, and is sent to the next one, which joins it; and it is asked to end also when
-    nothing is under way, since it may still have to clear away what has ended.
+    goes on when it dies, and is sent to the next one, which joins it; and it is asked to end also when it
+    reaches nobody, since it may still have to clear away what has ended.
     """
 
     def __init__(
@@ -210,7 +210,9 @@ class Forwarder:
     def close(self) -> list[Token]:
         unfinished = list(self._held)
         if self._process is not None:
-            if self._outlives or len(self._held) > len(self._unsent):
+            # Also when nothing is under way: Ray takes the slot of an attempt that has just ended for taken,
+            # for half a minute and more, when its driver is killed.
+            if self._outlives or self._process.slots or len(self._held) > len(self._unsent):
                 self._process.end(_CLOSE_S)
             else:
                 self._process.kill()
