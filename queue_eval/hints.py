@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from shlex import quote
 
 from queue_eval.access import Access, home_folder
+
+_URL = "URL"
+"""Stands for it: the user knows it, and it may hold a password."""
 
 
 def spell_command(access: Access | None, *words: str) -> str:
@@ -25,24 +29,23 @@ def spell_worker(access: Access, campaign: str, *words: str) -> str:
 def spell_attach(access: Access, campaign: str) -> str:
     """The call in Python that comes back to a campaign of the server of `access`."""
     arguments = [repr(campaign)]
-    if access.home is not None:
-        arguments += [f"home={str(access.home)!r}"] if access.home != home_folder() else []
-    elif access.file is not None:
-        arguments.append(f"access={str(access.file)!r}")
-    elif not _is_of_environment(access):
-        arguments.append("url=URL")
+    if (way := _way_to(access)) is not None:
+        option, path = way
+        arguments.append(f"{option}={_URL if path is None else repr(str(path))}")
     return f"Evaluator.attach({', '.join(arguments)})"
 
 
 def _server_option(access: Access | None) -> list[str]:
-    if access is None:
+    if access is None or (way := _way_to(access)) is None:
         return []
+    option, path = way
+    return [f"--{option}", _URL if path is None else quote(str(path))]
+
+
+def _way_to(access: Access) -> tuple[str, Path | None] | None:
+    """The option that leads to a server, with its path or, for a URL, none. None where none is needed."""
     if access.home is not None:
-        return ["--home", quote(str(access.home))] if access.home != home_folder() else []
+        return None if access.home == home_folder() else ("home", access.home)
     if access.file is not None:
-        return ["--access", quote(str(access.file))]
-    return [] if _is_of_environment(access) else ["--url", "URL"]
-
-
-def _is_of_environment(access: Access) -> bool:
-    return access.url == os.environ.get("QUEUE_EVAL_URL")
+        return "access", access.file
+    return None if access.url == os.environ.get("QUEUE_EVAL_URL") else ("url", None)

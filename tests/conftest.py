@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from queue_eval.server import start_server, stop_server
+from queue_eval.stop_signals import STOP_SIGNALS
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
 
@@ -23,7 +24,7 @@ _numbers = itertools.count(1)
 def _default_signals() -> None:
     """Processes are to begin with the defaults, also where nohup or a shell's `&` started these tests."""
     defaults = {signal.SIGINT: signal.default_int_handler}
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, defaults.get(number, signal.SIG_DFL))
 

@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from queue_eval import failpoints
@@ -134,18 +134,17 @@ class Exchange:
             return 0
         self._book.decide()
         self.spool()
-        ended = {(queue.uid, one.id, one.attempt) for queue, batch in self._waiting() for one in batch}
-        count = 0
-        for served, held in self._book.holdings():
-            running = left.get(served.lane, [])
-            rest = [token for token in held if (served.queue.uid, *token) not in ended]
-            releases = [Release(*token, reason if token in running else "") for token in rest]
+        ended: dict[str, set[Token]] = {}
+        for queue, batch in self._waiting():
+            ended.setdefault(queue.uid, set()).update((one.id, one.attempt) for one in batch)
+        given_back = [
+            (served, _rest(held, ended.get(served.queue.uid, ()), left.get(served.lane, ()), reason))
+            for served, held in self._book.holdings()
+        ]
+        given_back += self._book.unreleased()
+        for served, releases in given_back:
             self._spool.keep(served.queue, releases)
-            count += len(releases)
-        for served, releases in self._book.unreleased():
-            self._spool.keep(served.queue, releases)
-            count += len(releases)
-        return count
+        return sum(len(releases) for _, releases in given_back)
 
     # ----------------------------------------------------------------------------------------------------
 
@@ -166,9 +165,7 @@ class Exchange:
             while batch := self._book.take_batch(served):
                 self._settle(served, batch, lease_ms=0)
                 settled.update((one.id, one.attempt) for one in batch)
-            releases = [
-                Release(*token, reason if token in running else "") for token in held if token not in settled
-            ]
+            releases = _rest(held, settled, running, reason)
             self._queue(served).release(self._options.name, releases, leave=True)
             _log_releases(served, releases)
         except CampaignNotFoundError:
@@ -354,6 +351,13 @@ class Exchange:
             except DamagedError as error:  # it only tells on which host a job ran
                 self._complaints.add(f"the roster of campaign {served.name} cannot be signed", error)
             served.is_on_roster = True
+
+
+def _rest(
+    held: Sequence[Token], ended: Container[Token], running: Container[Token], reason: str
+) -> list[Release]:
+    """What is held and has not ended is given back: for `reason` what was running, the rest for none."""
+    return [Release(*token, reason if token in running else "") for token in held if token not in ended]
 
 
 def _log_releases(served: Served, releases: Sequence[Release]) -> None:

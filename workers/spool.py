@@ -173,7 +173,7 @@ def _deliver(queue: CampaignQueue, worker: str, leases: Sequence[Settlement | Re
         for given_back in pages(releases, _PAGE):
             queue.release(worker, given_back, leave=True)
     except CampaignNotFoundError:
-        log.warning("campaign %s is gone: its spooled settlements are dropped", queue.campaign)
+        log.warning("campaign %s is gone: what was spooled of it is dropped", queue.campaign)
 
 
 @contextmanager
@@ -203,20 +203,20 @@ def _is_at(path: Path, file: IO[Any]) -> bool:
 
 
 def _encode(queue: CampaignQueue, worker: str, kept: Settlement | Release, offset_s: float) -> str:
+    lease = {
+        "campaign": queue.campaign, "uid": queue.uid, "worker": worker,
+        "id": kept.id, "attempt": kept.attempt,
+    }  # fmt: skip
     if isinstance(kept, Release):
-        whose = {"campaign": queue.campaign, "uid": queue.uid, "worker": worker}
-        return json.dumps(whose | {"id": kept.id, "attempt": kept.attempt, "release": kept.reason})
-    settlement = kept
-    # By the server's clock: whoever delivers it may have another one, or has set it meanwhile.
+        return json.dumps(lease | {"release": kept.reason})
     return json.dumps(
-        {
-            "campaign": queue.campaign, "uid": queue.uid, "worker": worker,
-            "id": settlement.id, "attempt": settlement.attempt, "outcome": settlement.outcome.value,
-            "run_ms": settlement.run_ms, "ended_s": settlement.ended_at + offset_s,
-            "source": settlement.source,
-            "body": settlement.body.decode("utf-8", "surrogateescape"),
-            "output": settlement.output.decode("utf-8", "surrogateescape"),
-            "request": settlement.request, "digest": settlement.digest,
+        lease | {
+            "outcome": kept.outcome.value, "run_ms": kept.run_ms,
+            # By the server's clock: whoever delivers it may have another one, or has set it meanwhile.
+            "ended_s": kept.ended_at + offset_s, "source": kept.source,
+            "body": kept.body.decode("utf-8", "surrogateescape"),
+            "output": kept.output.decode("utf-8", "surrogateescape"),
+            "request": kept.request, "digest": kept.digest,
         }
     )  # fmt: skip
 

@@ -210,8 +210,8 @@ class Forwarder:
     def close(self) -> list[Token]:
         unfinished = list(self._held)
         if self._process is not None:
-            # Also when nothing is under way: Ray takes the slot of an attempt that has just ended for taken,
-            # for half a minute and more, when its driver is killed.
+            # Also when nothing is under way: Ray counts the slot of an attempt that has just ended as taken,
+            # for half a minute and more, when its driver is killed then.
             if self._outlives or self._process.slots or len(self._held) > len(self._unsent):
                 self._process.end(_CLOSE_S)
             else:
