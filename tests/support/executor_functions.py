@@ -63,16 +63,24 @@ def do_wait_for(config: Config) -> Any:
     return config["id"]
 
 
+def tell_pid(path: str) -> None:
+    """Write it so that whoever sees the file can read it."""
+    file = pathlib.Path(path)
+    half = file.with_name(f"{file.name}.half")
+    half.write_text(str(os.getpid()))
+    half.replace(file)
+
+
 def do_hang(config: Config) -> Any:
     if "started" in config:
-        pathlib.Path(config["started"]).write_text(str(os.getpid()))
+        tell_pid(config["started"])
     return wait_for_ever()
 
 
 def do_hog(config: Config) -> Any:
     """Holds the GIL: nothing else of this process runs meanwhile."""
     sys.setswitchinterval(1e6)
-    pathlib.Path(config["started"]).write_text(str(os.getpid()))
+    tell_pid(config["started"])
     while True:
         pass
 
