@@ -209,7 +209,7 @@ def test_children_die_with_their_parent(method, others, tmp_path):
         try:
             assert parent.stdout is not None
             child = int(parent.stdout.readline())
-            wait_until(lambda: started.exists() and started.read_text())
+            wait_until(started.exists)
             assert members_of_session(child) or method is Method.RAY
         finally:
             parent.kill()
