@@ -29,6 +29,16 @@ def _default_signals() -> None:
             signal.signal(number, defaults.get(number, signal.SIG_DFL))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_folder_of_ray() -> Iterator[None]:
+    """A Ray that a worker starts keeps its logs, and the address of its cluster, beyond its end."""
+    # Not pytest's folder: the paths of Ray's unix sockets are long enough without it.
+    place = tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True)
+    with place as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:
