@@ -188,6 +188,14 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s:
     return process.wait(timeout_s)
 
 
+def kill_and_count(queue: CampaignQueue, name: str, worker: subprocess.Popen[str]) -> int:
+    """Kill a worker, and count the jobs that it held: nothing else can run again because of it."""
+    worker.send_signal(signal.SIGSTOP)
+    held = sum(one.running for one in queue.snapshot().workers if one.worker == name)
+    end(worker, signal.SIGKILL)
+    return held
+
+
 def kill_server(fleet: Fleet) -> None:
     pid = server_state(fleet.home).pid
     assert pid is not None
