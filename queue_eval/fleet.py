@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from queue_eval import keys
 from queue_eval.codec import decode
 from queue_eval.connection import Link
-from queue_eval.errors import DamagedError
+from queue_eval.errors import DamagedError, ServerRefusedError
 from queue_eval.faults import undamaged
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.paging import PAGE, pages
@@ -22,6 +23,13 @@ log = logging.getLogger(__name__)
 MOST_REFUSALS, MOST_REASON = 20, 400
 """How much a card tells of what its worker refuses."""
 
+CARD_LEASES = 2
+"""A card stays for so many leases."""
+
+ANNOUNCED_S = 15.0
+"""A worker that has not registered itself so long after its announcement is not counted any more."""
+
+_CLOCK_MS = 1000
 _MOST = 2**53
 _LAST_DATE = 250_000_000_000
 _MOST_TEXT = 200
@@ -97,6 +105,13 @@ class WorkerCard:
             allocation_ends=_time(said.get("allocation_ends")),
         )
 
+    @property
+    def life_s(self) -> float | None:
+        """For how long after a sign of life the card stays (s), where that is known."""
+        if self.announced:
+            return ANNOUNCED_S
+        return None if self.lease_s is None else CARD_LEASES * self.lease_s
+
     def allocation_as_json(self) -> dict[str, Any]:
         """What it says of its allocation; nothing when it runs in none."""
         if self.scheduler is None:
@@ -159,14 +174,26 @@ def live_workers(link: Link) -> list[LiveWorker]:
     names = link.call(lambda client: client.zrange(keys.WORKERS, 0, -1, withscores=True))
     seconds, micros = link.call(lambda client: client.time())
     now_ms = seconds * 1000 + micros / 1000
+    _pull_back(link, [name for name, seen_ms in names if seen_ms > now_ms + _CLOCK_MS], now_ms)
     found = []
     for page in pages(names, PAGE):
         cards = _cards(link, [keys.worker_key(name.decode(errors="replace")) for name, _ in page])
         for (name, seen_ms), text in zip(page, cards, strict=True):
             if text is not None:
                 card = WorkerCard.parse(name.decode(errors="replace"), text)
-                found.append(LiveWorker(card, round(max(0.0, now_ms - seen_ms) / 1000, 3)))
+                silent_s = max(0.0, now_ms - seen_ms) / 1000
+                # A card outlives its time by as much as the server's clock was set back.
+                if card.life_s is None or silent_s <= card.life_s + _CLOCK_MS / 1000:
+                    found.append(LiveWorker(card, round(silent_s, 3)))
     return sorted(found, key=lambda worker: worker.card.name)
+
+
+def _pull_back(link: Link, names: Sequence[bytes], now_ms: float) -> None:
+    """Signs of life from before the server's clock was set back: their silence is counted from now."""
+    if names:
+        seen = dict.fromkeys(names, round(now_ms))
+        with suppress(ServerRefusedError):  # who may only look leaves it to others
+            link.call(lambda client: client.zadd(keys.WORKERS, seen, xx=True, lt=True))
 
 
 def card_of(link: Link, name: str) -> WorkerCard | None:

@@ -27,7 +27,7 @@ import psutil
 
 from queue_eval import keys as names
 from queue_eval.errors import WorkerError
-from queue_eval.fleet import WorkerCard, ask_to_drain, live_workers
+from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
 from queue_eval.machine import is_alive, machine_id, new_worker_name
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file, spool_folder
@@ -36,9 +36,6 @@ from queue_eval.surroundings import INSIDE_JOB
 log = logging.getLogger(__name__)
 
 IDLE_TIMEOUT_S = 60
-ANNOUNCED_S = 15
-"""A worker that has not registered itself so long after its announcement is not counted any more."""
-
 GUARD_MS = 10_000
 EARLY_S = 5.0
 """A worker that fails sooner than this after its start will hardly do better the next time."""
@@ -152,7 +149,7 @@ class LocalWorkers:
     def _announce(self, card: WorkerCard) -> None:
         def operation(client: Any) -> None:
             seconds, microseconds = client.time()
-            client.set(names.worker_key(card.name), card.encode(), ex=ANNOUNCED_S)
+            client.set(names.worker_key(card.name), card.encode(), ex=round(ANNOUNCED_S))
             client.zadd(names.WORKERS, {card.name: seconds * 1000 + microseconds // 1000})
 
         self._queue.link.call(operation)

@@ -38,6 +38,9 @@ BEAT_S = 10.0
 DONE_S = 600.0
 """How long a report may wait for its claim before its execution may be taken for dead."""
 
+_DONE = b"done"
+_CLOCK_MS = 1000
+
 
 @cache
 def _source(name: str) -> str:
@@ -214,10 +217,19 @@ class RqMoves:
 
     def are_alive(self, tokens: Sequence[Token]) -> list[bool]:
         """Of attempts that have begun: whether they live, or wait for the claim of their report."""
+        beats = [self._beat(token) for token in tokens]
         pipeline = self._client.pipeline(transaction=False)
-        for token in tokens:
-            pipeline.exists(self._beat(token))
-        return [bool(one) for one in pipeline.execute()]
+        for beat in beats:
+            pipeline.get(beat)
+            pipeline.pttl(beat)
+        reply = pipeline.execute()
+        holders, left_ms = reply[::2], reply[1::2]
+        for beat, holder, left in zip(beats, holders, left_ms, strict=True):
+            # It is from before the server's clock was set back, and would stand for as long in addition.
+            if holder != _DONE and left > BEAT_S * 1000 + _CLOCK_MS:
+                pipeline.pexpire(beat, int(BEAT_S * 1000))
+        pipeline.execute()
+        return [holder is not None for holder in holders]
 
     def fleet_state(self) -> Literal["there", "suspended", "absent"]:
         """Whether RQ workers take anything of the queue, as RQ's register knows."""

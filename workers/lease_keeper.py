@@ -27,7 +27,7 @@ from queue_eval.errors import (
     ServerRefusedError,
 )
 from queue_eval.faults import undamaged
-from queue_eval.fleet import MOST_REASON, MOST_REFUSALS, WorkerCard
+from queue_eval.fleet import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.moves import Release
 from queue_eval.queue import CampaignQueue
@@ -146,7 +146,7 @@ class LeaseKeeper:
         def operation(client: Any) -> list[Any]:
             now_s, micros = client.time()
             pipeline = client.pipeline(transaction=False)
-            pipeline.set(keys.worker_key(name), card, px=2 * self._lease_ms)
+            pipeline.set(keys.worker_key(name), card, px=CARD_LEASES * self._lease_ms)
             pipeline.zadd(keys.WORKERS, {name: now_s * 1000 + micros // 1000})
             pipeline.hset(keys.machine_key(self._machine), name, f"{os.getpid()} {self._born}")
             pipeline.sismember(keys.DRAIN, name)

@@ -6,8 +6,11 @@
 --   holds without having named it: a lease on its way, or one forgotten because the server went back in time.
 -- Repeating it is safe: it only moves the expiry forward.
 local uid, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-if gone(uid) then return GONE end
+local meta = redis.call('HMGET', META, 'uid', 'revision', 'longest')
+if meta[1] ~= uid then return GONE end
 redis.call('ZADD', WORKERS, now_ms() + lease_ms, worker)
+-- The longest lease of all: see set_back in reclaim.lua.
+if lease_ms > (tonumber(meta[3]) or 0) then redis.call('HSET', META, 'longest', lease_ms) end
 local ids, lost = {}, {}
 for at = 4, #ARGV, 2 do ids[#ids + 1] = ARGV[at] end
 for i, value in ipairs(hmget(held_key(worker), ids)) do
@@ -31,4 +34,4 @@ if redis.call('HLEN', held_key(worker)) > #ids - #lost then
     end
   end
 end
-return { finished, taken, tonumber(redis.call('HGET', META, 'revision')) or 0, unknown }
+return { finished, taken, tonumber(meta[2]) or 0, unknown }

@@ -7,7 +7,9 @@ local guard, token, ms = KEYS[#KEYS], ARGV[2], tonumber(ARGV[3])
 if gone(ARGV[1]) then return GONE end
 -- A damaged guard is nobody's: the reply of GET is an error then, a table.
 local holder = redis.pcall('GET', guard)
-if ms > 0 and (type(holder) ~= 'string' or holder == token) then
+-- All take it for as long: one that would hold for longer is from before the server's clock was set back.
+local is_over = redis.call('PTTL', guard) > ms
+if ms > 0 and (type(holder) ~= 'string' or holder == token or is_over) then
   redis.call('SET', guard, token, 'PX', ms)
   return 1
 end

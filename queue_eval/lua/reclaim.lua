@@ -2,7 +2,8 @@
 -- ARGV: uid, grace_ms, page, worker ('' for any that has expired)
 --   grace_ms: after the server itself was away, nothing is reclaimed for this long, so that workers which
 --   outlived it extend first. It was away when it has another run id, and when nobody has asked for half of
---   this time, though live workers ask far more often: it was frozen, or the laptop slept.
+--   this time, though live workers ask far more often: it was frozen, or the laptop slept. The same holds when
+--   its clock was set back: see set_back.
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
@@ -11,14 +12,38 @@ if gone(uid) then return GONE end
 local now = now_ms()
 local worker = dead
 
+-- What the clocks of two servers, one of which takes over from the other, may differ by.
+local CLOCK_MS = 1000
+
+-- The server's clock was set back by so much: leases would last, and delayed jobs wait, for as long in addition.
+-- No lease ends later than the longest one from now, and a delay is what was left of it when somebody asked last.
+local function set_back(by, longest)
+  for at = 0, redis.call('ZCARD', SCHEDULED) - 1, CHUNK / 2 do
+    local page, moved = redis.call('ZRANGE', SCHEDULED, at, at + CHUNK / 2 - 1, 'WITHSCORES'), {}
+    for i = 1, #page, 2 do
+      moved[i], moved[i + 1] = tonumber(page[i + 1]) - by, page[i]
+    end
+    -- All move by the same, so that none changes its rank.
+    bulk('ZADD', SCHEDULED, moved)
+  end
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '(' .. (now + longest), '+inf')) do
+    redis.call('ZADD', WORKERS, now + longest, name)
+  end
+  -- Who still lets slots run free says so again.
+  redis.call('DEL', RESERVING)
+end
+
 -- Until when nothing is reclaimed, because the server was away. Noted by whoever asks first, whether or not a
 -- lease has expired: what expires a moment later needs the grace as well.
 local function holds_off_until()
-  local known = redis.call('HMGET', META, 'server_run', 'reclaim_seen', 'reclaim_from', 'reclaim_back')
+  local known = redis.call('HMGET', META, 'server_run', 'reclaim_seen', 'reclaim_from', 'reclaim_back', 'longest')
   local run, seen = server_run(), tonumber(known[2])
   local from, back = tonumber(known[3]) or 0, tonumber(known[4]) or now
-  if not seen or now - seen > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
-  if known[1] ~= run or (grace_ms > 0 and now - (seen or now) > grace_ms / 2) then
+  local by = (seen or now) - now
+  local is_set_back = by > CLOCK_MS
+  if is_set_back then set_back(by, math.max(grace_ms, tonumber(known[5]) or 0)) end
+  if not seen or is_set_back or -by > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
+  if known[1] ~= run or is_set_back or (grace_ms > 0 and -by > grace_ms / 2) then
     from, back = now + grace_ms, now
     redis.call('HSET', META, 'server_run', run, 'reclaim_from', from, 'reclaim_back', back)
   end

@@ -23,7 +23,7 @@ from rq.registry import StartedJobRegistry
 
 from queue_eval import Evaluator
 from queue_eval.access import find_access
-from queue_eval.rq_moves import RqMoves
+from queue_eval.rq_moves import BEAT_S, RqMoves
 from queue_eval.states import Method
 from queue_eval.urls import safe_url
 from tests.support.executor_harness import Harness, is_running, result_of, text_of
@@ -136,6 +136,18 @@ def test_an_evaluator(server: Path, campaign: str, log: Log) -> None:
         assert "ValueError: three" in jobs[3].error
     finally:
         fleet.close()
+
+
+def test_a_beat_from_before_the_clock_was_set_back_ends(redis_server: RqRedis) -> None:
+    """A dead execution is seen by its silence, however long its last beat would stand."""
+    moves = RqMoves(redis_server.client, secrets.token_hex(8), "jobs")
+    dead, reported, unknown = (1, 1), (2, 1), (3, 1)
+    client = redis_server.client
+    for token, holder in ((dead, "execution"), (reported, "done")):
+        client.set(moves._beat(token), holder, px=3_600_000)
+    assert moves.are_alive([dead, reported, unknown]) == [True, True, False]
+    assert client.pttl(moves._beat(dead)) <= BEAT_S * 1000
+    assert client.pttl(moves._beat(reported)) > BEAT_S * 1000
 
 
 def test_an_attempt_is_a_job_of_rq(harness, any_fleet: RqFleet, log: Log) -> None:
