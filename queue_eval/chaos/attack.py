@@ -29,6 +29,9 @@ _LONGEST_GAP_S = 0.03
 _AT_ONCE_S = 0.1
 """srun sends the second of two signals within so long."""
 
+_LEAST_BACK_S, _LEASES_BACK, _LONG_BACK_S = 1.5, 5, 3600.0
+"""A clock is set back by so many seconds and up to so many leases in addition, now and then by an hour."""
+
 _AGAIN_S = 0.2
 _PATIENCE_S = 5.0
 """For how long a fault that cannot be done is tried again, this often."""
@@ -216,6 +219,14 @@ class Attack:
         self._end_after(strike.lasts_s, heal)
         return fault
 
+    def _clock_back(self, strike: Strike) -> Fault | None:
+        is_long = strike.pick > 0.7
+        by_s = _LEAST_BACK_S + _LEASES_BACK * strike.amount * self._fleet.settings.lease_s
+        by_s = _LONG_BACK_S if is_long else round(by_s, 3)
+        at = time.time()
+        self._fleet.set_clock_back(by_s)
+        return Fault("clock-back", "server", at, at, detail=f"by {by_s:g} s")
+
     def _end_after(self, seconds: float, end: Callable[[], None]) -> None:
         heapq.heappush(self._ends, (time.monotonic() + seconds, next(self._numbers), end))
 
@@ -258,4 +269,5 @@ _DEEDS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
     "term-all": Attack._term_all,
     "pause": Attack._pause,
     "cut": Attack._cut,
+    "clock-back": Attack._clock_back,
 }

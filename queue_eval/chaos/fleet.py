@@ -21,6 +21,7 @@ import psutil
 
 from queue_eval.access import Access, write_access
 from queue_eval.chaos import processes
+from queue_eval.chaos.clock import ServerClock
 from queue_eval.chaos.driver import CAMPAIGN, NOBODY_THERE, Orders
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.chaos.settings import Settings
@@ -102,6 +103,7 @@ class Fleet:
         """Whether the server could not be started again."""
         self._temporary = folder / "tmp"
         self._logs = folder / "logs"
+        self._clock = ServerClock(folder) if settings.has("clock-back") else None
         self._guard = self._start_guard(is_temporary=is_temporary)
         self._access: Access | None = None
         self.driver = Seat("driver", 0, Path())
@@ -167,7 +169,8 @@ class Fleet:
 
     def start_server(self) -> None:
         """Start the server, or again after its death, with its settings and data."""
-        with _inherited(self._environment()):
+        clock = self._clock.environment if self._clock is not None else {}
+        with _inherited(self._environment() | clock):
             self._access = start_server(self.home, keep=True)
         self.server_due_at = None
 
@@ -178,6 +181,10 @@ class Fleet:
         self.server_due_at = time.monotonic() + back_after_s
         processes.send(pid, signal.SIGKILL)
         return processes.wait_for(lambda: self.server_pid is None, 10.0, 0.005)
+
+    def set_clock_back(self, by_s: float) -> None:
+        assert self._clock is not None
+        self._clock.set_back(by_s)
 
     def kill(self, seat: Seat, back_after_s: float, *, same_name: bool = False) -> None:
         seat.was_killed = True

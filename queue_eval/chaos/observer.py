@@ -15,7 +15,7 @@ from queue_eval.access import Access
 from queue_eval.campaign_view import CampaignView
 from queue_eval.chaos.driver import CAMPAIGN
 from queue_eval.chaos.evidence import Entry, Sample
-from queue_eval.chaos.reading import entry_of
+from queue_eval.chaos.reading import entry_of, failures_after
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.states import State
@@ -57,11 +57,13 @@ class Observer:
     def __init__(self, access: Access) -> None:
         self.samples: list[Sample] = []
         self.seen: dict[str, Entry] = {}
+        self.failed_at: dict[str, float] = {}
+        """When each recorded failure was first seen, by its entry."""
         self.errors: list[str] = []
         """Why it has seen nothing any more, if it came to an end before its time."""
         self._link = Link(access, name="queue-eval-chaos", on_wait=_give_up)
         self._view: CampaignView | None = None
-        self._cursor = "0-0"
+        self._cursor = self._failures_cursor = "0-0"
         self._memory = 0
         self._stopped = threading.Event()
         self._looks_once_more = False
@@ -119,6 +121,9 @@ class Observer:
         while page := self._view.read_after(self._cursor):
             self._cursor = page[-1].entry
             self.seen.update((entry.entry, entry_of(entry)) for entry in page)
+        for entry, _ in failures_after(self._link, self._view, self._failures_cursor):
+            self._failures_cursor = entry
+            self.failed_at.setdefault(entry, time.time())
 
 
 def _give_up(_: float) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,19 @@ def read_index(link: Link, view: CampaignView) -> dict[int, str]:
     return {int(job): entry.decode() for job, entry in raw.items()}
 
 
-def read_failures(link: Link, view: CampaignView) -> Iterator[Failure]:
-    """Each failed, lost or released attempt."""
-    raw = link.call(lambda client: client.xrange(view.keys.column("failures")))
-    for entry, fields in raw:
+def failures_after(link: Link, view: CampaignView, cursor: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each failed, lost or released attempt after an entry of their stream: its own entry, and its fields."""
+    since = "-" if cursor == "0-0" else f"({cursor}"
+    for entry, fields in link.call(lambda client: client.xrange(view.keys.column("failures"), since)):
         said = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-        at_ms = int(entry.partition(b"-")[0])
-        job, attempt = int(said["job"]), int(said["attempt"])
-        yield Failure(job, attempt, said["cause"], said["worker"], at_ms / 1000, said["body"])
+        yield entry.decode(), said
+
+
+def read_failures(link: Link, view: CampaignView, seen_at: Mapping[str, float]) -> Iterator[Failure]:
+    """Each failed, lost or released attempt. `seen_at`: when, if the server cannot know."""
+    for entry, said in failures_after(link, view, "0-0"):
+        at = seen_at.get(entry, int(entry.partition("-")[0]) / 1000)
+        yield Failure(int(said["job"]), int(said["attempt"]), said["cause"], said["worker"], at, said["body"])
 
 
 def read_table(folder: Path) -> list[Row]:

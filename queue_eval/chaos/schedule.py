@@ -34,7 +34,7 @@ class Strike:
     after_s: float
     """Since the one before."""
     what: str
-    """kill, drain, term-all, pause or cut."""
+    """One of `settings.VICTIMS`."""
     victim: str
     pick: float
     """Which of several victims: 0 to 1."""
@@ -44,7 +44,7 @@ class Strike:
     """Of a cut: how. Of a stop of all processes: when the worker's turn comes."""
     amount: float = 0.0
     """Of a cut: the delay (s), or after how much the mode sets in. Of a stop of all processes: the
-    pause before and after the worker's turn. 0 to 1."""
+    pause before and after the worker's turn. Of a clock: how far it is set back. 0 to 1."""
     same_name: bool = False
     """Of a killed worker: whether it is started again under its name."""
     twice: bool = False
@@ -74,7 +74,7 @@ def strikes(settings: Settings) -> Iterator[Strike]:
 
 
 def _lasting(dice: random.Random, what: str, victim: str, lease_s: float) -> float:
-    if victim == "child":
+    if victim == "child" or what == "clock-back":
         return 0.0
     if (what, victim) == ("kill", "driver"):
         return dice.uniform(0, 1)

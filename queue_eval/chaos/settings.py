@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from queue_eval.chaos.clock import libfaketime
 from queue_eval.errors import MethodUnavailableError, UsageError
 from queue_eval.states import Method
 
-KILLS = ("driver", "worker", "child", "server")
-PAUSES = ("worker", "driver", "server")
-DRAINS = ("worker",)
-TERM_ALLS = ("worker",)
-CUTS = ("network",)
-NONE = "none"
+VICTIMS = {
+    "kill": ("driver", "worker", "child", "server"),
+    "drain": ("worker",),
+    "term-all": ("worker",),
+    "pause": ("worker", "driver", "server"),
+    "cut": ("network",),
+    "clock-back": ("server",),
+}
+"""Each kind of fault has an option of its name, with some of these victims."""
 
-_KINDS = ("kill", "drain", "term-all", "pause", "cut")
-"""Each has an option of this name, with its victims."""
+NONE = "none"
 
 _SHORTEST_LEASE_S = 1.0
 _FORWARDING = (Method.RAY, Method.RQ)
@@ -53,7 +56,7 @@ class Settings:
         return self.workers * self.slots
 
     def has(self, what: str) -> bool:
-        """Whether some fault is of this kind: one of `_KINDS`."""
+        """Whether some fault is of this kind: one of `VICTIMS`."""
         return any(kind == what for kind, _ in self.faults)
 
     def command(self) -> str:
@@ -62,7 +65,7 @@ class Settings:
             "queue-eval", "chaos", "--evaluations", self.evaluations, "--method", self.method.value,
             "--workers", self.workers, "--slots", self.slots,
         ]  # fmt: skip
-        for kind in _KINDS:
+        for kind in VICTIMS:
             words += [f"--{kind}", ",".join(victim for what, victim in self.faults if what == kind) or NONE]
         words += [
             "--seed", self.seed, "--minutes", f"{self.attack_s / 60:g}",
@@ -73,11 +76,13 @@ class Settings:
 
 
 def checked(
-    *, evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, term_all: str,
-    pause: str, cut: str, seed: int, minutes: float, fault_every_s: float, lease_s: float,
-    only_short: bool = False,
+    *, evaluations: int, method: str, workers: int, slots: int, faults: Mapping[str, str], seed: int,
+    minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
 ) -> Settings:  # fmt: skip
-    """Settings from what a user gave. Raises UsageError, MethodUnavailableError."""
+    """Settings from what a user gave; `faults` are lists of victims, by kind.
+
+    Raises UsageError, MethodUnavailableError.
+    """
     if not (math.isfinite(minutes) and minutes > 0):
         raise UsageError(f"--minutes {minutes:g} is no time to attack for; give a number above 0, like 0.5")
     for option, seconds in (("--lease", lease_s), ("--fault-every", fault_every_s)):
@@ -89,11 +94,11 @@ def checked(
         )
     if fault_every_s < 0.05:
         raise UsageError(f"a fault every {fault_every_s:g} s is too often; give at least 50ms")
-    faults = (
-        *_victims("kill", kill, KILLS), *_victims("drain", drain, DRAINS),
-        *_victims("term-all", term_all, TERM_ALLS),
-        *_victims("pause", pause, PAUSES), *_victims("cut", cut, CUTS),
-    )  # fmt: skip
+    chosen_faults = tuple(
+        fault for kind, known in VICTIMS.items() for fault in _victims(kind, faults.get(kind, NONE), known)
+    )
+    if any(kind == "clock-back" for kind, _ in chosen_faults):
+        libfaketime()  # it is there, or says so
     chosen = Method(method)
     if chosen in _FORWARDING and find_spec(chosen.value) is None:
         raise MethodUnavailableError(
@@ -101,7 +106,7 @@ def checked(
             f"install it with: pip install 'queue-eval[{chosen.value}]'"
         )
     return Settings(
-        evaluations=evaluations, method=chosen, workers=workers, slots=slots, faults=faults, seed=seed,
+        evaluations=evaluations, method=chosen, workers=workers, slots=slots, faults=chosen_faults, seed=seed,
         attack_s=60 * minutes, fault_every_s=fault_every_s, lease_s=lease_s,
         only_short=only_short,
     )  # fmt: skip

@@ -156,7 +156,7 @@ class _Storm:
                 evidence,
                 entries=list(reading.read_entries(view)),
                 index=reading.read_index(link, view),
-                failures=list(reading.read_failures(link, view)),
+                failures=list(reading.read_failures(link, view, self._failed_at)),
                 last_id=view.snapshot().last_id,
                 final_memory=link.call(lambda client: int(client.info("memory")["used_memory"])),
                 left={"leases": reading.read_leases(link, view), "markers": markers},
@@ -178,6 +178,11 @@ class _Storm:
                 "files": [*reading.read_strays(fleet.folder), *fleet.temporary_files()],
             },
         )
+
+    @property
+    def _failed_at(self) -> dict[str, float]:
+        """Where the server's clock was moved its records do not tell when they were made."""
+        return self._observer.failed_at if self._settings.has("clock-back") else {}
 
     def _while_away(self, away_s: float) -> None:
         if self._fleet.is_server_lost or away_s > _START_S:

@@ -52,6 +52,10 @@ _LINE_EVERY_S = 10.0
 @click.option(
     "--cut", metavar="LIST", default="network", show_default=True, help="What to cut: network; or none."
 )
+@click.option(
+    "--clock-back", metavar="LIST", default="none", show_default=True,
+    help="Whose clock to set back, by seconds or an hour: server; or none. Needs libfaketime.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of evaluations and faults.")
 @click.option(
     "--minutes", type=float, default=2.0, show_default=True,
@@ -71,9 +75,8 @@ _LINE_EVERY_S = 10.0
 )
 @json_option
 def chaos_command(
-    evaluations: int, method: str, workers: int, slots: int, kill: str, drain: str, term_all: str, pause: str,
-    cut: str, seed: int, minutes: float, fault_every: float, lease: float, keep: str | None, *, short: bool,
-    as_json: bool,
+    evaluations: int, method: str, workers: int, slots: int, seed: int, minutes: float, fault_every: float,
+    lease: float, keep: str | None, *, short: bool, as_json: bool, **faults: str,
 ) -> None:  # fmt: skip
     """Kill, drain, freeze and cut off all while a campaign runs, and check that nothing is lost or doubled.
 
@@ -86,9 +89,9 @@ def chaos_command(
     from queue_eval.chaos.storm import storm
 
     settings = checked(
-        evaluations=evaluations, method=method, workers=workers, slots=slots, kill=kill, drain=drain,
-        term_all=term_all, pause=pause, cut=cut, seed=seed, minutes=minutes, fault_every_s=fault_every,
-        lease_s=lease, only_short=short,
+        evaluations=evaluations, method=method, workers=workers, slots=slots,
+        faults={kind.replace("_", "-"): victims for kind, victims in faults.items()}, seed=seed,
+        minutes=minutes, fault_every_s=fault_every, lease_s=lease, only_short=short,
     )  # fmt: skip
     folder = _folder(keep)
     began_at = time.monotonic()

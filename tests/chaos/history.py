@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from queue_eval.chaos.driver import DriverLog, Gathered, digest
 from queue_eval.chaos.evidence import Entry, Evidence, Failure, Fault, Row, Sample
-from queue_eval.chaos.settings import Settings, checked
+from queue_eval.chaos.settings import VICTIMS, Settings, checked
 from queue_eval.chaos.workload import MAX_ATTEMPTS, Planned, SideLine, plan, value_of
 
 KILLED_AT = 1000.0
@@ -20,11 +20,13 @@ _OWN = {"error": ("error", "raise"), "timeout": ("timeout", ""), "lost": ("lost"
 
 def settings(**changes: object) -> Settings:
     given = {
-        "evaluations": 40, "method": "process", "workers": 2, "slots": 2, "kill": "worker", "drain": "none",
-        "term_all": "none", "pause": "none", "cut": "none", "seed": 5, "minutes": 1, "fault_every_s": 1.0,
-        "lease_s": 4.0,
+        "evaluations": 40, "method": "process", "workers": 2, "slots": 2, "seed": 5, "minutes": 1,
+        "fault_every_s": 1.0, "lease_s": 4.0,
     }  # fmt: skip
-    return checked(**(given | changes))
+    kinds = {kind.replace("-", "_"): kind for kind in VICTIMS}
+    faults = {"kill": "worker"} | {kinds[name]: value for name, value in changes.items() if name in kinds}
+    others = {name: value for name, value in changes.items() if name not in kinds}
+    return checked(**(given | others), faults=faults)
 
 
 def sound(**changes: object) -> Evidence:

@@ -68,9 +68,12 @@ def survivors(folder: Path) -> list[psutil.Process]:
 
 def test_the_first_round_of_the_test_below_is_short() -> None:
     chosen = checked(
-        evaluations=500, method="process", workers=3, slots=2, kill="driver,worker,child,server",
-        drain="worker", term_all="worker", pause="worker", cut="network", seed=55, minutes=0.5,
+        evaluations=500, method="process", workers=3, slots=2, seed=55, minutes=0.5,
         fault_every_s=0.9, lease_s=2.0,
+        faults={
+            "kill": "driver,worker,child,server", "drain": "worker", "term-all": "worker", "pause": "worker",
+            "cut": "network",
+        },
     )  # fmt: skip
     first_round = itertools.islice(strikes(chosen), len(chosen.faults))
     assert sum(strike.after_s for strike in first_round) < MAX_ATTEMPTS * TIME_LIMIT_S
@@ -93,6 +96,16 @@ def test_other_methods(folder: Path, method: str) -> None:
         folder, "--method", method, "--evaluations", 200, "--minutes", 0.3, "--seed", 4,
         "--fault-every", "1s", "--lease", "2s", "--pause", "worker,driver,server",
     )  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_clock_that_is_set_back(folder: Path) -> None:
+    pytest.importorskip("libfaketime", reason="libfaketime is not there")
+    report = attack(
+        folder, "--evaluations", 300, "--minutes", 0.4, "--seed", 8, "--fault-every", "1s", "--lease", "2s",
+        "--kill", "worker,server", "--clock-back", "server",
+    )  # fmt: skip
+    assert report["faults"]["clock-back server"]["count"] > 0
 
 
 @pytest.mark.long

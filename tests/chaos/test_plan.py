@@ -55,7 +55,7 @@ def test_a_flaky_one_raises_as_often_as_it_says(tmp_path: Path) -> None:
 def test_faults_follow_from_the_seed() -> None:
     chosen = settings(
         kill="driver,worker,child,server", drain="worker",
-        term_all="worker", pause="worker", cut="network",
+        term_all="worker", pause="worker", cut="network", clock_back="server",
     )  # fmt: skip
     first = list(itertools.islice(strikes(chosen), 200))
     assert first == list(itertools.islice(strikes(chosen), 200))
@@ -84,8 +84,8 @@ def test_the_command_repeats_the_attack() -> None:
     command = settings(kill="driver, child", pause="none", cut="network", seed=7, minutes=0.5).command()
     assert shlex.split(command) == shlex.split(
         "queue-eval chaos --evaluations 40 --method process --workers 2 --slots 2 --kill driver,child "
-        "--drain none --term-all none --pause none --cut network --seed 7 --minutes 0.5 --fault-every 1 "
-        "--lease 4"
+        "--drain none --term-all none --pause none --cut network --clock-back none --seed 7 --minutes 0.5 "
+        "--fault-every 1 --lease 4"
     )
 
 
@@ -96,6 +96,7 @@ def test_the_command_repeats_the_attack() -> None:
         (("--drain", "server"), "--drain 'server' is not possible; choose among worker"),
         (("--term-all", "child"), "--term-all 'child' is not possible; choose among worker"),
         (("--pause", "child"), "--pause 'child' is not possible; choose among worker, driver, server"),
+        (("--clock-back", "worker"), "--clock-back 'worker' is not possible; choose among server"),
         (("--cut", ""), "--cut '' is not possible; choose among network"),
         (("--lease", "100ms"), "a lease of 0.1 s is shorter"),
         (("--fault-every", "1ms"), "a fault every 0.001 s is too often"),
@@ -119,3 +120,5 @@ def test_bad_input_is_refused_before_anything_starts(words: tuple[str, ...], sai
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("queue_eval.chaos.settings.find_spec", lambda _: None)
     assert "pip install 'queue-eval[ray]'" in complaint(cli_here("chaos", "--method", "ray"), 1)
+    monkeypatch.setattr("queue_eval.chaos.clock.find_spec", lambda _: None)
+    assert "pip install 'queue-eval[chaos]'" in complaint(cli_here("chaos", "--clock-back", "server"), 1)
