@@ -34,6 +34,7 @@ from redis.sentinel import (
 
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
+from queue_eval.server_watch import short_path
 from queue_eval.urls import ServerUrl, parse_url, safe_url
 
 CONNECT_TIMEOUT_S = 5.0
@@ -104,7 +105,14 @@ class _Tls(_Packing, SSLConnection):
 
 
 class _Unix(_Packing, UnixDomainSocketConnection):
-    pass
+    def _connect(self) -> Any:
+        path = self.path
+        with short_path(path) as short:
+            self.path = short
+            try:
+                return super()._connect()
+            finally:
+                self.path = path  # messages name it
 
 
 class _PrimaryTcp(_Packing, SentinelManagedConnection):

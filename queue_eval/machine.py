@@ -23,6 +23,18 @@ def machine_id() -> str:
         return boot
 
 
+def host_id() -> str:
+    """Which machine this is, also after it was started anew, and whatever it is called."""
+    for place in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):
+        try:
+            found = Path(place).read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if found and found != "uninitialized":
+            return found
+    return socket.gethostname()
+
+
 def new_worker_name() -> str:
     """This host's name and six random hex digits."""
     host = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname())

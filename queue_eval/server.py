@@ -14,8 +14,9 @@ watcher** (server_watch.py) stops one that was started automatically and is no l
 and stop it by hand; theirs is kept until stopped.
 
 Guaranteed: at most one server runs on the data of a home, because starting and stopping hold the lock of
-the home and look for the process first. Password, key and data live as long as the home. Assumed: the
-processes of one machine see each other; a home whose server runs on another machine is left alone.
+the home, and a server that of `server.alive` for as long as it lives (server_life.py). Password, key and data
+live as long as the home. Assumed: the file system's locks hold wherever the home is seen, or it has none and
+says so.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ from queue_eval.access import (
     write_access,
 )
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
-from queue_eval.server_home import Record, ServerHome, this_node
+from queue_eval.server_home import Record, ServerHome
+from queue_eval.server_life import Life, look, note_end
 from queue_eval.server_process import (
     LOOK_LINGER_S,
     check_space,
+    end_unreachable,
     is_watched,
     launch,
     shut_down,
@@ -61,8 +64,8 @@ class ServerState:
     """What is known of the server of a home.
 
     `crashed`: it should run, but does not; `stopped`: deliberately, by a user or for want of work;
-    `absent`: none was ever started. `url` is safe to show. On another machine than `node`, `running` is
-    what was last recorded, and `pid` is None.
+    `absent`: none was ever started. `url` is safe to show. `pid` is None for one that lives where its
+    process cannot be seen; `node` is what that machine is called.
     """
 
     state: Literal["running", "crashed", "stopped", "absent"]
@@ -117,15 +120,17 @@ def start_server(
         files.create()
     with files.lock(), _disk(files):
         record = files.read()
+        life = look(files, record)
         _check_ours(files, record)
-        pid = files.pid(record) if record else files.search()
-        if record is None and pid is not None:
+        _check_here(files, life)
+        if record is None and life.pid is not None:
             raise ServerRefusedError(
-                f"process {pid} is a server of {files.folder} whose record is gone; end it, then start anew"
+                f"process {life.pid} is a server of {files.folder} whose record is gone; end it, then start "
+                "anew"
             )
-        if record is None or pid is None:
+        if record is None or not _is_reachable(files, record, life):
             last, record = record, new_record(files, record, network, fsync, keep)
-            launch(files, record, last)
+            launch(files, record, last, life.forks)
         else:
             # Asked under the lock: the watcher takes this visit as a sign that the server is wanted.
             wait_for_answer(files, record)
@@ -134,20 +139,27 @@ def start_server(
 
 
 def revive_server(home: str | Path | None = None) -> Access | None:
-    """Restart a crashed server as it was; None if it was stopped on purpose, or is not of this machine.
+    """Restart a crashed server as it was; None if it was stopped on purpose, or last ran elsewhere.
 
-    Of several callers one restarts it and all get its access. Raises ServerError if it does not start.
+    Of several callers one restarts it and all get its access. Raises ServerError if it does not start, or
+    lives where it cannot be reached.
     """
     files = ServerHome(home_folder(home))
     if not files.record_file.exists():
         return None
     with files.lock(), _disk(files):
         record = files.read()
-        if record is None or record.node != this_node() or record.phase in ("stopping", "stopped"):
+        if record is None or record.phase in ("stopping", "stopped"):
             return None
-        if files.pid(record) is None:
+        life = look(files, record)
+        _check_here(files, life)
+        # The lock says that nobody lives. Where it is each machine's own, only this one may know.
+        if life.pid is None and not files.is_from_here(record):
+            return None
+        if not _is_reachable(files, record, life):
             check_space(files)
-            launch(files, replace(record, started_at=time.time()), record)
+            record = replace(record, socket=files.choose_socket())
+            launch(files, replace(record, started_at=time.time()), record, life.forks)
         else:
             wait_for_answer(files, record)
         return _running(files, record)
@@ -164,14 +176,15 @@ def wake_server(home: str | Path | None = None) -> bool:
         return False
     with files.lock(), _disk(files):
         record = files.read()
-        if record is None or (files.pid(record) is None and not _may_wake(files)):
+        life = look(files, record)
+        if record is None or life.elsewhere or (life.pid is None and not _may_wake(files)):
             return False
         awake = replace(record, unneeded=False)
-        if files.pid(record) is not None:  # somebody was faster; or who was to stop it has died
+        if life.pid is not None:  # somebody was faster; or who was to stop it has died
             wait_for_answer(files, record)
         else:
-            awake = replace(awake, started_at=time.time())
-            launch(files, awake, record)
+            awake = replace(awake, socket=files.choose_socket(), started_at=time.time())
+            launch(files, awake, record, life.forks)
         _running(files, awake, LOOK_LINGER_S)
         return True
 
@@ -188,8 +201,9 @@ def stop_server(home: str | Path | None = None) -> bool:
         record = files.read()
         if record is None:
             return False
-        _check_node(files, record)
-        return _stop(files, record)
+        life = look(files, record)
+        _check_here(files, life)
+        return _stop(files, record, life.pid)
 
 
 def stop_if_idle(home: str, seen_visits: int) -> bool:
@@ -197,14 +211,15 @@ def stop_if_idle(home: str, seen_visits: int) -> bool:
     files = ServerHome(home_folder(home))
     with files.lock():
         record = files.read()
-        if record is None or record.keep or files.pid(record) is None:
+        pid = look(files, record).pid
+        if record is None or record.keep or pid is None:
             return False
         with Wire(record.socket, record.password) as wire:
             # This connection is the one visit more. Any other came after the watcher's decision: a driver
             # that was just told that the server runs must find it running.
             idle = visits(wire) == (1, seen_visits + 1) and not has_outstanding(wire)
         if idle:
-            return _stop(files, record, unneeded=True)
+            return _stop(files, record, pid, unneeded=True)
         start_watcher(files)
         return False
 
@@ -215,17 +230,15 @@ def server_state(home: str | Path | None = None) -> ServerState:
     record = files.read()
     if record is None:
         return ServerState("absent")
-    pid = files.pid(record) if record.node == this_node() else None
+    life = look(files, record)
     state: Literal["running", "crashed", "stopped"]
-    if pid is not None:
+    if life.pid is not None or life.elsewhere:
         state = "running"
-    elif record.phase in ("stopping", "stopped"):
-        state = "stopped"
     else:
-        state = "running" if files.lives_elsewhere(record) else "crashed"
+        state = "stopped" if record.phase in ("stopping", "stopped") else "crashed"
     started_at = datetime.fromtimestamp(record.started_at, UTC)
     return ServerState(
-        state, pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
+        state, life.pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
         tls=bool(record.host and record.tls_cert), unneeded=state == "stopped" and record.unneeded,
     )  # fmt: skip
 
@@ -248,7 +261,7 @@ def _is_startable(home: Path) -> bool:
     files = ServerHome(home)
     record = files.read()
     # One that lives elsewhere and cannot be reached from here either is left to start_server's refusal.
-    return record is not None and (not record.host or not files.lives_elsewhere(record))
+    return record is not None and (not record.host or not look(files, record).elsewhere)
 
 
 def _may_wake(files: ServerHome) -> bool:
@@ -257,29 +270,35 @@ def _may_wake(files: ServerHome) -> bool:
         record is not None
         and record.phase in ("stopping", "stopped")  # the former: wait for the lock of who stops it
         and record.unneeded
-        and record.node == this_node()
+        and files.is_from_here(record)
         and files.is_ours()
     )
 
 
-def _check_node(files: ServerHome, record: Record) -> None:
-    if files.lives_elsewhere(record):
+def _check_here(files: ServerHome, life: Life) -> None:
+    if life.elsewhere:
         raise ServerUnreachableError(
-            f"the server of {files.folder} runs on {record.node}; use it there or by a TCP URL,"
-            " or stop it there"
+            f"the server of {files.folder} runs {life.elsewhere}; use it there or by a TCP URL,"
+            f" or stop it there{life.remedy}"
         )
 
 
+def _is_reachable(files: ServerHome, record: Record, life: Life) -> bool:
+    """Whether the server lives; one that nobody can reach any more is ended."""
+    if life.pid is not None and files.has_lost_socket(record):
+        end_unreachable(files, life.pid)
+        return False
+    return life.pid is not None
+
+
 def _check_ours(files: ServerHome, record: Record | None) -> None:
-    """Refuse to take over the access file of a server elsewhere, or a server that runs elsewhere."""
+    """Refuse to take over the access file of another server."""
     access = read_access(files.folder)
     if access and (record is None or not any(password in access.url for password in record.passwords)):
         raise ServerRefusedError(
             f"{files.folder} holds the access file of another server ({safe_url(access.url)});"
             " use another --home, or remove its access.json"
         )
-    if record:
-        _check_node(files, record)
 
 
 def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> Access:
@@ -301,9 +320,8 @@ def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> A
     return access
 
 
-def _stop(files: ServerHome, record: Record, *, unneeded: bool = False) -> bool:
+def _stop(files: ServerHome, record: Record, pid: int | None, *, unneeded: bool = False) -> bool:
     """Stop under the lock; True if it was running."""
-    pid = files.pid(record)
     if pid is not None:
         # Written first: clients notice the end of their connections at once, and must read "stopped".
         files.write(replace(record, phase="stopping", unneeded=unneeded))
@@ -313,5 +331,6 @@ def _stop(files: ServerHome, record: Record, *, unneeded: bool = False) -> bool:
             files.write(record)
             raise
     files.clean(record)
+    note_end(files)
     files.write(replace(record, phase="stopped", unneeded=unneeded))
     return pid is not None

@@ -1,34 +1,34 @@
-"""The folder of an embedded server: its files, its record, and which process is the server.
+"""The folder of an embedded server: its files and its record.
 
     home/                  mode 0700
         access.json        how to join; see access.py
         server.json        the record: settings and phase of the last start, with the secrets; mode 0600
         server.lock        held while somebody starts or stops the server
-        server.alive       locked by the server's process for as long as it lives
+        server.alive       locked by the server's process for as long as it lives, and says which it is
         server.conf        generated at each start, mode 0600: the password must not be seen in `ps`
         server.pid         written by the server itself, removed by it when it ends in order
         tls/               the certificates that `--tls` makes; see certificates.py
-        server.sock        unless the path is too long for a socket: then in a private temporary folder
+        server.sock        without /proc in a private temporary folder, when the path is too long for a socket
         data/  logs/       the append-only log; never deleted here
         spool/             outcomes that workers could not tell the server, a file of each; see workers.spool
 
-The *phase* in the record is what was intended; whether the process lives is what is. The two together tell
-a crash (intended to run, does not) from a stop. A pid alone proves nothing, for pids are used again: the
-process is the server of this home only if the path of our `server.conf` stands on its command line. What
-lives on another machine, or in another container, is told by the lock on `server.alive`.
+The *phase* in the record is what was intended; whether the process lives is what is (server_life.py). The
+two together tell a crash (intended to run, does not) from a stop.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -36,15 +36,21 @@ from urllib.parse import quote
 from queue_eval.access import Role, write_private
 from queue_eval.certificates import WILDCARDS
 from queue_eval.errors import ServerError, ServerRefusedError
+from queue_eval.machine import host_id
 from queue_eval.rights import user_lines
+from queue_eval.server_watch import HAS_SHORT_PATHS, SOCKET_PATH_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Phase = Literal["starting", "running", "stopping", "stopped"]
 
-SOCKET_PATH_LIMIT = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
 LOCK_TIMEOUT_S = 60.0
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Errors of a file system that has none."""
+
+_TEMPORARY = "queue_eval-{}"
 
 _CONFIG = """\
 daemonize yes
@@ -80,7 +86,7 @@ class Record:
     """
 
     phase: Phase
-    node: str  # the machine it was started on: a pid or a unix socket means nothing on another
+    node: str  # the name of the machine it was started on, for people only
     socket: str
     password: str = field(repr=False)
     key: str = field(repr=False)
@@ -99,6 +105,8 @@ class Record:
     allow_rq: bool = False
     unneeded: bool = False
     """With the phase `stopped`: by the watcher, for want of work, not by anybody's wish."""
+    host_id: str = ""
+    """Which machine it was started on; "" when an older version has started it."""
 
     @property
     def url(self) -> str:
@@ -168,16 +176,19 @@ class ServerHome:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held by whoever starts or stops this home's server; the kernel frees it if that process dies."""
-        from filelock import FileLock, Timeout
+        from filelock import FileLock, SoftFileLock, Timeout
 
+        path = self.folder / "server.lock"
+        is_soft = not can_lock(self.folder)
+        kind = SoftFileLock if is_soft else FileLock
         try:
-            lock = FileLock(self.folder / "server.lock", LOCK_TIMEOUT_S, mode=0o600, poll_interval=0.01)
-            with lock:
+            with kind(path, LOCK_TIMEOUT_S, mode=0o600, poll_interval=0.01):
                 yield
         except Timeout as error:
+            remedy = f"; if no such process is there any more, remove {path}" if is_soft else ""
             raise ServerError(
                 f"another process has been starting or stopping the server of {self.folder} for"
-                f" {LOCK_TIMEOUT_S:.0f} s; see {self.log}"
+                f" {LOCK_TIMEOUT_S:.0f} s; see {self.log}{remedy}"
             ) from error
 
     def read(self) -> Record | None:
@@ -186,7 +197,10 @@ class ServerHome:
             content = json.loads(self.record_file.read_text(encoding="utf-8"))
             # One of an older version lacks what has a default.
             defaults = {item.name: item.default for item in fields(Record) if item.default is not MISSING}
-            return Record(**{item.name: (defaults | content)[item.name] for item in fields(Record)})
+            record = Record(**{item.name: (defaults | content)[item.name] for item in fields(Record)})
+            # It lies in home, wherever that was when the server was started: this one may be a copy.
+            own = record.socket if _is_temporary(record.socket) else str(self.folder / "server.sock")
+            return replace(record, socket=own)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -202,7 +216,7 @@ class ServerHome:
             "dir": self.data,
             "logfile": self.log,
             "pidfile": self.pid_file,
-            "unixsocket": record.socket,
+            "unixsocket": self._path_to_bind(record),
             "requirepass": record.password,
             "appendfsync": record.fsync,
             # With TLS nothing listens without it.
@@ -225,83 +239,46 @@ class ServerHome:
             lines += user_lines(passwords, allow_rq=record.allow_rq)
         write_private(self.config, _CONFIG + "\n".join(lines) + "\n")
 
-    def pid(self, record: Record) -> int | None:
-        """The process of this home's server on this machine, or None if it has none."""
-        if record.phase == "stopped":  # written only when the process was seen to have ended
-            return None
-        try:
-            pid = int(self.pid_file.read_text())
-        except (FileNotFoundError, ValueError):
-            return self.search()
-        if self.is_server(pid):
-            return pid
-        # A starter that was killed half-way may have left a server that has not yet written its pid file.
-        return self.search() if record.phase == "starting" else None
-
-    def is_server(self, pid: int) -> bool:
-        """Whether process `pid` is the server of this home, and not ended (a zombie has no command line)."""
-        import psutil
-
-        try:
-            return str(self.config) in psutil.Process(pid).cmdline()
-        except (ValueError, psutil.Error):
-            return False
-
-    def search(self) -> int | None:
-        """Look for this home's server among all processes; the oldest, for it may have forked to rewrite."""
-        import psutil
-
-        found = [
-            process
-            for process in psutil.process_iter(["cmdline", "create_time"])
-            if str(self.config) in (process.info["cmdline"] or ())
-        ]
-        return min((process.info["create_time"], process.pid) for process in found)[1] if found else None
-
-    @contextmanager
-    def life(self) -> Iterator[int]:
-        """A file handle for the server to inherit; its lock is free again when the last holder has died."""
-        handle = os.open(self.alive_file, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            with suppress(OSError):  # a file system without locks, or a dead server's child that still ends
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield handle
-        finally:
-            os.close(handle)
-
     def is_ours(self) -> bool:
         """Whether this user has started the server."""
         return self.record_file.stat().st_uid == os.getuid()
 
-    def lives_elsewhere(self, record: Record) -> bool:
-        """Whether the server lives on another machine; where this cannot be known, it is taken to live."""
-        if record.node == this_node() or record.phase == "stopped":
-            return False
-        try:
-            with self.alive_file.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+    def is_from_here(self, record: Record) -> bool:
+        """Whether this machine has started the server last."""
+        return record.host_id == host_id() if record.host_id else record.node == this_node()
+
+    def has_lost_socket(self, record: Record) -> bool:
+        """Whether the socket of a server that has answered is gone: temporary folders are cleaned."""
+        return record.phase != "starting" and not Path(record.socket).exists()
 
     def choose_socket(self) -> str:
-        """A path for the socket that is short enough, in a folder that only this user can enter.
+        """A path for the socket: in home, where a path of any length can be reached (see `short_path`).
 
-        Raises ServerRefusedError if somebody else holds the name of the private temporary folder.
+        Elsewhere one that is short enough, in a folder that only this user can enter.
         """
         path = self.folder / "server.sock"
-        if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+        if HAS_SHORT_PATHS or len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
             return str(path)
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"queue_eval-{digest}"
+        folder = Path(tempfile.gettempdir()) / _TEMPORARY.format(digest)
         if len(os.fsencode(folder / "server.sock")) > SOCKET_PATH_LIMIT:
             folder = Path("/tmp") / folder.name  # noqa: S108 - its owner and mode are checked below
         return str(folder / "server.sock")
 
+    def _path_to_bind(self, record: Record) -> str:
+        """The path of the socket as the server binds it: short enough for the kernel."""
+        if len(os.fsencode(record.socket)) <= SOCKET_PATH_LIMIT:
+            return record.socket
+        return os.path.relpath(record.socket, self.data.resolve())  # where it goes before it binds
+
+    def _has_socket(self, record: Record) -> bool:
+        return Path(record.socket).parent == self.folder
+
     def prepare_socket(self, path: str) -> None:
-        """Make the private folder of a socket that does not lie in home."""
+        """Make the private folder of a socket that does not lie in home.
+
+        Raises ServerRefusedError if somebody else holds its name.
+        """
         folder = Path(path).parent
         if folder == self.folder:
             return
@@ -317,9 +294,25 @@ class ServerHome:
         """Remove what a server that has ended leaves behind, but for its data and settings."""
         for path in (self.pid_file, Path(record.socket)):
             path.unlink(missing_ok=True)
-        if Path(record.socket).parent != self.folder:
+        if not self._has_socket(record):
             with suppress(OSError):
                 Path(record.socket).parent.rmdir()
+
+
+def _is_temporary(socket_path: str) -> bool:
+    return re.fullmatch(_TEMPORARY.format("[0-9a-f]{16}"), Path(socket_path).parent.name) is not None
+
+
+def can_lock(folder: Path) -> bool:
+    """Whether the file system of this folder has locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NO_LOCKS
+    finally:
+        os.close(handle)
+    return True
 
 
 def this_node() -> str:

@@ -18,9 +18,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.machine import birth_of, is_alive
 from queue_eval.server_home import Record, ServerHome
+from queue_eval.server_life import look, named_by, note_server, processes_of, taken
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ReplyError, Wire
 
@@ -42,12 +46,23 @@ _FOREIGN_DATA = ("RDB format version", "Wrong signature")
 _BAD_FILE = re.compile(r"Bad file format reading the append only file (\S+?):? ")
 
 
-def launch(files: ServerHome, record: Record, last: Record | None) -> None:
+def launch(
+    files: ServerHome, record: Record, last: Record | None, forks: tuple[int, ...] = ()
+) -> None:
     """Start the process and wait for its answer. On failure nothing is left running, and `last` still holds.
 
-    Raises ServerError with the words of the server.
+    Assumes that `look` saw no server, only `forks` of a dead one.
+
+    Raises ServerRefusedError when one lives all the same, and ServerError with the words of the server.
     """
     binary = server_binary(with_tls=True) if record.tls_cert else server_binary()
+    _check_alone(files, record)
+    # Until here nothing was changed: whoever has the lock is the server, or its only starter.
+    with taken(files, forks) as handle:
+        _launch(binary, files, record, last, handle)
+
+
+def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None, handle: int) -> None:
     # The intention comes first: if this process dies half-way, the next one looks for an unknown server.
     files.write(replace(record, phase="starting"))
     files.prepare_socket(record.socket)
@@ -55,21 +70,22 @@ def launch(files: ServerHome, record: Record, last: Record | None) -> None:
     files.pid_file.unlink(missing_ok=True)
     log_start = files.log.stat().st_size if files.log.exists() else 0
     try:
-        # The server detaches itself: it forks and leaves the session. All it keeps of ours is `life`.
-        with files.life() as handle:
-            subprocess.run(
-                [binary, files.config],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=True,
-                text=True,
-                errors="replace",
-                timeout=ANSWER_TIMEOUT_S,
-                umask=0o077,
-                start_new_session=True,
-                pass_fds=[handle],
-            )
+        # The server detaches itself: it forks and leaves the session. All it keeps of ours is the lock.
+        subprocess.run(
+            [binary, files.config],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_TIMEOUT_S,
+            umask=0o077,
+            start_new_session=True,
+            pass_fds=[handle],
+        )
         wait_for_answer(files, record)
+        if (pid := look(files, record).pid) is not None:
+            note_server(handle, pid)
     except (OSError, subprocess.SubprocessError) as error:
         _end_process(files)
         files.clean(record)
@@ -105,7 +121,7 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
         except OSError:
             pass  # not listening yet
         if time.monotonic() > next_look:
-            if files.search() is None:
+            if not processes_of(files):
                 raise ServerUnreachableError(f"the server of {files.folder} ended at once")
             next_look = time.monotonic() + 0.5
         time.sleep(0.003)
@@ -114,31 +130,75 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
 
 def shut_down(files: ServerHome, record: Record, pid: int) -> None:
     """Have the server save its log and end; raises ServerError if it does not."""
+    born = _birth(pid)
     try:
         with Wire(record.socket, record.password, STOP_TIMEOUT_S) as wire:
             wire.call("SHUTDOWN")
     except ReplyError as error:
         raise ServerRefusedError(f"the server refuses to stop: {error}; see {files.log}") from error
+    except (FileNotFoundError, ConnectionRefusedError):
+        _ask_to_end(pid)  # its socket was removed, or is another one's
     except ConnectionError:
         pass  # its way of saying yes
     except OSError as error:
         raise ServerUnreachableError(
             f"the server does not answer; end process {pid}, see {files.log}"
         ) from error
-    _wait_for_end(files, pid)
+    _wait_for_end(files, pid, born)
+
+
+def end_unreachable(files: ServerHome, pid: int) -> None:
+    """Have a server whose socket is gone save its log and end; raises ServerError if it does not."""
+    log.warning("the socket of the server of %s was removed; the server is started anew", files.folder)
+    born = _birth(pid)
+    _ask_to_end(pid)
+    _wait_for_end(files, pid, born)
+
+
+def _ask_to_end(pid: int) -> None:
+    """To the server this is what SHUTDOWN is."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def _check_alone(files: ServerHome, record: Record) -> None:
+    """Refuse to start beside a server that was known by this home's path, though the lock is not its own."""
+    if pids := named_by(files):
+        raise ServerRefusedError(
+            f"process {pids[0]} is a server of a folder that was at {files.folder} and is not any more; "
+            "end it, or bring that folder back"
+        )
+    try:
+        with Wire(record.socket, record.password, 1.0):
+            pass
+    except ReplyError:
+        pass  # somebody answers
+    except OSError:
+        return
+    raise ServerRefusedError(
+        f"a server answers at {record.socket}, though {files.alive_file} is not its own: the folder was "
+        "replaced, or that file removed, while it lived; end it there first"
+    )
 
 
 def _end_process(files: ServerHome) -> None:
-    if (pid := files.search()) is not None:
+    for pid in processes_of(files):
+        born = _birth(pid)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        _wait_for_end(files, pid)
+        _wait_for_end(files, pid, born)
 
 
-def _wait_for_end(files: ServerHome, pid: int) -> None:
-    # Not by the pid alone: where nobody reaps orphans at once, an ended process keeps its pid for seconds.
+def _birth(pid: int) -> float:
+    try:
+        return birth_of(pid)
+    except psutil.Error:
+        return 0.0  # it has ended
+
+
+def _wait_for_end(files: ServerHome, pid: int, born: float) -> None:
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while files.is_server(pid):
+    while is_alive(pid, born):
         if time.monotonic() > deadline:
             raise ServerError(f"the server does not end; end process {pid}, see {files.log}")
         time.sleep(0.003)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from queue_eval.certificates import Certificates, provide, server_names
 from queue_eval.errors import UsageError
+from queue_eval.machine import host_id
 from queue_eval.server_home import Record, ServerHome, this_node
 
 DEFAULT_PORT = 6379
@@ -45,7 +46,7 @@ def new_record(
     return Record(
         phase="starting",
         node=this_node(),
-        socket=_socket_path(files, last),
+        socket=files.choose_socket(),
         password=last.password if last else secrets.token_hex(24),
         key=last.key if last else secrets.token_hex(32),
         host=host,
@@ -60,6 +61,7 @@ def new_record(
         driver_password=(last and last.driver_password) or (secrets.token_hex(24) if host else ""),
         worker_password=(last and last.worker_password) or (secrets.token_hex(24) if host else ""),
         allow_rq=allow_rq,
+        host_id=host_id(),
     )
 
 
@@ -105,13 +107,6 @@ def _check_files(given: Certificates) -> None:
             raise UsageError(f"the TLS file {file} cannot be read ({error.strerror})") from error
         if not is_pem:
             raise UsageError(f"the TLS file {file} is not PEM; convert it with openssl")
-
-
-def _socket_path(files: ServerHome, last: Record | None) -> str:
-    """As before, so that whoever waits for the server finds it again, if that place still exists."""
-    if last and last.node == this_node() and Path(last.socket).parent.parent.is_dir():
-        return last.socket
-    return files.choose_socket()
 
 
 def _free_port(host: str) -> int:

@@ -16,9 +16,15 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 NAME = "queue_eval-watcher"  # of its connection
+
+SOCKET_PATH_LIMIT = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
+HAS_SHORT_PATHS = hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")  # noqa: PTH112
+"""Whether this system reaches a file by an open folder."""
 
 _STOP = """
 import sys
@@ -32,6 +38,20 @@ class ReplyError(Exception):
     """The server answered with an error; the message begins with its code (`LOADING`, `WRONGPASS`)."""
 
 
+@contextmanager
+def short_path(path: str) -> Iterator[str]:
+    """A path to a unix socket that is short enough for the kernel, however long its own is."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT or not HAS_SHORT_PATHS:
+        yield path
+        return
+    folder, name = os.path.split(path)
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{handle}/{name}"
+    finally:
+        os.close(handle)
+
+
 class Wire:
     """One connection to a unix socket, for one thread: sends a command, waits for its reply (RESP2).
 
@@ -43,7 +63,8 @@ class Wire:
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.settimeout(timeout_s)
-            self._socket.connect(path)
+            with short_path(path) as short:
+                self._socket.connect(short)
             self._replies = self._socket.makefile("rb")
             self.call("AUTH", password)
         except BaseException:

@@ -23,6 +23,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Self
 
+from queue_eval.server_watch import short_path
+
 Target = str | tuple[str, int]
 """The path of a unix socket, or host and port."""
 
@@ -474,7 +476,8 @@ def _connected(target: Target) -> socket.socket:
         server = socket.socket(socket.AF_UNIX)
         server.settimeout(_CONNECT_S)
         try:
-            server.connect(target)
+            with short_path(target) as path:
+                server.connect(path)
         except OSError:
             server.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,13 +18,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 from click.testing import CliRunner
 
 import queue_eval
-from queue_eval import server_process
+from queue_eval import server_home, server_process
 from queue_eval.access import Access, read_access, write_access
 from queue_eval.cli.server import server_group
-from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.connection import Link
+from queue_eval.errors import ServerError, ServerRefusedError, UsageError
 from queue_eval.server import (
     open_access,
     revive_server,
@@ -32,9 +35,9 @@ from queue_eval.server import (
     stop_if_idle,
     stop_server,
 )
-from queue_eval.server_home import SOCKET_PATH_LIMIT, Record, ServerHome
+from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_programs import server_binary
-from queue_eval.server_watch import ReplyError, Wire, has_outstanding, visits
+from queue_eval.server_watch import SOCKET_PATH_LIMIT, ReplyError, Wire, has_outstanding, visits
 
 START = "import sys; from queue_eval.server import start_server; print(start_server(sys.argv[1]).url)"
 
@@ -76,7 +79,7 @@ def kill_server(home: Path) -> int:
     pid = server_state(home).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not ServerHome(home).is_server(pid))
+    wait_until(lambda: server_state(home).pid is None)
     return pid
 
 
@@ -342,31 +345,47 @@ def test_secrets_are_on_no_command_line_and_in_no_log(home):
     assert not [place for place in places if record.password in place or record.key in place]
 
 
-def test_long_home_has_its_socket_in_a_private_temporary_folder(tmp_path, clean_home):
+def test_a_socket_is_in_home_however_long_its_path_is(tmp_path, clean_home):
     home = tmp_path.resolve() / ("long" * 30) / 'with "quotes" and spaces'
     clean_home(home)
+    access = start_server(home)
+    place = Path(record_of(home).socket)
+    assert place == home / "server.sock"
+    assert len(os.fsencode(place)) > SOCKET_PATH_LIMIT
+    assert place.is_socket()
+    link = Link(access, name="test")
+    assert link.client.ping()
+    kill_server(home)
+    with pytest.raises(redis.ConnectionError, match=re.escape(str(place))):
+        link.client.ping()
+    assert start_server(home) == access
+    assert link.client.ping()
+    link.close()
+    stop_server(home)
+    assert not place.exists()
+    assert start_server(home) == access
+
+
+def test_without_short_paths_a_long_home_has_its_socket_elsewhere(tmp_path, clean_home, monkeypatch):
+    """In a private temporary folder, which a reboot may empty."""
+    home = tmp_path.resolve() / ("long" * 30)
+    clean_home(home)
+    monkeypatch.setattr(server_home, "HAS_SHORT_PATHS", False)
     access = start_server(home)
     place = Path(record_of(home).socket)
     assert len(os.fsencode(place)) <= SOCKET_PATH_LIMIT
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
     kill_server(home)
-    shutil.rmtree(place.parent)  # a reboot may empty the temporary folder
+    shutil.rmtree(place.parent)
     assert start_server(home) == access
     stop_server(home)
     assert not place.parent.exists()
-    assert start_server(home) == access
-
-
-def test_somebody_elses_temporary_folder_is_refused(tmp_path, clean_home):
-    home = tmp_path.resolve() / ("long" * 30)
-    clean_home(home)
-    place = Path(ServerHome(home).choose_socket()).parent
-    place.mkdir(mode=0o755)
+    place.parent.mkdir(mode=0o755)
     try:
         with pytest.raises(ServerRefusedError, match="not a private folder"):
             start_server(home)
     finally:
-        place.rmdir()
+        place.parent.rmdir()
 
 
 def test_tcp_is_added_changed_and_taken_away(home):
@@ -432,25 +451,6 @@ def test_server_whose_record_is_gone_is_not_doubled(home):
     with pytest.raises(ServerRefusedError, match="record is gone"):
         start_server(home)
     (home / "server.json").write_text(text)
-
-
-def test_server_of_another_machine_is_left_alone(home):
-    start_server(home)
-    files, record = ServerHome(home), record_of(home)
-    files.write(replace(record, node="elsewhere"))
-    for action in (start_server, stop_server):
-        with pytest.raises(ServerUnreachableError, match="runs on elsewhere"):
-            action(home)
-    assert revive_server(home) is None
-    state = server_state(home)
-    assert (state.state, state.pid) == ("running", None)
-
-    pid = files.search()
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server_state(home).state == "crashed")
-    start_server(home)  # its lock tells that it is dead
-    assert record_of(home).node == record.node
 
 
 def test_open_access_starts_what_does_not_run(home):
