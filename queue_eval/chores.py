@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ from shlex import quote
 
 from queue_eval.connection import GiveUp
 from queue_eval.errors import ServerError
+from queue_eval.home_loss import HomeLoss
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.queue import CampaignQueue
-from queue_eval.server import revive_server
+from queue_eval.server import revive_server, server_state
 from queue_eval.service import ServiceCheck
 
 log = logging.getLogger(__name__)
@@ -61,8 +63,17 @@ class Patience:
                 self._tell(f"the embedded server cannot be restarted yet: {error}")
             else:
                 if revived is None:
-                    start = f"queue-eval server start --home {quote(str(self._home))}"
-                    self._tell(f"the server of {self._home} was stopped; start it: {start}")
+                    self._tell(self._why_not(self._home))
+
+    @staticmethod
+    def _why_not(home: Path) -> str:
+        if server_state(home).state == "absent":
+            return (
+                f"the folder {home} was removed, and the campaign with it; bring the folder back, or begin "
+                "the campaign again"
+            )
+        start = f"queue-eval server start --home {quote(str(home))}"
+        return f"the server of {home} was stopped, or ran elsewhere; start it: {start}"
 
     def _tell(self, what: str) -> None:
         """Once: it is tried again every few seconds."""
@@ -83,6 +94,7 @@ class Chores:
         self._service = ServiceCheck(
             queue, label=label, hires=ensure_workers is not None, forwards=forwards
         )
+        self._home = HomeLoss(queue.link.access.home)
         self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0}
         self._waited_s = 0.0
 
@@ -94,6 +106,8 @@ class Chores:
             while self._queue.reclaim(grace_ms=GRACE_MS).more:
                 pass
         if self._is_due("look", LOOK_EVERY_S):
+            if (loss := self._home.tell()) is not None:
+                warnings.warn(loss, UserWarning, stacklevel=2)
             self._service.look(self._waited_s, UNSERVED_S)
 
     def count_wait(self, waited_s: float) -> None:

@@ -121,6 +121,14 @@ def named_by(files: ServerHome) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
+def is_orphan(pid: int) -> bool:
+    """Whether a server's data folder was removed, as far as the system tells."""
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink()).endswith(" (deleted)")
+    except OSError:
+        return False
+
+
 @contextmanager
 def taken(files: ServerHome, forks: tuple[int, ...] = ()) -> Iterator[int]:
     """A file handle for the server to inherit, which holds the lock until the last holder has died.

@@ -24,7 +24,7 @@ from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.machine import birth_of, is_alive
 from queue_eval.server_home import Record, ServerHome
-from queue_eval.server_life import look, named_by, note_server, processes_of, taken
+from queue_eval.server_life import is_orphan, look, named_by, note_server, processes_of, taken
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ReplyError, Wire
 
@@ -39,6 +39,7 @@ LOOK_LINGER_S = 10.0
 _ENOUGH_BYTES = 2**20
 """A server that ended for want of space is not started again before so much is free."""
 
+_ORPHAN_S = 5.0
 _LOG_BYTES = 2**16
 _FULL = "AOF write error"
 _TORN = "Truncating the AOF"
@@ -163,7 +164,11 @@ def _ask_to_end(pid: int) -> None:
 
 def _check_alone(files: ServerHome, record: Record) -> None:
     """Refuse to start beside a server that was known by this home's path, though the lock is not its own."""
-    if pids := named_by(files):
+    # One whose folder was removed is ended by its watcher, when nobody uses it any more.
+    deadline = time.monotonic() + _ORPHAN_S
+    while (pids := named_by(files)) and is_orphan(pids[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if pids:
         raise ServerRefusedError(
             f"process {pids[0]} is a server of a folder that was at {files.folder} and is not any more; "
             "end it, or bring that folder back"

@@ -5,7 +5,8 @@ needs no driver to stay alive. It holds one connection for life, and so learns o
 whatever cause, from the connection's. It imports the standard library only, and decides nothing for good:
 after a quiet time it becomes `queue_eval.server.stop_if_idle`, which looks again under the lock of the home.
 
-Quiet means: no other client is connected, none has come and gone, and no campaign has outstanding jobs.
+Quiet means: no other client is connected, none has come and gone, and no campaign has outstanding jobs. A
+server whose folder was removed ends as soon as no other client is connected.
 The bare-bones client `Wire` lives here, because nothing smaller can be imported by both sides.
 """
 
@@ -21,6 +22,9 @@ from contextlib import contextmanager
 from typing import Self
 
 NAME = "queue_eval-watcher"  # of its connection
+
+_LOOK_S, _ASK_S = 2.0, 15.0
+"""How often it looks whether the folder is there, and asks the server, at most."""
 
 SOCKET_PATH_LIMIT = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
 HAS_SHORT_PATHS = hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")  # noqa: PTH112
@@ -117,6 +121,29 @@ class Wire:
         return rest
 
 
+class HomeMark:
+    """Tells when a home was removed, or another one is in its place. A folder out of reach is neither."""
+
+    def __init__(self, home: str) -> None:
+        self._record = f"{home}/server.json"
+        self._data = f"{home}/data"
+        self._mark = self._look()
+
+    def is_gone(self) -> bool:
+        try:
+            return self._look() != self._mark
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def _look(self) -> tuple[object, ...]:
+        # The number of a folder is used again, but each home has a key of its own.
+        status = os.stat(self._data)  # noqa: PTH116 - pathlib costs 1 MB
+        with open(self._record, encoding="utf-8") as file:  # noqa: PTH123
+            return status.st_dev, status.st_ino, json.load(file).get("key")
+
+
 def visits(wire: Wire) -> tuple[int, int]:
     """How many clients are connected now, `wire` included, and how many ever were."""
     info: dict[bytes, bytes] = {}
@@ -142,10 +169,18 @@ def _outstanding(wire: Wire, campaign: str) -> int:
     return int(submitted if isinstance(submitted, bytes) else 0) - finished
 
 
-def _watch(wire: Wire, linger_s: float) -> int | None:
+def _watch(wire: Wire, linger_s: float, home: HomeMark) -> int | None:
     """The number of visits seen once `linger_s` seconds were quiet, or None when the server has ended."""
     seen, quiet_since = visits(wire)[1], time.monotonic()
-    while not wire.closed_within(min(linger_s / 4, 15.0)):
+    asked_at = quiet_since
+    while not wire.closed_within(min(linger_s / 4, _LOOK_S)):
+        if home.is_gone():
+            if visits(wire)[0] == 1:
+                wire.call("SHUTDOWN")  # nobody can come any more
+            continue
+        if time.monotonic() - asked_at < min(linger_s / 4, _ASK_S):
+            continue
+        asked_at = time.monotonic()
         clients, total = visits(wire)
         if clients > 1 or total != seen or has_outstanding(wire):
             seen, quiet_since = total, time.monotonic()
@@ -165,7 +200,7 @@ def main(home: str, linger_s: float) -> None:
             os._exit(0)
         os.chdir("/")
         try:
-            seen = _watch(wire, linger_s)
+            seen = _watch(wire, linger_s, HomeMark(home))
         except OSError:
             return
     if seen is not None:

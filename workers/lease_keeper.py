@@ -28,6 +28,7 @@ from queue_eval.errors import (
 )
 from queue_eval.faults import undamaged
 from queue_eval.fleet import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
+from queue_eval.home_loss import HomeLoss
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.moves import Release
 from queue_eval.queue import CampaignQueue
@@ -61,6 +62,7 @@ class LeaseKeeper:
         self._created = psutil.Process().create_time()
         self._born = birth_of(os.getpid())
         self._allotted = _allotted(options)
+        self._home = HomeLoss(link.access.home)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -94,6 +96,8 @@ class LeaseKeeper:
 
     def beat(self) -> None:
         """One heartbeat."""
+        if (loss := self._home.tell()) is not None:
+            log.warning("%s", loss)
         reasons = self._book.reasons()
         campaigns, drain_asked = self._show_life(reasons)
         for served, tokens in self._book.holdings():

@@ -227,6 +227,13 @@ class Attack:
         self._fleet.set_clock_back(by_s)
         return Fault("clock-back", "server", at, at, detail=f"by {by_s:g} s")
 
+    def _second_server(self, _: Strike) -> Fault | None:
+        if self._is_server_paused or self._fleet.server_pid is None or self._fleet.server_due_at is not None:
+            return None
+        at = time.time()
+        said = self._fleet.try_second_server()
+        return Fault("second-server", "server", at, time.time(), detail=said)
+
     def _end_after(self, seconds: float, end: Callable[[], None]) -> None:
         heapq.heappush(self._ends, (time.monotonic() + seconds, next(self._numbers), end))
 
@@ -270,4 +277,5 @@ _DEEDS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
     "pause": Attack._pause,
     "cut": Attack._cut,
     "clock-back": Attack._clock_back,
+    "second-server": Attack._second_server,
 }

@@ -23,6 +23,9 @@ TWICE = "twice"
 STOPS = ("drain", "term-all")
 """What a worker that is to end is sent: SIGTERM, alone or with all its descendants."""
 
+REFUSED = "refused"
+"""Detail of the start of a second server: it did not start, and the first one is still there."""
+
 CLOCK_S = 0.01
 """The server's records are of whole milliseconds."""
 

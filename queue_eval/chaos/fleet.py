@@ -23,6 +23,7 @@ from queue_eval.access import Access, write_access
 from queue_eval.chaos import processes
 from queue_eval.chaos.clock import ServerClock
 from queue_eval.chaos.driver import CAMPAIGN, NOBODY_THERE, Orders
+from queue_eval.chaos.evidence import REFUSED
 from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, RETRY_DELAY_S, TIME_LIMIT_S, prepare
@@ -39,6 +40,8 @@ _WINDOW_IF_SHORT = 200
 
 _LOG_TAIL = 400
 _AGAIN_S = 0.5
+
+_SECOND_SERVER_S = 60.0
 
 _DRAIN_S = 60.0
 """A worker must have ended so long after it was asked to, frozen, or without a server, whichever was last."""
@@ -185,6 +188,19 @@ class Fleet:
     def set_clock_back(self, by_s: float) -> None:
         assert self._clock is not None
         self._clock.set_back(by_s)
+
+    def try_second_server(self) -> str:
+        """Start a server on the living one's folder, where that cannot be seen; what came of it."""
+        before = self.server_pid
+        start = [sys.executable, "-P", "-m", "queue_eval", "server", "start", "--home", str(self.home)]
+        done = subprocess.run(
+            [*processes.hidden(), *start], capture_output=True, text=True, check=False, cwd=self.folder,
+            env=self._environment(), timeout=_SECOND_SERVER_S,
+        )  # fmt: skip
+        if self.server_pid != before:
+            return f"the server was process {before}, and is {self.server_pid}"
+        was_refused = done.returncode != 0 or "already running" in done.stdout
+        return REFUSED if was_refused else f"started: {done.stdout.strip()}"
 
     def kill(self, seat: Seat, back_after_s: float, *, same_name: bool = False) -> None:
         seat.was_killed = True

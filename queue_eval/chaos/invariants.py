@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from queue_eval.chaos.blame import Blame
 from queue_eval.chaos.driver import digest
-from queue_eval.chaos.evidence import Evidence
+from queue_eval.chaos.evidence import REFUSED, Evidence
 from queue_eval.chaos.idleness import longest_idle
 from queue_eval.chaos.stops import costs_of_stops
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, value_of
@@ -278,6 +278,14 @@ def _nobody_idle(facts: _Facts) -> Iterator[str]:
         yield "not observed: no job was pending while nothing stood in the way"
 
 
+def _one_server(facts: _Facts) -> Iterator[str]:
+    tried = [fault for fault in facts.all.faults if fault.what == "second-server"]
+    for fault in tried:
+        if fault.detail != REFUSED:
+            yield f"a second server at {fault.at:.2f}: {fault.detail}"
+    yield f"{len(tried)} starts beside it"
+
+
 def _nothing_left(facts: _Facts) -> Iterator[str]:
     for what, names in facts.all.left.items():
         for name in names:
@@ -324,6 +332,7 @@ LAWS: dict[str, Check] = {
     "poison is quarantined, neighbours unharmed": _poison_is_quarantined,
     "conservation at every sample": _conserved,
     "nobody idle while jobs wait": _nobody_idle,
+    "one server at a time": _one_server,
     "nothing left over": _nothing_left,
     "nobody died unasked": _nobody_else_died,
     "server memory bounded": _memory_is_bounded,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
+import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +16,17 @@ import psutil
 
 MARK = "QUEUE_EVAL_CHAOS"
 """Environment variable that every process of an attack inherits; its value is the attack's own."""
+
+
+@functools.cache
+def hidden() -> tuple[str, ...]:
+    """What a command is preceded by to see no other processes; nothing where that cannot be had."""
+    words = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return words if done.returncode == 0 else ()
 
 
 def environment(mark: str, temporary: Path, **more: str) -> dict[str, str]:

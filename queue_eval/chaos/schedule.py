@@ -74,7 +74,7 @@ def strikes(settings: Settings) -> Iterator[Strike]:
 
 
 def _lasting(dice: random.Random, what: str, victim: str, lease_s: float) -> float:
-    if victim == "child" or what == "clock-back":
+    if victim == "child" or what in ("clock-back", "second-server"):
         return 0.0
     if (what, victim) == ("kill", "driver"):
         return dice.uniform(0, 1)

@@ -19,6 +19,7 @@ VICTIMS = {
     "pause": ("worker", "driver", "server"),
     "cut": ("network",),
     "clock-back": ("server",),
+    "second-server": ("server",),
 }
 """Each kind of fault has an option of its name, with some of these victims."""
 

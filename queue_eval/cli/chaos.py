@@ -56,6 +56,10 @@ _LINE_EVERY_S = 10.0
     "--clock-back", metavar="LIST", default="none", show_default=True,
     help="Whose clock to set back, by seconds or an hour: server; or none. Needs libfaketime.",
 )
+@click.option(
+    "--second-server", metavar="LIST", default="none", show_default=True,
+    help="What to start a second time on its own folder, from where it cannot be seen: server; or none.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of evaluations and faults.")
 @click.option(
     "--minutes", type=float, default=2.0, show_default=True,

@@ -98,6 +98,15 @@ def test_other_methods(folder: Path, method: str) -> None:
     )  # fmt: skip
 
 
+def test_a_second_server_is_refused(folder: Path) -> None:
+    report = attack(
+        folder, "--evaluations", 60, "--minutes", 0.15, "--seed", 3, "--fault-every", "700ms",
+        "--lease", "2s", "--kill", "server", "--drain", "none", "--term-all", "none", "--pause", "none",
+        "--cut", "none", "--second-server", "server",
+    )  # fmt: skip
+    assert report["faults"]["second-server server"]["count"] > 0
+
+
 @pytest.mark.long
 def test_a_clock_that_is_set_back(folder: Path) -> None:
     pytest.importorskip("libfaketime", reason="libfaketime is not there")

@@ -169,6 +169,8 @@ BREAKS: list[tuple[str, Break]] = [
     ("conservation at every sample", lambda e: replace(e, ended_at=END)),
     ("conservation at every sample", lambda e: replace(e, blind=["the observer failed"])),
     ("nobody idle while jobs wait", idle),
+    ("one server at a time", lambda e: replace(
+        e, faults=[*e.faults, Fault("second-server", "server", END, END, detail="started: pid 7")])),
     ("nothing left over", lambda e: replace(e, left={"spools": ["w0.jsonl"]})),
     ("nobody died unasked", lambda e: replace(e, casualties=["worker w1 ended by itself"])),
     ("server memory bounded", lambda e: replace(e, final_memory=2**30)),

@@ -55,7 +55,7 @@ def test_a_flaky_one_raises_as_often_as_it_says(tmp_path: Path) -> None:
 def test_faults_follow_from_the_seed() -> None:
     chosen = settings(
         kill="driver,worker,child,server", drain="worker",
-        term_all="worker", pause="worker", cut="network", clock_back="server",
+        term_all="worker", pause="worker", cut="network", clock_back="server", second_server="server",
     )  # fmt: skip
     first = list(itertools.islice(strikes(chosen), 200))
     assert first == list(itertools.islice(strikes(chosen), 200))
@@ -84,8 +84,8 @@ def test_the_command_repeats_the_attack() -> None:
     command = settings(kill="driver, child", pause="none", cut="network", seed=7, minutes=0.5).command()
     assert shlex.split(command) == shlex.split(
         "queue-eval chaos --evaluations 40 --method process --workers 2 --slots 2 --kill driver,child "
-        "--drain none --term-all none --pause none --cut network --clock-back none --seed 7 --minutes 0.5 "
-        "--fault-every 1 --lease 4"
+        "--drain none --term-all none --pause none --cut network --clock-back none --second-server none "
+        "--seed 7 --minutes 0.5 --fault-every 1 --lease 4"
     )
 
 

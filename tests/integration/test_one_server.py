@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from queue_eval import Evaluator
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
 from queue_eval.machine import machine_id
 from queue_eval.server import revive_server, server_state, start_server, stop_server
@@ -346,3 +347,53 @@ def test_one_of_another_machine(home: Path) -> None:
 def test_words_that_are_no_holder() -> None:
     for text in (b"", b"a b c d e", b"m 1 2.0 other n", b"m 1 2.0 server", b"\xff\xfe", b"m x 1.0 server n"):
         assert Holder.parse(text) is None
+
+
+# A home that is removed -----------------------------------------------------------------------------------
+
+
+def test_a_removed_home_is_told_of_once(
+    own_home: Path, tmp_path: Path, campaign: str, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    options = {"home": own_home, "campaign": campaign, "local_workers": False}
+    driver = Evaluator.create("tests.support.fault_functions:work", "process", options)
+    worker = subprocess.Popen(
+        [*queue_eval("worker", "--home", own_home, "--lease", "1s")], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        driver.submit([{"x": 7, "log": str(tmp_path / "side.log"), "gate": str(tmp_path / "gate")}])
+        wait_until((tmp_path / "side.log").exists)
+        pid = server_state(own_home).pid
+        assert pid is not None
+        shutil.rmtree(own_home)
+        with pytest.warns(UserWarning, match=f"the folder {own_home} was removed or replaced") as warned:
+            assert driver.gather("ALL", timeout=8.0) == []
+        assert len([one for one in warned if "removed" in str(one.message)]) == 1
+        # A new one does not start beside it while it is in use.
+        with pytest.raises(ServerRefusedError, match=f"process {pid} is a server of a folder that was at"):
+            start_server(own_home)
+        shutil.rmtree(own_home)
+        os.kill(pid, signal.SIGKILL)
+        assert driver.gather("ALL", timeout=8.0) == []
+        assert caplog.text.count(f"the folder {own_home} was removed, and the campaign with it") == 1
+    finally:
+        driver.close()
+        worker.kill()
+        _, said = worker.communicate()
+    assert said.count("was removed or replaced") == 1
+
+
+def test_the_server_of_a_removed_home_ends(own_home: Path) -> None:
+    """When nobody is connected any more; a start waits for that."""
+    start_server(own_home)
+    pid = server_state(own_home).pid
+    assert pid is not None
+    record = ServerHome(own_home).read()
+    assert record is not None
+    with Wire(record.socket, record.password) as wire:
+        shutil.rmtree(own_home)
+        assert not wire.closed_within(5.0)
+    start_server(own_home)
+    assert not is_running(pid)
+    assert is_untouched(own_home, server_state(own_home).pid)
