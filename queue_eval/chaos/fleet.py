@@ -30,6 +30,7 @@ from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, RETRY_DELAY_S, T
 from queue_eval.errors import QueueEvalError
 from queue_eval.server import server_state, start_server, stop_server
 from queue_eval.server_home import ServerHome
+from queue_eval.server_watch import short_path
 from queue_eval.states import Method
 
 RQ_QUEUE = "chaos"
@@ -106,6 +107,7 @@ class Fleet:
         """Whether the server could not be started again."""
         self._temporary = folder / "tmp"
         self._logs = folder / "logs"
+        self._open_ways = contextlib.ExitStack()
         self._clock = ServerClock(folder) if settings.has("clock-back") else None
         self._guard = self._start_guard(is_temporary=is_temporary)
         self._access: Access | None = None
@@ -149,6 +151,7 @@ class Fleet:
                 self._guard.stdin.write(b".")
                 self._guard.stdin.close()
         self._guard.wait()
+        self._open_ways.close()
 
     # Keeping them running -------------------------------------------------------------------------------
 
@@ -310,7 +313,7 @@ class Fleet:
         if self.settings.has("cut") and role != "rq":
             record = ServerHome(self.home).read()
             assert record is not None
-            proxy = FaultProxy(record.socket)
+            proxy = FaultProxy(self._open_ways.enter_context(short_path(record.socket)))
             host, port = proxy.address
             url = f"redis://:{record.password}@{host}:{port}/0"
         write_access(way, url, access.key)

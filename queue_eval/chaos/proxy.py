@@ -23,8 +23,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Self
 
-from queue_eval.server_watch import short_path
-
 Target = str | tuple[str, int]
 """The path of a unix socket, or host and port."""
 
@@ -476,8 +474,7 @@ def _connected(target: Target) -> socket.socket:
         server = socket.socket(socket.AF_UNIX)
         server.settimeout(_CONNECT_S)
         try:
-            with short_path(target) as path:
-                server.connect(path)
+            server.connect(target)
         except OSError:
             server.close()
             raise

@@ -87,10 +87,12 @@ def start_command(home: str | Path | None) -> str:
 def _why_stopped(home: Path) -> str | None:
     """Why it does not run, and where it last did if that was elsewhere; None if it may run."""
     from queue_eval.server import server_state
-    from queue_eval.server_home import this_node
+    from queue_eval.server_home import ServerHome
 
     state = server_state(home)
     if state.state not in ("stopped", "crashed"):
         return None
     why = "stopped for want of work" if state.unneeded else state.state
-    return why if state.node == this_node() else f"{why}; it last ran on {state.node}"
+    record = ServerHome(home).read()
+    is_from_here = record is None or ServerHome(home).is_from_here(record)
+    return why if is_from_here else f"{why}; it last ran on {state.node}"

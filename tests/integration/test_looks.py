@@ -118,7 +118,7 @@ def test_elsewhere_it_is_said_where_it_ran(home: Path) -> None:
     files = ServerHome(home)
     record = files.read()
     assert record is not None
-    files.write(replace(record, node="login-7"))
+    files.write(replace(record, node="login-7", host_id="another"))
     line = complaint(cli_here("status", "c", home=home), 2)
     assert "is not running (stopped for want of work; it last ran on login-7); start it with:" in line
     assert server_state(home).state == "stopped"
