@@ -6,9 +6,17 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from click import ParamType as _ParamType
+else:
+    _Value = TypeVar("_Value")
+
+    class _ParamType(click.ParamType, Generic[_Value]):
+        """Before click 8.4 it takes no type of its values."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,7 +50,7 @@ def parse_duration(text: str) -> float | None:
     return sum(float(n) * unit for n, unit in zip(match.groups(), _UNITS_S.values(), strict=True) if n)
 
 
-class DurationType(click.ParamType[float]):
+class DurationType(_ParamType[float]):
     """A duration, as seconds."""
 
     name = "duration"
@@ -63,7 +71,7 @@ DURATION = DurationType()
 POSITIVE_DURATION = DurationType(is_positive=True)
 
 
-class SizeType(click.ParamType[int]):
+class SizeType(_ParamType[int]):
     """A size of memory, in bytes."""
 
     name = "size"
@@ -84,7 +92,7 @@ SIZE = SizeType()
 AUTO = "auto"
 
 
-class AutoOr(click.ParamType[Any]):
+class AutoOr(_ParamType[Any]):
     """What another type takes, or ``auto``. `wanted` says in words what the other takes."""
 
     def __init__(self, other: click.ParamType[Any], wanted: str) -> None:
