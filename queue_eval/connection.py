@@ -135,18 +135,21 @@ class Link:
         if scriptless is not None:
             raise self._scriptless(scriptless)
         self._has_served = True
-        policy = settings.get("maxmemory-policy", "noeviction")
-        if policy != "noeviction":
-            raise ServerRefusedError(
-                f"the server at {safe_url(self.access.url)} evicts keys (maxmemory-policy {policy}), which "
-                "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
-            )
-        if settings.get("appendonly") == "no" and self._saves_nothing(probe):
+        where = safe_url(self.access.url)
+        for node, said in settings.items():
+            policy = said.get("maxmemory-policy", "noeviction")
+            if policy != "noeviction":
+                raise ServerRefusedError(
+                    f"the server at {where} evicts keys{_on(node)} (maxmemory-policy {policy}), which "
+                    "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
+                )
+        without_log = [node for node, said in settings.items() if said.get("appendonly") == "no"]
+        if without_log and (nodes := self._saving_nothing(probe) & set(without_log)):
             log.warning(
-                "the server at %s keeps nothing on disk: its death loses the campaign; "
+                "the server at %s keeps nothing on disk%s: its death loses the campaign; "
                 "set it with: CONFIG SET appendonly yes",
-                safe_url(self.access.url),
-            )
+                where, _on(", ".join(sorted(nodes))),
+            )  # fmt: skip
 
     def call(self, operation: Callable[[Any], T]) -> T:
         """The reply of `operation`, repeated until the server has given one.
@@ -245,11 +248,11 @@ class Link:
         # Two at once may count as one: it is another number all the same.
         self.doubts += 1
 
-    def _saves_nothing(self, probe: Any) -> bool:
+    def _saving_nothing(self, probe: Any) -> set[str]:
         try:
-            return read_configuration(probe).get("save") == ""
+            return {node for node, said in read_configuration(probe).items() if said.get("save") == ""}
         except REDIS_ERRORS:  # not for this user to know
-            return False
+            return set()
 
     def _renew(self) -> bool:
         """Look into the access file again; whether it names another server or another way to it."""
@@ -334,24 +337,41 @@ def why_scriptless(client: Any) -> str | None:
     return None
 
 
-def read_settings(client: Any) -> dict[str, str]:
-    """What everybody is told of memory policy and persistence, named as in the configuration.
+def read_settings(client: Any) -> dict[str, dict[str, str]]:
+    """What everybody is told of memory policy and persistence, named as in the configuration, by node.
 
     Not by CONFIG, to which a user with the least rights has none.
     """
-    where = {"target_nodes": client.get_default_node()} if is_cluster(client) else {}
-    memory, persistence = client.info("memory", **where), client.info("persistence", **where)
-    settings = {"appendonly": "yes" if persistence.get("aof_enabled") else "no"}
-    if "maxmemory_policy" in memory:
-        settings["maxmemory-policy"] = str(memory["maxmemory_policy"])
-    return settings
+    found = {}
+    for node, where in nodes_of(client):
+        memory, persistence = client.info("memory", **where), client.info("persistence", **where)
+        found[node] = {"appendonly": "yes" if persistence.get("aof_enabled") else "no"}
+        if "maxmemory_policy" in memory:
+            found[node]["maxmemory-policy"] = str(memory["maxmemory_policy"])
+    return found
 
 
-def read_configuration(client: Any) -> dict[str, str]:
-    """Memory policy and persistence in full. Raises redis-py's errors where CONFIG is barred or renamed."""
-    where = {"target_nodes": client.get_default_node()} if is_cluster(client) else {}
-    raw = client.config_get("maxmemory-policy", "appendonly", "appendfsync", "save", **where)
-    return {_word(name): _word(value) for name, value in raw.items()}
+def read_configuration(client: Any) -> dict[str, dict[str, str]]:
+    """Memory policy and persistence in full, by node. Raises redis-py's errors where CONFIG is barred or
+    renamed."""
+    found: dict[str, dict[str, str]] = {}
+    for node, where in nodes_of(client):
+        # One by one: several at once need Redis 7.
+        for name in ("maxmemory-policy", "appendonly", "appendfsync", "save"):
+            said = client.config_get(name, **where)
+            found.setdefault(node, {}).update({_word(key): _word(value) for key, value in said.items()})
+    return found
+
+
+def nodes_of(client: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Each server that holds data: its name, "" when there is but one, and how to ask just that."""
+    if not is_cluster(client):
+        return [("", {})]
+    return [(node.name, {"target_nodes": node}) for node in client.get_primaries()]
+
+
+def _on(nodes: str) -> str:
+    return f" on {nodes}" if nodes else ""
 
 
 def _word(value: Any) -> str:

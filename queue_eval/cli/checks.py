@@ -29,6 +29,7 @@ from queue_eval.clients import certificate_end
 from queue_eval.connection import (
     SCRIPTS_REMEDY,
     Link,
+    nodes_of,
     read_configuration,
     read_settings,
     why_scriptless,
@@ -39,6 +40,7 @@ from queue_eval.fleet import live_workers
 
 _CLOCK_S = 2.0
 _SOON_DAYS = 30
+_FULL = 0.9
 _MOST_UNSERVED = 5
 _SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
 _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
@@ -91,16 +93,45 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
 
 
 def _settings(link: Link, access: Access) -> Iterator[Finding]:
-    yield _version(link.call(lambda client: client.info("server")))
     settings = link.call(read_settings)
     with suppress(*REDIS_ERRORS, QueueEvalError):  # a user of a group's server may not know more
-        settings |= link.call(read_configuration)
-    yield _persistence(settings, link.call(lambda client: client.info("persistence")))
-    yield _policy(settings)
+        for node, said in link.call(read_configuration).items():
+            settings.setdefault(node, {}).update(said)
+    for look in (_look_at_version, _look_at_persistence, _look_at_memory):
+        yield from _worst({node: look(link, node, said) for node, said in settings.items()})
     if access.key is None:
         yield Finding(
             "warn", "key", "none: functions that travel by value cannot be signed; set QUEUE_EVAL_KEY"
         )
+
+
+def _worst(findings: dict[str, Finding]) -> Iterator[Finding]:
+    """What is wrong with any node; when nothing is, what one of them says."""
+    wrong = {node: finding for node, finding in findings.items() if finding.status != "ok"}
+    for node, finding in wrong.items():
+        yield finding._replace(name=f"{finding.name} of {node}" if node else finding.name)
+    if not wrong:
+        yield from islice(findings.values(), 1)
+
+
+def _info(link: Link, node: str, section: str) -> dict[str, Any]:
+    def operation(client: Any) -> dict[str, Any]:
+        said: dict[str, Any] = client.info(section, **dict(nodes_of(client)).get(node, {}))
+        return said
+
+    return link.call(operation)
+
+
+def _look_at_version(link: Link, node: str, _: dict[str, str]) -> Finding:
+    return _version(_info(link, node, "server"))
+
+
+def _look_at_persistence(link: Link, node: str, settings: dict[str, str]) -> Finding:
+    return _persistence(settings, _info(link, node, "persistence"))
+
+
+def _look_at_memory(link: Link, node: str, settings: dict[str, str]) -> Finding:
+    return _memory(settings, _info(link, node, "memory"))
 
 
 def _scripts(link: Link) -> Finding:
@@ -155,14 +186,20 @@ def _persistence(settings: dict[str, str], info: dict[str, Any]) -> Finding:
     return Finding("ok", name, f"log with fsync {fsync}: {lost}")
 
 
-def _policy(settings: dict[str, str]) -> Finding:
+def _memory(settings: dict[str, str], info: dict[str, Any]) -> Finding:
     policy = settings.get("maxmemory-policy", "noeviction")
-    if policy == "noeviction":
+    if policy != "noeviction":
+        detail = f"{policy}: a full server silently loses jobs"
+        remedy = "set it with: CONFIG SET maxmemory-policy noeviction"
+        return Finding("fail", "maxmemory-policy", f"{detail}; {remedy}")
+    most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if not most or used < _FULL * most:
         return Finding("ok", "maxmemory-policy", policy)
-    detail = (
-        f"{policy}: a full server silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
-    )
-    return Finding("fail", "maxmemory-policy", detail)
+    share = f"{used / 2**20:.0f} of {most / 2**20:.0f} MB are taken"
+    remedy = "raise it with CONFIG SET maxmemory, or purge campaigns"
+    if used < most:
+        return Finding("warn", "maxmemory", f"{share}: a full server takes no jobs and no results; {remedy}")
+    return Finding("fail", "maxmemory", f"{share}: the server takes no jobs and no results; {remedy}")
 
 
 def _clock(link: Link) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -170,3 +171,44 @@ def test_sentinels_that_know_no_such_service_are_one_clear_line():
         link.close()
         with pytest.raises(ServerUnreachableError):
             Link(Access("redis+sentinel://127.0.0.1:1/jobs", None, None), name="test").check()
+
+
+def test_every_node_of_a_cluster_is_looked_at(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
+    """Not only the one that is asked first."""
+    url = cluster_url(nodes)
+    for node in nodes:
+        client = node.client()
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        refused = complaint(cli_here("campaigns", "--url", url), 2)
+        assert f"evicts keys on {node.address} (maxmemory-policy allkeys-lru)" in refused
+        assert {f"maxmemory-policy of {node.address}": "fail"}.items() <= doctor(url).items()
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "no")
+        caplog.clear()
+        assert cli_here("campaigns", "--url", url).returncode == 0
+        assert f"keeps nothing on disk on {node.address}: " in caplog.text
+        assert {f"persistence of {node.address}": "fail"}.items() <= doctor(url).items()
+        client.config_set("appendonly", "yes")
+    caplog.clear()
+    assert cli_here("campaigns", "--url", url).returncode == 0
+    assert "keeps nothing" not in caplog.text
+    assert {"persistence": "ok", "maxmemory-policy": "ok", "version": "ok"}.items() <= doctor(url).items()
+
+
+def test_a_full_node_is_told_of(nodes: list[Node]) -> None:
+    url = cluster_url(nodes)
+    client = nodes[1].client()
+    used = client.info("memory")["used_memory"]
+    try:
+        client.config_set("maxmemory", used // 2)
+        assert {f"maxmemory of {nodes[1].address}": "fail"}.items() <= doctor(url).items()
+        client.config_set("maxmemory", round(used * 1.05))
+        assert {f"maxmemory of {nodes[1].address}": "warn"}.items() <= doctor(url).items()
+    finally:
+        client.config_set("maxmemory", 0)
+    assert doctor(url)["maxmemory-policy"] == "ok"
+
+
+def doctor(url: str) -> dict[str, str]:
+    checks = json.loads(cli_here("doctor", "--url", url, "--json").stdout)["checks"]
+    return {check["name"]: check["status"] for check in checks}

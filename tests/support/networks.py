@@ -19,14 +19,15 @@ from redis.retry import Retry
 from queue_eval.server_programs import server_binary
 from tests.support.waiting import wait_until
 
-_DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
 
 class Node:
     """One server process."""
 
-    def __init__(self, folder: Path, port: int, *settings: str) -> None:
+    def __init__(self, folder: Path, port: int, *settings: str, program: Path | None = None) -> None:
         self.port = port
+        self._program = program or server_binary()
         self._folder = folder
         self._settings = settings
         folder.mkdir(exist_ok=True)
@@ -56,7 +57,7 @@ class Node:
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [
-                    server_binary(), *self._settings, *more, "--port", str(self.port),
+                    self._program, *self._settings, *more, "--port", str(self.port),
                     "--dir", str(self._folder),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]},
@@ -99,7 +100,7 @@ def cluster() -> Iterator[list[Node]]:
     """Three primaries that share the slots."""
     with _nodes() as (folder, nodes):
         for number, port in enumerate(free_ports(3)):
-            nodes.append(Node(folder / f"n{number}", port, "--cluster-enabled", "yes", *_DURABLE))
+            nodes.append(Node(folder / f"n{number}", port, "--cluster-enabled", "yes", *DURABLE))
         wait_until(lambda: all(node.answers() for node in nodes))
         bounds = [0, 5461, 10923, 16384]
         for number, node in enumerate(nodes):
@@ -120,9 +121,9 @@ def sentinels(service: str) -> Iterator[tuple[list[Node], Node, Node]]:
     """Three sentinels, the primary and the replica that they watch."""
     with _nodes() as (folder, nodes):
         ports = free_ports(5)
-        primary = Node(folder / "primary", ports[0], *_DURABLE)
+        primary = Node(folder / "primary", ports[0], *DURABLE)
         nodes.append(primary)
-        replica = Node(folder / "replica", ports[1], "--replicaof", "127.0.0.1", str(ports[0]), *_DURABLE)
+        replica = Node(folder / "replica", ports[1], "--replicaof", "127.0.0.1", str(ports[0]), *DURABLE)
         nodes.append(replica)
         wait_until(
             lambda: replica.answers() and replica.client().info("replication")["master_link_status"] == "up",
