@@ -71,7 +71,7 @@ def test_a_campaign_outlives_such_a_server(
             worker.kill()
             worker.communicate()
     status = document(cli_here("status", "c", "--url", url, "--json"))
-    assert (status["counts"]["succeeded"], status["last_id"]) == (40, 40)
+    assert {state: count for state, count in status["counts"].items() if count} == {"succeeded": 40}
 
 
 def test_that_it_keeps_nothing_is_said(node: Node, caplog: pytest.LogCaptureFixture) -> None:
