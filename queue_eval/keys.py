@@ -95,6 +95,11 @@ def worker_key(worker: str) -> str:
     return f"qe:worker:{worker}"
 
 
+def nudge_key(worker: str) -> str:
+    """zset: what a worker sets to have its own listener block anew; expires."""
+    return f"{worker_key(worker)}:nudge"
+
+
 @dataclass(frozen=True)
 class Keys:
     """The keys of one campaign."""

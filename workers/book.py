@@ -170,8 +170,10 @@ class Book:
             keys: dict[str, str] = {}
             for name, served in self._served.items():
                 # Who reserves, is held back, or has no room for what it knows of, would take that marker over
-                # and over, and hear of nothing else.
-                if served.is_withdrawn or served.reserved or served.held_back or served.may_have_work:
+                # and over, and hear of nothing else. Who is about to ask may take it: it asks once more.
+                if served.is_withdrawn or served.reserved or served.held_back:
+                    continue
+                if served.may_have_work and (_is_put_off(served) or sum(self._wishes(served)) == 0):
                     continue
                 keys[served.queue.keys.wake] = name
                 if served.slots > 1 and not served.aside:

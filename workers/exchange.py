@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from queue_eval import failpoints
@@ -77,6 +77,8 @@ class Exchange:
         self._stopped = False
         self.armed = threading.Event()
         """Set while some campaign has nothing left for a worker that has room: block on its marker."""
+        self.on_nothing_left: Callable[[Link], None] | None = None
+        """Called when that begins: who blocks already may do so without that marker."""
 
     def stop(self) -> None:
         """Make `run` return at its next turn."""
@@ -253,6 +255,8 @@ class Exchange:
             self._runner.submit(served.lane, plan, [])
         if nothing_left:
             self.armed.set()
+            if self.on_nothing_left is not None:
+                self.on_nothing_left(self._link)
 
     def _new_plan(self, served: Served, revision: int) -> Plan | None:
         """How the campaign is served since it was opened anew; None: not here."""

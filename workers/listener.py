@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,9 @@ _BLOCK_S = 2.0
 
 _NOT_NOW_S = 0.1
 """How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
+
+_NUDGE_S = 60
+"""A worker that dies leaves its key for so long."""
 
 _NOTICES_BLOCK_S = 20.0
 _MARGIN_S = 5.0
@@ -84,12 +88,20 @@ class WakeListener(_Listener):
         a cluster    a thread per campaign: BZPOPMIN on its markers ──▶ this thread, which keeps the time
 
     On a cluster the markers lie in different slots, so that no single command can block on them.
+
+    A marker that is to be listened for while this thread blocks without it would be heard when the block ends.
+    So it blocks on a key of its own, too, which the exchange sets then.
     """
 
-    def __init__(self, link: Link, book: Book, exchange: Exchange) -> None:
+    def __init__(self, link: Link, book: Book, exchange: Exchange, worker: str) -> None:
         super().__init__(link, "wake-listener", _BLOCK_S)
         self._book = book
         self._exchange = exchange
+        self._nudge_key = keys.nudge_key(worker)
+        self._blocked_on: frozenset[str] | None = None
+        """The markers that it blocks on; none while it looks which; None while it does not block."""
+        self._asked_at = time.monotonic()
+        exchange.on_nothing_left = self._nudge
         self._heard = threading.Event()
         self._campaigns: dict[str, _CampaignListener] = {}
 
@@ -102,17 +114,43 @@ class WakeListener(_Listener):
 
     def _listen(self, client: Any) -> None:
         self._exchange.armed.wait()
+        # Before the look: what is to be listened for from then on is worth a nudge.
+        self._blocked_on = frozenset()
         wanted = self._book.wake_keys()
         if self._stopped.is_set() or not wanted:
+            self._blocked_on = None
             self._disarm()
             return
         if self._link.is_cluster:
             self._listen_by_campaign()
             return
-        failpoints.reach("server.before-wake")
-        popped = client.bzpopmin(list(wanted), timeout=self._block_s)
-        failpoints.reach("server.after-wake")
-        self._report(wanted[popped[0].decode()] if popped else None)
+        self._blocked_on = frozenset(wanted)
+        try:
+            failpoints.reach("server.before-wake")
+            popped = client.bzpopmin([*wanted, self._nudge_key], timeout=self._block_s)
+            failpoints.reach("server.after-wake")
+        finally:
+            self._blocked_on = None
+        key = popped[0].decode() if popped else ""
+        if key in wanted:
+            self._report(wanted[key])
+        elif time.monotonic() - self._asked_at >= self._block_s:
+            self._asked_at = time.monotonic()
+            self._report(None)
+
+    def _nudge(self, link: Link) -> None:
+        """Have it block anew, if it does so without a marker that is to be listened for."""
+        blocked_on = self._blocked_on
+        if blocked_on is None or self._link.is_cluster or self._book.wake_keys().keys() <= blocked_on:
+            return
+
+        def operation(client: Any) -> None:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.zadd(self._nudge_key, {"look": 0})
+            pipeline.expire(self._nudge_key, _NUDGE_S)
+            pipeline.execute()
+
+        link.call(operation)
 
     def _while_deaf(self) -> None:
         # One campaign's marker may be damaged: the others are asked without any.

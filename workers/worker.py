@@ -84,7 +84,7 @@ class Worker:
         )
         self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool, failures)
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
-        self._wake = WakeListener(self._link, self._book, self._exchange)
+        self._wake = WakeListener(self._link, self._book, self._exchange, options.name)
         self._notices = NoticeListener(self._link, self._keeper.poke)
         self._abandon = threading.Event()
         self._drained_at: float | None = None

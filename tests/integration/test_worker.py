@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 import warnings
 
 import pytest
@@ -15,6 +16,7 @@ from queue_eval.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, stop_now, wait_registered, wait_state
 from tests.support.waiting import wait_until
+from workers.listener import _BLOCK_S
 
 
 def test_the_first_sigterm_finishes_what_runs(fleet, campaign):
@@ -173,6 +175,26 @@ def test_a_new_campaign_is_noticed_at_once(fleet, campaign):
         with fleet.driver(f"{campaign}-{i}") as driver:
             driver.submit([fleet.config(i)])
             assert driver.gather("ALL", timeout=15)[0].result == i
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+@pytest.mark.parametrize("finished", [True, False], ids=["beside-a-finished-one", "beside-an-open-one"])
+def test_one_job_after_the_other_is_heard_of_at_once(fleet, campaign, in_flight, finished):
+    """Also by a worker that blocks on the markers of other campaigns meanwhile."""
+    with fleet.driver(f"{campaign}-other") as other, fleet.driver(campaign) as driver:
+        other.submit([fleet.config(0)])
+        fleet.worker(lease="30s", slots=2)
+        assert other.gather("ALL", timeout=20)
+        if finished:
+            other.close()
+        took_s = []
+        for step in range(6):
+            began_at = time.monotonic()
+            driver.submit([fleet.config(step * in_flight + i) for i in range(in_flight)])
+            assert len(driver.gather("ALL", timeout=20)) == in_flight
+            took_s.append(time.monotonic() - began_at)
+    # A deaf one asks when a block ends, each time. The first may come at the end of one by chance.
+    assert min(took_s[1:]) < _BLOCK_S / 2
 
 
 def test_long_jobs_are_never_hoarded(fleet, campaign):
