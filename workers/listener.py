@@ -89,8 +89,8 @@ class WakeListener(_Listener):
 
     On a cluster the markers lie in different slots, so that no single command can block on them.
 
-    A marker that is to be listened for while this thread blocks without it would be heard when the block ends.
-    So it blocks on a key of its own, too, which the exchange sets then.
+    A marker that is to be listened for while this thread blocks without it would be heard when the block
+    ends. So it blocks on a key of its own, too, which the exchange sets then.
     """
 
     def __init__(self, link: Link, book: Book, exchange: Exchange, worker: str) -> None:
