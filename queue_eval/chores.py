@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 RECLAIM_EVERY_S = 2.0
 ENSURE_EVERY_S = 1.0
 LOOK_EVERY_S = 3.0
+LIST_EVERY_S = 10.0
 UNSERVED_S = 10.0
 MOST_COUNTED_S = 2.0
 REVIVE_AFTER_S = 1.0
@@ -95,7 +96,7 @@ class Chores:
             queue, label=label, hires=ensure_workers is not None, forwards=forwards
         )
         self._home = HomeLoss(queue.link.access.home)
-        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0}
+        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0, "list": 0.0}
         self._waited_s = 0.0
 
     def run(self) -> None:
@@ -109,6 +110,9 @@ class Chores:
             if (loss := self._home.tell()) is not None:
                 warnings.warn(loss, UserWarning, stacklevel=2)
             self._service.look(self._waited_s, UNSERVED_S)
+
+        if self._is_due("list", LIST_EVERY_S):
+            self._queue.stay_listed()
 
     def count_wait(self, waited_s: float) -> None:
         """The driver has waited for so long: by this it is judged how long nobody has served.

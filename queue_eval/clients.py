@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import hiredis
@@ -23,6 +24,7 @@ from redis.connection import (
     UnixDomainSocketConnection,
 )
 from redis.connection import parse_url as parse_plain_url
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import (
     MasterNotFoundError,
@@ -213,6 +215,12 @@ def certificate_end(client: Any) -> float | None:
 
 def is_cluster(client: Any) -> bool:
     return isinstance(client, RedisCluster)
+
+
+def read_layout(client: Any) -> None:
+    """Have the client of a cluster look again who has which slot; the old layout stays where nobody tells."""
+    with suppress(redis.RedisError, RedisClusterException):
+        client.nodes_manager.initialize()
 
 
 def _single(url: ServerUrl, settings: dict[str, Any]) -> Any:

@@ -14,10 +14,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import BusyLoadingError, NoScriptError
+from redis.exceptions import BusyLoadingError
 
 from queue_eval import failpoints
 from queue_eval.access import Access, renewed, safe_url
@@ -41,6 +42,7 @@ from queue_eval.faults import (
 )
 from queue_eval.lua import script
 from queue_eval.outage import Outage
+from queue_eval.script_calls import ScriptCall, run_each, run_one
 from queue_eval.urls import parse_url
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,9 @@ REPLY_TIMEOUT_S = 10.0
 REFUSED_PATIENCE_S = 120.0
 """A server that has served us and then refuses us may have come back with a new access file, which is on
 its way: shared folders show a new file after up to a minute."""
+
+SCRIPTS_AT_ONCE = 200
+"""So many are sent before their replies are read."""
 
 SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
 
@@ -83,6 +88,7 @@ class Link:
         self._lock = threading.Lock()
         self._client: Any = None
         self._has_served = False
+        self._sick_nodes: set[str] = set()
         self.doubts = 0
         """Grows with each new connection and each error: what was acknowledged before may be undone since."""
 
@@ -218,19 +224,28 @@ class Link:
 
     def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
         """The reply of the script `name` (raw: bytes, ints, lists)."""
-        chosen = script(name)
-        keys = tuple(keys)
-
-        def operation(client: Any) -> Any:
-            try:
-                return client.evalsha(chosen.sha, len(keys), *keys, *arguments)
-            except NoScriptError:  # a restart or failover forgets scripts; nothing has run yet
-                return client.eval(chosen.source, len(keys), *keys, *arguments)
-
+        chosen, call = script(name), (tuple(keys), arguments)
         failpoints.reach(f"server.before-{name}")
-        reply = self.call(operation)
+        reply = self.call(lambda client: run_one(client, chosen, call))
         failpoints.reach(f"server.after-{name}")
         return reply
+
+    def run_scripts(self, name: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        """The replies of the script `name` for many campaigns, each with its keys and arguments, at the cost
+        of one; an error in place of a reply for what failed alone.
+
+        Nodes of a cluster do not wait for each other: what is on one that is away fails alone, too.
+        """
+        chosen = script(name)
+        failpoints.reach(f"server.before-{name}")
+        replies: list[Any] = []
+        for first in range(0, len(calls), SCRIPTS_AT_ONCE):
+            page = calls[first : first + SCRIPTS_AT_ONCE]
+            replies += self.call(partial(run_each, script=chosen, calls=page, sick=self._sick_nodes))
+        failpoints.reach(f"server.after-{name}")
+        return [
+            damaged(reason(one)) if isinstance(one, Exception) and is_damage(one) else one for one in replies
+        ]
 
     def interrupt(self) -> None:
         """Whoever waits for a reply, in another thread, meets a lost connection."""

@@ -19,7 +19,7 @@ VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
     "attach", "cancel", "enqueue", "extend", "hire", "loaded", "open", "pause", "purge", "reclaim", "release",
-    "retry", "settle", "snapshot",
+    "rest", "retry", "settle", "snapshot",
 )  # fmt: skip
 
 POINTS = (

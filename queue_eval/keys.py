@@ -44,6 +44,13 @@ from queue_eval.errors import UsageError
 CAMPAIGNS = "qe:campaigns"
 """zset: campaign by creation time (ms)."""
 
+RESTING = f"qe:resting:{{{CAMPAIGNS}}}"
+"""zset: campaign by when (ms) it was seen to be over: workers look at it no more. It lies in the slot of
+`CAMPAIGNS`."""
+
+SWEPT = "qe:resting:swept"
+"""The guard of workers that look whether all that rests is over; expires."""
+
 WORKERS = "qe:workers"
 """zset: worker by the time (ms) of its last heartbeat."""
 

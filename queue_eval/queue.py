@@ -8,14 +8,21 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from queue_eval import keys as names
+from queue_eval.attempt import Token
 from queue_eval.campaign_view import SCHEMA_VERSION, STAMP_DIGITS, CampaignView, reading
 from queue_eval.connection import Link
-from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError
+from queue_eval.errors import (
+    CampaignConflictError,
+    CampaignNotFoundError,
+    QueueEvalError,
+    ServerRefusedError,
+)
+from queue_eval.faults import undamaged
 from queue_eval.fleet import notify
 from queue_eval.keys import Keys, check_campaign_name
 from queue_eval.moves import (
@@ -31,6 +38,10 @@ from queue_eval.moves import (
     Submission,
 )
 from queue_eval.paging import PAGE, pages
+from queue_eval.resting import wake
+from queue_eval.script_calls import ScriptCall
+
+_T = TypeVar("_T")
 
 
 class CampaignQueue(CampaignView):
@@ -74,10 +85,30 @@ class CampaignQueue(CampaignView):
     def register(self, created_ms: int) -> None:
         """Have workers know of it."""
         self.link.call(lambda client: client.zadd(names.CAMPAIGNS, {self.campaign: created_ms}))
-        self.notify("open")
+        wake(self.link, self.campaign)
 
     def is_registered(self) -> bool:
         return self.link.call(lambda client: client.zscore(names.CAMPAIGNS, self.campaign)) is not None
+
+    def stay_listed(self) -> None:
+        """Have workers go on looking at it.
+
+        A failover may have undone its entry in the register; who laid it to rest may have died on the way.
+
+        Raises CampaignNotFoundError when it was purged.
+        """
+
+        def operation(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.zscore(names.CAMPAIGNS, self.campaign)
+            pipeline.zscore(names.RESTING, self.campaign)
+            return undamaged(pipeline.execute(raise_on_error=False))
+
+        listed, rests = self.link.call(operation)
+        if listed is None:
+            self.register(self.standing().created_ms)
+        elif rests is not None:
+            wake(self.link, self.campaign)
 
     def enqueue(
         self, driver: str, sequence: int, submissions: Sequence[Submission], *,
@@ -93,13 +124,16 @@ class CampaignQueue(CampaignView):
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
         reply = self._run("enqueue", *arguments)
         with reading(self.campaign):
-            now_ms, submitted_ms, ids, fence, joined = reply
+            now_ms, submitted_ms, ids, fence, joined, resting = reply
             if isinstance(ids, int):
                 ids = range(ids, ids + len(submissions))
             jobs = [Enqueued(int(id_), None, submitted_ms) for id_ in ids]
             for at, entry, at_ms in zip(joined[::3], joined[1::3], joined[2::3], strict=True):
                 jobs[at - 1] = Enqueued(jobs[at - 1].id, entry.decode(errors="replace") or None, int(at_ms))
-            return EnqueueReply(now_ms, jobs, fence.decode() or None)
+            enqueued = EnqueueReply(now_ms, jobs, fence.decode() or None)
+        if resting:
+            wake(self.link, self.campaign)
+        return enqueued
 
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
@@ -120,15 +154,35 @@ class CampaignQueue(CampaignView):
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
-        finished, taken, revision, unknown = self._run(
-            "extend", worker, lease_ms, *itertools.chain.from_iterable(tokens)
-        )
-        with reading(self.campaign):
-            flat = [int(value) for value in unknown]
+        (extended,) = self.extend_all(self.link, worker, lease_ms, [(self, tokens)])
+        if isinstance(extended, Exception):
+            raise extended
+        return extended
+
+    @staticmethod
+    def extend_all(
+        link: Link, worker: str, lease_ms: int, held: Sequence[tuple[CampaignQueue, Iterable[Token]]]
+    ) -> list[Extended | Exception]:
+        """`extend` for many campaigns at the cost of one; an error in place of what failed."""
+        calls = [
+            (queue.keys.columns, (queue.uid, worker, lease_ms, *itertools.chain.from_iterable(tokens)))
+            for queue, tokens in held
+        ]
+        return _each("extend", link, [queue for queue, _ in held], calls, CampaignQueue._extended)
+
+    def _extended(self, reply: Sequence[Any]) -> Extended:
+        finished, taken, revision, unknown = reply
+        flat = [int(value) for value in unknown]
         return Extended(
             [int(i) for i in finished], [int(i) for i in taken], revision,
             list(zip(flat[::2], flat[1::2], strict=True)),
         )  # fmt: skip
+
+    @staticmethod
+    def leave_all(link: Link, worker: str, queues: Sequence[CampaignQueue]) -> list[int | Exception]:
+        """End the attendance of a worker that holds nothing in these campaigns."""
+        calls = [(queue.keys.columns, (queue.uid, worker, 1)) for queue in queues]
+        return _each("release", link, queues, calls, lambda _, reply: int(reply))
 
     def release(self, worker: str, releases: Iterable[Release], *, leave: bool = False) -> int:
         """Give leases back; how many were held. `leave` ends the attendance."""
@@ -137,10 +191,22 @@ class CampaignQueue(CampaignView):
 
     def reclaim(self, *, grace_ms: int, worker: str = "", page: int = 200) -> Reclaimed:
         """Take back a page of what an expired (or the named, dead) worker holds."""
-        ids, more, expiry = self._run("reclaim", grace_ms, page, worker)
-        with reading(self.campaign):
-            known = [int(i) for i in ids if i.isdigit()]
-            return Reclaimed(known, more == 1, _time_ms(expiry))
+        (reclaimed,) = self.reclaim_all(self.link, [self], grace_ms=grace_ms, worker=worker, page=page)
+        if isinstance(reclaimed, Exception):
+            raise reclaimed
+        return reclaimed
+
+    @staticmethod
+    def reclaim_all(
+        link: Link, queues: Sequence[CampaignQueue], *, grace_ms: int, worker: str = "", page: int = 200
+    ) -> list[Reclaimed | Exception]:
+        """`reclaim` for many campaigns at the cost of one; an error in place of what failed."""
+        calls = [(queue.keys.columns, (queue.uid, grace_ms, page, worker)) for queue in queues]
+        return _each("reclaim", link, queues, calls, CampaignQueue._reclaimed)
+
+    def _reclaimed(self, reply: Sequence[Any]) -> Reclaimed:
+        ids, more, expiry = reply
+        return Reclaimed([int(i) for i in ids if i.isdigit()], more == 1, _time_ms(expiry))
 
     def note_load(self, revision: int) -> None:
         """Have all know that a worker has loaded the run function of this revision."""
@@ -166,7 +232,13 @@ class CampaignQueue(CampaignView):
 
     def retry(self, ids: Iterable[int]) -> list[int]:
         """Run failed or cancelled jobs again; returns which."""
-        return [int(i) for page in pages(ids, PAGE) for i in self._run("retry", *page)]
+        again: list[int] = []
+        for page in pages(ids, PAGE):
+            ids_again, resting = self._run("retry", *page)
+            again += [int(i) for i in ids_again]
+            if resting:
+                wake(self.link, self.campaign)
+        return again
 
     def pause(self, paused: bool) -> bool:
         """Whether that changed anything."""
@@ -190,6 +262,7 @@ class CampaignQueue(CampaignView):
         """Delete the campaign whole."""
         # First the registry: a campaign that is half gone must not be listed.
         self.link.call(lambda client: client.zrem(names.CAMPAIGNS, self.campaign))
+        self.link.call(lambda client: client.zrem(names.RESTING, self.campaign))
         with suppress(CampaignNotFoundError):  # the first call did it, whose reply was lost
             self._run("purge")
         self.notify("purge")
@@ -197,6 +270,24 @@ class CampaignQueue(CampaignView):
     def notify(self, what: str) -> None:
         """Ask workers to look now rather than at their next extension."""
         notify(self.link, what, campaign=self.campaign)
+
+
+def _each(
+    script: str, link: Link, queues: Sequence[CampaignQueue], calls: Sequence[ScriptCall],
+    parse: Callable[[CampaignQueue, Any], _T],
+) -> list[_T | Exception]:  # fmt: skip
+    """One script for each of these campaigns, and what `parse` makes of its reply, or why there is none."""
+    found: list[_T | Exception] = []
+    for queue, reply in zip(queues, link.run_scripts(script, calls), strict=True):
+        if isinstance(reply, Exception):
+            found.append(reply)
+            continue
+        try:
+            with reading(queue.campaign):
+                found.append(parse(queue, queue._checked(reply)))
+        except QueueEvalError as error:
+            found.append(error)
+    return found
 
 
 def _time_ms(said: bytes) -> int | None:

@@ -24,7 +24,7 @@ _CONNECTION = "ping auth select client|setname info time"
 _SCRIPTS = "evalsha eval"
 _READ = (
     "get hexists hget hgetall hkeys hlen hmget hscan scard sismember sscan xrange xread xrevrange zcard "
-    "zcount zmscore zrange zrangebyscore zscore"
+    "zcount zdiff zmscore zrange zrangebyscore zscore"
 )
 _WRITE = "bzpopmin del hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
 _DRIVERS_ONLY = "unlink multi exec discard"
@@ -41,7 +41,10 @@ def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:
             keys, commands = "~qe:*", f"{everything} {_DRIVERS_ONLY}"
         else:
             # qe:campaigns is read only: without it there, no campaign is made or deleted.
-            keys = "~qe:{* ~qe:workers ~qe:worker:* ~qe:machine:* ~qe:drain ~qe:notices %R~qe:campaigns"
+            keys = (
+                "~qe:{* ~qe:workers ~qe:worker:* ~qe:machine:* ~qe:drain ~qe:notices ~qe:resting:* "
+                "%R~qe:campaigns"
+            )
             commands = everything
         digest = hashlib.sha256(passwords[user].encode()).hexdigest()
         words = [f"#{digest}", "resetchannels", keys, "-@all", *(f"+{word}" for word in commands.split())]

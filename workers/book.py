@@ -204,9 +204,9 @@ class Book:
     def leave(self, campaign: str) -> None:
         """The campaign is gone, or not for this worker: forget it, and stop its jobs."""
         with self.changed:
-            left = self._served.pop(campaign, None)
+            left = self._served.get(campaign)
             if left is not None:
-                del self._lanes[left.lane]
+                self._strike_out(left)
         if left is not None and self._runner is not None:
             self._runner.drop(left.lane)
 
@@ -221,10 +221,26 @@ class Book:
     def is_done_with(self, served: Served) -> bool:
         """Whether nothing is left of a campaign that was withdrawn."""
         with self.changed:
-            releasing = any(other is served for other, _ in self._to_release)
-            waiting = served.outbox or served.doubtful
-            busy = served.in_hand or waiting or served.tokens or served.is_trading or releasing
-            return served.is_withdrawn and not busy
+            return served.is_withdrawn and not self._is_busy_with(served)
+
+    def leave_idle(self, campaign: str) -> CampaignQueue | None:
+        """Leave a campaign of which nothing is here; None when it is not served, or something is."""
+        with self.changed:
+            served = self._served.get(campaign)
+            if served is None or self._is_busy_with(served):
+                return None
+            self._strike_out(served)
+        if self._runner is not None:
+            self._runner.drop(served.lane)
+        return served.queue
+
+    def _strike_out(self, served: Served) -> None:
+        del self._served[served.name], self._lanes[served.lane]
+
+    def _is_busy_with(self, served: Served) -> bool:
+        releasing = any(other is served for other, _ in self._to_release)
+        waiting = served.outbox or served.doubtful or served.loads.unloaded
+        return bool(served.in_hand or waiting or served.tokens or served.is_trading or releasing)
 
     def refuse(self, campaign: str, uid: str, revision: int, why: str = "") -> None:
         """Remember that a campaign in this state is not to be served here; `why` is told to its drivers."""

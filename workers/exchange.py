@@ -115,10 +115,15 @@ class Exchange:
         runner closed, and is given back for `reason`; what was leased too late to reach it is held, too."""
         self._book.decide()
         self._release_due()
-        done = [
-            self._finish(served, held, left.get(served.lane, []), reason)
-            for served, held in self._book.holdings()
-        ]
+        owing = {queue.uid for queue, batch in self._book.unsettled() if batch}
+        idle: list[CampaignQueue] = []
+        done: list[bool] = []
+        for served, held in self._book.holdings():
+            if held or served.queue.uid in owing:
+                done.append(self._finish(served, held, left.get(served.lane, []), reason))
+            else:
+                idle.append(served.queue)
+        self._leave(idle)
         if self._spool is None:
             return
         if all(done):
@@ -179,6 +184,15 @@ class Exchange:
             self._book.put_off(served, batch)
             return False
         return True
+
+    def _leave(self, idle: Sequence[CampaignQueue]) -> None:
+        """What has nothing here, in one call: it may be many."""
+        try:
+            CampaignQueue.leave_all(self._link, self._options.name, idle)
+        except GiveUp:
+            raise
+        except Exception as error:  # the attendance ends with its lease, too
+            self._complaints.add(f"{len(idle)} idle campaigns cannot be left in order", error)
 
     def _trade(self, trade: Trade) -> None:
         served = trade.served

@@ -19,24 +19,19 @@ import psutil
 
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
-from queue_eval.errors import (
-    CampaignNotFoundError,
-    DamagedError,
-    FunctionError,
-    MethodUnavailableError,
-    ServerRefusedError,
-)
+from queue_eval.errors import CampaignNotFoundError
 from queue_eval.faults import undamaged
 from queue_eval.fleet import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
 from queue_eval.home_loss import HomeLoss
 from queue_eval.machine import birth_of, machine_id
-from queue_eval.moves import Release
+from queue_eval.moves import Extended, Release
 from queue_eval.queue import CampaignQueue
 from workers.book import Book
 from workers.complaints import Complaints
 from workers.options import WorkerOptions
+from workers.rounds import Rounds
 from workers.runner import Runner
-from workers.served import Served, label_of, make_plan
+from workers.served import Served
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +58,7 @@ class LeaseKeeper:
         self._born = birth_of(os.getpid())
         self._allotted = _allotted(options)
         self._home = HomeLoss(link.access.home)
+        self._rounds = Rounds(link, options, book, self._try)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -72,6 +68,11 @@ class LeaseKeeper:
     def poke(self) -> None:
         """Beat now: a notice says that something has changed."""
         self._poked.set()
+
+    def hear(self, campaigns: set[str]) -> None:
+        """Beat now: notices name these campaigns, or none."""
+        self._rounds.hear(campaigns)
+        self.poke()
 
     def stop(self) -> None:
         """Beat no more; a beat under way is waited for."""
@@ -87,6 +88,7 @@ class LeaseKeeper:
         def operation(client: Any) -> None:
             pipeline = client.pipeline(transaction=False)
             pipeline.delete(keys.worker_key(name))
+            pipeline.delete(keys.nudge_key(name))
             pipeline.zrem(keys.WORKERS, name)
             pipeline.srem(keys.DRAIN, name)
             pipeline.hdel(keys.machine_key(self._machine), name)
@@ -99,13 +101,10 @@ class LeaseKeeper:
         if (loss := self._home.tell()) is not None:
             log.warning("%s", loss)
         reasons = self._book.reasons()
+        self._rounds.wake()
         campaigns, drain_asked = self._show_life(reasons)
-        for served, tokens in self._book.holdings():
-            self._try(served.name, partial(self._extend, served, tokens))
-        served_names = {served.name for served, _ in self._book.holdings()}
-        for campaign in campaigns:
-            if campaign not in served_names:
-                self._try(campaign, partial(self._look_at, campaign))
+        self._extend_all()
+        self._rounds.go(campaigns)
         if self._book.reasons() != reasons:
             self.poke()  # drivers wait to be told
         if drain_asked and not self.is_draining:
@@ -154,23 +153,29 @@ class LeaseKeeper:
             pipeline.zadd(keys.WORKERS, {name: now_s * 1000 + micros // 1000})
             pipeline.hset(keys.machine_key(self._machine), name, f"{os.getpid()} {self._born}")
             pipeline.sismember(keys.DRAIN, name)
-            if self._options.campaigns is None:
-                pipeline.zrange(keys.CAMPAIGNS, 0, -1)
+            self._rounds.ask(pipeline)
+            replies = pipeline.execute(raise_on_error=False)
+            if self._rounds.is_barred(replies[-1]):
+                return operation(client)
             # What is damaged in the registries must not cost anybody a lease.
-            return undamaged(pipeline.execute(raise_on_error=False))
+            return undamaged(replies)
 
         replies = self._link.call(operation)
-        if self._options.campaigns is not None:
-            return list(self._options.campaigns), bool(replies[3])
-        names = (campaign.decode(errors="replace") for campaign in replies[4] or ())
-        return [campaign for campaign in names if keys.is_campaign_name(campaign)], bool(replies[3])
+        return self._rounds.listed(replies[-1]), bool(replies[3])
 
-    def _extend(self, served: Served, tokens: list[tuple[int, int]]) -> None:
-        try:
-            reply = served.queue.extend(self._options.name, self._lease_ms, tokens)
-        except CampaignNotFoundError:
+    def _extend_all(self) -> None:
+        holdings = self._book.holdings()
+        held = [(served.queue, tokens) for served, tokens in holdings]
+        replies = CampaignQueue.extend_all(self._link, self._options.name, self._lease_ms, held)
+        for (served, tokens), reply in zip(holdings, replies, strict=True):
+            self._try(served.name, partial(self._learn, served, tokens, reply))
+
+    def _learn(self, served: Served, tokens: list[tuple[int, int]], reply: Extended | Exception) -> None:
+        if isinstance(reply, CampaignNotFoundError):
             self._book.leave(served.name)
             return
+        if isinstance(reply, Exception):
+            raise reply
         # By token: the job may have come back to this very worker as another attempt.
         sent = dict(tokens)
         if reply.finished:
@@ -187,7 +192,7 @@ class LeaseKeeper:
                 served.queue.release(self._options.name, [], leave=True)
             self._book.leave(served.name)
         elif reply.revision != served.plan.revision:
-            self._look_at(served.name)
+            self._rounds.look_at(served.name)
 
     def _release_unknown(self, served: Served, unknown: list[tuple[int, int]]) -> None:
         """What the server thinks is held here, and nobody here knows of, because it has gone back in time (a
@@ -206,39 +211,6 @@ class LeaseKeeper:
             served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
         self._unknown[served.name] = {token: at for token, at in still.items() if token not in lost}
 
-    def _look_at(self, campaign: str) -> None:
-        """Serve a campaign, unless it is not there, or not for this worker."""
-        # Not the whole meta at each beat: of a campaign that is for others it may be megabytes of code.
-        meta_key = keys.Keys(campaign).meta
-        known = self._link.call(lambda client: client.hmget(meta_key, "uid", "revision"))
-        uid, revision = (known[0] or b"").decode(errors="replace"), _revision(known[1])
-        if self._book.is_refused(campaign, uid, revision):
-            return
-        try:
-            queue, meta = CampaignQueue.attach(self._link, campaign)
-        except CampaignNotFoundError:
-            return
-        except (ServerRefusedError, DamagedError) as error:
-            self._refuse(campaign, uid, revision, error)
-            return
-        revision = int(meta["revision"])
-        if not self._options.serves(campaign, label_of(meta)):
-            self._book.refuse(campaign, queue.uid, revision)
-            self._book.withdraw(campaign)
-            return
-        try:
-            plan = make_plan(queue, meta, self._options, self._link.access)
-        except (FunctionError, MethodUnavailableError) as error:
-            self._refuse(campaign, queue.uid, revision, error)
-            return
-        self._book.serve(queue, plan)
-
-    def _refuse(self, campaign: str, uid: str, revision: int, error: Exception) -> None:
-        log.error("campaign %s is not served: %s", campaign, error)
-        self._book.refuse(campaign, uid, revision, str(error))
-        # What runs is of an opening that was accepted: it is finished.
-        self._book.withdraw(campaign)
-
 
 def _allotted(options: WorkerOptions) -> dict[str, Any]:
     """The fields of the card that tell of the allocation."""
@@ -249,7 +221,3 @@ def _allotted(options: WorkerOptions) -> dict[str, Any]:
         "scheduler": allocation.scheduler, "scheduler_job": allocation.job_id, "node": allocation.node,
         "restarts": allocation.restarts, "allocation_ends": options.allocation_ends_at,
     }  # fmt: skip
-
-
-def _revision(said: bytes | None) -> int:
-    return int(said) if said is not None and said.isdigit() else -1

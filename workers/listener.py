@@ -27,9 +27,6 @@ _BLOCK_S = 2.0
 _NOT_NOW_S = 0.1
 """How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
 
-_NUDGE_S = 60
-"""A worker that dies leaves its key for so long."""
-
 _NOTICES_BLOCK_S = 20.0
 _MARGIN_S = 5.0
 
@@ -143,14 +140,7 @@ class WakeListener(_Listener):
         blocked_on = self._blocked_on
         if blocked_on is None or self._link.is_cluster or self._book.wake_keys().keys() <= blocked_on:
             return
-
-        def operation(client: Any) -> None:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.zadd(self._nudge_key, {"look": 0})
-            pipeline.expire(self._nudge_key, _NUDGE_S)
-            pipeline.execute()
-
-        link.call(operation)
+        link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
 
     def _while_deaf(self) -> None:
         # One campaign's marker may be damaged: the others are asked without any.
@@ -208,19 +198,21 @@ class _CampaignListener(_Listener):
 
 
 class NoticeListener(_Listener):
-    """Reads the stream of notices, and pokes the keeper at each."""
+    """Reads the stream of notices, and tells the keeper which campaigns they name."""
 
-    def __init__(self, link: Link, poke: Callable[[], None]) -> None:
+    def __init__(self, link: Link, hear: Callable[[set[str]], None]) -> None:
         super().__init__(link, "notice-listener", _NOTICES_BLOCK_S)
-        self._poke = poke
+        self._hear = hear
         self._cursor: str | None = None
 
     def _listen(self, client: Any) -> None:
         if self._cursor is None:
             newest = client.xrevrange(keys.NOTICES, count=1)
             self._cursor = newest[0][0].decode() if newest else "0-0"
-            self._poke()  # for what was said before this moment
+            self._hear(set())  # for what was said before this moment
         reply = client.xread({keys.NOTICES: self._cursor}, count=1000, block=round(self._block_s * 1000))
         if reply:
-            self._cursor = reply[0][1][-1][0].decode()
-            self._poke()
+            notices = reply[0][1]
+            self._cursor = notices[-1][0].decode()
+            named = (about[b"campaign"] for _, about in notices if about and b"campaign" in about)
+            self._hear({campaign.decode(errors="replace") for campaign in named})

@@ -19,6 +19,8 @@ from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.fleet import WorkerCard, live_workers
 from queue_eval.machine import is_alive, machine_id, parse_process
+from queue_eval.moves import Reclaimed
+from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file
 from workers.book import Book
 from workers.complaints import Complaints
@@ -32,7 +34,7 @@ _T = TypeVar("_T")
 
 
 class Reclaimer:
-    """Looks about once a second: one script call per campaign, cheap when nothing has expired."""
+    """Looks about once a second: one script per campaign, all in one call, cheap when nothing has expired."""
 
     def __init__(self, link: Link, options: WorkerOptions, book: Book, spools: Path | None) -> None:
         self._link = link
@@ -67,9 +69,8 @@ class Reclaimer:
     def _look_about(self) -> None:
         self.try_spools()
         dead = self._try("looking for dead workers of this machine", self._dead_neighbours) or []
-        for served, _ in self._book.holdings():
-            for worker in ("", *(name for name, _ in dead)):
-                self._try(f"reclaiming for campaign {served.name}", partial(self._reclaim, served, worker))
+        for worker in ("", *(name for name, _ in dead)):
+            self._try("reclaiming", partial(self._reclaim, worker))
         self._looked_at.update(dead)
 
     def _try(self, what: str, step: Callable[[], _T]) -> _T | None:
@@ -94,23 +95,33 @@ class Reclaimer:
         """Whether another worker is delivering what a dead one has left."""
         return self._spools is not None and spool_file(self._spools, worker).exists()
 
-    def reclaim_own_name(self, served: Served) -> None:
+    def reclaim_own_name(self) -> None:
         """What a former life under the same name still holds."""
-        self._try(
-            f"reclaiming for campaign {served.name}", partial(self._reclaim, served, self._options.name)
-        )
+        self._try("reclaiming", partial(self._reclaim, self._options.name))
 
-    def _reclaim(self, served: Served, worker: str) -> None:
-        try:
-            while True:
-                reply = served.queue.reclaim(grace_ms=self._grace_ms, worker=worker)
-                if reply.ids:
-                    whose = worker or "workers whose leases expired"
-                    log.warning("took back jobs %s of %s from %s", reply.ids, served.name, whose)
-                if not reply.more:
-                    return
-        except CampaignNotFoundError:
+    def _reclaim(self, worker: str) -> None:
+        """In all campaigns, a page of each at a time."""
+        asked = [served for served, _ in self._book.holdings()]
+        while asked:
+            queues = [served.queue for served in asked]
+            replies = CampaignQueue.reclaim_all(self._link, queues, grace_ms=self._grace_ms, worker=worker)
+            asked = [
+                served
+                for served, reply in zip(asked, replies, strict=True)
+                if self._try(f"reclaiming for {served.name}", partial(self._take_back, served, worker, reply))
+            ]
+
+    def _take_back(self, served: Served, worker: str, reply: Reclaimed | Exception) -> bool:
+        """Whether there is more."""
+        if isinstance(reply, CampaignNotFoundError):
             self._book.leave(served.name)
+            return False
+        if isinstance(reply, Exception):
+            raise reply
+        if reply.ids:
+            whose = worker or "workers whose leases expired"
+            log.warning("took back jobs %s of %s from %s", reply.ids, served.name, whose)
+        return reply.more
 
     def _dead_neighbours(self) -> list[tuple[str, str]]:
         """Workers of this machine (name, card) that have died since this worker last looked."""
@@ -153,6 +164,8 @@ class Reclaimer:
     def _forget(self, worker: str | bytes) -> None:
         """Take off the register who shows no sign of life; if it lives, its next heartbeat brings it back."""
         self._link.call(lambda client: client.zrem(keys.WORKERS, worker))
+        name = worker.decode(errors="replace") if isinstance(worker, bytes) else worker
+        self._link.call(lambda client: client.delete(keys.nudge_key(name)))
 
     def _is_shown(self, worker: str) -> bool:
         return self._link.call(lambda client: client.get(keys.worker_key(worker))) is not None

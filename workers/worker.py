@@ -85,7 +85,7 @@ class Worker:
         self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool, failures)
         self._reclaimer = Reclaimer(self._link, options, self._book, spools)
         self._wake = WakeListener(self._link, self._book, self._exchange, options.name)
-        self._notices = NoticeListener(self._link, self._keeper.poke)
+        self._notices = NoticeListener(self._link, self._keeper.hear)
         self._abandon = threading.Event()
         self._drained_at: float | None = None
         self._has_reminded = False
@@ -116,8 +116,7 @@ class Worker:
         self._keeper.beat()
         # Before anything is leased: what is on disk need not run again.
         self._reclaimer.try_spools()
-        for served, _ in self._book.holdings():
-            self._reclaimer.reclaim_own_name(served)
+        self._reclaimer.reclaim_own_name()
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
             service.start()
         self._exchange_thread.start()

@@ -105,6 +105,11 @@ local function standing(status)
            now_ms(), m[4] or '', m[5] or '', m[6] or '', m[7] or '', m[8] or '', tonumber(m[9] or 0) or '' }
 end
 
+-- Whether no worker looks at the campaign (0|1).
+local function is_resting()
+  return redis.call('HEXISTS', META, 'resting')
+end
+
 -- Which life of the server this is: another one after each restart or failover.
 local function server_run()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''

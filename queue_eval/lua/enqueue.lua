@@ -2,12 +2,13 @@
 -- a config joins the campaign's k-th job with it, when there is one.
 -- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), then per config:
 --       config, fingerprint, and its occurrence k with reuse
--- Reply: { now_ms, submitted_ms, ids, fence, joined }
+-- Reply: { now_ms, submitted_ms, ids, fence, joined, resting (0|1) }
 --   ids: of each config in order; the first id alone when all jobs are new, whose ids follow each other
 --   submitted_ms: of all but those that were joined; earlier than now when a first call made them
 --   joined: position in `ids`, result-stream entry of a finished job or '', and submitted_ms of each, flat
 --   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
 --     before and retried, else ''. Of such a job only what comes after counts.
+--   resting: no worker looks at the campaign: wake it. Said until that is done.
 -- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
@@ -24,16 +25,17 @@ local field = 'driver:' .. driver
 if not reuse then
   local before, first, at = string.match(redis.call('HGET', REQUESTS, field) or '', '^(%S+) (%d+) ?(%d*)$')
   if before == sequence then
-    return { now, tonumber(at) or now, tonumber(first), '', {} }
+    return { now, tonumber(at) or now, tonumber(first), '', {}, is_resting() }
   end
-  if before and tonumber(sequence) < tonumber(before) then return { now, now, ids, '', {} } end
+  if before and tonumber(sequence) < tonumber(before) then return { now, now, ids, '', {}, 0 } end
 end
 
 local digests = {}
 for i = 1, count do digests[i] = ARGV[FIRST + (i - 1) * width + 1] end
 local known = hmget(FINGERPRINTS, digests)
 
-local last_id = tonumber(redis.call('HGET', META, 'last_id'))
+local campaign = redis.call('HMGET', META, 'last_id', 'resting')
+local last_id, resting = tonumber(campaign[1]), campaign[2] and 1 or 0
 local first_id = last_id + 1
 local stamp, score = stamp_of(now), delay_ms > 0 and now + delay_ms
 local fresh, configs, fingerprints, places, ranks, widths, joined = {}, {}, {}, {}, {}, {}, {}
@@ -116,4 +118,4 @@ if #joined > 0 then
   end
   if unfinished and redis.call('HEXISTS', META, 'retried') == 1 then fence = newest_entry() end
 end
-return { now, now, #joined == 0 and first_id or ids, fence, found }
+return { now, now, #joined == 0 and first_id or ids, fence, found, resting }

@@ -9,12 +9,12 @@ local uid, schema, accept = ARGV[1], ARGV[2], ARGV[3]
 local wanted = {}
 for i = 4, #ARGV, 2 do wanted[ARGV[i]] = ARGV[i + 1] end
 
+local now = now_ms()
 local known = redis.call('HMGET', META, 'uid', 'schema', 'function', 'method')
 local status = 'opened'
 if not known[1] then
   status = 'created'
   -- Seen by those who reclaim: a server that is frozen before any of them has asked was away, too.
-  local now = now_ms()
   redis.call('HSET', META, 'uid', uid, 'schema', schema, 'created_ms', now, 'last_id', 0,
     'server_run', server_run(), 'reclaim_seen', now)
 elseif known[2] ~= schema then
@@ -25,7 +25,8 @@ end
 local reply = standing(status)
 if status == 'created' or status == 'opened' then
   redis.call('HSET', META, unpack(ARGV, 4))
-  redis.call('HINCRBY', META, 'revision', 1)
+  -- Who opens it so wakes it, too: see rest.lua.
+  redis.call('HSET', META, 'wakes', redis.call('HINCRBY', META, 'revision', 1), 'opened_ms', now)
   -- Another limit may let waiting jobs run; under the old one no marker was left.
   wake_for_waiting()
 end

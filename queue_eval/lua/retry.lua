@@ -1,7 +1,7 @@
 -- Run failed or cancelled jobs again: they are submitted anew, with no failure or loss. The attempt numbers
 -- go on, so that no old token is ever valid again. Their former outcome stays in the log; the index forgets it.
 -- ARGV: uid, then ids
--- Reply: the ids that are pending again by this call
+-- Reply: { the ids that are pending again by this call, resting (0|1) as in enqueue }
 -- Repeating it is safe: a job that is pending again is no longer failed or cancelled.
 local uid = ARGV[1]
 if gone(uid) then return GONE end
@@ -28,4 +28,4 @@ bulk('HDEL', INDEX, ids)
 bulk('HDEL', OUTPUTS, ids)
 if #ids > 0 then redis.call('HINCRBY', META, 'retried', #ids) end
 to_pending(ids)
-return ids
+return { ids, is_resting() }

@@ -260,6 +260,7 @@ BY_STEP = {
     "extend": a_worker_dies,
     "reclaim": a_worker_dies,
     "loaded": a_worker_dies,
+    "rest": a_worker_dies,
     "release": a_worker_dies_while_it_gives_back,
     "wake": a_listening_worker_dies,
     "attach": an_attaching_driver_dies,

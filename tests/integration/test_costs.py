@@ -29,7 +29,7 @@ BATCH = 500
 BATCHES = 8
 
 COMMANDS = {
-    "enqueue": {"evalsha": 1, "hget": 3, "hmget": 1, "hset": 4, "time": 1, "zadd": 2},
+    "enqueue": {"evalsha": 1, "hget": 2, "hmget": 2, "hset": 4, "time": 1, "zadd": 2},
     "lease": {
         "evalsha": 1, "hget": 1, "hlen": 1, "hmget": 2, "hset": 2, "time": 1, "zadd": 2, "zcard": 3,
         "zpopmin": 1,

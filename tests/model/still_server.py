@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from queue_eval.access import Access
 from queue_eval.connection import Link
 from queue_eval.lua import script
+from queue_eval.script_calls import ScriptCall
 
 CLOCK = "still-clock"
 TIME = "redis.call('TIME')"
@@ -35,3 +36,6 @@ class StillLink(Link):
         self.calls += 1
         keys = tuple(keys)
         return self.client.eval(stilled(name), len(keys), *keys, *arguments)
+
+    def run_scripts(self, name: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        return [self.run_script(name, keys, *arguments) for keys, arguments in calls]

@@ -1,0 +1,161 @@
+"""The rounds of the heartbeat: which campaigns this worker serves, refuses, or leaves to rest."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from queue_eval import keys
+from queue_eval.connection import Link
+from queue_eval.errors import (
+    CampaignNotFoundError,
+    DamagedError,
+    FunctionError,
+    MethodUnavailableError,
+    ServerRefusedError,
+)
+from queue_eval.faults import is_barred
+from queue_eval.queue import CampaignQueue
+from queue_eval.resting import Look, all_resting, lay_to_rest, look_at_all, wake_open
+from workers.book import Book
+from workers.options import WorkerOptions
+from workers.served import label_of, make_plan
+
+log = logging.getLogger(__name__)
+
+_SWEEP_EVERY_S = 6 * 3600
+_SWEPT_S = 60
+"""Of workers that start together one sweeps."""
+
+
+class Rounds:
+    """Called by the lease keeper alone, but for `hear`.
+
+    A worker for all campaigns leaves those that are over (see queue_eval/resting.py); one for some goes on
+    looking at these.
+    """
+
+    def __init__(
+        self, link: Link, options: WorkerOptions, book: Book,
+        attempt: Callable[[str, Callable[[], None]], None],
+    ) -> None:  # fmt: skip
+        """`attempt` runs a step for a campaign, and goes on when it fails."""
+        self._link = link
+        self._options = options
+        self._book = book
+        self._attempt = attempt
+        self._may_rest = options.campaigns is None
+        self._sweep_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._heard: set[str] = set()
+
+    def hear(self, campaigns: set[str]) -> None:
+        """A notice names these: a driver that does not know of rest may have added jobs to them."""
+        with self._lock:
+            self._heard |= campaigns
+
+    def ask(self, pipeline: Any) -> None:
+        """Ask which campaigns there are."""
+        if self._options.campaigns is not None:
+            return
+        if self._may_rest:
+            pipeline.zdiff([keys.CAMPAIGNS, keys.RESTING])
+        else:
+            pipeline.zrange(keys.CAMPAIGNS, 0, -1)
+
+    def is_barred(self, reply: Any) -> bool:
+        """Whether the server, which was set up by an earlier build, lets no worker know what rests: then ask
+        again, for all."""
+        if self._may_rest and isinstance(reply, Exception) and is_barred(reply):
+            self._may_rest = False
+            return True
+        return False
+
+    def listed(self, reply: list[bytes] | None) -> list[str]:
+        """The campaigns to look at, from the reply."""
+        if self._options.campaigns is not None:
+            return list(self._options.campaigns)
+        names = (campaign.decode(errors="replace") for campaign in reply or ())
+        return [campaign for campaign in names if keys.is_campaign_name(campaign)]
+
+    def wake(self) -> None:
+        """Put back what rests and is not over: whoever died, or an earlier build, may have left it so."""
+        if not self._may_rest:
+            return
+        with self._lock:
+            heard, self._heard = self._heard, set()
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_EVERY_S
+            if self._link.call(lambda client: client.set(keys.SWEPT, 1, nx=True, ex=_SWEPT_S)):
+                heard |= set(all_resting(self._link))
+        if heard:
+            wake_open(self._link, sorted(filter(keys.is_campaign_name, heard)))
+
+    def go(self, listed: Sequence[str]) -> None:
+        """Look at what is listed and not served, and at what is served and has nothing to do here."""
+        holdings = self._book.holdings()
+        served = {one.name for one, _ in holdings}
+        idle = [one.name for one, tokens in holdings if not tokens] if self._may_rest else []
+        names = [name for name in listed if name not in served] + idle
+        over: list[str] = []
+        looks = look_at_all(self._link, names, may_rest=self._may_rest)
+        for name, look in zip(names, looks, strict=True):
+            if isinstance(look, Look) and look.rests:
+                over.append(name)
+            elif isinstance(look, Exception) or name not in served:
+                self._attempt(name, partial(self._judge, name, look))
+        if over:
+            self._rest(over)
+
+    def look_at(self, campaign: str) -> None:
+        """It may have been opened anew."""
+        (look,) = look_at_all(self._link, [campaign], may_rest=False)
+        self._judge(campaign, look)
+
+    def _judge(self, campaign: str, look: Look | Exception) -> None:
+        """Serve a campaign, unless it is not there, or not for this worker."""
+        if isinstance(look, Exception):
+            raise look
+        # Not the whole meta at each beat: of a campaign that is for others it may be megabytes of code.
+        if not look.uid or self._book.is_refused(campaign, look.uid, look.revision):
+            return
+        try:
+            queue, meta = CampaignQueue.attach(self._link, campaign)
+        except CampaignNotFoundError:
+            return
+        except (ServerRefusedError, DamagedError) as error:
+            self._refuse(campaign, look.uid, look.revision, error)
+            return
+        revision = int(meta["revision"])
+        if not self._options.serves(campaign, label_of(meta)):
+            self._book.refuse(campaign, queue.uid, revision)
+            self._book.withdraw(campaign)
+            return
+        try:
+            plan = make_plan(queue, meta, self._options, self._link.access)
+        except (FunctionError, MethodUnavailableError) as error:
+            self._refuse(campaign, queue.uid, revision, error)
+            return
+        self._book.serve(queue, plan)
+
+    def _refuse(self, campaign: str, uid: str, revision: int, error: Exception) -> None:
+        log.error("campaign %s is not served: %s", campaign, error)
+        self._book.refuse(campaign, uid, revision, str(error))
+        # What runs is of an opening that was accepted: it is finished.
+        self._book.withdraw(campaign)
+
+    def _rest(self, campaigns: Sequence[str]) -> None:
+        resting = lay_to_rest(self._link, campaigns)
+        left = [queue for name in resting if (queue := self._book.leave_idle(name)) is not None]
+        if not left:
+            return
+        log.debug("campaigns %s are over", [queue.campaign for queue in left])
+        replies = CampaignQueue.leave_all(self._link, self._options.name, left)
+        for queue, reply in zip(left, replies, strict=True):
+            if isinstance(reply, Exception) and not isinstance(reply, CampaignNotFoundError):
+                log.debug("the attendance of %s ends with its lease: %s", queue.campaign, reply)
