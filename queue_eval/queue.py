@@ -154,10 +154,9 @@ class CampaignQueue(CampaignView):
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
-        (extended,) = self.extend_all(self.link, worker, lease_ms, [(self, tokens)])
-        if isinstance(extended, Exception):
-            raise extended
-        return extended
+        reply = self._run("extend", worker, lease_ms, *itertools.chain.from_iterable(tokens))
+        with reading(self.campaign):
+            return self._extended(reply)
 
     @staticmethod
     def extend_all(
@@ -191,10 +190,9 @@ class CampaignQueue(CampaignView):
 
     def reclaim(self, *, grace_ms: int, worker: str = "", page: int = 200) -> Reclaimed:
         """Take back a page of what an expired (or the named, dead) worker holds."""
-        (reclaimed,) = self.reclaim_all(self.link, [self], grace_ms=grace_ms, worker=worker, page=page)
-        if isinstance(reclaimed, Exception):
-            raise reclaimed
-        return reclaimed
+        reply = self._run("reclaim", grace_ms, page, worker)
+        with reading(self.campaign):
+            return self._reclaimed(reply)
 
     @staticmethod
     def reclaim_all(

@@ -57,7 +57,7 @@ def lay_to_rest(link: Link, campaigns: Sequence[str]) -> list[str]:
 
 
 def wake_open(link: Link, campaigns: Sequence[str]) -> list[str]:
-    """Take those off the register that are not over; returns which."""
+    """Take those off the register that are not over, or not there any more; returns which."""
     looks = look_at_all(link, campaigns, may_rest=True)
     goes_on = [
         campaign

@@ -101,10 +101,9 @@ class LeaseKeeper:
         if (loss := self._home.tell()) is not None:
             log.warning("%s", loss)
         reasons = self._book.reasons()
-        self._rounds.wake()
         campaigns, drain_asked = self._show_life(reasons)
         self._extend_all()
-        self._rounds.go(campaigns)
+        self._rounds.go([*campaigns, *self._rounds.wake()])
         if self._book.reasons() != reasons:
             self.poke()  # drivers wait to be told
         if drain_asked and not self.is_draining:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from queue_eval import failpoints, keys
@@ -28,6 +28,7 @@ _NOT_NOW_S = 0.1
 """How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
 
 _NOTICES_BLOCK_S = 20.0
+_SAID_BEFORE = 100
 _MARGIN_S = 5.0
 
 
@@ -207,12 +208,15 @@ class NoticeListener(_Listener):
 
     def _listen(self, client: Any) -> None:
         if self._cursor is None:
-            newest = client.xrevrange(keys.NOTICES, count=1)
+            newest = client.xrevrange(keys.NOTICES, count=_SAID_BEFORE)
             self._cursor = newest[0][0].decode() if newest else "0-0"
-            self._hear(set())  # for what was said before this moment
+            self._hear(_campaigns_in(newest))  # what was said since this worker has looked first
         reply = client.xread({keys.NOTICES: self._cursor}, count=1000, block=round(self._block_s * 1000))
         if reply:
             notices = reply[0][1]
             self._cursor = notices[-1][0].decode()
-            named = (about[b"campaign"] for _, about in notices if about and b"campaign" in about)
-            self._hear({campaign.decode(errors="replace") for campaign in named})
+            self._hear(_campaigns_in(notices))
+
+
+def _campaigns_in(notices: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> set[str]:
+    return {about[b"campaign"].decode(errors="replace") for _, about in notices if b"campaign" in about}

@@ -82,10 +82,10 @@ class Rounds:
         names = (campaign.decode(errors="replace") for campaign in reply or ())
         return [campaign for campaign in names if keys.is_campaign_name(campaign)]
 
-    def wake(self) -> None:
+    def wake(self) -> list[str]:
         """Put back what rests and is not over: whoever died, or an earlier build, may have left it so."""
         if not self._may_rest:
-            return
+            return []
         with self._lock:
             heard, self._heard = self._heard, set()
         now = time.monotonic()
@@ -93,15 +93,14 @@ class Rounds:
             self._sweep_at = now + _SWEEP_EVERY_S
             if self._link.call(lambda client: client.set(keys.SWEPT, 1, nx=True, ex=_SWEPT_S)):
                 heard |= set(all_resting(self._link))
-        if heard:
-            wake_open(self._link, sorted(filter(keys.is_campaign_name, heard)))
+        return wake_open(self._link, sorted(filter(keys.is_campaign_name, heard)))
 
     def go(self, listed: Sequence[str]) -> None:
         """Look at what is listed and not served, and at what is served and has nothing to do here."""
         holdings = self._book.holdings()
         served = {one.name for one, _ in holdings}
         idle = [one.name for one, tokens in holdings if not tokens] if self._may_rest else []
-        names = [name for name in listed if name not in served] + idle
+        names = sorted({*listed} - served) + idle
         over: list[str] = []
         looks = look_at_all(self._link, names, may_rest=self._may_rest)
         for name, look in zip(names, looks, strict=True):
