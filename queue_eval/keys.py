@@ -44,6 +44,9 @@ from queue_eval.errors import UsageError
 CAMPAIGNS = "qe:campaigns"
 """zset: campaign by creation time (ms)."""
 
+PRUNED = "qe:pruned"
+"""string: some driver has looked for expired campaigns; expires when the next may."""
+
 WORKERS = "qe:workers"
 """zset: worker by the time (ms) of its last heartbeat."""
 
