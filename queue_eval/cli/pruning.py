@@ -14,7 +14,7 @@ from queue_eval.expiry import EXPIRE_AFTER_S, Expired, find_expired
 def prune_campaigns(
     url: str | None, home: str | None, older_than_s: float | None, *, is_dry: bool, as_json: bool
 ) -> None:
-    """Delete what has expired, or was closed so long ago, and say what has gone; with `is_dry`, what would."""
+    """Delete what has expired, or was closed so long ago, and say what went; with `is_dry`, what would."""
     age_s = EXPIRE_AFTER_S if older_than_s is None else older_than_s
     gone: list[Expired] = []
     with connected(url, home, looks=is_dry) as link:
