@@ -83,8 +83,6 @@ def find_expired(
     )
     known = [(raw.decode(errors="replace"), score) for raw, score in listed]
     for page in pages([(name, score) for name, score in known if is_campaign_name(name)], PAGE):
-        if time.monotonic() >= deadline:
-            return
         metas = _metas(link, [name for name, _ in page])
         for (name, score), meta in zip(page, metas, strict=True):
             if meta is None:
@@ -97,6 +95,8 @@ def find_expired(
             if closed_ms is not None and closed_ms <= before_ms:
                 uid = meta["uid"].decode(errors="replace")
                 yield Expired(name, uid, score, closed_ms, int(meta["last_id"]))
+        if time.monotonic() >= deadline:
+            return
 
 
 def prune_in_passing(link: Link) -> None:
