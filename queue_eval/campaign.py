@@ -419,6 +419,13 @@ class Campaign:
         count = self.cancel(ids)
         return count + (self.queue.cancel_up_to(self.ledger.horizon) if adopted else 0)
 
+    def note_close(self) -> None:
+        """Have an unnamed campaign expire by itself, if this driver has gathered all its results."""
+        with self.lock:
+            gathered = None if self.ledger.outstanding else len(self.ledger.gathered)
+        if gathered is not None:
+            self.queue.close(gathered)
+
     def close(self) -> None:
         self._reader.close()
         self.queue.link.close()

@@ -22,6 +22,7 @@ from queue_eval.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.connection import GiveUp
 from queue_eval.errors import (
     JobFailed,
+    QueueEvalError,
     SearchTerminationError,
     ServerError,
     UnknownMethodError,
@@ -317,6 +318,9 @@ class Evaluator(Records):
                 if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
                     with contextlib.suppress(GiveUp, ServerError):  # it is away: they end by themselves
                         self._workers.dismiss()
+                if self._options.campaign is None and not self._options.keep:
+                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away, or purged
+                        self._campaign.note_close()
                 self._singles.close()
                 self._campaign.close()
 

@@ -51,6 +51,9 @@ RESTING = f"qe:resting:{{{CAMPAIGNS}}}"
 SWEPT = "qe:resting:swept"
 """The guard of workers that look whether all that rests is over; expires."""
 
+PRUNED = "qe:pruned"
+"""string: some driver has looked for expired campaigns; expires when the next may."""
+
 WORKERS = "qe:workers"
 """zset: worker by the time (ms) of its last heartbeat."""
 

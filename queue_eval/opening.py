@@ -18,6 +18,7 @@ from queue_eval.chores import Patience
 from queue_eval.codec import decode, encode
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, FunctionError, ServerRefusedError
+from queue_eval.expiry import prune_in_passing
 from queue_eval.function_ref import FunctionRef, describe
 from queue_eval.moves import Opened
 from queue_eval.options import Options
@@ -89,6 +90,8 @@ def open_campaign(
         )
         if not opened.created:
             _compare(name, opened, reference, str(fields["options"]))
+        if options.campaign is None:
+            prune_in_passing(line.link)
     except BaseException:
         line.link.close()
         raise
@@ -106,6 +109,8 @@ def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, di
     try:
         _check_role(line.access)
         queue, meta = CampaignQueue.attach(line.link, campaign)
+        if meta.get("expires"):
+            queue.keep()  # somebody knows it by name
         opened = queue.standing()
     except BaseException:
         line.link.close()
@@ -160,6 +165,7 @@ def _meta(
         "signature": signature,
         "num_workers": num_workers,
         "queue": options.queue,
+        "expires": "" if options.campaign is not None or options.keep else "1",
     }
 
 

@@ -256,14 +256,37 @@ class CampaignQueue(CampaignView):
         )
         return int(self._checked(reply))
 
+    def close(self, gathered: int) -> bool:
+        """Its driver, which has gathered so many jobs, goes; whether it expires by itself from now on."""
+        return int(self._run("close", gathered)) == 1
+
+    def keep(self) -> None:
+        """Have it expire no more."""
+        self.link.call(lambda client: client.hdel(self.keys.meta, "expires"))
+
     def purge(self) -> None:
         """Delete the campaign whole."""
-        # First the registry: a campaign that is half gone must not be listed.
-        self.link.call(lambda client: client.zrem(names.CAMPAIGNS, self.campaign))
-        self.link.call(lambda client: client.zrem(names.RESTING, self.campaign))
+        uid, created_ms = self.link.call(lambda client: client.hmget(self.keys.meta, "uid", "created_ms"))
+        self._delete(_text(created_ms) if uid is not None and _text(uid) == self.uid else None)
+
+    def purge_expired(self, listed_ms: float, age_ms: int) -> bool:
+        """Delete it if it expires and was closed so long ago; whether that was so.
+
+        `listed_ms`: its score in the register, read before its uid.
+        """
+        return self._delete(repr(listed_ms), age_ms)
+
+    def _delete(self, listed_ms: str | None, *age_ms: int) -> bool:
+        """`listed_ms` is this campaign's own score in the register, or that of an earlier one of the name."""
+        # The register last: who dies in between leaves a name there that the next look for expired ones takes
+        # off. The other way round it would leave a campaign that nobody finds.
         with suppress(CampaignNotFoundError):  # the first call did it, whose reply was lost
-            self._run("purge")
+            if self._run("purge", *age_ms) != 1:
+                return False
+        if listed_ms is not None:
+            unlist(self.link, self.campaign, listed_ms)
         self.notify("purge")
+        return True
 
     def notify(self, what: str) -> None:
         """Ask workers to look now rather than at their next extension."""
@@ -286,6 +309,17 @@ def _each(
         except QueueEvalError as error:
             found.append(error)
     return found
+
+
+def unlist(link: Link, campaign: str, listed_ms: str) -> bool:
+    """Take a campaign that is gone off the register, where it has this score; whether it did."""
+    # One that has taken its name meanwhile may rest again.
+    link.call(lambda client: client.zrem(names.RESTING, campaign))
+    return bool(link.run_script("unlist", (names.CAMPAIGNS,), campaign, listed_ms) == 1)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
 
 
 def _time_ms(said: bytes) -> int | None:

@@ -11,7 +11,7 @@ from queue_eval import keys
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
-from queue_eval.cli.options import json_option, server_options
+from queue_eval.cli.options import DURATION, json_option, server_options
 from queue_eval.cli.output import (
     iso,
     print_json,
@@ -24,6 +24,7 @@ from queue_eval.cli.output import (
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
+from queue_eval.expiry import EXPIRE_AFTER_S, closed_ms_of
 from queue_eval.fleet import LiveWorker, live_workers
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
@@ -34,20 +35,41 @@ from queue_eval.states import State
 @click.command("campaigns")
 @server_options
 @json_option
-def campaigns_command(url: str | None, home: str | None, as_json: bool) -> None:
-    """List campaigns, the oldest first."""
+@click.option("--prune", is_flag=True, help="Delete those that have expired, instead of listing all.")
+@click.option(
+    "--older-than", type=DURATION, metavar="DURATION",
+    help="With --prune: those whose driver has closed them so long ago, like 3d [default: 14d].",
+)
+@click.option("--dry-run", is_flag=True, help="With --prune: only say which would go.")
+def campaigns_command(
+    url: str | None, home: str | None, as_json: bool, prune: bool, older_than: float | None, dry_run: bool
+) -> None:  # fmt: skip
+    """List campaigns, the oldest first, or delete those that have expired.
+
+    A campaign expires if it was given no name, its driver has gathered every result and has closed it, and
+    nobody has opened it since.
+    """
+    if prune:
+        from queue_eval.cli.pruning import prune_campaigns
+
+        prune_campaigns(url, home, older_than, is_dry=dry_run, as_json=as_json)
+        return
+    if older_than is not None or dry_run:
+        raise UsageError("--older-than and --dry-run go with --prune; add it, or leave them out")
     with connected(url, home, looks=True) as link:
         found = list(every_campaign(link))
     if as_json:
         print_json([_described(name, meta, snapshot) for name, meta, snapshot, _ in found])
         return
+    expiring = any(closed_ms_of(meta) is not None for _, meta, _, _ in found)
     print_table(
-        ("campaign", "function", "method", *State, "created", "queue"),
+        ("campaign", "function", "method", *State, "created", "queue", *(["expires"] if expiring else [])),
         [
             (
                 name, text(meta, "function"), text(meta, "method"),
                 *(snapshot.counts[state] for state in State),
                 shown_time(created_ms(meta)) + (" (paused)" if snapshot.paused else ""), label_of(meta),
+                *([_shown_expiry(meta)] if expiring else []),
             )
             for name, meta, snapshot, _ in found
         ],
@@ -108,6 +130,17 @@ def created_ms(meta: dict[str, bytes]) -> int:
     return int(meta["created_ms"])
 
 
+def expires_ms(meta: dict[str, bytes]) -> int | None:
+    """When an unnamed campaign may be deleted; None while it may not."""
+    closed_ms = closed_ms_of(meta)
+    return None if closed_ms is None else closed_ms + round(EXPIRE_AFTER_S * 1000)
+
+
+def _shown_expiry(meta: dict[str, bytes]) -> str:
+    at = expires_ms(meta)
+    return "-" if at is None else shown_time(at)
+
+
 def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dict[str, Any]:
     return {
         "campaign": campaign,
@@ -115,6 +148,7 @@ def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dic
         "method": text(meta, "method"),
         "queue": label_of(meta),
         "created_at": iso(created_ms(meta)),
+        "expires_at": None if (at := expires_ms(meta)) is None else iso(at),
         "paused": snapshot.paused,
         "counts": {state.value: count for state, count in snapshot.counts.items()},
     }

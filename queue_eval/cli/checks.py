@@ -35,13 +35,16 @@ from queue_eval.connection import (
     why_scriptless,
 )
 from queue_eval.errors import QueueEvalError, ServerRefusedError
+from queue_eval.expiry import closed_ms_of
 from queue_eval.faults import REDIS_ERRORS
 from queue_eval.fleet import live_workers
+from queue_eval.hints import spell_command
 
 _CLOCK_S = 2.0
 _SOON_DAYS = 30
 _FULL = 0.9
 _MOST_UNSERVED = 5
+_MANY_UNNAMED = 100
 _SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
 _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
 _OPTIONAL = {
@@ -213,12 +216,16 @@ def _clock(link: Link) -> Finding:
 
 
 def _campaigns(link: Link) -> Iterator[Finding]:
-    count, broken = 0, 0
+    count, broken, finished, unnamed, expiring = 0, 0, 0, 0, 0
     damaged: dict[str, Exception] = {}
     unserved: dict[str, str] = {}
     workers = live_workers(link)
     for name, meta, snapshot, _ in every_campaign(link, damaged.__setitem__):
         count += 1
+        if not snapshot.outstanding:
+            finished += 1
+            unnamed += meta.get("expires") == b"1"
+            expiring += closed_ms_of(meta) is not None
         if (why := why_unserved(name, label_of(meta), snapshot, workers, link.access)) is not None:
             unserved[name] = why
         if not snapshot.conserved:
@@ -229,7 +236,16 @@ def _campaigns(link: Link) -> Iterator[Finding]:
     for name, error in damaged.items():
         yield Finding("fail", f"campaign {name}", str(error))
     if not broken and not damaged:
-        yield Finding("ok", "campaigns", f"{count} on the server, every job in exactly one place")
+        counted = f"{count} on the server, {finished} of them finished, {expiring} of these to expire"
+        yield Finding("ok", "campaigns", f"{counted}; every job in exactly one place")
+    if unnamed > _MANY_UNNAMED:
+        prune = spell_command(link.access, "campaigns", "--prune", "--older-than", "1d")
+        purge = spell_command(link.access, "purge", "CAMPAIGN")
+        detail = (
+            f"{unnamed} finished ones that were given no name take room: {expiring} expire 14 days after "
+            f"their drivers have closed; delete these earlier with: {prune}; the others with: {purge}"
+        )
+        yield Finding("warn", "campaigns", detail)
     for name, why in islice(unserved.items(), _MOST_UNSERVED):
         yield Finding("warn", f"campaign {name}", why)
     if (more := len(unserved) - _MOST_UNSERVED) > 0:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import failpoints, lua
+from queue_eval import failpoints, keys, lua
 from queue_eval.access import find_access
 from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.failpoints import POINTS, VARIABLE
@@ -191,13 +191,17 @@ def a_call_of_the_program_dies(attack: Attack) -> None:
         worker = attack.heal()
         wait_state(attack.queue(), State.FAILED, 1)
         end(worker)
-    words = {"snapshot": ["status"], "purge": ["purge", "--yes"]}.get(what, [what])
+    purge = ["purge", "--yes"]
+    words = {"snapshot": ["status"], "purge": purge, "unlist": purge}.get(what, [what])
     command = [sys.executable, "-P", "-m", "queue_eval", *words, attack.campaign, "--home", str(fleet.home)]
     died(fleet._popen(command, subprocess.DEVNULL, subprocess.DEVNULL, attack.armed, fleet.folder))
     again = fleet.cli(*words, attack.campaign)
-    if what == "purge":
+    if words is purge:
         assert fleet.cli("status", attack.campaign).returncode == 1
         assert not attack_keys(attack)
+        # A name may be left behind, which this takes off.
+        assert fleet.cli("campaigns", "--prune", "--older-than", "0").returncode == 0
+        assert attack.campaign.encode() not in registered(attack)
         return
     assert again.returncode == 0, again.stderr
     if what == "retry":
@@ -212,6 +216,32 @@ def attack_keys(attack: Attack) -> list[bytes]:
     with attack.fleet.driver(f"{attack.campaign}-other") as other:
         client = other._campaign.queue.link.client
         return client.keys(f"qe:{{{attack.campaign}}}*")
+
+
+def registered(attack: Attack) -> list[bytes]:
+    with attack.fleet.driver(f"{attack.campaign}-other") as other:
+        return other._campaign.queue.link.client.zrange(keys.CAMPAIGNS, 0, -1)
+
+
+def a_closing_driver_dies(attack: Attack) -> None:
+    """Its unnamed campaign expires, if it came to note that; never a part of it."""
+    fleet = attack.fleet
+    program = (
+        "from queue_eval import Evaluator\n"
+        f"options = {{'home': {str(fleet.home)!r}, 'local_workers': False}}\n"
+        "one = Evaluator.create('tests.support.functions:run', 'thread', options)\n"
+        "print(one.campaign, flush=True)\n"
+        "one.close()\n"
+    )
+    command = [sys.executable, "-c", program]
+    driver = fleet._popen(command, subprocess.PIPE, subprocess.STDOUT, attack.armed, fleet.folder)
+    died(driver)
+    name = driver.stdout.read().split()[-1]
+    assert name.encode() in registered(attack)
+    pruned = json.loads(fleet.cli("campaigns", "--prune", "--older-than", "0", "--json").stdout)["pruned"]
+    has_noted = "after" in attack.armed[VARIABLE]
+    assert (name in [one["campaign"] for one in pruned]) == has_noted
+    assert (name.encode() in registered(attack)) != has_noted
 
 
 def an_attaching_driver_dies(attack: Attack) -> None:
@@ -265,8 +295,10 @@ BY_STEP = {
     "wake": a_listening_worker_dies,
     "attach": an_attaching_driver_dies,
     "hire": a_hiring_driver_dies,
+    "close": a_closing_driver_dies,
     "pause": a_call_of_the_program_dies,
     "purge": a_call_of_the_program_dies,
+    "unlist": a_call_of_the_program_dies,
     "retry": a_call_of_the_program_dies,
     "snapshot": a_call_of_the_program_dies,
 }

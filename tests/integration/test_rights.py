@@ -94,6 +94,23 @@ def test_all_that_drivers_and_workers_do_is_allowed(home, worker, tmp_path, monk
     assert denials(home) == []
 
 
+def test_a_driver_may_have_its_campaign_expire_and_prune(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUEUE_EVAL_ACCESS", str(home / ACCESS_FILE))
+    with Evaluator.create(score, method_kwargs={"home": tmp_path}) as evaluator:
+        name = evaluator.campaign
+    with Evaluator.create(score, method_kwargs={"home": tmp_path}) as evaluator:
+        assert Evaluator.attach(evaluator.campaign).close() is None
+    prune = ("campaigns", "--prune", "--older-than", 0, "--json")
+    as_worker = cli_here(*prune, "--access", home / WORKER_ACCESS_FILE)
+    assert "does not allow this to the worker's access file" in complaint(as_worker, 2)
+    with administrator(home) as wire:
+        assert wire.call("ACL", "LOG")
+        wire.call("ACL", "LOG", "RESET")
+    pruned = document(cli_here(*prune))["pruned"]
+    assert [one["campaign"] for one in pruned] == [name]
+    assert denials(home) == []
+
+
 FORBIDDEN = """
     CONFIG GET requirepass | CONFIG SET appendonly no | FLUSHALL | FLUSHDB | SHUTDOWN NOSAVE | KEYS * | SCAN 0
     | ACL LIST | MONITOR | CLIENT LIST | CLIENT KILL TYPE normal | SCRIPT FLUSH | FUNCTION LIST

@@ -108,6 +108,19 @@ def test_campaigns_on_a_cluster_from_end_to_end(nodes, worker, tmp_path):
     assert document(cli_here("campaigns", "--url", url, "--json")) == []
 
 
+def test_unnamed_campaigns_on_a_cluster_expire(nodes, tmp_path):
+    url = cluster_url(nodes)
+    made = [Evaluator.create(square, method_kwargs={"url": url, "home": tmp_path}) for _ in range(8)]
+    for evaluator in made[1:]:
+        evaluator.close()
+    pruned = document(cli_here("campaigns", "--prune", "--older-than", 0, "--json", "--url", url))["pruned"]
+    assert {one["campaign"] for one in pruned} == {evaluator.campaign for evaluator in made[1:]}
+    (left,) = document(cli_here("campaigns", "--url", url, "--json"))
+    assert left["campaign"] == made[0].campaign
+    made[0].close()
+    assert cli_here("purge", made[0].campaign, "--yes", "--url", url).returncode == 0
+
+
 def test_a_cluster_is_not_one_server_and_the_other_way_round(nodes, worker, tmp_path):
     # Some keys lie elsewhere: one of these meets a redirection.
     for node in nodes:

@@ -1,0 +1,38 @@
+"""`queue-eval campaigns --prune`: delete campaigns that have expired."""
+
+from __future__ import annotations
+
+import click
+
+from queue_eval.cli.connect import connected
+from queue_eval.cli.failures import complain
+from queue_eval.cli.output import iso, print_json, print_table, shown_time
+from queue_eval.errors import DamagedError
+from queue_eval.expiry import EXPIRE_AFTER_S, Expired, find_expired
+
+
+def prune_campaigns(
+    url: str | None, home: str | None, older_than_s: float | None, *, is_dry: bool, as_json: bool
+) -> None:
+    """Delete what has expired, or was closed so long ago, and say what went; with `is_dry`, what would."""
+    age_s = EXPIRE_AFTER_S if older_than_s is None else older_than_s
+    gone: list[Expired] = []
+    with connected(url, home, looks=is_dry) as link:
+        for expired in find_expired(link, age_s, tidies=not is_dry):
+            try:
+                if is_dry or expired.purge(link, age_s):
+                    gone.append(expired)
+            except DamagedError as error:
+                complain(f"warning: campaign {expired.campaign!r} is left out: {error}")
+    if as_json:
+        rows = [{"campaign": e.campaign, "jobs": e.jobs, "closed_at": iso(e.closed_ms)} for e in gone]
+        print_json({"pruned": rows, "dry_run": is_dry})
+        return
+    if gone:
+        print_table(
+            ("campaign", "jobs", "closed"),
+            [(e.campaign, e.jobs, shown_time(e.closed_ms)) for e in gone],
+            right=(1,),
+        )
+    verb = "would be" if is_dry else "is" if len(gone) == 1 else "are"
+    click.echo(f"{len(gone)} campaign{'' if len(gone) == 1 else 's'} {verb} deleted")
