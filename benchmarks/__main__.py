@@ -29,8 +29,8 @@ from benchmarks.report import as_text
 from benchmarks.stage import open_stage
 
 SCENARIOS = (
-    "throughput", "round-trip", "gap", "slots", "growth", "reopen", "memory", "idle", "driver", "big",
-    "start", "peers",
+    "throughput", "round-trip", "gap", "slots", "growth", "reopen", "memory", "idle", "others",
+    "driver", "big", "start", "peers",
 )  # fmt: skip
 
 
