@@ -67,7 +67,6 @@ class Exchange:
         self._runner = runner
         self._spool = spool
         self._load_failures = load_failures
-        self._queues: dict[str, CampaignQueue] = {}
         self._in_flight: tuple[CampaignQueue, Sequence[Settlement]] | None = None
         # "<life>-<number>": unique over all lives of a worker's name, and growing within one, so that the
         # server can tell a call that was overtaken.
@@ -341,10 +340,9 @@ class Exchange:
 
     def _queue(self, served: Served) -> CampaignQueue:
         """The campaign over the exchange's own link, whose waiting is what spools."""
-        uid = served.queue.uid
-        if uid not in self._queues:
-            self._queues[uid] = CampaignQueue(self._link, served.name, uid)
-        return self._queues[uid]
+        if served.trading is None:
+            served.trading = CampaignQueue(self._link, served.name, served.queue.uid)
+        return served.trading
 
     def _sign_roster(self, served: Served) -> None:
         if not served.is_on_roster:

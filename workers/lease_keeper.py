@@ -57,7 +57,6 @@ class LeaseKeeper:
         self._poked = threading.Event()
         self._stopped = threading.Event()
         self.is_draining = False
-        self._unknown: dict[str, dict[tuple[int, int], float]] = {}
         self._machine = machine_id()
         self._created = psutil.Process().create_time()
         self._born = birth_of(os.getpid())
@@ -100,6 +99,7 @@ class LeaseKeeper:
             log.warning("%s", loss)
         reasons = self._book.reasons()
         campaigns, drain_asked = self._show_life(reasons)
+        self._book.forget_unlisted(campaigns)
         for served, tokens in self._book.holdings():
             self._try(served.name, partial(self._extend, served, tokens))
         served_names = {served.name for served, _ in self._book.holdings()}
@@ -197,14 +197,14 @@ class LeaseKeeper:
         if again := self._book.settle_again(served, unknown):
             log.warning("jobs %s of %s are held here once more: settled again", again, served.name)
             unknown = [token for token in unknown if token not in again]
-        seen = self._unknown.get(served.name, {})
+        seen = served.unknown
         still = {token: seen.get(token, now) for token in unknown if known.get(token[0]) != token[1]}
         lost = [token for token, since in still.items() if now - since > self._options.lease_s]
         if lost:
             log.warning("jobs %s of %s are held here unknown to us: given back", lost, served.name)
             reason = "unknown here since the server went back in time"
             served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
-        self._unknown[served.name] = {token: at for token, at in still.items() if token not in lost}
+        served.unknown = {token: at for token, at in still.items() if token not in lost}
 
     def _look_at(self, campaign: str) -> None:
         """Serve a campaign, unless it is not there, or not for this worker."""
