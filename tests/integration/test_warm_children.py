@@ -8,7 +8,8 @@ import resource
 import selectors
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from tests.support.fault_fleet import wait_registered
 from tests.support.waiting import wait_until
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
+from workers.executors.forward import Forwarder
 from workers.executors.pool import ChildPool
-from workers.executors.protocol import Ended, Plan
+from workers.executors.protocol import Ended, Executor, Plan
 from workers.runner import Runner
 
 SLOTS = 2
@@ -45,8 +47,7 @@ class Lanes:
         self.runner.start()
 
     def submit(self, key: str, *configs: dict[str, Any]) -> None:
-        setup = Setup(f"{FUNCTIONS}:do", None, (str(ROOT),), {}, threads=1)
-        plan = Plan(self._method, setup, SLOTS, None, sys.executable, revision=1, campaign=key)
+        plan = _plan(self._method, key)
         texts = [json.dumps({"id": 1} | config).encode() for config in configs]
         self.runner.submit(key, plan, [Attempt((job + 1, 1), text) for job, text in enumerate(texts)])
 
@@ -174,10 +175,13 @@ def test_an_idle_child_ends_where_another_could_not_be_started(monkeypatch):
                 pool.close()
 
 
-def _pool(campaign: str, selector: selectors.BaseSelector, limit: ChildLimit) -> ChildPool:
+def _plan(method: Method, campaign: str) -> Plan:
     setup = Setup(f"{FUNCTIONS}:do", None, (str(ROOT),), {}, threads=1)
-    plan = Plan(Method.PROCESS, setup, SLOTS, None, sys.executable, revision=1, campaign=campaign)
-    pool = make_executor(plan, selector, limit)
+    return Plan(method, setup, SLOTS, None, sys.executable, revision=1, campaign=campaign)
+
+
+def _pool(campaign: str, selector: selectors.BaseSelector, limit: ChildLimit) -> ChildPool:
+    pool = make_executor(_plan(Method.PROCESS, campaign), selector, limit)
     assert isinstance(pool, ChildPool)
     return pool
 
@@ -199,6 +203,50 @@ def _number_of_file(count: int) -> int:
     for file in files:
         os.close(file)
     return files[-1]
+
+
+FORWARDER = """
+import socket, sys
+from queue_eval.pipe import frame
+pipe = socket.socket(fileno=int(sys.argv[1]))
+pipe.sendall(frame(("slots", 2, "")))
+while b"close" not in pipe.recv(1 << 16):
+    pass
+"""
+
+
+def test_forwarders_of_finished_campaigns_are_bounded_and_the_oldest_go_first(tmp_path):
+    backend = tmp_path / "backend.py"
+    backend.write_text(FORWARDER)
+    before = children()
+    limit = ChildLimit()
+    with selectors.DefaultSelector() as selector:
+        forwarders: list[Forwarder] = []
+        started: list[set[int]] = []
+        try:
+            for number in range(MOST + 2):
+                known = children()
+                forwarders.append(
+                    Forwarder(_plan(Method.RQ, f"{number}"), backend, selector, limit, tells_begun=True)
+                )
+                forwarders[-1].submit([])
+                wait_until(lambda: _turn(forwarders, selector) and forwarders[-1].idle_since is not None)
+                started.append(children() - known)
+                assert len(children() - before) <= MOST
+            assert children() - before == set().union(*started[2:])
+            assert [one.children for one in forwarders] == [0, 0, *[1] * MOST]
+        finally:
+            for one in forwarders:
+                one.close()
+    assert children() == before
+
+
+def _turn(executors: Sequence[Executor], selector: selectors.BaseSelector) -> bool:
+    for key, _ in selector.select(0.02):
+        key.data()
+    for one in executors:
+        one.collect(time.monotonic())
+    return True
 
 
 def test_a_worker_with_few_open_files_does_not_stand_still(fleet, campaign):
