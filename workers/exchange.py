@@ -206,11 +206,15 @@ class Exchange:
     ) -> Settled:  # fmt: skip
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
-        reply = queue.settle(
-            self._options.name, settlements, lease_ms=lease_ms,
-            request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
-            slots=slots, now=time.monotonic(),
-        )  # fmt: skip
+        try:
+            reply = queue.settle(
+                self._options.name, settlements, lease_ms=lease_ms,
+                request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
+                slots=slots, now=time.monotonic(),
+            )  # fmt: skip
+        except CampaignNotFoundError:
+            self._in_flight = None  # of a campaign that is gone there is nothing to spool
+            raise
         self._in_flight = None
         if self._spool is not None:
             self._spool.tell_time(reply.now_ms)
