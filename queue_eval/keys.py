@@ -96,7 +96,8 @@ def check_queue_name(name: str) -> str:
 
 
 def machine_key(machine: str) -> str:
-    """hash: worker -> "pid born" of the workers on one machine, which can see each other die."""
+    """hash: worker -> "pid born" of the workers on one machine, which can see each other die. Expires when
+    none has served there for a while."""
     return f"qe:machine:{machine}"
 
 

@@ -11,6 +11,8 @@ announced. A worker outlives the driver, and ends by itself when it has been idl
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -42,6 +44,12 @@ EARLY_S = 5.0
 
 EARLY_DEATHS = 3
 _LOG_TAIL = 2000
+
+_LOG_AGE_S = 14 * 24 * 3600.0
+"""Logs of workers that have ended are kept for so long after their last line."""
+
+_LOGS_MOST = 100
+"""So many of them at most: the newest."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,11 @@ class LocalWorkers:
             "--campaign", self._queue.campaign, "--home", str(self._home), "--name", name,
             "--idle-timeout", str(IDLE_TIMEOUT_S),
         ]  # fmt: skip
+        self._clean_logs(logs)
         with log_file.open("ab") as output:
+            # The worker inherits the lock with the file: by it others see that the log is of a living one.
+            with contextlib.suppress(OSError):
+                fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment(),
                 start_new_session=True,
@@ -145,6 +157,16 @@ class LocalWorkers:
         threading.Thread(target=process.wait, name=f"queue_eval-{name}", daemon=True).start()
         self._started.append(_Started(name, slots, process, time.monotonic(), log_file))
         log.info("started worker %s with %d slots for campaign %s", name, slots, self._queue.campaign)
+
+    def _clean_logs(self, folder: Path) -> None:
+        """Remove the logs of workers that ended long ago, or before a hundred others."""
+        live = {f"worker-{worker.card.name}.log" for worker in live_workers(self._queue.link)}
+        found = [(_changed_at(path), path) for path in folder.glob("worker-*.log") if path.name not in live]
+        newest_first = sorted(found, reverse=True)
+        oldest_kept = time.time() - _LOG_AGE_S
+        for number, (changed_at, path) in enumerate(newest_first):
+            if number >= _LOGS_MOST or changed_at < oldest_kept:
+                _remove_unlocked(path)
 
     def _announce(self, card: WorkerCard) -> None:
         def operation(client: Any) -> None:
@@ -203,6 +225,20 @@ class LocalWorkers:
         link = self._queue.link
         link.call(lambda client: client.zrem(names.WORKERS, name))
         link.call(lambda client: client.delete(names.worker_key(name)))
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another driver was faster
+        return 0.0
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove the log of a worker that has ended; where the file system has no locks nobody can tell."""
+    with contextlib.suppress(OSError), path.open("r+b") as log_file:
+        fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _tail(file: Path) -> str:

@@ -26,7 +26,7 @@ _READ = (
     "get hexists hget hgetall hkeys hlen hmget hscan scard sismember sscan xrange xread xrevrange zcard "
     "zcount zdiff zmscore zrange zrangebyscore zscore"
 )
-_WRITE = "bzpopmin del hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
+_WRITE = "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
 _DRIVERS_ONLY = "unlink multi exec discard"
 
 _RQ = "(resetchannels ~rq:* ~qe:rq:* &rq:* +@all -@admin -@dangerous +info)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Token
@@ -253,6 +253,14 @@ class Book:
     def is_refused(self, campaign: str, uid: str, revision: int) -> bool:
         with self.changed:
             return self._refused.get(campaign) == (uid, revision)
+
+    def forget_unlisted(self, listed: Iterable[str]) -> None:
+        """Campaigns that are neither on the list nor served: a long-running worker meets ever new names."""
+        with self.changed:
+            kept = {*listed, *self._served}
+            for place in (self._refused, self._reasons):
+                for campaign in place.keys() - kept:
+                    place.pop(campaign)
 
     def cannot_serve(self, campaign: str, why: str) -> None:
         """Tell its drivers that this campaign cannot be served for now."""

@@ -67,7 +67,6 @@ class Exchange:
         self._runner = runner
         self._spool = spool
         self._load_failures = load_failures
-        self._queues: dict[str, CampaignQueue] = {}
         self._in_flight: tuple[CampaignQueue, Sequence[Settlement]] | None = None
         # "<life>-<number>": unique over all lives of a worker's name, and growing within one, so that the
         # server can tell a call that was overtaken.
@@ -221,11 +220,15 @@ class Exchange:
     ) -> Settled:  # fmt: skip
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
-        reply = queue.settle(
-            self._options.name, settlements, lease_ms=lease_ms,
-            request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
-            slots=slots, now=time.monotonic(),
-        )  # fmt: skip
+        try:
+            reply = queue.settle(
+                self._options.name, settlements, lease_ms=lease_ms,
+                request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
+                slots=slots, now=time.monotonic(),
+            )  # fmt: skip
+        except CampaignNotFoundError:
+            self._in_flight = None  # of a campaign that is gone there is nothing to spool
+            raise
         self._in_flight = None
         if self._spool is not None:
             self._spool.tell_time(reply.now_ms)
@@ -355,10 +358,9 @@ class Exchange:
 
     def _queue(self, served: Served) -> CampaignQueue:
         """The campaign over the exchange's own link, whose waiting is what spools."""
-        uid = served.queue.uid
-        if uid not in self._queues:
-            self._queues[uid] = CampaignQueue(self._link, served.name, uid)
-        return self._queues[uid]
+        if served.trading is None:
+            served.trading = CampaignQueue(self._link, served.name, served.queue.uid)
+        return served.trading
 
     def _sign_roster(self, served: Served) -> None:
         if not served.is_on_roster:

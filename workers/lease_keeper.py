@@ -52,7 +52,6 @@ class LeaseKeeper:
         self._poked = threading.Event()
         self._stopped = threading.Event()
         self.is_draining = False
-        self._unknown: dict[str, dict[tuple[int, int], float]] = {}
         self._machine = machine_id()
         self._created = psutil.Process().create_time()
         self._born = birth_of(os.getpid())
@@ -102,6 +101,7 @@ class LeaseKeeper:
             log.warning("%s", loss)
         reasons = self._book.reasons()
         campaigns, drain_asked = self._show_life(reasons)
+        self._book.forget_unlisted(campaigns)
         self._extend_all()
         self._rounds.go([*campaigns, *self._rounds.wake()])
         if self._book.reasons() != reasons:
@@ -201,14 +201,14 @@ class LeaseKeeper:
         if again := self._book.settle_again(served, unknown):
             log.warning("jobs %s of %s are held here once more: settled again", again, served.name)
             unknown = [token for token in unknown if token not in again]
-        seen = self._unknown.get(served.name, {})
+        seen = served.unknown
         still = {token: seen.get(token, now) for token in unknown if known.get(token[0]) != token[1]}
         lost = [token for token, since in still.items() if now - since > self._options.lease_s]
         if lost:
             log.warning("jobs %s of %s are held here unknown to us: given back", lost, served.name)
             reason = "unknown here since the server went back in time"
             served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
-        self._unknown[served.name] = {token: at for token, at in still.items() if token not in lost}
+        served.unknown = {token: at for token, at in still.items() if token not in lost}
 
 
 def _allotted(options: WorkerOptions) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from queue_eval import keys
 from queue_eval.connection import GiveUp, Link
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
 from queue_eval.fleet import WorkerCard, live_workers
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.moves import Reclaimed
@@ -32,6 +33,15 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+_MACHINE_LIFE_S = 14 * 24 * 3600
+"""What is written of a machine expires when no worker has served there for so long."""
+
+_RENEWED_S = 3600.0
+"""A worker lets it expire later this often."""
+
+_DRAIN_LIFE_S = 3600.0
+"""A request to drain outlives its worker's last sign of life by so much: it may only be cut off."""
+
 
 class Reclaimer:
     """Looks about once a second: one script per campaign, all in one call, cheap when nothing has expired."""
@@ -45,6 +55,7 @@ class Reclaimer:
         self._machine = machine_id()
         self._looked_at: set[tuple[str, str]] = set()
         """Dead neighbours (name, card) whose jobs this worker has taken back."""
+        self._renew_at = 0.0
         self._complaints = Complaints(log)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reclaimer", daemon=True)
@@ -67,6 +78,9 @@ class Reclaimer:
                 return
 
     def _look_about(self) -> None:
+        if time.monotonic() >= self._renew_at:
+            self._renew_at = time.monotonic() + _RENEWED_S
+            self._try("letting the machine's key expire later", self._renew)
         self.try_spools()
         dead = self._try("looking for dead workers of this machine", self._dead_neighbours) or []
         for worker in ("", *(name for name, _ in dead)):
@@ -140,6 +154,7 @@ class Reclaimer:
                 self._strike_off(name)
                 if not self._is_shown(name):
                     self._forget(name)
+                    self._link.call(partial(_strike_off_drain, [name]))
             elif (name, card) not in self._looked_at and not self._is_spooled(name):
                 # It stays on the list: others serve campaigns that this worker does not.
                 dead.append((name, card))
@@ -148,6 +163,13 @@ class Reclaimer:
         }
         return dead
 
+    def _renew(self) -> None:
+        """A machine has another name after each boot: nobody would remove what was written of the former."""
+        key = keys.machine_key(self._machine)
+        # A server that the build before has started gives no right to it; then it is kept, as it was.
+        with suppress(ServerRefusedError):
+            self._link.call(lambda client: client.expire(key, _MACHINE_LIFE_S))
+
     def _is_shown_here(self, worker: str) -> bool:
         """False when its lease is long over, or its name is another machine's by now."""
         shown = self._link.call(lambda client: client.get(keys.worker_key(worker)))
@@ -155,11 +177,14 @@ class Reclaimer:
 
     def _clear_register(self) -> None:
         """Strike off what has died anywhere, and whose neighbours, if it had any, did not see it."""
-        names = self._link.call(lambda client: client.zrange(keys.WORKERS, 0, -1))
-        live = {worker.card.name for worker in live_workers(self._link)}
-        for name in names:
-            if name.decode(errors="replace") not in live:
-                self._forget(name)
+        seen, asked, now_ms = self._link.call(_read_register)
+        live = {worker.card.name.encode() for worker in live_workers(self._link)}
+        # One that was asked to drain may only be cut off, and does not ask to be asked again.
+        kept = {name for name in asked & seen.keys() if now_ms - seen[name] < _DRAIN_LIFE_S * 1000} | live
+        for name in seen.keys() - kept:
+            self._forget(name)
+        if gone := list(asked - kept):
+            self._link.call(partial(_strike_off_drain, gone))
 
     def _forget(self, worker: str | bytes) -> None:
         """Take off the register who shows no sign of life; if it lives, its next heartbeat brings it back."""
@@ -173,3 +198,15 @@ class Reclaimer:
     def _strike_off(self, worker: str | bytes) -> None:
         key = keys.machine_key(self._machine)
         self._link.call(lambda client: client.hdel(key, worker))
+
+
+def _read_register(client: Any) -> tuple[dict[bytes, float], set[bytes], float]:
+    """When each worker was last seen (ms), who is asked to drain, and what time it is (ms)."""
+    seconds, micros = client.time()
+    asked = set(client.sscan_iter(keys.DRAIN, count=1000))
+    seen = dict(client.zrange(keys.WORKERS, 0, -1, withscores=True))
+    return seen, asked, seconds * 1000 + micros / 1000
+
+
+def _strike_off_drain(workers: Sequence[str | bytes], client: Any) -> None:
+    client.srem(keys.DRAIN, *workers)

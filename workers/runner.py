@@ -19,6 +19,7 @@ from typing import Protocol
 from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
 from workers.executors import make_executor
+from workers.executors.child_limit import ChildLimit
 from workers.executors.protocol import Ended, Executor, Plan
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,10 @@ class Reports(Protocol):
 class _Lane:
     """The executors of one campaign: the current one, and retired ones that finish what they have."""
 
-    def __init__(self, plan: Plan, selector: selectors.BaseSelector) -> None:
+    def __init__(self, plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit) -> None:
         self.plan = plan
-        self.current = make_executor(plan, selector)
+        self._limit = limit
+        self.current = make_executor(plan, selector, limit)
         self.retired: list[Executor] = []
         self.used_at = time.monotonic()
         self.missing_slots = 0
@@ -64,7 +66,7 @@ class _Lane:
     def change(self, plan: Plan, selector: selectors.BaseSelector) -> None:
         self.retired.append(self.current)
         self.plan = plan
-        self.current = make_executor(plan, selector)
+        self.current = make_executor(plan, selector, self._limit)
 
 
 class Runner:
@@ -75,6 +77,7 @@ class Runner:
         self._reports = reports
         self._selector = selectors.DefaultSelector()
         self._lanes: dict[str, _Lane] = {}
+        self._limit = ChildLimit()
         self._calls: deque[Callable[[], None]] = deque()
         self._bell_read, self._bell_write = os.pipe()
         os.set_blocking(self._bell_read, False)
@@ -139,20 +142,12 @@ class Runner:
     def _collect(self, key: str, lane: _Lane, now: float) -> None:
         ended = [one for executor in lane.executors() for one in executor.collect(now)]
         returned = [token for executor in lane.executors() for token in executor.take_returned()]
-        missing_slots = lane.plan.slots - lane.current.slots
         if lane.current.take_load():
             self._reports.loaded(key, lane.plan.revision)
         if ended:
             failpoints.reach("worker.after-run")
             lane.used_at = now
-        if ended or missing_slots != lane.missing_slots:
-            lane.missing_slots = missing_slots
-            self._reports.ended(key, ended, missing_slots)
-        if returned:
-            self._reports.given_up(key, returned, missing_slots, release=True)
-        if lane.current.trouble != lane.trouble:
-            lane.trouble = lane.current.trouble
-            self._reports.troubled(key, lane.trouble)
+        self._tell(key, lane, ended, returned)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close()
@@ -162,7 +157,20 @@ class Runner:
             return
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
             lane.current.close()  # its processes start again when there is work
-            lane.used_at = now
+            self._tell(key, lane, [], [])
+            if not lane.retired:  # most campaigns do not come back
+                del self._lanes[key]
+
+    def _tell(self, key: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
+        missing_slots = lane.plan.slots - lane.current.slots
+        if ended or missing_slots != lane.missing_slots:
+            lane.missing_slots = missing_slots
+            self._reports.ended(key, ended, missing_slots)
+        if returned:
+            self._reports.given_up(key, returned, missing_slots, release=True)
+        if lane.current.trouble != lane.trouble:
+            lane.trouble = lane.current.trouble
+            self._reports.troubled(key, lane.trouble)
 
     def _pause(self) -> float:
         deadlines = [
@@ -178,7 +186,7 @@ class Runner:
     def _submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(plan, self._selector)
+            lane = self._lanes[key] = _Lane(plan, self._selector, self._limit)
         elif lane.plan != plan:
             lane.change(plan, self._selector)
         lane.used_at = time.monotonic()

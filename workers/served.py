@@ -74,6 +74,10 @@ class Served:
     """So do narrow ones, beyond its share in advance; it asks again when a slot runs free."""
     trouble: str = ""
     """Why nothing of it that is forwarded runs; "" when all is well."""
+    unknown: dict[Token, float] = field(default_factory=dict)
+    """What the server says is held here and is not, and since when (monotonic, s). Of the lease keeper."""
+    trading: CampaignQueue | None = None
+    """The campaign over the exchange's own link, once that has spoken of it."""
     is_trading: bool = False
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False

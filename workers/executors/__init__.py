@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from queue_eval.errors import MethodUnavailableError
 from queue_eval.states import Method
+from workers.executors.child_limit import ChildLimit
 from workers.executors.process import process_executor
 from workers.executors.protocol import Executor, Plan
 from workers.executors.ray import ray_executor
@@ -15,7 +16,7 @@ from workers.executors.rq import rq_executor
 from workers.executors.subprocess import subprocess_executor
 from workers.executors.thread import thread_executor
 
-_EXECUTORS: dict[Method, Callable[[Plan, selectors.BaseSelector], Executor]] = {
+_EXECUTORS: dict[Method, Callable[[Plan, selectors.BaseSelector, ChildLimit], Executor]] = {
     Method.THREAD: thread_executor,
     Method.PROCESS: process_executor,
     Method.SUBPROCESS: subprocess_executor,
@@ -36,5 +37,8 @@ def check_method(method: Method) -> None:
         )
 
 
-def make_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
-    return _EXECUTORS[plan.method](plan, selector)
+def make_executor(
+    plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit | None = None
+) -> Executor:
+    """`limit` is over all executors of a worker; None: over this one alone."""
+    return _EXECUTORS[plan.method](plan, selector, limit or ChildLimit())

@@ -40,6 +40,8 @@ class ChildProcess(PipedProcess):
         self._queued: dict[Token, None] = {}
         self._stirred = stirred
         self.abandoned = 0
+        self.idle_since = time.monotonic()
+        """Since when nothing has been given to it, while that is so."""
         self.is_up = False
         """Whether its interpreter works, and has come to load the run function."""
         self.ready = False
@@ -99,6 +101,8 @@ class ChildProcess(PipedProcess):
             first = next(iter(self._queued))
             del self._queued[first]
             self.begun_at[first] = time.monotonic()
+        if not self.given:
+            self.idle_since = time.monotonic()
         return attempt
 
     def forget_begun(self) -> dict[Token, float]:

@@ -27,6 +27,7 @@ from queue_eval.deaths import describe_death
 from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
+from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 
@@ -103,9 +104,11 @@ class Forwarder:
     """
 
     def __init__(
-        self, plan: Plan, backend: Path, selector: selectors.BaseSelector, *, tells_begun: bool,
-        outlives: bool = False, env: Mapping[str, str] | None = None,
+        self, plan: Plan, backend: Path, selector: selectors.BaseSelector, limit: ChildLimit, *,
+        tells_begun: bool, outlives: bool = False, env: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
+        self._limit = limit
+        self._idle_since = time.monotonic()
         self._plan = plan
         # By its path and with -P: no user's package can shadow it, nor does its folder shadow any other.
         self._command = [plan.python, "-P", str(backend)]
@@ -217,6 +220,7 @@ class Forwarder:
             else:
                 self._process.kill()
             self._process = None
+        self._limit.leave(self)
         for token in unfinished:
             self._strike_off(token)
         self._queued.clear()
@@ -224,6 +228,22 @@ class Forwarder:
         self._trouble = self._why_away = ""
         self._away_since = None
         return unfinished
+
+    @property
+    def children(self) -> int:
+        return int(self._process is not None)
+
+    @property
+    def idle_since(self) -> float | None:
+        # One that has lost those it forwards to goes on looking for them.
+        is_idle = self._process is not None and not self._held and self._away_since is None
+        return self._idle_since if is_idle else None
+
+    def let_go(self) -> bool:
+        is_idle = self.idle_since is not None
+        if is_idle:
+            self.close()
+        return is_idle
 
     # ----------------------------------------------------------------------------------------------------
 
@@ -248,6 +268,10 @@ class Forwarder:
                 self._returned.append(token)
 
     def _start(self, now: float) -> None:
+        self._limit.join(self)
+        if not self._limit.make_room(self, self._plan.slots):
+            self._restart_at = now + _RESTART_S[0]
+            return
         try:
             self._process = _ForwarderProcess(
                 self._command, self._plan.setup, self._selector, self._env
@@ -367,3 +391,5 @@ class Forwarder:
         for place in (self._held, self._unsent, self._submitted_at, self._begun_at):
             place.pop(token, None)
         self._recalled.discard(token)
+        if not self._held:
+            self._idle_since = time.monotonic()

@@ -24,8 +24,16 @@ DEATHS_ARE_TOLD = hasattr(os, "pidfd_open")
 """Else processes must be asked whether they are dead."""
 
 
-_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ETXTBSY)
-"""No memory, process, file or watch to be had, or the program is just being written."""
+_SCARCE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+"""No memory, process, file or watch to be had."""
+
+_PASSING = (*_SCARCE, errno.ETXTBSY)
+"""The same, or the program is just being written."""
+
+
+def is_scarcity(error: OSError) -> bool:
+    """Whether a process could not be started for want of what other processes take."""
+    return error.errno in _SCARCE
 
 
 def is_lasting(error: OSError) -> bool:

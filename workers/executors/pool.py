@@ -19,16 +19,17 @@ import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import LOADING_S, describe_death, describe_excess, describe_lateness
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
+from workers.executors.child_limit import ChildLimit
 from workers.executors.child_process import ChildProcess
 from workers.executors.gauge import Gauge
-from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
+from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting, is_scarcity
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 from workers.pace import Pace
 from workers.resources import Means, joined, on_cores, set_thread_limits
@@ -61,7 +62,10 @@ class Shape:
 class ChildPool:
     """An Executor; see `protocol.Executor` for what it guarantees and assumes."""
 
-    def __init__(self, plan: Plan, shape: Shape, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, plan: Plan, shape: Shape, selector: selectors.BaseSelector, limit: ChildLimit
+    ) -> None:  # fmt: skip
+        self._limit = limit
         self._plan = plan
         self._shape = shape
         self._selector = selector
@@ -192,16 +196,29 @@ class ChildPool:
         self._waiting.clear()
         if self._board is not None:
             self._board.leave(self)
+        self._limit.leave(self)
         return unfinished
 
+    @property
+    def children(self) -> int:
+        return len(self._children)
+
+    @property
+    def idle_since(self) -> float | None:
+        return min((child.idle_since for child in self._idle()), default=None)
+
     def let_go(self) -> bool:
-        """End one idle child, whose slots are wanted elsewhere; False when there is none."""
-        idle = next((child for child in self._children if not child.given and not child.abandoned), None)
+        """End the child that has been idle longest, whose place is wanted elsewhere; False when there is
+        none."""
+        idle = min(self._idle(), key=lambda child: child.idle_since, default=None)
         if idle is not None:
             self._replace(idle)
         return idle is not None
 
     # ----------------------------------------------------------------------------------------------------
+
+    def _idle(self) -> list[ChildProcess]:
+        return [child for child in self._children if not child.given and not child.abandoned]
 
     def _dispatch(self) -> None:
         self._may_be_wide = self._may_be_wide and self._has_wide()
@@ -317,7 +334,7 @@ class ChildPool:
         # Where slots own something, they are not free before it is gone.
         if self._board is None and not self._shape.one_attempt_each and not self._is_full():
             with contextlib.suppress(OSError):  # the next attempt says so
-                if (child := self._launch(1)) is not None:
+                if (child := self._launch(1, is_wanted_now=False)) is not None:
                     self._unsent[child] = None
 
     def _start_spares(self) -> None:
@@ -328,12 +345,18 @@ class ChildPool:
         wanted = min(self._plan.slots, len(self._waiting))
         with contextlib.suppress(OSError):  # the next attempt says so
             while wanted and sum(not child.given for child in self._children) < wanted:
-                self._launch(1)
+                if self._launch(1, is_wanted_now=False) is None:
+                    break
 
-    def _launch(self, width: int) -> ChildProcess | None:
-        """A new child; None when others are busy with the slots."""
+    def _launch(self, width: int, *, is_wanted_now: bool = True) -> ChildProcess | None:
+        """A new child; None when others are busy with the slots, or with the files that it needs."""
         slots, means = self._take_slots(width)
         if slots is None:
+            return None
+        self._limit.join(self)
+        if not self._limit.make_room(self, self._plan.slots, is_wanted_now=is_wanted_now):
+            if self._board is not None:
+                self._board.give_back(slots)
             return None
         env = self._environment
         if means is not None:
@@ -342,10 +365,7 @@ class ChildPool:
         try:
             # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
             with on_cores(means.cores if means is not None else ()):
-                child = ChildProcess(
-                    self._plan.python, self._plan.setup, self._selector, self._note_stirred, env,
-                    self._plan.jobs_per_child,
-                )  # fmt: skip
+                child = self._fork(env, may_end_others=is_wanted_now)
         except OSError:
             if self._board is not None:
                 self._board.give_back(slots)
@@ -353,6 +373,18 @@ class ChildPool:
         self._children[child] = slots
         self._note_room(child)
         return child
+
+    def _fork(self, env: Mapping[str, str], *, may_end_others: bool) -> ChildProcess:
+        """Start a child, if need be with what idle ones have taken. Raises OSError."""
+        while True:
+            try:
+                return ChildProcess(
+                    self._plan.python, self._plan.setup, self._selector, self._note_stirred, env,
+                    self._plan.jobs_per_child,
+                )  # fmt: skip
+            except OSError as error:
+                if not (may_end_others and is_scarcity(error) and self._limit.end_oldest()):
+                    raise
 
     def _note_stirred(self, child: ChildProcess) -> None:
         self._stirred[child] = None

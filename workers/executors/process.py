@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import selectors
 
+from workers.executors.child_limit import ChildLimit
 from workers.executors.pool import ChildPool, Shape
 from workers.executors.protocol import Executor, Plan
 
 
-def process_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
-    return ChildPool(plan, Shape(children=plan.slots, threads=1, one_attempt_each=False), selector)
+def process_executor(plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit) -> Executor:
+    shape = Shape(children=plan.slots, threads=1, one_attempt_each=False)
+    return ChildPool(plan, shape, selector, limit)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import selectors
 
+from workers.executors.child_limit import ChildLimit
 from workers.executors.pool import ChildPool, Shape
 from workers.executors.protocol import Executor, Plan
 
 
-def thread_executor(plan: Plan, selector: selectors.BaseSelector) -> Executor:
+def thread_executor(plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit) -> Executor:
     setup = plan.setup.but(threads=plan.slots)
     shape = Shape(children=1, threads=plan.slots, one_attempt_each=False, by_slot=False)
-    return ChildPool(dataclasses.replace(plan, setup=setup), shape, selector)
+    return ChildPool(dataclasses.replace(plan, setup=setup), shape, selector, limit)

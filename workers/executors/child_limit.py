@@ -1,0 +1,122 @@
+"""How many child processes a worker keeps, over all its campaigns, and which idle ones end for new ones.
+
+::
+
+    a lane wants a child ──▶ room? ──▶ start it
+                              │ no: end the child that has been idle longest, of whichever lane
+                              └ none is idle: by the number, start it; by the open files, wait
+
+Children stay warm for a while after the last job of their campaign. Campaigns that come one after the other
+would each leave theirs, until processes and open files run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+_WARM_LEAST = 8
+"""So many idle children may stay beside the busy ones, or one per slot if that is more."""
+
+_SPARE_FILES = 24
+"""Open files that must be free before a child is started: it takes nine at its start and four afterwards, and
+the worker's connections and spool need some at any time."""
+
+
+class ChildHolder(Protocol):
+    """Who starts children: the executor of one campaign."""
+
+    @property
+    def children(self) -> int:
+        """How many it has."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when (monotonic, s) its longest idle child has had nothing to do; None when all are busy."""
+
+    def let_go(self) -> bool:
+        """End the child that has been idle longest; False when there is none."""
+
+    def waiting(self) -> int:
+        """How many attempts have not begun."""
+
+
+class ChildLimit:
+    """Guarantees: idle children end before a new one would exceed the bound or the limit on open files.
+    Assumes: all calls come from the runner's thread."""
+
+    def __init__(self) -> None:
+        self._holders: list[ChildHolder] = []
+        self._has_warned = False
+
+    def join(self, holder: ChildHolder) -> None:
+        """Its children count from now on. May be called twice."""
+        if holder not in self._holders:
+            self._holders.append(holder)
+
+    def leave(self, holder: ChildHolder) -> None:
+        """It has no children any more. May be called twice."""
+        if holder in self._holders:
+            self._holders.remove(holder)
+
+    def make_room(self, holder: ChildHolder, slots: int, *, is_wanted_now: bool = True) -> bool:
+        """Whether `holder` may start one more child, in a worker with `slots` slots; idle ones end for it.
+
+        One that is only to be ready in time (not `is_wanted_now`) never takes the place of another such.
+        """
+        most = slots + max(slots, _WARM_LEAST)
+        while self._count() >= most:
+            if not self._end_oldest(spare_waiting=not is_wanted_now):
+                if not is_wanted_now:
+                    return False
+                break  # all are busy: they are no more than the slots allow
+        while self._count() and _is_short_of_files():
+            if not self._end_oldest(spare_waiting=not is_wanted_now):
+                if is_wanted_now:
+                    self._warn()
+                # The first one of a campaign may have what is left: no other would run its jobs.
+                return is_wanted_now and not holder.children
+        return True
+
+    def end_oldest(self) -> bool:
+        """End the child that has been idle longest; False when all are busy."""
+        return self._end_oldest(spare_waiting=False)
+
+    def _count(self) -> int:
+        return sum(holder.children for holder in self._holders)
+
+    def _end_oldest(self, *, spare_waiting: bool) -> bool:
+        """With `spare_waiting`, those stay that are about to be used: attempts wait for them."""
+        idle = [
+            (since, number)
+            for number, holder in enumerate(self._holders)
+            if (since := holder.idle_since) is not None and not (spare_waiting and holder.waiting())
+        ]
+        return bool(idle) and self._holders[min(idle)[1]].let_go()
+
+    def _warn(self) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        log.warning(
+            "the limit of %d open files leaves room for %d processes, fewer than there are jobs for: the "
+            "other jobs wait; raise it with 'ulimit -n', or give this worker fewer slots",
+            limit, self._count(),
+        )  # fmt: skip
+
+
+def _is_short_of_files() -> bool:
+    """Whether another child would leave too few open files for the rest; False where that is not known."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return False
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with contextlib.suppress(OSError), os.scandir(folder) as found:
+            return limit - sum(1 for _ in found) < _SPARE_FILES
+    return False
