@@ -67,22 +67,24 @@ class Link:
     Guarantees: `call` returns a reply, however often the server dies in between, or raises what is not
     transient. Assumes: what is called may be repeated after a lost reply. Safe to use from several threads.
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
-    server, or raise GiveUp. `outage`: that of another link to the same server, which tells the log for both.
+    server, or raise GiveUp. `on_refused(error)` is called before a refusal that lasts is raised; it may raise
+    GiveUp instead. `outage`: that of another link to the same server, which tells the log for both.
     A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
     """
 
     def __init__(
         self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
         outage: Outage | None = None, reply_timeout_s: float | None = None,
+        on_refused: Callable[[ServerUnreachableError], None] | None = None,
     ) -> None:  # fmt: skip
         self.access = access
         self._reply_timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
         self.outage = outage or Outage(log)
         self._name = name
         self._on_wait = on_wait
+        self._on_refused = on_refused
         self._lock = threading.Lock()
         self._client: Any = None
-        self._has_served = False
         self.doubts = 0
         """Grows with each new connection and each error: what was acknowledged before may be undone since."""
 
@@ -134,7 +136,7 @@ class Link:
                 time.sleep(0.1)
         if scriptless is not None:
             raise self._scriptless(scriptless)
-        self._has_served = True
+        self.outage.has_served = True
         where = safe_url(self.access.url)
         for node, said in settings.items():
             policy = said.get("maxmemory-policy", "noeviction")
@@ -175,9 +177,12 @@ class Link:
                     raise self._barred(error) from error
                 if is_refusal(error):
                     refused_since = now if refused_since is None else refused_since
-                    patience_s = REFUSED_PATIENCE_S if self._has_served and self.access.file else 0.0
+                    patience_s = REFUSED_PATIENCE_S if self.outage.has_served and self.access.file else 0.0
                     if not self._renew() and now - refused_since >= patience_s:
-                        raise self._refused(error) from error
+                        refusal = self._refused(error)
+                        if self._on_refused is not None:
+                            self._on_refused(refusal)
+                        raise refusal from error
                 elif is_transient(error):
                     refused_since = None
                     self._renew()
@@ -204,7 +209,7 @@ class Link:
                     drop_connections(client)
                 raise
             else:
-                self._has_served = True
+                self.outage.has_served = True
                 if away_since is not None:
                     self.outage.end()
                 return reply
