@@ -32,15 +32,18 @@ from queue_eval.errors import DamagedError, ServerRefusedError, ServerUnreachabl
 from queue_eval.faults import (
     REDIS_ERRORS,
     is_barred,
+    is_cut_off,
     is_damage,
     is_refusal,
     is_scriptless,
     is_transient,
+    is_unknown_command,
     reason,
     remedy,
 )
 from queue_eval.lua import script
 from queue_eval.outage import Outage
+from queue_eval.proxies import hidden_command
 from queue_eval.urls import parse_url
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ class Link:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
 
         Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
-        trusted) or ServerRefusedError (it evicts, or runs no scripts).
+        trusted) or ServerRefusedError (it evicts, runs no scripts, or is behind a proxy that hides commands).
         """
         deadline = time.monotonic() + timeout_s
         probe: Any = None  # one that accepts and says nothing is no server either
@@ -121,13 +124,17 @@ class Link:
                     probe = self.dedicated(timeout_s)
                 scriptless = why_scriptless(probe)
                 settings = read_settings(probe)
+                hidden = None if is_cluster(probe) else hidden_command(probe, "XREAD")
                 break
             except REDIS_ERRORS as error:
                 if is_refusal(error):
                     raise self._refused(error) from error
                 if is_barred(error):
-                    settings = {}  # this user may not even ask; doctor says so
+                    settings, hidden = {}, None  # this user may not even ask; doctor says so
                     break
+                is_odd = is_cut_off(error) or is_unknown_command(error)
+                if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
+                    raise self._behind_proxy(hidden) from error
                 if time.monotonic() + 0.2 > deadline or not isinstance(error, BusyLoadingError):
                     raise ServerUnreachableError(
                         f"no server answers at {safe_url(self.access.url)} ({reason(error)}); "
@@ -136,6 +143,8 @@ class Link:
                 time.sleep(0.1)
         if scriptless is not None:
             raise self._scriptless(scriptless)
+        if hidden is not None:
+            raise self._behind_proxy(hidden)
         self.outage.has_served = True
         where = safe_url(self.access.url)
         for node, said in settings.items():
@@ -193,6 +202,8 @@ class Link:
                     raise damaged(reason(error)) from error
                 elif is_scriptless(error):
                     raise self._scriptless(reason(error)) from error
+                elif is_unknown_command(error):
+                    raise self._behind_proxy(f"a command of ours ({reason(error)})") from error
                 else:
                     raise
                 away_since = now if away_since is None else away_since
@@ -253,6 +264,16 @@ class Link:
         # Two at once may count as one: it is another number all the same.
         self.doubts += 1
 
+    def _hidden_command(self, timeout_s: float) -> str | None:
+        """What of all that we need reaches no server, as it said something else than that it is away."""
+        if self.is_cluster:
+            return None
+        client = new_client(self.access, name=None, reply_timeout_s=timeout_s)
+        try:
+            return hidden_command(client)
+        finally:
+            client.close()
+
     def _saving_nothing(self, probe: Any) -> set[str]:
         try:
             return {node for node, said in read_configuration(probe).items() if said.get("save") == ""}
@@ -289,6 +310,12 @@ class Link:
     def _scriptless(self, why: str) -> ServerRefusedError:
         return ServerRefusedError(
             f"the server at {safe_url(self.access.url)} runs no Lua scripts ({why}); {SCRIPTS_REMEDY}"
+        )
+
+    def _behind_proxy(self, what: str) -> ServerRefusedError:
+        return ServerRefusedError(
+            f"what answers at {safe_url(self.access.url)} does not know {what}, like a proxy that passes on "
+            "only some commands (twemproxy, Envoy); give the URL of the server itself"
         )
 
     def _hint(self, error: BaseException) -> str:

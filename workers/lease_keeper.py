@@ -87,6 +87,7 @@ class LeaseKeeper:
         def operation(client: Any) -> None:
             pipeline = client.pipeline(transaction=False)
             pipeline.delete(keys.worker_key(name))
+            pipeline.delete(keys.nudge_key(name))
             pipeline.zrem(keys.WORKERS, name)
             pipeline.srem(keys.DRAIN, name)
             pipeline.hdel(keys.machine_key(self._machine), name)

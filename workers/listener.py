@@ -27,7 +27,6 @@ _BLOCK_S = 2.0
 _NOT_NOW_S = 0.1
 """How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
 
-_NUDGE_S = 60
 """A worker that dies leaves its key for so long."""
 
 _NOTICES_BLOCK_S = 20.0
@@ -144,13 +143,8 @@ class WakeListener(_Listener):
         if blocked_on is None or self._link.is_cluster or self._book.wake_keys().keys() <= blocked_on:
             return
 
-        def operation(client: Any) -> None:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.zadd(self._nudge_key, {"look": 0})
-            pipeline.expire(self._nudge_key, _NUDGE_S)
-            pipeline.execute()
-
-        link.call(operation)
+        # Without an expiry, to which workers have no right; it is popped at once, or goes with the card.
+        link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
 
     def _while_deaf(self) -> None:
         # One campaign's marker may be damaged: the others are asked without any.
