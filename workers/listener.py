@@ -27,8 +27,6 @@ _BLOCK_S = 2.0
 _NOT_NOW_S = 0.1
 """How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
 
-"""A worker that dies leaves its key for so long."""
-
 _NOTICES_BLOCK_S = 20.0
 _MARGIN_S = 5.0
 
