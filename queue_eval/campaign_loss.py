@@ -29,8 +29,8 @@ def campaign_gone(link: Link, campaign: str) -> CampaignNotFoundError:
         primary = f"{replication.get('master_host')}:{replication.get('master_port')}"
         return CampaignNotFoundError(
             f"campaign {campaign!r} is gone: the server at {where} is a replica of {primary} now, whose "
-            "data has replaced its own; give the URL of a server that has the campaign, or end that with REPLICAOF "
-            "NO ONE and restore a backup, or begin the campaign anew"
+            "data has replaced its own; give the URL of a server that has the campaign, or end that with "
+            "REPLICAOF NO ONE and restore a backup, or begin the campaign anew"
         )
     if not notices:
         return CampaignNotFoundError(

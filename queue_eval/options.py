@@ -43,6 +43,7 @@ class Keywords(TypedDict, total=False):
     on_change: Literal["error", "accept"]
     queue: str
     keep_jobs: bool
+    wait_replicas: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ class Options:
         "default". The last driver to open the campaign decides.
     keep_jobs: whether the driver keeps jobs that were gathered. Without, its memory stays flat, `jobs_done`
         and `to_dataframe` show none of them, and `dump_evals` reads them from the server.
+    wait_replicas: how many replicas of the server must have all that was acknowledged before `close` returns;
+        after 10 s it warns. 0: none is waited for.
     """
 
     campaign: str | None = None
@@ -89,6 +92,7 @@ class Options:
     on_change: Literal["error", "accept"] = "error"
     queue: str = DEFAULT_QUEUE
     keep_jobs: bool = True
+    wait_replicas: int = 0
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:
@@ -118,6 +122,7 @@ class Options:
             on_change=_choice("on_change", given.get("on_change", "error"), ("error", "accept")),
             queue=check_queue_name(given.get("queue", DEFAULT_QUEUE)),
             keep_jobs=_flag("keep_jobs", given.get("keep_jobs", True)) is not False,
+            wait_replicas=count("wait_replicas", given.get("wait_replicas", 0), minimum=0),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from queue_eval import CampaignNotFoundError, Evaluator
 from queue_eval.access import Access
 from queue_eval.connection import Link
+from queue_eval.errors import UsageError
 from queue_eval.keys import Keys
 from tests.support.networks import DURABLE, Node, cluster, free_ports
 from tests.support.waiting import wait_until
@@ -101,3 +103,57 @@ def test_a_slot_that_is_being_moved_is_waited_for_by_name(caplog):
         thread.join(30)
         assert replies == [b"11"]
         link.close()
+
+
+def test_close_waits_for_a_replica(pair, tmp_path, monkeypatch):
+    """Also for jobs that came by other connections: what close has waited for survives a failover."""
+    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 60.0)
+    primary, replica = pair
+    make_replica(replica, primary)
+    wait_until(lambda: wait_for_one(primary), 30)
+    evaluator = Evaluator.create("math:sqrt", "process", options(primary, tmp_path, wait_replicas=1))
+    replica.process.send_signal(signal.SIGSTOP)  # it is behind until it goes on
+    evaluator.submit([{"x": x} for x in range(50)])
+    thread = threading.Thread(target=evaluator.close)
+    thread.start()
+    wait_until(lambda: any(one["cmd"] == "wait" for one in primary.client().client_list()), 20)
+    assert thread.is_alive()
+    replica.process.send_signal(signal.SIGCONT)
+    thread.join(30)
+    assert not thread.is_alive()
+    primary.kill()
+    replica.client().replicaof("NO", "ONE")
+    assert replica.client().hlen(Keys("c").configs) == 50
+    assert replica.client().exists(Keys("c").closing) == 0
+
+
+def wait_for_one(primary: Node) -> bool:
+    client = primary.client()
+    client.set("x", 1)
+    return bool(client.wait(1, 100) >= 1)
+
+
+def test_close_says_how_many_replicas_have_confirmed(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 0.2)
+    evaluator = Evaluator.create("math:sqrt", "process", options(pair[0], tmp_path, wait_replicas=2))
+    with pytest.warns(UserWarning, match=r"only 0 of 2 replicas have confirmed campaign 'c' within 0\.2 s"):
+        evaluator.close()
+    evaluator = Evaluator.create("math:sqrt", "process", options(pair[0], tmp_path, wait_replicas=1))
+    pair[0].kill()
+    with pytest.warns(UserWarning, match="no replica has confirmed campaign 'c': redis://.* says Error 111"):
+        evaluator.close()
+
+
+def test_close_waits_on_the_node_of_the_campaign(tmp_path, monkeypatch):
+    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 0.2)
+    with cluster() as nodes:
+        more = {"url": "redis+cluster://" + ",".join(node.address for node in nodes), "wait_replicas": 1}
+        evaluator = Evaluator.create("math:sqrt", "process", options(nodes[0], tmp_path) | more)
+        with pytest.warns(UserWarning, match="only 0 of 1 replicas have confirmed"):
+            evaluator.close()
+
+
+@pytest.mark.parametrize("value", [-1, True, "1", 1.5])
+def test_a_number_of_replicas_that_is_none(value, tmp_path):
+    with pytest.raises(UsageError, match=r"wait_replicas is .*; give a whole number of at least 0"):
+        Evaluator.create("math:sqrt", "process", {"home": tmp_path, "wait_replicas": value})

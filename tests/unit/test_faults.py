@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ClusterError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from queue_eval.faults import hindrance, is_damage, is_transient
 from queue_eval.outage import Outage
