@@ -3,9 +3,9 @@
     python -m benchmarks.server_memory                                   # the bundled one
     python -m benchmarks.server_memory --jobs 200000 /usr/bin/redis-server …
 
-Each program is started on a port of loopback with its log on. A worker of two slots runs no-ops of three fields
-(those of `python -m benchmarks --only memory`) in threads; the driver gathers all. The figure is the growth of
-`used_memory`, divided by the jobs.
+Each program is started on a port of loopback with its log on. A worker of two slots runs no-ops of three
+fields (those of `python -m benchmarks --only memory`) in threads; the driver gathers all. The figure is the
+growth of `used_memory`, divided by the jobs.
 """
 
 from __future__ import annotations
