@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+from queue_eval.campaign_loss import campaign_gone
 from queue_eval.codec import decode
 from queue_eval.connection import Link, damaged
 from queue_eval.errors import CampaignNotFoundError, QueueEvalError, ServerRefusedError
@@ -67,7 +68,7 @@ class CampaignView:
         """The campaign at this moment, as `open` sees it, without changing anything."""
         reply = self.link.run_script("attach", self.keys.columns)
         if not reply or reply[1].decode() != self.uid:
-            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+            raise campaign_gone(self.link, self.campaign)
         with reading(self.campaign):
             return Opened.parse(reply)
 
@@ -82,7 +83,7 @@ class CampaignView:
     def snapshot(self) -> Snapshot:
         reply = self.link.run_script("snapshot", self.keys.columns)
         if not reply:
-            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+            raise campaign_gone(self.link, self.campaign)
         with reading(self.campaign):
             last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms = reply[:8]
             total = int(last_id)
@@ -235,7 +236,7 @@ class CampaignView:
 
     def _checked(self, reply: Any) -> Any:
         if reply == b"GONE":
-            raise CampaignNotFoundError(f"campaign {self.campaign!r} was purged")
+            raise campaign_gone(self.link, self.campaign)
         return reply
 
 

@@ -147,9 +147,12 @@ class _Sentinel(Sentinel):
 
 
 def new_client(
-    access: Access, *, name: str, reply_timeout_s: float, on_connected: Callable[[], None] | None = None
-) -> Any:
+    access: Access, *, name: str | None, reply_timeout_s: float,
+    on_connected: Callable[[], None] | None = None,
+) -> Any:  # fmt: skip
     """A client of the server of `access`; its sockets wait `reply_timeout_s` for a reply.
+
+    `name`: what the server's list of clients says; None: it is told none.
 
     `on_connected` is called with each connection that is made, but for those within a cluster.
 

@@ -33,15 +33,18 @@ from queue_eval.errors import DamagedError, ServerRefusedError, ServerUnreachabl
 from queue_eval.faults import (
     REDIS_ERRORS,
     is_barred,
+    is_cut_off,
     is_damage,
     is_refusal,
     is_scriptless,
     is_transient,
+    is_unknown_command,
     reason,
     remedy,
 )
 from queue_eval.lua import script
 from queue_eval.outage import Outage
+from queue_eval.proxies import hidden_command
 from queue_eval.script_calls import ScriptCall, run_each, run_one
 from queue_eval.urls import parse_url
 
@@ -72,22 +75,24 @@ class Link:
     Guarantees: `call` returns a reply, however often the server dies in between, or raises what is not
     transient. Assumes: what is called may be repeated after a lost reply. Safe to use from several threads.
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
-    server, or raise GiveUp. `outage`: that of another link to the same server, which tells the log for both.
+    server, or raise GiveUp. `on_refused(error)` is called before a refusal that lasts is raised; it may raise
+    GiveUp instead. `outage`: that of another link to the same server, which tells the log for both.
     A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
     """
 
     def __init__(
         self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
         outage: Outage | None = None, reply_timeout_s: float | None = None,
+        on_refused: Callable[[ServerUnreachableError], None] | None = None,
     ) -> None:  # fmt: skip
         self.access = access
         self._reply_timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
         self.outage = outage or Outage(log)
         self._name = name
         self._on_wait = on_wait
+        self._on_refused = on_refused
         self._lock = threading.Lock()
         self._client: Any = None
-        self._has_served = False
         self._sick_nodes: set[str] = set()
         self.doubts = 0
         """Grows with each new connection and each error: what was acknowledged before may be undone since."""
@@ -115,7 +120,7 @@ class Link:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
 
         Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
-        trusted) or ServerRefusedError (it evicts, or runs no scripts).
+        trusted) or ServerRefusedError (it evicts, runs no scripts, or is behind a proxy that hides commands).
         """
         deadline = time.monotonic() + timeout_s
         probe: Any = None  # one that accepts and says nothing is no server either
@@ -125,13 +130,17 @@ class Link:
                     probe = self.dedicated(timeout_s)
                 scriptless = why_scriptless(probe)
                 settings = read_settings(probe)
+                hidden = None if is_cluster(probe) else hidden_command(probe, "XREAD")
                 break
             except REDIS_ERRORS as error:
                 if is_refusal(error):
                     raise self._refused(error) from error
                 if is_barred(error):
-                    settings = {}  # this user may not even ask; doctor says so
+                    settings, hidden = {}, None  # this user may not even ask; doctor says so
                     break
+                is_odd = is_cut_off(error) or is_unknown_command(error)
+                if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
+                    raise self._behind_proxy(hidden) from error
                 if time.monotonic() + 0.2 > deadline or not isinstance(error, BusyLoadingError):
                     raise ServerUnreachableError(
                         f"no server answers at {safe_url(self.access.url)} ({reason(error)}); "
@@ -140,7 +149,9 @@ class Link:
                 time.sleep(0.1)
         if scriptless is not None:
             raise self._scriptless(scriptless)
-        self._has_served = True
+        if hidden is not None:
+            raise self._behind_proxy(hidden)
+        self.outage.has_served = True
         where = safe_url(self.access.url)
         for node, said in settings.items():
             policy = said.get("maxmemory-policy", "noeviction")
@@ -181,9 +192,12 @@ class Link:
                     raise self._barred(error) from error
                 if is_refusal(error):
                     refused_since = now if refused_since is None else refused_since
-                    patience_s = REFUSED_PATIENCE_S if self._has_served and self.access.file else 0.0
+                    patience_s = REFUSED_PATIENCE_S if self.outage.has_served and self.access.file else 0.0
                     if not self._renew() and now - refused_since >= patience_s:
-                        raise self._refused(error) from error
+                        refusal = self._refused(error)
+                        if self._on_refused is not None:
+                            self._on_refused(refusal)
+                        raise refusal from error
                 elif is_transient(error):
                     refused_since = None
                     self._renew()
@@ -194,6 +208,8 @@ class Link:
                     raise damaged(reason(error)) from error
                 elif is_scriptless(error):
                     raise self._scriptless(reason(error)) from error
+                elif is_unknown_command(error):
+                    raise self._behind_proxy(f"a command of ours ({reason(error)})") from error
                 else:
                     raise
                 away_since = now if away_since is None else away_since
@@ -210,7 +226,7 @@ class Link:
                     drop_connections(client)
                 raise
             else:
-                self._has_served = True
+                self.outage.has_served = True
                 if away_since is not None:
                     self.outage.end()
                 return reply
@@ -263,6 +279,16 @@ class Link:
         # Two at once may count as one: it is another number all the same.
         self.doubts += 1
 
+    def _hidden_command(self, timeout_s: float) -> str | None:
+        """What of all that we need reaches no server, as it said something else than that it is away."""
+        if self.is_cluster:
+            return None
+        client = new_client(self.access, name=None, reply_timeout_s=timeout_s)
+        try:
+            return hidden_command(client)
+        finally:
+            client.close()
+
     def _saving_nothing(self, probe: Any) -> set[str]:
         try:
             return {node for node, said in read_configuration(probe).items() if said.get("save") == ""}
@@ -299,6 +325,12 @@ class Link:
     def _scriptless(self, why: str) -> ServerRefusedError:
         return ServerRefusedError(
             f"the server at {safe_url(self.access.url)} runs no Lua scripts ({why}); {SCRIPTS_REMEDY}"
+        )
+
+    def _behind_proxy(self, what: str) -> ServerRefusedError:
+        return ServerRefusedError(
+            f"what answers at {safe_url(self.access.url)} does not know {what}, like a proxy that passes on "
+            "only some commands (twemproxy, Envoy); give the URL of the server itself"
         )
 
     def _hint(self, error: BaseException) -> str:

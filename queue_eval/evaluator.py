@@ -37,6 +37,7 @@ from queue_eval.local_workers import LocalWorkers
 from queue_eval.opening import Line, attach_campaign, open_campaign
 from queue_eval.options import Keywords, Options, count, seconds
 from queue_eval.records import Records
+from queue_eval.replicas import await_replicas
 from queue_eval.single import SingleJobs
 from queue_eval.states import Method, State
 from queue_eval.waiting import Waiter
@@ -321,6 +322,9 @@ class Evaluator(Records):
                 if self._options.campaign is None and not self._options.keep:
                     with contextlib.suppress(GiveUp, QueueEvalError):  # it is away, or purged
                         self._campaign.note_close()
+                if self._options.wait_replicas:
+                    # Last, so that it vouches for all that was done before.
+                    await_replicas(self._campaign.queue.link, self.campaign, self._options.wait_replicas)
                 self._singles.close()
                 self._campaign.close()
 

@@ -8,6 +8,7 @@ a refusal      somebody there who will not have us, or whom we must not trust   
 a bar          known, but without the right to this one command                 an error
 damage         a key of ours holds what we have not written                     an error
 no scripts     it lacks what runs Lua                                           an error
+unknown        a proxy, or a server with renamed commands, knows no such one    an error
 anything else  our mistake                                                      it is raised as it is
 =============  ===============================================================  =======================
 """
@@ -53,19 +54,32 @@ _HINDRANCES = {
     "BUSY": "a script that is not ours keeps it busy; end that with SCRIPT KILL",
     "NOREPLICAS": "it has too few replicas to take writes; start them, or lower min-replicas-to-write",
     "UNBLOCKED": "a failover is under way",
+    "TRYAGAIN": "a slot of the cluster is being moved to another node; it is served again when that is done",
 }
 """Replies of a server that is there and does nothing for now: by their code, the meaning and the remedy."""
 
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join(_HINDRANCES)}) ")
 """Where such a code stands: at first, in what a pipeline says, or in what a script of Redis 6.2 says."""
 
-_CODES = {BusyLoadingError: "LOADING", ReadOnlyError: "READONLY", OutOfMemoryError: "OOM"}
+_CODES = {
+    BusyLoadingError: "LOADING", ReadOnlyError: "READONLY", OutOfMemoryError: "OOM",
+    TryAgainError: "TRYAGAIN",
+}  # fmt: skip
 """Those that redis-py has a class for: it has taken the code from the words."""
 
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
 _BARRED_WORDS = ("NOPERM", "ACL failure in script", "no permissions to run", "No permissions to access")
 _DAMAGED = re.compile(r"WRONGTYPE|user_script:\d+: |hash value is not|Invalid stream ID")
 _SCRIPTLESS = re.compile(r"Could not find scripting engine|unknown command '?`?(?i:eval|evalsha)\b")
+_UNKNOWN_COMMAND = re.compile(
+    r"^(?:unsupported|unknown) (?:sub)?command|^invalid request$|^wrong number of arguments for '?(?i:eval)\b"
+)
+"""What proxies say, too; the last of them to a script without keys."""
+
+_CUT_OFF = ("closed by server", "reset by peer", "broken pipe")
+_REDIRECTED_IN_VAIN = "TTL exhausted"
+"""What redis-py says when it was sent from node to node until it had enough."""
+
 _CLUSTER_AWAY = (
     "Redis Cluster cannot be connected", "All slots are not covered", "startup_nodes could not agree",
 )  # fmt: skip
@@ -111,6 +125,17 @@ def is_scriptless(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and _SCRIPTLESS.search(str(error)) is not None
 
 
+def is_unknown_command(error: BaseException) -> bool:
+    """Whether whoever answers does not know the command: a proxy, or a server that has renamed it."""
+    return isinstance(error, ResponseError) and _UNKNOWN_COMMAND.search(str(error)) is not None
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether the other side has ended the connection instead of a reply."""
+    words = str(error).lower()
+    return isinstance(error, RedisConnectionError) and any(each in words for each in _CUT_OFF)
+
+
 def undamaged(replies: list[Any]) -> list[Any]:
     """Replies of a pipeline that was told not to raise, with None for what a damaged key gave.
 
@@ -127,6 +152,8 @@ def reason(error: BaseException) -> str:
     error = _innermost(error)
     if isinstance(error, AskError):  # also MOVED; a client of clusters follows them
         return "it is a node of a cluster"
+    if _REDIRECTED_IN_VAIN in str(error):
+        return _HINDRANCES["TRYAGAIN"].partition(";")[0]
     return _tls_refusal(error) or " ".join(str(error).split()) or type(error).__name__
 
 
@@ -140,6 +167,8 @@ def _code(error: BaseException) -> str | None:
     for known, code in _CODES.items():
         if isinstance(error, known):
             return code
+    if isinstance(error, ClusterError) and _REDIRECTED_IN_VAIN in str(error):
+        return "TRYAGAIN"
     found = _CODE.search(str(error)) if isinstance(error, ResponseError) else None
     return found[1] if found is not None else None
 

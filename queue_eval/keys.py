@@ -107,7 +107,7 @@ def worker_key(worker: str) -> str:
 
 
 def nudge_key(worker: str) -> str:
-    """zset: what a worker sets to have its own listener block anew; expires."""
+    """zset: what a worker sets to have its own listener block anew."""
     return f"{worker_key(worker)}:nudge"
 
 
@@ -135,6 +135,11 @@ class Keys:
     def hiring(self) -> str:
         """The guard of drivers that start workers; expires."""
         return self.column("hiring")
+
+    @cached_property
+    def closing(self) -> str:
+        """Written and deleted at once by a closing driver that waits for replicas."""
+        return self.column("closing")
 
     @cached_property
     def meta(self) -> str:

@@ -44,6 +44,7 @@ class Keywords(TypedDict, total=False):
     queue: str
     keep_jobs: bool
     keep: bool
+    wait_replicas: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class Options:
         and `to_dataframe` show none of them, and `dump_evals` reads them from the server.
     keep: whether an unnamed campaign never expires. Else it is deleted 14 days after its driver has closed it
         with every result gathered.
+    wait_replicas: how many replicas of the server must have all that was acknowledged before `close` returns;
+        after 10 s it warns. 0: none is waited for.
     """
 
     campaign: str | None = None
@@ -93,6 +96,7 @@ class Options:
     queue: str = DEFAULT_QUEUE
     keep_jobs: bool = True
     keep: bool = False
+    wait_replicas: int = 0
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:
@@ -123,6 +127,7 @@ class Options:
             queue=check_queue_name(given.get("queue", DEFAULT_QUEUE)),
             keep_jobs=_flag("keep_jobs", given.get("keep_jobs", True)) is not False,
             keep=_flag("keep", given.get("keep", False)) is True,
+            wait_replicas=count("wait_replicas", given.get("wait_replicas", 0), minimum=0),
         )
 
 

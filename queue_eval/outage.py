@@ -18,9 +18,11 @@ class Outage:
     """Shared by all that call one server from one process, so that they do not all say the same.
 
     Whoever meets an error says so at every attempt (`begin`), and when it has a reply after all (`end`).
+    `has_served`: whether any of them has ever had a reply.
     """
 
     def __init__(self, log: logging.Logger) -> None:
+        self.has_served = False
         self._log = log
         self._lock = threading.Lock()
         self._since: float | None = None

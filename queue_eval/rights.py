@@ -27,7 +27,7 @@ _READ = (
     "zcount zdiff zmscore zrange zrangebyscore zscore"
 )
 _WRITE = "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
-_DRIVERS_ONLY = "unlink multi exec discard"
+_DRIVERS_ONLY = "unlink multi exec discard wait"
 
 _RQ = "(resetchannels ~rq:* ~qe:rq:* &rq:* +@all -@admin -@dangerous +info)"
 """What RQ's queues and workers need, and what forwards to them; these keys and channels only."""

@@ -141,6 +141,7 @@ class WakeListener(_Listener):
         blocked_on = self._blocked_on
         if blocked_on is None or self._link.is_cluster or self._book.wake_keys().keys() <= blocked_on:
             return
+        # Without an expiry, to which workers have no right; it is popped at once, or goes with the card.
         link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
 
     def _while_deaf(self) -> None:

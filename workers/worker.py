@@ -23,7 +23,7 @@ from queue_eval import keys
 from queue_eval.access import Access, safe_url
 from queue_eval.attempt import Token
 from queue_eval.connection import REPLY_TIMEOUT_S, GiveUp, Link
-from queue_eval.errors import UsageError
+from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
 from queue_eval.server_home import spool_folder
@@ -61,15 +61,16 @@ class Worker:
         self._access = access
         spools = spool_folder(options.home) if options.home is not None else None
         name = f"queue-eval-worker:{options.name}"
-        self._link = Link(access, name=name, on_wait=self._while_away)
+        self._link = Link(access, name=name, on_wait=self._while_away, on_refused=self._end_refused)
         spool = Spool(spools, options.name) if spools is not None else None
         self._exchange_link = Link(
-            access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage
-        )
+            access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage,
+            on_refused=self._end_refused,
+        )  # fmt: skip
         # Of its own: a connection that stalls must not cost it a lease.
         self._keeper_link = Link(
             access, name=name, on_wait=self._while_away, outage=self._link.outage,
-            reply_timeout_s=_beat_timeout_s(options.lease_s),
+            reply_timeout_s=_beat_timeout_s(options.lease_s), on_refused=self._end_refused,
         )  # fmt: skip
         self._book = Book(self._signals)
         self._runner = Runner(self._book)
@@ -87,6 +88,7 @@ class Worker:
         self._wake = WakeListener(self._link, self._book, self._exchange, options.name)
         self._notices = NoticeListener(self._link, self._keeper.hear)
         self._abandon = threading.Event()
+        self._refusal: ServerUnreachableError | None = None
         self._drained_at: float | None = None
         self._has_reminded = False
         ends_at = options.allocation_ends_at
@@ -98,7 +100,11 @@ class Worker:
         self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
 
     def run(self) -> None:
-        """Serve until told to end. Call from the main thread."""
+        """Serve until told to end. Call from the main thread.
+
+        Raises ServerUnreachableError, when all is put in order, if the server has refused this worker for
+        longer than a new access file may take to come.
+        """
         self._signals.install()
         try:
             self._start()
@@ -109,6 +115,8 @@ class Worker:
             if self._exchange_thread.ident is not None:
                 self._end()
             self._signals.close()
+        if self._refusal is not None:
+            raise self._refusal
 
     def _start(self) -> None:
         self._check_name()
@@ -256,6 +264,13 @@ class Worker:
             self._abandon.set()
             self._signals.wake()
             raise GiveUp(reason)
+
+    def _end_refused(self, refusal: ServerUnreachableError) -> None:
+        """End: the server will not have this worker. Called in whatever thread has met that."""
+        self._refusal = refusal
+        self._abandon.set()
+        self._signals.wake()
+        raise GiveUp("the server refuses this worker")
 
     def _reason_to_give_up(self, away_s: float) -> str | None:
         if (self._signals.wants_stop or self._is_ending) and away_s > 2.0:

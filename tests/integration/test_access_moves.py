@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,9 +14,11 @@ from queue_eval import connection
 from queue_eval.access import ACCESS_FILE, Access, find_access, write_access
 from queue_eval.connection import BlockingClient, Link
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
+from queue_eval.fleet import live_workers
 from queue_eval.server import start_server
 from queue_eval.server_home import ServerHome
 from queue_eval.server_watch import Wire
+from tests.support.cli import ROOT
 from tests.support.waiting import wait_until
 
 
@@ -130,3 +135,36 @@ def test_what_a_user_may_not_do_is_an_error_at_once(home, given):
         link.call(lambda client: client.flushall())
     assert wait_until(lambda: link.call(lambda client: client.ping()))
     link.close()
+
+
+IMPATIENT = """
+import sys
+from queue_eval import connection
+from queue_eval.cli import main
+connection.REFUSED_PATIENCE_S = 1.0
+main(sys.argv[1:])
+"""
+
+
+def test_a_worker_that_is_refused_for_long_ends(home, given, tmp_path):
+    """It says why, in one line. A worker without work has but its heartbeats to notice."""
+    command = [sys.executable, "-P", "-c", IMPATIENT, "worker", "--access", str(given), "--lease", "2s"]
+    worker = subprocess.Popen(
+        [*command, "--name", "w"], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    link = Link(find_access(home=home), name="test")
+    try:
+        wait_until(lambda: [one.card.name for one in live_workers(link)] == ["w"], 30)
+        link.close()
+        change_password(home, "another")
+        _, said = worker.communicate(timeout=40)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert worker.returncode == 2, said
+    *_, last = said.splitlines()
+    assert last.startswith("queue-eval: the server at redis://")
+    assert "cannot be used: invalid username-password pair" in last
+    assert "Traceback" not in said
+    assert "worker w has ended" in said

@@ -111,7 +111,7 @@ def test_csv_cells_are_json_where_they_parse(tmp_path):
         ("c.jsonl", "[" * 100_000, "line 1: "),
         ("c.json", '{"x": 1}', "is not a list"),
         ("c.json", '[{"x": 1}, 2]', "item 2: is an int"),
-        ("c.json", '[\n{"x": 1},\n]', "line 3: is not JSON"),
+        ("c.json", '[\n{"x": 1},\n]', "line [23]: is not JSON"),  # Python 3.13 names the comma's line
         ("c.json", "[]", "holds no config"),
         ("c.csv", "", "holds no config"),
         ("c.csv", "a,b\n", "holds no config"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 import pytest
+from redis.exceptions import ClusterError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from queue_eval.faults import hindrance, is_damage, is_transient
 from queue_eval.outage import Outage
@@ -28,6 +28,8 @@ OLD = "Error running script (call to f_e6a8): @user_script:1: @user_script: 1: "
         (ResponseError("BUSY Valkey is busy running a script."), "BUSY"),
         (ReadOnlyError("You can't write against a read only replica. on @user_script:1."), "READONLY"),
         (OutOfMemoryError("command not allowed when used memory > 'maxmemory'. script: x"), "OOM"),
+        (ClusterError("TTL exhausted."), "TRYAGAIN"),
+        (TryAgainError("Multiple keys request during rehashing of slot"), "TRYAGAIN"),
     ],
 )
 def test_a_server_that_does_nothing_for_now_is_waited_for(error, code):

@@ -1,0 +1,40 @@
+"""Why a campaign that was there is not there any more: purged, or lost with all that the server held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from queue_eval import keys
+from queue_eval.access import safe_url
+from queue_eval.clients import is_cluster
+from queue_eval.connection import Link
+from queue_eval.errors import CampaignNotFoundError, ServerError
+
+
+def campaign_gone(link: Link, campaign: str) -> CampaignNotFoundError:
+    """The error to raise, with the reason as far as the server tells it."""
+    key = keys.Keys(campaign).meta
+
+    def ask(client: Any) -> tuple[dict[str, Any], list[Any]]:
+        where = {"target_nodes": client.get_node_from_key(key)} if is_cluster(client) else {}
+        # A purge leaves its notice.
+        return client.info("replication", **where), client.xrevrange(keys.NOTICES, count=1)
+
+    try:
+        replication, notices = link.call(ask)
+    except ServerError:  # not for this user to know
+        replication, notices = {}, [None]
+    where = safe_url(link.access.url)
+    if replication.get("role") == "slave":
+        primary = f"{replication.get('master_host')}:{replication.get('master_port')}"
+        return CampaignNotFoundError(
+            f"campaign {campaign!r} is gone: the server at {where} is a replica of {primary} now, whose "
+            "data has replaced its own; give the URL of a server that has the campaign, or end that with "
+            "REPLICAOF NO ONE and restore a backup, or begin the campaign anew"
+        )
+    if not notices:
+        return CampaignNotFoundError(
+            f"campaign {campaign!r} is gone: the server at {where} was emptied (FLUSHALL, a REPLICAOF by "
+            "mistake, a start without its data); restore a backup, or begin the campaign anew"
+        )
+    return CampaignNotFoundError(f"campaign {campaign!r} was purged")
