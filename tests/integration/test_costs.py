@@ -7,13 +7,13 @@ write the new figure down.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from queue_eval import Evaluator
+from queue_eval import Evaluator, keys, resting
 from queue_eval.access import read_access
 from queue_eval.codec import encode
 from queue_eval.connection import Link
@@ -24,6 +24,8 @@ from queue_eval.server import start_server
 from queue_eval.states import Outcome
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
+from workers.options import WorkerOptions
+from workers.worker import Worker
 
 BATCH = 500
 BATCHES = 8
@@ -53,6 +55,10 @@ DRIVER = {"submit": 10, "gather": 1}
 
 TOLERANCE = 0.03
 
+OPTIONS = '{"path": [], "kwargs": {}, "time_limit": null, "forward": null}'
+
+_names = itertools.count(1)
+
 
 class Counter:
     """What the server has executed and moved between two looks."""
@@ -78,6 +84,12 @@ class Counter:
         """Commands (those in scripts, too), bytes to the server and back, of connections of this name."""
         clients = [c for c in self._link.client.client_list() if c["name"] == name]
         return tuple(sum(int(c[f]) for c in clients) for f in ("tot-cmds", "tot-net-in", "tot-net-out"))
+
+    def campaigns(self) -> int:
+        return self._link.client.zcard(keys.CAMPAIGNS)
+
+    def resting(self) -> int:
+        return self._link.client.zcard(keys.RESTING)
 
     def finished(self, campaign: str) -> int:
         return self._link.client.hlen(Keys(campaign).index)
@@ -194,3 +206,86 @@ def test_a_driver_sends_as_few_commands_as_are_written_down(counter: Counter, ow
         finally:
             worker.close()
     assert executed == DRIVER
+
+
+class IdleWorker:
+    """A worker whose threads do not run: each of its rounds is counted by itself."""
+
+    def __init__(self, home: Path, counter: Counter) -> None:
+        access = read_access(home)
+        assert access is not None
+        self.name = f"idle-{next(_names)}"
+        self._counter = counter
+        self._worker = Worker(access, WorkerOptions(1, name=self.name, home=home))
+
+    def round(self) -> int:
+        """One heartbeat and one look for dead workers; how many commands were executed for that."""
+        before = self._sent()
+        self._worker._keeper.beat()
+        self._worker._reclaimer._look_about()
+        return self._sent() - before
+
+    def listens_to(self) -> int:
+        return len(self._worker._book.wake_keys())
+
+    def serves(self) -> int:
+        return len(self._worker._book.campaigns())
+
+    def close(self) -> None:
+        self._worker._keeper.sign_off()
+        for link in (self._worker._link, self._worker._exchange_link, self._worker._keeper_link):
+            link.close()
+
+    def _sent(self) -> int:
+        return self._counter.sent_by(f"queue-eval-worker:{self.name}")[0]
+
+
+def test_what_is_over_costs_an_idle_worker_nothing(
+    counter: Counter, mover: Link, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resting, "REST_AFTER_S", 0.0)
+    worker = IdleWorker(own_home, counter)
+    rounds = {}
+    try:
+        for count in (1, 300):
+            for number in range(counter.campaigns(), count):
+                CampaignQueue.open(
+                    mover, f"c{number}", {"function": "m:f", "method": "thread"}, accept_change=False
+                )
+            worker.round()
+            wait_until(lambda count=count: worker.round() and counter.resting() == count)
+            rounds[count] = min(worker.round() for _ in range(3))
+            assert (worker.serves(), worker.listens_to()) == (0, 0)
+    finally:
+        worker.close()
+    assert rounds[300] == rounds[1]
+
+
+def test_a_heartbeat_for_many_open_campaigns_takes_as_few_calls_as_for_one(
+    counter: Counter, mover: Link, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker far from its server would lose its leases."""
+    calls: list[object] = []
+    call = Link.call
+
+    def counted(link: Link, operation: Callable[[Any], Any]) -> Any:
+        calls.append(operation)
+        return call(link, operation)
+
+    fields = {"function": "tests.support.functions:run", "method": "thread", "options": OPTIONS}
+    worker = IdleWorker(own_home, counter)
+    taken = {}
+    try:
+        for count in (1, 150):
+            for number in range(counter.campaigns(), count):
+                CampaignQueue.open(mover, f"c{number}", fields, accept_change=False)
+            worker.round()
+            assert worker.serves() == worker.listens_to() == count
+            with monkeypatch.context() as patch:
+                patch.setattr(Link, "call", counted)
+                calls.clear()
+                worker.round()
+                taken[count] = len(calls)
+    finally:
+        worker.close()
+    assert taken[150] == taken[1] <= 8
