@@ -57,6 +57,12 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("memory", "finished without reuse"): Goal(most=250),
     ("memory", "waiting"): Goal(most=200),
     ("idle", "cpu"): Goal(most=1.0),
+    **{("others", f"{what} ratio"): Goal(most=1.1) for what in ("commands", "cpu", "drain")},
+    **{
+        ("others", f"{kind} {count} ratio"): Goal(most=1.5)
+        for kind in ("finished", "open")
+        for count in (1, 10, 100)
+    },
     ("idle", "resident"): Goal(most=80.0),
     ("driver", "thread driver"): Goal(most=40.0),
     ("driver", "process driver"): Goal(most=40.0),
