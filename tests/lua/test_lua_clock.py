@@ -12,37 +12,25 @@ from queue_eval import keys
 from queue_eval.connection import Link
 from queue_eval.fleet import WorkerCard, live_workers
 from tests.model.still_server import StillLink
-from tests.support.lua_campaign import LEASE_MS, LuaCampaign, ids
+from tests.support.lua_campaign import LEASE_MS, ids
+from tests.support.still_campaign import StillCampaign
 
 GRACE_MS = 30_000
 NOTED_MS = GRACE_MS // 8
 """How seldom the time is noted."""
 
 HOUR_MS = 3_600_000
-NOON_MS = 1_800_000_000_000
-
-_numbers = itertools.count(1)
 
 
-class Clocked(LuaCampaign):
-    """A campaign on a server whose clock is set by hand."""
-
-    def __init__(self, link: StillLink) -> None:
-        self.still = link
-        self.now_ms = NOON_MS
-        link.set_clock(self.now_ms)
-        super().__init__(link, f"clock{next(_numbers)}")
-
+class Clocked(StillCampaign):
     def wait(self, ms: int) -> None:
         """Time passes, in which somebody looks for dead workers all the time."""
         for step in [1000] * (ms // 1000) + [ms % 1000]:
-            self.now_ms += step
-            self.still.set_clock(self.now_ms)
+            self.pass_time(step)
             self.reclaim()
 
     def set_back(self, ms: int) -> None:
-        self.now_ms -= ms
-        self.still.set_clock(self.now_ms)
+        self.pass_time(-ms)
 
     def reclaim(self) -> list[int]:
         return self.queue.reclaim(grace_ms=GRACE_MS).ids

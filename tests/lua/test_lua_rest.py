@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -13,27 +12,12 @@ from queue_eval.queue import CampaignQueue
 from queue_eval.resting import REST_AFTER_S, Look, all_resting, lay_to_rest, look_at_all, wake
 from queue_eval.states import Outcome
 from tests.model.still_server import StillLink
-from tests.support.lua_campaign import FIELDS, LuaCampaign
+from tests.support.lua_campaign import FIELDS
+from tests.support.still_campaign import StillCampaign
 
-NOON_MS = 1_800_000_000_000
 REST_MS = round(REST_AFTER_S * 1000)
 
-_numbers = itertools.count(1)
-
-
-class Resting(LuaCampaign):
-    """A campaign on a server whose clock is set by hand."""
-
-    def __init__(self, link: StillLink) -> None:
-        self.still = link
-        self.now_ms = NOON_MS
-        link.set_clock(self.now_ms)
-        super().__init__(link, f"rest{next(_numbers)}")
-
-    def wait(self, ms: int) -> None:
-        self.now_ms += ms
-        self.still.set_clock(self.now_ms)
-
+class Resting(StillCampaign):
     def finish(self) -> None:
         self.add()
         (token,) = self.lease()
@@ -62,9 +46,9 @@ def resting(link: Link) -> Iterator[Resting]:
 
 def test_it_rests_a_while_after_the_last_job(resting: Resting) -> None:
     resting.finish()
-    resting.wait(REST_MS - 1)
+    resting.pass_time(REST_MS - 1)
     assert not resting.rests()
-    resting.wait(1)
+    resting.pass_time(1)
     assert not resting.rests(may_rest=False)
     assert not resting.is_noted()
     assert resting.rests()
@@ -73,10 +57,10 @@ def test_it_rests_a_while_after_the_last_job(resting: Resting) -> None:
 
 
 def test_one_that_was_only_opened_rests_as_well(resting: Resting) -> None:
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     resting.open()
     assert not resting.rests()
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert resting.rests()
 
 
@@ -91,7 +75,7 @@ def test_no_campaign_rests_while_a_job_is_open(resting: Resting, where: str) -> 
         resting.add(delay_ms=10**9 if where == "scheduled" else 0)
         if where == "held":
             resting.lease()
-    resting.wait(10 * REST_MS)
+    resting.pass_time(10 * REST_MS)
     assert not resting.rests()
     assert not resting.is_noted()
 
@@ -99,17 +83,17 @@ def test_no_campaign_rests_while_a_job_is_open(resting: Resting, where: str) -> 
 def test_nor_one_whose_driver_wakes_nobody(resting: Resting) -> None:
     """A build that does not know of rest has opened it last."""
     resting.client.hincrby(resting.queue.keys.meta, "revision", 1)
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert not resting.rests()
     resting.open()
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert resting.rests()
 
 
 def test_nor_one_whose_clock_was_set_back(resting: Resting) -> None:
     """Until the time of its last change has come again."""
     resting.finish()
-    resting.wait(-3_600_000)
+    resting.pass_time(-3_600_000)
     assert not resting.rests()
 
 
@@ -118,7 +102,7 @@ def test_whoever_adds_jobs_is_told_and_wakes_it(resting: Resting, move: str) -> 
     resting.enqueue({"x": "first"}, reuse=True)
     (token,) = resting.lease()
     resting.fail("w1", token, Outcome.ERROR)
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert resting.rests()
     assert lay_to_rest(resting.link, [resting.name]) == [resting.name]
     moves = {
@@ -135,7 +119,7 @@ def test_whoever_adds_jobs_is_told_and_wakes_it(resting: Resting, move: str) -> 
 
 def test_it_is_told_until_it_is_woken(resting: Resting) -> None:
     """The first who was told has died: the second call, or the next driver, is told again."""
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert resting.rests()
 
     for sequence in (1, 2):
@@ -152,7 +136,7 @@ def test_it_is_told_until_it_is_woken(resting: Resting) -> None:
 
 def test_jobs_that_come_while_it_is_laid_to_rest(resting: Resting) -> None:
     """Noted, and woken before it is on the register: the second look takes it off."""
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert resting.rests()
     resting.add()
     assert lay_to_rest(resting.link, [resting.name]) == []
@@ -160,7 +144,7 @@ def test_jobs_that_come_while_it_is_laid_to_rest(resting: Resting) -> None:
 
 
 def test_what_is_gone_rests_not(resting: Resting) -> None:
-    resting.wait(REST_MS)
+    resting.pass_time(REST_MS)
     assert resting.rests()
     resting.queue.purge()
     (look,) = look_at_all(resting.link, [resting.name], may_rest=True)
