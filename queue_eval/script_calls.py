@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from redis.exceptions import AskError, NoScriptError, RedisError, TryAgainError
+from redis.exceptions import AskError, NoScriptError, TryAgainError
 
 from queue_eval.clients import is_cluster, read_layout
-from queue_eval.faults import REDIS_ERRORS, is_refusal, is_transient
+from queue_eval.faults import REDIS_ERRORS, is_damage, is_transient
 from queue_eval.lua import Script
 
 ScriptCall: TypeAlias = tuple[Sequence[str], Sequence[Any]]
@@ -34,8 +34,10 @@ def run_each(client: Any, script: Script, calls: Sequence[ScriptCall], sick: set
     nodes that were away last time, kept by the caller. They are asked last, so that nobody waits for them.
     """
     if not is_cluster(client):
-        return _unless_away(_pipelined(client, script, calls))
-    replies: list[Any] = [None] * len(calls)
+        replies: list[Any] = _pipelined(client, script, calls)
+        _raise_all_but(replies, is_damage)
+        return replies
+    replies = [None] * len(calls)
     asked: dict[str, tuple[Any, list[int]]] = {}
     for i, (keys, _) in enumerate(calls):
         try:
@@ -56,8 +58,7 @@ def run_each(client: Any, script: Script, calls: Sequence[ScriptCall], sick: set
             answers = [error] * len(places)
         for i, answer in zip(places, answers, strict=True):
             replies[i] = _followed(client, script, calls[i]) if isinstance(answer, _ELSEWHERE) else answer
-            if isinstance(replies[i], REDIS_ERRORS) and is_refusal(replies[i]):
-                raise replies[i]
+    _raise_all_but(replies, is_damage, is_transient)
     away = [reply for reply in replies if isinstance(reply, REDIS_ERRORS) and is_transient(reply)]
     if away:
         read_layout(client)
@@ -79,11 +80,11 @@ def _pipelined(client: Any, script: Script, calls: Sequence[ScriptCall]) -> list
     return replies
 
 
-def _unless_away(replies: list[Any]) -> list[Any]:
+def _raise_all_but(replies: Sequence[Any], *kinds: Callable[[BaseException], bool]) -> None:
+    """Errors of these kinds concern one campaign; any other concerns all."""
     for reply in replies:
-        if isinstance(reply, RedisError) and (is_transient(reply) or is_refusal(reply)):
+        if isinstance(reply, REDIS_ERRORS) and not any(is_kind(reply) for is_kind in kinds):
             raise reply
-    return replies
 
 
 def _followed(client: Any, script: Script, call: ScriptCall) -> Any:

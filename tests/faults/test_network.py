@@ -308,7 +308,10 @@ def picture(queue: CampaignQueue) -> Any:
     if not there.meta:
         return [client.zscore("qe:campaigns", queue.campaign), client.exists(*queue.keys.columns)]
     there.check()
-    passing = (b"uid", b"created_ms", b"server_run", b"reclaim_from", b"reclaim_seen", b"revision")
+    passing = (
+        b"uid", b"created_ms", b"opened_ms", b"server_run", b"reclaim_from", b"reclaim_seen", b"revision",
+        b"wakes",
+    )  # fmt: skip
     column = queue.keys.column
     return (
         {field: value for field, value in there.meta.items() if field not in passing},

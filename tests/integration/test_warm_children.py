@@ -22,7 +22,8 @@ from queue_eval.states import Method
 from tests.support.executor_harness import FUNCTIONS, ROOT
 from tests.support.fault_fleet import wait_registered
 from tests.support.waiting import wait_until
-from workers.executors import make_executor
+from workers import runner
+from workers.executors import child_limit, make_executor
 from workers.executors.child_limit import ChildLimit
 from workers.executors.forward import Forwarder
 from workers.executors.pool import ChildPool
@@ -148,7 +149,7 @@ def test_interpreters_that_only_wait_do_not_take_each_others_places(lanes):
 
 
 def test_a_lane_is_forgotten_with_its_children(lanes, monkeypatch):
-    monkeypatch.setattr("workers.runner._IDLE_CLOSE_S", 0.0)
+    monkeypatch.setattr(runner, "_IDLE_CLOSE_S", 0.0)
     lane = lanes(Method.PROCESS)
     lane.run("campaign")
     wait_until(lambda: not lane.runner._lanes)
@@ -159,7 +160,7 @@ def test_a_lane_is_forgotten_with_its_children(lanes, monkeypatch):
 
 def test_an_idle_child_ends_where_another_could_not_be_started(monkeypatch):
     """The worker's other threads may take the last files between the look and the start."""
-    monkeypatch.setattr("workers.executors.child_limit._is_short_of_files", lambda: False)
+    monkeypatch.setattr(child_limit, "_is_short_of_files", lambda: False)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = ChildLimit()
     with selectors.DefaultSelector() as selector:
