@@ -204,6 +204,8 @@ def _show(
     click.echo()
     if unserved is not None:
         click.echo(unserved)
+    elif not workers and "resting" in meta:
+        click.echo("all is finished: no worker looks at this campaign until jobs are added")
     elif not workers:
         click.echo("no worker serves this campaign")
     if not workers:

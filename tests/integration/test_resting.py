@@ -76,6 +76,7 @@ def test_what_rests_is_woken_by_a_retry_and_by_an_opening(own_fleet, link):
         driver.submit([fleet.config("x", **{"raise": "wrong"})])
         driver.gather("ALL", timeout=30)
     wait_resting(link, "a")
+    wait_until(lambda: "until jobs are added" in fleet.cli("status", "a").stdout)
     assert fleet.cli("retry", "a", "1").returncode == 0
     wait_until(lambda: fleet.begun() == {1: 2})
     wait_resting(link, "a")
