@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +17,7 @@ from queue_eval.resting import all_resting, lay_to_rest
 from queue_eval.server import start_server
 from queue_eval.server_home import ServerHome
 from queue_eval.server_watch import Wire
-from tests.support.fault_fleet import Fleet, end
+from tests.support.fault_fleet import Fleet, check_all_recorded, end
 from tests.support.waiting import wait_until
 
 AT_ONCE_S = 5
@@ -32,12 +34,15 @@ def link(own_fleet: Fleet) -> Iterator[Link]:
     link.close()
 
 
-def start_worker(fleet: Fleet, *arguments: str, lease: str = "2s") -> subprocess.Popen[str]:
+def start_worker(
+    fleet: Fleet, *arguments: str, lease: str = "2s", after_s: float = 0.5
+) -> subprocess.Popen[str]:
     command = ["worker", "-n", "1", "--lease", lease, "--home", str(fleet.home), *arguments]
     with (fleet.folder / f"worker-{len(fleet.started)}.log").open("w") as log:
         return fleet._popen(
-            [sys.executable, "-P", "-m", "tests.support.quick_rest", *command], log, log, {}, fleet.folder
-        )
+            [sys.executable, "-P", "-m", "tests.support.quick_rest", *command], log, log,
+            {"REST_AFTER_S": str(after_s)}, fleet.folder,
+        )  # fmt: skip
 
 
 def wait_resting(link: Link, *campaigns: str) -> None:
@@ -185,3 +190,36 @@ def test_a_server_that_lets_no_worker_know_what_rests(own_home, tmp_path):
         assert "ERROR" not in fleet.output_of(worker)
     finally:
         fleet.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_campaigns_rest_and_wake_all_the_time_while_workers_are_killed(own_fleet, link):
+    """They are laid to rest whenever nothing is open: between any two jobs, and while one is added."""
+    fleet = own_fleet
+    workers = [start_worker(fleet, lease="1s", after_s=0.0) for _ in range(3)]
+    stopped = threading.Event()
+
+    def keep_beating() -> None:
+        while not stopped.wait(0.02):
+            beat(link)
+
+    beating = threading.Thread(target=keep_beating)
+    beating.start()
+    try:
+        with fleet.driver("a", max_losses=1000) as first, fleet.driver("b", max_losses=1000) as second:
+            for number in range(60):
+                for driver in (first, second):
+                    driver.submit([fleet.config(number)])
+                if number % 10 == 5:
+                    end(workers[number % 3], signal.SIGKILL)
+                    workers[number % 3] = start_worker(fleet, lease="1s", after_s=0.0)
+                for driver in (first, second):
+                    assert [job.result for job in driver.gather("ALL", timeout=30)] == [number]
+    finally:
+        stopped.set()
+        beating.join()
+    for name in ("a", "b"):
+        check_all_recorded(fleet.queue(name), 60)
+    said = [about[b"what"] for _, about in link.client.xrange(keys.NOTICES)]
+    assert said.count(b"wake") >= 10, "they have hardly ever rested"
