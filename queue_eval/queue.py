@@ -19,6 +19,7 @@ from queue_eval.connection import Link
 from queue_eval.errors import (
     CampaignConflictError,
     CampaignNotFoundError,
+    DamagedError,
     QueueEvalError,
     ServerRefusedError,
 )
@@ -105,10 +106,11 @@ class CampaignQueue(CampaignView):
             return undamaged(pipeline.execute(raise_on_error=False))
 
         listed, rests = self.link.call(operation)
-        if listed is None:
-            self.register(self.standing().created_ms)
-        elif rests is not None:
-            wake(self.link, self.campaign)
+        with suppress(DamagedError):  # a damaged register must not end a driver that needs it no more
+            if listed is None:
+                self.register(self.standing().created_ms)
+            elif rests is not None:
+                wake(self.link, self.campaign)
 
     def enqueue(
         self, driver: str, sequence: int, submissions: Sequence[Submission], *,
