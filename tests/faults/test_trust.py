@@ -243,7 +243,7 @@ def test_altered_code_and_other_campaigns_signatures(fleet: Fleet, campaign: str
             assert queue.snapshot().counts["pending"] == 1
             if name == "cyrillic":
                 with pytest.warns(UserWarning, match="does not serve .* the signature of .* is not valid"):
-                    assert driver.gather("ALL", timeout=4) == []
+                    assert driver.gather("ALL", timeout=7) == []
     with fleet.driver(campaign) as driver:
         driver.submit([fleet.config(5)])
         assert driver.gather("ALL", timeout=20)[0].result == 5
