@@ -502,7 +502,8 @@ class Book:
             served.plan = plan
             if reply.leases:
                 served.loads.lease((lease.id, lease.attempt) for lease in reply.leases)
-            self._reasons.pop(served.name, None)
+            if not served.is_withdrawn:  # the call was under way when it was refused
+                self._reasons.pop(served.name, None)
             taken = 0
             for lease in reply.leases:
                 served.tokens[lease.id] = lease.attempt

@@ -1,0 +1,32 @@
+"""The state that a worker's threads share, as several of them change it at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, cast
+
+from queue_eval.moves import Settled
+from queue_eval.queue import CampaignQueue
+from queue_eval.states import Method
+from workers.book import Book, Trade
+from workers.executors.protocol import Plan
+
+
+def test_a_call_that_was_under_way_does_not_take_a_refusal_back():
+    """Else drivers would never be told why nobody serves them."""
+    book = Book()
+    queue = CampaignQueue(cast("Any", None), "c", "uid")
+    plan = Plan(Method.THREAD, cast("Any", None), 1, None, sys.executable, revision=1)
+    book.serve(queue, plan)
+    ((served, _),) = book.holdings()
+    trade = Trade(served, [], room=1, prefetch=0, slots=1)
+    nothing = Settled(leases=[], next_due_ms=None, now_ms=0, revision=1, verdicts=[])
+
+    book.cannot_serve("c", "the call failed")
+    book.leased(trade, plan, nothing)
+    assert book.reasons() == {}
+
+    book.refuse("c", "uid", 2, "its signature is not valid")
+    book.withdraw("c")
+    book.leased(trade, plan, nothing)
+    assert book.reasons() == {"c": "its signature is not valid"}
