@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from inspect import signature
 from typing import Any
@@ -246,9 +246,11 @@ def node_of(client: Any, key: str) -> dict[str, Any]:
     return {"target_nodes": client.get_node_from_key(key)} if is_cluster(client) else {}
 
 
-def answering(client: Any) -> list[ClusterNode]:
-    """The nodes of a cluster that answer a PING just now."""
-    return [node for node in client.get_primaries() if client.is_answering(node, anew=True)]
+def answering(client: Any) -> Iterator[ClusterNode]:
+    """The nodes of a cluster that answer a PING just now, those first of which nothing bad is known."""
+    for node in sorted(client.get_primaries(), key=lambda node: client.nodes.is_suspected(node.name)):
+        if client.is_answering(node, anew=True):
+            yield node
 
 
 class _Cluster(RedisCluster):
@@ -279,10 +281,14 @@ class _Cluster(RedisCluster):
             else:
                 self.nodes_manager.initialize()
 
-    def _probe(self, node: ClusterNode) -> None:
+    def line_to(self, node: ClusterNode) -> Any:
+        """A connection of its own, which waits for no reply longer than a PING may take."""
         pool = self.get_redis_connection(node).connection_pool
         quick = {"socket_timeout": PROBE_TIMEOUT_S, "socket_connect_timeout": PROBE_TIMEOUT_S}
-        line = pool.connection_class(**(pool.connection_kwargs | quick))
+        return pool.connection_class(**(pool.connection_kwargs | quick))
+
+    def _probe(self, node: ClusterNode) -> None:
+        line = self.line_to(node)
         try:
             line.connect()
             line.send_command("PING")
@@ -309,6 +315,59 @@ class _Cluster(RedisCluster):
         except (RedisConnectionError, RedisTimeoutError):
             self.nodes.suspect(node.name)
             raise
+
+
+class NodeLine:
+    """A connection to the node that holds a key, for one blocking command at a time. May be selected on."""
+
+    def __init__(self, client: Any, node: ClusterNode) -> None:
+        self.node: str = node.name
+        self._client = client
+        self._line = client.line_to(node)
+        try:
+            self._line.connect()
+        except (RedisConnectionError, RedisTimeoutError):
+            client.nodes.suspect(self.node)
+            raise
+
+    def fileno(self) -> int:
+        return int(self._line._sock.fileno())  # redis-py has no other way to it
+
+    def send(self, *words: Any) -> bool:
+        """Whether it could be sent."""
+        try:
+            self._line.send_command(*words)
+        except (RedisConnectionError, RedisTimeoutError):
+            self.fail()
+            return False
+        return True
+
+    def read(self) -> Any:
+        """The reply, when there is one to read; an error in place of one."""
+        try:
+            return self._line.read_response()
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            self.fail()
+            return error
+        except redis.RedisError as error:
+            self._client.read_layout()  # perhaps it lies elsewhere by now
+            return error
+
+    def fail(self) -> None:
+        """Nothing comes: it may be the node."""
+        self._client.nodes.suspect(self.node)
+        self.close()
+
+    def close(self) -> None:
+        self._line.disconnect()
+
+
+def line_to(client: Any, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine:
+    """A connection to the node that holds this key: one of the `idle`, which are by node, or a new one."""
+    node = client.get_node_from_key(key)
+    client.look_at(node)
+    lines = idle.get(node.name)
+    return lines.pop() if lines else NodeLine(client, node)
 
 
 def _single(url: ServerUrl, settings: dict[str, Any]) -> Any:

@@ -25,10 +25,12 @@ from queue_eval import failpoints
 from queue_eval.access import Access, renewed, safe_url
 from queue_eval.clients import (
     CONNECT_TIMEOUT_S,
+    NodeLine,
     answering,
     drop_connections,
     drop_idle_connections,
     is_cluster,
+    line_to,
     new_client,
     node_of,
 )
@@ -309,6 +311,13 @@ class Link:
             return [error] * count
         return [_away(one) if isinstance(one, REDIS_ERRORS) and is_transient(one) else one for one in replies]
 
+    def line_to(self, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine | None:
+        """See clients.py. None while the node is away."""
+        try:
+            return self.call(partial(line_to, key=key, idle=idle))
+        except NodeAwayError:
+            return None
+
     def interrupt(self) -> None:
         """Whoever waits for a reply, in another thread, meets a lost connection."""
         with self._lock:
@@ -329,7 +338,7 @@ class Link:
         # It may be the connection alone: the next try asks whether the node is there.
         if is_connection_loss(error) and tries < TRIES_OF_A_NODE:
             return False
-        return bool(answering(client))
+        return any(True for _ in answering(client))
 
     def _doubt(self) -> None:
         # Two at once may count as one: it is another number all the same.
@@ -434,8 +443,8 @@ def damaged(what: str) -> DamagedError:
 
 def why_scriptless(client: Any) -> str | None:
     """Why the server runs no Lua scripts; None when it does, or lets this user not know."""
-    nodes = answering(client) if is_cluster(client) else []
-    server = client.get_redis_connection(nodes[0]) if nodes else client
+    node = next(answering(client), None) if is_cluster(client) else None
+    server = client if node is None else client.get_redis_connection(node)
     try:
         server.eval("return 1", 0)
     except REDIS_ERRORS as error:
