@@ -26,8 +26,8 @@ from redis.connection import (
     UnixDomainSocketConnection,
 )
 from redis.connection import parse_url as parse_plain_url
+from redis.exceptions import AuthenticationError, RedisClusterException
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import (
@@ -275,6 +275,7 @@ class _Cluster(RedisCluster):
         return True
 
     def read_layout(self, failed: str | None = None) -> None:
+        failed = failed or next((n.name for n in self.get_nodes() if self.nodes.is_suspected(n.name)), None)
         with suppress(redis.RedisError, RedisClusterException):
             if failed is not None and _ASKS_FAILED_LAST:
                 self.nodes_manager.initialize(last_failed_node_name=failed)
@@ -298,6 +299,13 @@ class _Cluster(RedisCluster):
             raise
         finally:
             line.disconnect()
+
+    def determine_slot(self, *words: Any) -> int | None:
+        # redis-py asks the first node of the cluster where the keys of this command stand, each time.
+        if words[0] == "XREAD":
+            return int(self.keyslot(words[words.index(b"STREAMS") + 1]))
+        slot: int | None = super().determine_slot(*words)
+        return slot
 
     def _execute_command(self, target_node: ClusterNode, *words: Any, **options: Any) -> Any:
         places = [target_node]
@@ -402,18 +410,43 @@ def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
 
 
 def _cluster(url: ServerUrl, settings: dict[str, Any]) -> Any:
-    host, port = url.nodes[0]
     settings.pop("db", None)
     settings.pop("health_check_interval")
     settings.pop("on_connected")
+    nodes = settings.pop("nodes") or Nodes(log)
+    kind = _Tls if url.is_encrypted else _Tcp
+    (host, port), *more = _first_to_ask(url, kind, settings, nodes)
     return _Cluster(
-        nodes=settings.pop("nodes") or Nodes(log),
+        nodes=nodes,
         # Given as a URL, because only then the class of the connections is ours to choose.
         url=f"redis://{f'[{host}]' if ':' in host else host}:{port}",
-        startup_nodes=[ClusterNode(*node) for node in url.nodes[1:]],
-        connection_class=_Tls if url.is_encrypted else _Tcp,
+        startup_nodes=[ClusterNode(*node) for node in more], connection_class=kind,
         retry=_never(), reinitialize_steps=_RESHARDING_STEPS, **settings,
     )  # fmt: skip
+
+
+def _first_to_ask(
+    url: ServerUrl, kind: type[Any], settings: dict[str, Any], nodes: Nodes
+) -> Sequence[tuple[str, int]]:
+    """One that answers, by which redis-py finds the others: it would wait for one that is silent as long as
+    for a reply. All, if none answers."""
+    quick = {"socket_timeout": PROBE_TIMEOUT_S, "socket_connect_timeout": PROBE_TIMEOUT_S, "retry": _never()}
+    for host, port in sorted(url.nodes, key=lambda node: nodes.is_suspected(f"{node[0]}:{node[1]}")):
+        line = kind(host=host, port=port, **(settings | quick))
+        try:
+            line.connect()
+            line.send_command("PING")
+            line.read_response()
+        except AuthenticationError:
+            pass  # it is there
+        except (RedisConnectionError, RedisTimeoutError):
+            continue
+        except redis.RedisError:
+            pass
+        finally:
+            line.disconnect()
+        return [(host, port)]
+    return url.nodes
 
 
 _MAKERS = {"single": _single, "sentinel": _primary, "cluster": _cluster}

@@ -27,6 +27,7 @@ from queue_eval.errors import NodeAwayError, ServerUnreachableError, UsageError
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
 from queue_eval.server_home import spool_folder
+from queue_eval.urls import parse_url
 from workers.book import Book
 from workers.drain import END_MARGIN_S, drain_deadline
 from workers.exchange import Exchange
@@ -66,8 +67,9 @@ class Worker:
         name = f"queue-eval-worker:{options.name}"
         # Campaigns on one node of a cluster do not wait for those on another.
         self._link = Link(
-            access, name=name, on_wait=self._while_away, on_refused=self._end_refused, skips_nodes=True
-        )
+            access, name=name, on_wait=self._while_away, on_refused=self._end_refused, skips_nodes=True,
+            reply_timeout_s=_NODE_TIMEOUT_S if parse_url(access.url).kind == "cluster" else None,
+        )  # fmt: skip
         spool = Spool(spools, options.name) if spools is not None else None
         self._exchange_link = Link(
             access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage,
