@@ -6,7 +6,7 @@ from typing import Any
 
 from queue_eval import keys
 from queue_eval.access import safe_url
-from queue_eval.clients import is_cluster
+from queue_eval.clients import node_of
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, ServerError
 
@@ -16,13 +16,13 @@ def campaign_gone(link: Link, campaign: str) -> CampaignNotFoundError:
     key = keys.Keys(campaign).meta
 
     def ask(client: Any) -> tuple[dict[str, Any], list[Any]]:
-        where = {"target_nodes": client.get_node_from_key(key)} if is_cluster(client) else {}
         # A purge leaves its notice.
-        return client.info("replication", **where), client.xrevrange(keys.NOTICES, count=1)
+        return client.info("replication", **node_of(client, key)), client.xrevrange(keys.NOTICES, count=1)
 
     try:
-        replication, notices = link.call(ask)
-    except ServerError:  # not for this user to know
+        with link.skipping_nodes():
+            replication, notices = link.call(ask)
+    except ServerError:  # not for this user to know, or on a node that is away
         replication, notices = {}, [None]
     where = safe_url(link.access.url)
     if replication.get("role") == "slave":

@@ -7,15 +7,17 @@ met one has not run.
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import hiredis
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
+from redis.cluster import ClusterNode, NodesManager, RedisCluster
 from redis.connection import (
     Connection,
     ConnectionPool,
@@ -24,7 +26,9 @@ from redis.connection import (
     UnixDomainSocketConnection,
 )
 from redis.connection import parse_url as parse_plain_url
-from redis.exceptions import RedisClusterException
+from redis.exceptions import AuthenticationError, RedisClusterException
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import (
     MasterNotFoundError,
@@ -36,8 +40,11 @@ from redis.sentinel import (
 
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
+from queue_eval.nodes import PROBE_TIMEOUT_S, NodeAway, Nodes
 from queue_eval.server_watch import short_path
 from queue_eval.urls import ServerUrl, parse_url, safe_url
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 """How long a connection is tried before the server counts as unreachable."""
@@ -45,6 +52,12 @@ CONNECT_TIMEOUT_S = 5.0
 _RESHARDING_STEPS = 1
 """Redirections of a cluster after which its layout is read anew."""
 
+
+_ANYWHERE = ("COMMAND", "TIME")
+"""What any node of a cluster may answer; redis-py asks the first one only."""
+
+_ASKS_FAILED_LAST = "last_failed_node_name" in signature(NodesManager.initialize).parameters
+"""Whether this version of redis-py can read the layout without waiting for the node that has just failed."""
 
 _LARGE_BYTES = 2**15
 """What is as long is sent from where it lies: hiredis copies it several times, at 2 ms for each MB."""
@@ -148,13 +161,14 @@ class _Sentinel(Sentinel):
 
 def new_client(
     access: Access, *, name: str | None, reply_timeout_s: float,
-    on_connected: Callable[[], None] | None = None,
+    on_connected: Callable[[], None] | None = None, nodes: Nodes | None = None,
 ) -> Any:  # fmt: skip
     """A client of the server of `access`; its sockets wait `reply_timeout_s` for a reply.
 
     `name`: what the server's list of clients says; None: it is told none.
 
-    `on_connected` is called with each connection that is made, but for those within a cluster.
+    `on_connected` is called with each connection that is made, but for those within a cluster. `nodes`: those
+    of the cluster that are away, as far as others know.
 
     Asks a cluster for its layout, and nobody else anything. Raises UsageError for options that make no
     sense, and errors of redis-py when no node of a cluster answers.
@@ -173,6 +187,7 @@ def new_client(
         "socket_timeout": reply_timeout_s,
         "health_check_interval": 0,
         "on_connected": on_connected,
+        "nodes": nodes,
     }
     if not url.is_local:
         settings |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
@@ -220,13 +235,151 @@ def is_cluster(client: Any) -> bool:
     return isinstance(client, RedisCluster)
 
 
-def read_layout(client: Any) -> None:
-    """Have the client of a cluster look again who has which slot; the old layout stays where nobody tells."""
-    with suppress(redis.RedisError, RedisClusterException):
-        client.nodes_manager.initialize()
+def read_layout(client: Any, failed: str | None = None) -> None:
+    """Have the client of a cluster look again who has which slot; the old layout stays where nobody tells.
+    `failed`: the node to ask last."""
+    client.read_layout(failed)
+
+
+def node_of(client: Any, key: str) -> dict[str, Any]:
+    """How to ask, with a command that names no key, the server that holds this key."""
+    return {"target_nodes": client.get_node_from_key(key)} if is_cluster(client) else {}
+
+
+def answering(client: Any) -> Iterator[ClusterNode]:
+    """The nodes of a cluster that answer a PING just now, those first of which nothing bad is known."""
+    for node in sorted(client.get_primaries(), key=lambda node: client.nodes.is_suspected(node.name)):
+        if client.is_answering(node, anew=True):
+            yield node
+
+
+class _Cluster(RedisCluster):
+    """Fails at once where a node is known to be away, and notes whose connections fail."""
+
+    def __init__(self, *, nodes: Nodes, **settings: Any) -> None:
+        self.nodes = nodes
+        super().__init__(**settings)
+
+    def look_at(self, node: ClusterNode) -> None:
+        """Raise NodeAway if it is away; what else keeps it from answering is raised as it is."""
+        self.nodes.check(node.name, lambda: self._probe(node))
+
+    def is_answering(self, node: ClusterNode, *, anew: bool = False) -> bool:
+        """`anew`: ask also one of which nothing bad is known."""
+        if anew:
+            self.nodes.suspect(node.name)
+        try:
+            self.look_at(node)
+        except NodeAway:
+            return False
+        return True
+
+    def read_layout(self, failed: str | None = None) -> None:
+        failed = failed or next((n.name for n in self.get_nodes() if self.nodes.is_suspected(n.name)), None)
+        with suppress(redis.RedisError, RedisClusterException):
+            if failed is not None and _ASKS_FAILED_LAST:
+                self.nodes_manager.initialize(last_failed_node_name=failed)
+            else:
+                self.nodes_manager.initialize()
+
+    def line_to(self, node: ClusterNode) -> Any:
+        """A connection of its own, which waits for no reply longer than a PING may take."""
+        pool = self.get_redis_connection(node).connection_pool
+        quick = {"socket_timeout": PROBE_TIMEOUT_S, "socket_connect_timeout": PROBE_TIMEOUT_S}
+        return pool.connection_class(**(pool.connection_kwargs | quick))
+
+    def _probe(self, node: ClusterNode) -> None:
+        line = self.line_to(node)
+        try:
+            line.connect()
+            line.send_command("PING")
+            line.read_response()
+        except (RedisConnectionError, RedisTimeoutError):
+            self.read_layout(node.name)  # another may have taken its place
+            raise
+        finally:
+            line.disconnect()
+
+    def determine_slot(self, *words: Any) -> int | None:
+        # redis-py asks the first node of the cluster where the keys of this command stand, each time.
+        if words[0] == "XREAD":
+            return int(self.keyslot(words[words.index(b"STREAMS") + 1]))
+        slot: int | None = super().determine_slot(*words)
+        return slot
+
+    def _execute_command(self, target_node: ClusterNode, *words: Any, **options: Any) -> Any:
+        places = [target_node]
+        if words[0] in _ANYWHERE:
+            places += [node for node in self.get_primaries() if node.name != target_node.name]
+        for place in places[:-1]:
+            with suppress(NodeAway, RedisConnectionError, RedisTimeoutError):
+                return self._ask(place, *words, **options)
+        return self._ask(places[-1], *words, **options)
+
+    def _ask(self, node: ClusterNode, *words: Any, **options: Any) -> Any:
+        self.look_at(node)
+        try:
+            return super()._execute_command(node, *words, **options)
+        except (RedisConnectionError, RedisTimeoutError):
+            self.nodes.suspect(node.name)
+            raise
+
+
+class NodeLine:
+    """A connection to the node that holds a key, for one blocking command at a time. May be selected on."""
+
+    def __init__(self, client: Any, node: ClusterNode) -> None:
+        self.node: str = node.name
+        self._client = client
+        self._line = client.line_to(node)
+        try:
+            self._line.connect()
+        except (RedisConnectionError, RedisTimeoutError):
+            client.nodes.suspect(self.node)
+            raise
+
+    def fileno(self) -> int:
+        return int(self._line._sock.fileno())  # redis-py has no other way to it
+
+    def send(self, *words: Any) -> bool:
+        """Whether it could be sent."""
+        try:
+            self._line.send_command(*words)
+        except (RedisConnectionError, RedisTimeoutError):
+            self.fail()
+            return False
+        return True
+
+    def read(self) -> Any:
+        """The reply, when there is one to read; an error in place of one."""
+        try:
+            return self._line.read_response()
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            self.fail()
+            return error
+        except redis.RedisError as error:
+            self._client.read_layout()  # perhaps it lies elsewhere by now
+            return error
+
+    def fail(self) -> None:
+        """Nothing comes: it may be the node."""
+        self._client.nodes.suspect(self.node)
+        self.close()
+
+    def close(self) -> None:
+        self._line.disconnect()
+
+
+def line_to(client: Any, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine:
+    """A connection to the node that holds this key: one of the `idle`, which are by node, or a new one."""
+    node = client.get_node_from_key(key)
+    client.look_at(node)
+    lines = idle.get(node.name)
+    return lines.pop() if lines else NodeLine(client, node)
 
 
 def _single(url: ServerUrl, settings: dict[str, Any]) -> Any:
+    settings.pop("nodes")
     if url.is_local:
         kind: type[Any] = _Unix
     else:
@@ -240,6 +393,7 @@ def _single(url: ServerUrl, settings: dict[str, Any]) -> Any:
 
 
 def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
+    settings.pop("nodes")
     username, password = settings.pop("sentinel_username", None), settings.pop("sentinel_password", None)
     for_sentinels = {
         name: value for name, value in settings.items() if name.startswith(("ssl_", "socket_", "protocol"))
@@ -256,17 +410,43 @@ def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
 
 
 def _cluster(url: ServerUrl, settings: dict[str, Any]) -> Any:
-    host, port = url.nodes[0]
     settings.pop("db", None)
     settings.pop("health_check_interval")
     settings.pop("on_connected")
-    return RedisCluster(
+    nodes = settings.pop("nodes") or Nodes(log)
+    kind = _Tls if url.is_encrypted else _Tcp
+    (host, port), *more = _first_to_ask(url, kind, settings, nodes)
+    return _Cluster(
+        nodes=nodes,
         # Given as a URL, because only then the class of the connections is ours to choose.
         url=f"redis://{f'[{host}]' if ':' in host else host}:{port}",
-        startup_nodes=[ClusterNode(*node) for node in url.nodes[1:]],
-        connection_class=_Tls if url.is_encrypted else _Tcp,
+        startup_nodes=[ClusterNode(*node) for node in more], connection_class=kind,
         retry=_never(), reinitialize_steps=_RESHARDING_STEPS, **settings,
     )  # fmt: skip
+
+
+def _first_to_ask(
+    url: ServerUrl, kind: type[Any], settings: dict[str, Any], nodes: Nodes
+) -> Sequence[tuple[str, int]]:
+    """One that answers, by which redis-py finds the others: it would wait for one that is silent as long as
+    for a reply. All, if none answers."""
+    quick = {"socket_timeout": PROBE_TIMEOUT_S, "socket_connect_timeout": PROBE_TIMEOUT_S, "retry": _never()}
+    for host, port in sorted(url.nodes, key=lambda node: nodes.is_suspected(f"{node[0]}:{node[1]}")):
+        line = kind(host=host, port=port, **(settings | quick))
+        try:
+            line.connect()
+            line.send_command("PING")
+            line.read_response()
+        except AuthenticationError:
+            pass  # it is there
+        except (RedisConnectionError, RedisTimeoutError):
+            continue
+        except redis.RedisError:
+            pass
+        finally:
+            line.disconnect()
+        return [(host, port)]
+    return url.nodes
 
 
 _MAKERS = {"single": _single, "sentinel": _primary, "cluster": _cluster}

@@ -14,7 +14,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,15 +25,20 @@ from queue_eval import failpoints
 from queue_eval.access import Access, renewed, safe_url
 from queue_eval.clients import (
     CONNECT_TIMEOUT_S,
+    NodeLine,
+    answering,
     drop_connections,
     drop_idle_connections,
     is_cluster,
+    line_to,
     new_client,
+    node_of,
 )
-from queue_eval.errors import DamagedError, ServerRefusedError, ServerUnreachableError
+from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError, ServerUnreachableError
 from queue_eval.faults import (
     REDIS_ERRORS,
     is_barred,
+    is_connection_loss,
     is_cut_off,
     is_damage,
     is_refusal,
@@ -43,9 +49,10 @@ from queue_eval.faults import (
     remedy,
 )
 from queue_eval.lua import script
+from queue_eval.nodes import NodeAway
 from queue_eval.outage import Outage
 from queue_eval.proxies import hidden_command
-from queue_eval.script_calls import ScriptCall, run_each, run_one
+from queue_eval.script_calls import KeyCommand, ScriptCall, ask_each, run_each, run_one
 from queue_eval.urls import parse_url
 
 log = logging.getLogger(__name__)
@@ -59,6 +66,9 @@ its way: shared folders show a new file after up to a minute."""
 
 SCRIPTS_AT_ONCE = 200
 """So many are sent before their replies are read."""
+
+TRIES_OF_A_NODE = 3
+"""So often is a node of a cluster asked that answers a PING, and loses the connection all the same."""
 
 SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
 
@@ -78,12 +88,15 @@ class Link:
     server, or raise GiveUp. `on_refused(error)` is called before a refusal that lasts is raised; it may raise
     GiveUp instead. `outage`: that of another link to the same server, which tells the log for both.
     A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
+
+    `skips_nodes`: on a cluster, a call raises NodeAwayError when its node is away, or does nothing for now,
+    while others answer. Else it waits for that node, too. What the call has sent may have run all the same.
     """
 
     def __init__(
         self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
         outage: Outage | None = None, reply_timeout_s: float | None = None,
-        on_refused: Callable[[ServerUnreachableError], None] | None = None,
+        on_refused: Callable[[ServerUnreachableError], None] | None = None, skips_nodes: bool = False,
     ) -> None:  # fmt: skip
         self.access = access
         self._reply_timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
@@ -93,7 +106,8 @@ class Link:
         self._on_refused = on_refused
         self._lock = threading.Lock()
         self._client: Any = None
-        self._sick_nodes: set[str] = set()
+        self._skips_nodes = skips_nodes
+        self._skipping = threading.local()
         self.doubts = 0
         """Grows with each new connection and each error: what was acknowledged before may be undone since."""
 
@@ -113,8 +127,19 @@ class Link:
     def dedicated(self, reply_timeout_s: float) -> Any:
         """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
         return new_client(
-            self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._doubt
-        )
+            self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._doubt,
+            nodes=self.outage.nodes,
+        )  # fmt: skip
+
+    @contextmanager
+    def skipping_nodes(self) -> Iterator[None]:
+        """Within, this thread waits for no node of a cluster while others answer: see `skips_nodes`."""
+        before = getattr(self._skipping, "on", False)
+        self._skipping.on = True
+        try:
+            yield
+        finally:
+            self._skipping.on = before
 
     def check(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
@@ -129,7 +154,7 @@ class Link:
                 if probe is None:
                     probe = self.dedicated(timeout_s)
                 scriptless = why_scriptless(probe)
-                settings = read_settings(probe)
+                settings = read_settings(probe, only_answering=True)
                 hidden = None if is_cluster(probe) else hidden_command(probe, "XREAD")
                 break
             except REDIS_ERRORS as error:
@@ -174,8 +199,9 @@ class Link:
         Raises ServerUnreachableError when the server refuses us, at once or, with an access file that may
         be replaced and a server that has served before, after REFUSED_PATIENCE_S; ServerRefusedError when
         this user has no right to the operation, or no scripts run there any more; DamagedError when a key
-        holds what we have not written.
+        holds what we have not written; NodeAwayError, see `skips_nodes`.
         """
+        tries = 0
         away_since: float | None = None
         refused_since: float | None = None
         pause_s = 0.02
@@ -201,9 +227,12 @@ class Link:
                 elif is_transient(error):
                     refused_since = None
                     self._renew()
-                    if client is not None:
+                    tries += 1
+                    if client is not None and not isinstance(error, NodeAway):
                         # They may have come to the same end, which each would take another timeout to show.
                         drop_idle_connections(client)
+                    if self._is_to_skip(client, error, tries):
+                        raise _away(error) from error
                 elif is_damage(error):
                     raise damaged(reason(error)) from error
                 elif is_scriptless(error):
@@ -231,12 +260,13 @@ class Link:
                     self.outage.end()
                 return reply
 
-    def wait_until_back(self, error: BaseException) -> None:
-        """After an error of a dedicated client: wait for the server, if that can help, else raise it."""
+    def wait_until_back(self, error: BaseException, key: str | None = None) -> None:
+        """After an error of a dedicated client: wait for the server, if that can help, else raise it. On a
+        cluster: for the node that holds `key`."""
         if not (is_transient(error) or is_refusal(error)):
             raise damaged(reason(error)) if is_damage(error) else error
         self._doubt()
-        self.call(lambda client: client.ping())
+        self.call(lambda client: client.ping(**({} if key is None else node_of(client, key))))
 
     def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
         """The reply of the script `name` (raw: bytes, ints, lists)."""
@@ -250,18 +280,43 @@ class Link:
         """The replies of the script `name` for many campaigns, each with its keys and arguments, at the cost
         of one; an error in place of a reply for what failed alone.
 
-        Nodes of a cluster do not wait for each other: what is on one that is away fails alone, too.
+        Nodes of a cluster do not wait for each other: what is on one that is away fails alone, too, with
+        NodeAwayError.
         """
         chosen = script(name)
         failpoints.reach(f"server.before-{name}")
         replies: list[Any] = []
         for first in range(0, len(calls), SCRIPTS_AT_ONCE):
             page = calls[first : first + SCRIPTS_AT_ONCE]
-            replies += self.call(partial(run_each, script=chosen, calls=page, sick=self._sick_nodes))
+            replies += self._each(partial(run_each, script=chosen, calls=page), len(page))
         failpoints.reach(f"server.after-{name}")
         return [
             damaged(reason(one)) if isinstance(one, Exception) and is_damage(one) else one for one in replies
         ]
+
+    def ask_each(self, commands: Sequence[KeyCommand]) -> list[Any]:
+        """The same for plain commands, each on keys of one slot; ServerRefusedError in place of what this
+        user may not do."""
+        if not commands:
+            return []
+        replies = self._each(partial(ask_each, commands=commands), len(commands))
+        return [
+            self._barred(one) if isinstance(one, Exception) and is_barred(one) else one for one in replies
+        ]
+
+    def _each(self, operation: Callable[[Any], list[Any]], count: int) -> list[Any]:
+        try:
+            replies = self.call(operation)
+        except NodeAwayError as error:  # they lie on nodes that are away, all of them
+            return [error] * count
+        return [_away(one) if isinstance(one, REDIS_ERRORS) and is_transient(one) else one for one in replies]
+
+    def line_to(self, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine | None:
+        """See clients.py. None while the node is away."""
+        try:
+            return self.call(partial(line_to, key=key, idle=idle))
+        except NodeAwayError:
+            return None
 
     def interrupt(self) -> None:
         """Whoever waits for a reply, in another thread, meets a lost connection."""
@@ -274,6 +329,16 @@ class Link:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+    def _is_to_skip(self, client: Any, error: Exception, tries: int) -> bool:
+        """Whether to raise this error of a node, for others answer."""
+        skips = self._skips_nodes or getattr(self._skipping, "on", False)
+        if not skips or client is None or not is_cluster(client):
+            return False
+        # It may be the connection alone: the next try asks whether the node is there.
+        if is_connection_loss(error) and tries < TRIES_OF_A_NODE:
+            return False
+        return any(True for _ in answering(client))
 
     def _doubt(self) -> None:
         # Two at once may count as one: it is another number all the same.
@@ -365,6 +430,10 @@ class BlockingClient:
             self._client = None
 
 
+def _away(error: Exception) -> NodeAwayError:
+    return NodeAwayError(f"{reason(error)}; it is asked again in a while")
+
+
 def damaged(what: str) -> DamagedError:
     return DamagedError(
         f"what the server holds is damaged ({what}): something else has written to the keys qe:*; "
@@ -374,8 +443,10 @@ def damaged(what: str) -> DamagedError:
 
 def why_scriptless(client: Any) -> str | None:
     """Why the server runs no Lua scripts; None when it does, or lets this user not know."""
+    node = next(answering(client), None) if is_cluster(client) else None
+    server = client if node is None else client.get_redis_connection(node)
     try:
-        client.eval("return 1", 0)
+        server.eval("return 1", 0)
     except REDIS_ERRORS as error:
         if is_scriptless(error):
             return reason(error)
@@ -384,13 +455,14 @@ def why_scriptless(client: Any) -> str | None:
     return None
 
 
-def read_settings(client: Any) -> dict[str, dict[str, str]]:
+def read_settings(client: Any, *, only_answering: bool = False) -> dict[str, dict[str, str]]:
     """What everybody is told of memory policy and persistence, named as in the configuration, by node.
 
-    Not by CONFIG, to which a user with the least rights has none.
+    Not by CONFIG, to which a user with the least rights has none. `only_answering`: nodes of a cluster that
+    are away are left out.
     """
     found = {}
-    for node, where in nodes_of(client):
+    for node, where in nodes_of(client, only_answering=only_answering):
         memory, persistence = client.info("memory", **where), client.info("persistence", **where)
         found[node] = {"appendonly": "yes" if persistence.get("aof_enabled") else "no"}
         if "maxmemory_policy" in memory:
@@ -410,11 +482,12 @@ def read_configuration(client: Any) -> dict[str, dict[str, str]]:
     return found
 
 
-def nodes_of(client: Any) -> list[tuple[str, dict[str, Any]]]:
+def nodes_of(client: Any, *, only_answering: bool = False) -> list[tuple[str, dict[str, Any]]]:
     """Each server that holds data: its name, "" when there is but one, and how to ask just that."""
     if not is_cluster(client):
         return [("", {})]
-    return [(node.name, {"target_nodes": node}) for node in client.get_primaries()]
+    nodes = answering(client) if only_answering else client.get_primaries()
+    return [(node.name, {"target_nodes": node}) for node in nodes]
 
 
 def _on(nodes: str) -> str:

@@ -11,6 +11,7 @@ The tree::
     ├── MethodUnavailableError     the method is valid, but cannot be used here
     ├── ServerError                the server cannot be used (also a ConnectionError)
     │   ├── ServerUnreachableError nobody answers, or the password is wrong
+    │   │   └── NodeAwayError      one node of a cluster is away, others answer
     │   ├── ServerRefusedError     it answers, but would lose jobs (eviction, version, schema)
     │   └── DamagedError           what it holds of a campaign, or of the workers, is not as we wrote it
     ├── CampaignError
@@ -67,6 +68,11 @@ class ServerError(QueueEvalError, ConnectionError):
 
 class ServerUnreachableError(ServerError):
     """Nobody answers at the address, or the password is refused."""
+
+
+class NodeAwayError(ServerUnreachableError):
+    """One node of a cluster is away, or does nothing for now, while others answer. Never raised to drivers
+    for their own campaign: they wait."""
 
 
 class ServerRefusedError(ServerError):

@@ -18,11 +18,11 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from queue_eval import keys
 from queue_eval.connection import Link
-from queue_eval.errors import QueueEvalError
+from queue_eval.errors import NodeAwayError, QueueEvalError
 from queue_eval.faults import REDIS_ERRORS, is_damage
 from queue_eval.keys import Keys, is_campaign_name
 from queue_eval.paging import PAGE, pages
@@ -102,7 +102,7 @@ def find_expired(
 def prune_in_passing(link: Link) -> None:
     """Delete a few expired campaigns, if no driver has looked within the hour. Raises nothing of a server."""
     try:
-        with suppress(*REDIS_ERRORS):
+        with suppress(*REDIS_ERRORS), link.skipping_nodes():
             if link.call(lambda client: client.set(keys.PRUNED, "1", nx=True, ex=_EVERY_S)):
                 _prune_some(link, time.monotonic() + _MOST_S)
     except QueueEvalError as error:
@@ -123,21 +123,14 @@ def _prune_some(link: Link, deadline: float) -> None:
 
 def _metas(link: Link, names: Sequence[str]) -> list[dict[str, bytes] | None]:
     """The fields that tell of each campaign's end; None where they cannot be read."""
-
-    def operation(client: Any) -> list[Any]:
-        # On a cluster they lie in different slots.
-        pipeline = client.pipeline(transaction=False)
-        for name in names:
-            pipeline.hmget(Keys(name).meta, _FIELDS)
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception) and not is_damage(reply):
-                raise reply
-        return replies
-
+    # On a cluster they lie in different slots.
+    replies = link.ask_each([(Keys(name).meta, ("HMGET", Keys(name).meta, *_FIELDS)) for name in names])
+    for reply in replies:
+        if isinstance(reply, Exception) and not (is_damage(reply) or isinstance(reply, NodeAwayError)):
+            raise reply
     return [
         None
         if isinstance(reply, Exception)
         else {field: value for field, value in zip(_FIELDS, reply, strict=True) if value is not None}
-        for reply in link.call(operation)
+        for reply in replies
     ]

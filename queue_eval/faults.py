@@ -113,6 +113,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT) or _code(error) is not None
 
 
+def is_connection_loss(error: BaseException) -> bool:
+    """Whether a connection has failed, so that whoever is at its other end may be away."""
+    return isinstance(error, (RedisConnectionError, RedisTimeoutError)) and is_transient(error)
+
+
 def is_damage(error: BaseException) -> bool:
     """Whether a key holds what is not ours: another type of value, or one that a script trips over."""
     if not isinstance(error, ResponseError) or _code(error) is not None:

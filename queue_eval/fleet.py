@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from queue_eval import keys
+from queue_eval.clients import node_of
 from queue_eval.codec import decode
 from queue_eval.connection import Link
-from queue_eval.errors import DamagedError, ServerRefusedError
+from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError
 from queue_eval.faults import undamaged
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.paging import PAGE, pages
@@ -170,9 +171,10 @@ def is_served(
 
 
 def live_workers(link: Link) -> list[LiveWorker]:
-    """Every worker whose card has not expired, by name."""
+    """Every worker whose card has not expired, by name. Raises NodeAwayError when some cannot be seen."""
     names = link.call(lambda client: client.zrange(keys.WORKERS, 0, -1, withscores=True))
-    seconds, micros = link.call(lambda client: client.time())
+    # By the clock that the scores are of.
+    seconds, micros = link.call(lambda client: client.time(**node_of(client, keys.WORKERS)))
     now_ms = seconds * 1000 + micros / 1000
     _pull_back(link, [name for name, seen_ms in names if seen_ms > now_ms + _CLOCK_MS], now_ms)
     found = []
@@ -206,8 +208,9 @@ def notify(link: Link, what: str, **about: str) -> None:
     """Ask workers to look now rather than at their next heartbeat."""
     notice = {"what": what, **about}
     try:
-        link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))
-    except DamagedError as error:  # they look without it, too
+        with link.skipping_nodes():
+            link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))
+    except (DamagedError, NodeAwayError) as error:  # they look without it, too
         log.warning("workers cannot be told to look now: %s", error)
 
 
@@ -223,13 +226,9 @@ def ask_to_drain(link: Link, workers: Sequence[str]) -> None:
 
 def _cards(link: Link, places: Sequence[str]) -> list[bytes | None]:
     # Not MGET: on a cluster these keys lie in different slots.
-    def operation(client: Any) -> list[bytes | None]:
-        pipeline = client.pipeline(transaction=False)
-        for place in places:
-            pipeline.get(place)
-        return undamaged(pipeline.execute(raise_on_error=False))
-
-    return link.call(operation)
+    replies = link.ask_each([(place, ("GET", place)) for place in places])
+    # A card on a node that is away is not one that is not there: raised.
+    return undamaged(replies)
 
 
 def _number(said: Any, kind: Callable[[Any], _N]) -> _N | None:

@@ -28,7 +28,8 @@ from typing import Any
 import psutil
 
 from queue_eval import keys as names
-from queue_eval.errors import WorkerError
+from queue_eval.clients import node_of
+from queue_eval.errors import NodeAwayError, WorkerError
 from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
 from queue_eval.machine import is_alive, machine_id, new_worker_name
 from queue_eval.queue import CampaignQueue
@@ -91,15 +92,20 @@ class LocalWorkers:
         if not self._lock.acquire(blocking=False):
             return  # another thread is at it
         try:
-            self._bury()
-            own = sum(started.slots for started in self._started)
-            if own >= self._slots or time.monotonic() < self._not_before:
-                return
-            missing = self._slots - self._serving()
-            if missing > 0:
-                self._hire()
+            # What cannot be seen now may be there: nobody is started for it.
+            with contextlib.suppress(NodeAwayError), self._queue.link.skipping_nodes():
+                self._ensure()
         finally:
             self._lock.release()
+
+    def _ensure(self) -> None:
+        self._bury()
+        own = sum(started.slots for started in self._started)
+        if own >= self._slots or time.monotonic() < self._not_before:
+            return
+        missing = self._slots - self._serving()
+        if missing > 0:
+            self._hire()
 
     def _serving(self) -> int:
         """Slots on this machine that serve the campaign, or will in a moment."""
@@ -170,7 +176,7 @@ class LocalWorkers:
 
     def _announce(self, card: WorkerCard) -> None:
         def operation(client: Any) -> None:
-            seconds, microseconds = client.time()
+            seconds, microseconds = client.time(**node_of(client, names.WORKERS))
             client.set(names.worker_key(card.name), card.encode(), ex=round(ANNOUNCED_S))
             client.zadd(names.WORKERS, {card.name: seconds * 1000 + microseconds // 1000})
 
@@ -178,7 +184,8 @@ class LocalWorkers:
 
     def dismiss(self) -> None:
         """Let those go that this driver has started: their campaign has no name by which to come back."""
-        ask_to_drain(self._queue.link, [started.name for started in self._started if started.is_alive])
+        with self._queue.link.skipping_nodes():
+            ask_to_drain(self._queue.link, [started.name for started in self._started if started.is_alive])
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there

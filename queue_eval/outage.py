@@ -7,6 +7,7 @@ import threading
 import time
 
 from queue_eval.faults import hindrance, reason
+from queue_eval.nodes import Nodes
 
 _QUIET_S = 10.0
 """After an outage was told of, another one is only told of when it lasts."""
@@ -18,11 +19,12 @@ class Outage:
     """Shared by all that call one server from one process, so that they do not all say the same.
 
     Whoever meets an error says so at every attempt (`begin`), and when it has a reply after all (`end`).
-    `has_served`: whether any of them has ever had a reply.
+    `has_served`: whether any of them has ever had a reply. `nodes`: those of a cluster that are away.
     """
 
     def __init__(self, log: logging.Logger) -> None:
         self.has_served = False
+        self.nodes = Nodes(log)
         self._log = log
         self._lock = threading.Lock()
         self._since: float | None = None

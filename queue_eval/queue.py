@@ -6,6 +6,7 @@ Every method may be called again after a lost reply (`Link` does it): the script
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from queue_eval.errors import (
     CampaignConflictError,
     CampaignNotFoundError,
     DamagedError,
+    NodeAwayError,
     QueueEvalError,
     ServerRefusedError,
 )
@@ -41,6 +43,8 @@ from queue_eval.moves import (
 from queue_eval.paging import PAGE, pages
 from queue_eval.resting import wake
 from queue_eval.script_calls import ScriptCall
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -84,12 +88,20 @@ class CampaignQueue(CampaignView):
         return queue, opened
 
     def register(self, created_ms: int) -> None:
-        """Have workers know of it."""
-        self.link.call(lambda client: client.zadd(names.CAMPAIGNS, {self.campaign: created_ms}))
-        wake(self.link, self.campaign)
+        """Have workers know of it. While the node of the register is away this is left to `stay_listed`."""
+        try:
+            with self.link.skipping_nodes():
+                self.link.call(lambda client: client.zadd(names.CAMPAIGNS, {self.campaign: created_ms}))
+        except NodeAwayError as error:
+            log.warning("campaign %s cannot be put on the register for now: %s", self.campaign, error)
+        else:
+            wake(self.link, self.campaign)
 
     def is_registered(self) -> bool:
-        return self.link.call(lambda client: client.zscore(names.CAMPAIGNS, self.campaign)) is not None
+        """Whether workers may know of it, as far as can be seen now."""
+        with suppress(NodeAwayError), self.link.skipping_nodes():
+            return self.link.call(lambda client: client.zscore(names.CAMPAIGNS, self.campaign)) is not None
+        return True
 
     def stay_listed(self) -> None:
         """Have workers go on looking at it.
@@ -98,14 +110,13 @@ class CampaignQueue(CampaignView):
 
         Raises CampaignNotFoundError when it was purged.
         """
-
-        def operation(client: Any) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.zscore(names.CAMPAIGNS, self.campaign)
-            pipeline.zscore(names.RESTING, self.campaign)
-            return undamaged(pipeline.execute(raise_on_error=False))
-
-        listed, rests = self.link.call(operation)
+        with self.link.skipping_nodes():
+            replies = self.link.ask_each(
+                [(key, ("ZSCORE", key, self.campaign)) for key in (names.CAMPAIGNS, names.RESTING)]
+            )
+        if any(isinstance(reply, NodeAwayError) for reply in replies):
+            return  # results come without it
+        listed, rests = undamaged(replies)
         with suppress(DamagedError):  # a damaged register must not end a driver that needs it no more
             if listed is None:
                 self.register(self.standing().created_ms)

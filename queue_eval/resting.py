@@ -12,6 +12,7 @@ on the register after that sees that it is not over and takes it off again.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from typing import Any
 
 from queue_eval import keys
 from queue_eval.connection import Link
+from queue_eval.errors import NodeAwayError
 from queue_eval.fleet import notify
+
+log = logging.getLogger(__name__)
 
 REST_AFTER_S = 60.0
 """A campaign is over when all its jobs have been finished, and nothing has happened, for so long."""
@@ -77,7 +81,13 @@ def all_resting(link: Link) -> list[str]:
 
 def wake(link: Link, campaign: str) -> None:
     """Have workers look at a campaign to which jobs were added."""
-    link.call(lambda client: client.zrem(keys.RESTING, campaign))
+    try:
+        with link.skipping_nodes():
+            link.call(lambda client: client.zrem(keys.RESTING, campaign))
+    except NodeAwayError as error:
+        # Its note stays, by which it is woken later: see `CampaignQueue.stay_listed`.
+        log.warning("campaign %s cannot be woken for now: %s", campaign, error)
+        return
     notify(link, "wake", campaign=campaign)
     # Last: until then whoever adds jobs is told to wake it, should this process die here.
     link.call(lambda client: client.hdel(keys.Keys(campaign).meta, "resting"))

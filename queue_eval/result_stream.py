@@ -125,7 +125,7 @@ class ResultReader:
         except REDIS_ERRORS as error:
             # Wait for the server on the common link, then read again from the same cursor.
             self._client.close()
-            self._link.wait_until_back(error)
+            self._link.wait_until_back(error, self._key)
             return []
         except BaseException:
             self.close()  # interrupted: a reply that is on its way must answer no later read

@@ -1,4 +1,4 @@
-"""Scripts on their way: one call, or one for each of many campaigns at the cost of one."""
+"""Scripts and commands on their way: one call, or one for each of many keys at the cost of one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any, TypeAlias
 from redis.exceptions import AskError, NoScriptError, TryAgainError
 
 from queue_eval.clients import is_cluster, read_layout
-from queue_eval.faults import REDIS_ERRORS, is_damage, is_transient
+from queue_eval.faults import REDIS_ERRORS, is_barred, is_connection_loss, is_damage, is_transient
 from queue_eval.lua import Script
+from queue_eval.nodes import NodeAway
 
 ScriptCall: TypeAlias = tuple[Sequence[str], Sequence[Any]]
 """Keys and arguments."""
+
+KeyCommand: TypeAlias = tuple[str, Sequence[Any]]
+"""A key, and the command that is about it and others of its slot."""
 
 _ELSEWHERE = (AskError, TryAgainError)
 """Of a slot that moves; MOVED is one of the first."""
@@ -27,44 +31,79 @@ def run_one(client: Any, script: Script, call: ScriptCall) -> Any:
         return client.eval(script.source, len(keys), *keys, *arguments)
 
 
-def run_each(client: Any, script: Script, calls: Sequence[ScriptCall], sick: set[str]) -> list[Any]:
+def run_each(client: Any, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
     """The replies in order; an error in place of a reply for what failed alone.
 
-    Raises the error when a single server is away, or all nodes of a cluster that are asked. `sick`: names of
-    nodes that were away last time, kept by the caller. They are asked last, so that nobody waits for them.
+    Raises the error when a single server is away, or all nodes of a cluster that are asked.
     """
-    if not is_cluster(client):
-        replies: list[Any] = _pipelined(client, script, calls)
-        _raise_all_but(replies, is_damage)
+    return _each(
+        client, [keys[0] for keys, _ in calls],
+        ask=lambda server, places: _pipelined(server, script, [calls[i] for i in places]),
+        follow=lambda i: run_one(client, script, calls[i]),
+    )  # fmt: skip
+
+
+def ask_each(client: Any, commands: Sequence[KeyCommand]) -> list[Any]:
+    """The same for plain commands."""
+
+    def ask(server: Any, places: Sequence[int]) -> list[Any]:
+        pipeline = server.pipeline(transaction=False)
+        for i in places:
+            pipeline.execute_command(*commands[i][1])
+        replies: list[Any] = pipeline.execute(raise_on_error=False)
         return replies
-    replies = [None] * len(calls)
+
+    keys = [key for key, _ in commands]
+    return _each(client, keys, ask=ask, follow=lambda i: client.execute_command(*commands[i][1]))
+
+
+def _each(
+    client: Any, keys: Sequence[str], *, ask: Callable[[Any, Sequence[int]], list[Any]],
+    follow: Callable[[int], Any],
+) -> list[Any]:  # fmt: skip
+    """A reply for each key, asked of the server that holds it. `ask` gets a plain client and the places in
+    `keys` of those that lie there; `follow` asks for one place, wherever its slot is by now."""
+    if not is_cluster(client):
+        replies = ask(client, range(len(keys)))
+        _raise_all_but(replies, is_damage, is_barred)
+        return replies
+    replies = [None] * len(keys)
     asked: dict[str, tuple[Any, list[int]]] = {}
-    for i, (keys, _) in enumerate(calls):
+    for i, key in enumerate(keys):
         try:
-            node = client.get_node_from_key(keys[0])
+            node = client.get_node_from_key(key)
         except REDIS_ERRORS as error:  # nobody has this slot
             replies[i] = error
         else:
             asked.setdefault(node.name, (node, []))[1].append(i)
-    for name in sorted(asked, key=lambda name: name in sick):
+    # Those that were away come last, so that nobody waits for them.
+    for name in sorted(asked, key=client.nodes.is_suspected):
         node, places = asked[name]
-        try:
-            answers = _pipelined(client.get_redis_connection(node), script, [calls[i] for i in places])
-            sick.discard(name)
-        except REDIS_ERRORS as error:
-            if not is_transient(error):
-                raise
-            sick.add(name)
-            answers = [error] * len(places)
-        for i, answer in zip(places, answers, strict=True):
-            replies[i] = _followed(client, script, calls[i]) if isinstance(answer, _ELSEWHERE) else answer
-    _raise_all_but(replies, is_damage, is_transient)
+        for i, answer in zip(places, _ask_node(client, node, places, ask), strict=True):
+            replies[i] = _followed(follow, i) if isinstance(answer, _ELSEWHERE) else answer
+    _raise_all_but(replies, is_damage, is_barred, is_transient)
     away = [reply for reply in replies if isinstance(reply, REDIS_ERRORS) and is_transient(reply)]
-    if away:
+    if any(not isinstance(error, NodeAway) for error in away):
         read_layout(client)
-    if away and len(away) == len(calls):
+    if away and len(away) == len(keys):
         raise away[0]
     return replies
+
+
+def _ask_node(
+    client: Any, node: Any, places: Sequence[int], ask: Callable[[Any, Sequence[int]], list[Any]]
+) -> list[Any]:
+    try:
+        client.look_at(node)
+        return ask(client.get_redis_connection(node), places)
+    except REDIS_ERRORS as error:
+        if not is_transient(error):
+            raise
+        if is_connection_loss(error):
+            client.nodes.suspect(node.name)
+            # At once: what is away is known as such then, and so is who may have taken its place.
+            client.is_answering(node)
+        return [error] * len(places)
 
 
 def _pipelined(client: Any, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
@@ -87,10 +126,10 @@ def _raise_all_but(replies: Sequence[Any], *kinds: Callable[[BaseException], boo
             raise reply
 
 
-def _followed(client: Any, script: Script, call: ScriptCall) -> Any:
+def _followed(follow: Callable[[int], Any], place: int) -> Any:
     """Where the slot is by now."""
     try:
-        return run_one(client, script, call)
+        return follow(place)
     except REDIS_ERRORS as error:
         return error
 

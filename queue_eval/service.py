@@ -17,7 +17,7 @@ import os
 import warnings
 from dataclasses import dataclass
 
-from queue_eval.errors import DamagedError
+from queue_eval.errors import DamagedError, NodeAwayError
 from queue_eval.fleet import LiveWorker, WorkerCard, live_workers
 from queue_eval.hints import spell_worker
 from queue_eval.moves import Snapshot
@@ -73,8 +73,9 @@ class ServiceCheck:
         """Raises CampaignNotFoundError when the campaign was purged."""
         snapshot = self._queue.snapshot()
         try:
-            workers = live_workers(self._queue.link)
-        except DamagedError:  # of the register of all workers: it costs no campaign its results
+            with self._queue.link.skipping_nodes():
+                workers = live_workers(self._queue.link)
+        except (DamagedError, NodeAwayError):  # of the register: it costs no campaign its results
             return
         cards = {one.card.name: one.card for one in workers if _beats(one)}
         serving = self._serving(snapshot, cards)

@@ -180,11 +180,6 @@ class Book:
                     keys[served.queue.keys.wake_wide] = name
             return keys
 
-    def campaigns(self) -> set[str]:
-        """The names of all that are served."""
-        with self.changed:
-            return set(self._served)
-
     def serve(self, queue: CampaignQueue, plan: Plan) -> None:
         """Serve this campaign too, or with another plan."""
         with self.changed:

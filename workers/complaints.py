@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from queue_eval.errors import QueueEvalError
+from queue_eval.errors import NodeAwayError, QueueEvalError
 
 _AGAIN_S = 60.0
 _MOST = 1000
@@ -22,6 +22,9 @@ class Complaints:
 
     def add(self, subject: str, error: BaseException) -> None:
         """Say that this is wrong with `subject`, unless it was said within the last minute."""
+        if isinstance(error, NodeAwayError):
+            self._log.debug("%s: %s", subject, error)
+            return  # told once for all that lies there
         now = time.monotonic()
         told = (subject, str(error))
         with self._lock:

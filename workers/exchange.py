@@ -31,6 +31,7 @@ from queue_eval.errors import (
     DamagedError,
     FunctionError,
     MethodUnavailableError,
+    NodeAwayError,
     ServerRefusedError,
 )
 from queue_eval.moves import Lease, Release, Settled, Settlement
@@ -125,10 +126,12 @@ class Exchange:
         self._leave(idle)
         if self._spool is None:
             return
-        if all(done):
+        if all(done) and not self._book.unreleased():
             self._spool.clear()
-        else:
-            self.spool()
+            return
+        self.spool()
+        for served, releases in self._book.unreleased():
+            self._spool.keep(served.queue, releases)
 
     def keep_rest(self, left: dict[str, list[Token]], reason: str) -> int:
         """The server is away at the end: what has ended goes to disk, and what is given back instead of
@@ -171,6 +174,7 @@ class Exchange:
             while batch := self._book.take_batch(served):
                 self._settle(served, batch, lease_ms=0)
                 settled.update((one.id, one.attempt) for one in batch)
+            held = [*held, *self._unknown_leases(served)]
             releases = _rest(held, settled, running, reason)
             self._queue(served).release(self._options.name, releases, leave=True)
             _log_releases(served, releases)
@@ -181,8 +185,30 @@ class Exchange:
         except Exception as error:
             self._complaints.add(f"campaign {served.name} cannot be left in order", error)
             self._book.put_off(served, batch)
+            if isinstance(error, NodeAwayError):
+                self._keep(served, [*batch, *self._rest_of(served, held, settled, running, reason)])
             return False
         return True
+
+    def _unknown_leases(self, served: Served) -> list[Token]:
+        """What a call without a reply has leased, as far as that is known now: it is given back, too."""
+        if not served.unanswered:
+            return []
+        reply = self._settle(served, (), lease_ms=self._lease_ms)
+        return [(lease.id, lease.attempt) for lease in reply.leases]
+
+    def _rest_of(
+        self, served: Served, held: Sequence[Token], settled: Container[Token], running: Sequence[Token],
+        reason: str,
+    ) -> list[Release]:  # fmt: skip
+        ended = {(one.id, one.attempt) for queue, batch in self._book.unsettled() for one in batch
+                 if queue.uid == served.queue.uid}  # fmt: skip
+        return [one for one in _rest(held, settled, running, reason) if (one.id, one.attempt) not in ended]
+
+    def _keep(self, served: Served, leases: Sequence[Settlement | Release]) -> None:
+        """The node of this campaign is away: what became of these leases goes to disk."""
+        if self._spool is not None:
+            self._spool.keep(served.queue, leases)
 
     def _leave(self, idle: Sequence[CampaignQueue]) -> None:
         """What has nothing here, in one call: it may be many."""
@@ -209,7 +235,10 @@ class Exchange:
             self._book.leave(served.name)
         except Exception as error:  # whatever is wrong with one campaign must not stop the others
             self._complaints.add(f"campaign {served.name} cannot be served for now, trying again", error)
-            self._book.cannot_serve(served.name, str(error))
+            if isinstance(error, NodeAwayError):
+                self._keep(served, trade.settlements)
+            else:
+                self._book.cannot_serve(served.name, str(error))
             self._book.put_off(served, trade.settlements)
         finally:
             self._book.traded(served)
@@ -220,16 +249,26 @@ class Exchange:
     ) -> Settled:  # fmt: skip
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
+        # A call that was put off may have run, and have leased jobs that nobody here knows of. Its request,
+        # sent again, gets those that are still held under it; a new one would leave them held in vain until
+        # the heartbeat gives them back, a lease later. If it has not run, it leases by the room of now. Other
+        # campaigns have had later numbers meanwhile, but each campaign only knows its own last one.
+        request = served.unanswered or f"{self._life}-{next(self._requests)}"
         try:
             reply = queue.settle(
-                self._options.name, settlements, lease_ms=lease_ms,
-                request=f"{self._life}-{next(self._requests)}", room=room, prefetch=prefetch,
-                slots=slots, now=time.monotonic(),
+                self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
+                prefetch=prefetch, slots=slots, now=time.monotonic(),
             )  # fmt: skip
         except CampaignNotFoundError:
             self._in_flight = None  # of a campaign that is gone there is nothing to spool
             raise
+        except NodeAwayError:
+            if lease_ms:
+                served.unanswered = request
+            raise
         self._in_flight = None
+        if lease_ms:
+            served.unanswered = ""
         if self._spool is not None:
             self._spool.tell_time(reply.now_ms)
         return reply
@@ -368,8 +407,10 @@ class Exchange:
             key = served.queue.keys.column("roster")
             try:
                 self._link.call(lambda client: client.hset(key, self._options.name, who))
-            except DamagedError as error:  # it only tells on which host a job ran
+            except (DamagedError, NodeAwayError) as error:  # it only tells on which host a job ran
                 self._complaints.add(f"the roster of campaign {served.name} cannot be signed", error)
+                if isinstance(error, NodeAwayError):
+                    return
             served.is_on_roster = True
 
 

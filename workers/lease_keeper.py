@@ -18,14 +18,16 @@ from typing import Any
 import psutil
 
 from queue_eval import keys
+from queue_eval.clients import node_of
 from queue_eval.connection import GiveUp, Link
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.errors import CampaignNotFoundError, NodeAwayError
 from queue_eval.faults import undamaged
 from queue_eval.fleet import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
 from queue_eval.home_loss import HomeLoss
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.moves import Extended, Release
 from queue_eval.queue import CampaignQueue
+from queue_eval.script_calls import KeyCommand
 from workers.book import Book
 from workers.complaints import Complaints
 from workers.options import WorkerOptions
@@ -84,26 +86,34 @@ class LeaseKeeper:
         """Take this worker off the registries; called once, when it holds nothing any more."""
         name = self._options.name
 
-        def operation(client: Any) -> None:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.delete(keys.worker_key(name))
-            pipeline.delete(keys.nudge_key(name))
-            pipeline.zrem(keys.WORKERS, name)
-            pipeline.srem(keys.DRAIN, name)
-            pipeline.hdel(keys.machine_key(self._machine), name)
-            pipeline.execute()
-
-        self._link.call(operation)
+        machine = keys.machine_key(self._machine)
+        replies = self._link.ask_each(
+            [
+                (keys.worker_key(name), ("DEL", keys.worker_key(name))),
+                (keys.nudge_key(name), ("DEL", keys.nudge_key(name))),
+                (keys.WORKERS, ("ZREM", keys.WORKERS, name)),
+                (keys.DRAIN, ("SREM", keys.DRAIN, name)),
+                (machine, ("HDEL", machine, name)),
+            ]
+        )
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, NodeAwayError):
+                raise reply
 
     def beat(self) -> None:
         """One heartbeat."""
         if (loss := self._home.tell()) is not None:
             log.warning("%s", loss)
         reasons = self._book.reasons()
-        campaigns, drain_asked = self._show_life(reasons)
-        self._book.forget_unlisted(campaigns)
+        # First: what waits for a node of a cluster comes after.
         self._extend_all()
-        self._rounds.go([*campaigns, *self._rounds.wake()])
+        campaigns, drain_asked = self._show_life(reasons)
+        if campaigns is not None:
+            self._book.forget_unlisted(campaigns)
+        try:
+            self._rounds.go([*(campaigns or ()), *self._rounds.wake()])
+        except NodeAwayError as error:
+            self._complaints.add("the rounds could not be ended", error)
         if self._book.reasons() != reasons:
             self.poke()  # drivers wait to be told
         if drain_asked and not self.is_draining:
@@ -130,9 +140,11 @@ class LeaseKeeper:
             raise
         except Exception as error:
             self._complaints.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
-            self._book.cannot_serve(campaign, str(error))
+            if not isinstance(error, NodeAwayError):  # its driver waits for the same node
+                self._book.cannot_serve(campaign, str(error))
 
-    def _show_life(self, reasons: dict[str, str]) -> tuple[list[str], bool]:
+    def _show_life(self, reasons: dict[str, str]) -> tuple[list[str] | None, bool]:
+        """The campaigns to look at, None where that cannot be seen now; and whether it is asked to drain."""
         name = self._options.name
         told = dict(sorted(reasons.items())[:MOST_REFUSALS])
         card = WorkerCard(
@@ -145,22 +157,24 @@ class LeaseKeeper:
             **self._allotted,
         ).encode()  # fmt: skip
 
-        def operation(client: Any) -> list[Any]:
-            now_s, micros = client.time()
-            pipeline = client.pipeline(transaction=False)
-            pipeline.set(keys.worker_key(name), card, px=CARD_LEASES * self._lease_ms)
-            pipeline.zadd(keys.WORKERS, {name: now_s * 1000 + micros // 1000})
-            pipeline.hset(keys.machine_key(self._machine), name, f"{os.getpid()} {self._born}")
-            pipeline.sismember(keys.DRAIN, name)
-            self._rounds.ask(pipeline)
-            replies = pipeline.execute(raise_on_error=False)
-            if self._rounds.is_barred(replies[-1]):
-                return operation(client)
-            # What is damaged in the registries must not cost anybody a lease.
-            return undamaged(replies)
-
-        replies = self._link.call(operation)
-        return self._rounds.listed(replies[-1]), bool(replies[3])
+        machine = keys.machine_key(self._machine)
+        commands: list[KeyCommand] = [
+            (keys.worker_key(name), ("SET", keys.worker_key(name), card, "PX", CARD_LEASES * self._lease_ms)),
+            (machine, ("HSET", machine, name, f"{os.getpid()} {self._born}")),
+            (keys.DRAIN, ("SISMEMBER", keys.DRAIN, name)),
+        ]
+        with suppress(NodeAwayError):
+            now_s, micros = self._link.call(lambda client: client.time(**node_of(client, keys.WORKERS)))
+            seen_ms = now_s * 1000 + micros // 1000
+            commands.append((keys.WORKERS, ("ZADD", keys.WORKERS, seen_ms, name)))
+        # On a cluster these keys lie on different nodes: what is on one that is away is not shown this time.
+        replies = self._link.ask_each(commands + self._rounds.asks())
+        if self._rounds.is_barred(replies[-1]):
+            return self._show_life(reasons)
+        is_listed = self._options.campaigns is not None or not isinstance(replies[-1], NodeAwayError)
+        # What is damaged in the registries must not cost anybody a lease.
+        seen = undamaged([None if isinstance(reply, NodeAwayError) else reply for reply in replies])
+        return self._rounds.listed(seen[-1]) if is_listed else None, bool(seen[2])
 
     def _extend_all(self) -> None:
         holdings = self._book.holdings()

@@ -16,6 +16,7 @@ from queue_eval import failpoints, keys
 from queue_eval.connection import BlockingClient, GiveUp, Link
 from queue_eval.faults import REDIS_ERRORS
 from workers.book import Book
+from workers.cluster_ears import ClusterEars
 from workers.complaints import Complaints
 from workers.exchange import Exchange
 
@@ -23,9 +24,6 @@ log = logging.getLogger(__name__)
 
 _BLOCK_S = 2.0
 """A worker with room asks again after so long without a marker: one may have died with who took it."""
-
-_NOT_NOW_S = 0.1
-"""How long a campaign that the exchange knows to have work, or reserves room for, is not listened for."""
 
 _NOTICES_BLOCK_S = 20.0
 _SAID_BEFORE = 100
@@ -35,8 +33,10 @@ _MARGIN_S = 5.0
 class _Listener:
     """A thread that blocks on the server until it is stopped."""
 
-    def __init__(self, link: Link, name: str, block_s: float) -> None:
+    def __init__(self, link: Link, name: str, block_s: float, key: str | None = None) -> None:
+        """`key`: what it reads; on a cluster it waits for the node of this."""
         self._link = link
+        self._key = key
         self._block_s = block_s
         self._client = BlockingClient(link, block_s + _MARGIN_S)
         self._complaints = Complaints(log)
@@ -60,7 +60,7 @@ class _Listener:
         except REDIS_ERRORS as error:
             self._client.close()
             if not self._stopped.is_set():
-                self._link.wait_until_back(error)
+                self._link.wait_until_back(error, self._key)
 
     def _work(self) -> None:
         while not self._stopped.is_set():
@@ -80,12 +80,8 @@ class _Listener:
 class WakeListener(_Listener):
     """Blocks on the markers of all campaigns while the exchange has room and knows of no work.
 
-    ::
-
-        one server   this thread: BZPOPMIN on all markers
-        a cluster    a thread per campaign: BZPOPMIN on its markers ──▶ this thread, which keeps the time
-
-    On a cluster the markers lie in different slots, so that no single command can block on them.
+    On a cluster the markers lie in different slots, so that no single command can block on them: see
+    `ClusterEars`.
 
     A marker that is to be listened for while this thread blocks without it would be heard when the block
     ends. So it blocks on a key of its own, too, which the exchange sets then.
@@ -99,16 +95,20 @@ class WakeListener(_Listener):
         self._blocked_on: frozenset[str] | None = None
         """The markers that it blocks on; none while it looks which; None while it does not block."""
         self._asked_at = time.monotonic()
+        self._ears = ClusterEars(link, _BLOCK_S) if link.is_cluster else None
         exchange.on_nothing_left = self._nudge
-        self._heard = threading.Event()
-        self._campaigns: dict[str, _CampaignListener] = {}
 
     def stop(self) -> None:
         super().stop()
-        for listener in self._campaigns.values():
-            listener.stop()
-        self._heard.set()
         self._exchange.armed.set()
+        if self._ears is not None:
+            self._ears.interrupt()
+
+    def _listen_once(self) -> None:
+        if self._ears is None:
+            super()._listen_once()
+        else:
+            self._listen_to_nodes(self._ears)
 
     def _listen(self, client: Any) -> None:
         self._exchange.armed.wait()
@@ -118,9 +118,6 @@ class WakeListener(_Listener):
         if self._stopped.is_set() or not wanted:
             self._blocked_on = None
             self._disarm()
-            return
-        if self._link.is_cluster:
-            self._listen_by_campaign()
             return
         self._blocked_on = frozenset(wanted)
         try:
@@ -132,14 +129,36 @@ class WakeListener(_Listener):
         key = popped[0].decode() if popped else ""
         if key in wanted:
             self._report(wanted[key])
-        elif time.monotonic() - self._asked_at >= self._block_s:
+        else:
+            self._ask_all_in_time()
+
+    def _listen_to_nodes(self, ears: ClusterEars) -> None:
+        if not ears.are_open:
+            self._exchange.armed.wait()
+        # Where the exchange needs no marker any more, what is blocked on still tells who has taken one.
+        wanted = self._book.wake_keys() if self._exchange.armed.is_set() else {}
+        if self._stopped.is_set():
+            ears.close()
+            return
+        if not wanted and not ears.are_open:
+            self._disarm()
+            return
+        for campaign in ears.listen(wanted):
+            self._report(campaign)
+        self._ask_all_in_time()
+
+    def _ask_all_in_time(self) -> None:
+        if time.monotonic() - self._asked_at >= self._block_s:
             self._asked_at = time.monotonic()
             self._report(None)
 
     def _nudge(self, link: Link) -> None:
         """Have it block anew, if it does so without a marker that is to be listened for."""
+        if self._ears is not None:
+            self._ears.interrupt()
+            return
         blocked_on = self._blocked_on
-        if blocked_on is None or self._link.is_cluster or self._book.wake_keys().keys() <= blocked_on:
+        if blocked_on is None or self._book.wake_keys().keys() <= blocked_on:
             return
         # Without an expiry, to which workers have no right; it is popped at once, or goes with the card.
         link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
@@ -147,27 +166,6 @@ class WakeListener(_Listener):
     def _while_deaf(self) -> None:
         # One campaign's marker may be damaged: the others are asked without any.
         self._report(None)
-
-    def _listen_by_campaign(self) -> None:
-        names = self._book.campaigns()
-        for name in self._campaigns.keys() - names:
-            self._campaigns.pop(name).stop()
-        for name in names - self._campaigns.keys():
-            self._campaigns[name] = _CampaignListener(self._link, name, self)
-            self._campaigns[name].start()
-        if not self._heard.wait(self._block_s):
-            self._report(None)
-        self._heard.clear()
-
-    def keys_of(self, campaign: str) -> list[str]:
-        """The markers of a campaign to block on now; waits while the exchange needs none."""
-        self._exchange.armed.wait()
-        return [key for key, name in self._book.wake_keys().items() if name == campaign]
-
-    def hear(self, campaign: str) -> None:
-        """The marker of this campaign was taken."""
-        self._report(campaign)
-        self._heard.set()
 
     def _report(self, campaign: str | None) -> None:
         self._book.wanted(campaign)
@@ -181,29 +179,11 @@ class WakeListener(_Listener):
             self._exchange.armed.set()
 
 
-class _CampaignListener(_Listener):
-    """Blocks on the markers of one campaign, for the wake listener of a cluster."""
-
-    def __init__(self, link: Link, campaign: str, owner: WakeListener) -> None:
-        super().__init__(link, f"wake-listener-{campaign}", _BLOCK_S)
-        self._campaign = campaign
-        self._owner = owner
-
-    def _listen(self, client: Any) -> None:
-        keys_ = self._owner.keys_of(self._campaign)
-        if self._stopped.is_set():
-            return
-        if not keys_:
-            self._stopped.wait(_NOT_NOW_S)
-        elif client.bzpopmin(keys_, timeout=self._block_s):
-            self._owner.hear(self._campaign)
-
-
 class NoticeListener(_Listener):
     """Reads the stream of notices, and tells the keeper which campaigns they name."""
 
     def __init__(self, link: Link, hear: Callable[[set[str]], None]) -> None:
-        super().__init__(link, "notice-listener", _NOTICES_BLOCK_S)
+        super().__init__(link, "notice-listener", _NOTICES_BLOCK_S, keys.NOTICES)
         self._hear = hear
         self._cursor: str | None = None
 

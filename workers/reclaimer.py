@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from queue_eval import keys
+from queue_eval.clients import node_of
 from queue_eval.connection import GiveUp, Link
-from queue_eval.errors import CampaignNotFoundError, ServerRefusedError
+from queue_eval.errors import CampaignNotFoundError, NodeAwayError, ServerRefusedError
 from queue_eval.fleet import WorkerCard, live_workers
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.moves import Reclaimed
@@ -150,14 +151,16 @@ class Reclaimer:
                 continue
             if name == self._options.name or is_alive(*process):
                 continue
-            if not self._is_shown_here(name):
-                self._strike_off(name)
-                if not self._is_shown(name):
-                    self._forget(name)
-                    self._link.call(partial(_strike_off_drain, [name]))
-            elif (name, card) not in self._looked_at and not self._is_spooled(name):
-                # It stays on the list: others serve campaigns that this worker does not.
-                dead.append((name, card))
+            # What lies on a node of a cluster that is away is done when it is back.
+            with suppress(NodeAwayError):
+                if not self._is_shown_here(name):
+                    self._strike_off(name)
+                    if not self._is_shown(name):
+                        self._forget(name)
+                        self._link.call(partial(_strike_off_drain, [name]))
+                elif (name, card) not in self._looked_at and not self._is_spooled(name):
+                    # It stays on the list: others serve campaigns that this worker does not.
+                    dead.append((name, card))
         self._looked_at &= {
             (name.decode(errors="replace"), card.decode(errors="replace")) for name, card in cards.items()
         }
@@ -202,7 +205,7 @@ class Reclaimer:
 
 def _read_register(client: Any) -> tuple[dict[bytes, float], set[bytes], float]:
     """When each worker was last seen (ms), who is asked to drain, and what time it is (ms)."""
-    seconds, micros = client.time()
+    seconds, micros = client.time(**node_of(client, keys.WORKERS))
     asked = set(client.sscan_iter(keys.DRAIN, count=1000))
     seen = dict(client.zrange(keys.WORKERS, 0, -1, withscores=True))
     return seen, asked, seconds * 1000 + micros / 1000

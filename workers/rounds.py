@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from queue_eval import keys
 from queue_eval.connection import Link
@@ -16,11 +15,12 @@ from queue_eval.errors import (
     DamagedError,
     FunctionError,
     MethodUnavailableError,
+    NodeAwayError,
     ServerRefusedError,
 )
-from queue_eval.faults import is_barred
 from queue_eval.queue import CampaignQueue
 from queue_eval.resting import Look, all_resting, lay_to_rest, look_at_all, wake_open
+from queue_eval.script_calls import KeyCommand
 from workers.book import Book
 from workers.options import WorkerOptions
 from workers.served import label_of, make_plan
@@ -58,19 +58,18 @@ class Rounds:
         with self._lock:
             self._heard |= campaigns
 
-    def ask(self, pipeline: Any) -> None:
-        """Ask which campaigns there are."""
+    def asks(self) -> list[KeyCommand]:
+        """What asks which campaigns there are: one command, or none."""
         if self._options.campaigns is not None:
-            return
+            return []
         if self._may_rest:
-            pipeline.zdiff([keys.CAMPAIGNS, keys.RESTING])
-        else:
-            pipeline.zrange(keys.CAMPAIGNS, 0, -1)
+            return [(keys.CAMPAIGNS, ("ZDIFF", 2, keys.CAMPAIGNS, keys.RESTING))]
+        return [(keys.CAMPAIGNS, ("ZRANGE", keys.CAMPAIGNS, 0, -1))]
 
-    def is_barred(self, reply: Any) -> bool:
+    def is_barred(self, reply: object) -> bool:
         """Whether the server, which was set up by an earlier build, lets no worker know what rests: then ask
         again, for all."""
-        if self._may_rest and isinstance(reply, Exception) and is_barred(reply):
+        if self._may_rest and isinstance(reply, ServerRefusedError):
             self._may_rest = False
             return True
         return False
@@ -89,11 +88,15 @@ class Rounds:
         with self._lock:
             heard, self._heard = self._heard, set()
         now = time.monotonic()
-        if now >= self._sweep_at:
-            self._sweep_at = now + _SWEEP_EVERY_S
-            if self._link.call(lambda client: client.set(keys.SWEPT, 1, nx=True, ex=_SWEPT_S)):
-                heard |= set(all_resting(self._link))
-        return wake_open(self._link, sorted(filter(keys.is_campaign_name, heard)))
+        try:
+            if now >= self._sweep_at:
+                if self._link.call(lambda client: client.set(keys.SWEPT, 1, nx=True, ex=_SWEPT_S)):
+                    heard |= set(all_resting(self._link))
+                self._sweep_at = now + _SWEEP_EVERY_S
+            return wake_open(self._link, sorted(filter(keys.is_campaign_name, heard)))
+        except NodeAwayError:  # the next beat does it
+            self.hear(heard)
+            return []
 
     def go(self, listed: Sequence[str]) -> None:
         """Look at what is listed and not served, and at what is served and has nothing to do here."""

@@ -76,6 +76,9 @@ class Served:
     """Why nothing of it that is forwarded runs; "" when all is well."""
     unknown: dict[Token, float] = field(default_factory=dict)
     """What the server says is held here and is not, and since when (monotonic, s). Of the lease keeper."""
+    unanswered: str = ""
+    """The request of a call to a node of a cluster whose reply never came: it may have leased jobs, which the
+    same request gets."""
     trading: CampaignQueue | None = None
     """The campaign over the exchange's own link, once that has spoken of it."""
     is_trading: bool = False

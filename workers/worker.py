@@ -23,10 +23,11 @@ from queue_eval import keys
 from queue_eval.access import Access, safe_url
 from queue_eval.attempt import Token
 from queue_eval.connection import REPLY_TIMEOUT_S, GiveUp, Link
-from queue_eval.errors import ServerUnreachableError, UsageError
+from queue_eval.errors import NodeAwayError, ServerUnreachableError, UsageError
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.server import server_state
 from queue_eval.server_home import spool_folder
+from queue_eval.urls import parse_url
 from workers.book import Book
 from workers.drain import END_MARGIN_S, drain_deadline
 from workers.exchange import Exchange
@@ -48,6 +49,9 @@ _SETTLE_S = 5.0
 
 _SPOOL_S = 2.0
 
+_NODE_TIMEOUT_S = 5.0
+"""So long does a campaign on a cluster wait, once, when the node of another falls silent."""
+
 _LONG_DRAIN_S = 30.0
 
 
@@ -61,16 +65,22 @@ class Worker:
         self._access = access
         spools = spool_folder(options.home) if options.home is not None else None
         name = f"queue-eval-worker:{options.name}"
-        self._link = Link(access, name=name, on_wait=self._while_away, on_refused=self._end_refused)
+        # Campaigns on one node of a cluster do not wait for those on another.
+        self._link = Link(
+            access, name=name, on_wait=self._while_away, on_refused=self._end_refused, skips_nodes=True,
+            reply_timeout_s=_NODE_TIMEOUT_S if parse_url(access.url).kind == "cluster" else None,
+        )  # fmt: skip
         spool = Spool(spools, options.name) if spools is not None else None
         self._exchange_link = Link(
             access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage,
-            on_refused=self._end_refused,
+            reply_timeout_s=_NODE_TIMEOUT_S if self._link.is_cluster else None,
+            on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
         # Of its own: a connection that stalls must not cost it a lease.
         self._keeper_link = Link(
             access, name=name, on_wait=self._while_away, outage=self._link.outage,
-            reply_timeout_s=_beat_timeout_s(options.lease_s), on_refused=self._end_refused,
+            reply_timeout_s=_beat_timeout_s(options.lease_s, on_nodes=self._link.is_cluster),
+            on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
         self._book = Book(self._signals)
         self._runner = Runner(self._book)
@@ -294,7 +304,11 @@ class Worker:
 
     def _check_name(self) -> None:
         name = self._options.name
-        card = self._link.call(lambda client: client.hget(keys.machine_key(machine_id()), name))
+        try:
+            card = self._link.call(lambda client: client.hget(keys.machine_key(machine_id()), name))
+        except NodeAwayError as error:
+            log.warning("cannot see whether a worker named %s is running: %s", name, error)
+            return
         if card is not None:
             process = parse_process(card)
             if process is not None and is_alive(*process):
@@ -303,8 +317,11 @@ class Worker:
                 )
 
 
-def _beat_timeout_s(lease_s: float) -> float:
-    """After how long without a reply a beat is sent again: one that is lost must leave time for another."""
+def _beat_timeout_s(lease_s: float, *, on_nodes: bool) -> float:
+    """After how long without a reply a beat is sent again: one that is lost must leave time for another; on
+    a cluster also where two of its nodes fall silent at once."""
+    if on_nodes:
+        return min(_NODE_TIMEOUT_S, max(0.5, lease_s / 6))
     return min(REPLY_TIMEOUT_S, max(1.0, lease_s / 3))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import redis
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
 
 from queue_eval.server_programs import server_binary
@@ -49,6 +50,13 @@ class Node:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def freeze(self) -> None:
+        """Have it say nothing, and keep its connections."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def start(self, *more: str) -> None:
         self.process = self._start(*more)
@@ -95,17 +103,27 @@ def _nodes() -> Iterator[tuple[Path, list[Node]]]:
                     node.kill()
 
 
+_BOUNDS = (0, 5461, 10923, 16384)
+"""The first slot of each of three nodes, and one more than the last."""
+
+
+def place_of(key: str) -> int:
+    """Which of the three nodes of `cluster` has this key."""
+    slot = key_slot(key.encode())
+    return next(number for number, bound in enumerate(_BOUNDS[1:]) if slot < bound)
+
+
 @contextlib.contextmanager
-def cluster() -> Iterator[list[Node]]:
+def cluster(*settings: str) -> Iterator[list[Node]]:
     """Three primaries that share the slots."""
     with _nodes() as (folder, nodes):
         for number, port in enumerate(free_ports(3)):
-            nodes.append(Node(folder / f"n{number}", port, "--cluster-enabled", "yes", *DURABLE))
+            more = ("--cluster-enabled", "yes", *settings)
+            nodes.append(Node(folder / f"n{number}", port, *more, *DURABLE))
         wait_until(lambda: all(node.answers() for node in nodes))
-        bounds = [0, 5461, 10923, 16384]
         for number, node in enumerate(nodes):
             client = node.client()
-            client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            client.execute_command("CLUSTER ADDSLOTSRANGE", _BOUNDS[number], _BOUNDS[number + 1] - 1)
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
             for other in nodes[:number]:
                 client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
