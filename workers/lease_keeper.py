@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -179,7 +179,13 @@ class LeaseKeeper:
     def _extend_all(self) -> None:
         holdings = self._book.holdings()
         held = [(served.queue, tokens) for served, tokens in holdings]
-        replies = CampaignQueue.extend_all(self._link, self._options.name, self._lease_ms, held)
+        replies: Sequence[Extended | Exception]
+        try:
+            replies = CampaignQueue.extend_all(self._link, self._options.name, self._lease_ms, held)
+        except GiveUp:
+            raise
+        except Exception as error:  # of the server, such as no scripts: the card says why nothing is served
+            replies = [error] * len(held)
         for (served, tokens), reply in zip(holdings, replies, strict=True):
             self._try(served.name, partial(self._learn, served, tokens, reply))
 

@@ -229,7 +229,7 @@ class IdleWorker:
         return len(self._worker._book.wake_keys())
 
     def serves(self) -> int:
-        return len(self._worker._book.campaigns())
+        return len(self._worker._book.holdings())
 
     def close(self) -> None:
         self._worker._keeper.sign_off()
