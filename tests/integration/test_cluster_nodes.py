@@ -184,6 +184,23 @@ def test_a_worker_starts_and_drains_while_a_node_is_away(nodes, url, worker, tmp
         healthy.check_whole()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["freeze", "kill"])
+def test_all_nodes_are_away_and_come_back(nodes, url, worker, tmp_path, how):
+    searches = [Search(url, place, tmp_path) for place in range(3)]
+    worker()
+    with searches[0].evaluator, searches[1].evaluator, searches[2].evaluator:
+        for search in searches:
+            search.submit(6, 0.3)
+        wait_until(lambda: all(search.executions() for search in searches), PATIENCE_S)
+        ways_back = [take_away(node, how) for node in nodes]
+        time.sleep(AWAY_S)  # longer than two leases
+        for bring_back in ways_back:
+            bring_back()
+        for search in searches:
+            search.check_whole()
+
+
 def test_many_campaigns_cost_no_threads(nodes, url, worker, tmp_path):
     few = measure(url, worker, tmp_path, [Search(url, place, tmp_path) for place in range(3)])
     many = measure(url, worker, tmp_path, [Search(url, number % 3, tmp_path) for number in range(60)])
