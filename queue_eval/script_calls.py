@@ -76,11 +76,18 @@ def _each(
             replies[i] = error
         else:
             asked.setdefault(node.name, (node, []))[1].append(i)
-    # Those that were away come last, so that nobody waits for them.
-    for name in sorted(asked, key=client.nodes.is_suspected):
-        node, places = asked[name]
+
+    def ask_node(node: Any, places: Sequence[int]) -> None:
         for i, answer in zip(places, _ask_node(client, node, places, ask), strict=True):
             replies[i] = _followed(follow, i) if isinstance(answer, _ELSEWHERE) else answer
+
+    # Those that were away come last, so that nobody waits for them.
+    for name in sorted(asked, key=client.nodes.is_suspected):
+        ask_node(*asked[name])
+    # Whether only the connection was lost is looked at when all others have been asked.
+    for node, places in asked.values():
+        if any(is_connection_loss(replies[i]) for i in places) and client.is_answering(node):
+            ask_node(node, places)
     _raise_all_but(replies, is_damage, is_barred, is_transient)
     away = [reply for reply in replies if isinstance(reply, REDIS_ERRORS) and is_transient(reply)]
     if any(not isinstance(error, NodeAway) for error in away):
@@ -101,8 +108,6 @@ def _ask_node(
             raise
         if is_connection_loss(error):
             client.nodes.suspect(node.name)
-            # At once: what is away is known as such then, and so is who may have taken its place.
-            client.is_answering(node)
         return [error] * len(places)
 
 

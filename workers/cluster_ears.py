@@ -164,7 +164,10 @@ class ClusterEars:
             ear.line.close()
             self._leave_alone(campaign)
             return False
-        self._idle.setdefault(ear.line.node, []).append(ear.line)
+        if len(self._ears) + sum(map(len, self._idle.values())) < MOST_BLOCKED:
+            self._idle.setdefault(ear.line.node, []).append(ear.line)
+        else:
+            ear.line.close()
         return reply is not None
 
     def _take(self, campaign: str) -> _Ear:

@@ -107,7 +107,10 @@ class LeaseKeeper:
         reasons = self._book.reasons()
         # First: what waits for a node of a cluster comes after.
         self._extend_all()
+        began_at = time.monotonic()
         campaigns, drain_asked = self._show_life(reasons)
+        if time.monotonic() - began_at > self._options.lease_s / 3:
+            self._extend_all()  # it has waited for one: the leases elsewhere must not end for that
         if campaigns is not None:
             self._book.forget_unlisted(campaigns)
         try:
