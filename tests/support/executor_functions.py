@@ -197,7 +197,8 @@ def do_terminate_fork(config: Config) -> Any:
 
 def _begin_and_sleep(begun: Any) -> None:
     begun.set()
-    time.sleep(60)
+    while True:  # a signal that Python has noted just before it sleeps is handled after that sleep
+        time.sleep(0.01)
 
 
 def do_keep_handler(config: Config) -> Any:
