@@ -119,7 +119,7 @@ class Exchange:
         idle: list[CampaignQueue] = []
         done: list[bool] = []
         for served, held in self._book.holdings():
-            if held or served.queue.uid in owing:
+            if held or served.unanswered or served.queue.uid in owing:
                 done.append(self._finish(served, held, left.get(served.lane, []), reason))
             else:
                 idle.append(served.queue)
