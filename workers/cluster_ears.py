@@ -4,7 +4,7 @@
 
     the campaigns heard of last ──▶ BZPOPMIN, a connection each, MOST_BLOCKED at most ──┐
                                                                                         ├──▶ select
-    all others ──▶ ZPOPMIN every LOOK_EVERY_S, one pipeline for each node ──────────────┘
+    all others ──▶ ZPOPMIN now and then, one pipeline for each node ────────────────────┘
 
 Markers of two campaigns lie in different slots, and no command may block on two slots; nor may one
 connection wait for two commands. So the campaigns that had jobs lately are blocked on, which makes the
@@ -28,7 +28,13 @@ MOST_BLOCKED = 16
 """How many campaigns are blocked on at a time."""
 
 LOOK_EVERY_S = 0.25
-"""How often the others are looked at."""
+"""How often the others are looked at, while they are few (s)."""
+
+_PER_MARKER_S = 0.005
+"""So much later is the next look for each marker of theirs: an idle worker is to send no more than 200
+commands a second."""
+
+_MOST_SELDOM_S = 2.0
 
 _MARGIN_S = 3.0
 
@@ -108,7 +114,7 @@ class ClusterEars:
         pause_s = self._block_s / 2
         if others:
             if now >= self._look_at:
-                self._look_at = now + LOOK_EVERY_S
+                self._look_at = now + min(max(LOOK_EVERY_S, _PER_MARKER_S * len(others)), _MOST_SELDOM_S)
                 heard |= {wanted[key] for key in self._pop(others)}
             pause_s = max(0.0, self._look_at - now)
         heard |= self._wait(0.0 if heard else pause_s)
