@@ -42,10 +42,6 @@ def cut_power(fleet: Fleet, size: int) -> None:
     start_server(fleet.home, keep=True)
 
 
-def is_replica(node: Node) -> bool:
-    return node.answers() and node.client().info("replication")["master_link_status"] == "up"
-
-
 def test_submissions_that_were_undone_are_made_again(fleet, campaign):
     """Even when others have been given the ids meanwhile; each driver gets the results of its own."""
     with fleet.driver(campaign) as one, fleet.driver(campaign, reuse=False) as two:
@@ -287,7 +283,7 @@ def test_a_replica_that_was_behind_takes_over(tmp_path, campaign):
             wait_until(primary.answers)
             to_primary = ("--replicaof", "127.0.0.1", str(line.address[1]))
             replica = Node(tmp_path / "replica", ports[1], *to_primary, *durable)
-            wait_until(lambda: is_replica(replica))
+            wait_until(replica.is_in_step)
             write_access(home, f"redis://127.0.0.1:{ports[0]}", b"k" * 32)
             with fleet.driver(campaign, max_losses=1000) as driver:
                 workers = [fleet.worker(slots=2, lease="5s") for _ in range(2)]

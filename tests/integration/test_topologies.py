@@ -170,7 +170,7 @@ def test_the_primary_dies_in_the_middle_of_a_campaign(worker, tmp_path):
         assert replica.client().info("replication")["role"] == "master"
         # The former primary comes back as a replica, and nobody follows it.
         primary.start()
-        wait_until(lambda: primary.answers() and primary.client().info("replication")["role"] == "slave", 30)
+        wait_until(lambda: primary.says(lambda client: client.info("replication")["role"]) == "slave", 30)
         assert document(cli_here("status", "failover", "--url", url, "--json"))["counts"]["succeeded"] == 400
 
 

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -42,10 +43,19 @@ class Node:
         return redis.Redis(port=self.port, protocol=2, decode_responses=True, retry=Retry(NoBackoff(), 0))
 
     def answers(self) -> bool:
+        return bool(self.says(lambda client: client.ping()))
+
+    def says(self, question: Callable[[redis.Redis], Any]) -> Any:
+        """What it answers; None when it does not now: it starts, or was told what to be, which ends the
+        connections of its clients."""
         try:
-            return bool(self.client().ping())
+            return question(self.client())
         except redis.RedisError:
-            return False
+            return None
+
+    def is_in_step(self) -> bool:
+        """A replica that has all of its primary."""
+        return bool(self.says(lambda client: client.info("replication").get("master_link_status") == "up"))
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -128,7 +138,9 @@ def cluster(*settings: str) -> Iterator[list[Node]]:
             for other in nodes[:number]:
                 client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
         wait_until(
-            lambda: all(node.client().cluster("INFO")["cluster_state"] == "ok" for node in nodes),
+            lambda: all(
+                node.says(lambda client: client.cluster("INFO")["cluster_state"] == "ok") for node in nodes
+            ),
             timeout_s=30,
         )
         yield nodes
@@ -143,10 +155,7 @@ def sentinels(service: str) -> Iterator[tuple[list[Node], Node, Node]]:
         nodes.append(primary)
         replica = Node(folder / "replica", ports[1], "--replicaof", "127.0.0.1", str(ports[0]), *DURABLE)
         nodes.append(replica)
-        wait_until(
-            lambda: replica.answers() and replica.client().info("replication")["master_link_status"] == "up",
-            timeout_s=30,
-        )
+        wait_until(replica.is_in_step, timeout_s=30)
         watchers = []
         for number, port in enumerate(ports[2:]):
             config = folder / f"sentinel{number}.conf"
@@ -157,13 +166,9 @@ def sentinels(service: str) -> Iterator[tuple[list[Node], Node, Node]]:
             )
             watchers.append(Node(folder / f"s{number}", port, str(config), "--sentinel"))
             nodes.append(watchers[-1])
-        wait_until(
-            lambda: all(
-                node.answers()
-                and node.client().sentinel_master(service)["num-other-sentinels"] == 2
-                and node.client().sentinel_master(service)["num-slaves"] == 1
-                for node in watchers
-            ),
-            timeout_s=30,
-        )
+        def sees_all(client: redis.Redis) -> bool:
+            seen = client.sentinel_master(service)
+            return (seen["num-other-sentinels"], seen["num-slaves"]) == (2, 1)
+
+        wait_until(lambda: all(node.says(sees_all) for node in watchers), timeout_s=30)
         yield watchers, primary, replica
