@@ -47,9 +47,8 @@ def _whole(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         if node.process.poll() is not None:
             node.start()
         node.thaw()
-    wait_until(lambda: all(node.answers() for node in nodes), PATIENCE_S)
+    wait_until(lambda: all(node.is_in_cluster() for node in nodes), PATIENCE_S)
     for node in nodes:
-        wait_until(lambda node=node: node.client().cluster("INFO")["cluster_state"] == "ok", PATIENCE_S)
         node.client().flushall()
 
 

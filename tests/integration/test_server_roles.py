@@ -41,7 +41,7 @@ def options(node: Node, home: Path, **more: object) -> dict[str, object]:
 
 def make_replica(replica: Node, primary: Node) -> None:
     replica.client().replicaof("127.0.0.1", primary.port)
-    wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up", 30)
+    wait_until(replica.is_in_step, 30)
 
 
 def test_a_server_that_was_made_a_replica_by_mistake_is_named(pair, tmp_path):

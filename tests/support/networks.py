@@ -53,6 +53,9 @@ class Node:
         except redis.RedisError:
             return None
 
+    def is_in_cluster(self) -> bool:
+        return bool(self.says(lambda client: client.cluster("INFO")["cluster_state"] == "ok"))
+
     def is_in_step(self) -> bool:
         """A replica that has all of its primary."""
         return bool(self.says(lambda client: client.info("replication").get("master_link_status") == "up"))
@@ -137,12 +140,7 @@ def cluster(*settings: str) -> Iterator[list[Node]]:
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
             for other in nodes[:number]:
                 client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
-        wait_until(
-            lambda: all(
-                node.says(lambda client: client.cluster("INFO")["cluster_state"] == "ok") for node in nodes
-            ),
-            timeout_s=30,
-        )
+        wait_until(lambda: all(node.is_in_cluster() for node in nodes), timeout_s=30)
         yield nodes
 
 
