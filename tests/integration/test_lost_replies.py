@@ -51,7 +51,8 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
 def worker(fleet, campaign) -> Iterator[Worker]:
     access = find_access(None, fleet.home)
     assert access is not None
-    worker = Worker(access, WorkerOptions(2, name="w", lease_s=LEASE_S, home=fleet.home, campaigns=(campaign,)))
+    options = WorkerOptions(2, name="w", lease_s=LEASE_S, home=fleet.home, campaigns=(campaign,))
+    worker = Worker(access, options)
     worker._start()
     yield worker
     worker._book.drain()
