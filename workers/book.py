@@ -222,7 +222,7 @@ class Book:
         """Leave a campaign of which nothing is here; None when it is not served, or something is."""
         with self.changed:
             served = self._served.get(campaign)
-            if served is None or self._is_busy_with(served):
+            if served is None or served.unanswered or self._is_busy_with(served):
                 return None
             self._strike_out(served)
         if self._runner is not None:
