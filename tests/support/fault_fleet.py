@@ -17,6 +17,7 @@ import psutil
 
 from queue_eval import Evaluator, keys
 from queue_eval.access import find_access
+from queue_eval.chaos.processes import send
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import QueueEvalError
 from queue_eval.fleet import live_workers
@@ -179,8 +180,9 @@ def everyone(worker: subprocess.Popen[str]) -> list[int]:
 def signal_all(worker: subprocess.Popen[str], number: int, *, worker_last: bool = False) -> None:
     """As whoever stops a job does: every process, wherever it stands."""
     pids = everyone(worker)
+    assert worker.poll() is None
     for pid in reversed(pids) if worker_last else pids:
-        os.kill(pid, number)
+        send(pid, number)  # one of Ray's own, which come and go, may have ended meanwhile
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
