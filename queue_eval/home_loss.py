@@ -26,5 +26,5 @@ class HomeLoss:
         self._mark = None
         return (
             f"the folder {self._home} was removed or replaced while its server lives: nobody finds that "
-            "server any more, and what is on it is lost when it ends; begin the campaign again"
+            "server any more; bring the folder back, or begin the campaign again"
         )

@@ -47,7 +47,9 @@ from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import Life, look, note_end
 from queue_eval.server_process import (
     LOOK_LINGER_S,
+    check_alone,
     check_space,
+    check_unnamed,
     end_unreachable,
     is_watched,
     launch,
@@ -116,6 +118,8 @@ def start_server(
     if network.port is not None and not 0 <= network.port <= 65535:
         raise UsageError(f"no such port: {network.port}; it is 0 to 65535, 0 for a free one")
     files = ServerHome(home_folder(home))
+    if not files.folder.exists():
+        check_unnamed(files)  # it was moved or removed: nothing is to be in its way when it comes back
     with _disk(files):
         files.create()
     with files.lock(), _disk(files):
@@ -192,7 +196,7 @@ def wake_server(home: str | Path | None = None) -> bool:
 def stop_server(home: str | Path | None = None) -> bool:
     """Stop the server of `home` on purpose; True if it was running. Its data, password and key are kept.
 
-    Raises ServerError if it cannot be stopped from here.
+    Raises ServerError if it cannot be stopped from here, or if one lives on that is not known by its lock.
     """
     files = ServerHome(home_folder(home))
     if not files.record_file.exists():
@@ -203,6 +207,8 @@ def stop_server(home: str | Path | None = None) -> bool:
             return False
         life = look(files, record)
         _check_here(files, life)
+        if life.pid is None:
+            check_alone(files, record)  # the socket may be that of a living one
         return _stop(files, record, life.pid)
 
 
@@ -278,8 +284,9 @@ def _may_wake(files: ServerHome) -> bool:
 def _check_here(files: ServerHome, life: Life) -> None:
     if life.elsewhere:
         raise ServerUnreachableError(
-            f"the server of {files.folder} runs {life.elsewhere}; use it there or by a TCP URL,"
-            f" or stop it there{life.remedy}"
+            f"the server of {files.folder} runs {life.elsewhere}; use it there or by a TCP URL, or, where its"
+            f" socket can be reached, by access={str(files.folder / ACCESS_FILE)!r}; or stop it there"
+            f"{life.remedy}"
         )
 
 

@@ -3,7 +3,8 @@
 ====================  =====================================================================================
 the lock is           the server is
 ====================  =====================================================================================
-free                  nobody, whatever the record says
+free                  nobody, whatever the record says; but if the process of its pid file is here and has our
+                      data folder, that one: somebody has removed the file that it had locked
 held                  the process that the file names, when it is of this machine and lives; else one here
                       that has this very file open and our `server.conf` on its command line; else somewhere
                       that cannot be seen from here: another machine, or namespace of process ids
@@ -89,7 +90,7 @@ def look(files: ServerHome, record: Record | None) -> Life:
     """Who is the server of this home. Costs little while nobody is."""
     lock = _lock_state(files.alive_file)
     if lock == "free":
-        return Life()
+        return Life(_by_pid_file(files))
     holder = _read(files.alive_file)
     if holder is not None and holder.is_here and holder.role == "server":
         return Life(holder.pid) if holder.lives else Life(forks=tuple(_forks(files)))
@@ -222,6 +223,26 @@ def _read(path: Path) -> Holder | None:
         return Holder.parse(path.read_bytes())
     except OSError:
         return None
+
+
+def has_data_of(pid: int, files: ServerHome) -> bool:
+    """Whether this home's data folder is where a process is, as a server of it would be."""
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(files.data)
+    except OSError:
+        return False
+
+
+def _by_pid_file(files: ServerHome) -> int | None:
+    """The server, by its own word and its folder; its lock may be on a file that was removed."""
+    import psutil
+
+    try:
+        pid = int(files.pid_file.read_text())
+        is_it = has_data_of(pid, files) and str(files.config) in psutil.Process(pid).cmdline()
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return pid if is_it else None
 
 
 def _by_command(files: ServerHome) -> int | None:

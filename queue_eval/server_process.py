@@ -24,7 +24,15 @@ from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.machine import birth_of, is_alive
 from queue_eval.server_home import Record, ServerHome
-from queue_eval.server_life import is_orphan, look, named_by, note_server, processes_of, taken
+from queue_eval.server_life import (
+    has_data_of,
+    is_orphan,
+    look,
+    named_by,
+    note_server,
+    processes_of,
+    taken,
+)
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ReplyError, Wire
 
@@ -57,7 +65,7 @@ def launch(
     Raises ServerRefusedError when one lives all the same, and ServerError with the words of the server.
     """
     binary = server_binary(with_tls=True) if record.tls_cert else server_binary()
-    _check_alone(files, record)
+    check_alone(files, record)
     # Until here nothing was changed: whoever has the lock is the server, or its only starter.
     with taken(files, forks) as handle:
         _launch(binary, files, record, last, handle)
@@ -162,17 +170,9 @@ def _ask_to_end(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-def _check_alone(files: ServerHome, record: Record) -> None:
-    """Refuse to start beside a server that was known by this home's path, though the lock is not its own."""
-    # One whose folder was removed is ended by its watcher, when nobody uses it any more.
-    deadline = time.monotonic() + _ORPHAN_S
-    while (pids := named_by(files)) and is_orphan(pids[0]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if pids:
-        raise ServerRefusedError(
-            f"process {pids[0]} is a server of a folder that was at {files.folder} and is not any more; "
-            "end it, or bring that folder back"
-        )
+def check_alone(files: ServerHome, record: Record) -> None:
+    """Refuse to act beside a server that was known by this home's path, though the lock is not its own."""
+    check_unnamed(files)
     try:
         with Wire(record.socket, record.password, 1.0):
             pass
@@ -182,7 +182,26 @@ def _check_alone(files: ServerHome, record: Record) -> None:
         return
     raise ServerRefusedError(
         f"a server answers at {record.socket}, though {files.alive_file} is not its own: the folder was "
-        "replaced, or that file removed, while it lived; end it there first"
+        "replaced, or that file removed, while it lived; end it where it runs first"
+    )
+
+
+def check_unnamed(files: ServerHome) -> None:
+    """Refuse to act beside a process here that was started as the server of this path."""
+    # One whose folder was removed is ended by its watcher, when nobody uses it any more.
+    deadline = time.monotonic() + _ORPHAN_S
+    while (pids := named_by(files)) and is_orphan(pids[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if not pids:
+        return
+    if has_data_of(pids[0], files):
+        raise ServerRefusedError(
+            f"process {pids[0]} is a server of {files.folder}, though {files.alive_file} is not its own: "
+            "that file was removed or replaced while it lived; end that process first"
+        )
+    raise ServerRefusedError(
+        f"process {pids[0]} is a server of a folder that was at {files.folder} and is not any more; "
+        "end it, or bring that folder back"
     )
 
 

@@ -156,7 +156,7 @@ def test_two_that_cannot_see_each_other_start_at_once(home: Path) -> None:
         for starter in starters:
             starter.kill()
             starter.communicate()
-        wait_until(lambda: server_state(home).pid is None)
+        wait_until(lambda: server_state(home).state == "crashed")
 
 
 @pytest.mark.parametrize("flags", [OTHER_NAME, OTHER_PIDS + OTHER_NAME])
@@ -227,7 +227,7 @@ def test_without_locks_the_file_tells(own_home: Path, no_locks: dict[str, str]) 
 
 
 @pytest.mark.parametrize("has_locks", [True, False], ids=["locks", "no-locks"])
-@pytest.mark.parametrize("point", ["_check_alone", "_launch", "wait_for_answer"])
+@pytest.mark.parametrize("point", ["check_alone", "_launch", "wait_for_answer"])
 def test_a_killed_starter_blocks_nobody(
     own_home: Path, request: pytest.FixtureRequest, has_locks: bool, point: str
 ) -> None:  # fmt: skip
@@ -271,7 +271,8 @@ def test_a_copy_in_its_place_does_not_start_beside_it(home: Path) -> None:
     shutil.copytree(before, home, ignore=shutil.ignore_patterns("*.sock"))
     with pytest.raises(ServerRefusedError, match=f"process {pid} is a server of a folder that was at {home}"):
         start_server(home)
-    assert not stop_server(home)
+    with pytest.raises(ServerRefusedError, match=f"process {pid} is a server of a folder that was at {home}"):
+        stop_server(home)
     assert (server_state(before).pid, answers(before)) == (pid, True)
     shutil.rmtree(home)
     # Where it is now it is known.
@@ -280,17 +281,40 @@ def test_a_copy_in_its_place_does_not_start_beside_it(home: Path) -> None:
     before.rename(home)
 
 
-def test_who_removes_the_file_starts_no_second_server(home: Path) -> None:
+@pytest.mark.parametrize("has_locks", [True, False], ids=["locks", "no-locks"])
+@pytest.mark.parametrize("command", ["start", "stop"])
+def test_who_removes_the_file_starts_no_second_server(
+    own_home: Path, request: pytest.FixtureRequest, command: str, has_locks: bool
+) -> None:  # fmt: skip
+    """Without locks we tell users to remove it, when nobody lives who has it."""
+    environment = {} if has_locks else request.getfixturevalue("no_locks")
+    home = own_home
+    start_server(home, keep=True)
     pid = server_state(home).pid
-    ServerHome(home).alive_file.unlink()
-    done = run_inside(OTHER_PIDS, *queue_eval("server", "start", "--home", home))
-    assert f"a server answers at {home}/server.sock" in done.stderr
-    with pytest.raises(ServerRefusedError, match=f"process {pid} is a server"):
-        start_server(home)
-    assert answers(home)
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not answers(home))
+    ServerHome(home).alive_file.unlink()
+    done = run_inside(OTHER_PIDS, *queue_eval("server", command, "--home", home), **environment)
+    assert done.returncode != 0
+    assert f"a server answers at {home}/server.sock" in done.stderr
+    assert (answers(home), server_state(home).state) == (True, "running")
+    # Who sees it knows it by its pid file.
+    start_server(home)
+    assert (answers(home), server_state(home).pid) == (True, pid)
+    if command == "start":
+        # Without that, too, it is told of, and left alone.
+        ServerHome(home).pid_file.unlink()
+        for act in (start_server, stop_server):
+            with pytest.raises(ServerRefusedError, match=f"process {pid} is a server of {home}, though"):
+                act(home)
+        assert answers(home)
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_running(pid))
+    else:
+        assert stop_server(home)
+        assert not is_running(pid)
+    start_server(home)
+    assert answers(home)
+    assert server_state(home).pid != pid
 
 
 def test_forks_of_a_dead_server_are_ended(home: Path) -> None:
@@ -373,7 +397,8 @@ def test_a_removed_home_is_told_of_once(
         # A new one does not start beside it while it is in use.
         with pytest.raises(ServerRefusedError, match=f"process {pid} is a server of a folder that was at"):
             start_server(own_home)
-        shutil.rmtree(own_home)
+        # Nothing is in the way of the folder, should it come back.
+        assert not own_home.exists()
         os.kill(pid, signal.SIGKILL)
         assert driver.gather("ALL", timeout=8.0) == []
         assert caplog.text.count(f"the folder {own_home} was removed, and the campaign with it") == 1
