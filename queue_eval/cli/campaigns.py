@@ -38,7 +38,7 @@ from queue_eval.states import State
 @click.option("--prune", is_flag=True, help="Delete those that have expired, instead of listing all.")
 @click.option(
     "--older-than", type=DURATION, metavar="DURATION",
-    help="With --prune: those whose driver has closed them so long ago, like 3d [default: 14d].",
+    help="With --prune: those whose driver closed them at least so long ago, like 3d [default: 14d].",
 )
 @click.option("--dry-run", is_flag=True, help="With --prune: only say which would go.")
 def campaigns_command(

@@ -34,5 +34,5 @@ def prune_campaigns(
             [(e.campaign, e.jobs, shown_time(e.closed_ms)) for e in gone],
             right=(1,),
         )
-    verb = "would be" if is_dry else "is" if len(gone) == 1 else "are"
-    click.echo(f"{len(gone)} campaign{'' if len(gone) == 1 else 's'} {verb} deleted")
+    verb = "would delete" if is_dry else "deleted"
+    click.echo(f"{verb} {len(gone)} campaign{'' if len(gone) == 1 else 's'}")

@@ -182,13 +182,13 @@ def test_what_was_gathered_and_closed_goes_with_all_its_keys_and_nothing_else_do
     assert bench.prune("--dry-run") == old
     assert bench.all() == stay | {young} | old
     shown = cli("campaigns", "--prune", home=bench.home)
-    assert shown.stdout.splitlines()[-1] == "2 campaigns are deleted"
+    assert shown.stdout.splitlines()[-1] == "deleted 2 campaigns"
     assert bench.all() == stay | {young}
     assert [bench.keys(name) for name in old] == [[], []]
     assert bench.prune("--older-than", "14d") == set()
     assert bench.prune("--older-than", "12d") == {young}
     assert bench.prune("--older-than", 0) == set()
-    assert cli_here("campaigns", "--prune", home=bench.home).stdout == "0 campaigns are deleted\n"
+    assert cli_here("campaigns", "--prune", home=bench.home).stdout == "deleted 0 campaigns\n"
     assert bench.all() == stay
     assert document(cli_here("doctor", "--json", home=bench.home), 0)["ok"]
 
