@@ -422,9 +422,12 @@ class Book:
             shift = self._turn % len(chosen) if chosen else 0
             return chosen[shift:] + chosen[:shift]
 
-    def prepare(self, served: Served) -> Trade:
-        """The next trade with a campaign; what it is to settle leaves the outbox."""
+    def prepare(self, served: Served) -> Trade | None:
+        """The next trade with a campaign; what it is to settle leaves the outbox. None when it was left since
+        its turn was taken: a call would make this worker attend it again, and may lease jobs for nobody."""
         with self.changed:
+            if self._lanes.get(served.lane) is not served:
+                return None
             room, prefetch = self._wishes(served)
             served.took_marker, served.is_trading = False, True
             slots = max(0, served.slots)

@@ -108,7 +108,8 @@ class Exchange:
                 self._note_load(served, revision)
             self._release_due()
             for served in book.take_turn():
-                self._trade(book.prepare(served))
+                if (trade := book.prepare(served)) is not None:
+                    self._trade(trade)
 
     def finish(self, left: dict[str, list[Token]], reason: str) -> None:
         """Settle what has ended, release all else that is held, and leave. `left` was running when the

@@ -6,6 +6,7 @@ import sys
 from typing import Any, cast
 
 from queue_eval.moves import Settled
+from queue_eval.pipe import Setup
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Method
 from workers.book import Book, Trade
@@ -30,3 +31,21 @@ def test_a_call_that_was_under_way_does_not_take_a_refusal_back():
     book.withdraw("c")
     book.leased(trade, plan, nothing)
     assert book.reasons() == {"c": "its signature is not valid"}
+
+
+def test_a_campaign_that_was_left_since_its_turn_was_taken_is_not_traded_with():
+    """A call would make the worker attend it again, and lease jobs that nobody here knows of."""
+    book = Book()
+    setup = Setup("run:run", None, (), {}, threads=1)
+    plan = Plan(Method.THREAD, setup, 1, None, sys.executable, revision=1)
+    for name in ("first", "second"):
+        book.serve(CampaignQueue(cast("Any", None), name, f"uid of {name}"), plan)
+    turn = book.take_turn()
+    assert sorted(served.name for served in turn) == ["first", "second"]
+    assert book.leave_idle(turn[1].name) is not None
+    trades = [book.prepare(served) for served in turn]
+    assert [trade and trade.served.name for trade in trades] == [turn[0].name, None]
+    # What is traded with is not left.
+    assert book.leave_idle(turn[0].name) is None
+    book.traded(turn[0])
+    assert book.leave_idle(turn[0].name) is not None
