@@ -30,6 +30,9 @@ _TICK_S = 0.5
 _IDLE_CLOSE_S = 60.0
 """Warm processes of a campaign without jobs are kept this long."""
 
+_EMPTY_CLOSE_S = 1.0
+"""So is a lane whose processes have ended for others (see `ChildLimit`): each is looked at in every turn."""
+
 
 class Reports(Protocol):
     """What the runner tells of a lane; called in its thread, must not block. `key` names the lane."""
@@ -153,7 +156,7 @@ class Runner:
                 executor.close()
                 lane.retired.remove(executor)
         # One that has lost those it forwards to goes on looking for them: nothing is leased until it has.
-        if now - lane.used_at <= _IDLE_CLOSE_S:
+        if now - lane.used_at <= (_IDLE_CLOSE_S if lane.current.children else _EMPTY_CLOSE_S):
             return
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
             lane.current.close()  # its processes start again when there is work

@@ -158,6 +158,15 @@ def test_a_lane_is_forgotten_with_its_children(lanes, monkeypatch):
     wait_until(lambda: lane.count("campaign") == SLOTS + 1)
 
 
+def test_lanes_whose_children_ended_for_others_are_forgotten(lanes):
+    """Each is looked at in every turn of the runner."""
+    lane = lanes(Method.PROCESS)
+    for number in range(2 * MOST):
+        lane.run(f"campaign {number}")
+    wait_until(lambda: len(lane.runner._lanes) <= MOST / SLOTS)
+    assert len(lane.children()) == MOST
+
+
 def test_an_idle_child_ends_where_another_could_not_be_started(monkeypatch):
     """The worker's other threads may take the last files between the look and the start."""
     monkeypatch.setattr(child_limit, "_is_short_of_files", lambda: False)

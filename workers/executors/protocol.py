@@ -76,6 +76,10 @@ class Executor(Protocol):
         there."""
 
     @property
+    def children(self) -> int:
+        """How many processes it has."""
+
+    @property
     def trouble(self) -> str:
         """Why nothing that is forwarded runs, for those who wait for it; "" when all is well."""
 
