@@ -48,6 +48,8 @@ _ENOUGH_BYTES = 2**20
 """A server that ended for want of space is not started again before so much is free."""
 
 _ORPHAN_S = 5.0
+"""A watcher looks every 2 s whether the folder of its server is gone, and has the server save its log."""
+
 _LOG_BYTES = 2**16
 _FULL = "AOF write error"
 _TORN = "Truncating the AOF"
@@ -191,7 +193,7 @@ def check_unnamed(files: ServerHome) -> None:
     # One whose folder was removed is ended by its watcher, when nobody uses it any more.
     deadline = time.monotonic() + _ORPHAN_S
     while (pids := named_by(files)) and is_orphan(pids[0]) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.2)
     if not pids:
         return
     if has_data_of(pids[0], files):

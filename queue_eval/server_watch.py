@@ -195,12 +195,14 @@ def main(home: str, linger_s: float) -> None:
     # No timeout: a server that is stopped by SIGSTOP or busy is not a server that has ended.
     with Wire(record["socket"], record["password"], timeout_s=None) as wire:
         wire.call("CLIENT", "SETNAME", NAME)
-        # Connected before the starter is let go: whoever looks next finds a watcher.
+        # Connected before the starter is let go: who looks next finds a watcher. The home is marked by then,
+        # too: it may be removed at once, and its server must not go on for ever.
+        mark = HomeMark(home)
         if os.fork():
             os._exit(0)
         os.chdir("/")
         try:
-            seen = _watch(wire, linger_s, HomeMark(home))
+            seen = _watch(wire, linger_s, mark)
         except OSError:
             return
     if seen is not None:
