@@ -164,6 +164,7 @@ def sentinels(service: str) -> Iterator[tuple[list[Node], Node, Node]]:
             )
             watchers.append(Node(folder / f"s{number}", port, str(config), "--sentinel"))
             nodes.append(watchers[-1])
+
         def sees_all(client: redis.Redis) -> bool:
             seen = client.sentinel_master(service)
             return (seen["num-other-sentinels"], seen["num-slaves"]) == (2, 1)
