@@ -40,7 +40,7 @@ from redis.sentinel import (
 
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
-from queue_eval.nodes import PROBE_TIMEOUT_S, NodeAway, Nodes
+from queue_eval.nodes import NodeAway, Nodes
 from queue_eval.server_watch import short_path
 from queue_eval.urls import ServerUrl, parse_url, safe_url
 
@@ -285,7 +285,7 @@ class _Cluster(RedisCluster):
     def line_to(self, node: ClusterNode) -> Any:
         """A connection of its own, which waits for no reply longer than a PING may take."""
         pool = self.get_redis_connection(node).connection_pool
-        quick = {"socket_timeout": PROBE_TIMEOUT_S, "socket_connect_timeout": PROBE_TIMEOUT_S}
+        quick = {"socket_timeout": self.nodes.timeout_s, "socket_connect_timeout": self.nodes.timeout_s}
         return pool.connection_class(**(pool.connection_kwargs | quick))
 
     def _probe(self, node: ClusterNode) -> None:
@@ -430,7 +430,9 @@ def _first_to_ask(
 ) -> Sequence[tuple[str, int]]:
     """One that answers, by which redis-py finds the others: it would wait for one that is silent as long as
     for a reply. All, if none answers."""
-    quick = {"socket_timeout": PROBE_TIMEOUT_S, "socket_connect_timeout": PROBE_TIMEOUT_S, "retry": _never()}
+    quick = {
+        "socket_timeout": nodes.timeout_s, "socket_connect_timeout": nodes.timeout_s, "retry": _never(),
+    }  # fmt: skip
     for host, port in sorted(url.nodes, key=lambda node: nodes.is_suspected(f"{node[0]}:{node[1]}")):
         line = kind(host=host, port=port, **(settings | quick))
         try:

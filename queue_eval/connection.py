@@ -49,7 +49,7 @@ from queue_eval.faults import (
     remedy,
 )
 from queue_eval.lua import script
-from queue_eval.nodes import NodeAway
+from queue_eval.nodes import PACE_S, NodeAway
 from queue_eval.outage import Outage
 from queue_eval.proxies import hidden_command
 from queue_eval.script_calls import KeyCommand, ScriptCall, ask_each, run_each, run_one
@@ -87,6 +87,7 @@ class Link:
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
     server, or raise GiveUp. `on_refused(error)` is called before a refusal that lasts is raised; it may raise
     GiveUp instead. `outage`: that of another link to the same server, which tells the log for both.
+    `pace_s`: the longest pause between two tries, unless `outage` has one.
     A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
 
     `skips_nodes`: on a cluster, a call raises NodeAwayError when its node is away, or does nothing for now,
@@ -97,10 +98,11 @@ class Link:
         self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
         outage: Outage | None = None, reply_timeout_s: float | None = None,
         on_refused: Callable[[ServerUnreachableError], None] | None = None, skips_nodes: bool = False,
+        pace_s: float = PACE_S,
     ) -> None:  # fmt: skip
         self.access = access
         self._reply_timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
-        self.outage = outage or Outage(log)
+        self.outage = outage or Outage(log, pace_s)
         self._name = name
         self._on_wait = on_wait
         self._on_refused = on_refused
@@ -248,7 +250,7 @@ class Link:
                     self._on_wait(now - away_since)
                 # Jitter, so that a fleet does not come back in one instant.
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, self.outage.pace_s)
             except BaseException:
                 # Interrupted (Ctrl-C), maybe between a command and its reply, which must answer no other.
                 if client is not None:

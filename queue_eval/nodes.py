@@ -5,7 +5,7 @@
     a connection fails ──▶ suspected ──next use──▶ PING answers ──▶ forgotten
                                           │
                                           └─ no answer ──▶ away: every use fails at once,
-                                                           one in PROBE_EVERY_S asks again
+                                                           one in a while asks again
 
 Campaigns on the other nodes must not wait for a node that is away. So an error shows within one time-out,
 and what is asked of the node afterwards costs nothing until it answers a PING.
@@ -23,11 +23,10 @@ from redis.exceptions import ClusterError
 
 from queue_eval.faults import REDIS_ERRORS, is_transient, reason
 
-PROBE_TIMEOUT_S = 1.0
-"""A node that takes longer for a PING is away."""
+PACE_S = 2.0
+"""The longest pause between two tries."""
 
-PROBE_EVERY_S = 2.0
-"""A node that is away is asked again so long after it gave no answer."""
+_LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 0.5, 1.0
 
 
 class NodeAway(ClusterError):  # noqa: N818 - of redis-py's kind; NodeAwayError is ours
@@ -43,10 +42,13 @@ class _Absence:
 
 class Nodes:
     """Shared by all links of one process to a cluster. Guarantees: one thread at a time waits for a probe,
-    and others only if they want a node that is suspected, too."""
+    and others only if they want a node that is suspected, too. A node that has not answered a PING
+    within `timeout_s` is away, and is asked again `pace_s` later."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, pace_s: float = PACE_S) -> None:
         self._log = log
+        self._pace_s = pace_s
+        self.timeout_s = min(_MOST_TIMEOUT_S, max(_LEAST_TIMEOUT_S, pace_s / 2))
         self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._absences: dict[str, _Absence] = {}
@@ -87,7 +89,7 @@ class Nodes:
                 "node %s of the cluster is away (%s); what lies there waits for it", name, reason(error)
             )
         absence.why = reason(error)
-        absence.ask_at = time.monotonic() + PROBE_EVERY_S
+        absence.ask_at = time.monotonic() + self._pace_s
 
     def _forget(self, name: str, absence: _Absence) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ import threading
 import time
 
 from queue_eval.faults import hindrance, reason
-from queue_eval.nodes import Nodes
+from queue_eval.nodes import PACE_S, Nodes
 
 _QUIET_S = 10.0
 """After an outage was told of, another one is only told of when it lasts."""
@@ -20,11 +20,13 @@ class Outage:
 
     Whoever meets an error says so at every attempt (`begin`), and when it has a reply after all (`end`).
     `has_served`: whether any of them has ever had a reply. `nodes`: those of a cluster that are away.
+    `pace_s`: the longest pause between two tries.
     """
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, pace_s: float = PACE_S) -> None:
         self.has_served = False
-        self.nodes = Nodes(log)
+        self.pace_s = pace_s
+        self.nodes = Nodes(log, pace_s)
         self._log = log
         self._lock = threading.Lock()
         self._since: float | None = None

@@ -25,6 +25,7 @@ from queue_eval.attempt import Token
 from queue_eval.connection import REPLY_TIMEOUT_S, GiveUp, Link
 from queue_eval.errors import NodeAwayError, ServerUnreachableError, UsageError
 from queue_eval.machine import is_alive, machine_id, parse_process
+from queue_eval.nodes import PACE_S
 from queue_eval.server import server_state
 from queue_eval.server_home import spool_folder
 from queue_eval.urls import parse_url
@@ -68,6 +69,7 @@ class Worker:
         # Campaigns on one node of a cluster do not wait for those on another.
         self._link = Link(
             access, name=name, on_wait=self._while_away, on_refused=self._end_refused, skips_nodes=True,
+            pace_s=_pace_s(options.lease_s),
             reply_timeout_s=_NODE_TIMEOUT_S if parse_url(access.url).kind == "cluster" else None,
         )  # fmt: skip
         spool = Spool(spools, options.name) if spools is not None else None
@@ -315,6 +317,12 @@ class Worker:
                 raise UsageError(
                     f"a worker named {name!r} is running already (pid {process[0]}); choose another --name"
                 )
+
+
+def _pace_s(lease_s: float) -> float:
+    """How seldom a server that is away is tried. One that was frozen may lease jobs as soon as it is back, by
+    a call that waited in its buffers: the next beat must come before that lease ends."""
+    return min(PACE_S, lease_s / 4)
 
 
 def _beat_timeout_s(lease_s: float, *, on_nodes: bool) -> float:
