@@ -24,7 +24,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,9 +139,7 @@ def taken(files: ServerHome, forks: tuple[int, ...] = ()) -> Iterator[int]:
     """
     handle = os.open(files.alive_file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        for pid in forks:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # what it writes is a temporary file
+        _end_forks(forks)
         _take(handle, files)
         _write(handle, os.getpid(), "starter")
         yield handle
@@ -155,7 +153,14 @@ def note_server(handle: int, pid: int) -> None:
 
 
 def note_end(files: ServerHome) -> None:
-    """Nobody is the server any more."""
+    """Nobody is the server any more. Assumes the lock of the home, and that the server is dead.
+
+    What it has left goes first: without a holder's name, whoever has the lock would be a server elsewhere.
+    """
+    deadline = time.monotonic() + _TAKE_S
+    while _lock_state(files.alive_file) == "held" and time.monotonic() < deadline:
+        _end_forks(_forks(files))
+        time.sleep(0.01)
     with suppress(FileNotFoundError):
         os.truncate(files.alive_file, 0)
 
@@ -190,6 +195,12 @@ def _take(handle: int, files: ServerHome) -> None:
                     f"{who} holds {files.alive_file}: a server of {files.folder}, or what it has left; end it"
                 ) from error
         time.sleep(0.01)
+
+
+def _end_forks(forks: Iterable[int]) -> None:
+    for pid in forks:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # what it writes is a temporary file
 
 
 def _forks(files: ServerHome) -> list[int]:

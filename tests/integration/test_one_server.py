@@ -317,7 +317,10 @@ def test_who_removes_the_file_starts_no_second_server(
     assert server_state(home).pid != pid
 
 
-def test_forks_of_a_dead_server_are_ended(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_killed", "act"), [(True, revive_server), (True, stop_server), (False, stop_server)]
+)
+def test_forks_of_a_dead_server_are_ended(home: Path, is_killed, act) -> None:
     """It was rewriting its log, which takes minutes when that is large."""
     record = ServerHome(home).read()
     assert record is not None
@@ -328,10 +331,17 @@ def test_forks_of_a_dead_server_are_ended(home: Path) -> None:
     pid = server_state(home).pid
     assert pid is not None
     (fork,) = wait_until(psutil.Process(pid).children)
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server_state(home).state == "crashed")
-    assert fork.is_running()
-    assert revive_server(home) is not None
+    if is_killed:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: server_state(home).state == "crashed")
+        assert fork.is_running()
+    if act is revive_server:
+        assert revive_server(home) is not None
+    else:
+        assert stop_server(home) is not is_killed
+        assert server_state(home).state == "stopped"
+        assert stop_server(home) is False
+        start_server(home)
     wait_until(lambda: not is_running(fork.pid))
     assert is_untouched(home, server_state(home).pid)
 
