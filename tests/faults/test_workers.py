@@ -123,7 +123,10 @@ def churn(fleet: Fleet, campaign: str, method: str, count: int, every_s: float) 
         while (before := queue.snapshot().counts[State.SUCCEEDED]) < count:
             # The point of the test is its tempo; but a machine that is slow must get somewhere between kills.
             pause.wait(every_s)
-            wait_until(lambda before=before: queue.snapshot().counts[State.SUCCEEDED] > before)
+            next_kill = min(count, before + count // 20)
+            wait_until(
+                lambda next_kill=next_kill: queue.snapshot().counts[State.SUCCEEDED] >= next_kill, 60
+            )
             assert queue.snapshot().conserved
             held += kill_and_count(queue, *workers[kills % 2])
             workers[kills % 2] = start()
