@@ -154,6 +154,7 @@ def _meta(
                 "kwargs": json.loads(options.run_function_kwargs),
                 "time_limit": options.time_limit,
                 "forward": forward,
+                "values": options.values,
             }
         ),
         "max_attempts": options.max_attempts,

@@ -45,6 +45,7 @@ class Keywords(TypedDict, total=False):
     keep_jobs: bool
     keep: bool
     wait_replicas: int
+    values: Literal["json", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ class Options:
         with every result gathered.
     wait_replicas: how many replicas of the server must have all that was acknowledged before `close` returns;
         after 10 s it warns. 0: none is waited for.
+    values: "json": a result that JSON cannot hold fails its job; "text": what JSON cannot hold in it becomes
+        its `str`, so that no hours of work are lost, but comes back as text.
     """
 
     campaign: str | None = None
@@ -97,6 +100,7 @@ class Options:
     keep_jobs: bool = True
     keep: bool = False
     wait_replicas: int = 0
+    values: Literal["json", "text"] = "json"
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:
@@ -128,6 +132,7 @@ class Options:
             keep_jobs=_flag("keep_jobs", given.get("keep_jobs", True)) is not False,
             keep=_flag("keep", given.get("keep", False)) is True,
             wait_replicas=count("wait_replicas", given.get("wait_replicas", 0), minimum=0),
+            values=_values(given.get("values", "json")),
         )
 
 
@@ -185,6 +190,12 @@ def _kwargs(value: Any) -> str:
     if not isinstance(value, dict):
         raise UsageError(f"run_function_kwargs is a {type(value).__name__}; give a dict of JSON values")
     return encode_options("run_function_kwargs", value)
+
+
+def _values(value: Any) -> Any:
+    if isinstance(value, str) and value == "pickle":
+        raise UsageError("values is 'pickle', which this version does not know yet; give 'json' or 'text'")
+    return _choice("values", value, ("json", "text"))
 
 
 def _flag(what: str, value: Any) -> bool | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from queue_eval import failpoints
+from queue_eval.column_names import column_names
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.spilled_rows import SpilledRows
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
 
+Row = tuple[dict[str, Any], dict[str, Any]]
+"""The cells of a job: those that were saved, by key, and those of our own columns."""
+
 _OWN_COLUMNS = ("id", "objective", "elapsed_sec", "duration")
 
 _FRAME_COLUMNS = (
@@ -31,46 +35,36 @@ _FRAME_COLUMNS = (
     "finished_at", "run_s", "wait_s", "elapsed_sec", "duration", "error",
 )  # fmt: skip
 
+_EXACT_FLOAT = 2**53
+"""Up to here floats hold every integer."""
+
 
 def convert_for_csv(value: Any) -> Any:
     """A list becomes its `str`, anything else stays as it is."""
     return str(value) if type(value) is list else value
 
 
-def csv_row(job: Job, saved_keys: SavedKeys) -> dict[str, Any]:
-    """The cells of a job by column; the four columns of our own win over keys of the same name.
+def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
+    """A job's saved cells, by key, and the cells of our own columns.
 
     Raises UsageError when `saved_keys` is neither None, a list of keys, nor a callable giving a dict.
     """
     if saved_keys is None:
-        row = _beside(job.config, _OWN_COLUMNS)
+        saved = {key: value for key, value in job.config.items() if key != "id"}
     elif callable(saved_keys):
         given = saved_keys(job)
         if not isinstance(given, dict):
             raise UsageError(f"saved_keys returned a {type(given).__name__} for job {job.id}; return a dict")
-        row = dict(given)
+        saved = {key: value for key, value in given.items() if key not in _OWN_COLUMNS}
     elif isinstance(saved_keys, (list, tuple)):
-        row = {key: convert_for_csv(job.config[key]) for key in saved_keys if key in job.config}
+        wanted = [key for key in saved_keys if key in job.config and key != "id"]
+        saved = {key: convert_for_csv(job.config[key]) for key in wanted}
     else:
         raise UsageError("saved_keys is neither None, a list of keys, nor a callable; give one of these")
-    row |= {
+    own = {
         "id": job.id, "objective": job.result, "elapsed_sec": job.elapsed_sec, "duration": job.duration,
     }  # fmt: skip
-    return row
-
-
-def _beside(config: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
-    """The config's cells; a key named like a column of our own becomes ``config.<key>``."""
-    return {f"config.{key}" if key in own and key != "id" else key: value for key, value in config.items()}
-
-
-def columns(rows: Iterable[dict[str, Any]], first: Iterable[str] = ()) -> list[str]:
-    """The union of the rows' columns as they first appear, after `first` and before our own four."""
-    seen = dict.fromkeys(first)
-    for row in rows:
-        if not row.keys() <= seen.keys():
-            seen |= dict.fromkeys(row)
-    return [name for name in seen if name not in _OWN_COLUMNS] + list(_OWN_COLUMNS)
+    return saved, own
 
 
 def write_results(
@@ -90,22 +84,28 @@ def write_results(
 
 
 def _write(
-    rows: Sequence[dict[str, Any]] | SpilledRows, saved_keys: SavedKeys, folder: Path
+    rows: Sequence[Row] | SpilledRows, saved_keys: SavedKeys, folder: Path
 ) -> Path | None:
     if not rows:
         return None
+    seen: dict[str, None] = {}
+    for saved, _ in rows:
+        if not saved.keys() <= seen.keys():
+            seen |= dict.fromkeys(saved)
     # A key that was asked for has its column, even if no job has the key.
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
+    first = [key for key in asked if key in seen or key not in _OWN_COLUMNS]
+    names = column_names([*first, *seen], _OWN_COLUMNS)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "results.csv"
     temporary = folder / f"{_temporary_prefix()}{os.getpid()}.{secrets.token_hex(4)}"
     try:
         # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, columns(rows, asked))
+            writer = csv.DictWriter(file, [*names.values(), *_OWN_COLUMNS])
             failpoints.reach("results.before-write")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({names[key]: cell for key, cell in saved.items()} | own for saved, own in rows)
             file.flush()
             failpoints.reach("results.before-fsync")
             os.fsync(file.fileno())
@@ -136,8 +136,10 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
     """One row per job, the config's keys first; times are UTC."""
     import pandas as pd  # heavy, and few drivers need it
 
+    configs = [job.own_config() for job in jobs]
+    names = column_names((key for config in configs for key in config), _FRAME_COLUMNS)
     rows = [
-        _beside(job.own_config(), _FRAME_COLUMNS)
+        {names[key]: value for key, value in config.items()}
         | {
             "id": job.id,
             "objective": job.result,
@@ -155,11 +157,25 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
             "duration": job.duration if job.status == Job.DONE else None,
             "error": job.error,
         }
-        for job in jobs
+        for config, job in zip(configs, jobs, strict=True)
     ]
-    keys = dict.fromkeys(key for row in rows for key in row)
-    own = _FRAME_COLUMNS
-    frame = pd.DataFrame(rows, columns=[*(key for key in keys if key not in own), *own])
+    frame = pd.DataFrame(rows, columns=[*names.values(), *_FRAME_COLUMNS])
+    _keep_integers(frame, rows)
     for name in ("submitted_at", "started_at", "finished_at"):
         frame[name] = pd.to_datetime(frame[name], utc=True)
     return frame
+
+
+def _keep_integers(frame: pd.DataFrame, rows: list[dict[str, Any]]) -> None:
+    """Give integers back that pandas has rounded, since their column holds floats or nothing beside them."""
+    import pandas as pd
+
+    for name in [name for name in frame.columns if frame[name].dtype.kind == "f"]:
+        values = [row.get(name) for row in rows]
+        integers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        if not any(abs(value) > _EXACT_FLOAT for value in integers):
+            continue
+        is_whole = len(integers) + values.count(None) == len(values)
+        fits = min(integers) >= -(2**63) and max(integers) < 2**63
+        kind = "Int64" if is_whole and fits else "object"
+        frame[name] = pd.Series(values, index=frame.index, dtype=kind)

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from queue_eval.column_names import column_names
 from queue_eval.paging import PAGE, pages
 
 _OWN_FIELDS = {
@@ -44,12 +45,7 @@ class Columns:
 
     def all(self) -> dict[str, str | None]:
         """Column -> key of the config, or None for one of our own; keys named like ours are prefixed."""
-        named: dict[str, str | None] = {}
-        for key in self.kinds:
-            column = key
-            while column in _OWN_FIELDS or column in named or (column != key and column in self.kinds):
-                column = f"config.{column}"
-            named[column] = key
+        named = {column: key for key, column in column_names(self.kinds, _OWN_FIELDS).items()}
         return {**named, **dict.fromkeys(_OWN_FIELDS)}
 
     def kinds_of(self, column: str, key: str | None) -> set[str]:
