@@ -48,6 +48,38 @@ def test_different_keys_give_the_union_of_columns(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("spill", [False, True])
+def test_keys_named_like_our_columns_are_all_kept(tmp_path, spill):
+    config = {"objective": 1, "config.objective": 2, "duration": 3, "state": 4}
+    other = {"config.objective": 5, "config.duration": None}
+    jobs = [finished(1, **config), finished(2, **other), finished(3, objective=6)]
+    write_results(iter(jobs), None, tmp_path, spill=spill)
+    assert [row[:-2] for row in rows(tmp_path)] == [
+        ["config.config.objective", "config.objective", "config.config.duration", "state", "config.duration",
+         "id", "objective"],
+        ["1", "2", "3", "4", "", "1", "0.5"],
+        ["", "5", "", "", "", "2", "0.5"],
+        ["6", "", "", "", "", "3", "0.5"],
+    ]  # fmt: skip
+    write_results(jobs, ["config.objective", "objective"], tmp_path)
+    assert rows(tmp_path)[0][:2] == ["config.objective", "config.config.objective"]
+    assert rows(tmp_path)[1][:2] == ["2", "1"]
+    frame = data_frame(jobs)
+    assert list(frame.columns[:4]) == [
+        "config.config.objective", "config.objective", "config.config.duration", "config.state",
+    ]  # fmt: skip
+    assert list(frame["objective"]) == [0.5] * 3
+    assert list(frame["config.objective"][:2]) == [2, 5]
+    assert frame["config.config.objective"][0] == 1
+
+
+def test_saved_keys_named_like_our_columns(tmp_path):
+    write_results([finished(1, x=1)], ["x", "objective", "id"], tmp_path)
+    assert rows(tmp_path)[0] == ["x", "id", "objective", "elapsed_sec", "duration"]
+    write_results([finished(1, x=1)], lambda job: {"x": 1, "objective": 7, "id": 8}, tmp_path)
+    assert rows(tmp_path)[1][:3] == ["1", "1", "0.5"]
+
+
 def test_saved_keys(tmp_path):
     write_results([finished(1, x=[1, 2], y=2)], ["x", "absent"], tmp_path)
     assert rows(tmp_path)[0] == ["x", "absent", "id", "objective", "elapsed_sec", "duration"]
@@ -134,6 +166,24 @@ def test_a_data_frame_has_a_row_per_job():
     assert str(frame["finished_at"].dtype).endswith("UTC]")
     assert (frame["run_s"][0], frame["wait_s"][0]) == (2.0, 1.0)
     assert frame["finished_at"].isna()[1]
+
+
+def test_large_integers_of_a_data_frame_are_exact():
+    large = 2**53 + 1
+    jobs = [
+        finished(1, large, a=large, b=large, c=large, d=2**63, e=1, f=large, g=0.5),
+        finished(2, -3.4028235e38, b=-large, c=0.5, f=None),
+        finished(3, None),
+    ]
+    frame = data_frame(jobs)
+    assert frame["objective"][0] == frame["a"][0] == frame["b"][0] == frame["c"][0] == frame["f"][0] == large
+    assert frame["b"][1] == -large
+    assert frame["d"][0] == 2**63
+    assert str(frame["b"].dtype) == "Int64"
+    assert [str(frame[name].dtype) for name in ("e", "g")] == ["float64"] * 2, "as pandas has it"
+    assert list(frame["b"].isna()) == list(frame["c"].isna()) == [False, False, True]
+    assert (frame["objective"][1], frame["c"][1]) == (-3.4028235e38, 0.5)
+    assert str(data_frame(jobs[:1])["a"].dtype) == "int64"
 
 
 def test_a_data_frame_of_nothing():
