@@ -66,6 +66,11 @@ _WRITING_SHARE = 10
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
 @click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
+@click.option(
+    "--values",
+    type=click.Choice(["json", "text"]),
+    help="Whether what JSON cannot hold in a result fails its job, or becomes text [default: json].",
+)
 @click.option("--time-limit", type=POSITIVE_DURATION, help="How long one attempt may run, like 90s or 1h30m.")
 @click.option(
     "--local-workers/--no-local-workers",

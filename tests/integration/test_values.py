@@ -10,6 +10,7 @@ import pytest
 
 from queue_eval import Evaluator, UsageError
 from queue_eval.states import State
+from tests.support.cli import cli, document
 from tests.support.waiting import wait_until
 
 FUNCTION = "tests.support.executor_functions:do"
@@ -58,6 +59,17 @@ def test_a_worker_refuses_what_it_does_not_know(fleet, campaign):
         )
         queue.link.client.hincrby(queue.keys.meta, "revision", 1)
         wait_until(lambda: "values='future' is not known to this worker; upgrade" in fleet.output_of(worker))
+
+
+def test_run_with_values_text_and_an_async_function(own_home, tmp_path):
+    (tmp_path / "search.py").write_text(
+        "from pathlib import Path\nasync def run(config):\n    return {'best': Path('/m'), 'x': config['x']}\n"
+    )
+    (tmp_path / "c.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
+    words = ("run", "search.py:run", "--configs", "c.jsonl", "--campaign", "values", "--method", "thread")
+    assert cli(*words, "--values", "text", home=own_home, cwd=tmp_path).returncode == 0
+    jobs = document(cli("jobs", "values", "--json", home=own_home))
+    assert [job["result"] for job in jobs] == [{"best": "/m", "x": 1}, {"best": "/m", "x": 2}]
 
 
 @pytest.mark.parametrize(
