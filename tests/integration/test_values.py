@@ -63,7 +63,9 @@ def test_a_worker_refuses_what_it_does_not_know(fleet, campaign):
 
 def test_run_with_values_text_and_an_async_function(own_home, tmp_path):
     (tmp_path / "search.py").write_text(
-        "from pathlib import Path\nasync def run(config):\n    return {'best': Path('/m'), 'x': config['x']}\n"
+        "from pathlib import Path\n"
+        "async def run(config):\n"
+        "    return {'best': Path('/m'), 'x': config['x']}\n"
     )
     (tmp_path / "c.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
     words = ("run", "search.py:run", "--configs", "c.jsonl", "--campaign", "values", "--method", "thread")
