@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FAIL_RETURN_VALUE = -3.4028235e38
-"""Result of a failed or cancelled job, and of a scalar that is not finite: the minimum of float32."""
+"""Result of a failed or cancelled job, where no other is asked for: the minimum of float32."""
 
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
@@ -131,7 +131,7 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
 
 
 def encode_result(value: Any) -> str:
-    """JSON of what a run function returned; a scalar that is not finite becomes FAIL_RETURN_VALUE.
+    """JSON of what a run function returned; one that is not finite is written as Python's JSON reads it.
 
     Raises ResultError naming the path and the type of what JSON cannot hold.
     """
@@ -142,8 +142,6 @@ def encode_result(value: Any) -> str:
             f"the result cannot be serialised: {error.path} {error.what}; "
             f"return JSON values (numbers, strings, lists, dicts). The result was {_shown(value)}"
         ) from None
-    if isinstance(plain, float) and not _is_finite(plain):
-        plain = FAIL_RETURN_VALUE
     try:
         text = encode(plain)
     except ValueError:

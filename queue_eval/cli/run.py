@@ -18,13 +18,13 @@ from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
 from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_options
 from queue_eval.cli.output import print_json
-from queue_eval.cli.progress import open_progress
+from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.target import Target, find_target, stand_for
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
 from queue_eval.keys import check_campaign_name
-from queue_eval.states import Method, State
+from queue_eval.states import Method, Outcome, State
 
 _WRITE_EVERY_S = 3.0
 _WRITING_SHARE = 10
@@ -96,16 +96,16 @@ def run_command(
     click.echo(f"campaign {name}: {len(configs)} configs", err=True)
     try:
         with Evaluator.create(target.name, method, keywords) as evaluator:
-            counts, first_failed = _evaluate(evaluator, configs, out)
+            counts, causes, first_failed = _evaluate(evaluator, configs, out)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
             f"{spell_command(_known_server(options), 'cancel', name)}"
         ) from None
-    _report(name, counts, out, as_json=as_json)
+    _report(name, counts, causes, out, as_json=as_json)
     if first_failed is not None:
         raise QueueEvalError(
-            f"{counts[State.FAILED]} of {counts.total()} jobs failed; "
+            f"{counts[State.FAILED]} of {counts.total()} jobs failed{shown_causes(causes)}; "
             f"see why with: {spell_command(_known_server(options), 'job', name, str(first_failed))}"
         )
     if counts[State.CANCELLED]:
@@ -124,9 +124,11 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 
 def _evaluate(
     evaluator: Evaluator, configs: list[dict[str, Any]], out: Path
-) -> tuple[Counter[State], int | None]:
-    """Counts of all jobs by state, and the lowest id of a failed one. Writes `out` however it ends."""
+) -> tuple[Counter[State], Counter[str], int | None]:
+    """Counts of all jobs by state, of failed ones by cause, and the lowest id of these. Writes `out` however
+    it ends."""
     counts: Counter[State] = Counter()
+    causes: Counter[str] = Counter()
     failed: list[int] = []
     results = _Results(evaluator, out)
     evaluator.submit(configs)
@@ -138,13 +140,14 @@ def _evaluate(
                 counts[job.state] += 1
                 if job.state is State.FAILED:
                     failed.append(job.id)
+                    causes[job.cause or Outcome.ERROR] += 1
                 results.is_stale = True
-            progress.show(counts.total(), len(failed))
+            progress.show(counts.total(), len(failed), shown_causes(causes))
             results.write_if_due()
     finally:
         progress.close()
         results.write()
-    return counts, min(failed, default=None)
+    return counts, causes, min(failed, default=None)
 
 
 class _Results:
@@ -181,11 +184,16 @@ def _default_name(target: Target, configs_file: Path) -> str:
     return f"{function}-{stem}-{blake2b(told.encode(), digest_size=4).hexdigest()}"
 
 
-def _report(campaign: str, counts: Counter[State], out: Path, *, as_json: bool) -> None:
+def _report(
+    campaign: str, counts: Counter[State], causes: Counter[str], out: Path, *, as_json: bool
+) -> None:
     finals = [state for state in State if state.is_final]
     if as_json:
         numbers = {state.value: counts[state] for state in finals}
         print_json({"campaign": campaign, "jobs": counts.total(), "counts": numbers, "out": str(out)})
         return
-    said = ", ".join(f"{counts[state]} {state.value}" for state in finals if counts[state])
+    why = {State.FAILED: shown_causes(causes)}
+    said = ", ".join(
+        f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
+    )
     click.echo(f"campaign {campaign}: {said}; results in {out}")
