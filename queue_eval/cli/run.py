@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -27,6 +26,8 @@ from queue_eval.keys import check_campaign_name
 from queue_eval.states import Method, Outcome, State
 
 _WRITE_EVERY_S = 3.0
+_TABLES = (".csv", ".txt", "")
+"""How files may end that are written as CSV."""
 _WRITING_SHARE = 10
 """Of the time that passes, writing results takes at most one part in so many."""
 
@@ -88,6 +89,11 @@ def run_command(
     if not out.absolute().parent.is_dir():
         raise UsageError(
             f"there is no folder {out.parent} for the results; create it, or choose another --out"
+        )
+    if out.suffix.lower() not in _TABLES:
+        raise UsageError(
+            f"{str(out)!r} is no .csv file by its name, and results are written as CSV; choose another --out "
+            "(`queue-eval export` writes .parquet and .jsonl)"
         )
     configs = read_configs(configs_file)
     stand_for(target.script)
@@ -167,10 +173,7 @@ class _Results:
         if not self.is_stale:
             return
         began_at = time.monotonic()
-        # dump_evals chooses the name of the file, and replaces it whole.
-        with tempfile.TemporaryDirectory(prefix=f".{self._out.name}.", dir=self._out.parent) as folder:
-            self._evaluator.dump_evals(log_dir=folder)
-            (Path(folder) / "results.csv").replace(self._out)
+        self._evaluator.write_evals(self._out)
         self.is_stale = False
         now = time.monotonic()
         self._due_at = now + max(_WRITE_EVERY_S, _WRITING_SHARE * (now - began_at))
