@@ -96,6 +96,8 @@ def run_command(
             "(`queue-eval export` writes .parquet and .jsonl)"
         )
     configs = read_configs(configs_file)
+    if out.exists() and out.samefile(configs_file):
+        raise UsageError(f"{str(out)!r} holds the configs, too; choose another --out")
     stand_for(target.script)
     wanted = options | {"campaign": name, "num_workers": slots}
     keywords = {key: value for key, value in wanted.items() if value is not None}

@@ -13,7 +13,7 @@ from queue_eval.callbacks import SearchEarlyStopping
 from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.errors import JobFailed, UsageError
 from queue_eval.states import Outcome
-from tests.support.cli import Filled, cli, cli_here, document
+from tests.support.cli import Filled, cli, cli_here, complaint, document
 
 NUMBER = "tests.support.functions:number"
 RUN = "tests.support.functions:run"
@@ -157,3 +157,60 @@ def test_json_of_the_commands_stays_json(server, campaign):
     assert (job["state"], job["result"]) == (State.FAILED, None)
     filled.queue.purge()
     filled.link.close()
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+SCRIPT = """
+def run(config):
+    return config["x"]
+
+def other(config):
+    return -config["x"]
+"""
+
+
+def test_campaigns_do_not_overwrite_each_others_results(tmp_path, own_home):
+    (tmp_path / "search.py").write_text(SCRIPT)
+    (tmp_path / "c.csv").write_text("x\n1\n2\n")
+    told_of = "held results of campaign 'first'"
+    for function, told in (("run", ""), ("run", ""), ("other", told_of), ("other", "")):
+        name = {"run": "first", "other": "second"}[function]
+        words = ("run", f"search:{function}", "--configs", "c.csv", "--campaign", name, "--method", "thread")
+        done = cli(*words, home=own_home, cwd=tmp_path)
+        assert done.returncode == 0
+        assert told in done.stderr
+        assert ("held results" in done.stderr) == bool(told)
+    assert sorted(pd.read_csv(tmp_path / "results.csv")["objective"]) == [-2, -1]
+    assert sorted(pd.read_csv(tmp_path / "results.first.csv")["objective"]) == [1, 2]
+    # What it has written is read back as configs.
+    words = ("run", "search:run", "--configs", "results.csv", "--campaign", "first", "--out", "again.csv")
+    assert document(cli(*words, "--method", "thread", "--json", home=own_home, cwd=tmp_path))["jobs"] == 2
+    assert sorted(pd.read_csv(tmp_path / "again.csv")["id"]) == [1, 2]
+
+
+@pytest.mark.parametrize("out", ["x.xlsx", "x.parquet", "x.json"])
+def test_results_are_csv(tmp_path, own_home, out):
+    (tmp_path / "c.csv").write_text("x\n1\n")
+    words = ("run", "json:dumps", "--configs", tmp_path / "c.csv", "--out")
+    done = cli_here(*words, tmp_path / out, home=own_home)
+    assert f"{out}' is no .csv file by its name" in complaint(done, 2)
+    done = cli_here(*words, tmp_path / "c.csv", home=own_home)
+    assert "holds the configs, too; choose another --out" in complaint(done, 2)
+    assert not own_home.exists()
+
+
+def test_the_warning_points_at_the_line_of_the_user(server, campaign, fake_worker, tmp_path):
+    for name in (campaign, f"{campaign}-b"):
+        keywords = {"home": server, "campaign": name, "local_workers": False}
+        with Evaluator.create(RUN, "process", keywords) as evaluator:
+            evaluator.submit([{"x": 1}])
+            fake_worker(name)
+            evaluator.gather("ALL", timeout=60)
+            if name == campaign:
+                evaluator.dump_evals(log_dir=tmp_path)
+            else:
+                with pytest.warns(UserWarning, match=f"not of campaign '{name}'") as caught:
+                    evaluator.dump_evals(log_dir=tmp_path)
+                assert [warning.filename for warning in caught] == [__file__]
