@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FAIL_RETURN_VALUE = -3.4028235e38
-"""Result of a failed or cancelled job, and of a scalar that is not finite: the minimum of float32."""
+"""Result of a failed or cancelled job, where no other is asked for: the minimum of float32."""
 
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
@@ -134,7 +134,7 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
 
 
 def encode_result(value: Any, *, as_text: bool = False) -> str:
-    """JSON of what a run function returned; a scalar that is not finite becomes FAIL_RETURN_VALUE.
+    """JSON of what a run function returned; one that is not finite is written as Python's JSON reads it.
 
     `as_text`: what JSON cannot hold becomes its `str`; otherwise it raises ResultError, which names its path
     and type, and holds the text of the whole result.
@@ -149,8 +149,6 @@ def encode_result(value: Any, *, as_text: bool = False) -> str:
             'return JSON values (numbers, strings, lists, dicts), or use values="text". '
             f"The result was {_shown(value)}"
         ) from None
-    if isinstance(plain, float) and not _is_finite(plain):
-        plain = FAIL_RETURN_VALUE
     try:
         text = encode(plain)
     except ValueError:

@@ -6,6 +6,7 @@ import csv
 import os
 import secrets
 import socket
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from glob import escape
@@ -18,7 +19,9 @@ from queue_eval import failpoints
 from queue_eval.column_names import column_names
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
+from queue_eval.results_owner import Owner, keep_of_others, mark, one_at_a_time
 from queue_eval.spilled_rows import SpilledRows
+from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, plain_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +31,7 @@ SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
 Row = tuple[dict[str, Any], dict[str, Any]]
 """The cells of a job: those that were saved, by key, and those of our own columns."""
 
-_OWN_COLUMNS = ("id", "objective", "elapsed_sec", "duration")
+_OWN_COLUMNS = RESULT_COLUMNS
 
 _FRAME_COLUMNS = (
     "id", "objective", "state", "attempts", "releases", "worker", "host", "submitted_at", "started_at",
@@ -63,28 +66,32 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
         raise UsageError("saved_keys is neither None, a list of keys, nor a callable; give one of these")
     own = {
         "id": job.id, "objective": job.result, "elapsed_sec": job.elapsed_sec, "duration": job.duration,
+        "state": job.state.value,
     }  # fmt: skip
     return saved, own
 
 
 def write_results(
-    jobs: Iterable[Job], saved_keys: SavedKeys, folder: Path, *, spill: bool = False
-) -> Path | None:
-    """Replace ``results.csv`` in `folder` by one row per job; the file, or None without jobs.
+    jobs: Iterable[Job], saved_keys: SavedKeys, folder: Path, *, spill: bool = False,
+    name: str = "results.csv", owner: Owner | None = None,
+) -> Path | None:  # fmt: skip
+    """Replace ``results.csv``, or the file `name`, in `folder` by one row per job; the file, or None
+    without jobs.
 
-    `spill`: the rows are not held in memory, but on disk.
+    `spill`: the rows are not held in memory, but on disk. `owner`: whose results these are; those of
+    others are kept under another name, with a warning.
     A reader, or a crash at any moment, finds the old file or the new one, never a part.
     """
     made = (csv_row(job, saved_keys) for job in jobs)
     if not spill:
-        return _write(list(made), saved_keys, folder)
+        return _write(list(made), saved_keys, folder / name, owner)
     folder.mkdir(parents=True, exist_ok=True)
     with closing(SpilledRows(made, folder)) as rows:
-        return _write(rows, saved_keys, folder)
+        return _write(rows, saved_keys, folder / name, owner)
 
 
 def _write(
-    rows: Sequence[Row] | SpilledRows, saved_keys: SavedKeys, folder: Path
+    rows: Sequence[Row] | SpilledRows, saved_keys: SavedKeys, target: Path, owner: Owner | None
 ) -> Path | None:
     if not rows:
         return None
@@ -96,37 +103,66 @@ def _write(
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
     first = [key for key in asked if key in seen or key not in _OWN_COLUMNS]
     names = column_names([*first, *seen], _OWN_COLUMNS)
+    shown = _shown_as(rows, saved_keys, names)
+    folder, told = target.parent, ""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "results.csv"
-    temporary = folder / f"{_temporary_prefix()}{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = folder / f"{_temporary_prefix(target)}{os.getpid()}.{secrets.token_hex(4)}"
     try:
         # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, [*names.values(), *_OWN_COLUMNS])
             failpoints.reach("results.before-write")
             writer.writeheader()
-            writer.writerows({names[key]: cell for key, cell in saved.items()} | own for saved, own in rows)
+            writer.writerows(map(shown, rows))
             file.flush()
             failpoints.reach("results.before-fsync")
             os.fsync(file.fileno())
         failpoints.reach("results.before-rename")
-        temporary.replace(target)
+        if owner is not None:
+            mark(temporary, owner)
+        with one_at_a_time(folder):
+            if owner is not None:
+                told = keep_of_others(target, owner, (own for _, own in rows))
+            temporary.replace(target)
         failpoints.reach("results.after-rename")
-        _clean(folder)
+        _clean(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if told:
+        warnings.warn(told, UserWarning, stacklevel=5)  # at the caller of dump_evals
     return target
 
 
-def _temporary_prefix() -> str:
-    return f".results.csv.{socket.gethostname()}."
+def _shown_as(
+    rows: Iterable[Row], saved_keys: SavedKeys, names: dict[str, str]
+) -> Callable[[Row], dict[str, Any]]:
+    """How a row is shown in a table. A whole config is shown so that it can be read back."""
+    writer = None
+    if saved_keys is None:
+        writer = CellWriter()
+        for saved, _ in rows:
+            writer.learn(saved)
+
+    def shown(row: Row) -> dict[str, Any]:
+        saved, own = row
+        if writer is None:
+            cells = {names[key]: plain_cell(value) for key, value in saved.items()}
+        else:
+            cells = {names[key]: writer.cell(key, value) for key, value in saved.items()}
+        return cells | {column: plain_cell(value) for column, value in own.items()}
+
+    return shown
 
 
-def _clean(folder: Path) -> None:
+def _temporary_prefix(target: Path) -> str:
+    return f".{target.name}.{socket.gethostname()}."
+
+
+def _clean(target: Path) -> None:
     """Remove what drivers that were killed while they wrote have left, on this host."""
-    prefix = _temporary_prefix()
-    for path in folder.glob(f"{escape(prefix)}*"):
+    prefix = _temporary_prefix(target)
+    for path in target.parent.glob(f"{escape(prefix)}*"):
         pid = path.name.removeprefix(prefix).partition(".")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             path.unlink(missing_ok=True)

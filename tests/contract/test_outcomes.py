@@ -5,7 +5,6 @@ from __future__ import annotations
 import cloudpickle
 import pytest
 
-from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.pipe import ERROR_BYTES
 from queue_eval.states import Method
 from tests.support.executor_harness import FORWARDING, ROOT, result_of, text_of
@@ -107,9 +106,13 @@ def test_an_async_generator_is_no_run_function(make):
     assert "result is an async_generator" in text_of(make("yield_later", values="text").call())
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_scalar_that_is_not_finite(make, value):
-    assert result_of(make().call(do="value", value=value)) == FAIL_RETURN_VALUE
+@pytest.mark.parametrize(
+    ("value", "outcome", "text"), [("nan", "nan", "is NaN"), ("inf", "inf", "is minus infinity")]
+)
+def test_a_result_that_is_not_finite_is_a_failure(make, value, outcome, text):
+    one = make().call(do="value", value=value)
+    assert one.outcome == outcome
+    assert text_of(one) == f"the result {text}; return a finite number, or a dict that holds this one"
 
 
 def test_other_values_come_back_as_they_are(make):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from queue_eval.codec import (
-    FAIL_RETURN_VALUE,
     MAX_CONFIG_BYTES,
     canonical,
     decode,
@@ -21,6 +20,7 @@ from queue_eval.codec import (
     encode_result,
 )
 from queue_eval.errors import ConfigError, ResultError, UsageError
+from queue_eval.non_finite import is_finite
 
 
 class Colour(str, enum.Enum):  # noqa: UP042 - what users write; a StrEnum's str() is its value anyway
@@ -166,8 +166,10 @@ def test_a_long_text_that_is_not_json_is_refused(inside):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), np.array(np.inf)])
-def test_a_scalar_result_that_is_not_finite_is_a_failure_value(value):
-    assert decode(encode_result(value)) == FAIL_RETURN_VALUE
+def test_a_scalar_result_that_is_not_finite_is_told_as_it_is(value):
+    told = encode_result(value)
+    assert told in ("NaN", "Infinity", "-Infinity")
+    assert not is_finite(told.encode())
 
 
 def test_inside_a_result_they_stay():
