@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from glob import escape
 from pathlib import Path
@@ -103,17 +103,19 @@ def _write(
         return None
     # A key that was asked for has its column, even if no job has the key.
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
-    shown = _shown_as(rows, saved_keys)
+    # A whole config is written so that it can be read back.
+    cells = CellWriter() if saved_keys is None else None
+    header = columns(_learning(cells, rows) if cells is not None else rows, asked)
     folder, told = target.parent, ""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{_temporary_prefix(target)}{os.getpid()}.{secrets.token_hex(4)}"
     try:
         # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, columns(rows, asked))
+            writer = csv.DictWriter(file, header)
             failpoints.reach("results.before-write")
             writer.writeheader()
-            writer.writerows(map(shown, rows))
+            writer.writerows(map(_shown_by(cells), rows))
             file.flush()
             failpoints.reach("results.before-fsync")
             os.fsync(file.fileno())
@@ -134,19 +136,25 @@ def _write(
     return target
 
 
-def _shown_as(
-    rows: Iterable[dict[str, Any]], saved_keys: SavedKeys
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """How a row is shown in a table. A whole config is shown so that it can be read back."""
-    if saved_keys is not None:
-        return lambda row: {column: plain_cell(value) for column, value in row.items()}
-    writer = CellWriter()
+def _learning(writer: CellWriter, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         writer.learn(row)
+        yield row
+
+
+def _shown_by(writer: CellWriter | None) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """How a row is shown in a table: by `writer`, where it is to be read back."""
+    if writer is None:
+        return lambda row: {column: plain_cell(value) for column, value in row.items()}
+    own = frozenset(_OWN_COLUMNS)
 
     def shown(row: dict[str, Any]) -> dict[str, Any]:
         return {
-            column: plain_cell(value) if column in _OWN_COLUMNS else writer.cell(column, value)
+            column: value
+            if type(value) is int or type(value) is float  # most are, and there are many
+            else plain_cell(value)
+            if column in own
+            else writer.cell(column, value)
             for column, value in row.items()
         }
 
