@@ -96,14 +96,17 @@ def _write(
     if not rows:
         return None
     seen: dict[str, None] = {}
+    # A whole config is written so that it can be read back.
+    cells = CellWriter() if saved_keys is None else None
     for saved, _ in rows:
+        if cells is not None:
+            cells.learn(saved)
         if not saved.keys() <= seen.keys():
             seen |= dict.fromkeys(saved)
     # A key that was asked for has its column, even if no job has the key.
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
     first = [key for key in asked if key in seen or key not in _OWN_COLUMNS]
     names = column_names([*first, *seen], _OWN_COLUMNS)
-    shown = _shown_as(rows, saved_keys, names)
     folder, told = target.parent, ""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{_temporary_prefix(target)}{os.getpid()}.{secrets.token_hex(4)}"
@@ -113,7 +116,7 @@ def _write(
             writer = csv.DictWriter(file, [*names.values(), *_OWN_COLUMNS])
             failpoints.reach("results.before-write")
             writer.writeheader()
-            writer.writerows(map(shown, rows))
+            writer.writerows(map(_shown_by(cells, names), rows))
             file.flush()
             failpoints.reach("results.before-fsync")
             os.fsync(file.fileno())
@@ -134,22 +137,19 @@ def _write(
     return target
 
 
-def _shown_as(
-    rows: Iterable[Row], saved_keys: SavedKeys, names: dict[str, str]
-) -> Callable[[Row], dict[str, Any]]:
-    """How a row is shown in a table. A whole config is shown so that it can be read back."""
-    writer = None
-    if saved_keys is None:
-        writer = CellWriter()
-        for saved, _ in rows:
-            writer.learn(saved)
+def _shown_by(writer: CellWriter | None, names: dict[str, str]) -> Callable[[Row], dict[str, Any]]:
+    """How a row is shown in a table: by `writer`, where it is to be read back."""
 
     def shown(row: Row) -> dict[str, Any]:
         saved, own = row
-        if writer is None:
-            cells = {names[key]: plain_cell(value) for key, value in saved.items()}
-        else:
-            cells = {names[key]: writer.cell(key, value) for key, value in saved.items()}
+        cells = {
+            names[key]: value
+            if type(value) is int or type(value) is float  # most are, and there are many
+            else plain_cell(value)
+            if writer is None
+            else writer.cell(key, value)
+            for key, value in saved.items()
+        }
         return cells | {column: plain_cell(value) for column, value in own.items()}
 
     return shown

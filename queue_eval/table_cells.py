@@ -42,15 +42,14 @@ class CellWriter:
     """Writes the cells of the configs' columns, once it has learnt all values."""
 
     def __init__(self) -> None:
-        self._texts: set[str] = set()
         self._others: set[str] = set()
+        """Keys under which there is more than text and null."""
 
     def learn(self, row: dict[str, Any]) -> None:
+        others = self._others
         for key, value in row.items():
-            if type(value) is str:
-                self._texts.add(key)
-            elif value is not None:
-                self._others.add(key)
+            if type(value) is not str and value is not None and key not in others:
+                others.add(key)
 
     def cell(self, key: str, value: Any) -> Any:
         """`value` as the module csv is to write it."""
