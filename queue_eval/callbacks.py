@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.job import Job
+from queue_eval.states import State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,15 +69,17 @@ class LoggerCallback(Callback):
 
     def on_done(self, job: Job) -> None:
         self._done += 1
-        self._best = _better(self._best, job.result)
+        self._best = _better(self._best, job)
+        received = f"job {job.id} {_end_of(job, 200)}"
+        if not _has_failed(job):
+            received = f"received objective: {_shown(job.result)}"
         print(  # noqa: T201 - telling the user is what it is for
-            f"[{self._done:05d}] -- best objective: {_shown(self._best)} "
-            f"-- received objective: {_shown(job.result)}"
+            f"[{self._done:05d}] -- best objective: {_shown(self._best)} -- {received}"
         )
 
 
 class TqdmCallback(Callback):
-    """A progress bar with the best objective so far.
+    """A progress bar with the best objective so far, and how many jobs have failed.
 
     `max_evals`: the bar's total; None: it grows with the jobs that are submitted.
     """
@@ -85,6 +88,8 @@ class TqdmCallback(Callback):
         from tqdm.auto import tqdm  # only those who want a bar pay for it
 
         self._best: float | None = None
+        self._failed = 0
+        self._shown: dict[str, Any] = {"objective": None}
         self._grows = max_evals is None
         self._total = max_evals or 0
         self._bar = tqdm(total=self._total)
@@ -93,10 +98,14 @@ class TqdmCallback(Callback):
         self._grow(self._total + 1)
 
     def on_done(self, job: Job) -> None:
-        self._best = _better(self._best, job.result)
+        self._best = _better(self._best, job)
+        if _has_failed(job):
+            self._failed += 1
+            self._shown["failed"] = f"{self._failed}, the last: job {job.id} {_end_of(job, 60)}"
         # An adopted job was launched in an earlier life.
         self._grow(max(self._total, int(self._bar.n) + 1))
-        self._bar.set_postfix(objective=self._best, refresh=False)
+        self._shown["objective"] = self._best
+        self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update(1)
 
     def _grow(self, total: int) -> None:
@@ -111,8 +120,9 @@ def _result_of(job: Job) -> Any:
 class SearchEarlyStopping(Callback):
     """Ends the search when the best objective has not improved for `patience` finished jobs.
 
-    `objective_func` maps a job to the number to maximise, by default its result. Raises
-    SearchTerminationError in `on_done`, which `gather` lets through.
+    `objective_func` maps a job to the number to maximise, by default its result. It is not asked about jobs
+    that failed or were cancelled: they have no objective, and improve nothing, nor do NaN and infinities.
+    Raises SearchTerminationError in `on_done`, which `gather` lets through.
     """
 
     def __init__(self, patience: int = 10, objective_func: Callable[[Job], Any] = _result_of) -> None:
@@ -122,8 +132,10 @@ class SearchEarlyStopping(Callback):
         self._objective_func = objective_func
 
     def on_done(self, job: Job) -> None:
-        objective = self._objective_func(job)
-        if self._best is None:
+        objective = None if _has_failed(job) else self._objective_func(job)
+        if objective is None or _is_infinite_or_nan(objective):
+            self._not_better += 1
+        elif self._best is None:
             self._best = objective
         elif objective > self._best:
             print(  # noqa: T201 - DeepHyper tells the user, too
@@ -186,10 +198,30 @@ def _warn(message: str) -> None:
         warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def _better(best: float | None, result: Any) -> float | None:
-    if isinstance(result, bool) or not isinstance(result, (int, float)) or math.isnan(result):
+def _has_failed(job: Job) -> bool:
+    return job.state in (State.FAILED, State.CANCELLED)
+
+
+def _end_of(job: Job, length: int) -> str:
+    """How a job without a result ended: of a traceback, its last line, with so many characters at most."""
+    if job.state is State.CANCELLED:
+        return "was cancelled"
+    lines = (job.error or "").strip().splitlines() or [""]
+    reason = lines[-1] if len(lines[-1]) <= length else f"{lines[-1][:length]}…"
+    return f"failed ({job.cause}): {reason}"
+
+
+def _better(best: float | None, job: Job) -> float | None:
+    result = job.result
+    if _has_failed(job) or isinstance(result, bool) or not isinstance(result, (int, float)):
+        return best
+    if _is_infinite_or_nan(result):
         return best
     return result if best is None else max(best, result)
+
+
+def _is_infinite_or_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _shown(value: Any) -> str:

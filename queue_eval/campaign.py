@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from queue_eval.codec import canonical
+from queue_eval.codec import FAIL_RETURN_VALUE, canonical
 from queue_eval.errors import DamagedError
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
@@ -45,14 +45,16 @@ class Campaign:
     """
 
     def __init__(
-        self, queue: CampaignQueue, opened: Opened, run_function: Any, *, reuse: bool, keep: bool = True
-    ) -> None:
+        self, queue: CampaignQueue, opened: Opened, run_function: Any, *, reuse: bool, keep: bool = True,
+        failure_value: Any = FAIL_RETURN_VALUE,
+    ) -> None:  # fmt: skip
         self.queue = queue
         self.opened = opened
         self.ledger = Ledger(opened, keep)
         self.lock = threading.Condition()
         self._run_function = run_function
         self._reuse = reuse
+        self._failure_value = failure_value
         self._driver = secrets.token_hex(8)
         self._sequence = 0
         self._sending = threading.RLock()
@@ -364,7 +366,7 @@ class Campaign:
         return job
 
     def _fill(self, job: Job, entry: ResultEntry) -> None:
-        fill(job, entry, self._hosts.get(entry.worker), self.opened.created_ms)
+        fill(job, entry, self._hosts.get(entry.worker), self.opened.created_ms, self._failure_value)
 
     # The past, and the end ----------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """JSON on the wire: what a config or a result may hold, and how it is written.
 
-`plain` copies a value into dicts, lists, strings, numbers, booleans and None, turning tuples into lists
-and numpy-like scalars and arrays (anything with `dtype` and `tolist`) into numbers and lists. Whatever
-else it meets is named by its path.
+`_plain` copies a value into dicts, lists, strings, numbers, booleans and None, turning tuples into lists,
+members of a str or number Enum into their values, and numpy-like scalars and arrays (anything with `dtype`
+and `tolist`) into numbers and lists. Whatever else it meets is named by its path, or becomes text.
 
 This module is imported by the processes that run user code, so it imports next to nothing: of `json` only
 what it is made of. The whole of it takes as long to import as an interpreter takes to start, and half of what
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FAIL_RETURN_VALUE = -3.4028235e38
-"""Result of a failed or cancelled job, and of a scalar that is not finite: the minimum of float32."""
+"""Result of a failed or cancelled job, where no other is asked for: the minimum of float32."""
 
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
@@ -30,6 +30,9 @@ _LONG = 2**14
 _ESCAPED = ('"', "\\", "\x7f", *map(chr, range(32)))
 _ESCAPED_INSIDE = [character.encode() for character in _ESCAPED[1:]]
 _HUGE_INT = "an integer of more digits than Python reads back (4300)"
+_HUGE_INT_BITS = 14_284
+_SHOWN_CHARACTERS = 12_000
+"""Of a result that cannot be kept, so much is told in the error: nearly all that an error may hold."""
 
 
 class _Reading:
@@ -130,30 +133,34 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
     return copy, text
 
 
-def encode_result(value: Any) -> str:
-    """JSON of what a run function returned; a scalar that is not finite becomes FAIL_RETURN_VALUE.
+def encode_result(value: Any, *, as_text: bool = False) -> str:
+    """JSON of what a run function returned; one that is not finite is written as Python's JSON reads it.
 
-    Raises ResultError naming the path and the type of what JSON cannot hold.
+    `as_text`: what JSON cannot hold becomes its `str`; otherwise it raises ResultError, which names its path
+    and type, and holds the text of the whole result.
     """
+    if type(value).__name__ in ("generator", "async_generator"):
+        as_text = False  # nothing of the run function has run yet: there is no result
     try:
-        plain = _plain(value, "result", finite=False, depth=0)
+        plain = _plain(value, "result", finite=False, depth=0, as_text=as_text)
     except _NotPlainError as error:
         raise ResultError(
             f"the result cannot be serialised: {error.path} {error.what}; "
-            f"return JSON values (numbers, strings, lists, dicts). The result was {_shown(value)}"
+            'return JSON values (numbers, strings, lists, dicts), or use values="text". '
+            f"The result was {_shown(value)}"
         ) from None
-    if isinstance(plain, float) and not _is_finite(plain):
-        plain = FAIL_RETURN_VALUE
     try:
         text = encode(plain)
     except ValueError:
         raise ResultError(
-            f"the result cannot be serialised: it holds {_HUGE_INT}; return it as text"
+            f"the result cannot be serialised: it holds {_HUGE_INT}; return it as text. "
+            f"The result was {_shown(value)}"
         ) from None
     if len(text) > MAX_RESULT_BYTES:
         raise ResultError(
             f"the result cannot be serialised: it takes {len(text):,} bytes as JSON, more than "
-            f"{MAX_RESULT_BYTES:,}; write large data to a file and return its path"
+            f"{MAX_RESULT_BYTES:,}; write large data to a file and return its path. "
+            f"The result was {_cut(text)}"
         )
     return text
 
@@ -171,39 +178,91 @@ def canonical(config: dict[str, Any]) -> str:
     return "".join(_tools.write_sorted(config, 0))
 
 
-def _plain(value: Any, path: str, *, finite: bool, depth: int) -> Any:
+def _plain(value: Any, path: str, *, finite: bool, depth: int, as_text: bool = False) -> Any:
     kind = type(value)
     if kind is str:
         return _text(value, path) if finite else value
-    if kind is int or kind is bool or value is None:
+    if kind is int:
+        return hex(value) if as_text and value.bit_length() > _HUGE_INT_BITS else value
+    if kind is bool or value is None:
         return value
     if kind is float:
         if finite and not _is_finite(value):
             raise _NotPlainError(path, f"is {value}")
         return value
-    if depth > _MAX_DEPTH:
-        raise _NotPlainError(path[:80], f"is nested deeper than {_MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        copy = {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _NotPlainError(path or str(key), f"has the key {key!r}, {_kind(key)} instead of a str")
-            if finite:
-                _text(key, path or key.encode("ascii", "backslashreplace").decode())
-            copy[str(key)] = _plain(item, f"{path}.{key}" if path else key, finite=finite, depth=depth + 1)
-        return copy
-    if isinstance(value, (list, tuple)):
-        return [
-            _plain(item, f"{path}[{i}]", finite=finite, depth=depth + 1) for i, item in enumerate(value)
-        ]
-    if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
-        unpacked = value.tolist()
-        if type(unpacked) is not kind:
-            return _plain(unpacked, path, finite=finite, depth=depth + 1)
-    for base in (str, int, float):
-        if isinstance(value, base):
-            return _plain(base(value), path, finite=finite, depth=depth + 1)
+    try:
+        if depth > _MAX_DEPTH:
+            raise _NotPlainError(path[:80], f"is nested deeper than {_MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            copy = {}
+            for key, item in value.items():
+                name = key if type(key) is str else _name(key, path, as_text=as_text)
+                if finite:
+                    _text(name, path or name.encode("ascii", "backslashreplace").decode())
+                inner = f"{path}.{name}" if path else name
+                copy[name] = _plain(item, inner, finite=finite, depth=depth + 1, as_text=as_text)
+            if len(copy) < len(value):
+                raise _NotPlainError(path, "has several keys with the same text")
+            return copy
+        if isinstance(value, (list, tuple)):
+            return [
+                _plain(item, f"{path}[{i}]", finite=finite, depth=depth + 1, as_text=as_text)
+                for i, item in enumerate(value)
+            ]
+        unpacked = _unpacked(value, path, as_text=as_text)
+        return _plain(unpacked, path, finite=finite, depth=depth + 1, as_text=as_text)
+    except _NotPlainError:
+        if not as_text:
+            raise
+        return _as_text(value)  # what it holds has become text before, where that was possible
+
+
+def _name(key: Any, path: str, *, as_text: bool) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)  # str() of a member of an Enum is "Class.NAME"
+    if as_text:
+        return _as_text(key)
+    raise _NotPlainError(path or str(key), f"has the key {key!r}, {_kind(key)} instead of a str")
+
+
+def _unpacked(value: Any, path: str, *, as_text: bool) -> Any:
+    """The number, text or list behind a value that is no JSON value itself, but stands for one."""
+    if isinstance(value, type):  # also numpy's scalar types, which have all that their scalars have
+        raise _NotPlainError(path, f"is the type {value.__name__}")
+    try:
+        if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
+            if _holds_times(value.dtype):
+                if as_text and getattr(value, "ndim", None):
+                    return list(value)
+                # Only some units come as numbers from `tolist`, and nothing tells which unit that was.
+                raise _NotPlainError(path, f"is {_kind(value)} of type {value.dtype}")
+            unpacked = value.tolist()
+            if type(unpacked) is not type(value):
+                return unpacked
+            if getattr(value.dtype, "kind", "") == "f":  # a longdouble, for which Python has no type
+                return float(value)
+        if isinstance(value, str):
+            return str.__str__(value)
+        for base in (int, float):
+            if isinstance(value, base):
+                return base(value)
+    except _NotPlainError:
+        raise
+    except Exception as error:  # as of a tensor without data, or one that is not stored as an array
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise _NotPlainError(path, f"is {_kind(value)} that cannot be read as numbers ({reason})") from None
     raise _NotPlainError(path, f"is {_kind(value)}")
+
+
+def _holds_times(dtype: Any) -> bool:
+    """Whether it is numpy's datetime64 or timedelta64, or has a field of these."""
+    if getattr(dtype, "kind", "") in ("m", "M"):
+        return True
+    base = getattr(dtype, "base", dtype)
+    if base is not dtype and _holds_times(base):
+        return True
+    fields = getattr(dtype, "fields", None) or {}
+    return any(_holds_times(field[0]) for field in fields.values())
 
 
 def _is_finite(value: float) -> bool:
@@ -224,9 +283,25 @@ def _kind(value: Any) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     try:
-        text = repr(value)
-    except Exception as error:  # a hostile __repr__ must not hide the real error
+        text = repr(value) if isinstance(value, (bytes, bytearray)) else str(value)
+    except Exception as error:  # a hostile __repr__ must not hide the real error, nor lose a result
         return f"{_kind(value)} (its repr raises {type(error).__name__})"
-    return text if len(text) <= 2000 else f"{text[:2000]}… ({len(text):,} characters)"
+    return str.__str__(text)
+
+
+def _shown(value: Any) -> str:
+    """A result that cannot be kept, as the JSON that it would be with ``values="text"``."""
+    try:
+        return _cut(encode(_plain(value, "result", finite=False, depth=0, as_text=True)))
+    except Exception:  # user classes may raise anything
+        return _cut(_as_text(value))
+
+
+def _cut(text: str) -> str:
+    """The first and the last part of a text that is too long for an error."""
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text
+    half = _SHOWN_CHARACTERS // 2
+    return f"{text[:half]}… ({len(text):,} characters) …{text[-half:]}"

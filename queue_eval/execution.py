@@ -31,6 +31,7 @@ class RunFunction:
         self.load_error = ""
         """Why it could not be loaded, in short."""
         self._kwargs = setup.kwargs
+        self._as_text = setup.values == "text"
         self._function: Any = None
         self._broken = ""
         try:
@@ -49,7 +50,10 @@ class RunFunction:
                 return "error", bounded(_as_bytes(self._broken), ERROR_BYTES)
             arguments = _arguments(config)
             arguments["id"] = job
-            return "ok", _as_bytes(encode_result(self._function(arguments, **self._kwargs)))
+            value = self._function(arguments, **self._kwargs)
+            if hasattr(type(value), "cr_await"):  # a coroutine: the run function is an `async def`
+                value = _await(value)
+            return "ok", _as_bytes(encode_result(value, as_text=self._as_text))
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
             return "error", bounded(_as_bytes(describe_error(error)), ERROR_BYTES)
 
@@ -63,6 +67,22 @@ def _arguments(config: bytes) -> dict[str, Any]:
     except ValueError as error:
         what = str(error)
     raise ConfigError(f"the config of this job is damaged on the server ({what}); submit it again") from None
+
+
+def _await(coroutine: Any) -> Any:
+    """What a coroutine returns, awaited in an event loop of its own."""
+    import asyncio  # few need it, and it takes longer to import than an interpreter to start
+
+    async def outcome() -> tuple[Any, BaseException | None]:
+        try:
+            return await coroutine, None
+        except BaseException as error:  # the loop would end for some of them, and add its frames to each
+            return None, error
+
+    value, error = asyncio.run(outcome())
+    if error is not None:
+        raise error
+    return value
 
 
 def _as_bytes(text: str) -> bytes:

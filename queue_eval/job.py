@@ -40,11 +40,11 @@ class Job:
         self.status = self.READY
         self.state = State.PENDING
         self.result: Any = None
-        """What the run function returned; FAIL_RETURN_VALUE when failed or cancelled."""
+        """What the run function returned; FAIL_RETURN_VALUE, or `failure_value`, when failed or cancelled."""
         self.error: str | None = None
         """Remote traceback of a failure."""
         self.cause: str | None = None
-        """Why it failed: "error", "timeout" or "lost"."""
+        """Why it failed: "error", "timeout", "lost"; "nan" or "inf": its result is NaN or infinite."""
         self.attempts = 0
         """Executions begun and charged."""
         self.releases = 0

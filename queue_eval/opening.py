@@ -21,7 +21,7 @@ from queue_eval.errors import CampaignNotFoundError, FunctionError, ServerRefuse
 from queue_eval.expiry import prune_in_passing
 from queue_eval.function_ref import FunctionRef, describe
 from queue_eval.moves import Opened
-from queue_eval.options import Options
+from queue_eval.options import Options, failure_value_of
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import open_access, server_state
 from queue_eval.signing import sign
@@ -95,7 +95,10 @@ def open_campaign(
     except BaseException:
         line.link.close()
         raise
-    return line, Campaign(queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs)
+    return line, Campaign(
+        queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs,
+        failure_value=options.failure_value,
+    )  # fmt: skip
 
 
 def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:
@@ -115,7 +118,8 @@ def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, di
     except BaseException:
         line.link.close()
         raise
-    return line, Campaign(queue, opened, None, reuse=options.reuse), meta
+    failure_value = failure_value_of(meta)
+    return line, Campaign(queue, opened, None, reuse=options.reuse, failure_value=failure_value), meta
 
 
 def _check_role(access: Access) -> None:
@@ -154,6 +158,7 @@ def _meta(
                 "kwargs": json.loads(options.run_function_kwargs),
                 "time_limit": options.time_limit,
                 "forward": forward,
+                "values": options.values,
             }
         ),
         "max_attempts": options.max_attempts,
@@ -165,6 +170,7 @@ def _meta(
         "signature": signature,
         "num_workers": num_workers,
         "queue": options.queue,
+        "failure_value": encode(options.failure_value),
         "expires": "" if options.campaign is not None or options.keep else "1",
     }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
-from queue_eval.codec import encode_options
-from queue_eval.errors import UsageError
+from queue_eval.codec import FAIL_RETURN_VALUE, decode, encode_options, encode_result
+from queue_eval.errors import ResultError, UsageError
 from queue_eval.keys import DEFAULT_QUEUE, check_campaign_name, check_queue_name
 
 MAX_DELAY_S = 10 * 365.25 * 86400
@@ -45,6 +46,8 @@ class Keywords(TypedDict, total=False):
     keep_jobs: bool
     keep: bool
     wait_replicas: int
+    values: Literal["json", "text"]
+    failure_value: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,10 @@ class Options:
         with every result gathered.
     wait_replicas: how many replicas of the server must have all that was acknowledged before `close` returns;
         after 10 s it warns. 0: none is waited for.
+    values: "json": a result that JSON cannot hold fails its job; "text": what JSON cannot hold in it becomes
+        its `str`, so that no hours of work are lost, but comes back as text.
+    failure_value: result of failed and cancelled jobs, for those who minimise: a number (also nan and inf),
+        text, True, False or None. The last driver to open the campaign decides what tables and commands show.
     """
 
     campaign: str | None = None
@@ -97,6 +104,8 @@ class Options:
     keep_jobs: bool = True
     keep: bool = False
     wait_replicas: int = 0
+    values: Literal["json", "text"] = "json"
+    failure_value: Any = FAIL_RETURN_VALUE
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:
@@ -128,6 +137,8 @@ class Options:
             keep_jobs=_flag("keep_jobs", given.get("keep_jobs", True)) is not False,
             keep=_flag("keep", given.get("keep", False)) is True,
             wait_replicas=count("wait_replicas", given.get("wait_replicas", 0), minimum=0),
+            values=_values(given.get("values", "json")),
+            failure_value=_scalar("failure_value", given.get("failure_value", FAIL_RETURN_VALUE)),
         )
 
 
@@ -187,10 +198,35 @@ def _kwargs(value: Any) -> str:
     return encode_options("run_function_kwargs", value)
 
 
+def _values(value: Any) -> Any:
+    if isinstance(value, str) and value == "pickle":
+        raise UsageError("values is 'pickle', which this version does not know yet; give 'json' or 'text'")
+    return _choice("values", value, ("json", "text"))
+
+
 def _flag(what: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise UsageError(f"{what} is {value!r}; give True or False")
     return value
+
+
+def _scalar(what: str, value: Any) -> Any:
+    """`value` as JSON has it; numpy's scalars become Python's."""
+    try:
+        plain = decode(encode_result(value))
+    except ResultError:
+        plain = []
+    if isinstance(plain, (dict, list)):
+        raise UsageError(f"{what} is a {type(value).__name__}; give a number, text, True, False or None")
+    return plain
+
+
+def failure_value_of(meta: Mapping[str, bytes]) -> Any:
+    """The `failure_value` of a campaign, from its meta; campaigns of earlier versions name none."""
+    try:
+        return decode(meta["failure_value"])
+    except (KeyError, ValueError):
+        return FAIL_RETURN_VALUE
 
 
 def _text(what: str, value: Any) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from queue_eval.codec import FAIL_RETURN_VALUE, decode
+from queue_eval.codec import decode
 from queue_eval.job import Job
+from queue_eval.non_finite import is_finite, judge_result
 from queue_eval.result_stream import ResultEntry
-from queue_eval.states import State
+from queue_eval.states import Outcome, State
 
 
 def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Job:
@@ -22,9 +23,21 @@ def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Jo
     return job
 
 
-def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int) -> None:
-    """`host`: where its worker runs; `created_ms`: when the campaign was created."""
-    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases = entry
+def judged(entry: ResultEntry) -> ResultEntry:
+    """The outcome, with a result that is NaN or infinite as a failure.
+
+    A worker of an earlier version calls it a success when the process that ran it is of this one.
+    """
+    if entry.state is not State.SUCCEEDED or is_finite(entry.body):
+        return entry
+    outcome, body = judge_result(Outcome.OK, entry.body)
+    return entry._replace(state=State.FAILED, cause=outcome.value, body=body)
+
+
+def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failure_value: Any) -> None:
+    """`host`: where its worker runs; `created_ms`: when the campaign was created; `failure_value`: the result
+    of a failed or cancelled job."""
+    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases = judged(entry)
     job.state = state
     job.attempts = attempts
     job.releases = releases
@@ -36,7 +49,7 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int) -> Non
     job.finished_ms = finished_ms
     job.elapsed_sec = max(0, finished_ms - created_ms) / 1000
     job.duration = max(0.0, finished_ms - (job.submitted_ms or finished_ms)) / 1000
-    job.result = FAIL_RETURN_VALUE
+    job.result = failure_value
     if state is State.SUCCEEDED:
         try:
             job.result = decode(body)

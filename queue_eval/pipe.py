@@ -7,7 +7,8 @@ announces. Configs and results pass through verbatim: the parent never decodes t
 frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
-                          to (or null), modules that are allowed (or null); then the pickle
+                          to (or null), modules that are allowed (or null), what becomes of
+                          values that JSON cannot hold; then the pickle
 up             to parent  the interpreter works; loading the run function begins
 ready          to parent  why the run function cannot be loaded; empty when it is loaded
 run            to child   id, attempt, slots if not 1; then the config (JSON)
@@ -51,11 +52,11 @@ class Setup:
     """What a child must know before its first attempt; nothing changes it."""
 
     # No dataclass, nor is Report: their module takes as long to import as an interpreter takes to start.
-    __slots__ = ("allowed", "forward", "kwargs", "name", "path", "payload", "threads")
+    __slots__ = ("allowed", "forward", "kwargs", "name", "path", "payload", "threads", "values")
 
     def __init__(
         self, name: str, payload: bytes | None, path: tuple[str, ...], kwargs: dict[str, Any], threads: int,
-        forward: dict[str, Any] | None = None, allowed: tuple[str, ...] | None = None,
+        forward: dict[str, Any] | None = None, allowed: tuple[str, ...] | None = None, values: str = "json",
     ) -> None:  # fmt: skip
         self.name = name
         self.payload = payload
@@ -66,6 +67,8 @@ class Setup:
         """Where to forward attempts to, for the methods that do."""
         self.allowed = allowed
         """Modules in which the run function may be defined; None: any."""
+        self.values = values
+        """Of results: "text" makes text of what JSON cannot hold; with "json" that fails the attempt."""
 
     def but(self, **changes: Any) -> Setup:
         """The same with other values for some."""
@@ -82,7 +85,7 @@ class Setup:
         by_value = self.payload is not None
         header = (
             "setup", self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward,
-            self.allowed,
+            self.allowed, self.values,
         )  # fmt: skip
         return frame(header, self.payload or b"")
 
@@ -145,7 +148,8 @@ def parse_setup(header: list[Any], body: bytes) -> Setup:
     # The package may be replaced under a running worker: what an older one does not say is unset.
     _, name, path, kwargs, threads, by_value, forward, *more = header
     modules = tuple(more[0]) if more and more[0] is not None else None
-    return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward, modules)
+    values = more[1] if len(more) > 1 else "json"
+    return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward, modules, values)
 
 
 def parse_ready(header: list[Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from queue_eval.campaign import Campaign
 from queue_eval.job import Job
 from queue_eval.results import SavedKeys, convert_for_csv, data_frame, write_results
+from queue_eval.results_owner import Owner
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,12 +65,20 @@ class Records:
 
         `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
 
+        What another campaign has written there is kept under another name, with a warning.
         With ``keep_jobs=False`` they are read from the server, in the order in which they finished.
         """
+        self.write_evals(Path(log_dir) / "results.csv", saved_keys)
+
+    def write_evals(self, target: Path, saved_keys: SavedKeys = None) -> None:
+        """As `dump_evals`, to a file of another name."""
+        folder, name = target.parent, target.name
+        owner = Owner(self._campaign.queue.campaign, self._campaign.queue.uid)
         if self._ledger.keep:
-            write_results(self.jobs_done, saved_keys, Path(log_dir))
+            write_results(self.jobs_done, saved_keys, folder, name=name, owner=owner)
         elif self.num_gathered:
-            write_results(self._campaign.gathered(), saved_keys, Path(log_dir), spill=True)
+            gathered = self._campaign.gathered()
+            write_results(gathered, saved_keys, folder, spill=True, name=name, owner=owner)
 
     def decode(self, key: str) -> dict[str, Any]:
         """The dict that a JSON string holds. Raises ValueError for anything else."""

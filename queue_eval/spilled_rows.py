@@ -10,23 +10,35 @@ from typing import Any
 
 
 class SpilledRows:
-    """Rows as a CSV file shows them: cells are text. Gone when it is."""
+    """Rows of JSON values, in several dicts per row; what is no JSON is text. Gone when it is."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]], folder: Path) -> None:
+    def __init__(self, rows: Iterable[tuple[dict[str, Any], ...]], folder: Path) -> None:
         self._file = tempfile.TemporaryFile("w+", encoding="ascii", dir=folder)  # noqa: SIM115 - it lives on
         self._count = 0
         for row in rows:
-            cells = {column: "" if value is None else str(value) for column, value in row.items()}
-            self._file.write(json.dumps(cells) + "\n")
+            try:
+                text = json.dumps(row, default=str)
+            except (TypeError, ValueError, RecursionError):  # a callable of the user's gave it
+                parts = [{c: _storable(value) for c, value in part.items()} for part in row]
+                text = json.dumps(parts, default=str)
+            self._file.write(text + "\n")
             self._count += 1
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         self._file.seek(0)
         for line in self._file:
             yield json.loads(line)
 
     def close(self) -> None:
         self._file.close()
+
+
+def _storable(value: Any) -> Any:
+    try:
+        json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+    return value

@@ -35,6 +35,9 @@ class Outcome(StrEnum):
     ERROR = "error"
     TIMEOUT = "timeout"
     LOST = "lost"
+    NAN = "nan"
+    INF = "inf"
+    """The result is NaN, or infinite: a failure, after which no further attempt is made."""
 
 
 RELEASED = "released"

@@ -148,10 +148,13 @@ def make_plan(
         time_limit_s = _time_limit(campaign_options["time_limit"])
         forward = _forward(campaign_options.get("forward"))
         revision = int(meta["revision"])
+        values = str(campaign_options.get("values", "json"))
         payload = meta.get("payload") or None
         signature = meta.get("signature", b"").decode()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise FunctionError(f"campaign {queue.campaign!r} is malformed: {error!r}") from error
+    if values not in ("json", "text"):
+        raise FunctionError(f"values={values!r} is not known to this worker; upgrade its queue_eval")
     check_method(method)
     if allow is not None:
         allow.check(name, method, is_by_value=payload is not None)
@@ -166,7 +169,7 @@ def make_plan(
         if method is Method.RQ and forward["url"] is None:
             forward |= {"url": access.url, "ca": access.ca}
     allowed = allow.modules if allow is not None else None
-    setup = Setup(name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed)
+    setup = Setup(name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed, values=values)
     return Plan(
         method, setup, options.slots, time_limit_s, options.python, revision, options.board,
         options.memory_limit, options.jobs_per_child, options.library_threads, queue.campaign,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import csv
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,7 +71,7 @@ def read_table(folder: Path) -> list[Row]:
 
 
 def _row(cells: dict[str, str]) -> Row:
-    result: Any = ast.literal_eval(cells["objective"])
+    result: Any = json.loads(cells["objective"])
     if not isinstance(result, dict):
         return Row(int(cells["id"]), int(cells["x"]), "", "")
     return Row(int(cells["id"]), int(cells["x"]), result["token"], digest(result["value"]))

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from queue_eval.cli.config_tables import configs_of_table
 from queue_eval.codec import encode_config
 from queue_eval.errors import ConfigError, UsageError
+
+_EXPORTED = {"id", "config", "state", "result", "submitted_at"}
+"""Keys by which a line of an export is known. No config has an id of its own."""
 
 
 def read_configs(path: Path) -> list[dict[str, Any]]:
     """All configs of a file, in order, each one checked.
 
     .jsonl: a JSON object per line, blank lines skipped. .json: a list of objects. .csv: one config per row
-    under a header of keys; a cell that is JSON (a number, true, false, null, ...) is that value, else text.
+    under a header of keys, see `config_tables`. In an export as .jsonl, the configs of its jobs.
 
     Raises ConfigError naming the line, position or row that is wrong, and UsageError when the file cannot
     be read, is of another kind, or holds no config.
     """
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": configs_of_table}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UsageError(f"{path} is no file of configs by its name; give a .jsonl, .json or .csv file")
@@ -53,7 +56,9 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"line {number}"
-                yield where, _parsed(path, where, line)
+                config = _parsed(path, where, line)
+                is_exported = isinstance(config, dict) and config.keys() >= _EXPORTED
+                yield where, config["config"] if is_exported else config
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -74,41 +79,3 @@ def _parsed(path: Path, where: str, text: str) -> Any:
         ) from None
     except RecursionError:
         raise ConfigError(f"{path}, {where}: is nested too deeply; flatten it") from None
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            header = next(rows, [])
-            _check_header(path, header)
-            for number, cells in enumerate(rows, 1):
-                if not cells:
-                    continue
-                where = f"row {number} (line {rows.line_num})"
-                if len(cells) != len(header):
-                    raise ConfigError(
-                        f"{path}, {where}: has {len(cells)} cells under {len(header)} columns; mend it"
-                    )
-                yield where, dict(zip(header, map(_cell, cells), strict=True))
-        except csv.Error as error:
-            raise ConfigError(f"{path}, line {rows.line_num}: is not CSV ({error}); mend it") from None
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if doubled := sorted({name for name in header if header.count(name) > 1}):
-        raise ConfigError(f"{path}, header: names {doubled[0]!r} twice; rename one")
-    if "" in header:
-        raise ConfigError(f"{path}, header: column {header.index('') + 1} has no name; give it one")
-
-
-def _cell(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _refuse(constant: str) -> NoReturn:
-    """NaN and Infinity are words of Python's, not of JSON's."""
-    raise ValueError(constant)

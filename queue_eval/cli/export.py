@@ -20,10 +20,11 @@ import click
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.output import finite, print_json
+from queue_eval.cli.output import print_json
 from queue_eval.cli.records import Records
 from queue_eval.errors import UsageError
 from queue_eval.queue import CampaignQueue
+from queue_eval.table_cells import finite
 
 _WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
     ".csv": write_csv,
@@ -46,7 +47,8 @@ _WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
 def export_command(campaign: str, out: Path, url: str | None, home: str | None, as_json: bool) -> None:
     """Write all finished jobs, in the order in which they finished.
 
-    Values that are lists or dicts are written as JSON in .csv and .parquet.
+    Values that are lists or dicts are written as JSON in .csv and .parquet. `queue-eval run --configs`
+    reads the configs of a .csv and of a .jsonl again.
     """
     ending = out.suffix.lower()
     if ending not in _WRITERS:
@@ -59,8 +61,8 @@ def export_command(campaign: str, out: Path, url: str | None, home: str | None, 
     with look as queue, _beside(out) as lines, _beside(out) as table:
         columns = Columns()
         with lines.open("x", encoding="utf-8") as file:
-            count = _write_lines(queue, file, columns)
-        writer = _WRITERS[ending]
+            writer = _WRITERS[ending]
+            count = _write_lines(queue, file, columns, is_strict=writer is None)
         if writer is not None:
             writer(lines, table, columns)
         _replace(out, lines if writer is None else table)
@@ -70,17 +72,20 @@ def export_command(campaign: str, out: Path, url: str | None, home: str | None, 
         click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
 
 
-def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns) -> int:
-    """Write the finished jobs of this moment, one JSON object per line, and learn the columns of a table."""
+def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns, *, is_strict: bool) -> int:
+    """Write the finished jobs of this moment, one JSON object per line, and learn the columns of a table.
+
+    `is_strict`: floats that JSON lacks are null; else they are as Python reads them.
+    """
     records = Records(queue)
     tail = queue.standing().tail
     cursor, count = "0-0", 0
     while page := queue.read_until(cursor, tail):
         cursor = page[-1].entry
         for record in records.of_entries(page):
-            row = finite(record.as_json())
+            row = record.as_json()
             columns.learn(row)
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite(row) if is_strict else row) + "\n")
             count += 1
     return count
 

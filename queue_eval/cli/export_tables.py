@@ -9,7 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from queue_eval.column_names import column_names
 from queue_eval.paging import PAGE, pages
+from queue_eval.table_cells import CellWriter, finite, plain_cell
 
 _OWN_FIELDS = {
     "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
@@ -17,6 +19,7 @@ _OWN_FIELDS = {
     "finished_at": "finished_at", "run_s": "run_s", "wait_s": "wait_s", "elapsed_sec": "elapsed_sec",
     "duration": "duration", "source": "source", "error": "error",
 }  # fmt: skip
+OWN_COLUMNS = tuple(_OWN_FIELDS)
 """Our own columns, as in results.csv and in the DataFrame, and where they stand in a line."""
 
 _OWN_KINDS = {
@@ -36,20 +39,17 @@ class Columns:
         self.kinds: dict[str, set[str]] = {}
         """By key of the configs."""
         self.results: set[str] = set()
+        self.cells = CellWriter()
 
     def learn(self, line: dict[str, Any]) -> None:
+        self.cells.learn(line["config"])
         for key, value in line["config"].items():
             self.kinds.setdefault(key, set()).add(_kind(value))
         self.results.add(_kind(line["result"]))
 
     def all(self) -> dict[str, str | None]:
         """Column -> key of the config, or None for one of our own; keys named like ours are prefixed."""
-        named: dict[str, str | None] = {}
-        for key in self.kinds:
-            column = key
-            while column in _OWN_FIELDS or column in named or (column != key and column in self.kinds):
-                column = f"config.{column}"
-            named[column] = key
+        named = {column: key for key, column in column_names(self.kinds, _OWN_FIELDS).items()}
         return {**named, **dict.fromkeys(_OWN_FIELDS)}
 
     def kinds_of(self, column: str, key: str | None) -> set[str]:
@@ -60,14 +60,14 @@ class Columns:
 
 
 def write_csv(lines: Path, target: Path, columns: Columns) -> None:
-    """Lists and dicts as JSON, true and false as in JSON, nothing for null."""
+    """Cells as in results.csv; see `queue_eval.table_cells`."""
     wanted = columns.all()
     # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
     with target.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(wanted)
         for line in _read(lines):
-            writer.writerow([_cell(_value(line, column, key)) for column, key in wanted.items()])
+            writer.writerow([_cell(line, column, key, columns.cells) for column, key in wanted.items()])
 
 
 def write_parquet(lines: Path, target: Path, columns: Columns) -> None:
@@ -101,8 +101,10 @@ def _value(line: dict[str, Any], column: str, key: str | None) -> Any:
     return line[_OWN_FIELDS[column]] if key is None else line["config"].get(key)
 
 
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
+def _cell(line: dict[str, Any], column: str, key: str | None, writer: CellWriter) -> Any:
+    if key is None:
+        return plain_cell(_value(line, column, key))
+    return writer.cell(key, line["config"][key]) if key in line["config"] else ""
 
 
 def _kind(value: Any) -> str:
@@ -125,7 +127,7 @@ def _stored(value: Any, storage: str) -> Any:
     if value is None:
         return None
     if storage == "json":
-        return json.dumps(value)
+        return json.dumps(finite(value))
     if storage == "time":
         return datetime.fromisoformat(value)
     # As in .csv: lone surrogates, which UTF-8 cannot hold, are escaped.

@@ -13,7 +13,6 @@ import click
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import (
-    finite,
     iso,
     print_json,
     print_table,
@@ -31,6 +30,7 @@ from queue_eval.errors import UsageError
 from queue_eval.fleet import card_of
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import RELEASED, Outcome, State
+from queue_eval.table_cells import finite
 
 _WIDTHS = (8, 10, 9, 32, 9)
 

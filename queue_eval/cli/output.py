@@ -16,6 +16,7 @@ import click
 
 from queue_eval.codec import encode
 from queue_eval.states import State
+from queue_eval.table_cells import finite
 
 COLOURS: dict[str, str] = {
     State.SCHEDULED: "cyan",
@@ -37,15 +38,6 @@ def print_json(document: Any) -> None:
     except ValueError:
         text = json.dumps(finite(document), indent=2)
     click.echo(text)
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for floats that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> None:

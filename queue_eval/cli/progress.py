@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 import click
+
+from queue_eval.states import Outcome
 
 LINE_EVERY_S = 10.0
 
@@ -14,11 +17,18 @@ LINE_EVERY_S = 10.0
 class Progress(Protocol):
     """Shows how many of a fixed total of jobs are done."""
 
-    def show(self, done: int, failed: int) -> None:
-        """So many are done now, of which so many failed."""
+    def show(self, done: int, failed: int, causes: str = "") -> None:
+        """So many are done now, of which so many failed, and why, as `shown_causes` says it."""
 
     def close(self) -> None:
         """Show the end."""
+
+
+def shown_causes(causes: Mapping[str, int]) -> str:
+    """Why jobs failed, behind their number; empty where all of them just raised an error."""
+    if not causes.keys() - {Outcome.ERROR}:
+        return ""
+    return f" ({', '.join(f'{count} {cause}' for cause, count in causes.items())})"
 
 
 def open_progress(total: int) -> Progress:
@@ -53,9 +63,9 @@ class _Bar:
         self._task = self._progress.add_task("", total=total, failed="")
         self._progress.start()
 
-    def show(self, done: int, failed: int) -> None:
+    def show(self, done: int, failed: int, causes: str = "") -> None:
         self._progress.update(
-            self._task, completed=done, failed=f"[red]{failed} failed[/red]" if failed else ""
+            self._task, completed=done, failed=f"[red]{failed} failed{causes}[/red]" if failed else ""
         )
 
     def close(self) -> None:
@@ -66,13 +76,13 @@ class _Lines:
     def __init__(self, total: int) -> None:
         self._total = total
         self._began_at = self._next_at = time.monotonic()
-        self._shown = self._now = (-1, 0)
+        self._shown = self._now = (-1, 0, "")
         self._first: int | None = None
 
-    def show(self, done: int, failed: int) -> None:
+    def show(self, done: int, failed: int, causes: str = "") -> None:
         if self._first is None:
             self._first = done
-        self._now = (done, failed)
+        self._now = (done, failed, causes)
         if time.monotonic() >= self._next_at and self._now != self._shown:
             self._write()
 
@@ -81,10 +91,10 @@ class _Lines:
             self._write()
 
     def _write(self) -> None:
-        done, failed = self._shown = self._now
+        done, failed, causes = self._shown = self._now
         now = time.monotonic()
         self._next_at = now + LINE_EVERY_S
         more = done - (self._first or 0)
         rate = f", {more / max(now - self._began_at, 1e-3):.3g}/s" if more else ""
-        failures = f", {failed} failed" if failed else ""
+        failures = f", {failed} failed{causes}" if failed else ""
         click.echo(f"{done}/{self._total} done{failures}{rate}", err=True)

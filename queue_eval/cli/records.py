@@ -10,8 +10,10 @@ from typing import Any
 
 from queue_eval.campaign_view import parse_config
 from queue_eval.cli.output import iso
-from queue_eval.codec import FAIL_RETURN_VALUE, decode
+from queue_eval.codec import decode
 from queue_eval.connection import Link
+from queue_eval.options import failure_value_of
+from queue_eval.outcomes import judged
 from queue_eval.paging import PAGE, pages
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, lost_entry
@@ -36,6 +38,7 @@ class JobRecord:
     config: bytes
     entry: ResultEntry | None
     created_ms: int
+    failure_value: Any
 
     @property
     def finished_ms(self) -> int | None:
@@ -59,10 +62,10 @@ class JobRecord:
 
     @property
     def result(self) -> Any:
-        """What the run function returned; FAIL_RETURN_VALUE when failed or cancelled, None before the end."""
+        """What the run function returned; the failure value when failed or cancelled, None before the end."""
         if self.entry is None:
             return None
-        return _json(self.entry.body) if self.state is State.SUCCEEDED else FAIL_RETURN_VALUE
+        return _json(self.entry.body) if self.state is State.SUCCEEDED else self.failure_value
 
     def as_json(self) -> dict[str, Any]:
         entry = self.entry
@@ -102,7 +105,9 @@ class Records:
 
     def __init__(self, queue: CampaignQueue) -> None:
         self._queue = queue
-        self._created_ms = int(queue.meta()["created_ms"])
+        meta = queue.meta()
+        self._created_ms = int(meta["created_ms"])
+        self._failure_value = failure_value_of(meta)
         self._hosts: dict[str, str] = {}
 
     def of_state(self, state: State | None) -> Iterator[JobRecord]:
@@ -167,20 +172,21 @@ class Records:
             state = State.SCHEDULED if is_scheduled else State.PENDING
             return JobRecord(
                 id_, state, attempts - uncharged, releases, None, None, submitted_ms, text, None,
-                self._created_ms,
+                self._created_ms, self._failure_value,
             )  # fmt: skip
         worker, token = holder
         attempt, started = _parse_token(token)
         begun = attempt - uncharged - (not started)
         return JobRecord(
             id_, State.RUNNING, begun, releases, worker, self._host(worker), submitted_ms, text, None,
-            self._created_ms,
+            self._created_ms, self._failure_value,
         )  # fmt: skip
 
     def _finished(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> JobRecord:
+        entry = judged(entry)
         return JobRecord(
             entry.id, entry.state, entry.attempts, entry.releases, entry.worker or None,
-            self._host(entry.worker), submitted_ms, config, entry, self._created_ms,
+            self._host(entry.worker), submitted_ms, config, entry, self._created_ms, self._failure_value,
         )  # fmt: skip
 
     def _host(self, worker: str) -> str | None:

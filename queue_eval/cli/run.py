@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -18,15 +17,17 @@ from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
 from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_options
 from queue_eval.cli.output import print_json
-from queue_eval.cli.progress import open_progress
+from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.target import Target, find_target, stand_for
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
 from queue_eval.keys import check_campaign_name
-from queue_eval.states import Method, State
+from queue_eval.states import Method, Outcome, State
 
 _WRITE_EVERY_S = 3.0
+_TABLES = (".csv", ".txt", "")
+"""How files may end that are written as CSV."""
 _WRITING_SHARE = 10
 """Of the time that passes, writing results takes at most one part in so many."""
 
@@ -66,6 +67,11 @@ _WRITING_SHARE = 10
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
 @click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
+@click.option(
+    "--values",
+    type=click.Choice(["json", "text"]),
+    help="Whether what JSON cannot hold in a result fails its job, or becomes text [default: json].",
+)
 @click.option("--time-limit", type=POSITIVE_DURATION, help="How long one attempt may run, like 90s or 1h30m.")
 @click.option(
     "--local-workers/--no-local-workers",
@@ -89,23 +95,30 @@ def run_command(
         raise UsageError(
             f"there is no folder {out.parent} for the results; create it, or choose another --out"
         )
+    if out.suffix.lower() not in _TABLES:
+        raise UsageError(
+            f"{str(out)!r} is no .csv file by its name, and results are written as CSV; choose another --out "
+            "(`queue-eval export` writes .parquet and .jsonl)"
+        )
     configs = read_configs(configs_file)
+    if out.exists() and out.samefile(configs_file):
+        raise UsageError(f"{str(out)!r} holds the configs, too; choose another --out")
     stand_for(target.script)
     wanted = options | {"campaign": name, "num_workers": slots}
     keywords = {key: value for key, value in wanted.items() if value is not None}
     click.echo(f"campaign {name}: {len(configs)} configs", err=True)
     try:
         with Evaluator.create(target.name, method, keywords) as evaluator:
-            counts, first_failed = _evaluate(evaluator, configs, out)
+            counts, causes, first_failed = _evaluate(evaluator, configs, out)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
             f"{spell_command(_known_server(options), 'cancel', name)}"
         ) from None
-    _report(name, counts, out, as_json=as_json)
+    _report(name, counts, causes, out, as_json=as_json)
     if first_failed is not None:
         raise QueueEvalError(
-            f"{counts[State.FAILED]} of {counts.total()} jobs failed; "
+            f"{counts[State.FAILED]} of {counts.total()} jobs failed{shown_causes(causes)}; "
             f"see why with: {spell_command(_known_server(options), 'job', name, str(first_failed))}"
         )
     if counts[State.CANCELLED]:
@@ -124,9 +137,11 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 
 def _evaluate(
     evaluator: Evaluator, configs: list[dict[str, Any]], out: Path
-) -> tuple[Counter[State], int | None]:
-    """Counts of all jobs by state, and the lowest id of a failed one. Writes `out` however it ends."""
+) -> tuple[Counter[State], Counter[str], int | None]:
+    """Counts of all jobs by state, of failed ones by cause, and the lowest id of these. Writes `out` however
+    it ends."""
     counts: Counter[State] = Counter()
+    causes: Counter[str] = Counter()
     failed: list[int] = []
     results = _Results(evaluator, out)
     evaluator.submit(configs)
@@ -138,13 +153,14 @@ def _evaluate(
                 counts[job.state] += 1
                 if job.state is State.FAILED:
                     failed.append(job.id)
+                    causes[job.cause or Outcome.ERROR] += 1
                 results.is_stale = True
-            progress.show(counts.total(), len(failed))
+            progress.show(counts.total(), len(failed), shown_causes(causes))
             results.write_if_due()
     finally:
         progress.close()
         results.write()
-    return counts, min(failed, default=None)
+    return counts, causes, min(failed, default=None)
 
 
 class _Results:
@@ -164,10 +180,7 @@ class _Results:
         if not self.is_stale:
             return
         began_at = time.monotonic()
-        # dump_evals chooses the name of the file, and replaces it whole.
-        with tempfile.TemporaryDirectory(prefix=f".{self._out.name}.", dir=self._out.parent) as folder:
-            self._evaluator.dump_evals(log_dir=folder)
-            (Path(folder) / "results.csv").replace(self._out)
+        self._evaluator.write_evals(self._out)
         self.is_stale = False
         now = time.monotonic()
         self._due_at = now + max(_WRITE_EVERY_S, _WRITING_SHARE * (now - began_at))
@@ -181,11 +194,16 @@ def _default_name(target: Target, configs_file: Path) -> str:
     return f"{function}-{stem}-{blake2b(told.encode(), digest_size=4).hexdigest()}"
 
 
-def _report(campaign: str, counts: Counter[State], out: Path, *, as_json: bool) -> None:
+def _report(
+    campaign: str, counts: Counter[State], causes: Counter[str], out: Path, *, as_json: bool
+) -> None:
     finals = [state for state in State if state.is_final]
     if as_json:
         numbers = {state.value: counts[state] for state in finals}
         print_json({"campaign": campaign, "jobs": counts.total(), "counts": numbers, "out": str(out)})
         return
-    said = ", ".join(f"{counts[state]} {state.value}" for state in finals if counts[state])
+    why = {State.FAILED: shown_causes(causes)}
+    said = ", ".join(
+        f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
+    )
     click.echo(f"campaign {campaign}: {said}; results in {out}")

@@ -1,7 +1,7 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
---       slots (how many the worker has in all), then per settlement: id, proof, outcome (ok|error|timeout|lost),
---       facts ("run_ms age_ms source"), body, output, digest
+--       slots (how many the worker has in all), then per settlement: id, proof,
+--       outcome (ok|error|timeout|lost|nan|inf), facts ("run_ms age_ms source"), body, output, digest
 --   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known; digest: the first 16 digits of the SHA-1 of its config, or ''. A
 --     server that has gone back in time (a power cut, a failover) gives ids and tokens again: what comes from
 --     another lease under an equal token is not held, and counts only for a job of the same config.
@@ -105,7 +105,8 @@ if #ARGV >= FIRST then
       else
         h.failures = h.failures + 1
         log_failure(id, attempt, outcome, worker, report.body, report.output)
-        if h.failures >= max_attempts then
+        -- A result that is no number would be none again: no further attempt.
+        if h.failures >= max_attempts or outcome == 'nan' or outcome == 'inf' then
           finish(entries, id, attempt - h.uncharged, h.releases, 'failed', report)
         else
           -- The limit stands first: what overflows to nan (0 times infinity) is then the limit.

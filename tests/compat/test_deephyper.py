@@ -139,18 +139,18 @@ def test_results_csv(create, tmp_path):
     for _ in range(2):
         evaluator.dump_evals(log_dir=tmp_path)
         rows = read(tmp_path)
-        assert rows[0] == ["x", "id", "objective", "elapsed_sec", "duration"]
+        assert rows[0] == ["x", "id", "objective", "elapsed_sec", "duration", "state"]
         assert sorted(row[0] for row in rows[1:]) == ["0", "1", "2", "3"]
     evaluator.submit([{"x": 5, "y": [1, 2]}])
     evaluator.gather("ALL")
     evaluator.dump_evals(log_dir=tmp_path)
     rows = read(tmp_path)
-    assert rows[0] == ["x", "y", "id", "objective", "elapsed_sec", "duration"]
+    assert rows[0] == ["x", "y", "id", "objective", "elapsed_sec", "duration", "state"]
     assert rows[5][:4] == ["5", "[1, 2]", "5", "5"]
     evaluator.dump_evals(saved_keys=["x"], log_dir=tmp_path)
-    assert read(tmp_path)[0] == ["x", "id", "objective", "elapsed_sec", "duration"]
+    assert read(tmp_path)[0] == ["x", "id", "objective", "elapsed_sec", "duration", "state"]
     evaluator.dump_evals(saved_keys=lambda job: {"square": job.config["x"] ** 2}, log_dir=tmp_path)
-    assert read(tmp_path)[0] == ["square", "id", "objective", "elapsed_sec", "duration"]
+    assert read(tmp_path)[0] == ["square", "id", "objective", "elapsed_sec", "duration", "state"]
     assert read(tmp_path)[5][0] == "25"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cloudpickle
 import pytest
 
-from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.pipe import ERROR_BYTES
 from queue_eval.states import Method
 from tests.support.executor_harness import FORWARDING, ROOT, result_of, text_of
@@ -80,9 +79,40 @@ def test_a_result_that_json_cannot_hold(make, value, message):
     assert message in text_of(one)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_scalar_that_is_not_finite(make, value):
-    assert result_of(make().call(do="value", value=value)) == FAIL_RETURN_VALUE
+def test_a_result_that_json_cannot_hold_becomes_text(make):
+    kept = {"best": "/models/best", "score": 0.5}
+    assert result_of(make(values="text").call(do="value", value="path")) == kept
+    one = make().call(do="value", value="path")
+    assert "result.best is a PosixPath" in text_of(one)
+    assert text_of(one).endswith('The result was {"best":"/models/best","score":0.5}')
+
+
+def test_an_async_run_function_is_awaited(make):
+    executor = make("echo_later", kwargs={"data": [1]})
+    for one, x in zip(executor.run({"x": 1}, {"x": 2}), (1, 2), strict=True):
+        assert result_of(one) == {"config": {"x": x, "id": x}, "kwargs": {"data": [1]}, "lingers": True}
+        assert one.output == b""
+    wrong, left, given_up, good = executor.run(
+        {"error": "value"}, {"error": "exit"}, {"error": "cancelled"}, {}
+    )
+    for one, name in ((wrong, "ValueError"), (left, "SystemExit"), (given_up, "CancelledError")):
+        assert one.outcome == "error"
+        assert f"{name}: went wrong" in text_of(one)
+        assert text_of(one).count("  File ") == 2, "echo_later and _fail; no frames of asyncio's"
+    assert good.outcome == "ok"
+
+
+def test_an_async_generator_is_no_run_function(make):
+    assert "result is an async_generator" in text_of(make("yield_later", values="text").call())
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "text"), [("nan", "nan", "is NaN"), ("inf", "inf", "is minus infinity")]
+)
+def test_a_result_that_is_not_finite_is_a_failure(make, value, outcome, text):
+    one = make().call(do="value", value=value)
+    assert one.outcome == outcome
+    assert text_of(one) == f"the result {text}; return a finite number, or a dict that holds this one"
 
 
 def test_other_values_come_back_as_they_are(make):

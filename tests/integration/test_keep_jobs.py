@@ -78,7 +78,7 @@ def test_the_csv_is_the_same(server, campaign, fake_worker, tmp_path):
         assert [file.name for file in unkept.iterdir()] == ["results.csv"]
         assert len(rows(unkept)) == 11
         evaluator.dump_evals(["x", "none"], unkept)
-        assert rows(unkept)[0] == ["x", "none", "id", "objective", "elapsed_sec", "duration"]
+        assert rows(unkept)[0] == ["x", "none", "id", "objective", "elapsed_sec", "duration", "state"]
         evaluator.dump_evals(lambda job: {"double": 2 * job.config["x"]}, unkept)
         assert rows(unkept)[1][0] == "0"
         evaluator.dump_evals(log_dir=unkept)

@@ -421,3 +421,19 @@ def test_nobody_is_held_back_whose_slots_are_free_or_for_whom_nothing_is_left(ca
     campaign.add(4)
     assert not campaign.settle("w1", room=1).held_back, "it asked for nothing in advance"
     assert campaign.settle("w1", prefetch=6).held_back
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NAN, Outcome.INF])
+def test_a_result_that_is_no_number_is_final_at_once(make_campaign, outcome):
+    campaign = make_campaign(max_attempts=5, retry_first_ms=0)
+    campaign.add(2)
+    assert campaign.fail("w1", campaign.lease()[0]) == "again"
+    campaign.make_due()
+    leased = {token[0]: token for token in campaign.lease(room=2)}
+    assert campaign.fail("w1", leased[1], outcome) == campaign.fail("w1", leased[2], outcome) == "recorded"
+    assert [(entry.state, entry.cause, entry.attempts) for entry in campaign.results()] == [
+        (State.FAILED, outcome, 2), (State.FAILED, outcome, 1),
+    ]  # fmt: skip
+    campaign.queue.retry([1])
+    assert campaign.count(State.PENDING) == 1
+    assert campaign.settle("w1", settlement((1, 2), outcome)).verdicts == ["stale"]

@@ -25,6 +25,27 @@ def echo(config: Config, **kwargs: Any) -> Any:
     return {"config": config, "kwargs": kwargs}
 
 
+async def echo_later(config: Config, **kwargs: Any) -> Any:
+    """A run function that is an `async def`."""
+    import asyncio  # as rarely as it is needed: children import this module again and again
+
+    await asyncio.sleep(0)
+    if "error" in config:
+        await _fail(config["error"])
+    lingering = asyncio.create_task(asyncio.sleep(3600))
+    return {"config": config, "kwargs": kwargs, "lingers": not lingering.done()}
+
+
+async def _fail(kind: str) -> None:
+    import asyncio
+
+    raise {"exit": SystemExit, "cancelled": asyncio.CancelledError}.get(kind, ValueError)("went wrong")
+
+
+async def yield_later(config: Config) -> Any:
+    yield config
+
+
 def do(config: Config) -> Any:
     """Whatever `config["do"]` names; nothing by default."""
     return globals()["do_" + config.get("do", "nothing")](config)
@@ -268,6 +289,7 @@ def do_numpy(config: Config) -> Any:
 def do_value(config: Config) -> Any:
     values = {
         "set": {"layers": [1, 2, {3}]}, "key": {1: 2}, "object": object(), "tuple": (1, None),
+        "path": {"best": pathlib.Path("/models/best"), "score": 0.5},
         "nan": float("nan"), "inf": float("-inf"), "nested nan": [float("nan")],
         "text": "\ud83d\ude00 \N{GRINNING FACE} \ud800",
     }  # fmt: skip

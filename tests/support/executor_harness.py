@@ -35,13 +35,14 @@ class Harness:
         payload: bytes | None = None, path: tuple[Path, ...] = (ROOT,), kwargs: dict[str, Any] | None = None,
         python: str = sys.executable, forward: dict[str, Any] | None = None,
         find_children: Callable[[], list[int]] | None = None, memory_limit: int | None = None,
-        jobs_per_child: int | None = None,
+        jobs_per_child: int | None = None, values: str = "json",
     ) -> None:  # fmt: skip
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
         if forward is not None:
             forward = {"uid": secrets.token_hex(8), **forward, "campaign": "test", "revision": 1,
                        "time_limit_s": time_limit_s, "in_flight": slots}  # fmt: skip
-        setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward)
+        setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward,
+                      values=values)  # fmt: skip
         self.selector = selectors.DefaultSelector()
         self.plan = Plan(
             method, setup, slots, time_limit_s, python, revision=1, memory_limit=memory_limit,

@@ -10,8 +10,10 @@ from queue_eval.callbacks import (
     SearchEarlyStopping,
     TqdmCallback,
 )  # fmt: skip
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.job import Job
+from queue_eval.states import State
 
 
 def done(result):
@@ -112,3 +114,52 @@ def test_half_a_callback_will_do():
 def test_what_is_no_callback_is_refused(callbacks):
     with pytest.raises(UsageError, match="callback"):
         Callbacks(callbacks)
+
+
+def failed(text="Traceback\nValueError: boom", cause="error"):
+    job = done(FAIL_RETURN_VALUE)
+    job.state, job.cause, job.error = State.FAILED, cause, text
+    return job
+
+
+def test_logger_tells_how_a_job_failed_and_ranks_none_of_it(capsys):
+    logger = LoggerCallback()
+    cancelled = done(FAIL_RETURN_VALUE)
+    cancelled.state = State.CANCELLED
+    jobs = (failed(), done(2.0), failed("the result is NaN; see", "nan"), cancelled)
+    for job in (*jobs, done(float("inf")), failed("x" * 1000)):
+        logger.on_done(job)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "[00001] -- best objective: None -- job 1 failed (error): ValueError: boom",
+        "[00002] -- best objective: 2.00000 -- received objective: 2.00000",
+        "[00003] -- best objective: 2.00000 -- job 1 failed (nan): the result is NaN; see",
+        "[00004] -- best objective: 2.00000 -- job 1 was cancelled",
+        "[00005] -- best objective: 2.00000 -- received objective: inf",
+    ]
+    assert len(last) < 300
+
+
+def test_tqdm_counts_failures(capsys):
+    bar = TqdmCallback()
+    for job in (failed(), failed("the result is NaN", "nan"), done(-2.0)):
+        bar.on_done(job)
+    bar._bar.close()
+    err = capsys.readouterr().err
+    assert "objective=-2" in err
+    assert "failed=2, the last: job 1 failed (nan): the result is NaN" in err
+    assert "3.4" not in err.replace("3/3", "")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_early_stopping_takes_no_failure_and_no_nan_for_the_best(value):
+    stopping = SearchEarlyStopping(patience=4, objective_func=lambda job: -job.result["loss"])
+    good = done({"loss": 2})
+    strange = done({"loss": value})
+    if value is None:
+        strange = failed()
+    for job in (strange, failed(), good, strange, done({"loss": 1}), failed(), strange, failed()):
+        stopping.on_done(job)
+    assert stopping._best == -1
+    with pytest.raises(SearchTerminationError):
+        stopping.on_done(failed())

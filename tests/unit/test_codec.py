@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+import decimal
+import enum
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from queue_eval.codec import (
-    FAIL_RETURN_VALUE,
     MAX_CONFIG_BYTES,
     canonical,
     decode,
@@ -17,6 +20,56 @@ from queue_eval.codec import (
     encode_result,
 )
 from queue_eval.errors import ConfigError, ResultError, UsageError
+from queue_eval.non_finite import is_finite
+
+
+class Colour(str, enum.Enum):  # noqa: UP042 - what users write; a StrEnum's str() is its value anyway
+    RED = "red"
+
+
+class Size(int, enum.Enum):
+    LARGE = 3
+
+
+class Rate(float, enum.Enum):
+    HIGH = 0.5
+
+
+class Loud(str):
+    def __str__(self):
+        return "LOUD"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+
+
+class MetaTensor:
+    """What a tensor without data, or one that is not stored as an array, does: its `tolist` raises."""
+
+    dtype = "torch.float32"
+
+    def tolist(self):
+        raise NotImplementedError("Cannot copy out of meta tensor;\nno data!")
+
+    def __repr__(self):
+        return "tensor(..., device='meta')"
+
+
+class Untouchable:
+    @property
+    def dtype(self):
+        raise RuntimeError("not here")
+
+
+TIMES = [
+    *(np.datetime64(1, unit) for unit in ("Y", "M", "D", "h", "s", "ms", "us", "ns", "as")),
+    *(np.timedelta64(1, unit) for unit in ("D", "us", "ns")), np.timedelta64(1),
+    np.datetime64("NaT"), np.zeros(2, "M8[us]"), np.zeros(2, "M8[ns]"), np.array(1, "m8[ns]"),
+    np.zeros(1, [("a", "i4"), ("t", "M8[ns]")]), np.zeros(1, [("t", "M8[ns]", (2,))]),
+    np.array([np.datetime64(1, "ns")], dtype=object),
+]  # fmt: skip
 
 
 def test_a_config_is_copied():
@@ -31,10 +84,13 @@ def test_a_config_is_copied():
     ("value", "plain"),
     [
         (np.int64(3), 3), (np.float32(0.5), 0.5), (np.bool_(True), True), (np.str_("s"), "s"),
+        (np.longdouble("0.1"), 0.1), (np.full(2, 0.5, np.longdouble), [0.5, 0.5]), (np.float16(0.5), 0.5),
+        (Colour.RED, "red"), (Size.LARGE, 3), (Rate.HIGH, 0.5), ([Loud("quiet")], ["quiet"]),
+        ({Colour.RED: 1}, {"red": 1}), (np.array(["a"]), ["a"]), (2**64 + 1, 2**64 + 1),
         (np.arange(3), [0, 1, 2]), (np.array(1.5), 1.5), (np.zeros((2, 1)), [[0.0], [0.0]]), ((1, 2), [1, 2]),
     ],
 )  # fmt: skip
-def test_numpy_and_tuples_become_plain(value, plain):
+def test_numpy_enums_and_tuples_become_plain(value, plain):
     for got in (encode_config({"v": value}, 0)[0]["v"], decode(encode_result(value))):
         assert got == plain
         assert type(got) is type(plain)
@@ -56,6 +112,14 @@ def test_round_trip_is_exact(value):
         ({"a": math.nan}, '"a" is nan'),
         ({"a": {1, 2}}, '"a" is a set'),
         ({"a": b"x"}, '"a" is a bytes'),
+        ({"a": [np.float64]}, '"a[0]" is the type float64'),
+        ({"a": int}, '"a" is the type int'),
+        ({"a": {"t": MetaTensor()}}, '"a.t" is a MetaTensor that cannot be read as numbers (NotImplemented'),
+        ({"a": MetaTensor()}, "(NotImplementedError: Cannot copy out of meta tensor; no data!); configs "),
+        ({"a": Untouchable()}, '"a" is an Untouchable that cannot be read as numbers (RuntimeError: not he'),
+        ({"a": np.clongdouble(1)}, '"a" is a clongdouble'),
+        ({"a": np.longdouble("1e400")}, '"a" is inf'),
+        ({Colour.RED: object()}, '"red" is an object'),
         ({"id": 1}, '"id"'),
         ([1], "is a list"),
     ],
@@ -65,6 +129,14 @@ def test_what_json_cannot_hold_is_named(config, words):
         encode_config(config, 7)
     assert "config 7" in str(error.value)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("value", TIMES)
+def test_times_of_every_unit_are_refused_alike(value):
+    with pytest.raises(ConfigError, match=r'"a.t(\[0\])?" is an? \w+ of type .*(datetime|timedelta|M8)'):
+        encode_config({"a": {"t": value}}, 0)
+    with pytest.raises(ResultError, match=r"result\.t(\[0\])? is an? \w+ of type "):
+        encode_result({"t": value})
 
 
 def test_a_config_that_contains_itself_is_refused():
@@ -94,8 +166,10 @@ def test_a_long_text_that_is_not_json_is_refused(inside):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), np.array(np.inf)])
-def test_a_scalar_result_that_is_not_finite_is_a_failure_value(value):
-    assert decode(encode_result(value)) == FAIL_RETURN_VALUE
+def test_a_scalar_result_that_is_not_finite_is_told_as_it_is(value):
+    told = encode_result(value)
+    assert told in ("NaN", "Infinity", "-Infinity")
+    assert not is_finite(told.encode())
 
 
 def test_inside_a_result_they_stay():
@@ -109,6 +183,67 @@ def test_a_result_that_cannot_be_serialised_is_shown():
 
     with pytest.raises(ResultError, match=r"result\.a is an Odd.*its repr raises RuntimeError"):
         encode_result({"a": Odd()})
+
+
+def test_a_result_that_cannot_be_serialised_is_kept_as_json_of_text():
+    curve = list(range(20_000))
+    result = {"best": Path("/models/best.pt"), "curve": curve, "points": [Point(1)], "score": 0.9}
+    with pytest.raises(ResultError, match=r'result\.best is a PosixPath; .*values="text"') as error:
+        encode_result(result)
+    text = str(error.value).partition("The result was ")[2]
+    assert text.startswith('{"best":"/models/best.pt","curve":[0,1,')
+    assert text.endswith(',19999],"points":["Point(x=1)"],"score":0.9}')
+    assert len(text) < 13_000
+    with pytest.raises(ResultError) as error:
+        encode_result({"best": Path("/m"), "score": 0.9})
+    assert json.loads(str(error.value).partition("The result was ")[2]) == {"best": "/m", "score": 0.9}
+
+
+@pytest.mark.parametrize("result", [{"n": 10**5000, "score": 0.9}, ["x" * 70_000_000, {"score": 0.9}]])
+def test_the_text_of_a_result_that_is_too_large_is_kept(result):
+    with pytest.raises(ResultError) as error:
+        encode_result(result)
+    assert '"score":0.9' in str(error.value)[-30:]
+    assert len(str(error.value)) < 15_000
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (Path("/a/b"), "/a/b"), (decimal.Decimal("1.50"), "1.50"), (Point(1), "Point(x=1)"), (b"x", "b'x'"),
+        ({1}, "{1}"), (np.float64, "<class 'numpy.float64'>"), (1 + 2j, "(1+2j)"), (Colour.RED, "red"),
+        (MetaTensor(), "tensor(..., device='meta')"), (np.datetime64(1, "s"), "1970-01-01T00:00:01"),
+        (np.zeros(2, "M8[D]"), ["1970-01-01", "1970-01-01"]), (np.longdouble("0.1"), 0.1),
+        ({1: 2, (3, 4): 5, None: 6}, {"1": 2, "(3, 4)": 5, "None": 6}), ({1: 2, "1": 3}, "{1: 2, '1': 3}"),
+        ([10**4299], [10**4299]), ([10**5000], [hex(10**5000)]), (True, True), (None, None),
+        ("\ud800", "\ud800"), (Untouchable, str(Untouchable)),
+    ],
+)  # fmt: skip
+def test_with_values_text_what_json_cannot_hold_is_text(value, kept):
+    for result, expected in ((value, kept), ({"a": [value, 1]}, {"a": [kept, 1]})):
+        got = decode(encode_result(result, as_text=True))
+        assert got == expected
+        assert type(got) is type(expected)
+
+
+def test_with_values_text_no_result_is_lost():
+    class Odd:
+        def __str__(self):
+            raise RuntimeError("no")
+
+    deep = own = []
+    for _ in range(300):
+        deep.append(deep := [])
+    me = {}
+    me["me"] = me
+    result = decode(encode_result({"odd": Odd(), "deep": own, "me": me, "score": 1}, as_text=True))
+    assert result["odd"] == "an Odd (its repr raises RuntimeError)"
+    assert result["score"] == 1
+
+
+def test_with_values_text_a_generator_is_no_result():
+    with pytest.raises(ResultError, match="result is a generator"):
+        encode_result((x for x in (1,)), as_text=True)
 
 
 def test_equal_configs_have_one_canonical_text():

@@ -9,7 +9,8 @@ import pytest
 from queue_eval.pipe import FrameBuffer, Report, Setup, encode_run, frame, parse_report, parse_setup
 
 REPORT = Report(7, 2, "ok", 1.25, "0123abcd", b'{"a":1}\n', b"printed\n")
-SETUP = Setup("m:f", b"pickle", ("/a", "/b"), {"k": [1]}, threads=3, forward={"x": 1}, allowed=("m",))
+SETUP = Setup("m:f", b"pickle", ("/a", "/b"), {"k": [1]}, threads=3, forward={"x": 1}, allowed=("m",),
+              values="text")  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 64, 10_000])
@@ -45,5 +46,6 @@ def test_nothing_after_garbage_is_taken(garbage):
 
 def test_setups_differ_in_any_part():
     assert SETUP.but() == SETUP
-    for change in ({"name": "m:g"}, {"payload": None}, {"kwargs": {}}, {"threads": 1}, {"allowed": None}):
+    for change in ({"name": "m:g"}, {"payload": None}, {"kwargs": {}}, {"threads": 1}, {"allowed": None},
+                   {"values": "json"}):  # fmt: skip
         assert SETUP.but(**change) != SETUP

@@ -5,12 +5,15 @@ import os
 import socket
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.results import convert_for_csv, data_frame, write_results
+from queue_eval.results_owner import Owner
 from queue_eval.states import State
 
 
@@ -33,27 +36,59 @@ def names(folder):
 def test_columns_of_a_whole_config(tmp_path):
     write_results([finished(1, x=1, y="a")], None, tmp_path)
     assert rows(tmp_path) == [
-        ["x", "y", "id", "objective", "elapsed_sec", "duration"],
-        ["1", "a", "1", "0.5", "2.5", "0.25"],
+        ["x", "y", "id", "objective", "elapsed_sec", "duration", "state"],
+        ["1", "a", "1", "0.5", "2.5", "0.25", "succeeded"],
     ]
 
 
 def test_different_keys_give_the_union_of_columns(tmp_path):
     write_results([finished(1, x=1), finished(2, y=2, x=3), finished(3, z=4)], None, tmp_path)
     assert rows(tmp_path) == [
-        ["x", "y", "z", "id", "objective", "elapsed_sec", "duration"],
-        ["1", "", "", "1", "0.5", "2.5", "0.25"],
-        ["3", "2", "", "2", "0.5", "2.5", "0.25"],
-        ["", "", "4", "3", "0.5", "2.5", "0.25"],
+        ["x", "y", "z", "id", "objective", "elapsed_sec", "duration", "state"],
+        ["1", "", "", "1", "0.5", "2.5", "0.25", "succeeded"],
+        ["3", "2", "", "2", "0.5", "2.5", "0.25", "succeeded"],
+        ["", "", "4", "3", "0.5", "2.5", "0.25", "succeeded"],
     ]
+
+
+@pytest.mark.parametrize("spill", [False, True])
+def test_keys_named_like_our_columns_are_all_kept(tmp_path, spill):
+    config = {"objective": 1, "config.objective": 2, "duration": 3, "state": 4}
+    other = {"config.objective": 5, "config.duration": None}
+    jobs = [finished(1, **config), finished(2, **other), finished(3, objective=6)]
+    write_results(iter(jobs), None, tmp_path, spill=spill)
+    assert [row[:-3] for row in rows(tmp_path)] == [
+        ["config.config.objective", "config.objective", "config.config.duration", "config.state",
+         "config.duration", "id", "objective"],
+        ["1", "2", "3", "4", "", "1", "0.5"],
+        ["", "5", "", "", "null", "2", "0.5"],
+        ["6", "", "", "", "", "3", "0.5"],
+    ]  # fmt: skip
+    write_results(jobs, ["config.objective", "objective"], tmp_path)
+    assert rows(tmp_path)[0][:2] == ["config.objective", "config.config.objective"]
+    assert rows(tmp_path)[1][:2] == ["2", "1"]
+    frame = data_frame(jobs)
+    assert list(frame.columns[:4]) == [
+        "config.config.objective", "config.objective", "config.config.duration", "config.state",
+    ]  # fmt: skip
+    assert list(frame["objective"]) == [0.5] * 3
+    assert list(frame["config.objective"][:2]) == [2, 5]
+    assert frame["config.config.objective"][0] == 1
+
+
+def test_saved_keys_named_like_our_columns(tmp_path):
+    write_results([finished(1, x=1)], ["x", "objective", "id"], tmp_path)
+    assert rows(tmp_path)[0] == ["x", "id", "objective", "elapsed_sec", "duration", "state"]
+    write_results([finished(1, x=1)], lambda job: {"x": 1, "objective": 7, "id": 8}, tmp_path)
+    assert rows(tmp_path)[1][:3] == ["1", "1", "0.5"]
 
 
 def test_saved_keys(tmp_path):
     write_results([finished(1, x=[1, 2], y=2)], ["x", "absent"], tmp_path)
-    assert rows(tmp_path)[0] == ["x", "absent", "id", "objective", "elapsed_sec", "duration"]
-    assert rows(tmp_path)[1] == ["[1, 2]", "", "1", "0.5", "2.5", "0.25"]
+    assert rows(tmp_path)[0] == ["x", "absent", "id", "objective", "elapsed_sec", "duration", "state"]
+    assert rows(tmp_path)[1] == ["[1, 2]", "", "1", "0.5", "2.5", "0.25", "succeeded"]
     write_results([finished(1, x=1)], lambda job: {"double": job.config["x"] * 2}, tmp_path)
-    assert rows(tmp_path)[0] == ["double", "id", "objective", "elapsed_sec", "duration"]
+    assert rows(tmp_path)[0] == ["double", "id", "objective", "elapsed_sec", "duration", "state"]
     assert rows(tmp_path)[1][0] == "2"
 
 
@@ -136,5 +171,125 @@ def test_a_data_frame_has_a_row_per_job():
     assert frame["finished_at"].isna()[1]
 
 
+def test_large_integers_of_a_data_frame_are_exact():
+    large = 2**53 + 1
+    jobs = [
+        finished(1, large, a=large, b=large, c=large, d=2**63, e=1, f=large, g=0.5),
+        finished(2, -3.4028235e38, b=-large, c=0.5, f=None),
+        finished(3, None),
+    ]
+    frame = data_frame(jobs)
+    assert frame["objective"][0] == frame["a"][0] == frame["b"][0] == frame["c"][0] == frame["f"][0] == large
+    assert frame["b"][1] == -large
+    assert frame["d"][0] == 2**63
+    assert str(frame["b"].dtype) == "Int64"
+    assert [str(frame[name].dtype) for name in ("e", "g")] == ["float64"] * 2, "as pandas has it"
+    assert list(frame["b"].isna()) == list(frame["c"].isna()) == [False, False, True]
+    assert (frame["objective"][1], frame["c"][1]) == (-3.4028235e38, 0.5)
+    assert str(data_frame(jobs[:1])["a"].dtype) == "int64"
+
+
 def test_a_data_frame_of_nothing():
     assert len(data_frame([])) == 0
+
+
+def test_state_stands_last_and_keeps_a_key_of_that_name(tmp_path):
+    failed = finished(2, FAIL_RETURN_VALUE, x=2, state="b")
+    failed.state = State.FAILED
+    write_results([finished(1, x=1, state="a"), failed], None, tmp_path)
+    assert rows(tmp_path) == [
+        ["x", "config.state", "id", "objective", "elapsed_sec", "duration", "state"],
+        ["1", "a", "1", "0.5", "2.5", "0.25", "succeeded"],
+        ["2", "b", "2", str(FAIL_RETURN_VALUE), "2.5", "0.25", "failed"],
+    ]
+
+
+@pytest.mark.parametrize("spill", [False, True])
+def test_cells_are_json_where_they_are_no_text(tmp_path, spill):
+    values = [True, None, {"a": [None, "é"]}, [1, "a"], 1.5, 2**70, 1e-7]
+    write_results([finished(i, v, x=v) for i, v in enumerate(values)], None, tmp_path, spill=spill)
+    cells = ["true", "null", '{"a": [null, "\\u00e9"]}', '[1, "a"]', "1.5", str(2**70), "1e-07"]
+    assert [row[0] for row in rows(tmp_path)[1:]] == cells
+    assert [row[2] for row in rows(tmp_path)[1:]] == ["" if cell == "null" else cell for cell in cells]
+
+
+@pytest.mark.parametrize("spill", [False, True])
+def test_text_is_quoted_only_where_it_would_be_read_as_another_value(tmp_path, spill):
+    configs = [{"a": "adam", "b": "sqrt", "c": "1", "d": ""}, {"a": None, "b": 0.5, "c": "NaN", "d": "x y"}]
+    write_results([finished(i, **config) for i, config in enumerate(configs)], None, tmp_path, spill=spill)
+    assert [row[:4] for row in rows(tmp_path)[1:]] == [
+        ["adam", '"sqrt"', '"1"', '""'], ["null", "0.5", "NaN", "x y"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spill", [False, True])
+def test_what_a_callable_gives_is_written_as_it_can_be(tmp_path, spill):
+    given = {"path": Path("/x"), "pair": (1, "a"), "odd": {(1, 2): 3}, "text": "1", "none": None, "no": False}
+    write_results([finished(1, x=1)], lambda _: given, tmp_path, spill=spill)
+    assert rows(tmp_path)[1][:6] == ["/x", '[1, "a"]', "{(1, 2): 3}", "1", "", "false"]
+
+
+def test_lists_of_saved_keys_stay_as_deephyper_writes_them(tmp_path):
+    write_results([finished(1, x=["a", None], y={"a": 1}, z="1")], ["x", "y", "z"], tmp_path)
+    assert rows(tmp_path)[1][:3] == ["['a', None]", '{"a": 1}', "1"]
+
+
+A, B = Owner("a", "u1"), Owner("b", "u2")
+
+
+@pytest.fixture(params=[True, False])
+def marks(request, monkeypatch):
+    """Whether the file system keeps marks."""
+    if not request.param:
+        monkeypatch.delattr(os, "setxattr", raising=False)
+        monkeypatch.delattr(os, "getxattr", raising=False)
+    elif not hasattr(os, "setxattr"):
+        pytest.skip("this system has no extended attributes")
+    return request.param
+
+
+def timed(id_, elapsed_sec, **config):
+    job = finished(id_, **config)
+    job.elapsed_sec = elapsed_sec
+    return job
+
+
+def test_results_of_another_campaign_are_kept(tmp_path, marks):
+    mine, others = [timed(i, i + 0.5, x=i) for i in range(3)], [timed(i, i + 0.25, x=-i) for i in range(2)]
+    for jobs in (mine[:1], mine[:2], mine):  # one's own are replaced
+        write_results(jobs, None, tmp_path, owner=A)
+    assert names(tmp_path) == ["results.csv"]
+    before = rows(tmp_path)
+    with pytest.warns(UserWarning, match=r"csv held results of .*, not of campaign 'b'; they are now in"):
+        write_results(others, None, tmp_path, owner=B)
+    assert len(rows(tmp_path)) == 3
+    (kept,) = set(tmp_path.iterdir()) - {tmp_path / "results.csv"}
+    with kept.open(newline="") as file:
+        assert list(csv.reader(file)) == before
+    if marks:
+        assert kept.name == "results.a.csv"
+        for jobs, owner in ((mine, A), (others, B)):  # both live on: no file for each turn
+            with pytest.warns(UserWarning, match="held results of campaign"):
+                write_results(jobs, None, tmp_path, owner=owner)
+        assert sorted(names(tmp_path)) == ["results.a.csv", "results.b.csv", "results.csv"]
+
+
+def test_a_new_campaign_of_the_same_name_is_another(tmp_path):
+    write_results([timed(1, 0.5)], None, tmp_path, owner=A)
+    with pytest.warns(UserWarning, match="they are now in results"):
+        write_results([timed(1, 0.75)], None, tmp_path, owner=Owner("a", "u9"))
+    assert len(names(tmp_path)) == 2
+
+
+def test_a_file_that_is_none_of_ours_is_kept(tmp_path):
+    (tmp_path / "results.csv").write_text("mine,all mine\n1,2\n")
+    with pytest.warns(UserWarning, match="held results of something else"):
+        write_results([finished(1, x=1)], None, tmp_path, owner=A)
+    assert sorted(path.read_text()[:4] for path in tmp_path.iterdir()) == ["mine", "x,id"]
+
+
+def test_results_of_the_build_before_are_known_again(tmp_path):
+    old = "x,id,objective,elapsed_sec,duration\n1,1,0.5,2.5,0.25\n2,2,0.5,9.0,0.25\n3,3,0.5,2.5,0.25\n"
+    (tmp_path / "results.csv").write_text(old)
+    write_results([finished(i, x=i) for i in range(4)], None, tmp_path, owner=A)
+    assert names(tmp_path) == ["results.csv"]

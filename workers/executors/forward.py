@@ -24,6 +24,7 @@ from typing import Any
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import describe_death
+from queue_eval.non_finite import judge_result
 from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
@@ -342,9 +343,9 @@ class Forwarder:
         begun_at = self._begun_at.get(token, now)
         slot_ms = max(report.run_ms, (now - begun_at) * 1000)
         self._strike_off(token)
+        outcome, body = judge_result(report.outcome, report.body)
         self._ended.append(
-            Ended(token, Outcome(report.outcome), report.run_ms, slot_ms, now, report.source, report.body,
-                  report.output)
+            Ended(token, outcome, report.run_ms, slot_ms, now, report.source, body, report.output)
         )  # fmt: skip
 
     def _begin(self, now: float) -> None:

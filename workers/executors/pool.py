@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import LOADING_S, describe_death, describe_excess, describe_lateness
+from queue_eval.non_finite import judge_result
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.child_limit import ChildLimit
@@ -415,9 +416,9 @@ class ChildPool:
             slot_ms = max(report.run_ms, (now - begun_at) * 1000)
             output, printed = report.output or printed, b""
             self._pace.add(report.run_ms)
-            outcome = Outcome(report.outcome)
+            outcome, body = judge_result(report.outcome, report.body)
             self._ended.append(
-                Ended(token, outcome, report.run_ms, slot_ms, now, report.source, report.body, output,
+                Ended(token, outcome, report.run_ms, slot_ms, now, report.source, body, output,
                       unloaded=child.load_error)
             )  # fmt: skip
         if self._shape.one_attempt_each:

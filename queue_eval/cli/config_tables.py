@@ -1,0 +1,161 @@
+"""Configs in a .csv file: one per row, under a header of keys.
+
+A column is read as a whole:
+
+1. Where each cell is JSON (a number, true, false, null, "text", [1, 2]), each is that value.
+2. Where each is a number, True or False as pandas reads them, each is that, and None is null.
+3. Otherwise all are text; but cells that are a JSON string or null are these values.
+
+An empty cell is a key that the config does not have; in a column of text it is empty text, but not in what
+queue_eval has written itself: results.csv and exports. Of these our own columns are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from queue_eval.cli.export_tables import OWN_COLUMNS
+from queue_eval.errors import ConfigError
+from queue_eval.table_cells import NOTHING, RESULT_COLUMNS, is_no_number, json_of, keys_of_columns, word_of
+
+_SEPARATORS = ",;\t|"
+_TRIED_ROWS = 50
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+
+
+@dataclass
+class _Table:
+    header: list[str]
+    rows: list[list[str]]
+    places: list[str]
+    """Of the rows, as errors name them."""
+    separator: str
+
+
+def configs_of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each config stands in the file, and the config.
+
+    Raises ConfigError for what is no CSV; warns of values that are read as text.
+    """
+    table = _read(path)
+    _check_header(path, table.header)
+    own: tuple[str, ...] = ()
+    for ours in (RESULT_COLUMNS, OWN_COLUMNS):
+        if tuple(table.header[-len(ours) :]) == ours:
+            own = ours
+    wanted = table.header[: len(table.header) - len(own)]
+    keys = keys_of_columns(wanted, own)
+    columns = {
+        keys[name]: _values(path, table, name, [row[i] for row in table.rows], is_ours=bool(own))
+        for i, name in enumerate(wanted)
+    }
+    for i, place in enumerate(table.places):
+        yield place, {key: values[i] for key, values in columns.items() if values[i] is not NOTHING}
+
+
+def _values(path: Path, table: _Table, name: str, cells: list[str], *, is_ours: bool) -> list[Any]:
+    """The values of a column; NOTHING for a key that the config does not have."""
+    present = [cell for cell in cells if cell]
+    alone = {cell: json_of(cell) for cell in present}
+    if NOTHING in alone.values():
+        words = _words(present)
+        if words is not None:
+            alone = words
+        else:
+            alone = {cell: v if isinstance(v, str) or v is None else cell for cell, v in alone.items()}
+            _warn_of_text(path, table, name, cells)
+    is_text = all(isinstance(value, str) or value is None for value in alone.values())
+    empty = "" if is_text and not is_ours else NOTHING
+    return [alone[cell] if cell else empty for cell in cells]
+
+
+def _words(cells: Iterable[str]) -> dict[str, Any] | None:
+    """What pandas reads in a column of nothing but numbers, or nothing but booleans; None for any other."""
+    values = {cell: word_of(cell) for cell in cells}
+    known = [value for value in values.values() if value is not NOTHING and value is not None]
+    if any(not isinstance(value, bool) for value in known):
+        values |= {cell: float(cell) for cell in values if is_no_number(cell)}
+    are_numbers = {not isinstance(value, bool) for value in values.values() if value is not None}
+    return None if NOTHING in values.values() or len(are_numbers) > 1 else values
+
+
+def _warn_of_text(path: Path, table: _Table, name: str, cells: list[str]) -> None:
+    """Tell of values that are read as text, for others in their column are text."""
+    values = [word_of(cell) for cell in cells]
+    are_numbers = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in values]
+    is_mostly_numbers = 2 * sum(are_numbers) > sum(map(bool, cells))
+    for cell, value, is_number, place in zip(cells, values, are_numbers, table.places, strict=True):
+        if is_number:
+            is_doubtful = value == 0 or is_mostly_numbers
+        elif value is NOTHING:
+            is_doubtful = cell[:1] in ("[", "{") and json_of(cell) is not NOTHING
+        else:
+            is_doubtful = cell.strip() != "null"
+        if is_doubtful:
+            warnings.warn(
+                f"{path}, column {name!r}: {cell!r} ({place}) is read as text, for not all of the column is "
+                "numbers, or true and false; write the configs as .jsonl if it is no text",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+    if table.separator == ";" and all(map(_DECIMAL_COMMA.fullmatch, filter(None, cells))):
+        warnings.warn(
+            f"{path}, column {name!r} holds {cells[0]!r}, which is read as text; write numbers with a point",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _read(path: Path) -> _Table:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text = file.read()
+    separator = _separator_of(text)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    table = _Table([], [], [], separator)
+    try:
+        table.header = next(rows, [])
+        for number, cells in enumerate(rows, 1):
+            if not cells:
+                continue
+            place = f"row {number} (line {rows.line_num})"
+            if len(cells) != len(table.header):
+                raise ConfigError(
+                    f"{path}, {place}: has {len(cells)} cells under {len(table.header)} columns; mend it"
+                )
+            table.rows.append(cells)
+            table.places.append(place)
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {rows.line_num}: is not CSV ({error}); mend it") from None
+    return table
+
+
+def _separator_of(text: str) -> str:
+    """What stands between the cells: by it the first rows are as wide as the header; in doubt a comma."""
+    doubtful = []
+    for separator in _SEPARATORS:
+        try:
+            rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+            width, *widths = (len(cells) for cells in islice(rows, 1 + _TRIED_ROWS) if cells)
+        except (csv.Error, ValueError):
+            continue
+        if width > 1 and all(one == width for one in widths):
+            return separator
+        if width > 1 and (separator == "," or max(widths) > 1):
+            doubtful.append(separator)
+    return doubtful[0] if doubtful else ","
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        raise ConfigError(f"{path}, header: names {doubled[0]!r} twice; rename one")
+    if "" in header:
+        raise ConfigError(f"{path}, header: column {header.index('') + 1} has no name; give it one")

@@ -1,0 +1,134 @@
+"""The one dialect of tables: how values stand in the cells of a CSV file, and how such a cell is read.
+
+=====================  ===================================================================================
+value                  cell
+=====================  ===================================================================================
+number                 as Python and JSON write it
+true, false            `true`, `false`, which pandas reads, too
+null in a config       `null`; an empty cell is a key that the config does not have
+list, dict             JSON; floats that JSON lacks are null inside
+text                   as it is; as a JSON string where it would be read as anything else, or where its
+                       column also holds other values
+=====================  ===================================================================================
+
+In columns of our own nothing is read back: text is as it is, and None an empty cell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from typing import Any, NoReturn
+
+RESULT_COLUMNS = ("id", "objective", "elapsed_sec", "duration", "state")
+"""The last columns of results.csv, which are ours."""
+
+NOTHING = object()
+"""Stands for no value."""
+
+BOOLEANS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
+"""Words for which pandas reads a boolean."""
+
+NULLS = ("None", "null")
+
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_NO_NUMBERS = re.compile(r"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
+_FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn \t\r\n')
+"""How cells begin that may be read as anything but their text."""
+
+
+class CellWriter:
+    """Writes the cells of the configs' columns, once it has learnt all values."""
+
+    def __init__(self) -> None:
+        self._others: set[str] = set()
+        """Keys under which there is more than text and null."""
+
+    def learn(self, row: dict[str, Any]) -> None:
+        others = self._others
+        for key, value in row.items():
+            if type(value) is not str and value is not None and key not in others:
+                others.add(key)
+
+    def cell(self, key: str, value: Any) -> Any:
+        """`value` as the module csv is to write it."""
+        if type(value) is str:
+            is_plain = key not in self._others and reads_as_text(value)
+            return value if is_plain else json.dumps(value)
+        return "null" if value is None else plain_cell(value)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for floats that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
+
+
+def plain_cell(value: Any) -> Any:
+    """A value in a column that is not read back."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list, tuple)):
+        try:
+            return json.dumps(finite(value), default=str)
+        except (TypeError, ValueError):  # a callable of the user's gave it
+            return str(value)
+    return value
+
+
+def reads_as_text(text: str) -> bool:
+    """Whether a cell of this text, alone in its column, is read as this text."""
+    if text and text[0] not in _FIRST_OF_OTHERS:
+        return True
+    return bool(text) and json_of(text) is NOTHING and word_of(text) is NOTHING
+
+
+def json_of(cell: str) -> Any:
+    """The value of a cell that is JSON; NOTHING for any other."""
+    try:
+        return json.loads(cell, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
+def word_of(cell: str) -> Any:
+    """What pandas takes a cell for, if that is a boolean, null, or a number; else NOTHING."""
+    cell = cell.strip()
+    if cell in BOOLEANS:
+        return BOOLEANS[cell]
+    if cell in NULLS:
+        return None
+    if not _NUMBER.fullmatch(cell):
+        return NOTHING
+    try:
+        return float(cell) if any(character in cell for character in ".eE") else int(cell)
+    except ValueError:  # more digits than Python reads
+        return NOTHING
+
+
+def is_no_number(cell: str) -> bool:
+    """Whether a cell is NaN or an infinity, for which a config has no value."""
+    return _NO_NUMBERS.fullmatch(cell.strip()) is not None
+
+
+def keys_of_columns(columns: Iterable[str], own: Collection[str]) -> dict[str, str]:
+    """Column -> key of the config: a key that is named like one of our `own` columns stands under
+    ``config.<key>``, or behind as many ``config.`` as it took to find a free name."""
+    named = list(columns)
+    keys = {column: column for column in named}
+    for name in own:
+        column = f"config.{name}"
+        if column in keys:
+            while f"config.{column}" in keys:
+                column = f"config.{column}"
+            keys[column] = name
+    return keys
+
+
+def _refuse(constant: str) -> NoReturn:
+    """NaN and Infinity are words of Python's, not of JSON's."""
+    raise ValueError(constant)

@@ -1,0 +1,175 @@
+"""Configs in .csv files: columns, words, separators, and what queue_eval has written itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from queue_eval.cli.config_files import read_configs
+from queue_eval.cli.export_tables import Columns, write_csv
+from queue_eval.errors import ConfigError
+from queue_eval.job import Job
+from queue_eval.results import write_results
+from queue_eval.states import State
+
+ABSENT = object()
+
+
+def column(tmp_path, *cells):
+    """The values of a column of these cells beside one of numbers."""
+    path = tmp_path / "c.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("n", "x"), *enumerate(cells)])
+    return [config.get("x", ABSENT) for config in read_configs(path)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["True", "False", "true"], [True, False, True]),
+        (["1", "None", "3"], [1, None, 3]),
+        (["None", "None"], [None, None]),
+        (["True", "None"], [True, None]),
+        ([".5", "1", "-2.", "+3"], [0.5, 1, -2.0, 3]),
+        (["1234e5", "2"], [123_400_000.0, 2]),
+        (["1234e5", "12ab"], ["1234e5", "12ab"]),
+        (["1e400", "12ab"], ["1e400", "12ab"]),
+        (["1", "", "3"], [1, ABSENT, 3]),
+        (["a", "", "b"], ["a", "", "b"]),
+        (["007", "010"], ["007", "010"]),
+        (["a", "null"], ["a", None]),
+        (['"1"', "a"], ["1", "a"]),
+        (["[1]", '"a"', "2", "true", "null"], [[1], "a", 2, True, None]),
+        (["NaN", "NaN"], ["NaN", "NaN"]),
+    ],
+)
+def test_a_column_is_read_as_a_whole(tmp_path, cells, values):
+    read = column(tmp_path, *cells)
+    assert read == values
+    assert list(map(type, read)) == list(map(type, values))
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        (["relu", "None"], r"'None' \(row 2 \(line 3\)\)"),
+        (["False", "maybe"], r"'False' \(row 1"),
+        (["0", "auto"], "'0'"),
+        (["True", ".5"], "'True'"),
+        (["1", "2", "n/a"], "'1'"),
+        (["[]", "a"], r"'\[\]'"),
+    ],
+)
+def test_values_that_are_read_as_text_are_told(tmp_path, cells, told):
+    with pytest.warns(UserWarning, match=rf"column 'x': {told}.* is read as text"):
+        assert column(tmp_path, *cells) == cells
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"), [(["1e400", "1"], "inf"), (["1", "NaN"], "nan"), (["1", "-inf"], "-inf")]
+)
+def test_numbers_that_a_config_cannot_hold_are_refused(tmp_path, cells, what):
+    with pytest.raises(ConfigError, match=rf'row . \(line .\): "x" is {what}'):
+        column(tmp_path, *cells)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_is_found(tmp_path, separator):
+    rows = ['x{0}name', '1{0}"a,b;c"', '2{0}"d\te|f"']
+    (tmp_path / "c.csv").write_text("\n".join(rows).format(separator))
+    assert read_configs(tmp_path / "c.csv") == [{"x": 1, "name": "a,b;c"}, {"x": 2, "name": "d\te|f"}]
+
+
+def test_other_characters_are_no_separators(tmp_path):
+    (tmp_path / "c.csv").write_text("x;y,z\n1,2;3\n")
+    assert read_configs(tmp_path / "c.csv") == [{"x;y": 1, "z": "2;3"}]
+    (tmp_path / "c.csv").write_text("one|two\n1\n2\n")
+    assert read_configs(tmp_path / "c.csv") == [{"one|two": 1}, {"one|two": 2}]
+    (tmp_path / "c.csv").write_text("x;y\n1;2\n3\n")
+    with pytest.raises(ConfigError, match="has 1 cells under 2 columns"):
+        read_configs(tmp_path / "c.csv")
+
+
+def test_a_decimal_comma_is_told(tmp_path):
+    (tmp_path / "c.csv").write_text("x;y\n0,5;1\n1,5;2\n")
+    with pytest.warns(UserWarning, match="column 'x' holds '0,5', .* write numbers with a point"):
+        assert read_configs(tmp_path / "c.csv") == [{"x": "0,5", "y": 1}, {"x": "1,5", "y": 2}]
+
+
+# What queue_eval has written
+
+ODD = [
+    {"a": "sqrt", "b": True, "c": "", "d": None, "objective": 1, "state": "x"},
+    {"a": 0.5, "b": "True", "c": "x", "d": "null", "id_": [1, {"a": "b"}]},
+    {"a": None, "c": "NaN", "d": "None", "id_": 2**70},
+    {"a": "1", "b": 1e-7, "c": " 1", "d": ".5", "e": {"x": []}, "cause": "1e5"},
+    {"c": '"q"', "d": "[1", "f": "a,b;c\td|e", "g": "two\nlines\r", "h": "007"},
+]
+TEXTS = st.sampled_from(
+    ["", "1", "a", "True", "null", "None", "NaN", "inf", ".5", "1e400", "[1]", '"a"', " ", "é\u2028", "a\rb"]
+) | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=3,
+)
+KEYS = st.sampled_from(["x", "y", "objective", "state", "worker", "config.z"])
+CONFIGS = st.lists(st.dictionaries(KEYS, VALUES, min_size=1), min_size=1, max_size=4)
+
+
+def in_results(folder, configs):
+    jobs = [Job(i, config, None) for i, config in enumerate(configs, 1)]
+    for job in jobs:
+        job.state, job.result = State.SUCCEEDED, 0.5
+    write_results(jobs, None, folder)
+    return folder / "results.csv"
+
+
+def in_an_export(folder, configs):
+    columns, lines, target = Columns(), folder / "lines", folder / "e.csv"
+    rest = dict.fromkeys(("state", "cause", "worker", "host", "source", "error"), "")
+    rest |= dict.fromkeys(("submitted_at", "started_at", "finished_at", "run_s", "wait_s"), None)
+    rest |= {"result": 0.5, "attempts": 1, "elapsed_sec": 1.0, "duration": 1.0}
+    with lines.open("w") as file:
+        for i, config in enumerate(configs, 1):
+            line = {"id": i, "config": config} | rest
+            columns.learn(line)
+            file.write(json.dumps(line) + "\n")
+    target.unlink(missing_ok=True)
+    write_csv(lines, target, columns)
+    return target
+
+
+@pytest.mark.parametrize("written", [in_results, in_an_export])
+def test_what_was_written_is_read_back(tmp_path, written):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_configs(written(tmp_path, ODD)) == ODD
+
+
+@pytest.mark.parametrize("written", [in_results, in_an_export])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(configs=CONFIGS)
+def test_whatever_was_written_is_read_back(tmp_path, written, configs):
+    read = read_configs(written(tmp_path, configs))
+    assert json.dumps(read, sort_keys=True) == json.dumps(configs, sort_keys=True)
+
+
+def test_both_tables_have_the_same_cells(tmp_path):
+    tables = []
+    for path in (in_results(tmp_path, ODD), in_an_export(tmp_path, ODD)):
+        with path.open(newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    for key in ("a", "b", "c", "d", "e", "f", "g", "h", "id_", "config.state", "objective"):
+        assert [row[key] for row in tables[0]] == [row[key] for row in tables[1]], key
+
+
+def test_the_configs_of_exported_lines(tmp_path):
+    line = {"id": 1, "config": {"x": [1]}, "state": "failed", "result": None, "submitted_at": None}
+    (tmp_path / "e.jsonl").write_text(json.dumps(line) + "\n")
+    assert read_configs(tmp_path / "e.jsonl") == [{"x": [1]}]
