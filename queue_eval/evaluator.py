@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +39,7 @@ from queue_eval.records import Records
 from queue_eval.replicas import await_replicas
 from queue_eval.single import SingleJobs
 from queue_eval.states import Method, State
+from queue_eval.user_warning import warn_user
 from queue_eval.waiting import Waiter
 
 EVALUATORS = {
@@ -234,11 +234,9 @@ class Evaluator(Records):
         self._check_open()
         outstanding = self.num_outstanding
         if type == "BATCH" and 0 < outstanding < wanted:
-            warnings.warn(
+            warn_user(
                 f"Requested a batch size ({size}) larger than currently running tasks ({outstanding}). "
-                "Batch size has been set to the count of currently running tasks.",
-                UserWarning,
-                stacklevel=2,
+                "Batch size has been set to the count of currently running tasks."
             )
         ledger = self._ledger
 
@@ -319,6 +317,9 @@ class Evaluator(Records):
                 if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
                     with contextlib.suppress(GiveUp, ServerError):  # it is away: they end by themselves
                         self._workers.dismiss()
+                if self._workers is not None:
+                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away: its process ends
+                        self._workers.leave()
                 if self._options.campaign is None and not self._options.keep:
                     with contextlib.suppress(GiveUp, QueueEvalError):  # it is away, or purged
                         self._campaign.note_close()
@@ -346,7 +347,7 @@ class Evaluator(Records):
         """Have workers on their way at once. If they cannot be started, the next gather says so."""
         if self._workers is not None:
             with contextlib.suppress(WorkerError):
-                self._workers.ensure()
+                self._workers.ensure(before_submit=True)
 
     def _check_open(self) -> None:
         if self._waiter.closed:

@@ -137,6 +137,11 @@ class Keys:
         return self.column("hiring")
 
     @cached_property
+    def drivers(self) -> str:
+        """hash: "machine pid born" of each driver that uses local workers -> their launch digest; expires."""
+        return self.column("drivers")
+
+    @cached_property
     def closing(self) -> str:
         """Written and deleted at once by a closing driver that waits for replicas."""
         return self.column("closing")
