@@ -20,13 +20,18 @@ import psutil
 import pytest
 
 from queue_eval import Evaluator, keys
+from queue_eval.access import find_access
 from queue_eval.fleet import live_workers
 from queue_eval.local_workers import LocalWorkers
+from queue_eval.moves import Settled
+from queue_eval.queue import CampaignQueue
 from queue_eval.server import start_server
 from queue_eval.states import State
 from tests.support.cli import cli
 from tests.support.fault_fleet import ROOT, wait_registered, wait_state
 from tests.support.waiting import wait_until
+from workers.options import WorkerOptions
+from workers.worker import Worker
 
 METHODS = ("thread", "process", "subprocess")
 
@@ -311,3 +316,34 @@ def test_an_evaluator_keeps_the_environment_of_its_first_look(create, monkeypatc
     evaluator.gather("ALL", timeout=60)
     assert job.result[0] == "at the first look"
     assert job.result[1] != "/"
+
+
+def test_what_a_call_under_way_has_leased_is_given_back(fleet, campaign, monkeypatch):
+    """A worker that was asked to drain meanwhile does not run it: it may be for workers of another driver."""
+    options = WorkerOptions(1, name="draining", home=fleet.home, campaigns=(campaign,))
+    access = find_access(None, fleet.home)
+    assert access is not None
+    worker = Worker(access, options)
+    settle = CampaignQueue.settle
+
+    def drain_before_the_reply(queue: CampaignQueue, *arguments: Any, **keywords: Any) -> Settled:
+        reply = settle(queue, *arguments, **keywords)
+        if reply.leases:
+            worker._book.drain()
+        return reply
+
+    monkeypatch.setattr(CampaignQueue, "settle", drain_before_the_reply)
+    with fleet.driver(campaign) as driver:
+        (job,) = driver.submit([fleet.config(1)])
+        queue = fleet.queue(campaign)
+        worker._start()
+        try:
+            wait_until(lambda: not worker._exchange_thread.is_alive())
+            assert not queue.snapshot().counts[State.RUNNING]
+        finally:
+            worker._end()
+        monkeypatch.undo()
+        assert not fleet.begun()
+        fleet.worker("--campaign", campaign)
+        driver.gather("ALL", timeout=60)
+        assert (job.attempts, job.releases, len(fleet.begun())) == (1, 0, 1)
