@@ -19,6 +19,7 @@ from queue_eval.campaign import Campaign
 from queue_eval.chores import Chores
 from queue_eval.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.connection import GiveUp
+from queue_eval.creation import DecidedAtCreation
 from queue_eval.errors import (
     JobFailed,
     QueueEvalError,
@@ -54,7 +55,7 @@ _MAX_PRIORITY = 32767
 _MAX_SLOTS = 10_000
 
 
-class Evaluator(Records):
+class Evaluator(DecidedAtCreation, Records):
     """Submits configs to a durable campaign and gathers the finished jobs.
 
     Guarantees: a finished job is gathered once; leaving, being interrupted or being killed loses nothing,
@@ -116,6 +117,7 @@ class Evaluator(Records):
         self._waiter = Waiter(campaign, chores, line.patience)
         self._singles = SingleJobs(self._waiter)
         self._interruptible = TellInterrupted(self._describe_interruption)
+        self._is_decided = True
 
     @staticmethod
     def create(

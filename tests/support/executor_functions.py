@@ -25,6 +25,13 @@ def echo(config: Config, **kwargs: Any) -> Any:
     return {"config": config, "kwargs": kwargs}
 
 
+def spend(config: Config, data: list[int], more: dict[str, list[int]]) -> list[int]:
+    """Changes what it was given."""
+    data.append(0)
+    more["deep"].pop()
+    return [len(data), len(more["deep"])]
+
+
 def do(config: Config) -> Any:
     """Whatever `config["do"]` names; nothing by default."""
     return globals()["do_" + config.get("do", "nothing")](config)
