@@ -138,7 +138,8 @@ class Keys:
 
     @cached_property
     def drivers(self) -> str:
-        """hash: "machine pid born" of each driver that uses local workers -> their launch digest; expires."""
+        """hash: "machine pid born" of a driver that uses local workers -> "digest noted", the launch digest
+        of these and when (ms) that was noted. Expires."""
         return self.column("drivers")
 
     @cached_property

@@ -25,7 +25,9 @@ from queue_eval.queue import CampaignQueue
 from queue_eval.worker_logs import log_name
 
 KEPT_S = 14 * 24 * 3600
-"""The register of drivers stays for so long after the last call of one."""
+"""What a driver has noted is kept for so long, unless it is seen to be dead before."""
+
+_NOTE_EVERY_S = 3600.0
 
 DRAIN_HEARD_S = 3.0
 """A worker that was asked to drain is waited for so long, until it leases no more."""
@@ -40,12 +42,14 @@ class LocalRegister:
         self._queue = queue
         self._logs = home / "logs"
         self.machine = machine_id()
+        self._note_anew_at = 0.0
 
     def note(self, digest: str) -> tuple[str | None, set[str]]:
         """Note the digest of this process. Returns what this process had noted before, if anything, and the
-        digests of all other living drivers."""
-        own = self._own_name()
-        noted = self._queue.enlist_driver(own, digest, KEPT_S)
+        digests of all other living drivers of this machine."""
+        own, now = self._own_name(), time.monotonic()
+        noted = self._queue.enlist_driver(own, digest, KEPT_S, anew=now >= self._note_anew_at)
+        self._note_anew_at = now + _NOTE_EVERY_S if now >= self._note_anew_at else self._note_anew_at
         before = noted.pop(own, None)
         return before, self._living(noted)
 
@@ -54,7 +58,7 @@ class LocalRegister:
         self._queue.delist_drivers([self._own_name()])
 
     def used(self) -> set[str]:
-        """The digests of all living drivers."""
+        """The digests of all living drivers of this machine."""
         return self._living(self._queue.drivers())
 
     def is_local(self, card: WorkerCard) -> bool:
@@ -82,16 +86,19 @@ class LocalRegister:
         return left
 
     def _living(self, noted: Mapping[str, str]) -> set[str]:
-        """The digests of living drivers; those of dead ones on this machine are struck off."""
+        """The digests of living drivers of this machine; the dead ones are struck off. Those of other
+        machines, and of this one before it was booted, use no worker here."""
         living: set[str] = set()
         dead: list[str] = []
         for driver, digest in noted.items():
             machine, _, process = driver.partition(" ")
+            if machine != self.machine:
+                continue
             known = parse_process(process.encode())
-            if machine == self.machine and (known is None or not is_alive(*known)):
-                dead.append(driver)
-            else:
+            if known is not None and is_alive(*known):
                 living.add(digest)
+            else:
+                dead.append(driver)
         self._queue.delist_drivers(dead)
         return living
 

@@ -55,6 +55,12 @@ EARLY_DEATHS = 3
 LOOK_EVERY_S = 5.0
 """A driver that has started all its slots looks so often whether others' local workers are to go."""
 
+COUNT_EVERY_S = 1.0
+"""One that uses slots of others counts them so often."""
+
+_AT_IT_S = 10.0
+"""For so long at most another thread is waited for."""
+
 
 @dataclass(frozen=True)
 class _Started:
@@ -87,6 +93,7 @@ class LocalWorkers:
         self._digest = ""
         self._look_at = 0.0
         self._asked: set[str] = set()
+        self._mute: set[str] = set()
         self._has_warned = False
         # Workers that this process runs in: their slots are taken, by the very job that this driver is in.
         self._inside = os.environ.get(INSIDE_JOB)
@@ -103,27 +110,32 @@ class LocalWorkers:
         `before_submit`: another thread that is at it is waited for, so that none of those gets what is
         submitted. Raises WorkerError when what was started dies at once, again and again.
         """
-        if not self._lock.acquire(blocking=before_submit):
+        if not self._lock.acquire(timeout=_AT_IT_S if before_submit else 0.0):
             return  # another thread is at it
         try:
             # What cannot be seen now may be there: nobody is started for it.
             with contextlib.suppress(NodeAwayError), self._queue.link.skipping_nodes():
-                self._ensure()
+                self._ensure(DRAIN_HEARD_S if before_submit else 0.0)
         finally:
             self._lock.release()
 
-    def _ensure(self) -> None:
+    def _ensure(self, patience_s: float) -> None:
+        before = len(self._started)
         self._bury()
+        if len(self._started) < before:
+            self._look_at = 0.0
         now = time.monotonic()
-        own = sum(started.slots for started in self._started if started.digest == self._digest)
-        if now < self._not_before or (own >= self._slots and now < self._look_at):
+        if now < max(self._not_before, self._look_at):
             return
-        self._look_at = now + LOOK_EVERY_S
         used = self._note_launch()
         cards = [worker.card for worker in live_workers(self._queue.link)]
-        self._retire(cards, used)
+        self._retire(cards, used, patience_s)
         own = sum(started.slots for started in self._started if started.digest == self._digest)
-        if own < self._slots and self._serving(cards) < self._slots:
+        if own >= self._slots:
+            self._look_at = now + LOOK_EVERY_S
+        elif self._serving(cards) >= self._slots:
+            self._look_at = now + COUNT_EVERY_S
+        else:
             self._hire()
 
     def _note_launch(self) -> set[str]:
@@ -145,7 +157,8 @@ class LocalWorkers:
         self._launch = Launch.now(self._python)
         self._digest = self._launch.digest(launch_key(self._queue.link.access, self._home))
 
-    def _retire(self, cards: Sequence[WorkerCard], used: set[str]) -> None:
+    def _retire(self, cards: Sequence[WorkerCard], used: set[str], patience_s: float) -> None:
+        """Ask those to drain that no living driver uses, and wait so long (s) until each leases no more."""
         if self._queue.campaign == self._inside:
             return  # they run this very job, and its like
         foreign = [card for card in self._register.leasing(cards) if card.launch != self._digest]
@@ -156,15 +169,15 @@ class LocalWorkers:
                 f"another driver of campaign {self._queue.campaign!r} has another environment, folder or "
                 "interpreter, and the workers of both run its jobs; end one driver, or give both the same"
             )
-        fresh = [card for card in unused if card.name not in self._asked]
-        self._asked.update(card.name for card in fresh)
-        if fresh:
-            names_of_fresh = ", ".join(card.name for card in fresh)
-            log.info(
-                "%s: started with another environment, folder or interpreter; asked to drain", names_of_fresh
-            )
-        for card in self._register.retire(unused, DRAIN_HEARD_S if fresh else 0.0):
-            if card in fresh:
+        for card in unused:
+            if card.name not in self._asked:
+                self._asked.add(card.name)
+                log.info("%s has another environment, folder or interpreter: asked to drain", card.name)
+        # Who has not answered once is not waited for before each submission.
+        is_patient = patience_s > 0 and not self._mute.issuperset(card.name for card in unused)
+        for card in self._register.retire(unused, patience_s if is_patient else 0.0):
+            if is_patient and card.name not in self._mute:
+                self._mute.add(card.name)
                 warn_user(
                     f"worker {card.name} has another environment, folder or interpreter and does not answer; "
                     f"end its process {card.pid}, as it may still run jobs of {self._queue.campaign!r}"

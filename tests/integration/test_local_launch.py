@@ -21,14 +21,14 @@ import pytest
 
 from queue_eval import Evaluator, keys
 from queue_eval.access import find_access
-from queue_eval.fleet import live_workers
+from queue_eval.fleet import LiveWorker, live_workers
 from queue_eval.local_workers import LocalWorkers
 from queue_eval.moves import Settled
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import start_server
 from queue_eval.states import State
 from tests.support.cli import cli
-from tests.support.fault_fleet import ROOT, wait_registered, wait_state
+from tests.support.fault_fleet import ROOT, Fleet, wait_registered, wait_state
 from tests.support.waiting import wait_until
 from workers.options import WorkerOptions
 from workers.worker import Worker
@@ -195,7 +195,7 @@ def test_the_worker_of_a_living_driver_stays(script, own_fleet):
     assert "another driver of campaign" in errors
     assert str(script.path) in errors, "it points at the script"
     assert json.loads(output.splitlines()[-1])
-    states = {one.card.name: one.card.state for one in live_workers(own_fleet.queue(script.campaign).link)}
+    states = {one.card.name: one.card.state for one in _live(own_fleet, script)}
     assert states[worker] == "running"
     living.kill()
     living.wait()
@@ -217,12 +217,28 @@ def test_the_worker_of_a_killed_driver_goes(script, own_fleet):
     assert queue.drivers() == {}, "the dead one was struck off, and the other has closed"
 
 
+def test_a_worker_that_does_not_answer_is_told_of(script, own_fleet):
+    """It is frozen: it cannot say that it leases no more."""
+    script.run({"x": 1}, MARK="old")
+    ((old, pid),) = [(one.card.name, one.card.pid) for one in _live(own_fleet, script)]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        output, errors = script.start({"x": 2}, MARK="new").communicate(timeout=60)
+        ((told, worker, attempts),) = json.loads(output.splitlines()[-1])
+        assert (told[0], worker != old, attempts) == ("new", True, 1)
+        assert f"worker {old} has another environment, folder or interpreter and does not answer" in errors
+        assert f"end its process {pid}" in errors
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: old not in [one.card.name for one in _live(own_fleet, script)])
+
+
 def test_a_local_worker_of_the_build_before_goes(script, own_fleet):
     """It tells no digest. That a driver has started it is seen by where it logs."""
     start_server(script.home, keep=True)
     script.run({"x": 0}, MARK="new")
-    own_fleet.cli("workers", "stop", *_workers(own_fleet, script))
-    wait_until(lambda: not _workers(own_fleet, script))
+    own_fleet.cli("workers", "stop", *(one.card.name for one in _live(own_fleet, script)))
+    wait_until(lambda: not _live(own_fleet, script))
     old = own_fleet.worker(
         "--name", "before", "--campaign", script.campaign, "--idle-timeout", "60", MARK="old"
     )
@@ -237,8 +253,8 @@ def test_a_local_worker_of_the_build_before_goes(script, own_fleet):
 def test_a_worker_that_was_started_by_hand_counts(script, own_fleet):
     start_server(script.home, keep=True)
     script.run({"x": 0}, MARK="new")
-    own_fleet.cli("workers", "stop", *_workers(own_fleet, script))
-    wait_until(lambda: not _workers(own_fleet, script))
+    own_fleet.cli("workers", "stop", *(one.card.name for one in _live(own_fleet, script)))
+    wait_until(lambda: not _live(own_fleet, script))
     own_fleet.worker("--name", "by-hand", "--campaign", script.campaign, MARK="mine")
     wait_registered(own_fleet, "by-hand")
     (after,) = script.run({"x": 1}, MARK="new")
@@ -257,8 +273,8 @@ def test_no_variable_is_written_anywhere(script, own_fleet):
     assert not [text for text in told if secret in text or "PASSWORD_OF_MINE" in text]
 
 
-def _workers(fleet: Any, script: Script) -> list[str]:
-    return [worker["name"] for worker in json.loads(fleet.cli("workers", "--json").stdout)]
+def _live(fleet: Fleet, script: Script) -> list[LiveWorker]:
+    return live_workers(fleet.queue(script.campaign).link)
 
 
 # In one process ------------------------------------------------------------------------------------------
