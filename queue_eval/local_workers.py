@@ -241,7 +241,11 @@ class LocalWorkers:
             with contextlib.suppress(OSError):
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             assert self._launch is not None  # it was noted before
-            process = self._launch.start(command, output, self._queue.link.access)
+            try:
+                process = self._launch.start(command, output, self._queue.link.access)
+            except WorkerError:
+                self._forget(name)  # it would count, and the next look say nothing
+                raise
         # Waits only to leave no zombie; a daemon, because the worker outlives the driver.
         threading.Thread(target=process.wait, name=f"queue_eval-{name}", daemon=True).start()
         self._started.append(_Started(name, slots, process, time.monotonic(), self._digest, log_file))

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from queue_eval import Evaluator, keys
+from queue_eval import Evaluator, WorkerError, keys
 from queue_eval.access import find_access
 from queue_eval.fleet import LiveWorker, live_workers
 from queue_eval.local_workers import LocalWorkers
@@ -332,6 +332,23 @@ def test_an_evaluator_keeps_the_environment_of_its_first_look(create, monkeypatc
     evaluator.gather("ALL", timeout=60)
     assert job.result[0] == "at the first look"
     assert job.result[1] != "/"
+
+
+def test_a_folder_that_is_gone_is_told_of(create, monkeypatch, tmp_path):
+    """Another one would not do: the function may be found there, or not."""
+    folder = tmp_path / "search"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    evaluator = create()
+    assert marks(evaluator, 1) == [""]
+    monkeypatch.chdir("/")
+    folder.rmdir()
+    (started,) = evaluator._workers._started
+    os.kill(started.process.pid, signal.SIGKILL)
+    wait_until(lambda: not started.is_alive)
+    evaluator.submit([{"x": 2}])
+    with pytest.raises(WorkerError, match=f"no worker can be started on this machine: .*{folder}"):
+        evaluator.gather("ALL", timeout=10)
 
 
 def test_what_a_call_under_way_has_leased_is_given_back(fleet, campaign, monkeypatch):
