@@ -6,13 +6,13 @@ import contextlib
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.job import Job
 from queue_eval.states import State
+from queue_eval.user_warning import warn_user
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,7 +195,7 @@ class Callbacks:
 def _warn(message: str) -> None:
     # Where warnings are errors, this one must still not lose the job: it has been logged.
     with contextlib.suppress(UserWarning):
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warn_user(message)
 
 
 def _has_failed(job: Job) -> bool:

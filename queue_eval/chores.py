@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import revive_server, server_state
 from queue_eval.service import ServiceCheck
+from queue_eval.user_warning import warn_user
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Chores:
                 pass
         if self._is_due("look", LOOK_EVERY_S):
             if (loss := self._home.tell()) is not None:
-                warnings.warn(loss, UserWarning, stacklevel=2)
+                warn_user(loss)
             self._service.look(self._waited_s, UNSERVED_S)
 
         if self._is_due("list", LIST_EVERY_S):

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from queue_eval.campaign import Campaign
 from queue_eval.chores import Chores
 from queue_eval.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.connection import GiveUp
+from queue_eval.creation import DecidedAtCreation
 from queue_eval.errors import (
     JobFailed,
     QueueEvalError,
@@ -40,6 +40,7 @@ from queue_eval.records import Records
 from queue_eval.replicas import await_replicas
 from queue_eval.single import SingleJobs
 from queue_eval.states import Method, State
+from queue_eval.user_warning import warn_user
 from queue_eval.waiting import Waiter
 
 EVALUATORS = {
@@ -54,7 +55,7 @@ _MAX_PRIORITY = 32767
 _MAX_SLOTS = 10_000
 
 
-class Evaluator(Records):
+class Evaluator(DecidedAtCreation, Records):
     """Submits configs to a durable campaign and gathers the finished jobs.
 
     Guarantees: a finished job is gathered once; leaving, being interrupted or being killed loses nothing,
@@ -116,6 +117,7 @@ class Evaluator(Records):
         self._waiter = Waiter(campaign, chores, line.patience)
         self._singles = SingleJobs(self._waiter)
         self._interruptible = TellInterrupted(self._describe_interruption)
+        self._is_decided = True
 
     @staticmethod
     def create(
@@ -234,11 +236,9 @@ class Evaluator(Records):
         self._check_open()
         outstanding = self.num_outstanding
         if type == "BATCH" and 0 < outstanding < wanted:
-            warnings.warn(
+            warn_user(
                 f"Requested a batch size ({size}) larger than currently running tasks ({outstanding}). "
-                "Batch size has been set to the count of currently running tasks.",
-                UserWarning,
-                stacklevel=2,
+                "Batch size has been set to the count of currently running tasks."
             )
         ledger = self._ledger
 
@@ -319,6 +319,9 @@ class Evaluator(Records):
                 if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
                     with contextlib.suppress(GiveUp, ServerError):  # it is away: they end by themselves
                         self._workers.dismiss()
+                if self._workers is not None:
+                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away: its process ends
+                        self._workers.leave()
                 if self._options.campaign is None and not self._options.keep:
                     with contextlib.suppress(GiveUp, QueueEvalError):  # it is away, or purged
                         self._campaign.note_close()
@@ -346,7 +349,7 @@ class Evaluator(Records):
         """Have workers on their way at once. If they cannot be started, the next gather says so."""
         if self._workers is not None:
             with contextlib.suppress(WorkerError):
-                self._workers.ensure()
+                self._workers.ensure(before_submit=True)
 
     def _check_open(self) -> None:
         if self._waiter.closed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from queue_eval.codec import decode, encode_result
+from queue_eval.codec import decode, encode, encode_result
 from queue_eval.errors import ConfigError, FunctionError, ResultError
 from queue_eval.function_load import load, source_hash
 from queue_eval.pipe import ERROR_BYTES, bounded
@@ -30,7 +30,8 @@ class RunFunction:
         """Whether its loading was: another load may do better."""
         self.load_error = ""
         """Why it could not be loaded, in short."""
-        self._kwargs = setup.kwargs
+        # As text: what one attempt changes in them, the next must not see.
+        self._kwargs = encode(setup.kwargs) if setup.kwargs else ""
         self._as_text = setup.values == "text"
         self._function: Any = None
         self._broken = ""
@@ -50,7 +51,8 @@ class RunFunction:
                 return "error", bounded(_as_bytes(self._broken), ERROR_BYTES)
             arguments = _arguments(config)
             arguments["id"] = job
-            value = self._function(arguments, **self._kwargs)
+            kwargs = decode(self._kwargs) if self._kwargs else {}
+            value = self._function(arguments, **kwargs)
             if hasattr(type(value), "cr_await"):  # a coroutine: the run function is an `async def`
                 value = _await(value)
             return "ok", _as_bytes(encode_result(value, as_text=self._as_text))

@@ -18,8 +18,8 @@ from queue_eval.errors import UsageError
 VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
-    "attach", "cancel", "close", "enqueue", "extend", "hire", "loaded", "open", "pause", "purge", "reclaim",
-    "release", "rest", "retry", "settle", "snapshot", "unlist",
+    "attach", "cancel", "close", "enlist", "enqueue", "extend", "hire", "loaded", "open", "pause", "purge",
+    "reclaim", "release", "rest", "retry", "settle", "snapshot", "unlist",
 )  # fmt: skip
 
 POINTS = (

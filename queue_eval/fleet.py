@@ -71,6 +71,8 @@ class WorkerCard:
     """How often the scheduler has started its job again."""
     allocation_ends: float | None = None
     """When the allocation ends (s since 1970), where the worker knows it."""
+    launch: str | None = None
+    """Digest of what its driver has started it with; None: no driver has, or one of an earlier build."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -104,6 +106,7 @@ class WorkerCard:
             node=_text(said.get("node")),
             restarts=_number(said.get("restarts"), int),
             allocation_ends=_time(said.get("allocation_ends")),
+            launch=_text(said.get("launch")),
         )
 
     @property

@@ -137,6 +137,12 @@ class Keys:
         return self.column("hiring")
 
     @cached_property
+    def drivers(self) -> str:
+        """hash: "machine pid born" of a driver that uses local workers -> "digest noted", the launch digest
+        of these and when (ms) that was noted. Expires."""
+        return self.column("drivers")
+
+    @cached_property
     def closing(self) -> str:
         """Written and deleted at once by a closing driver that waits for replicas."""
         return self.column("closing")

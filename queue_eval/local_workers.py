@@ -7,6 +7,9 @@
 
 Two drivers of a campaign share its workers: under the guard, each counts what the other has started or
 announced. A worker outlives the driver, and ends by itself when it has been idle for a while.
+
+What counts was started with what this driver has (`launch`), or by hand. A local worker that was started with
+something else is drained, unless a living driver uses it (`local_register`).
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import os
 import secrets
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +34,14 @@ from queue_eval import keys as names
 from queue_eval.clients import node_of
 from queue_eval.errors import NodeAwayError, WorkerError
 from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
-from queue_eval.machine import is_alive, machine_id, new_worker_name
+from queue_eval.launch import Launch, launch_key
+from queue_eval.local_register import DRAIN_HEARD_S, LocalRegister
+from queue_eval.machine import is_alive, new_worker_name
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file, spool_folder
 from queue_eval.surroundings import INSIDE_JOB
+from queue_eval.user_warning import warn_user
+from queue_eval.worker_logs import clean_logs, log_name, tail
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +51,15 @@ EARLY_S = 5.0
 """A worker that fails sooner than this after its start will hardly do better the next time."""
 
 EARLY_DEATHS = 3
-_LOG_TAIL = 2000
 
-_LOG_AGE_S = 14 * 24 * 3600.0
-"""Logs of workers that have ended are kept for so long after their last line."""
+LOOK_EVERY_S = 5.0
+"""A driver that has started all its slots looks so often whether others' local workers are to go."""
 
-_LOGS_MOST = 100
-"""So many of them at most: the newest."""
+COUNT_EVERY_S = 1.0
+"""One that uses slots of others counts them so often."""
+
+_AT_IT_S = 10.0
+"""For so long at most another thread is waited for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class _Started:
     slots: int
     process: subprocess.Popen[bytes]
     started: float
+    digest: str
     log_file: Path
 
     @property
@@ -78,47 +88,122 @@ class LocalWorkers:
         self._home = home
         self._slots = slots
         self._python = python
-        self._machine = machine_id()
+        self._register = LocalRegister(queue, home)
+        self._launch: Launch | None = None
+        self._digest = ""
+        self._look_at = 0.0
+        self._asked: set[str] = set()
+        self._mute: set[str] = set()
+        self._has_warned = False
         # Workers that this process runs in: their slots are taken, by the very job that this driver is in.
-        self._is_inside = INSIDE_JOB in os.environ
+        self._inside = os.environ.get(INSIDE_JOB)
+        self._is_inside = self._inside is not None
         self._around = {one.pid for one in psutil.Process().parents()} if self._is_inside else set()
         self._lock = threading.Lock()
         self._started: list[_Started] = []
         self._early_deaths = 0
         self._not_before = 0.0
 
-    def ensure(self) -> None:
-        """Start what is missing. Raises WorkerError when what was started dies at once, again and again."""
-        if not self._lock.acquire(blocking=False):
+    def ensure(self, *, before_submit: bool = False) -> None:
+        """Start what is missing, and let go of local workers that run jobs with what no driver has any more.
+
+        `before_submit`: another thread that is at it is waited for, so that none of those gets what is
+        submitted. Raises WorkerError when what was started dies at once, again and again.
+        """
+        if not self._lock.acquire(timeout=_AT_IT_S if before_submit else 0.0):
             return  # another thread is at it
         try:
             # What cannot be seen now may be there: nobody is started for it.
             with contextlib.suppress(NodeAwayError), self._queue.link.skipping_nodes():
-                self._ensure()
+                self._ensure(DRAIN_HEARD_S if before_submit else 0.0)
         finally:
             self._lock.release()
 
-    def _ensure(self) -> None:
+    def _ensure(self, patience_s: float) -> None:
+        before = len(self._started)
         self._bury()
-        own = sum(started.slots for started in self._started)
-        if own >= self._slots or time.monotonic() < self._not_before:
+        if len(self._started) < before:
+            self._look_at = 0.0
+        now = time.monotonic()
+        if now < max(self._not_before, self._look_at):
             return
-        missing = self._slots - self._serving()
-        if missing > 0:
+        used = self._note_launch()
+        cards = [worker.card for worker in live_workers(self._queue.link)]
+        self._retire(cards, used, patience_s)
+        own = sum(started.slots for started in self._started if started.digest == self._digest)
+        if own >= self._slots:
+            self._look_at = now + LOOK_EVERY_S
+        elif self._serving(cards) >= self._slots:
+            self._look_at = now + COUNT_EVERY_S
+        else:
             self._hire()
 
-    def _serving(self) -> int:
+    def _note_launch(self) -> set[str]:
+        """Have others know what this driver's workers are started with. Returns the digests in use.
+
+        Taken once, at the first look: what a program changes in its environment later changes no jobs. Only
+        where another evaluator of this process and campaign has begun since, both go by what there is now.
+        """
+        is_first = self._launch is None
+        if self._launch is None:
+            self._take_launch()
+        before, used = self._register.note(self._digest)
+        if not is_first and before not in (None, self._digest):
+            self._take_launch()
+            _, used = self._register.note(self._digest)
+        return used | {self._digest}
+
+    def _take_launch(self) -> None:
+        self._launch = Launch.now(self._python)
+        self._digest = self._launch.digest(launch_key(self._queue.link.access, self._home))
+
+    def _retire(self, cards: Sequence[WorkerCard], used: set[str], patience_s: float) -> None:
+        """Ask those to drain that no living driver uses, and wait so long (s) until each leases no more."""
+        if self._queue.campaign == self._inside:
+            return  # they run this very job, and its like
+        foreign = [card for card in self._register.leasing(cards) if card.launch != self._digest]
+        unused = [card for card in foreign if card.launch not in used]
+        if len(foreign) > len(unused) and not self._has_warned:
+            self._has_warned = True
+            warn_user(
+                f"another driver of campaign {self._queue.campaign!r} has another environment, folder or "
+                "interpreter, and the workers of both run its jobs; end one driver, or give both the same"
+            )
+        for card in unused:
+            if card.name not in self._asked:
+                self._asked.add(card.name)
+                log.info("%s has another environment, folder or interpreter: asked to drain", card.name)
+        # Who has not answered once is not waited for before each submission.
+        is_patient = patience_s > 0 and not self._mute.issuperset(card.name for card in unused)
+        for card in self._register.retire(unused, patience_s if is_patient else 0.0):
+            if is_patient and card.name not in self._mute:
+                self._mute.add(card.name)
+                warn_user(
+                    f"worker {card.name} has another environment, folder or interpreter and does not answer; "
+                    f"end its process {card.pid}, as it may still run jobs of {self._queue.campaign!r}"
+                )
+
+    def leave(self) -> None:
+        """This driver uses its workers no more; what they hold goes on."""
+        if self._launch is not None:
+            with self._queue.link.skipping_nodes():
+                self._register.strike_off()
+
+    def _serving(self, cards: Sequence[WorkerCard] | None = None) -> int:
         """Slots on this machine that serve the campaign, or will in a moment."""
-        cards = [worker.card for worker in live_workers(self._queue.link)]
+        if cards is None:
+            cards = [worker.card for worker in live_workers(self._queue.link)]
         return sum(card.slots or 0 for card in cards if self._counts(card))
 
     def _counts(self, card: WorkerCard) -> bool:
-        if card.machine != self._machine or card.state == "draining":
+        if card.machine != self._register.machine or card.state == "draining":
             return False
         if not card.serves(self._queue.campaign, self._label) or self._queue.campaign in card.refused:
             return False
         if self._is_inside and (not card.is_for(self._queue.campaign) or card.pid in self._around):
             # Those for all campaigns may be full of jobs that wait as this one does, for the like of them.
+            return False
+        if self._register.is_local(card) and card.launch != self._digest:
             return False
         return card.announced or is_alive(card.pid or 0, card.born or 0.0)
 
@@ -138,41 +223,33 @@ class LocalWorkers:
         # Announced before it exists: between its start and its registration it must count, too.
         self._announce(
             WorkerCard(
-                name=name, host=name.rpartition("-")[0], machine=self._machine, slots=slots,
-                campaigns=(self._queue.campaign,), state="running", announced=True,
+                name=name, host=name.rpartition("-")[0], machine=self._register.machine, slots=slots,
+                campaigns=(self._queue.campaign,), state="running", announced=True, launch=self._digest,
             )
         )  # fmt: skip
         logs = self._home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        log_file = logs / f"worker-{name}.log"
+        log_file = logs / log_name(name)
         command = [
             sys.executable, "-P", "-m", "queue_eval", "worker", "-n", str(slots),
             "--campaign", self._queue.campaign, "--home", str(self._home), "--name", name,
-            "--idle-timeout", str(IDLE_TIMEOUT_S),
+            "--idle-timeout", str(IDLE_TIMEOUT_S), "--launch", self._digest,
         ]  # fmt: skip
-        self._clean_logs(logs)
+        clean_logs(logs, [worker.card.name for worker in live_workers(self._queue.link)])
         with log_file.open("ab") as output:
             # The worker inherits the lock with the file: by it others see that the log is of a living one.
             with contextlib.suppress(OSError):
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment(),
-                start_new_session=True,
-            )  # fmt: skip
+            assert self._launch is not None  # it was noted before
+            try:
+                process = self._launch.start(command, output, self._queue.link.access)
+            except WorkerError:
+                self._forget(name)  # it would count, and the next look say nothing
+                raise
         # Waits only to leave no zombie; a daemon, because the worker outlives the driver.
         threading.Thread(target=process.wait, name=f"queue_eval-{name}", daemon=True).start()
-        self._started.append(_Started(name, slots, process, time.monotonic(), log_file))
+        self._started.append(_Started(name, slots, process, time.monotonic(), self._digest, log_file))
         log.info("started worker %s with %d slots for campaign %s", name, slots, self._queue.campaign)
-
-    def _clean_logs(self, folder: Path) -> None:
-        """Remove the logs of workers that ended long ago, or before a hundred others."""
-        live = {f"worker-{worker.card.name}.log" for worker in live_workers(self._queue.link)}
-        found = [(_changed_at(path), path) for path in folder.glob("worker-*.log") if path.name not in live]
-        newest_first = sorted(found, reverse=True)
-        oldest_kept = time.time() - _LOG_AGE_S
-        for number, (changed_at, path) in enumerate(newest_first):
-            if number >= _LOGS_MOST or changed_at < oldest_kept:
-                _remove_unlocked(path)
 
     def _announce(self, card: WorkerCard) -> None:
         def operation(client: Any) -> None:
@@ -186,24 +263,6 @@ class LocalWorkers:
         """Let those go that this driver has started: their campaign has no name by which to come back."""
         with self._queue.link.skipping_nodes():
             ask_to_drain(self._queue.link, [started.name for started in self._started if started.is_alive])
-
-    def _environment(self) -> dict[str, str]:
-        environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
-        environment.pop(INSIDE_JOB, None)
-        access = self._queue.link.access  # the newest
-        if access.file is not None and access.home is None:
-            environment["QUEUE_EVAL_ACCESS"] = str(access.file)
-        elif access.home is None:
-            # Not on the command line, which every user of the machine can read.
-            environment["QUEUE_EVAL_URL"] = access.url
-            environment.pop("QUEUE_EVAL_ACCESS", None)
-            if access.key is not None:
-                environment["QUEUE_EVAL_KEY"] = access.key.decode()
-        root = str(Path(__file__).resolve().parents[1])
-        if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-            # Not installed: the worker is to use the same sources as this process.
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-        return environment
 
     def _bury(self) -> None:
         """Take note of workers of ours that have ended; what one held when it was killed is free at once."""
@@ -225,31 +284,10 @@ class LocalWorkers:
                 self._early_deaths = 0
                 raise WorkerError(
                     f"workers started on this machine die at once (status {started.process.returncode}), "
-                    f"see {started.log_file}:\n{_tail(started.log_file)}"
+                    f"see {started.log_file}:\n{tail(started.log_file)}"
                 )
 
     def _forget(self, name: str) -> None:
         link = self._queue.link
         link.call(lambda client: client.zrem(names.WORKERS, name))
         link.call(lambda client: client.delete(names.worker_key(name)))
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # another driver was faster
-        return 0.0
-
-
-def _remove_unlocked(path: Path) -> None:
-    """Remove the log of a worker that has ended; where the file system has no locks nobody can tell."""
-    with contextlib.suppress(OSError), path.open("r+b") as log_file:
-        fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-
-
-def _tail(file: Path) -> str:
-    try:
-        return file.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
-    except OSError:
-        return ""

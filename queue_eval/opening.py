@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from queue_eval.queue import CampaignQueue
 from queue_eval.server import open_access, server_state
 from queue_eval.signing import sign
 from queue_eval.states import Method
+from queue_eval.user_warning import warn_user
 
 
 @dataclass(frozen=True)
@@ -186,16 +186,12 @@ def _kwargs(options: str) -> Any:
 def _compare(campaign: str, opened: Opened, reference: FunctionRef, options: str) -> None:
     before = _kwargs(opened.options)
     if before is not None and before != json.loads(options)["kwargs"]:
-        warnings.warn(
+        warn_user(
             f"run_function_kwargs have changed since campaign {campaign!r} last ran ({before}); "
-            "what is finished stays as it is",
-            UserWarning,
-            stacklevel=2,
+            "what is finished stays as it is"
         )
     if opened.source and reference.source and opened.source != reference.source:
-        warnings.warn(
+        warn_user(
             f"the source of {reference.name} has changed since campaign {campaign!r} last ran "
-            f"({opened.source} -> {reference.source}); what is finished stays as it is",
-            UserWarning,
-            stacklevel=2,
+            f"({opened.source} -> {reference.source}); what is finished stays as it is"
         )

@@ -269,6 +269,29 @@ class CampaignQueue(CampaignView):
         )
         return int(self._checked(reply))
 
+    def enlist_driver(self, driver: str, digest: str, keep_s: int, *, anew: bool) -> dict[str, str]:
+        """Note which launch digest the local workers of a driver have, for `keep_s`; what all had noted
+        before, by driver. `anew`: from now, also when it is noted already."""
+        keys = (*self.keys.columns, self.keys.drivers)
+        reply = self._checked(
+            self.link.run_script("enlist", keys, self.uid, driver, digest, keep_s, int(anew))
+        )
+        return {_text(name): _text(noted) for name, noted in zip(reply[::2], reply[1::2], strict=True)}
+
+    def drivers(self) -> dict[str, str]:
+        """The launch digests that drivers have noted. Of a damaged register, none."""
+        try:
+            noted = self.link.call(lambda client: client.hgetall(self.keys.drivers))
+        except DamagedError:
+            return {}
+        return {_text(name): _text(said).partition(" ")[0] for name, said in noted.items()}
+
+    def delist_drivers(self, drivers: Sequence[str]) -> None:
+        """Forget what these drivers have noted."""
+        if drivers:
+            with suppress(DamagedError):  # the next driver to note anything mends it
+                self.link.call(lambda client: client.hdel(self.keys.drivers, *drivers))
+
     def close(self, gathered: int) -> bool:
         """Its driver, which has gathered so many jobs, goes; whether it expires by itself from now on."""
         return int(self._run("close", gathered)) == 1

@@ -7,13 +7,12 @@ So a write of ours, which comes after all that was acknowledged, vouches for eve
 
 from __future__ import annotations
 
-import warnings
-
 from queue_eval.access import safe_url
 from queue_eval.clients import is_cluster
 from queue_eval.connection import Link
 from queue_eval.faults import REDIS_ERRORS, reason
 from queue_eval.keys import Keys
+from queue_eval.user_warning import warn_user
 
 PATIENCE_S = 10.0
 """How long replicas have to confirm."""
@@ -28,10 +27,10 @@ def await_replicas(link: Link, campaign: str, wanted: int) -> None:
     try:
         confirmed = _confirmed(link, campaign, wanted)
     except REDIS_ERRORS as error:
-        _warn(f"no replica has confirmed campaign {campaign!r}: {where} says {reason(error)}")
+        warn_user(f"no replica has confirmed campaign {campaign!r}: {where} says {reason(error)}")
         return
     if confirmed < wanted:
-        _warn(
+        warn_user(
             f"only {confirmed} of {wanted} replicas have confirmed campaign {campaign!r} within "
             f"{PATIENCE_S:g} s: a failover of {where} may undo its last moves; see INFO replication there"
         )
@@ -52,7 +51,3 @@ def _confirmed(link: Link, campaign: str, wanted: int) -> int:
         return int(pipeline.execute()[-1])
     finally:
         client.close()
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, UserWarning, stacklevel=4)

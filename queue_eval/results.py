@@ -6,7 +6,6 @@ import csv
 import os
 import secrets
 import socket
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from glob import escape
@@ -21,6 +20,7 @@ from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.results_owner import Owner, keep_of_others, mark, one_at_a_time
 from queue_eval.spilled_rows import SpilledRows
+from queue_eval.user_warning import warn_user
 from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, plain_cell
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _write(
         temporary.unlink(missing_ok=True)
         raise
     if told:
-        warnings.warn(told, UserWarning, stacklevel=5)  # at the caller of dump_evals
+        warn_user(told)
     return target
 
 

@@ -23,7 +23,7 @@ USERS = ("driver", "worker")
 _CONNECTION = "ping auth select client|setname info time"
 _SCRIPTS = "evalsha eval"
 _READ = (
-    "get hexists hget hgetall hkeys hlen hmget hscan scard sismember sscan xrange xread xrevrange zcard "
+    "get hexists hget hgetall hkeys hlen hmget hscan pttl scard sismember sscan xrange xread xrevrange zcard "
     "zcount zdiff zmscore zrange zrangebyscore zscore"
 )
 _WRITE = "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"

@@ -14,7 +14,6 @@ Each look costs the same however long the driver waits: two reads, and the card 
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 
 from queue_eval.errors import DamagedError, NodeAwayError
@@ -24,6 +23,7 @@ from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import State
 from queue_eval.surroundings import INSIDE_JOB
+from queue_eval.user_warning import warn_user
 
 LEASE_S = 30.0
 """The lease of a worker that does not tell it."""
@@ -139,19 +139,19 @@ class ServiceCheck:
         for reason, workers in told:
             others = f" (and {len(workers) - 1} others)" if len(workers) > 1 else ""
             verb = "has stepped aside from" if served else "does not serve"
-            _warn(f"worker {workers[0]}{others} {verb} campaign {campaign!r}: {reason}")
+            warn_user(f"worker {workers[0]}{others} {verb} campaign {campaign!r}: {reason}")
         self._warnings += len(told)
         if rest:
             self._warnings += 1
             count = len({name for _, workers in rest for name in workers})
-            _warn(
+            warn_user(
                 f"{count} more workers do not serve campaign {campaign!r}, the first because: {rest[0][0]}; "
                 "no more of them are told of here, see: queue-eval workers --json"
             )
 
     def _tell_unserved(self, patience_s: float) -> None:
         campaign = self._queue.campaign
-        _warn(
+        warn_user(
             f"no worker has served campaign {campaign!r} for {patience_s:.0f} s; "
             f"start one with: {spell_worker(self._queue.link.access, campaign)}"
         )
@@ -166,7 +166,7 @@ class ServiceCheck:
             why = "with jobs of other campaigns, maybe with the very job that this driver runs in"
         else:
             why = "with jobs of other campaigns"
-        _warn(
+        warn_user(
             f"{who} campaign {campaign!r} {have} been busy for {patience_s:.0f} s {why}; wait, "
             f"or start another with: {spell_worker(self._queue.link.access, campaign)}"
         )
@@ -181,7 +181,7 @@ class ServiceCheck:
         widest = max(slots, default=wanted)
         if self._too_wide.is_due(widest < wanted, waited_s, patience_s):
             command = spell_worker(self._queue.link.access, campaign, "-n", str(wanted))
-            _warn(
+            warn_user(
                 f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
                 f"than {widest}; start one with: {command}"
             )
@@ -190,7 +190,3 @@ class ServiceCheck:
 def _beats(worker: LiveWorker) -> bool:
     """Whether it has given a sign of life within its lease; its card stays for two."""
     return worker.last_seen_s <= (worker.card.lease_s or LEASE_S)
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, UserWarning, stacklevel=3)

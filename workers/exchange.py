@@ -301,6 +301,11 @@ class Exchange:
             self._part(served, twins)
             leases = [lease for lease in leases if lease not in twins]
             reply = replace(reply, leases=leases)
+        if leases and self._book.is_draining:
+            # The call was under way when it was asked to drain, maybe by a driver that has added these jobs
+            # since, for workers with its own environment.
+            self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
+            return
         nothing_left = self._book.leased(trade, plan, reply)
         if leases:
             # First of all: what is booked and never reaches the runner would take its slots for ever.

@@ -155,7 +155,7 @@ class LeaseKeeper:
             created=self._created, born=self._born, slots=self._options.slots,
             campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
-            lease_s=self._options.lease_s, busy=self._book.busy_slots(),
+            lease_s=self._options.lease_s, busy=self._book.busy_slots(), launch=self._options.launch,
             refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
             **self._allotted,
         ).encode()  # fmt: skip

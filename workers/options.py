@@ -54,6 +54,8 @@ class WorkerOptions:
     """What a scheduler has given to this worker."""
     allocation_ends_at: float | None = None
     """When that ends (s since 1970), where it is known."""
+    launch: str | None = None
+    """Digest of what the driver that has started it has started it with: see queue_eval/launch.py."""
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

@@ -170,11 +170,12 @@ class Worker:
 
     def _begin_drain(self) -> None:
         self._drained_at = time.monotonic()
-        self._keeper.is_draining = True
         deadline = self._deadline()
         within = "" if deadline is None else f"; given back after {deadline - self._drained_at:.0f} s"
         log.info("draining (%s): %d running%s", self._signals.reason, self._book.running(), within)
         self._book.drain()
+        # Told only now: whoever asked for it counts on it that nothing is leased any more.
+        self._keeper.is_draining = True
         self._keeper.poke()
 
     def _remind(self) -> None:

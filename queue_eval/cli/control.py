@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from queue_eval.access import home_folder
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import label_of
 from queue_eval.cli.connect import campaign_queue
@@ -16,6 +17,7 @@ from queue_eval.cli.output import print_json
 from queue_eval.errors import UsageError
 from queue_eval.fleet import live_workers
 from queue_eval.hints import spell_command
+from queue_eval.local_register import retire_idle
 from queue_eval.queue import CampaignQueue
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
@@ -47,7 +49,10 @@ def retry_command(
     """Run these failed or cancelled jobs again; without ids, all that failed."""
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
-        count = len(queue.retry(ids or queue.failed_ids()))
+        chosen = ids or queue.failed_ids()
+        if chosen and not queue.snapshot().outstanding:
+            retire_idle(queue, queue.link.access.home or home_folder(home))
+        count = len(queue.retry(chosen))
         if count:
             queue.notify("retry")
         unserved = _why_unserved(queue, tells_pause=count > 0)

@@ -56,13 +56,14 @@ log = logging.getLogger("queue_eval.worker")
 @click.option("--max-jobs-per-child", type=click.IntRange(min=1), metavar="N",
               envvar="QUEUE_EVAL_MAX_JOBS_PER_CHILD",
               help="Replace a process that runs jobs after so many of them.")
+@click.option("--launch", hidden=True, metavar="DIGEST", help="Digest of what a driver starts it with.")
 @server_options
 def worker_command(
     slots: int | str, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
     cores_per_slot: int | None, name: str | None, idle_timeout: float | None,
     time_limit: float | str | None, drain_timeout: float | None, lease: float, allow: Sequence[str],
     memory_limit: int | None,
-    max_jobs_per_child: int | None, url: str | None, home: str | None,
+    max_jobs_per_child: int | None, launch: str | None, url: str | None, home: str | None,
 ) -> None:  # fmt: skip
     """A long-running worker for all campaigns of the server, or the named ones.
 
@@ -118,6 +119,7 @@ def worker_command(
         time_limit_s=limit_s, began_at=began_at, drain_timeout_s=drain_timeout, home=folder,
         allow=allow_list, memory_limit=memory_limit, jobs_per_child=max_jobs_per_child,
         library_threads=max(1, cores_of(allotted) // count), allocation=allotted, allocation_ends_at=end.at,
+        launch=launch,
     )  # fmt: skip
     _check_server(access)
     Worker(access, options).run()

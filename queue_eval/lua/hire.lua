@@ -8,7 +8,9 @@ if gone(ARGV[1]) then return GONE end
 -- A damaged guard is nobody's: the reply of GET is an error then, a table.
 local holder = redis.pcall('GET', guard)
 -- All take it for as long: one that would hold for longer is from before the server's clock was set back.
-local is_over = redis.call('PTTL', guard) > ms
+-- pcall: a server that was set up by an earlier build gives its users no right to it.
+local left = redis.pcall('PTTL', guard)
+local is_over = type(left) == 'number' and left > ms
 if ms > 0 and (type(holder) ~= 'string' or holder == token or is_over) then
   redis.call('SET', guard, token, 'PX', ms)
   return 1

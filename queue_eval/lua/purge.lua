@@ -22,5 +22,5 @@ if ARGV[2] and not has_expired(tonumber(ARGV[2])) then return 0 end
 -- pcall: what is damaged is deleted all the same.
 for _, worker in ipairs(redis.pcall('ZRANGE', WORKERS, 0, -1)) do redis.call('UNLINK', held_key(worker)) end
 for _, width in ipairs(redis.pcall('ZRANGE', WIDE, 0, -1)) do redis.call('UNLINK', wide_key(width)) end
-redis.call('UNLINK', unpack(KEYS))
+redis.call('UNLINK', PREFIX .. 'drivers', unpack(KEYS))
 return 1

@@ -19,6 +19,11 @@ def test_a_result(make):
     assert 0 <= one.run_ms <= one.slot_ms
 
 
+def test_static_arguments_are_fresh_for_every_attempt(make):
+    executor = make("spend", slots=1, kwargs={"data": [1], "more": {"deep": [1, 2]}})
+    assert [result_of(one) for one in executor.run({}, {}, {})] == [[2, 1]] * 3
+
+
 def test_many_results_belong_to_their_jobs(make, method):
     count = 20 if method == "subprocess" else 300
     executor = make()

@@ -295,6 +295,7 @@ BY_STEP = {
     "wake": a_listening_worker_dies,
     "attach": an_attaching_driver_dies,
     "hire": a_hiring_driver_dies,
+    "enlist": a_hiring_driver_dies,
     "close": a_closing_driver_dies,
     "pause": a_call_of_the_program_dies,
     "purge": a_call_of_the_program_dies,

@@ -796,7 +796,8 @@ def test_a_campaign_that_nobody_serves_is_told_of(create, monkeypatch):
     {"retry_delay": (1, 2)}, {"on_failure": "ignore"}, {"reuse": 1}, {"local_workers": "yes"}, {"url": 3},
     {"campaign": "a b"}, {"campaign": ""}, {"num_workers": 0}, {"num_workers": True}, {"on_change": "x"},
     {"run_function_kwargs": [1]}, {"run_function_kwargs": {"f": print}}, {"home": 3}, {"url": "http://x"},
-    {"retry_delay": (1, 0, 5)},
+    {"retry_delay": (1, 0, 5)}, {"retry_delay": (1, None, 60)}, {"retry_delay": (1, [2], 60)},
+    {"retry_delay": (1, 10**400, 60)}, {"retry_delay": (None, 2, 60)}, {"retry_delay": 10**400},
 ])  # fmt: skip
 def test_impossible_options(create, words):
     with pytest.raises(UsageError):

@@ -94,6 +94,16 @@ def test_all_that_drivers_and_workers_do_is_allowed(home, worker, tmp_path, monk
     assert denials(home) == []
 
 
+@pytest.mark.parametrize("missing", [(), ("-pttl", "-expire")], ids=["all", "of-an-earlier-build"])
+def test_a_driver_may_start_local_workers(home, campaign, missing):
+    with administrator(home) as wire:
+        wire.call("ACL", "SETUSER", "driver", *missing)
+    with Evaluator.create(score, "process", {"campaign": campaign, "home": home}) as driver:
+        driver.submit([{"x": 1}])
+        assert [job.result for job in driver.gather("ALL", timeout=60)] == [1]
+    assert bool(denials(home)) == bool(missing)
+
+
 def test_a_driver_may_have_its_campaign_expire_and_prune(home, tmp_path, monkeypatch):
     monkeypatch.setenv("QUEUE_EVAL_ACCESS", str(home / ACCESS_FILE))
     with Evaluator.create(score, method_kwargs={"home": tmp_path}) as evaluator:

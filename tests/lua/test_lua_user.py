@@ -199,6 +199,50 @@ def test_a_damaged_guard_is_nobodys(campaign):
     assert campaign.queue.take_hiring("mine", 60_000)
 
 
+# enlist
+
+
+def test_a_driver_is_told_what_others_have_noted_before(campaign):
+    queue = campaign.queue
+    first = {"m 1 0.5": "old"}
+    assert queue.enlist_driver("m 1 0.5", "old", 60, anew=False) == {}
+    assert queue.enlist_driver("m 1 0.5", "old", 60, anew=False) == first, "a repeat after a lost reply"
+    assert queue.enlist_driver("m 2 0.5", "new", 60, anew=False) == first
+    assert queue.drivers() == {"m 1 0.5": "old", "m 2 0.5": "new"}
+    assert 0 < campaign.client.ttl(queue.keys.drivers) <= 60
+    queue.delist_drivers(["m 1 0.5", "nobody"])
+    assert queue.drivers() == {"m 2 0.5": "new"}
+    queue.delist_drivers([])
+
+
+def test_a_damaged_register_of_drivers_is_made_anew(campaign):
+    queue = campaign.queue
+    campaign.client.lpush(queue.keys.drivers, "x")
+    assert queue.drivers() == {}
+    queue.delist_drivers(["m 1 0.5"])
+    assert queue.enlist_driver("m 1 0.5", "old", 60, anew=False) == {}
+    assert queue.drivers() == {"m 1 0.5": "old"}
+
+
+def test_what_a_driver_has_noted_long_ago_is_forgotten(campaign):
+    queue, client = campaign.queue, campaign.client
+    queue.enlist_driver("m 1 0.5", "old", 60, anew=True)
+    client.hset(queue.keys.drivers, "m 2 0.5", f"older {campaign.queue.snapshot().now_ms - 61_000}")
+    client.hset(queue.keys.drivers, "m 3 0.5", "damaged")
+    assert queue.enlist_driver("m 1 0.5", "old", 60, anew=True) == {"m 1 0.5": "old"}
+    assert queue.drivers() == {"m 1 0.5": "old"}
+
+
+def test_a_note_that_stands_already_writes_nothing(campaign):
+    queue, client = campaign.queue, campaign.client
+    queue.enlist_driver("m 1 0.5", "old", 60, anew=True)
+    client.persist(queue.keys.drivers)
+    queue.enlist_driver("m 1 0.5", "old", 60, anew=False)
+    assert client.ttl(queue.keys.drivers) == -1
+    queue.enlist_driver("m 1 0.5", "old", 60, anew=True)
+    assert 0 < client.ttl(queue.keys.drivers) <= 60
+
+
 # purge
 
 
@@ -216,6 +260,7 @@ def every_move(queue: CampaignQueue):
         lambda: queue.retry([1]),
         lambda: queue.pause(True),
         lambda: queue.take_hiring("t", 1000),
+        lambda: queue.enlist_driver("m 1 0.5", "digest", 60, anew=True),
         queue.standing,
     ]
 
@@ -225,6 +270,7 @@ def test_purge_deletes_everything_and_everyone_is_told(campaign):
     one, two = campaign.lease(room=2)
     campaign.settle("w1", settlement(one, output=b"o"), settlement(two, Outcome.ERROR))
     campaign.lease("w2", room=1)
+    campaign.queue.enlist_driver("m 1 0.5", "digest", 60, anew=True)
     campaign.queue.purge()
     assert list(campaign.client.scan_iter(f"qe:\\{{{campaign.name}}}:*")) == []
     assert campaign.client.zscore("qe:campaigns", campaign.name) is None

@@ -46,6 +46,13 @@ async def yield_later(config: Config) -> Any:
     yield config
 
 
+def spend(config: Config, data: list[int], more: dict[str, list[int]]) -> list[int]:
+    """Changes what it was given."""
+    data.append(0)
+    more["deep"].pop()
+    return [len(data), len(more["deep"])]
+
+
 def do(config: Config) -> Any:
     """Whatever `config["do"]` names; nothing by default."""
     return globals()["do_" + config.get("do", "nothing")](config)

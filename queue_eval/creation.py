@@ -1,0 +1,69 @@
+"""What is decided when an evaluator is created stays so: a change that would do nothing is refused."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from queue_eval.errors import UsageError
+from queue_eval.options import Options
+
+_LIKENESS = 0.85
+"""A name that is so like a keyword (`difflib`: 1 is the same) was meant to be it."""
+
+
+class DecidedAtCreation:
+    """The part of an evaluator that guards what it was created with.
+
+    Assigning to a keyword of creation, or to a name that is nearly one, would change nothing: workers and the
+    campaign have what was given. Other attributes are the user's own. Nor is there a second evaluator in a
+    copy: its jobs and its connections are those of one.
+    """
+
+    _is_decided = False
+    """Set when it has been created."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and self._is_decided and not _is_own(self, name):
+            self._refuse_change(name)
+        object.__setattr__(self, name, value)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Asked by `copy.copy`, `copy.deepcopy` and `pickle`. Raises UsageError."""
+        campaign = getattr(self, "campaign", None)
+        raise UsageError(
+            "an evaluator can be neither copied nor sent to another process; open its campaign there with: "
+            f"Evaluator.attach({campaign!r})"
+        )
+
+    def _refuse_change(self, name: str) -> None:
+        """Raises UsageError when `name` is one that was decided at creation, or nearly."""
+        keywords = {field.name for field in fields(Options)} | {"method", "run_function", *_parameters(self)}
+        meant = difflib.get_close_matches(name, keywords, 1, _LIKENESS)
+        if name in keywords:
+            meant = [name]
+        if not meant:
+            return
+        keyword = meant[0]
+        what = name if name == keyword else f"{name} (for {keyword}?)"
+        raise UsageError(
+            f"{what} is decided when an evaluator is created; create another one for the campaign, with "
+            f"{keyword}=…"
+        )
+
+
+def _parameters(evaluator: object) -> list[str]:
+    """The named parameters of its class."""
+    found = inspect.signature(type(evaluator)).parameters.values()
+    return [one.name for one in found if one.kind is not one.VAR_KEYWORD]
+
+
+def _is_own(evaluator: object, name: str) -> bool:
+    """Whether a class that is not ours has such an attribute."""
+    return any(
+        name in vars(kind) or name in vars(kind).get("__annotations__", ())
+        for kind in type(evaluator).__mro__
+        if not kind.__module__.startswith("queue_eval.") and kind is not object
+    )

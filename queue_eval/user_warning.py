@@ -1,0 +1,23 @@
+"""Warnings to the user of a driver: each points at the user's own line that led to it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+_OWN_FOLDER = str(Path(__file__).parent) + "/"
+
+
+def warn_user(sentence: str) -> None:
+    """Warn (UserWarning) from the innermost frame that is none of ours.
+
+    However deep in the package its reason is found, the user sees a call of theirs, and Python shows it once
+    for each such line. In a thread of ours there is no such call.
+    """
+    level = 2
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_OWN_FOLDER) and frame.f_back is not None:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(sentence, UserWarning, stacklevel=level)
