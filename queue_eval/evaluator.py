@@ -256,13 +256,16 @@ class Evaluator(Records):
         self._check_open()
         ledger = self._ledger
         while self.num_outstanding:
-            with self._interruptible:
-                self._waiter.until(
-                    lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
-                )
+            self._waiter.check_open()
             batch = self._take(1)
-            if not batch and deadline is not None and time.monotonic() >= deadline:
-                return
+            if not batch:
+                with self._interruptible:
+                    self._waiter.until(
+                        lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
+                    )
+                batch = self._take(1)
+                if not batch and deadline is not None and time.monotonic() >= deadline:
+                    return
             yield from batch
 
     def _take(self, limit: int | None) -> list[Job]:
@@ -283,9 +286,10 @@ class Evaluator(Records):
 
     def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
         """Raise what a gathered batch makes its gather raise."""
-        failed = next((job for job in batch if job.state is State.FAILED), None)
-        if failed is not None and self._options.on_failure == "raise":
-            raise JobFailed(failed, batch)
+        if self._options.on_failure == "raise":
+            failed = next((job for job in batch if job.state is State.FAILED), None)
+            if failed is not None:
+                raise JobFailed(failed, batch)
         if ending is not None:
             raise ending
 
