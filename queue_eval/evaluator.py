@@ -164,7 +164,8 @@ class Evaluator(Records):
         """A job that is not submitted; its id is provisional until it is (see `execute`)."""
         copy, _ = encode_config(config, 0)
         job = Job.owning(self._campaign.next_id(), copy, self.run_function)
-        self._created.append(job)
+        with self._campaign.lock:
+            self._created[job] = None
         return job
 
     def submit(
@@ -209,8 +210,8 @@ class Evaluator(Records):
             with self._submit_lock:
                 self._campaign.submit([(config, text)], job=job, watcher=watcher)
                 self._submitted += 1
-            if job in self._created:
-                self._created.remove(job)
+            with self._campaign.lock:
+                self._created.pop(job, None)
             self._callbacks.launched(job)
 
         with self._interruptible:
