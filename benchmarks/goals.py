@@ -53,6 +53,7 @@ GOALS: dict[tuple[str, str], Goal] = {
     **{("growth", f"{what} ratio"): Goal(most=1.2) for what in ("submit", "server", "gather", "one")},
     ("reopen", "first"): Goal(most=1.0),
     ("reopen", "history"): Goal(least=100_000),
+    ("reopen", "resumed ratio"): Goal(most=1.3),
     ("memory", "finished"): Goal(most=250),
     ("memory", "finished without reuse"): Goal(most=250),
     ("memory", "waiting"): Goal(most=200),

@@ -284,26 +284,28 @@ class Campaign:
 
     def _take_joined(self, doubts: int) -> bool:
         with self.lock:
-            entries = sorted(self.ledger.joined.values(), key=entry_order)
+            joined = sorted(self.ledger.joined.items(), key=lambda item: entry_order(item[1]))
         portion = Portion()
         at = 0
-        while page := entries[at : at + portion.count]:
-            found = self.queue.entries(page)
+        while page := joined[at : at + portion.count]:
+            found = self.queue.entries([entry for _, entry in page])
             if not self._take(found, doubts):
                 break
             at += len(page)
             portion.seen(len(page), sum(len(entry.body) for entry in found))
-            self._give_up_missing(set(page) - {entry.entry for entry in found})
-        return bool(entries)
+            there = {entry.entry for entry in found}
+            self._give_up([(id_, entry) for id_, entry in page if entry not in there])
+        return bool(joined)
 
-    def _give_up_missing(self, missing: set[str]) -> None:
+    def _give_up(self, missing: Sequence[tuple[int, str]]) -> None:
         """End the wait for jobs that the index calls finished, and whose outcome is not there."""
         if not missing:
             return
         with self.lock:
-            for id_, entry in list(self.ledger.joined.items()):
+            for id_, entry in missing:
                 job = self.ledger.waiting.get(id_)
-                if entry in missing and job is not None:
+                # Another thread may have submitted the job again, or joined a later outcome, meanwhile.
+                if self.ledger.joined.get(id_) == entry and job is not None:
                     self._fill(job, lost_entry(id_, entry))
                     self.ledger.resolve(job)
             self.lock.notify_all()
@@ -356,7 +358,7 @@ class Campaign:
         return self.queue.retried() != self.opened.retried
 
     def _learn_hosts(self, entries: Iterable[ResultEntry]) -> None:
-        unknown = list({entry.worker for entry in entries if entry.worker} - self._hosts.keys())
+        unknown = list({e.worker for e in entries if e.worker and e.worker not in self._hosts})
         for worker, host in zip(unknown, self.queue.hosts_of(unknown), strict=True):
             self._hosts[worker] = host or worker.rpartition("-")[0] or worker
 

@@ -166,7 +166,8 @@ class Evaluator(DecidedAtCreation, Records):
         """A job that is not submitted; its id is provisional until it is (see `execute`)."""
         copy, _ = encode_config(config, 0)
         job = Job.owning(self._campaign.next_id(), copy, self.run_function)
-        self._created.append(job)
+        with self._campaign.lock:
+            self._created[job] = None
         return job
 
     def submit(
@@ -211,8 +212,8 @@ class Evaluator(DecidedAtCreation, Records):
             with self._submit_lock:
                 self._campaign.submit([(config, text)], job=job, watcher=watcher)
                 self._submitted += 1
-            if job in self._created:
-                self._created.remove(job)
+            with self._campaign.lock:
+                self._created.pop(job, None)
             self._callbacks.launched(job)
 
         with self._interruptible:
@@ -256,13 +257,16 @@ class Evaluator(DecidedAtCreation, Records):
         self._check_open()
         ledger = self._ledger
         while self.num_outstanding:
-            with self._interruptible:
-                self._waiter.until(
-                    lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
-                )
+            self._waiter.check_open()
             batch = self._take(1)
-            if not batch and deadline is not None and time.monotonic() >= deadline:
-                return
+            if not batch:
+                with self._interruptible:
+                    self._waiter.until(
+                        lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
+                    )
+                batch = self._take(1)
+                if not batch and deadline is not None and time.monotonic() >= deadline:
+                    return
             yield from batch
 
     def _take(self, limit: int | None) -> list[Job]:
@@ -283,9 +287,10 @@ class Evaluator(DecidedAtCreation, Records):
 
     def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
         """Raise what a gathered batch makes its gather raise."""
-        failed = next((job for job in batch if job.state is State.FAILED), None)
-        if failed is not None and self._options.on_failure == "raise":
-            raise JobFailed(failed, batch)
+        if self._options.on_failure == "raise":
+            failed = next((job for job in batch if job.state is State.FAILED), None)
+            if failed is not None:
+                raise JobFailed(failed, batch)
         if ending is not None:
             raise ending
 

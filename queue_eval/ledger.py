@@ -15,6 +15,7 @@ again from the cursor, which moves last.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,8 +54,12 @@ class Ledger:
     """Submitted, outcome not known here."""
     joined: dict[int, str] = field(default_factory=dict)
     """Of these, the entry of the outcome that the server already has."""
-    ready: dict[int, Job] = field(default_factory=dict)
-    """Finished, not gathered."""
+    ready: OrderedDict[int, Job] = field(default_factory=OrderedDict)
+    """Finished, not gathered, in the order in which they finished.
+
+    `as_completed` takes them from the front, one at a time. To find the first item of a plain dict, Python
+    steps over all that were taken from its front before.
+    """
     told: set[int] = field(default_factory=set)
     """Of the ready ones, those that the callbacks have seen."""
     done: dict[int, Job] = field(default_factory=dict)

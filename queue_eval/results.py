@@ -20,8 +20,8 @@ from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.results_owner import Owner, keep_of_others, mark, one_at_a_time
 from queue_eval.spilled_rows import SpilledRows
-from queue_eval.user_warning import warn_user
 from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, plain_cell
+from queue_eval.user_warning import warn_user
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,6 +24,11 @@ class SingleJobs:
         self._waiter = waiter
         self._lock = threading.Lock()
         self._awaited: dict[Job, _Future] = {}
+        self._unfinished: set[_Future] = set()
+        """The awaited ones that are not finished. `_wait` asks after every outcome whether there are any.
+
+        A set, because its single steps need no lock: a job is finished under the campaign's lock.
+        """
         self._submitter: ThreadPoolExecutor | None = None
         self._thread: threading.Thread | None = None
 
@@ -36,7 +41,7 @@ class SingleJobs:
         finished already, and later its watcher does not claim it.
         """
         loop = asyncio.get_running_loop()
-        future = _Future(loop)
+        future = _Future(loop, self._unfinished.discard)
         with self._lock:
             if self._submitter is None:
                 self._submitter = ThreadPoolExecutor(1, thread_name_prefix="queue_eval-submit")
@@ -45,6 +50,9 @@ class SingleJobs:
             await loop.run_in_executor(submitter, submit, future.finish)
             with self._lock:
                 self._awaited[job] = future
+                self._unfinished.add(future)
+                if future.is_finished:  # it was finished before it was added, and found nothing to remove
+                    self._unfinished.discard(future)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._wait, name="queue_eval-await", daemon=True)
                     self._thread.start()
@@ -54,6 +62,7 @@ class SingleJobs:
                 hand_over(job)
             raise
         finally:
+            self._unfinished.discard(future)
             with self._lock:
                 self._awaited.pop(job, None)
 
@@ -63,7 +72,7 @@ class SingleJobs:
                 self._waiter.until(self._nothing_unfinished, None, look_first=False)
                 with self._lock:
                     # Not whether any is left: finished ones are until their coroutines go on.
-                    if all(future.is_finished for future in self._awaited.values()):
+                    if self._nothing_unfinished():
                         self._thread = None
                         return
         except BaseException as error:
@@ -74,8 +83,7 @@ class SingleJobs:
                 future.fail(error)
 
     def _nothing_unfinished(self) -> bool:
-        with self._lock:
-            return all(future.is_finished for future in self._awaited.values())
+        return not self._unfinished
 
     def close(self) -> None:
         with self._lock:
@@ -93,8 +101,9 @@ class _Future:
     Guarantees: of `finish` and `abandon`, which may come at the same instant, the second knows of the first.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_finished: Callable[[_Future], None]) -> None:
         self._loop = loop
+        self._on_finished = on_finished
         self._lock = threading.RLock()  # a coroutine that is collected abandons from wherever that happens
         self.future: asyncio.Future[None] = loop.create_future()
         self.is_finished = False
@@ -104,12 +113,12 @@ class _Future:
     def finish(self, _: Job) -> bool:
         """The job is finished; whether whoever awaits it will have it."""
         with self._lock:
-            self.is_finished = True
+            self._note_finished()
             self._is_claimed = not self._is_abandoned and self._finish_with(None)
             return self._is_claimed
 
     def fail(self, error: BaseException) -> None:
-        self.is_finished = True
+        self._note_finished()
         self._finish_with(error)
 
     def abandon(self) -> bool:
@@ -117,6 +126,11 @@ class _Future:
         with self._lock:
             self._is_abandoned = True
             return self._is_claimed
+
+    def _note_finished(self) -> None:
+        # In this order: `run` adds the future to the unfinished ones first, and looks at the mark then.
+        self.is_finished = True
+        self._on_finished(self)
 
     def _finish_with(self, error: BaseException | None) -> bool:
         """Whether there is a loop to tell."""

@@ -39,7 +39,7 @@ class Waiter:
         in_vain = 0
         while True:
             with lock:
-                self._check_open()
+                self.check_open()
                 if not must_look and enough():
                     return
                 left_s = STEP_S if deadline is None else deadline - time.monotonic()
@@ -73,7 +73,8 @@ class Waiter:
             finally:
                 self._chores.count_wait(time.monotonic() - began_at)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises UsageError for one that waits when the evaluator is closed."""
         if self.closed:
             raise UsageError("the evaluator was closed while it was waiting; gather before closing it")
 
