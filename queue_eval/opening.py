@@ -78,7 +78,7 @@ def open_campaign(
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
     """
-    reference = describe(run_function)
+    reference = describe(run_function, is_forwarded=forward is not None)
     name = options.campaign or _unique_name(reference)
     line = reach(options.url, options.home, options.access)
     try:
@@ -136,13 +136,16 @@ def _meta(
     options: Options, forward: dict[str, Any] | None,
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
     signature = ""
-    if reference.payload is not None:
+    payload = reference.payload
+    if payload is not None and key is None and reference.may_import_script:
+        payload = None  # then it runs where its script is
+    if payload is not None:
         if key is None:
             raise FunctionError(
                 f"{reference.name} travels by value, which needs a key to sign it; "
                 "set QUEUE_EVAL_KEY, or move the function to a module"
             )
-        signature = sign(key, campaign, reference.name, reference.payload)
+        signature = sign(key, campaign, reference.name, payload)
     retry = options.retry_delay
     return {
         "function": reference.name,
@@ -154,6 +157,7 @@ def _meta(
                 "kwargs": json.loads(options.run_function_kwargs),
                 "time_limit": options.time_limit,
                 "forward": forward,
+                "code": reference.code,
             }
         ),
         "max_attempts": options.max_attempts,
@@ -161,7 +165,7 @@ def _meta(
         "retry_first_ms": round(retry.first_s * 1000),
         "retry_factor": retry.factor,
         "retry_max_ms": round(retry.maximum_s * 1000),
-        "payload": reference.payload or b"",
+        "payload": payload or b"",
         "signature": signature,
         "num_workers": num_workers,
         "queue": options.queue,

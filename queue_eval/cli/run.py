@@ -19,7 +19,7 @@ from queue_eval.cli.failures import Interrupted
 from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress
-from queue_eval.cli.target import Target, find_target, stand_for
+from queue_eval.cli.target import Target, find_target
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
@@ -90,7 +90,6 @@ def run_command(
             f"there is no folder {out.parent} for the results; create it, or choose another --out"
         )
     configs = read_configs(configs_file)
-    stand_for(target.script)
     wanted = options | {"campaign": name, "num_workers": slots}
     keywords = {key: value for key, value in wanted.items() if value is not None}
     click.echo(f"campaign {name}: {len(configs)} configs", err=True)
