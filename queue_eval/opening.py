@@ -17,7 +17,13 @@ from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
 from queue_eval.codec import decode, encode
 from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError, FunctionError, ServerRefusedError
+from queue_eval.driver_path import is_same_file
+from queue_eval.errors import (
+    CampaignConflictError,
+    CampaignNotFoundError,
+    FunctionError,
+    ServerRefusedError,
+)
 from queue_eval.expiry import prune_in_passing
 from queue_eval.function_ref import FunctionRef, describe
 from queue_eval.moves import Opened
@@ -25,6 +31,7 @@ from queue_eval.options import Options
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import open_access, server_state
 from queue_eval.signing import sign
+from queue_eval.sources import SourceCheck
 from queue_eval.states import Method
 
 
@@ -85,8 +92,8 @@ def open_campaign(
         _check_role(line.access)
         fields = _meta(line.access.key, name, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
-        queue, opened = CampaignQueue.open(
-            line.link, name, fields, accept_change=options.on_change == "accept"
+        queue, opened = _open(
+            line.link, name, fields, reference, accept_change=options.on_change == "accept"
         )
         if not opened.created:
             _compare(name, opened, reference, str(fields["options"]))
@@ -95,7 +102,44 @@ def open_campaign(
     except BaseException:
         line.link.close()
         raise
-    return line, Campaign(queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs)
+    campaign = Campaign(queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs)
+    campaign.sources = SourceCheck(queue, reference, opened.source)
+    return line, campaign
+
+
+def _open(
+    link: Link, campaign: str, fields: dict[str, Any], reference: FunctionRef, *, accept_change: bool
+) -> tuple[CampaignQueue, Opened]:
+    try:
+        return CampaignQueue.open(link, campaign, fields, accept_change=accept_change)
+    except CampaignConflictError:
+        _, meta = CampaignQueue.attach(link, campaign)
+        if not _is_same_function(meta, reference, str(fields["method"])):
+            raise
+    return CampaignQueue.open(link, campaign, fields, accept_change=True)
+
+
+def _is_same_function(meta: dict[str, bytes], reference: FunctionRef, method: str) -> bool:
+    """Whether a campaign's function is this one under its other name: `__main__:run` of a script is
+    `search:run` of the same file."""
+    module, _, function = meta["function"].decode().partition(":")
+    own_module, _, own_function = reference.name.partition(":")
+    is_alias = "__main__" in (module, own_module) and function == own_function
+    if not is_alias or meta["method"].decode() != method:
+        return False
+    file, own_file = _file_of(meta.get("options", b"")), reference.code.get("file")
+    if file is None or own_file is None:  # of an earlier build
+        return bool(reference.source) and meta.get("source", b"").decode() == reference.source
+    return is_same_file(file, own_file)
+
+
+def _file_of(options: bytes) -> str | None:
+    """The file of the function's module, as the last driver had it."""
+    try:
+        file = decode(options)["code"]["file"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return file if isinstance(file, str) else None
 
 
 def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:

@@ -219,13 +219,14 @@ def file_of(module: Any) -> list[str] | None:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or is_installed(file):
         return None
+    named = file.encode("utf-8", "replace").decode()
     try:
         with open(file, "rb") as opened:  # noqa: PTH123 - no pathlib in this process
-            return [file, digest(opened.read())]
+            return [named, digest(opened.read())]
     except OSError:
         pass
     try:  # in an archive
-        return [file, digest(module.__loader__.get_data(file))]
+        return [named, digest(module.__loader__.get_data(file))]
     except Exception:  # it has vanished, or no loader of ours can tell
         return None
 
