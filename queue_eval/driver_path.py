@@ -102,7 +102,7 @@ def find_pins(path: Sequence[str]) -> dict[str, str]:
             continue
         spec = _find_beside_parent(name, path)
         if spec is None or not spec.origin or not is_same_file(spec.origin, file):
-            pins[name] = os.path.abspath(file)  # noqa: PTH100
+            pins[name] = os.path.join(os.getcwd(), file)  # noqa: PTH109, PTH118
     return pins
 
 

@@ -36,7 +36,8 @@ class Script:
 def main_file() -> str | None:
     """The file of the driver's main module; None in a notebook."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.abspath(file) if isinstance(file, str) else None  # noqa: PTH100 - symlinks stay
+    # As it is, so that the module has the same file where it is imported.
+    return os.path.join(os.getcwd(), file) if isinstance(file, str) else None  # noqa: PTH109, PTH118
 
 
 def find_script(function: Any, qualname: str) -> Script | None:
