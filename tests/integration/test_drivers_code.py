@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.support.driver_code import LAYOUTS, ROOT, TELL, Layout, drive, script, write_strays
+from tests.support.driver_code import LAYOUTS, TELL, Layout, drive, script, write_strays
 
 METHODS = ("thread", "process", "subprocess")
 

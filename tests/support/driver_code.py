@@ -41,7 +41,7 @@ REPORT = """
             warnings.simplefilter("always")
             with Evaluator.create(function, os.environ["T_METHOD"], options) as evaluator:
                 evaluator.submit([{"x": x} for x in range(4)])
-                jobs = evaluator.gather("ALL", timeout=30)
+                jobs = sorted(evaluator.gather("ALL", timeout=30), key=lambda job: job.id)
         print(json.dumps({
             "own": own, "results": [job.result for job in jobs], "errors": [job.error for job in jobs],
             "sources": sorted({job.source for job in jobs}), "warnings": [str(one.message) for one in told],
@@ -94,8 +94,8 @@ def drive(
         "T_METHOD": method,
     }  # fmt: skip
     done = subprocess.run(
-        [python, *layout.command], cwd=folder / layout.folder, env=environment, capture_output=True, text=True,
-        timeout=90, check=False,
+        [python, *layout.command], cwd=folder / layout.folder, env=environment, capture_output=True,
+        text=True, timeout=90, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
@@ -142,7 +142,9 @@ LAYOUTS = {
     "module": Layout(
         {
             "proj/pack/__init__.py": "", "proj/pack/helper.py": TELL, "proj/pack/statistics.py": "1 / 0",
-            "proj/pack/search.py": script("from . import helper; import statistics, random", "helper.run", "helper."),
+            "proj/pack/search.py": script(
+                "from . import helper; import statistics, random", "helper.run", "helper."
+            ),
         },
         ["-m", "pack.search"], folder="proj",
     ),
@@ -168,7 +170,8 @@ LAYOUTS = {
         prepare=lambda folder: (folder / "link").symlink_to(folder / "real_place"),
     ),
     "file": Layout(
-        {"app/model.py": TELL, "lib/model.py": TELL, "app/search.py": script(FROM_FILE, "model.run", "model.")},
+        {"app/model.py": TELL, "lib/model.py": TELL,
+         "app/search.py": script(FROM_FILE, "model.run", "model.")},
         ["../app/search.py"],
     ),
     "path that was changed back": Layout(
