@@ -122,9 +122,10 @@ def _describe_name(name: str) -> FunctionRef:
         spec = find_fresh(module, path)
     file = spec.origin if spec is not None and spec.has_location else None
     pins = {} if hasattr(name, "folder") else find_pins(path)
-    return FunctionRef(
-        str(name), None, _source_in_file(spec, function), tuple(folders), _code(path, pins, file)
-    )
+    code = _code(path, pins, file)
+    if spec is None:
+        code["machine"] = ""  # this driver has it not: workers look on their own path, too
+    return FunctionRef(str(name), None, _source_in_file(spec, function), tuple(folders), code)
 
 
 def _code(path: Sequence[str], pins: dict[str, str], file: str | None) -> dict[str, Any]:
