@@ -74,10 +74,11 @@ class _Parts:
                 outside.append(statement)
         imported = compile(ast.Module(outside, []), file, "exec", dont_inherit=True)
         guarded = compile(ast.Module(inside, []), file, "exec", dont_inherit=True)
-        self.bound, self.is_dynamic = _stores(imported, "STORE_NAME")
-        self.rebound = _stores(guarded, "STORE_NAME")[0]
+        self.bound, self.is_dynamic = _stores(imported)
+        self.rebound = _stores(guarded)[0]
         for code in (*_codes(imported), *_codes(guarded)):
-            self.rebound |= _stores(code, "STORE_GLOBAL")[0]
+            if code is not imported:
+                self.rebound |= _stores(code, "STORE_GLOBAL")[0]
         self.literals: dict[str, Any] = {}
         for statement in outside:
             self._note_literal(statement)
@@ -109,12 +110,12 @@ def _is_guard(test: ast.expr) -> bool:
     return is_name and any(isinstance(side, ast.Constant) and side.value == "__main__" for side in sides)
 
 
-def _stores(code: CodeType, kind: str) -> tuple[set[str], bool]:
+def _stores(code: CodeType, *kinds: str) -> tuple[set[str], bool]:
     """The names that a code object binds, and whether there may be others (`import *`)."""
     names: set[str] = set()
     is_dynamic = False
     for one in dis.get_instructions(code):
-        if one.opname == kind:
+        if one.opname in (kinds or ("STORE_NAME", "STORE_GLOBAL")):
             names.add(one.argval)
         is_dynamic |= one.opname == "IMPORT_STAR" or one.argrepr == "INTRINSIC_IMPORT_STAR"
     return names, is_dynamic
