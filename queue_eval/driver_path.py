@@ -82,7 +82,7 @@ def _find(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
             if (spec := finder.find_spec(name, None)) is not None:
                 return spec  # type: ignore[no-any-return]
     # By its last part: the finder would look for a dotted name's parent among what is imported.
-    return importlib.machinery.PathFinder.find_spec(name, folders)
+    return importlib.machinery.PathFinder.find_spec(name.rpartition(".")[2], folders)
 
 
 def _module_of(finder: Any) -> str:

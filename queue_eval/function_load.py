@@ -77,7 +77,7 @@ def load(
             raise
         raise FunctionError(
             f"the run function {name} cannot be loaded on this worker: {type(error).__name__}: {error}; "
-            f"looked in {[folder for folder in sys.path if folder]}"
+            f"{_where_driver_has_it(code)}looked in {[folder for folder in sys.path if folder]}"
         ) from error
     if not callable(function):
         raise FunctionError(f"the run function {name} is {type(function).__name__}, which cannot be called")
@@ -90,6 +90,11 @@ def _attribute(module: Any, qualname: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part)
     return found
+
+
+def _where_driver_has_it(code: dict[str, Any] | None) -> str:
+    file = (code or {}).get("file")
+    return f"the driver has it from {file}; " if file else ""
 
 
 def _check_python(name: str, code: dict[str, Any] | None) -> None:

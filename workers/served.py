@@ -213,4 +213,5 @@ def _code(said: Any) -> dict[str, Any] | None:
             "argv": [str(word) for word in script["argv"]],
         },
         "exact": said["machine"] == machine_id(),
+        "file": None if said.get("file") is None else str(said["file"]),
     }  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import textwrap
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from queue_eval.codec import decode, encode
 from tests.support.driver_code import GUARDED, Layout, drive
 from tests.support.fault_fleet import wait_registered
+from tests.support.namespaces import OTHER_PIDS, queue_eval, start_inside
 
 METHODS = ("thread", "process", "subprocess")
 
@@ -268,6 +271,45 @@ def test_a_script_and_its_module_are_one_function(fleet, campaign, tmp_path):
         "configs.json",
     )  # fmt: skip
     assert "the source of search:run has changed" in done.stderr
+
+
+def worker_elsewhere(fleet, *names):
+    """On another machine: it has other process ids, and nothing in these folders of the driver."""
+    flags = ("--mount", *OTHER_PIDS)
+    mounts = "".join(f"mount -t tmpfs none {fleet.folder / name} && " for name in names)
+    command = shlex.join(queue_eval("worker", "-n", "2", "--home", fleet.home, "--name", "elsewhere"))
+    log = fleet.folder / "elsewhere.log"
+    process = start_inside(flags, "sh", "-c", f"cd / && {mounts}exec {command} > {log} 2>&1")
+    fleet.started.append(process)
+    for stream in (process.stdin, process.stderr):
+        stream.close()
+    wait_registered(fleet, "elsewhere")
+
+
+@pytest.mark.parametrize("kind", ["script", "script with a helper", "name"])
+def test_another_machine_without_the_folder(fleet, campaign, kind):
+    for name in ("app", "lib", "tools"):
+        (fleet.folder / name).mkdir()
+    text = f"""
+        import reporting
+        {"import helper" if "helper" in kind else ""}
+        def run(config):
+            return {"helper.VALUE" if "helper" in kind else "[__name__, config['x']]"}
+        {GUARDED}
+            reporting.report({"'helper:run'" if kind == "name" else "run"}, None)
+    """
+    files = {"app/search.py": text, "app/helper.py": "VALUE = 1\ndef run(config): return 1\n"}
+    worker_elsewhere(fleet, "app", "lib", "tools")
+    said = drive(fleet, Layout(files, ["../app/search.py"]), campaign)
+    if kind == "script":
+        assert said["results"] == [["__main__", x] for x in range(4)]
+        return
+    (error,) = set(said["errors"])
+    line = error.splitlines()[-1]
+    assert "FunctionError: the run function" in line
+    assert "cannot be loaded on this worker: ModuleNotFoundError: No module named 'helper'" in line
+    place = "search.py" if "helper" in kind else "helper.py"
+    assert re.search(f"the driver has it from {fleet.folder}/.*/{place}; looked in", line)
 
 
 # Other Pythons, other builds, other rights ------------------------------------------------------------------

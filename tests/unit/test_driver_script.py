@@ -117,6 +117,17 @@ def test_modules_from_elsewhere_are_pinned(monkeypatch, tmp_path):
     assert (named.name, named.code["pins"]) == ("of_pins:run", {})
 
 
+def test_a_name_in_a_folder_without_init(monkeypatch, tmp_path):
+    """It is found without being imported, nor what is above it."""
+    (tmp_path / "of_space" / "inner").mkdir(parents=True)
+    (tmp_path / "of_space" / "inner" / "deep.py").write_text("1 / 0\ndef run(config): return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reference = describe("of_space.inner.deep:run")
+    assert reference.code["file"] == str(tmp_path / "of_space" / "inner" / "deep.py")
+    assert len(reference.source) == 8
+    assert "of_space" not in sys.modules
+
+
 def test_what_nobody_can_import_goes_by_value(monkeypatch):
     module = types.ModuleType("of_hand")
     exec("def helper(): return 5\ndef run(config): return helper()", module.__dict__)
