@@ -29,11 +29,17 @@ def import_path(first: str | None = None) -> tuple[list[str], list[str]]:
     for entry in sys.path:
         if isinstance(entry, str) and not _is_same(entry or ".", scripts):
             with suppress(OSError):  # the working directory is not there any more
-                # Joined as the import system does it, so that modules have the same file there.
-                found.append(os.path.join(os.getcwd(), entry) if entry else os.getcwd())  # noqa: PTH109, PTH118
+                found.append(made_absolute(entry))
     found = list(dict.fromkeys(found))
     own = _own_folders()
     return found, [entry for entry in found if not _is_below(entry, own)]
+
+
+def made_absolute(path: str) -> str:
+    """As the import system does it, so that a module has the same file elsewhere: nothing is resolved."""
+    if os.path.isabs(path):  # noqa: PTH117 - strings throughout
+        return path
+    return os.path.join(os.getcwd(), path) if path else os.getcwd()  # noqa: PTH109, PTH118
 
 
 def _own_folders() -> list[str]:
@@ -102,7 +108,7 @@ def find_pins(path: Sequence[str]) -> dict[str, str]:
             continue
         spec = _find_beside_parent(name, path)
         if spec is None or not spec.origin or not is_same_file(spec.origin, file):
-            pins[name] = os.path.join(os.getcwd(), file)  # noqa: PTH109, PTH118
+            pins[name] = made_absolute(file)
     return pins
 
 

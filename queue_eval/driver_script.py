@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
+from queue_eval.driver_path import made_absolute
 from queue_eval.user_code import digest, innermost
 
 
@@ -36,8 +37,7 @@ class Script:
 def main_file() -> str | None:
     """The file of the driver's main module; None in a notebook."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
-    # As it is, so that the module has the same file where it is imported.
-    return os.path.join(os.getcwd(), file) if isinstance(file, str) else None  # noqa: PTH109, PTH118
+    return made_absolute(file) if isinstance(file, str) else None
 
 
 def find_script(function: Any, qualname: str) -> Script | None:

@@ -11,6 +11,7 @@ from queue_eval.errors import FunctionError
 from queue_eval.user_code import (
     can_import_script,
     fill_main,
+    forget_script,
     import_script,
     innermost,
     python_version,
@@ -51,9 +52,9 @@ def load(
     """
     set_import_path(path, code)
     try:
-        if can_import_script(code):
-            assert code is not None
-            function = _attribute(import_script(code["script"]), split_name(name)[1])
+        function = _from_script(name, code, must=payload is None) if can_import_script(code) else None
+        if function is not None:
+            pass
         elif payload is not None:
             _check_python(name, code)
             import cloudpickle
@@ -83,6 +84,19 @@ def load(
         raise FunctionError(f"the run function {name} is {type(function).__name__}, which cannot be called")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def _from_script(name: str, code: dict[str, Any] | None, *, must: bool) -> Any:
+    """The function of the driver's script; None when the script cannot be imported here, unless it `must`: it
+    may need what only its driver has, as its working directory."""
+    assert code is not None
+    try:
+        return _attribute(import_script(code["script"]), split_name(name)[1])
+    except BaseException as error:  # user modules may raise anything at import, even SystemExit
+        if must or isinstance(error, KeyboardInterrupt):
+            raise
+        forget_script()
+        return None
 
 
 def _attribute(module: Any, qualname: str) -> Any:

@@ -21,15 +21,12 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from queue_eval.by_value import MAX_PAYLOAD_BYTES, is_registered, pickle_function
 from queue_eval.driver_path import find_fresh, find_pins, import_path, is_findable
 from queue_eval.driver_script import find_script, main_file
 from queue_eval.errors import FunctionError
 from queue_eval.function_load import hash_code, source_hash, split_name
 from queue_eval.machine import machine_id
 from queue_eval.user_code import is_installed, python_version
-
-__all__ = ["MAX_PAYLOAD_BYTES", "FunctionName", "FunctionRef", "describe"]
 
 
 class FunctionName(str):
@@ -90,13 +87,15 @@ def describe(run_function: Callable[..., Any] | str, *, is_forwarded: bool = Fal
     pins = find_pins(path)
     file = main_file() if module == "__main__" else getattr(sys.modules.get(module), "__file__", None)
     code = _code(path, pins, file)
-    is_known = module != "__main__" and is_findable(module, path, pins) and not is_registered(module)
-    if is_known and _is_attribute(run_function, module, qualname):
+    is_known = module != "__main__" and is_findable(module, path, pins)
+    if is_known and not _is_to_travel(module) and _is_attribute(run_function, module, qualname):
         return FunctionRef(name, None, source, (*folders, *_module_root(module, folders)), code)
     folders = [*folders, *_module_root(module, folders)]
     is_script = module == "__main__" and "<" not in qualname and not is_forwarded
     script = find_script(run_function, qualname) if is_script else None
     payload: bytes | None = None
+    from queue_eval.by_value import pickle_function  # it takes a while to import
+
     try:
         payload, generators = pickle_function(
             run_function, name, with_module=module != "__main__" and not is_known
@@ -110,6 +109,15 @@ def describe(run_function: Callable[..., Any] | str, *, is_forwarded: bool = Fal
     if script is not None:
         code["script"] = script.as_json()
     return FunctionRef(name, payload, source, tuple(folders), code)
+
+
+def _is_to_travel(module: str) -> bool:
+    """Whether the user has asked for the module's code to travel by value; then cloudpickle is there."""
+    if "cloudpickle" not in sys.modules:
+        return False
+    from queue_eval.by_value import is_registered
+
+    return is_registered(module)
 
 
 def _describe_name(name: str) -> FunctionRef:

@@ -44,11 +44,10 @@ def is_installed(file: str) -> bool:
     return (
         "/site-packages/" in file
         or "/dist-packages/" in file
-        or file.startswith((_STDLIB, _OURS, "<"))
+        or file.startswith((os.path.dirname(os.__file__) + os.sep, _OURS, "<"))  # noqa: PTH120
     )
 
 
-_STDLIB = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120 - no pathlib in this process
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 
 
@@ -138,6 +137,13 @@ def import_script(script: dict[str, Any]) -> ModuleType:
     for value in list(vars(module).values()):
         _rename(value)
     return module
+
+
+def forget_script() -> None:
+    """Undo what an import of the script has left that failed."""
+    sys.argv[:] = [""]
+    sys.modules.pop(SCRIPT_MODULE, None)
+    sys.modules[_MAIN] = type(sys)(_MAIN)
 
 
 def _rename(value: Any) -> None:

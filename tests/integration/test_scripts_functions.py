@@ -163,7 +163,7 @@ POOL = f"""
         return Box(box.x * 2)
 
     def run(config):
-        with multiprocessing.get_context(config.get("way", "spawn")).Pool(1) as pool:
+        with multiprocessing.get_context("WAY").Pool(1) as pool:
             return [box.x for box in pool.map(double, [Box(config["x"])])]
 
     {GUARDED}
@@ -171,9 +171,11 @@ POOL = f"""
 """
 
 
+@pytest.mark.parametrize("guard", [True, False])
 @pytest.mark.usefixtures("worker")
-def test_a_pool_of_a_job_knows_the_classes_of_the_script(fleet, campaign):
-    said = drive(fleet, layout("", POOL), campaign)
+def test_a_pool_of_a_job_knows_the_classes_of_the_script(fleet, campaign, guard):
+    text = POOL.replace("WAY", "spawn" if guard else "fork")
+    said = drive(fleet, layout("", text if guard else text.replace(GUARDED, "if True:")), campaign)
     assert said["errors"] == [None] * 4
     assert said["results"] == [[0], [2], [4], [6]]
 
@@ -220,6 +222,24 @@ def test_arguments_of_the_script_are_there(fleet, campaign):
     kind = layout("", text)
     said = drive(fleet, Layout(kind.files, [*kind.command, "--scale", "3"]), campaign)
     assert said["results"] == [0, 3, 6, 9]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_script_that_cannot_be_imported_elsewhere_goes_by_value(fleet, campaign):
+    """It reads a file of the driver's working directory, which is not the worker's."""
+    text = f"""
+        import sys
+        from reporting import report
+        DATA = open("data.txt").read()
+        def run(config):
+            return [DATA, __name__, sys.argv]
+        {GUARDED}
+            report(run, None)
+    """
+    files = layout("", text).files | {"cwd/data.txt": "4"}
+    said = drive(fleet, Layout(files, ["../app/search.py"]), campaign)
+    assert said["errors"] == [None] * 4
+    assert said["results"] == [["4", "__main__", [""]]] * 4
 
 
 def test_a_script_that_has_changed_since_goes_by_value(fleet, campaign):
