@@ -23,7 +23,7 @@ from queue_eval.driver_path import find_fresh
 from queue_eval.function_ref import FunctionRef
 from queue_eval.hints import spell_command
 from queue_eval.job import Job
-from queue_eval.user_code import digest, file_of
+from queue_eval.user_code import digest, digest_file, file_of
 
 _FIELD = "source:"
 
@@ -102,7 +102,7 @@ def digest_at(file: str) -> str:
         return ""
     path = Path(file)
     with suppress(OSError):
-        return digest(path.read_bytes())
+        return digest_file(file)
     for folder in path.parents:
         with suppress(OSError, KeyError, zipfile.BadZipFile):
             if folder.is_file():

@@ -27,6 +27,11 @@ SCRIPT_MODULE = "__mp_main__"
 _MAIN = "__main__"
 _MOST_FILES = 1000
 
+_LARGE_BYTES = 4 * 2**20
+"""Of larger files (compiled modules) only the ends are read: `subprocess` does it for each attempt."""
+
+_END_BYTES = 2**18
+
 
 def python_version() -> str:
     """Implementation and version of Python, as far as code by value depends on it."""
@@ -37,6 +42,17 @@ def digest(data: bytes) -> str:
     from _blake2 import blake2b  # hashlib would load OpenSSL
 
     return blake2b(data, digest_size=8).hexdigest()
+
+
+def digest_file(path: str) -> str:
+    """Raises OSError."""
+    with open(path, "rb") as file:  # noqa: PTH123 - no pathlib in this process
+        size = os.fstat(file.fileno()).st_size
+        if size <= _LARGE_BYTES:
+            return digest(file.read())
+        first = file.read(_END_BYTES)
+        file.seek(size - _END_BYTES)
+        return digest(b"%d " % size + first + file.read())
 
 
 def is_installed(file: str) -> bool:
@@ -100,8 +116,7 @@ def can_import_script(code: dict[str, Any] | None) -> bool:
     if not script or not is_as_in_driver(code):
         return False
     try:
-        with open(script["file"], "rb") as file:  # noqa: PTH123 - no pathlib in this process
-            return digest(file.read()) == str(script["digest"])
+        return digest_file(script["file"]) == str(script["digest"])
     except OSError:
         return False
 
@@ -227,8 +242,7 @@ def file_of(module: Any) -> list[str] | None:
         return None
     named = file.encode("utf-8", "replace").decode()
     try:
-        with open(file, "rb") as opened:  # noqa: PTH123 - no pathlib in this process
-            return [named, digest(opened.read())]
+        return [named, digest_file(file)]
     except OSError:
         pass
     try:  # in an archive

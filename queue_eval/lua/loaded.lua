@@ -7,6 +7,9 @@ local MOST = 200
 if gone(ARGV[1]) then return GONE end
 if ARGV[2] ~= '' then redis.call('HSET', META, 'loaded', ARGV[2]) end
 for i = 3, #ARGV, 2 do
-  if redis.call('HLEN', META) < MOST then redis.call('HSETNX', META, 'source:' .. ARGV[i], ARGV[i + 1]) end
+  local field = 'source:' .. ARGV[i]
+  if redis.call('HLEN', META) < MOST and not redis.call('HGET', META, field) then
+    redis.call('HSET', META, field, ARGV[i + 1])
+  end
 end
 return 1

@@ -14,7 +14,7 @@ from queue_eval import driver_path, driver_script
 from queue_eval.errors import FunctionError
 from queue_eval.function_load import load
 from queue_eval.function_ref import FunctionName, describe
-from queue_eval.user_code import combine, is_installed
+from queue_eval.user_code import combine, digest_file, is_installed
 
 GUARD = "if __name__ == '__main__':\n    CALL()\n"
 FUNCTION = "def run(config):\n    return config\n"
@@ -181,6 +181,15 @@ def test_what_is_installed():
     assert is_installed(driver_path.__file__)
     assert is_installed("<string>")
     assert not is_installed(__file__)
+
+
+def test_large_files_are_known_by_their_size_and_ends(tmp_path):
+    file = tmp_path / "module.so"
+    digests = set()
+    for text in (b"a" * 5_000_000, b"a" * 5_000_001, b"b" + b"a" * 4_999_999, b"a" * 4_999_999 + b"b"):
+        file.write_bytes(text)
+        digests.add(digest_file(str(file)))
+    assert len(digests) == 4
 
 
 def test_sources_do_not_know_places():
