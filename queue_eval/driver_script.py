@@ -18,7 +18,7 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from queue_eval.driver_path import made_absolute
-from queue_eval.user_code import digest_file, innermost
+from queue_eval.user_code import digest, innermost
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find_script(function: Any, qualname: str) -> Script | None:
     if not _is_defined(function, qualname, main, parts) or not _is_complete(function, main, parts):
         return None
     spec = getattr(main, "__spec__", None)
-    return Script(file, digest_file(file), getattr(spec, "name", None) or "")
+    return Script(file, digest(source), getattr(spec, "name", None) or "")
 
 
 class _Parts:

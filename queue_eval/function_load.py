@@ -9,12 +9,12 @@ import sys
 
 from queue_eval.errors import FunctionError
 from queue_eval.user_code import (
-    can_import_script,
     fill_main,
     forget_script,
     import_script,
     innermost,
     python_version,
+    read_script,
     set_import_path,
 )
 
@@ -52,7 +52,7 @@ def load(
     """
     set_import_path(path, code)
     try:
-        function = _from_script(name, code, must=payload is None) if can_import_script(code) else None
+        function = _from_script(name, code, must=payload is None)
         if function is not None:
             pass
         elif payload is not None:
@@ -87,11 +87,13 @@ def load(
 
 
 def _from_script(name: str, code: dict[str, Any] | None, *, must: bool) -> Any:
-    """The function of the driver's script; None when the script cannot be imported here, unless it `must`: it
-    may need what only its driver has, as its working directory."""
-    assert code is not None
+    """The function of the driver's script; None when that is not here, or cannot be imported: it may need
+    what only its driver has, such as a working directory. `must`: then the error is raised."""
+    source = read_script(code)
+    if code is None or source is None:
+        return None
     try:
-        return _attribute(import_script(code["script"]), split_name(name)[1])
+        return _attribute(import_script(code["script"], source), split_name(name)[1])
     except BaseException as error:  # user modules may raise anything at import, even SystemExit
         if must or isinstance(error, KeyboardInterrupt):
             raise

@@ -2,9 +2,9 @@
 
 ::
 
-    driver: `driver_code` ──▶ options of the campaign ──▶ worker: `Setup.code` ──▶ here
+    driver: `function_ref` ──▶ options of the campaign ──▶ worker: `Setup.code` ──▶ here
 
-`code` is what the driver tells (JSON): see `driver_code.DriverCode`. The worker adds `exact`: it runs on the
+`code` is what the driver tells (JSON): see `FunctionRef.code`. The worker adds `exact`: it runs on the
 driver's machine. Imported by the processes that run user code, so it imports next to nothing. It is also sent
 by value to processes that have no queue_eval: a function here may use names of this module only.
 """
@@ -110,18 +110,20 @@ class _Pins:
 # Scripts --------------------------------------------------------------------------------------------------
 
 
-def can_import_script(code: dict[str, Any] | None) -> bool:
-    """Whether the function's script is here, as it was when the driver began."""
+def read_script(code: dict[str, Any] | None) -> bytes | None:
+    """The function's script, if it is here as it was when the driver began."""
     script = (code or {}).get("script")
     if not script or not is_as_in_driver(code):
-        return False
+        return None
     try:
-        return digest_file(script["file"]) == str(script["digest"])
+        with open(script["file"], "rb") as file:  # noqa: PTH123 - no pathlib in this process
+            source = file.read()
     except OSError:
-        return False
+        return None
+    return source if digest(source) == script["digest"] else None
 
 
-def import_script(script: dict[str, Any]) -> ModuleType:
+def import_script(script: dict[str, Any], source: bytes) -> ModuleType:
     """The driver's script as a module: what its main guard guards does not run.
 
     Afterwards `__main__` is this module, and what it defines is known by that name: what is pickled here can
@@ -136,19 +138,16 @@ def import_script(script: dict[str, Any]) -> ModuleType:
         parent = name.rpartition(".")[0]
         if parent:
             __import__(parent)  # as `python -m` does
-    loader = external.SourceFileLoader(SCRIPT_MODULE, file)
     module = type(sys)(SCRIPT_MODULE)
     module.__file__ = file
-    module.__loader__ = loader
+    module.__loader__ = external.SourceFileLoader(SCRIPT_MODULE, file)
     module.__spec__ = None
     if name:
         module.__spec__ = importlib.ModuleSpec(name, external.SourceFileLoader(name, file), origin=file)
         module.__package__ = parent
     sys.modules[_MAIN] = sys.modules[SCRIPT_MODULE] = module
-    # Compiled once and kept where an import of this file keeps it.
-    source = loader.get_code(SCRIPT_MODULE)
-    assert source is not None
-    exec(source, module.__dict__)  # noqa: S102 - it is the user's script
+    # Compiled here: what an import has kept of it may be of the second before, as the driver's never is.
+    exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's script
     for value in list(vars(module).values()):
         _rename(value)
     return module

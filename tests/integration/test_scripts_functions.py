@@ -348,12 +348,13 @@ def change_code(fleet, campaign, **changes):
     link.call(lambda client: client.hset(key, "options", encode(options)))
 
 
+@pytest.mark.filterwarnings("ignore:worker .* has stepped aside:UserWarning")  # beside one that ends
 def test_another_python_refuses_code_by_value(fleet, campaign):
     with fleet.driver(campaign, lambda config: config["x"]) as driver:
         change_code(fleet, campaign, python="cpython 3.99")
         fleet.worker()
         driver.submit([{"x": 1}])
-        (job,) = driver.gather("ALL", timeout=30)
+        (job,) = driver.gather("ALL", timeout=90)
     assert job.state == "failed"
     assert "travels by value from Python cpython 3.99, and this worker runs cpython 3." in job.error
     assert "start the worker with Python cpython 3.99, or move the function to a module" in job.error
