@@ -173,6 +173,25 @@ def test_a_script_that_is_not_here(monkeypatch):
         load("__main__:run", None, (), None, code)
 
 
+@pytest.mark.parametrize("where", ["global", "closure", "default"])
+def test_generators_of_libraries_are_known_by_their_names(where):
+    """Torch is not imported for it, nor need it be there."""
+    kind = type("Generator", (), {"__module__": "torch._C"})
+    space = {"__name__": "__main__", "G": kind()}
+    text = {
+        "global": "def run(config): return G",
+        "closure": "def make(g):\n    def run(config): return g\n    return run\nrun = make(G)",
+        "default": "def run(config, g=G): return g",
+    }[where]
+    exec(text, space)
+    name = "G"
+    if where != "global":
+        del space["G"]
+        name = "one of its values"
+    with pytest.warns(UserWarning, match=f"travels by value with {name}, a random generator"):
+        describe(space["run"])
+
+
 def test_what_is_installed():
     import cloudpickle
 
