@@ -24,6 +24,7 @@ from queue_eval.paging import PAGE, Portion, batches
 from queue_eval.past import Past, past_pages, without_collections
 from queue_eval.queue import CampaignQueue
 from queue_eval.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
+from queue_eval.sources import SourceCheck
 from queue_eval.states import State
 from queue_eval.undone import Sent, Undone, groups
 
@@ -66,6 +67,8 @@ class Campaign:
         self._reader = ResultReader(queue.link, queue.keys.results, opened.tail, max_block_s=STEP_S)
         self._hosts: dict[str, str] = {}
         self._history: list[Job] | None = None
+        self.sources: SourceCheck | None = None
+        """None for a driver that does not know the run function."""
 
     # Submission ---------------------------------------------------------------------------------------
 

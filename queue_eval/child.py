@@ -149,7 +149,7 @@ class _Child:
             if self._tells_up:
                 self._send(frame((UP,)))
             self._function = RunFunction(setup)
-            self._send(encode_ready(self._function.load_error))
+            self._send(encode_ready(self._function.load_error, self._function.told))
         elif header[0] == "recall":
             recalled = {(job, attempt) for job, attempt in header[1]}
             self._waiting = [one for one in self._waiting if one[:2] not in recalled]

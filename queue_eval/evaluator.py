@@ -286,7 +286,9 @@ class Evaluator(DecidedAtCreation, Records):
         return batch
 
     def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
-        """Raise what a gathered batch makes its gather raise."""
+        """Warn of other code than this driver's; raise what a gathered batch makes its gather raise."""
+        if self._campaign.sources is not None:
+            self._campaign.sources.look(batch)
         if self._options.on_failure == "raise":
             failed = next((job for job in batch if job.state is State.FAILED), None)
             if failed is not None:

@@ -6,11 +6,13 @@ Imported by the processes that run user code, so it imports next to nothing.
 from __future__ import annotations
 
 import os
+import sys
 
 from queue_eval.codec import decode, encode, encode_result
 from queue_eval.errors import ConfigError, FunctionError, ResultError
 from queue_eval.function_load import load, source_hash
 from queue_eval.pipe import ERROR_BYTES, bounded
+from queue_eval.user_code import combine, files_reached, globals_of, sibling_hashes
 
 TYPE_CHECKING = False  # see `queue_eval`
 
@@ -26,6 +28,9 @@ class RunFunction:
 
     def __init__(self, setup: Setup) -> None:
         self.source = ""
+        """Hash of the function and of what loading it has reached."""
+        self.told: dict[str, Any] = {}
+        """What that hash is made of, for whoever wants to know what ran."""
         self.was_interrupted = False
         """Whether its loading was: another load may do better."""
         self.load_error = ""
@@ -35,14 +40,23 @@ class RunFunction:
         self._as_text = setup.values == "text"
         self._function: Any = None
         self._broken = ""
+        before = list(sys.modules)
         try:
-            self._function = load(setup.name, setup.payload, setup.path, setup.allowed)
-            self.source = source_hash(self._function)
+            self._function = load(setup.name, setup.payload, setup.path, setup.allowed, setup.code)
+            self._identify(before)
         except ValueError as error:  # a FunctionError
             self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
             self.load_error = str(error)
             # As text: an exception that is raised again for each attempt collects a traceback without end.
             self._broken = describe_error(error)
+
+    def _identify(self, before: list[str]) -> None:
+        """Before the first call: what that imports is not known when the next process is to be compared."""
+        function, files = source_hash(self._function), files_reached(before)
+        is_by_value = (globals_of(self._function) or {}).get("__name__") == "__main__"
+        parts = sibling_hashes(self._function, source_hash) if is_by_value else []
+        self.source = combine(function, parts, files)
+        self.told = {"source": self.source, "function": function, "parts": parts, "files": files}
 
     def __call__(self, job: int, config: bytes) -> tuple[str, bytes]:
         """The outcome ("ok" or "error"), and the result (JSON) or the error's text."""
@@ -95,9 +109,9 @@ def describe_error(error: BaseException) -> str:
     """A traceback without our own frames; the text ends with the error itself."""
     if isinstance(error, (FunctionError, ResultError)) and error.__cause__ is None:
         return f"{type(error).__name__}: {error}"
-    import traceback
-
     try:
+        import traceback  # within: the user may have a module of this name
+
         shown = traceback.TracebackException.from_exception(error)
         chain: list[Any] = [shown]
         for link in chain:

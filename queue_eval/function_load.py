@@ -5,10 +5,18 @@ Imported by the processes that run user code, so it imports next to nothing.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from queue_eval.errors import FunctionError
+from queue_eval.user_code import (
+    fill_main,
+    forget_script,
+    import_script,
+    innermost,
+    python_version,
+    read_script,
+    set_import_path,
+)
 
 TYPE_CHECKING = False  # see `queue_eval`
 
@@ -33,27 +41,36 @@ def is_module_allowed(module: str, allowed: Iterable[str]) -> bool:
 
 
 def load(
-    name: str, payload: bytes | None, path: Iterable[str], allowed: Iterable[str] | None = None
-) -> Callable[..., Any]:
+    name: str, payload: bytes | None, path: Iterable[str], allowed: Iterable[str] | None = None,
+    code: dict[str, Any] | None = None,
+) -> Callable[..., Any]:  # fmt: skip
     """The run function, in a process that may run user code. A payload must have been verified before.
 
-    `allowed`: modules in one of which it must be defined when it comes by reference.
+    `allowed`: modules in one of which it must be defined when it comes by reference. `code`: how the driver
+    finds its code (see `user_code`); None where that is not known.
     Raises FunctionError, with what was looked for and where, when it cannot be loaded.
     """
-    # In front also when they are on the path already: the user's modules come before ours, as in the driver.
-    first = [folder for folder in path if os.path.isdir(folder)]  # noqa: PTH112 - no pathlib in this process
-    sys.path[:] = [*first, *(folder for folder in sys.path if folder not in first)]
+    set_import_path(path, code)
     try:
-        if payload is not None:
+        function = _from_script(name, code, must=payload is None)
+        if function is not None:
+            pass
+        elif payload is not None:
+            _check_python(name, code)
             import cloudpickle
 
             function = cloudpickle.loads(payload)
+            fill_main(function)
+        elif code is not None and code.get("script"):
+            raise FunctionError(
+                f"the run function {name} runs from its script {code['script']['file']}, which is not here "
+                "as the driver has it, and it cannot travel by value; move it to a module, or start the "
+                "driver again"
+            )
         else:
             module, qualname = split_name(name)
             __import__(module)  # what importlib.import_module does, whose package takes a while to import
-            function = sys.modules[module]
-            for part in qualname.split("."):
-                function = getattr(function, part)
+            function = _attribute(sys.modules[module], qualname)
             if allowed is not None:
                 _check_origin(name, function, tuple(allowed))
     except BaseException as error:  # user modules may raise anything at import, even SystemExit
@@ -61,12 +78,49 @@ def load(
             raise
         raise FunctionError(
             f"the run function {name} cannot be loaded on this worker: {type(error).__name__}: {error}; "
-            f"looked in {[folder for folder in sys.path if folder]}"
+            f"{_where_driver_has_it(code)}looked in {[folder for folder in sys.path if folder]}"
         ) from error
     if not callable(function):
         raise FunctionError(f"the run function {name} is {type(function).__name__}, which cannot be called")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def _from_script(name: str, code: dict[str, Any] | None, *, must: bool) -> Any:
+    """The function of the driver's script; None when that is not here, or cannot be imported: it may need
+    what only its driver has, such as a working directory. `must`: then the error is raised."""
+    source = read_script(code)
+    if code is None or source is None:
+        return None
+    try:
+        return _attribute(import_script(code["script"], source), split_name(name)[1])
+    except BaseException as error:  # user modules may raise anything at import, even SystemExit
+        if must or isinstance(error, KeyboardInterrupt):
+            raise
+        forget_script()
+        return None
+
+
+def _attribute(module: Any, qualname: str) -> Any:
+    found = module
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _where_driver_has_it(code: dict[str, Any] | None) -> str:
+    file = (code or {}).get("file")
+    return f"the driver has it from {file}; " if file else ""
+
+
+def _check_python(name: str, code: dict[str, Any] | None) -> None:
+    """Code by value of another Python is loaded without an error, and kills the process when it is called."""
+    wanted = (code or {}).get("python")
+    if wanted and wanted != python_version():
+        raise FunctionError(
+            f"{name} travels by value from Python {wanted}, and this worker runs {python_version()}, which "
+            f"cannot run it; start the worker with Python {wanted}, or move the function to a module"
+        )
 
 
 def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
@@ -84,11 +138,7 @@ def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
 
 def source_hash(function: Any) -> str:
     """Hash of a function's code, equal as long as it does the same, wherever it stands; '' if unknown."""
-    for _ in range(100):  # decorated functions and partials name what they wrap
-        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
-        if inner is None:
-            break
-        function = inner
+    function = innermost(function)
     code = getattr(function, "__code__", None)
     if code is None and callable(function):  # an object with a __call__ of its own
         code = getattr(type(function).__call__, "__code__", None)

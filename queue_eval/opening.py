@@ -16,7 +16,13 @@ from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
 from queue_eval.codec import decode, encode
 from queue_eval.connection import Link
-from queue_eval.errors import CampaignNotFoundError, FunctionError, ServerRefusedError
+from queue_eval.driver_path import is_same_file
+from queue_eval.errors import (
+    CampaignConflictError,
+    CampaignNotFoundError,
+    FunctionError,
+    ServerRefusedError,
+)
 from queue_eval.expiry import prune_in_passing
 from queue_eval.function_ref import FunctionRef, describe
 from queue_eval.moves import Opened
@@ -24,6 +30,7 @@ from queue_eval.options import Options, failure_value_of
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import open_access, server_state
 from queue_eval.signing import sign
+from queue_eval.sources import SourceCheck
 from queue_eval.states import Method
 from queue_eval.user_warning import warn_user
 
@@ -78,15 +85,15 @@ def open_campaign(
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
     """
-    reference = describe(run_function)
+    reference = describe(run_function, is_forwarded=forward is not None)
     name = options.campaign or _unique_name(reference)
     line = reach(options.url, options.home, options.access)
     try:
         _check_role(line.access)
         fields = _meta(line.access.key, name, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
-        queue, opened = CampaignQueue.open(
-            line.link, name, fields, accept_change=options.on_change == "accept"
+        queue, opened = _open(
+            line.link, name, fields, reference, accept_change=options.on_change == "accept"
         )
         if not opened.created:
             _compare(name, opened, reference, str(fields["options"]))
@@ -95,10 +102,47 @@ def open_campaign(
     except BaseException:
         line.link.close()
         raise
-    return line, Campaign(
+    campaign = Campaign(
         queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs,
         failure_value=options.failure_value,
     )  # fmt: skip
+    campaign.sources = SourceCheck(queue, reference, opened.source)
+    return line, campaign
+
+
+def _open(
+    link: Link, campaign: str, fields: dict[str, Any], reference: FunctionRef, *, accept_change: bool
+) -> tuple[CampaignQueue, Opened]:
+    try:
+        return CampaignQueue.open(link, campaign, fields, accept_change=accept_change)
+    except CampaignConflictError:
+        _, meta = CampaignQueue.attach(link, campaign)
+        if not _is_same_function(meta, reference, str(fields["method"])):
+            raise
+    return CampaignQueue.open(link, campaign, fields, accept_change=True)
+
+
+def _is_same_function(meta: dict[str, bytes], reference: FunctionRef, method: str) -> bool:
+    """Whether a campaign's function is this one under its other name: `__main__:run` of a script is
+    `search:run` of the same file."""
+    module, _, function = meta["function"].decode().partition(":")
+    own_module, _, own_function = reference.name.partition(":")
+    is_alias = "__main__" in (module, own_module) and function == own_function
+    if not is_alias or meta["method"].decode() != method:
+        return False
+    file, own_file = _file_of(meta.get("options", b"")), reference.code.get("file")
+    if file is None or own_file is None:  # of an earlier build
+        return bool(reference.source) and meta.get("source", b"").decode() == reference.source
+    return is_same_file(file, own_file)
+
+
+def _file_of(options: bytes) -> str | None:
+    """The file of the function's module, as the last driver had it."""
+    try:
+        file = decode(options)["code"]["file"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return file if isinstance(file, str) else None
 
 
 def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:
@@ -140,13 +184,16 @@ def _meta(
     options: Options, forward: dict[str, Any] | None,
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
     signature = ""
-    if reference.payload is not None:
+    payload = reference.payload
+    if payload is not None and key is None and reference.may_import_script:
+        payload = None  # then it runs where its script is
+    if payload is not None:
         if key is None:
             raise FunctionError(
                 f"{reference.name} travels by value, which needs a key to sign it; "
                 "set QUEUE_EVAL_KEY, or move the function to a module"
             )
-        signature = sign(key, campaign, reference.name, reference.payload)
+        signature = sign(key, campaign, reference.name, payload)
     retry = options.retry_delay
     return {
         "function": reference.name,
@@ -159,6 +206,7 @@ def _meta(
                 "time_limit": options.time_limit,
                 "forward": forward,
                 "values": options.values,
+                "code": reference.code,
             }
         ),
         "max_attempts": options.max_attempts,
@@ -166,7 +214,7 @@ def _meta(
         "retry_first_ms": round(retry.first_s * 1000),
         "retry_factor": retry.factor,
         "retry_max_ms": round(retry.maximum_s * 1000),
-        "payload": reference.payload or b"",
+        "payload": payload or b"",
         "signature": signature,
         "num_workers": num_workers,
         "queue": options.queue,

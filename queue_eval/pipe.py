@@ -8,9 +8,11 @@ frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
                           to (or null), modules that are allowed (or null), what becomes of
-                          values that JSON cannot hold; then the pickle
+                          values that JSON cannot hold, how the driver finds its code (or null);
+                          then the pickle
 up             to parent  the interpreter works; loading the run function begins
-ready          to parent  why the run function cannot be loaded; empty when it is loaded
+ready          to parent  why the run function cannot be loaded; empty when it is loaded; then what
+                          its source is made of
 run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
@@ -52,11 +54,12 @@ class Setup:
     """What a child must know before its first attempt; nothing changes it."""
 
     # No dataclass, nor is Report: their module takes as long to import as an interpreter takes to start.
-    __slots__ = ("allowed", "forward", "kwargs", "name", "path", "payload", "threads", "values")
+    __slots__ = ("allowed", "code", "forward", "kwargs", "name", "path", "payload", "threads", "values")
 
     def __init__(
         self, name: str, payload: bytes | None, path: tuple[str, ...], kwargs: dict[str, Any], threads: int,
         forward: dict[str, Any] | None = None, allowed: tuple[str, ...] | None = None, values: str = "json",
+        code: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.payload = payload
@@ -69,6 +72,8 @@ class Setup:
         """Modules in which the run function may be defined; None: any."""
         self.values = values
         """Of results: "text" makes text of what JSON cannot hold; with "json" that fails the attempt."""
+        self.code = code
+        """How the driver finds its code (see `user_code`); None: a driver of an earlier version."""
 
     def but(self, **changes: Any) -> Setup:
         """The same with other values for some."""
@@ -85,7 +90,7 @@ class Setup:
         by_value = self.payload is not None
         header = (
             "setup", self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward,
-            self.allowed, self.values,
+            self.allowed, self.values, self.code,
         )  # fmt: skip
         return frame(header, self.payload or b"")
 
@@ -126,8 +131,8 @@ _MOST_BYTES = 128 * 2**20
 """No frame is longer; what looks longer was written by user code into the pipe (all text does)."""
 
 
-def encode_ready(load_error: str = "") -> bytes:
-    return frame((READY, load_error[:_MOST_LOAD_ERROR]))
+def encode_ready(load_error: str = "", told: dict[str, Any] | None = None) -> bytes:
+    return frame((READY, load_error[:_MOST_LOAD_ERROR], told or {}))
 
 
 def encode_run(job: int, attempt: int, config: bytes, slots: int = 1) -> bytes:
@@ -149,12 +154,20 @@ def parse_setup(header: list[Any], body: bytes) -> Setup:
     _, name, path, kwargs, threads, by_value, forward, *more = header
     modules = tuple(more[0]) if more and more[0] is not None else None
     values = more[1] if len(more) > 1 else "json"
-    return Setup(name, body if by_value else None, tuple(path), kwargs, threads, forward, modules, values)
+    code = more[2] if len(more) > 2 else None
+    return Setup(
+        name, body if by_value else None, tuple(path), kwargs, threads, forward, modules, values, code
+    )
 
 
 def parse_ready(header: list[Any]) -> str:
     """Why the run function cannot be loaded; empty when it is, and where an earlier version does not say."""
     return str(header[1]) if len(header) > 1 else ""
+
+
+def parse_told(header: list[Any]) -> dict[str, Any]:
+    """What the source of the loaded function is made of; empty where an earlier version does not say."""
+    return header[2] if len(header) > 2 and isinstance(header[2], dict) else {}
 
 
 def parse_report(header: list[Any], body: bytes) -> Report:

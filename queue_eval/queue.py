@@ -219,9 +219,11 @@ class CampaignQueue(CampaignView):
         ids, more, expiry = reply
         return Reclaimed([int(i) for i in ids if i.isdigit()], more == 1, _time_ms(expiry))
 
-    def note_load(self, revision: int) -> None:
-        """Have all know that a worker has loaded the run function of this revision."""
-        self._run("loaded", revision)
+    def note_load(self, revision: int | None, sources: Mapping[str, str] | None = None) -> None:
+        """Have all know that a worker has loaded the run function of this revision, and of what code results
+        are: source -> what it is made of (see `sources.Source`)."""
+        told = itertools.chain.from_iterable((sources or {}).items())
+        self._run("loaded", "" if revision is None else revision, *told)
 
     def cancel(self, ids: Iterable[int]) -> list[int]:
         """Cancel those that are not finished; returns which. Tells workers to look."""
@@ -243,9 +245,17 @@ class CampaignQueue(CampaignView):
 
     def retry(self, ids: Iterable[int]) -> list[int]:
         """Run failed or cancelled jobs again; returns which."""
+        return self._retry(pages(ids, PAGE))
+
+    def retry_results(self, entries: Mapping[int, str]) -> list[int]:
+        """Run finished jobs again, however they ended, if this is still their entry; returns which."""
+        batches = pages(entries.items(), PAGE)
+        return self._retry(["results", *itertools.chain.from_iterable(page)] for page in batches)
+
+    def _retry(self, calls: Iterable[Sequence[int | str]]) -> list[int]:
         again: list[int] = []
-        for page in pages(ids, PAGE):
-            ids_again, resting = self._run("retry", *page)
+        for arguments in calls:
+            ids_again, resting = self._run("retry", *arguments)
             again += [int(i) for i in ids_again]
             if resting:
                 wake(self.link, self.campaign)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Token
+from queue_eval.codec import encode
 from queue_eval.moves import Lease, Release, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import Outcome
@@ -103,6 +104,8 @@ class Book:
                     job, attempt, one.outcome, one.run_ms, one.ended_at, one.source, one.body, one.output,
                     request, digest,
                 )  # fmt: skip
+                if one.source and one.source not in served.loads.sources:
+                    served.loads.note_source(one.source, encode(one.told or {}))
                 if one.unloaded:
                     served.loads.unloaded.append(Unloaded(settlement, one.unloaded))
                 elif one.outcome in _DOUBTFUL and not one.is_limit:
@@ -335,7 +338,7 @@ class Book:
             self._decide()
             releasing = any(not _is_put_off(served) for served, _ in self._to_release)
             loads = [one.loads for one in self._served.values() if not _is_put_off(one)]
-            if any(one.unloaded or one.revision is not None for one in loads):
+            if any(one.unloaded or one.new_sources or one.revision is not None for one in loads):
                 return True
             return releasing or self._holds_too_long() or bool(self._choose())
 
@@ -383,11 +386,12 @@ class Book:
             found = [one for one in self._served.values() if one.loads.unloaded and not _is_put_off(one)]
             return [(one, one.loads.take_unloaded()) for one in found]
 
-    def take_loads(self) -> list[tuple[Served, int]]:
-        """The revisions of run functions that were loaded here for the first time."""
+    def take_loads(self) -> list[tuple[Served, int | None, dict[str, str]]]:
+        """Revisions of run functions that were loaded here for the first time, and sources that are new."""
         with self.changed:
             found = [one for one in self._served.values() if not _is_put_off(one)]
-            return [(one, revision) for one in found if (revision := one.loads.take_revision()) is not None]
+            loads = [(one, one.loads.take_revision(), one.loads.take_sources()) for one in found]
+            return [load for load in loads if load[1] is not None or load[2]]
 
     def keep_unloaded(self, served: Served, unloaded: Sequence[Unloaded]) -> None:
         """They could not be judged; the campaign waits a little."""

@@ -104,8 +104,8 @@ class Exchange:
                     return
             for served, unloaded in book.take_unloaded():
                 self._judge(served, unloaded)
-            for served, revision in book.take_loads():
-                self._note_load(served, revision)
+            for served, revision, sources in book.take_loads():
+                self._note_load(served, revision, sources)
             self._release_due()
             for served in book.take_turn():
                 if (trade := book.prepare(served)) is not None:
@@ -361,9 +361,9 @@ class Exchange:
             if releases:
                 self._give_back(served, releases)
 
-    def _note_load(self, served: Served, revision: int) -> None:
+    def _note_load(self, served: Served, revision: int | None, sources: dict[str, str]) -> None:
         try:
-            self._queue(served).note_load(revision)
+            self._queue(served).note_load(revision, sources)
         except CampaignNotFoundError:
             self._book.leave(served.name)
         except GiveUp:

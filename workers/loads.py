@@ -21,6 +21,7 @@ from queue_eval.moves import Settlement
 PAUSE_S = (1.0, 60.0)
 """A worker that steps aside asks for nothing for so long: the first time, doubled up to the last."""
 
+_MOST_SOURCES = 100
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
@@ -40,6 +41,10 @@ class Loads:
     reason: str = ""
     """Why the run function was not loaded when this worker last tried, as drivers and other workers are to be
     told; empty when there is nothing to tell."""
+    sources: set[str] = field(default_factory=set)
+    """Sources of results of this worker: the server knows them, or is about to be told."""
+    new_sources: dict[str, str] = field(default_factory=dict)
+    """Those that it has not been told of, and what they are made of (JSON)."""
     revision: int | None = None
     """The last one that was loaded here and that the server has not been told of."""
     _told: int | None = None
@@ -57,6 +62,12 @@ class Loads:
         self.reset()
         if revision != self._told:
             self.revision = self._told = revision
+
+    def note_source(self, source: str, told: str) -> None:
+        """A result is of this code."""
+        if source not in self.sources and len(self.sources) < _MOST_SOURCES:
+            self.sources.add(source)
+            self.new_sources[source] = told
 
     def blame_function(self, reason: str) -> bool:
         """Nobody can load it: its jobs are settled as fast as they come. Whether that is new."""
@@ -83,6 +94,11 @@ class Loads:
         """What the server is to be told of, once."""
         revision, self.revision = self.revision, None
         return revision
+
+    def take_sources(self) -> dict[str, str]:
+        """What the server is to be told of, once."""
+        sources, self.new_sources = self.new_sources, {}
+        return sources
 
     def is_paused(self, now: float) -> bool:
         return now < self._resume_at

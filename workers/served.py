@@ -14,6 +14,7 @@ from queue_eval.attempt import Token
 from queue_eval.codec import decode
 from queue_eval.errors import FunctionError
 from queue_eval.keys import DEFAULT_QUEUE
+from queue_eval.machine import machine_id
 from queue_eval.moves import Settlement
 from queue_eval.pipe import Setup
 from queue_eval.queue import CampaignQueue
@@ -151,17 +152,28 @@ def make_plan(
         values = str(campaign_options.get("values", "json"))
         payload = meta.get("payload") or None
         signature = meta.get("signature", b"").decode()
+        code = _code(campaign_options.get("code"))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise FunctionError(f"campaign {queue.campaign!r} is malformed: {error!r}") from error
     if values not in ("json", "text"):
         raise FunctionError(f"values={values!r} is not known to this worker; upgrade its queue_eval")
     check_method(method)
     if allow is not None:
-        allow.check(name, method, is_by_value=payload is not None)
+        is_script = code is not None and code["script"] is not None
+        allow.check(name, method, is_by_value=payload is not None or is_script)
+        if is_script and payload is None:
+            raise FunctionError(
+                f"{name} runs from a script, which this worker's list of modules does not bind, and cannot "
+                "travel by value; move the function to a module"
+            )
         path = (working_folder() or "/",)
+        if code is not None:
+            code = code | {"path": [], "pins": {}, "script": None, "exact": False}
     if payload is not None:
         signing.verify(access.key, queue.campaign, name, payload, signature)
     if forward is not None:
+        if code is not None:  # it runs in processes of others, with what they have
+            code = code | {"exact": False, "script": None}
         forward = {
             **forward, "campaign": queue.campaign, "uid": queue.uid, "revision": revision,
             "time_limit_s": time_limit_s,
@@ -169,7 +181,9 @@ def make_plan(
         if method is Method.RQ and forward["url"] is None:
             forward |= {"url": access.url, "ca": access.ca}
     allowed = allow.modules if allow is not None else None
-    setup = Setup(name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed, values=values)
+    setup = Setup(
+        name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed, values=values, code=code
+    )
     return Plan(
         method, setup, options.slots, time_limit_s, options.python, revision, options.board,
         options.memory_limit, options.jobs_per_child, options.library_threads, queue.campaign,
@@ -187,3 +201,22 @@ def _time_limit(said: Any) -> float | None:
 
 def _forward(said: Any) -> dict[str, Any] | None:
     return None if said is None else dict(said)
+
+
+def _code(said: Any) -> dict[str, Any] | None:
+    """How the driver finds its code, and whether this is its machine; None of an earlier build's."""
+    if said is None:
+        return None
+    script = said.get("script")
+    return {
+        "prefix": str(said["prefix"]),
+        "python": str(said["python"]),
+        "path": [str(entry) for entry in said["path"]],
+        "pins": {str(name): str(file) for name, file in said["pins"].items()},
+        "script": None if script is None else {
+            "file": str(script["file"]), "digest": str(script["digest"]), "spec": str(script["spec"]),
+            "argv": [str(word) for word in script["argv"]],
+        },
+        "exact": said["machine"] == machine_id(),
+        "file": None if said.get("file") is None else str(said["file"]),
+    }  # fmt: skip

@@ -26,9 +26,11 @@ from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
 from queue_eval.expiry import EXPIRE_AFTER_S, closed_ms_of
 from queue_eval.fleet import LiveWorker, live_workers
+from queue_eval.hints import spell_command
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
+from queue_eval.sources import known_sources, results_by_source
 from queue_eval.states import State
 
 
@@ -88,11 +90,26 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         unserved = why_unserved(campaign, label_of(meta), snapshot, alive, queue.link.access)
         pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)
         workers = _workers_of(queue, snapshot, alive)
+        sources = _sources_of(queue, meta)
     if as_json:
-        more = {"rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s, "unserved": unserved}
+        more: dict[str, Any] = {"sources": sources}
+        more |= {"rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s, "unserved": unserved}
         print_json(_described(campaign, meta, snapshot) | {"workers": workers} | more)
     else:
         _show(campaign, meta, snapshot, workers, pace, unserved)
+        if sources:
+            told = ", ".join(f"{count} of {source}" for source, count in sources.items())
+            again = spell_command(queue.link.access, "retry", campaign, "--source-changed")
+            click.echo(f"\nresults are of {len(sources)} sources: {told}")
+            click.echo(f"run those of other code than now again with: {again}")
+
+
+def _sources_of(queue: CampaignQueue, meta: dict[str, bytes]) -> dict[str, int]:
+    """Results by source, where there are several; empty where there are not."""
+    if len(known_sources(meta)) < 2:
+        return {}
+    counts = {source: len(jobs) for source, jobs in results_by_source(queue).items()}
+    return counts if len(counts) > 1 else {}
 
 
 def every_campaign(

@@ -19,6 +19,7 @@ from queue_eval.fleet import live_workers
 from queue_eval.hints import spell_command
 from queue_eval.local_register import retire_idle
 from queue_eval.queue import CampaignQueue
+from queue_eval.sources import changed_sources, results_by_source
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -41,18 +42,26 @@ def cancel_command(
 @click.command("retry")
 @click.argument("campaign")
 @_ids_argument
+@click.option(
+    "--source-changed", is_flag=True,
+    help="Run again what finished, well or not, with other code than there is now on this machine.",
+)
 @server_options
 @json_option
 def retry_command(
-    campaign: str, ids: tuple[int, ...], url: str | None, home: str | None, as_json: bool
-) -> None:
+    campaign: str, ids: tuple[int, ...], source_changed: bool, url: str | None, home: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Run these failed or cancelled jobs again; without ids, all that failed."""
+    if ids and source_changed:
+        raise UsageError("--source-changed chooses the jobs itself; leave out the ids, or the option")
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
-        chosen = ids or queue.failed_ids()
+        changed = _results_of_changed_source(queue) if source_changed else {}
+        chosen = changed if source_changed else ids or queue.failed_ids()
         if chosen and not queue.snapshot().outstanding:
             retire_idle(queue, queue.link.access.home or home_folder(home))
-        count = len(queue.retry(chosen))
+        count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
         if count:
             queue.notify("retry")
         unserved = _why_unserved(queue, tells_pause=count > 0)
@@ -60,6 +69,18 @@ def retry_command(
     _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
     if not as_json and unserved is not None:
         click.echo(unserved)
+
+
+def _results_of_changed_source(queue: CampaignQueue) -> dict[int, str]:
+    found = results_by_source(queue)
+    changed = changed_sources(queue.meta(), found)
+    if changed is None:
+        raise UsageError(
+            f"nothing here tells which results of campaign {queue.campaign!r} are of other code: the files "
+            "that its workers ran are not on this machine; give this command where they are, or give the ids "
+            "of jobs"
+        )
+    return {id_: entry for source in changed for id_, entry in found[source].items()}
 
 
 @click.command("pause")

@@ -18,7 +18,7 @@ from queue_eval.cli.failures import Interrupted
 from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
-from queue_eval.cli.target import Target, find_target, stand_for
+from queue_eval.cli.target import Target, find_target
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
@@ -103,7 +103,6 @@ def run_command(
     configs = read_configs(configs_file)
     if out.exists() and out.samefile(configs_file):
         raise UsageError(f"{str(out)!r} holds the configs, too; choose another --out")
-    stand_for(target.script)
     wanted = options | {"campaign": name, "num_workers": slots}
     keywords = {key: value for key, value in wanted.items() if value is not None}
     click.echo(f"campaign {name}: {len(configs)} configs", err=True)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from queue_eval.errors import FunctionError
 from queue_eval.function_load import split_name
+from queue_eval.function_ref import FunctionName
 
 
 @dataclass(frozen=True)
 class Target:
     """A run function by name, and the script it was named by, if it was."""
 
-    name: str
+    name: FunctionName
     """``package.module:function``"""
     script: Path | None
 
@@ -37,7 +38,7 @@ def find_target(text: str) -> Target:
     if not place.endswith(".py") and "/" not in place:
         module, function = split_name(text)
         _check(module, function, [str(Path.cwd()), *sys.path])
-        return Target(text, None)
+        return Target(FunctionName(text, str(Path.cwd())), None)
     script = Path(place).expanduser()
     if not script.is_file():
         raise FunctionError(f"there is no file {place!r}; write it as FILE.py:FUNCTION or MODULE:FUNCTION")
@@ -48,21 +49,7 @@ def find_target(text: str) -> Target:
     script = script.absolute()
     module, function = split_name(f"{script.stem}:{function}")
     _check(module, function, [str(script.parent)])
-    return Target(f"{module}:{function}", script)
-
-
-def stand_for(script: Path | None) -> None:
-    """Make this process look as `python SCRIPT` would, or as an interpreter without a script.
-
-    Workers look for modules where the driver's script is; that must not be our own folder, whose modules
-    would hide others of the same name.
-    """
-    main = sys.modules["__main__"]
-    main.__spec__ = None
-    if script is not None:
-        main.__file__ = str(script)
-    elif hasattr(main, "__file__"):
-        del main.__file__
+    return Target(FunctionName(f"{module}:{function}", str(script.parent)), script)
 
 
 def _check(module: str, function: str, path: list[str]) -> None:

@@ -1,15 +1,39 @@
 -- Run failed or cancelled jobs again: they are submitted anew, with no failure or loss. The attempt numbers
 -- go on, so that no old token is ever valid again. Their former outcome stays in the log; the index forgets it.
--- ARGV: uid, then ids
+-- ARGV: uid, then ids; or uid, 'results', then per finished job, however it ended: id, its entry in the stream
 -- Reply: { the ids that are pending again by this call, resting (0|1) as in enqueue }
--- Repeating it is safe: a job that is pending again is no longer failed or cancelled.
+-- Repeating it is safe: a job that is pending again is no longer failed or cancelled, and has no such entry.
 local uid = ARGV[1]
 if gone(uid) then return GONE end
 local now = now_ms()
 local ids, marks = {}, {}
-for i = 2, #ARGV do
-  local was_failed = redis.call('SREM', FAILED, ARGV[i])
-  if was_failed + redis.call('SREM', CANCELLED, ARGV[i]) > 0 then ids[#ids + 1] = ARGV[i] end
+local by_result = ARGV[2] == 'results'
+-- The history of what succeeded is forgotten but for what its outcome tells, and attempts that were given back
+-- without a word: so many numbers are left out for those.
+local UNTOLD = 10
+local function history_of(entry)
+  local found = redis.pcall('XRANGE', RESULTS, entry, entry)
+  local executions, releases = 0, 0
+  local fields = found[1] and found[1][2] or {}
+  for i = 1, #fields, 2 do
+    if fields[i] == 'outcome' then executions = tonumber(string.match(fields[i + 1], '^%S+ %S+ (%d+)')) or 0 end
+    if fields[i] == 'releases' then releases = tonumber(fields[i + 1]) or 0 end
+  end
+  local uncharged = releases + UNTOLD
+  return (executions + uncharged) .. ' 0 0 ' .. uncharged .. ' 0'
+end
+for i = by_result and 3 or 2, #ARGV, by_result and 2 or 1 do
+  local id = ARGV[i]
+  if not by_result or redis.call('HGET', INDEX, id) == ARGV[i + 1] then
+    local was_failed = redis.call('SREM', FAILED, id)
+    if was_failed + redis.call('SREM', CANCELLED, id) > 0 then
+      ids[#ids + 1] = id
+    elseif by_result then
+      ids[#ids + 1] = id
+      marks[#marks + 1] = id
+      marks[#marks + 1] = history_of(ARGV[i + 1])
+    end
+  end
 end
 local configs, past = hmget(CONFIGS, ids), histories(ids)
 local restamped = {}

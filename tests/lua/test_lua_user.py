@@ -140,6 +140,25 @@ def test_retried_output_is_forgotten(campaign):
     assert campaign.queue.outputs_of([1]) == [None]
 
 
+def test_what_succeeded_runs_again_by_its_result(campaign):
+    campaign.add(3)
+    first, second, _ = campaign.lease(room=3)
+    campaign.ok("w1", first)
+    campaign.fail("w1", second)
+    entries = {entry.id: entry.entry for entry in campaign.results()}
+    assert campaign.queue.retry_results({1: "1-1", 3: entries[1], 77: entries[1]}) == []
+    assert sorted(campaign.queue.retry_results(entries)) == [1, 2]
+    assert campaign.queue.retry_results(entries) == []
+    assert (campaign.count(State.PENDING), campaign.count(State.RUNNING)) == (2, 1)
+    again, _ = campaign.lease("w2", room=2)
+    assert again[0] == first[0] == 1
+    assert again[1] > first[1], "no old token is ever valid again"
+    assert campaign.fail("w1", first) == "stale"
+    assert campaign.ok("w2", again) == "recorded"
+    assert campaign.results()[-1].attempts == 2
+    assert campaign.queue.snapshot().conserved
+
+
 def test_retry_leaves_a_marker(campaign):
     finish_badly(campaign)
     assert campaign.wakes(lambda: campaign.queue.retry([1]))

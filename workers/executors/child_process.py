@@ -9,7 +9,17 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from queue_eval.attempt import Attempt, Token
-from queue_eval.pipe import READY, UP, Report, Setup, encode_recall, encode_run, parse_ready, parse_report
+from queue_eval.pipe import (
+    READY,
+    UP,
+    Report,
+    Setup,
+    encode_recall,
+    encode_run,
+    parse_ready,
+    parse_report,
+    parse_told,
+)
 from workers.executors.piped_process import PipedProcess
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start.
@@ -48,6 +58,8 @@ class ChildProcess(PipedProcess):
         self.load_error = ""
         """Why its run function could not be loaded: then every attempt given to it ends with that error."""
         self.ready_at = 0.0
+        self.told: dict[str, Any] = {}
+        """What the source of its run function is made of."""
         self._has_load_to_tell = False
         self.reports: list[Report] = []
         super().__init__([python, *_PROGRAM], selector, env)
@@ -124,6 +136,7 @@ class ChildProcess(PipedProcess):
         if header[0] == UP:
             self.is_up = True
         elif header[0] == READY:
+            self.told = parse_told(header)
             self._become_ready(parse_ready(header))
         else:
             self.reports.append(parse_report(header, body))

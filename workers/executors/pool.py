@@ -419,7 +419,7 @@ class ChildPool:
             outcome, body = judge_result(report.outcome, report.body)
             self._ended.append(
                 Ended(token, outcome, report.run_ms, slot_ms, now, report.source, body, output,
-                      unloaded=child.load_error)
+                      unloaded=child.load_error, told=child.told)
             )  # fmt: skip
         if self._shape.one_attempt_each:
             self._replace_soon(child)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import Setup
@@ -35,6 +35,8 @@ class Ended(NamedTuple):
     unloaded: str = ""
     """Why no process was found, started or able to load the run function for it: it has not begun, and
     `outcome` is what it comes to if that is the function's own fault. Empty: it has begun."""
+    told: dict[str, Any] | None = None
+    """What `source` is made of, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

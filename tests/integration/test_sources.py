@@ -1,0 +1,122 @@
+"""Of what code results are: drivers are warned, `status` tells, `retry --source-changed` runs them again."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+
+from queue_eval.states import State
+from tests.support.cli import complaint
+from tests.support.fault_fleet import wait_state
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A function and its helper, in the folder of the driver."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    function = "import its_helper\ndef run(config):\n    return its_helper.VALUE\n"
+    (folder / "of_sources.py").write_text(function)
+    (folder / "its_helper.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def results(driver, count):
+    driver.submit([{"x": x} for x in range(count)])
+    jobs = sorted(driver.gather("ALL", timeout=30), key=lambda job: job.id)
+    return [job.result for job in jobs], {job.source for job in jobs}
+
+
+@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+def test_results_of_two_helpers(fleet, campaign, project, method):
+    fleet.worker(slots=2)
+    with fleet.driver(campaign, "of_sources:run", method) as driver:
+        values, old = results(driver, 3)
+    assert values == [1] * 3
+    assert json.loads(fleet.cli("status", campaign, "--json").stdout)["sources"] == {}
+    (project / "its_helper.py").write_text("VALUE = 2 # changed\n")
+    with fleet.driver(campaign, "of_sources:run", method) as driver:
+        helper = project / "its_helper.py"
+        words = f"ran its_helper from {helper}, which has changed since"
+        with pytest.warns(UserWarning, match=words) as told:
+            values, sources = results(driver, 5)
+    assert len(told) == 1
+    assert "--source-changed" in str(told[0].message)
+    assert values == [1] * 3 + [2] * 2
+    (new,) = sources - old
+    said = json.loads(fleet.cli("status", campaign, "--json").stdout)["sources"]
+    assert said == {**dict.fromkeys(old, 3), new: 2}
+    shown = fleet.cli("status", campaign).stdout
+    assert f"results are of 2 sources: 3 of {next(iter(old))}, 2 of {new}" in shown
+    assert f"queue-eval retry {campaign} --source-changed" in shown
+
+    assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith(f"3 jobs of {campaign} retried")
+    wait_state(fleet.queue(campaign), State.SUCCEEDED, 5)
+    assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith(f"0 jobs of {campaign} retried")
+    with fleet.driver(campaign, "of_sources:run", method) as driver:
+        assert results(driver, 5) == ([2] * 5, {new})
+        assert sorted(job.attempts for job in driver.jobs_done) == [1, 1, 2, 2, 2]
+    assert json.loads(fleet.cli("status", campaign, "--json").stdout)["sources"] == {}
+    assert fleet.queue(campaign).snapshot().conserved
+
+
+def test_a_worker_that_has_another_file_says_so(fleet, campaign, project, monkeypatch):
+    """A list of modules keeps it to its own path."""
+    elsewhere = fleet.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "of_sources.py").write_text((project / "of_sources.py").read_text())
+    (elsewhere / "its_helper.py").write_text("VALUE = 7\n")
+    folder, fleet.folder = fleet.folder, elsewhere
+    fleet.worker("--allow", "of_sources")
+    fleet.folder = folder
+    with fleet.driver(campaign, "of_sources:run") as driver:
+        words = f"ran its_helper from {elsewhere}/its_helper.py, and this driver has {project}/its_helper.py"
+        with pytest.warns(UserWarning, match=words) as told:
+            assert results(driver, 3)[0] == [7] * 3
+    assert len(told) == 1
+
+
+def test_equal_files_elsewhere_are_the_same_code(fleet, campaign, project):
+    elsewhere = fleet.folder / "elsewhere"
+    elsewhere.mkdir()
+    for file in project.glob("*.py"):
+        (elsewhere / file.name).write_text(file.read_text())
+    folder, fleet.folder = fleet.folder, elsewhere
+    fleet.worker("--allow", "of_sources")
+    fleet.folder = folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fleet.driver(campaign, "of_sources:run") as driver:
+            assert results(driver, 3)[0] == [1] * 3
+
+
+def test_where_nothing_tells_nothing_is_run_again(fleet, campaign, project):
+    fleet.worker()
+    with fleet.driver(campaign, "of_sources:run") as driver:
+        results(driver, 2)
+    for file in project.glob("*.py"):
+        file.rename(fleet.folder / file.name)
+    words = complaint(fleet.cli("retry", campaign, "--source-changed"), 2)
+    assert "nothing here tells which results" in words
+    assert "are not on this machine; give this command where they are" in words
+    assert "leave out the ids" in complaint(fleet.cli("retry", campaign, "1", "--source-changed"), 2)
+
+
+def test_helpers_by_value_count_too(fleet, campaign, monkeypatch):
+    """In a notebook nothing is in a file."""
+    import sys
+
+    fleet.worker()
+    found = []
+    for value in (1, 2, 1):
+        space = {"__name__": "__main__"}
+        exec(f"def helper(): return {value}\ndef run(config): return helper()", space)
+        monkeypatch.setattr(sys.modules["__main__"], "run", space["run"], raising=False)
+        with fleet.driver(campaign, space["run"], reuse=False) as driver:
+            values, sources = results(driver, 1)
+        assert values == [value]
+        found.append(sources)
+    assert found[0] == found[2] != found[1]
