@@ -31,6 +31,7 @@ from queue_eval import keys as names
 from queue_eval.clients import node_of
 from queue_eval.errors import NodeAwayError, WorkerError
 from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
+from queue_eval.leftovers import unmarked
 from queue_eval.machine import is_alive, machine_id, new_worker_name
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file, spool_folder
@@ -188,7 +189,7 @@ class LocalWorkers:
             ask_to_drain(self._queue.link, [started.name for started in self._started if started.is_alive])
 
     def _environment(self) -> dict[str, str]:
-        environment = {**os.environ, "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
+        environment = {**unmarked(), "QUEUE_EVAL_PYTHON": self._python}  # what runs user code there
         environment.pop(INSIDE_JOB, None)
         access = self._queue.link.access  # the newest
         if access.file is not None and access.home is None:

@@ -20,6 +20,8 @@ from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
+from workers.executors.departures import Departures
+from workers.executors.pool import CLOSE_S
 from workers.executors.protocol import Ended, Executor, Plan
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ class Runner:
         self._reports = reports
         self._selector = selectors.DefaultSelector()
         self._lanes: dict[str, _Lane] = {}
-        self._limit = ChildLimit()
+        self._departures = Departures(guarded=True)
+        self._limit = ChildLimit(self._departures)
         self._calls: deque[Callable[[], None]] = deque()
         self._bell_read, self._bell_write = os.pipe()
         os.set_blocking(self._bell_read, False)
@@ -123,7 +126,16 @@ class Runner:
         for key, lane in self._lanes.items():
             left[key] = [token for executor in lane.executors() for token in executor.begun()]
             for executor in lane.executors():
-                executor.close()
+                executor.close(wait=False)
+        self._departures.settle(CLOSE_S, then_kill=True)
+        self._departures.close()
+        for key, lane in self._lanes.items():
+            # Reports that were held back until their processes had ended.
+            now = time.monotonic()
+            if ended := [one for executor in lane.executors() for one in executor.collect(now)]:
+                self._reports.ended(key, ended, lane.missing_slots)
+                told = {one.token for one in ended}
+                left[key] = [token for token in left[key] if token not in told]
         self._lanes.clear()
         return left
 
@@ -137,6 +149,7 @@ class Runner:
                 while self._calls:
                     self._calls.popleft()()
                 now = time.monotonic()
+                self._departures.turn(now)
                 for key, lane in list(self._lanes.items()):
                     self._collect(key, lane, now)
         except Exception:  # the worker sees that this thread has ended, and ends in good order
@@ -153,13 +166,13 @@ class Runner:
         self._tell(key, lane, ended, returned)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
-                executor.close()
+                executor.close(wait=False)
                 lane.retired.remove(executor)
         # One that has lost those it forwards to goes on looking for them: nothing is leased until it has.
         if now - lane.used_at <= (_IDLE_CLOSE_S if lane.current.children else _EMPTY_CLOSE_S):
             return
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
-            lane.current.close()  # its processes start again when there is work
+            lane.current.close(wait=False)  # its processes start again when there is work
             self._tell(key, lane, [], [])
             if not lane.retired:  # most campaigns do not come back
                 del self._lanes[key]
@@ -182,8 +195,7 @@ class Runner:
             for executor in lane.executors()
             if (deadline := executor.next_deadline()) is not None
         ]
-        if not deadlines:
-            return _TICK_S
+        deadlines.append(self._departures.next_at())
         return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
 
     def _submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
@@ -216,7 +228,7 @@ class Runner:
         lane = self._lanes.pop(key, None)
         if lane is not None:
             for executor in lane.executors():
-                executor.close()
+                executor.close(wait=False)
 
     def _stop(self) -> None:
         self._closing = True

@@ -112,5 +112,7 @@ class Executor(Protocol):
     def waiting(self) -> int:
         """How many attempts have not begun."""
 
-    def close(self) -> list[Token]:
-        """Kill everything; return the attempts that were running or waiting. May be called twice."""
+    def close(self, *, wait: bool = True) -> list[Token]:
+        """End everything; return the attempts that were running or waiting. What runs is killed, idle
+        processes may end by themselves. Without `wait`, processes may be on their way out; the departures of
+        the worker wait for these. May be called twice."""
