@@ -23,7 +23,7 @@ import sys
 from time import perf_counter
 
 from queue_eval.execution import RunFunction
-from queue_eval.leftovers import MARK, Ending, adopt_orphans, has_children, reap_surplus
+from queue_eval.leftovers import MARK, Ending, adopt_orphans, has_children, reap_adopted
 from queue_eval.pipe import (
     LEFT,
     TELL_LEFT,
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
 
+_REAP_MS = (500, 30_000)
+"""Pause between two looks for dead processes: at first, and at last."""
+
 _LOOK_S = 0.0001
 """What was recalled longer ago than this is known before the next attempt begins."""
 
@@ -65,7 +68,6 @@ def main() -> None:
     if TELL_LEFT not in more:  # the parent waits for nothing
         _Child(pipe, tells_up=TELL_UP in more).serve()
         os._exit(0)
-    adopt_orphans()
     child = _Child(pipe, tells_up=TELL_UP in more, tells_left=True)
     # The first handler is called last: what those of user code have ended is not left any more.
     atexit.register(child.tell_left)
@@ -120,7 +122,7 @@ class _Child:
         """End what the attempt has left running in process groups of its own. In the group of this process
         are pools and resource trackers, which the next attempt may use."""
         Ending(self._mark, self._pid, spared_group=os.getpgrp()).run()
-        reap_surplus()
+        reap_adopted()
 
     def _serve_with_threads(self) -> None:
         import threading
@@ -162,12 +164,29 @@ class _Child:
 
     def _read(self, *, may_wait: bool) -> bool:
         """Take what has come. False at the end of the pipe."""
-        data = os.read(self._pipe, _READ_BYTES) if may_wait else self._look()
+        if may_wait:
+            self._reap_while_idle()
+            data: bytes | None = os.read(self._pipe, _READ_BYTES)
+        else:
+            data = self._look()
         if data is None:
             return True
         for header, body in self._frames.feed(data):
             self._receive(header, body)
         return bool(data)
+
+    def _reap_while_idle(self) -> None:
+        """Until something comes, remove what was adopted and ends meanwhile."""
+        if not self._tells_left or self._threads > 1 or not has_children():
+            return
+        from select import POLLIN, poll
+
+        pipe = poll()
+        pipe.register(self._pipe, POLLIN)
+        pause_ms = _REAP_MS[0]
+        while not pipe.poll(pause_ms) and has_children():
+            reap_adopted()
+            pause_ms = min(2 * pause_ms, _REAP_MS[1])
 
     def _look(self) -> bytes | None:
         """What has come; None for nothing."""
@@ -190,6 +209,8 @@ class _Child:
         if header[0] == "setup":
             setup = parse_setup(header, body)
             self._threads = setup.threads
+            if self._tells_left and self._threads == 1:
+                adopt_orphans()
             if self._tells_up:
                 self._send(frame((UP,)))
             self._function = RunFunction(setup)

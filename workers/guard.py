@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 
-from queue_eval.leftovers import CAN_BE_FOUND, Ending, unmarked
+from queue_eval.leftovers import CAN_BE_FOUND, Ending, dies_with_first_process, unmarked
 from queue_eval.stop_signals import blocked
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class Guard:
         self._pipe: int | None = None
 
     def start(self) -> None:
-        """Start it, unless it is there or could do nothing. May be called twice."""
-        if self._pipe is not None or not CAN_BE_FOUND:
+        """Start it, unless it is there or has nothing to do. May be called twice."""
+        if self._pipe is not None or not CAN_BE_FOUND or dies_with_first_process():
             return
         theirs, self._pipe = os.pipe()
         # It outlives this worker, and the job in which the worker may run.

@@ -174,7 +174,7 @@ class Runner:
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
             lane.current.close(wait=False)  # its processes start again when there is work
             self._tell(key, lane, [], [])
-            if not lane.retired:  # most campaigns do not come back
+            if not lane.retired and not lane.current.departing:  # most campaigns do not come back
                 del self._lanes[key]
 
     def _tell(self, key: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:

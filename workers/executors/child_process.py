@@ -54,8 +54,8 @@ class ChildProcess(PipedProcess):
         self.mark = env[MARK]
         self.width = 1
         """How many slots it takes: those of the last attempt that it was given."""
-        self.has_left = False
-        """Whether it has told of processes that user code has left."""
+        self.has_left = setup.threads > 1
+        """Whether user code may have left processes: it has told so. With several threads it cannot tell."""
         self.is_tidying = False
         """Whether it is ending some of those, before it begins its next attempt."""
         self.left = math.inf if most is None else most

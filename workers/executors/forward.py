@@ -234,6 +234,10 @@ class Forwarder:
         return int(self._process is not None)
 
     @property
+    def departing(self) -> int:
+        return 0
+
+    @property
     def idle_since(self) -> float | None:
         # One that has lost those it forwards to goes on looking for them.
         is_idle = self._process is not None and not self._held and self._away_since is None

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import CUT_OFF, LOADING_S, describe_death, describe_excess, describe_lateness
 from queue_eval.leftovers import MARK
-from queue_eval.pipe import OUTPUT_BYTES, bounded
+from queue_eval.pipe import bounded
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.child_limit import ChildLimit
@@ -52,6 +52,9 @@ _QUEUED_MOST = 32
 
 _TIDY_S = 12.0
 """How long a child may take to end the programs that an attempt has left: twice what that takes at most."""
+
+_LAST_BYTES = 4096
+"""How much is kept of what a process prints at its end."""
 
 _DEATH_S = 0.5
 """How long a process may take to die whose end of the pipe has closed."""
@@ -235,6 +238,10 @@ class ChildPool:
     @property
     def children(self) -> int:
         return len(self._children)
+
+    @property
+    def departing(self) -> int:
+        return len(self._departing)
 
     @property
     def idle_since(self) -> float | None:
@@ -614,8 +621,8 @@ class ChildPool:
             if self._board is not None:
                 self._board.give_back(slots)
             if left is not None:
-                output = bounded(left.output + departure.last_words, OUTPUT_BYTES)
-                self._ended.append(left._replace(output=output))
+                last_words = bounded(departure.last_words, _LAST_BYTES)
+                self._ended.append(left._replace(output=left.output + last_words))
 
         if self._board is not None:
             self._board.expect_back(slots, self._look_at_departures)

@@ -80,6 +80,10 @@ class Executor(Protocol):
         """How many processes it has."""
 
     @property
+    def departing(self) -> int:
+        """How many more are ending."""
+
+    @property
     def trouble(self) -> str:
         """Why nothing that is forwarded runs, for those who wait for it; "" when all is well."""
 
