@@ -18,6 +18,7 @@ and writes what files still hold. The parent waits some seconds for that.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from time import perf_counter
@@ -209,6 +210,8 @@ class _Child:
         if header[0] == "setup":
             setup = parse_setup(header, body)
             self._threads = setup.threads
+            # What is here by now stays to the end, which then looks through what user code has made only.
+            gc.freeze()
             if self._tells_left and self._threads == 1:
                 adopt_orphans()
             if self._tells_up:

@@ -136,7 +136,7 @@ def reap_adopted() -> None:
 
 
 def dies_with_first_process() -> bool:
-    """Whether this process was forked by the first one of a container, which ends with it; and all with that."""
+    """Whether this process was forked by the first one of a container, which ends with it, as all then do."""
     return os.getppid() == 1 and _read(1, "cmdline") == _read(os.getpid(), "cmdline") != b""
 
 

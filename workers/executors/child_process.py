@@ -120,9 +120,8 @@ class ChildProcess(PipedProcess):
     def has_exited(self) -> bool:
         """Whether the process itself has, and not only its end of the pipe. One that has closed its end
         without that is not heard any more."""
-        if self.broken and (fd := self._pipe.fileno()) in self._watched:
-            self._selector.unregister(fd)
-            self._watched.remove(fd)
+        if self.broken:
+            self._unwatch(self._pipe.fileno())
         return self._process.poll() is not None
 
     def wait_for_exit(self, timeout_s: float) -> bool:

@@ -122,6 +122,11 @@ class PipedProcess:
         self._selector.register(fd, selectors.EVENT_READ, ready)
         self._watched.append(fd)
 
+    def _unwatch(self, fd: int) -> None:
+        if fd in self._watched:
+            self._selector.unregister(fd)
+            self._watched.remove(fd)
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -161,6 +166,7 @@ class PipedProcess:
         with contextlib.suppress(OSError):
             for _ in range(4):
                 if not (data := os.read(self._output_fd, 1 << 16)):
+                    self._unwatch(self._output_fd)  # it would be ready for ever
                     break
                 self._output.add(data)
 
