@@ -29,12 +29,14 @@ class Method(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How an attempt ended; all but OK are also the `cause` of a failure."""
+    """How an attempt ended; all but OK and CANCELLED are also the `cause` of a failure."""
 
     OK = "ok"
     ERROR = "error"
     TIMEOUT = "timeout"
     LOST = "lost"
+    CANCELLED = "cancelled"
+    """It was stopped since its job was finished already; what it had printed is told."""
 
 
 RELEASED = "released"

@@ -110,6 +110,10 @@ class Runner:
         """Drop attempts that the server has taken away; running ones only when `begun`."""
         self._call(lambda: self._forget(key, tokens, begun=begun))
 
+    def stop(self, key: str, tokens: Sequence[Token]) -> None:
+        """Drop attempts whose jobs are finished; of those that run it is told what they have printed."""
+        self._call(lambda: self._forget(key, tokens, begun=True, tells=True))
+
     def take_back(self, waiting_longer_s: float = 0.0, key: str | None = None) -> None:
         """Give up, for release, what has waited longer than this without having begun, in one lane or all."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, key))
@@ -208,11 +212,16 @@ class Runner:
         failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
 
-    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool) -> None:
+    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool, tells: bool = False) -> None:
         lane = self._lanes.get(key)
         if lane is None:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
+        stopped = [one for executor in lane.executors() for one in executor.take_stopped()]
+        if tells and stopped:
+            self._reports.ended(key, stopped, lane.missing_slots)
+            told = {one.token for one in stopped}
+            dropped = [token for token in dropped if token not in told]
         if dropped:
             self._reports.given_up(key, dropped, lane.missing_slots, release=False)
 

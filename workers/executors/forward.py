@@ -237,6 +237,9 @@ class Forwarder:
     def departing(self) -> int:
         return 0
 
+    def take_stopped(self) -> list[Ended]:
+        return []
+
     @property
     def idle_since(self) -> float | None:
         # One that has lost those it forwards to goes on looking for them.

@@ -103,6 +103,7 @@ class ChildPool:
         """No attempt reaches its time limit before."""
         self._waiting: deque[tuple[float, Attempt]] = deque()
         self._ended: list[Ended] = []
+        self._stopped: list[Ended] = []
         self._has_loaded = False
         self._pace = Pace()
         self._noisy = False
@@ -141,11 +142,14 @@ class ChildPool:
         for child in list(self._children):
             dropped += child.recall(unwanted)
             running = [token for token in child.begun_at if token in unwanted] if begun else []
+            began_at = [child.begun_at[token] for token in running]
             for token in running:
                 child.abandon(token)
             dropped += running
             if running and (child.threads == 1 or not child.given):
-                self._replace(child)
+                output = self._replace(child)
+                if child.threads == 1 and output:
+                    self._note_stopped(running[0], began_at[0], output)
             else:
                 self._note_room(child)
         self._dispatch()
@@ -169,6 +173,10 @@ class ChildPool:
                     self._note_room(child)
                 back += stuck
         return back
+
+    def take_stopped(self) -> list[Ended]:
+        stopped, self._stopped = self._stopped, []
+        return stopped
 
     def take_returned(self) -> list[Token]:
         return []
@@ -637,6 +645,11 @@ class ChildPool:
         for noted in (self._stirred, self._free, self._roomy, self._unsent):
             noted.pop(child, None)
         return self._children.pop(child)
+
+    def _note_stopped(self, token: Token, began_at: float, output: bytes) -> None:
+        now = time.monotonic()
+        run_ms = (now - began_at) * 1000
+        self._stopped.append(Ended(token, Outcome.CANCELLED, run_ms, run_ms, now, "", b"", output))
 
     def _end(
         self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes, *,

@@ -94,6 +94,9 @@ class Executor(Protocol):
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
         """Drop these attempts without a report, those that are running only when `begun`; return which."""
 
+    def take_stopped(self) -> list[Ended]:
+        """What those had printed that `forget` has stopped since the last call, where that is known."""
+
     def take_back(self, waiting_since: float) -> list[Token]:
         """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s);
         those that were forwarded follow later, by `take_returned` or `collect`."""
