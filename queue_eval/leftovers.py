@@ -2,14 +2,14 @@
 
 ::
 
-    find ──▶ SIGTERM ──▶ a moment of grace ──▶ SIGKILL ──▶ resource trackers a second later
+    find ──▶ SIGTERM ──▶ up to 3 s ──▶ SIGKILL ──▶ resource trackers a second later
 
 A process that runs user code leads a session, and has a mark in its environment. What it starts is found by
 either. Process groups of their own (``timeout``, ``mpirun``, ``bash -m``) stay in the session. What begins a
 session of its own (``start_new_session``, daemons) inherits the mark. A daemon that is to outlive its job
 begins a session of its own without the mark.
 
-The grace is for those that end others, as ``mpirun`` ends its ranks. The resource trackers of multiprocessing
+The seconds are for those that end others, as ``mpirun`` ends its ranks. The resource trackers of multiprocessing
 and joblib end by themselves once all that use them have ended, and then remove what those have left in shared
 memory; so they are killed last.
 
@@ -35,7 +35,7 @@ MARK = "QUEUE_EVAL_STARTED_BY"
 
 CAN_BE_FOUND = os.path.exists("/proc/self/stat")  # noqa: PTH110 - no pathlib in these processes
 
-GRACE_S = 3.0
+TERM_S = 3.0
 """How long a process may take to end after SIGTERM."""
 
 _TRACKERS_S = 1.0
@@ -159,7 +159,7 @@ class Ending:
     def begin(self) -> bool:
         """Ask all to end; whether there is any."""
         now = time.monotonic()
-        self._kill_at = now + GRACE_S
+        self._kill_at = now + TERM_S
         self._look(now)
         return bool(self._known)
 

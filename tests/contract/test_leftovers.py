@@ -92,8 +92,8 @@ def test_programs_are_asked_first(make, tmp_path, kind):
 
 def test_those_that_do_not_end_are_killed(make, method, tmp_path, monkeypatch):
     if method is Method.RQ:
-        pytest.skip("it runs in others' processes, with the grace that they know")
-    monkeypatch.setattr(leftovers, "GRACE_S", 0.2)
+        pytest.skip("it runs in others' processes, with the constants that they know")
+    monkeypatch.setattr(leftovers, "TERM_S", 0.2)
     executor = make(f"{FUNCTIONS}:hang", slots=1, time_limit_s=1.0)
     file = tmp_path / "pid"
     config = {"kind": "session", "file": str(file), "program": leftover_functions.STUBBORN}
@@ -102,7 +102,7 @@ def test_those_that_do_not_end_are_killed(make, method, tmp_path, monkeypatch):
     assert not is_running(pid_in(file))
 
 
-def test_a_grace_keeps_no_other_slot_waiting(make, method, tmp_path):
+def test_what_is_slow_to_end_keeps_no_other_slot_waiting(make, method, tmp_path):
     if method in (Method.RQ, Method.THREAD):
         pytest.skip("one process has all slots, or there is one for each")
     executor = make(f"{FUNCTIONS}:hang", slots=2, time_limit_s=1.0)
@@ -111,7 +111,7 @@ def test_a_grace_keeps_no_other_slot_waiting(make, method, tmp_path):
     (late,) = executor.wait(executor.submit(config))
     assert late.outcome == "timeout"
     assert [result_of(one) for one in executor.run({}, {}, {})] == [2, 3, 4]
-    assert is_running(pid_in(file)), "they ran during its grace, in the other slot"
+    assert is_running(pid_in(file)), "they ran meanwhile, in the other slot"
     executor.until(lambda: not is_running(pid_in(file)))
 
 
