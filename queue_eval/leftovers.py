@@ -10,8 +10,8 @@ session of its own (``start_new_session``, daemons) inherits the mark. A daemon 
 begins a session of its own without the mark.
 
 The seconds are for those that end others, as ``mpirun`` ends its ranks. The resource trackers of
-multiprocessing and joblib end by themselves once all that use them have ended. Then they remove what those have
-left in shared memory; so they are killed last.
+multiprocessing and joblib end by themselves once all that use them have ended. Then they remove what those
+have left in shared memory. So they are killed last.
 
 Needs ``/proc``. Imported by processes that run user code, when they have started others.
 """
