@@ -45,12 +45,14 @@ def test_at_the_time_limit(make, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["same", "timeout", "session"])
-def test_when_a_job_is_cancelled(make, tmp_path, kind):
+def test_when_a_job_is_cancelled(make, method, tmp_path, kind):
     executor = make(f"{FUNCTIONS}:hang", slots=1)
     hung, after = executor.submit({"kind": kind, "file": str(tmp_path / "pid")}, {})
     executor.until((tmp_path / "pid").exists)
     assert executor.executor.forget([hung], begun=True) == [hung]
     assert result_of(executor.wait([after])[0]) == 2
+    if method is Method.RQ:  # its workers are told, and end it soon
+        executor.until(lambda: not is_running(pid_in(tmp_path / "pid")))
     assert not is_running(pid_in(tmp_path / "pid"))
 
 
@@ -64,6 +66,19 @@ def test_when_a_job_has_ended(make, method, tmp_path, kind):
     assert result_of(executor.call()) == 2
     executor.close()
     assert not is_running(pid_in(tmp_path / "pid"))
+
+
+def test_a_daemon_may_outlive_its_job_on_purpose(make, tmp_path):
+    """As the embedded server does."""
+    executor = make(f"{FUNCTIONS}:leave", slots=1)
+    (ended,) = executor.run({"kind": "unmarked", "file": str(tmp_path / "pid")})
+    pid = pid_in(tmp_path / "pid")
+    try:
+        assert result_of(ended) == 1
+        executor.close()
+        assert is_running(pid)
+    finally:
+        send(pid, signal.SIGKILL)
 
 
 def test_a_child_that_dies_leaves_nothing(make, method, tmp_path):

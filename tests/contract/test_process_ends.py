@@ -50,6 +50,19 @@ def test_an_end_that_never_comes_is_cut_off(make, once, monkeypatch):
     assert b"had not ended 0.5 s after this job, and was killed" in first.output
 
 
+def test_a_process_that_still_loads_the_function_is_not_waited_for(make, method, tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n(pathlib.Path(__file__).parent / 'loading').touch()\ntime.sleep(1000)\n"
+    )
+    executor = make("slow:run", slots=1, path=(tmp_path,))
+    (token,) = executor.submit({})
+    executor.until((tmp_path / "loading").exists)
+    assert executor.executor.forget([token], begun=True) == [token]
+    executor.until(lambda: not executor.executor.departing)
+    executor.close()
+    assert not executor.children()
+
+
 def test_a_death_at_the_end_takes_nothing_from_the_result(make, once):
     executor = make(f"{FUNCTIONS}:die_at_exit", slots=1, **once)
     assert [result_of(one) for one in executor.run({}, {})] == [1, 2]

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from queue_eval.leftovers import unmarked
+
 # It writes its number so that whoever sees the file can read it.
 PROGRAM = 'echo $$ >"$0.half"; mv "$0.half" "$0"; exec sleep 300'
 STUBBORN = f"trap '' TERM; {PROGRAM}"
@@ -26,6 +28,8 @@ def start(config: dict[str, Any]) -> subprocess.Popen[bytes]:
         own["process_group"] = 0
     elif kind == "session":
         own["start_new_session"] = True
+    elif kind == "unmarked":
+        own |= {"start_new_session": True, "env": unmarked()}
     elif kind == "daemon":
         program = ["setsid", "--fork", *program]
     elif kind == "bare":  # nothing of its environment is left

@@ -618,7 +618,8 @@ class ChildPool:
 
     def _retire(self, child: ChildProcess, held: Ended | None = None) -> None:
         """Let an idle child end as Python ends; `held` is told of when it has."""
-        self._depart(child, held, gently=True)
+        # One that still loads the run function has nothing to bring to an end, and would hear of it late.
+        self._depart(child, held, gently=child.ready or not child.is_up)
 
     def _depart(self, child: ChildProcess, held: Ended | None, *, gently: bool) -> None:
         """The slots of a child are free when nothing that it has started runs any more."""
