@@ -1,4 +1,5 @@
-"""A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed] [tell-up]``; it calls `main`.
+"""A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed] [tell-up] [tell-left]``; it
+calls `main`.
 
 It reads frames from PIPE (a socket), runs the run function, and answers each with one report. With one
 thread the run function runs in the main thread, so that user code may set signal handlers; with more, N
@@ -9,16 +10,33 @@ of what the standard library wraps, the inside.
 The process dies with its parent, with all it has forked and even while user code holds the GIL: the kernel
 sends SIGKILL to its process group when the parent's end of LIFELINE closes. With ``armed`` the parent
 sees to that before it says what to run.
+
+When the parent closes the pipe, the process ends as Python ends: it waits for threads, calls exit handlers,
+and writes what files still hold. The parent waits some seconds for that.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from time import perf_counter
 
 from queue_eval.execution import RunFunction
-from queue_eval.pipe import TELL_UP, UP, FrameBuffer, Report, encode_ready, frame, parse_setup
+from queue_eval.leftovers import MARK, Ending, adopt_orphans, has_children, reap_adopted
+from queue_eval.pipe import (
+    LEFT,
+    TELL_LEFT,
+    TELL_UP,
+    TIDY,
+    UP,
+    FrameBuffer,
+    Report,
+    encode_ready,
+    frame,
+    parse_setup,
+)
 from queue_eval.surroundings import Surroundings, ThreadOutput
 
 TYPE_CHECKING = False  # see `queue_eval`
@@ -29,6 +47,9 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
+
+_REAP_MS = (500, 30_000)
+"""Pause between two looks for dead processes: at first, and at last."""
 
 _LOOK_S = 0.0001
 """What was recalled longer ago than this is known before the next attempt begins."""
@@ -45,17 +66,23 @@ def main() -> None:
         os.set_inheritable(fd, False)
     sys.argv = [""]
     sys.modules["__main__"] = type(sys)("__main__")  # user code sees an empty main module, not this one
-    _Child(pipe, tells_up=TELL_UP in more).serve()
-    # A forked daemon thread or an atexit handler of user code must not keep the slot.
-    os._exit(0)
+    if TELL_LEFT not in more:  # the parent waits for nothing
+        _Child(pipe, tells_up=TELL_UP in more).serve()
+        os._exit(0)
+    child = _Child(pipe, tells_up=TELL_UP in more, tells_left=True)
+    # The first handler is called last: what those of user code have ended is not left any more.
+    atexit.register(child.tell_left)
+    child.serve()
 
 
 class _Child:
     """Serves one pipe until its end. Reports are sent whole, under a lock, in the order attempts end."""
 
-    def __init__(self, pipe: int, *, tells_up: bool) -> None:
+    def __init__(self, pipe: int, *, tells_up: bool, tells_left: bool = False) -> None:
         self._pipe = pipe
         self._tells_up = tells_up
+        self._tells_left = tells_left
+        self._mark = os.environ.get(MARK, "")
         self._socket: _socket.socket | None = None
         """The same, for whoever looks without waiting."""
         self._frames = FrameBuffer()
@@ -73,10 +100,30 @@ class _Child:
                 return
         if self._threads == 1:
             while (wanted := self._next()) is not None:
-                self._send(self._run(*wanted))
+                report = self._run(*wanted)
+                if self._tells_left and has_children():
+                    self._send(frame((LEFT,)) + report)
+                    self._end_programs()
+                    self._send(frame((TIDY,)))
+                else:
+                    self._send(report)
                 self._surroundings.restore()
             return
         self._serve_with_threads()
+
+    def tell_left(self) -> None:
+        """Tell whether user code has left processes, at the very end."""
+        if os.getpid() == self._pid and has_children():
+            try:  # noqa: SIM105 - contextlib takes a while to import
+                self._send(frame((LEFT,)))
+            except OSError:
+                pass
+
+    def _end_programs(self) -> None:
+        """End what the attempt has left running in process groups of its own. In the group of this process
+        are pools and resource trackers, which the next attempt may use."""
+        Ending(self._mark, self._pid, spared_group=os.getpgrp()).run()
+        reap_adopted()
 
     def _serve_with_threads(self) -> None:
         import threading
@@ -118,12 +165,29 @@ class _Child:
 
     def _read(self, *, may_wait: bool) -> bool:
         """Take what has come. False at the end of the pipe."""
-        data = os.read(self._pipe, _READ_BYTES) if may_wait else self._look()
+        if may_wait:
+            self._reap_while_idle()
+            data: bytes | None = os.read(self._pipe, _READ_BYTES)
+        else:
+            data = self._look()
         if data is None:
             return True
         for header, body in self._frames.feed(data):
             self._receive(header, body)
         return bool(data)
+
+    def _reap_while_idle(self) -> None:
+        """Until something comes, remove what was adopted and ends meanwhile."""
+        if not self._tells_left or self._threads > 1 or not has_children():
+            return
+        from select import POLLIN, poll
+
+        pipe = poll()
+        pipe.register(self._pipe, POLLIN)
+        pause_ms = _REAP_MS[0]
+        while not pipe.poll(pause_ms) and has_children():
+            reap_adopted()
+            pause_ms = min(2 * pause_ms, _REAP_MS[1])
 
     def _look(self) -> bytes | None:
         """What has come; None for nothing."""
@@ -146,6 +210,10 @@ class _Child:
         if header[0] == "setup":
             setup = parse_setup(header, body)
             self._threads = setup.threads
+            # What is here by now stays to the end, which then looks through what user code has made only.
+            gc.freeze()
+            if self._tells_left and self._threads == 1:
+                adopt_orphans()
             if self._tells_up:
                 self._send(frame((UP,)))
             self._function = RunFunction(setup)

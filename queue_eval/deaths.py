@@ -11,6 +11,13 @@ _LAST_OUTPUT = 1000
 """How many bytes of its last output tell of a process's death."""
 
 
+CUT_OFF = (
+    "its own code has closed the connection to its worker (as os.closerange() does) or written into it; "
+    "touch only the files that the function has opened"
+)
+"""How a process ended that had to be killed because it could not report any more."""
+
+
 def describe_exit(code: int) -> str:
     """An exit status as `subprocess` gives it: negative for a signal."""
     if code >= 0:

@@ -5,6 +5,7 @@
     host ──fork──▶ child: loads the run function, runs it
          ◀─ready, report── pipe
          ◀─what it prints── output
+         ◀─left── pipe: something that user code has started still runs
          ──lifeline──▶ the child's process group is killed when the host dies, whatever it is doing
 
 The child gets nothing of the host but the standard streams that are made for it: what else is open there is
@@ -26,15 +27,30 @@ import traceback
 import warnings
 from typing import NoReturn
 
-from queue_eval.deaths import LOADING_S, describe_death, describe_exit, describe_lateness
+from queue_eval.deaths import CUT_OFF, LOADING_S, describe_death, describe_exit, describe_lateness
 from queue_eval.execution import RunFunction
+from queue_eval.leftovers import CAN_BE_FOUND, MARK, Ending, adopt_orphans, has_children
 from queue_eval.lifeline import die_with_parent
-from queue_eval.pipe import OUTPUT_BYTES, READY, FrameBuffer, Kept, Report, Setup, encode_ready, parse_report
+from queue_eval.pipe import (
+    LEFT,
+    OUTPUT_BYTES,
+    READY,
+    FrameBuffer,
+    Kept,
+    Report,
+    Setup,
+    encode_ready,
+    frame,
+    parse_report,
+)
 from queue_eval.stop_signals import blocked
 from queue_eval.surroundings import INSIDE_JOB, Surroundings
 
 _TICK_S = 0.2
 """Where no file descriptor tells of a process's death it is looked for this often."""
+
+_DEATH_S = 0.5
+"""How long a process may take to die whose end of the pipe has closed."""
 
 _HANDLED = (
     signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
@@ -47,9 +63,9 @@ _READ_BYTES = 1 << 16
 class ForkedAttempt:
     """Runs one attempt: `run` returns its report, or None when `stop` ended it.
 
-    Guarantees: whatever user code does, `run` returns, and then nothing of the child's process group lives;
-    also when `run` is left by an exception of a signal handler. Assumes: it is called in the main thread of a
-    process that waits for none of its children itself.
+    Guarantees: whatever user code does, `run` returns, and then nothing lives that it has started (see
+    `leftovers`); also when `run` is left by an exception of a signal handler. Assumes: it is called in the
+    main thread of a process that waits for none of its children itself.
     """
 
     def __init__(
@@ -60,9 +76,12 @@ class ForkedAttempt:
         self._config = config
         self._time_limit_s = time_limit_s
         self._lock = threading.Lock()
+        self._mark = f"{os.environ.get(MARK, '')}/{os.urandom(8).hex()}".strip("/")
         self._pid = 0
         self._stopped = False
         self._ready = False
+        self._has_left = False
+        self._was_cut_off = False
         self._broken = False
         self._report: Report | None = None
         self._output = Kept(OUTPUT_BYTES)
@@ -99,6 +118,8 @@ class ForkedAttempt:
         try:
             timed_out = self._watch(pipe, output, begun_at)
         finally:
+            # Whose end of the pipe is closed dies in a moment, unless user code has closed it.
+            self._was_cut_off = self._broken and not self._dies_within(_DEATH_S)
             with self._lock:
                 self._kill()
                 if self._status is None:
@@ -108,6 +129,9 @@ class ForkedAttempt:
                 self._read(pipe)  # it may have spoken before it died
                 self._read_output(output)
             pipe.close()
+            if self._report is None or self._has_left:
+                Ending(self._mark, pid).run(meanwhile=lambda: self._read_output(output))
+            # Not before: what was left may print at its end, and resource trackers are in the child's group.
             os.close(output)
             os.close(lifeline)
         return self._conclude((time.monotonic() - begun_at) * 1000, timed_out)
@@ -154,6 +178,8 @@ class ForkedAttempt:
                 for header, body in self._frames.feed(data):
                     if header[0] == READY:
                         self._ready = True
+                    elif header[0] == LEFT:
+                        self._has_left = True
                     else:
                         self._report = parse_report(header, body)
         except BlockingIOError:
@@ -176,19 +202,27 @@ class ForkedAttempt:
             if self._status is None:
                 pid, status = os.waitpid(self._pid, os.WNOHANG)
                 if pid:
-                    # Its group may live on, and keeps the number from being used again only while it does.
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.killpg(self._pid, signal.SIGKILL)
+                    if not CAN_BE_FOUND:
+                        # Its group may live on, and keeps the number from being used again while it does.
+                        with contextlib.suppress(ProcessLookupError, PermissionError):
+                            os.killpg(self._pid, signal.SIGKILL)
                     self._status = status
             return self._status is not None
 
+    def _dies_within(self, time_s: float) -> bool:
+        deadline = time.monotonic() + time_s
+        while not (is_dead := self._is_dead()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return is_dead
+
     def _kill(self) -> None:
+        """Kill the process itself; its group, too, where what it leaves cannot be found."""
         if self._pid == 0 or self._status is not None:
             return
-        try:
-            os.killpg(self._pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # it has no group of its own yet
-            os.kill(self._pid, signal.SIGKILL)
+        if not CAN_BE_FOUND:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has none of its own yet
+                os.killpg(self._pid, signal.SIGKILL)
+        os.kill(self._pid, signal.SIGKILL)
 
     def _conclude(self, run_ms: float, timed_out: bool) -> Report | None:
         output = self._output.take()
@@ -202,7 +236,7 @@ class ForkedAttempt:
             body = describe_lateness(self._time_limit_s, was_ready=self._ready)
             return Report(*self._token, "timeout", run_ms, "", body, output)
         assert self._status is not None
-        death = describe_exit(os.waitstatus_to_exitcode(self._status))
+        death = CUT_OFF if self._was_cut_off else describe_exit(os.waitstatus_to_exitcode(self._status))
         body = describe_death("ran this job", death, output)
         return Report(*self._token, "lost", run_ms, "", body, output)
 
@@ -222,6 +256,8 @@ class ForkedAttempt:
 
     def _serve(self, pipe: socket.socket) -> None:
         os.environ[INSIDE_JOB] = (self._setup.forward or {}).get("campaign", "")
+        os.environ[MARK] = self._mark
+        adopt_orphans()
         surroundings = Surroundings()
         pid = os.getpid()
         function = RunFunction(self._setup)
@@ -232,6 +268,8 @@ class ForkedAttempt:
         if os.getpid() != pid:
             os._exit(0)  # a fork of user code came back here; only the original may report
         surroundings.flush()
+        if has_children():
+            pipe.sendall(frame((LEFT,)))
         pipe.sendall(Report(*self._token, outcome, run_ms, function.source, body, b"").encode())
 
 

@@ -21,7 +21,7 @@ key                type    holds
 ``:failed``        set     ids of failed jobs
 ``:cancelled``     set     ids of cancelled jobs
 ``:failures``      stream  each failed, lost or released attempt (bounded)
-``:outputs``       hash    id -> captured output of the attempt that settled it, where not empty
+``:outputs``       hash    id -> captured output of the attempt that settled it or was cancelled, if any
 ``:fingerprints``  hash    config fingerprint (and occurrence) -> id
 ``:requests``      hash    worker or driver -> its last request, so that a repeat is recognised
 ``:roster``        hash    worker -> {"host", "pid"} of every worker that ever held a job of it

@@ -25,6 +25,7 @@ from typing import IO
 
 from queue_eval.access import Access, write_private
 from queue_eval.errors import WorkerError
+from queue_eval.leftovers import unmarked
 from queue_eval.surroundings import INSIDE_JOB, working_folder
 
 LAUNCH_KEY = "launch.key"
@@ -70,7 +71,7 @@ class Launch:
     @classmethod
     def now(cls, python: str) -> Launch:
         """What this process has at this moment."""
-        return cls(f"{sys.executable} {sys.version}", python, working_folder(), dict(os.environ))
+        return cls(f"{sys.executable} {sys.version}", python, working_folder(), unmarked())
 
     def digest(self, key: bytes) -> str:
         """Equal exactly for equal interpreters, folders and variables, `NOISE` apart."""

@@ -16,6 +16,8 @@ ready          to parent  why the run function cannot be loaded; empty when it i
 run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
+left           to parent  user code has left processes: those of the next report, or at the very end
+tidy           to parent  those of the last report that had to end have ended
 =============  =========  =======================================================================
 
 Between a worker and a process that forwards attempts to others (`queue_eval.forwarder`) also:
@@ -121,8 +123,13 @@ class Report:
 
 READY = "ready"
 UP = "up"
+LEFT = "left"
+TIDY = "tidy"
 TELL_UP = "tell-up"
 """An argument of the child: its parent knows the frame `up`, which that of an earlier version does not."""
+
+TELL_LEFT = "tell-left"
+"""Likewise: its parent knows `left` and `tidy`, and lets the child end by itself when it closes the pipe."""
 
 _MOST_LOAD_ERROR = 1000
 """Characters: it is shown in one line. The error itself comes with each report."""

@@ -22,6 +22,7 @@ import psutil
 
 from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.leftovers import unmarked
 from queue_eval.machine import birth_of, is_alive
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import (
@@ -92,6 +93,7 @@ def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None
             timeout=ANSWER_TIMEOUT_S,
             umask=0o077,
             start_new_session=True,
+            env=unmarked(),
             pass_fds=[handle],
         )
         wait_for_answer(files, record)
@@ -253,6 +255,7 @@ def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
             check=False,  # without it the server only stays longer than it is needed; the log says why
             umask=0o077,
             start_new_session=True,
+            env=unmarked(),
         )
 
 

@@ -29,7 +29,7 @@ class Method(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How an attempt ended; all but OK are also the `cause` of a failure."""
+    """How an attempt ended; all but OK and CANCELLED are also the `cause` of a failure."""
 
     OK = "ok"
     ERROR = "error"
@@ -38,6 +38,8 @@ class Outcome(StrEnum):
     NAN = "nan"
     INF = "inf"
     """The result is NaN, or infinite: a failure, after which no further attempt is made."""
+    CANCELLED = "cancelled"
+    """It was stopped since its job was finished already; what it had printed is told."""
 
 
 RELEASED = "released"

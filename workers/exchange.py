@@ -12,7 +12,6 @@ when idle. While the server is away the call waits, and what it carries is spool
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -72,7 +71,9 @@ class Exchange:
         # "<life>-<number>": unique over all lives of a worker's name, and growing within one, so that the
         # server can tell a call that was overtaken.
         self._life = secrets.token_hex(4)
-        self._requests = itertools.count(1)
+        self._number = 0
+        self._server_ahead_ms = (time.time() - time.monotonic()) * 1000
+        """How far the server's clock is ahead of the monotonic one here; at first a guess."""
         self._complaints = Complaints(log)
         self._stopped = False
         self.armed = threading.Event()
@@ -254,7 +255,7 @@ class Exchange:
         # sent again, gets those that are still held under it; a new one would leave them held in vain until
         # the heartbeat gives them back, a lease later. If it has not run, it leases by the room of now. Other
         # campaigns have had later numbers meanwhile, but each campaign only knows its own last one.
-        request = served.unanswered or f"{self._life}-{next(self._requests)}"
+        request = served.unanswered or self._new_request()
         try:
             reply = queue.settle(
                 self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
@@ -268,11 +269,17 @@ class Exchange:
                 served.unanswered = request
             raise
         self._in_flight = None
+        self._server_ahead_ms = reply.now_ms - time.monotonic() * 1000
         if lease_ms:
             served.unanswered = ""
         if self._spool is not None:
             self._spool.tell_time(reply.now_ms)
         return reply
+
+    def _new_request(self) -> str:
+        # By its number the server knows when a job was leased, should it be cancelled.
+        self._number = max(self._number + 1, int(time.monotonic() * 1000 + self._server_ahead_ms))
+        return f"{self._life}-{self._number}"
 
     def _note(self, trade: Trade, reply: Settled) -> None:
         if self._book.settled(trade) and self._spool is not None:

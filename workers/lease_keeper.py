@@ -202,7 +202,7 @@ class LeaseKeeper:
         sent = dict(tokens)
         if reply.finished:
             log.debug("jobs %s of %s are finished", reply.finished, served.name)
-            self._runner.forget(served.lane, [(job, sent[job]) for job in reply.finished], begun=True)
+            self._runner.stop(served.lane, [(job, sent[job]) for job in reply.finished])
         if reply.taken:
             # What has begun goes on: its success still counts if it comes first.
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)

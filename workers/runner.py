@@ -20,6 +20,8 @@ from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
+from workers.executors.departures import Departures
+from workers.executors.pool import CLOSE_S
 from workers.executors.protocol import Ended, Executor, Plan
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ class Runner:
         self._reports = reports
         self._selector = selectors.DefaultSelector()
         self._lanes: dict[str, _Lane] = {}
-        self._limit = ChildLimit()
+        self._departures = Departures(guarded=True)
+        self._limit = ChildLimit(self._departures)
         self._calls: deque[Callable[[], None]] = deque()
         self._bell_read, self._bell_write = os.pipe()
         os.set_blocking(self._bell_read, False)
@@ -107,6 +110,10 @@ class Runner:
         """Drop attempts that the server has taken away; running ones only when `begun`."""
         self._call(lambda: self._forget(key, tokens, begun=begun))
 
+    def stop(self, key: str, tokens: Sequence[Token]) -> None:
+        """Drop attempts whose jobs are finished; of those that run it is told what they have printed."""
+        self._call(lambda: self._forget(key, tokens, begun=True, tells=True))
+
     def take_back(self, waiting_longer_s: float = 0.0, key: str | None = None) -> None:
         """Give up, for release, what has waited longer than this without having begun, in one lane or all."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, key))
@@ -123,7 +130,16 @@ class Runner:
         for key, lane in self._lanes.items():
             left[key] = [token for executor in lane.executors() for token in executor.begun()]
             for executor in lane.executors():
-                executor.close()
+                executor.close(wait=False)
+        self._departures.settle(CLOSE_S, then_kill=True)
+        self._departures.close()
+        for key, lane in self._lanes.items():
+            # Reports that were held back until their processes had ended.
+            now = time.monotonic()
+            if ended := [one for executor in lane.executors() for one in executor.collect(now)]:
+                self._reports.ended(key, ended, lane.missing_slots)
+                told = {one.token for one in ended}
+                left[key] = [token for token in left[key] if token not in told]
         self._lanes.clear()
         return left
 
@@ -137,6 +153,7 @@ class Runner:
                 while self._calls:
                     self._calls.popleft()()
                 now = time.monotonic()
+                self._departures.turn(now)
                 for key, lane in list(self._lanes.items()):
                     self._collect(key, lane, now)
         except Exception:  # the worker sees that this thread has ended, and ends in good order
@@ -153,15 +170,15 @@ class Runner:
         self._tell(key, lane, ended, returned)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
-                executor.close()
+                executor.close(wait=False)
                 lane.retired.remove(executor)
         # One that has lost those it forwards to goes on looking for them: nothing is leased until it has.
         if now - lane.used_at <= (_IDLE_CLOSE_S if lane.current.children else _EMPTY_CLOSE_S):
             return
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
-            lane.current.close()  # its processes start again when there is work
+            lane.current.close(wait=False)  # its processes start again when there is work
             self._tell(key, lane, [], [])
-            if not lane.retired:  # most campaigns do not come back
+            if not lane.retired and not lane.current.departing:  # most campaigns do not come back
                 del self._lanes[key]
 
     def _tell(self, key: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
@@ -182,8 +199,7 @@ class Runner:
             for executor in lane.executors()
             if (deadline := executor.next_deadline()) is not None
         ]
-        if not deadlines:
-            return _TICK_S
+        deadlines.append(self._departures.next_at())
         return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
 
     def _submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
@@ -196,11 +212,16 @@ class Runner:
         failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
 
-    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool) -> None:
+    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool, tells: bool = False) -> None:
         lane = self._lanes.get(key)
         if lane is None:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
+        stopped = [one for executor in lane.executors() for one in executor.take_stopped()]
+        if tells and stopped:
+            self._reports.ended(key, stopped, lane.missing_slots)
+            told = {one.token for one in stopped}
+            dropped = [token for token in dropped if token not in told]
         if dropped:
             self._reports.given_up(key, dropped, lane.missing_slots, release=False)
 
@@ -216,7 +237,7 @@ class Runner:
         lane = self._lanes.pop(key, None)
         if lane is not None:
             for executor in lane.executors():
-                executor.close()
+                executor.close(wait=False)
 
     def _stop(self) -> None:
         self._closing = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from workers.resources import Means, joined, own_cores, parse_cores, parse_gpus, share_out
@@ -29,6 +29,8 @@ class SlotBoard:
     def __init__(self, means: Sequence[Means]) -> None:
         self.means = tuple(means)
         self._free = set(range(len(self.means)))
+        self._leaving: dict[int, Callable[[], object]] = {}
+        """Slots whose processes are ending, and what finds out whether they have."""
         self._holders: list[Holder] = []
 
     def join(self, holder: Holder) -> None:
@@ -42,10 +44,15 @@ class SlotBoard:
             self._holders.remove(holder)
 
     def take(self, count: int) -> tuple[int, ...] | None:
-        """So many slots; idle processes are ended for them. None when others are busy with them."""
-        while len(self._free) < count:
+        """So many slots; idle processes are ended for them. None when others are busy with them, or just
+        ending."""
+        for look in set(self._leaving.values()):
+            look()
+        while len(self._free) + len(self._leaving) < count:
             if not any(holder.let_go() for holder in self._holders):
                 return None
+        if len(self._free) < count:
+            return None
         taken: list[int] = []
         while len(taken) < count:
             known = frozenset(self.owned(taken).gpus)
@@ -55,8 +62,14 @@ class SlotBoard:
             taken.append(chosen)
         return tuple(sorted(taken))
 
+    def expect_back(self, slots: Iterable[int], look: Callable[[], object]) -> None:
+        """Their process is ending; `give_back` follows, maybe when `look` is called."""
+        self._leaving.update(dict.fromkeys(slots, look))
+
     def give_back(self, slots: Iterable[int]) -> None:
-        self._free.update(slots)
+        for slot in slots:
+            self._leaving.pop(slot, None)
+            self._free.add(slot)
 
     def owned(self, slots: Iterable[int]) -> Means:
         """What these slots own together."""

@@ -25,6 +25,7 @@ from queue_eval.access import (
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import every_campaign, label_of
 from queue_eval.cli.connect import check, named_access
+from queue_eval.cli.shared_memory import FOLDER, remains, remove, sees_all
 from queue_eval.clients import certificate_end
 from queue_eval.connection import (
     SCRIPTS_REMEDY,
@@ -60,11 +61,12 @@ class Finding(NamedTuple):
     detail: str
 
 
-def every_check(url: str | None, home: str | None) -> Iterator[Finding]:
-    """All findings; those about the server only if it answers."""
+def every_check(url: str | None, home: str | None, *, clean: bool = False) -> Iterator[Finding]:
+    """All findings; those about the server only if it answers. `clean`: remove what the dead have left."""
     yield from _server(url, home)
     folder = home_folder(home)
     yield _disk(folder)
+    yield _shared_memory(clean=clean)
     yield from _permissions(folder)
     yield from _packages()
 
@@ -261,6 +263,23 @@ def _disk(folder: Path) -> Finding:
     if free < _SCARCE_BYTES:
         return Finding("fail", "disk", f"{detail}; make room")
     return Finding("warn" if free < _LITTLE_BYTES else "ok", "disk", detail)
+
+
+def _shared_memory(*, clean: bool) -> Finding:
+    name = "shared memory"
+    left = remains()
+    if not left.paths:
+        return Finding("ok", name, "dead processes of joblib have left nothing there")
+    count = len(left.paths)
+    entries = f"{count} {'entry' if count == 1 else 'entries'} of dead processes in {FOLDER}"
+    detail = f"{entries}, {left.size / 2**20:.1f} MB"
+    if not sees_all():
+        where = "processes of other containers may use them: remove them from outside of this one"
+        return Finding("warn", name, f"{detail}; {where}")
+    if not clean:
+        return Finding("warn", name, f"{detail}; remove them with: queue-eval doctor --clean")
+    remove(left.paths)
+    return Finding("ok", name, f"{detail}: removed")
 
 
 def _permissions(folder: Path) -> Iterator[Finding]:

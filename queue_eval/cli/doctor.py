@@ -12,12 +12,15 @@ from queue_eval.cli.output import print_json, styled
 @click.command("doctor")
 @server_options
 @json_option
+@click.option("--clean", is_flag=True, help="Remove what dead processes have left in shared memory.")
 @click.pass_context
-def doctor_command(context: click.Context, url: str | None, home: str | None, as_json: bool) -> None:
+def doctor_command(
+    context: click.Context, url: str | None, home: str | None, as_json: bool, clean: bool
+) -> None:
     """Check the server, this machine and the campaigns; exit status 1 if any check fails."""
     from queue_eval.cli.checks import every_check
 
-    findings = list(every_check(url, home))
+    findings = list(every_check(url, home, clean=clean))
     is_well = all(finding.status != "fail" for finding in findings)
     if as_json:
         print_json({"ok": is_well, "checks": [finding._asdict() for finding in findings]})

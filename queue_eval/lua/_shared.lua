@@ -309,7 +309,8 @@ local function lose(entries, again, id, h, max_losses, outcome)
   redis.call('HSET', ATTEMPTS, id, format_history(h))
 end
 
--- request: "<life><number>", where the number grows with each new call of one life of a worker.
+-- request: "<life><number>", where the number grows with each new call of one life of a worker. It is about the
+-- time of the call (server, ms), but for workers of earlier versions; cancel.lua takes it for the time of the lease.
 local function is_older(request, last)
   local life, number = string.match(request, '^(.-)(%d+)$')
   local last_life, last_number = string.match(last, '^(.-)(%d+)$')

@@ -3,6 +3,7 @@
 -- ARGV: uid, then ids
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
+local FIRST_TIME_MS = 1e12
 local uid = ARGV[1]
 if gone(uid) then return GONE end
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
@@ -15,12 +16,18 @@ for i = 2, #ARGV do
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local entries, cancelled, marked, waiting = {}, {}, {}, {}
+local now = now_ms()
 for i, id in ipairs(ids) do
   if not finished[i] then
     local h = parse_history(past[i])
-    local worker = ''
+    local worker, facts = '', nil
     if held[id] then
-      local attempt, _, started = parse_held(held[id][2])
+      local attempt, request, started = parse_held(held[id][2])
+      -- A worker numbers its requests by the time of the server.
+      local began_ms = tonumber(string.match(request or '', '%-(%d+)$'))
+      if started and began_ms and began_ms > FIRST_TIME_MS and began_ms <= now then
+        facts = (now - began_ms) .. ' 0 '
+      end
       worker = held[id][1]
       h.attempts = math.max(h.attempts, attempt)
       if not started then h.uncharged = h.uncharged + 1 end
@@ -28,7 +35,7 @@ for i, id in ipairs(ids) do
     else
       waiting[#waiting + 1] = id
     end
-    finish(entries, id, h.attempts - h.uncharged, h.releases, 'cancelled', { worker = worker })
+    finish(entries, id, h.attempts - h.uncharged, h.releases, 'cancelled', { worker = worker, facts = facts })
     cancelled[#cancelled + 1] = id
     if h.attempts > 0 then
       marked[#marked + 1] = id

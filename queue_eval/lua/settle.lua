@@ -1,7 +1,7 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
---       slots (how many the worker has in all), then per settlement: id, proof,
---       outcome (ok|error|timeout|lost|nan|inf), facts ("run_ms age_ms source"), body, output, digest
+--       slots (how many the worker has in all), then per settlement: id, proof, outcome
+--       (ok|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
 --   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known; digest: the first 16 digits of the SHA-1 of its config, or ''. A
 --     server that has gone back in time (a power cut, a failover) gives ids and tokens again: what comes from
 --     another lease under an equal token is not held, and counts only for a job of the same config.
@@ -9,6 +9,8 @@
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved, aside, held_back }; leases is flat: id, attempt,
 --   slots (0: prefetched), config; verdicts[i] is one of recorded, again, stale, finished; reserved, aside and held_back
 --   are as of lease() in _shared.lua.
+-- A cancelled attempt was stopped since its job was finished: its output is kept if the job was cancelled, and
+-- nothing else comes of it.
 -- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
 -- wherever it is. A stale failure is dropped.
 -- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
@@ -67,6 +69,14 @@ if #ARGV >= FIRST then
     local at = FIRST + (i - 1) * WIDTH
     local attempt, outcome = tonumber(string.match(ARGV[at + 1], '^%d+')), ARGV[at + 2]
     report.facts, report.body, report.output, report.cause = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], nil
+    if outcome == 'cancelled' then
+      verdicts[i] = finished[i] and 'finished' or 'stale'
+      if finished[i] and report.output ~= '' and redis.call('SISMEMBER', CANCELLED, id) == 1
+        and redis.call('HEXISTS', OUTPUTS, id) == 0 then
+        redis.call('HSET', OUTPUTS, id, report.output)
+      end
+      return
+    end
     if finished[i] or closed[id] == 'recorded' then
       verdicts[i] = 'finished'
     elseif closed[id] or foreign[i] then

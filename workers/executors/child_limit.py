@@ -18,6 +18,8 @@ import os
 import resource
 from typing import Protocol
 
+from workers.executors.departures import Departures
+
 log = logging.getLogger(__name__)
 
 _WARM_LEAST = 8
@@ -26,6 +28,9 @@ _WARM_LEAST = 8
 _SPARE_FILES = 24
 """Open files that must be free before a child is started: it takes nine at its start and four afterwards, and
 the worker's connections and spool need some at any time."""
+
+_FREE_S = 1.0
+"""How long an idle child may take to end where others wait for its files."""
 
 
 class ChildHolder(Protocol):
@@ -50,7 +55,9 @@ class ChildLimit:
     """Guarantees: idle children end before a new one would exceed the bound or the limit on open files.
     Assumes: all calls come from the runner's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, departures: Departures | None = None) -> None:
+        self.departures = departures or Departures()
+        """Children that end, of all holders."""
         self._holders: list[ChildHolder] = []
         self._has_warned = False
 
@@ -76,7 +83,9 @@ class ChildLimit:
                     return False
                 break  # all are busy: they are no more than the slots allow
         while self._count() and _is_short_of_files():
-            if not self._end_oldest(spare_waiting=not is_wanted_now):
+            if self._end_oldest(spare_waiting=not is_wanted_now):
+                self.departures.settle(_FREE_S)
+            else:
                 if is_wanted_now:
                     self._warn()
                 # The first one of a campaign may have what is left: no other would run its jobs.
@@ -84,8 +93,11 @@ class ChildLimit:
         return True
 
     def end_oldest(self) -> bool:
-        """End the child that has been idle longest; False when all are busy."""
-        return self._end_oldest(spare_waiting=False)
+        """End the child that has been idle longest, and wait until what it took is free; False when all are
+        busy."""
+        has_ended = self._end_oldest(spare_waiting=False)
+        self.departures.settle(_FREE_S)
+        return has_ended
 
     def _count(self) -> int:
         return sum(holder.children for holder in self._holders)

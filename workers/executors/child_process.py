@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import selectors
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from queue_eval.attempt import Attempt, Token
+from queue_eval.leftovers import CAN_BE_FOUND, MARK
 from queue_eval.pipe import (
+    LEFT,
     READY,
+    TELL_LEFT,
+    TELL_UP,
+    TIDY,
     UP,
     Report,
     Setup,
@@ -33,15 +41,24 @@ can load fail at once. Shorter than a worker steps aside for."""
 class ChildProcess(PipedProcess):
     """A child and what it was given, in the order in which it begins them.
 
-    The first `threads` of `given` are running, the rest wait in the child.
+    The first `threads` of `given` are running, the rest wait in the child. `kill` kills the process itself;
+    what it leaves behind is ended by `workers.executors.departures`, which then calls `release`.
     """
+
+    flags = (TELL_UP, TELL_LEFT)
 
     def __init__(
         self, python: str, setup: Setup, selector: selectors.BaseSelector,
-        stirred: Callable[[ChildProcess], object], env: Mapping[str, str] | None = None,
-        most: int | None = None,
+        stirred: Callable[[ChildProcess], object], env: Mapping[str, str], most: int | None = None,
     ) -> None:  # fmt: skip
         """`stirred` is called when it has spoken or is broken. What it is to know is sent by `flush`."""
+        self.mark = env[MARK]
+        self.width = 1
+        """How many slots it takes: those of the last attempt that it was given."""
+        self.has_left = setup.threads > 1
+        """Whether user code may have left processes: it has told so. With several threads it cannot tell."""
+        self.is_tidying = False
+        """Whether it is ending some of those, before it begins its next attempt."""
         self.left = math.inf if most is None else most
         """How many attempts it may still be given; with none left it is replaced when it is idle."""
         self.threads = setup.threads
@@ -68,7 +85,9 @@ class ChildProcess(PipedProcess):
     @property
     def free(self) -> int:
         """Threads that have nothing to do, and may be given something."""
-        return 0 if self.is_retiring else max(0, self.threads - self.abandoned - len(self.given))
+        if self.is_retiring or self.is_tidying:
+            return 0
+        return max(0, self.threads - self.abandoned - len(self.given))
 
     @property
     def is_retiring(self) -> bool:
@@ -77,6 +96,7 @@ class ChildProcess(PipedProcess):
     def give(self, attempt: Attempt) -> None:
         """Add an attempt to what is sent by the next `flush`."""
         self.given[attempt.token] = attempt
+        self.width = attempt.slots
         self.left -= 1
         if len(self.begun_at) < self.threads:
             self.begun_at[attempt.token] = time.monotonic()
@@ -94,6 +114,42 @@ class ChildProcess(PipedProcess):
             self.add(encode_recall(recalled))
             self.flush()
         return recalled
+
+    def end_input(self) -> None:
+        """Tell it to end as Python ends."""
+        with contextlib.suppress(OSError):  # it is gone
+            self._pipe.shutdown(socket.SHUT_WR)
+
+    def has_exited(self) -> bool:
+        """Whether the process itself has, and not only its end of the pipe. One that has closed its end
+        without that is not heard any more."""
+        if self.broken:
+            self._unwatch(self._pipe.fileno())
+        return self._process.poll() is not None
+
+    def wait_for_exit(self, timeout_s: float) -> bool:
+        """Whether it exits so soon by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+            return True
+        return False
+
+    def has_ended_well(self) -> bool:
+        """Whether it has ended as Python ends, and has left nothing running. Once it is dead."""
+        return self._process.returncode == 0 and not self.has_left
+
+    def release(self) -> None:
+        """Let go of the last of it, once nothing is left that it has started. May be called twice."""
+        super()._let_go()
+
+    def _send_kill(self) -> None:
+        if CAN_BE_FOUND:
+            self._process.kill()
+        else:
+            super()._send_kill()
+
+    def _let_go(self) -> None:
+        """Not yet: what it has started may still print, and there may be resource trackers in its group."""
 
     def take_load(self) -> bool:
         """Whether it has loaded the run function; said once."""
@@ -138,6 +194,12 @@ class ChildProcess(PipedProcess):
         elif header[0] == READY:
             self.told = parse_told(header)
             self._become_ready(parse_ready(header))
+        elif header[0] == LEFT:
+            self.has_left = self.is_tidying = True
+        elif header[0] == TIDY:
+            self.is_tidying = False
+            # What it was given meanwhile begins only now.
+            self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())
         else:
             self.reports.append(parse_report(header, body))
 

@@ -211,7 +211,7 @@ class Forwarder:
     def waiting(self) -> int:
         return len(self._held) - len(self._begun_at)
 
-    def close(self) -> list[Token]:
+    def close(self, *, wait: bool = True) -> list[Token]:  # noqa: ARG002 - it always waits
         unfinished = list(self._held)
         if self._process is not None:
             # Also when nothing is under way: Ray counts the slot of an attempt that has just ended as taken,
@@ -233,6 +233,13 @@ class Forwarder:
     @property
     def children(self) -> int:
         return int(self._process is not None)
+
+    @property
+    def departing(self) -> int:
+        return 0
+
+    def take_stopped(self) -> list[Ended]:
+        return []
 
     @property
     def idle_since(self) -> float | None:

@@ -41,21 +41,24 @@ def is_lasting(error: OSError) -> bool:
     return error.errno not in _PASSING
 
 
-_SECRETS = ("QUEUE_EVAL_KEY", "QUEUE_EVAL_URL")
+SECRETS = ("QUEUE_EVAL_KEY", "QUEUE_EVAL_URL")
 
 
 def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
     """User code is not ours: what it prints, logs and sends elsewhere of its environment holds no key."""
-    return {name: value for name, value in env.items() if name not in _SECRETS}
+    return {name: value for name, value in env.items() if name not in SECRETS}
 
 
 class PipedProcess:
     """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
 
-    It is started as ``[*command, PIPE, LIFELINE, "armed", "tell-up"]``, in a session of its own. Guarantees:
+    It is started as ``[*command, PIPE, LIFELINE, "armed", *flags]``, in a session of its own. Guarantees:
     once `kill` returns, the process and all it forked into its group are dead. Assumes: all calls come from
     the thread that owns the selector.
     """
+
+    flags: tuple[str, ...] = (TELL_UP,)
+    """What it is told that this side knows."""
 
     def __init__(
         self, command: Sequence[str], selector: selectors.BaseSelector, env: Mapping[str, str] | None = None
@@ -83,7 +86,7 @@ class PipedProcess:
             passed.callback(os.close, output_write)
             with blocked():  # it begins so, and lets them in when it can survive them
                 self._process = subprocess.Popen(
-                    [*command, str(theirs.fileno()), str(lifeline_read), *armed, TELL_UP],
+                    [*command, str(theirs.fileno()), str(lifeline_read), *armed, *self.flags],
                     stdin=subprocess.DEVNULL,
                     stdout=output_write,
                     stderr=output_write,
@@ -118,6 +121,11 @@ class PipedProcess:
     def _watch(self, fd: int, ready: Callable[[], object]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, ready)
         self._watched.append(fd)
+
+    def _unwatch(self, fd: int) -> None:
+        if fd in self._watched:
+            self._selector.unregister(fd)
+            self._watched.remove(fd)
 
     @property
     def pid(self) -> int:
@@ -158,6 +166,7 @@ class PipedProcess:
         with contextlib.suppress(OSError):
             for _ in range(4):
                 if not (data := os.read(self._output_fd, 1 << 16)):
+                    self._unwatch(self._output_fd)  # it would be ready for ever
                     break
                 self._output.add(data)
 
@@ -172,6 +181,10 @@ class PipedProcess:
         self._is_killed = True
         for fd in self._watched:
             self._selector.unregister(fd)
+        self._watched.clear()
+        self._send_kill()
+
+    def _send_kill(self) -> None:
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -186,10 +199,16 @@ class PipedProcess:
         self.hear()  # it may have spoken before it died
         self.read_output()
         self._pipe.close()
-        os.close(self._lifeline)
-        os.close(self._output_fd)
         if self._pidfd is not None:
             os.close(self._pidfd)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of what its group may still use: the kernel kills what is left of that. May be called twice."""
+        if self._lifeline >= 0:
+            os.close(self._output_fd)
+            os.close(self._lifeline)
+        self._output_fd = self._lifeline = -1  # the numbers may be other files' from now on
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         """Take one frame. Raises ValueError or TypeError when it is none of ours."""

@@ -8,6 +8,9 @@
 
 A child is started when an attempt waits and no child is free. It is killed at a time limit (with one
 thread) or when nothing but abandoned threads is left in it (with several), and replaced when it dies.
+
+A report is held back until nothing of its attempt runs any more: until the child has ended, if that was its
+last attempt, or until it has ended the programs that the attempt has left.
 """
 
 from __future__ import annotations
@@ -19,16 +22,19 @@ import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from queue_eval.attempt import Attempt, Token
-from queue_eval.deaths import LOADING_S, describe_death, describe_excess, describe_lateness
+from queue_eval.deaths import CUT_OFF, LOADING_S, describe_death, describe_excess, describe_lateness
+from queue_eval.leftovers import MARK
 from queue_eval.non_finite import judge_result
+from queue_eval.pipe import bounded
 from queue_eval.states import Outcome
 from queue_eval.surroundings import INSIDE_JOB
 from workers.executors.child_limit import ChildLimit
 from workers.executors.child_process import ChildProcess
+from workers.executors.departures import Departure
 from workers.executors.gauge import Gauge
 from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting, is_scarcity
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
@@ -44,6 +50,18 @@ _QUEUED_MS = 5.0
 """About so much work may queue in a child."""
 
 _QUEUED_MOST = 32
+
+_TIDY_S = 12.0
+"""How long a child may take to end the programs that an attempt has left: twice what that takes at most."""
+
+_LAST_BYTES = 4096
+"""How much is kept of what a process prints at its end."""
+
+_DEATH_S = 0.5
+"""How long a process may take to die whose end of the pipe has closed."""
+
+CLOSE_S = 2.0
+"""How long idle children may take to end by themselves when all is closed."""
 
 _STUCK_MS = 1000.0
 """What an attempt counts for behind which others were stuck: none are queued until it is forgotten."""
@@ -78,11 +96,15 @@ class ChildPool:
         self._free: dict[ChildProcess, None] = {}
         self._roomy: dict[ChildProcess, None] = {}
         self._unsent: dict[ChildProcess, None] = {}
-        self._dying: list[ChildProcess] = []
+        self._departing: dict[Departure, tuple[int, Ended | None]] = {}
+        """How many slots each still takes, and the report that waits for it."""
+        self._tidying: dict[ChildProcess, tuple[float, Ended | None]] = {}
+        """Until when children may end what an attempt has left, and its report, which waits for that."""
         self._look_at = 0.0
         """No attempt reaches its time limit before."""
         self._waiting: deque[tuple[float, Attempt]] = deque()
         self._ended: list[Ended] = []
+        self._stopped: list[Ended] = []
         self._has_loaded = False
         self._pace = Pace()
         self._noisy = False
@@ -115,20 +137,24 @@ class ChildPool:
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
         unwanted = set(tokens)
+        held = self._drop_held(unwanted) if begun else []
         dropped = [attempt.token for _, attempt in self._waiting if attempt.token in unwanted]
         self._waiting = deque(item for item in self._waiting if item[1].token not in unwanted)
         for child in list(self._children):
             dropped += child.recall(unwanted)
             running = [token for token in child.begun_at if token in unwanted] if begun else []
+            began_at = [child.begun_at[token] for token in running]
             for token in running:
                 child.abandon(token)
             dropped += running
             if running and (child.threads == 1 or not child.given):
-                self._replace(child)
+                output = self._replace(child)
+                if child.threads == 1 and output:
+                    self._note_stopped(running[0], began_at[0], output)
             else:
                 self._note_room(child)
         self._dispatch()
-        return dropped
+        return dropped + held
 
     def take_back(self, waiting_since: float) -> list[Token]:
         kept: deque[tuple[float, Attempt]] = deque()
@@ -149,10 +175,16 @@ class ChildPool:
                 back += stuck
         return back
 
+    def take_stopped(self) -> list[Ended]:
+        stopped, self._stopped = self._stopped, []
+        return stopped
+
     def take_returned(self) -> list[Token]:
         return []
 
     def collect(self, now: float) -> list[Ended]:
+        if self._departing:
+            self._limit.departures.turn(now)
         stirred, self._stirred = self._stirred, {}
         for child in stirred if DEATHS_ARE_TOLD else list(self._children):
             if child not in self._children:
@@ -162,7 +194,10 @@ class ChildPool:
                 continue
             if child.is_known_dead():
                 self._bury(child, now)
-            elif child.is_retiring and not child.given:
+            elif child.is_retiring and not child.given and child not in self._tidying:
+                self._retire(child)
+        for child, (until, _) in list(self._tidying.items()):
+            if now >= until:
                 self._replace(child)
         if now >= self._look_at:
             for child in list(self._children):
@@ -178,23 +213,32 @@ class ChildPool:
         return has_loaded
 
     def next_deadline(self) -> float | None:
-        has_limit = self._plan.time_limit_s is not None
-        return self._look_at if has_limit and any(child.given for child in self._children) else None
+        deadlines = [until for until, _ in self._tidying.values()]
+        if self._departing:
+            deadlines.append(self._limit.departures.next_at())
+        if self._plan.time_limit_s is not None and any(child.given for child in self._children):
+            deadlines.append(self._look_at)
+        return min(deadlines, default=None)
 
     def begun(self) -> list[Token]:
-        return [token for child in self._children for token in child.begun_at]
+        running = [token for child in self._children for token in child.begun_at]
+        return running + [one.token for one in self._held()]
 
     def waiting(self) -> int:
         return len(self._waiting) + sum(len(c.given) - len(c.begun_at) for c in self._children)
 
-    def close(self) -> list[Token]:
+    def close(self, *, wait: bool = True) -> list[Token]:
         unfinished = [token for child in self._children for token in child.given]
         unfinished += [attempt.token for _, attempt in self._waiting]
         for child in list(self._children):
-            child.given.clear()
-            self._replace(child)
-        self._bury_dying()
+            if child.given or child.abandoned or child in self._tidying:
+                child.given.clear()
+                self._replace(child)
+            else:
+                self._retire(child)
         self._waiting.clear()
+        if wait:
+            self._limit.departures.settle(CLOSE_S, then_kill=True)
         if self._board is not None:
             self._board.leave(self)
         self._limit.leave(self)
@@ -205,6 +249,10 @@ class ChildPool:
         return len(self._children)
 
     @property
+    def departing(self) -> int:
+        return len(self._departing)
+
+    @property
     def idle_since(self) -> float | None:
         return min((child.idle_since for child in self._idle()), default=None)
 
@@ -213,13 +261,17 @@ class ChildPool:
         none."""
         idle = min(self._idle(), key=lambda child: child.idle_since, default=None)
         if idle is not None:
-            self._replace(idle)
+            self._retire(idle)
         return idle is not None
 
     # ----------------------------------------------------------------------------------------------------
 
     def _idle(self) -> list[ChildProcess]:
-        return [child for child in self._children if not child.given and not child.abandoned]
+        return [
+            child
+            for child in self._children
+            if not child.given and not child.abandoned and child not in self._tidying
+        ]
 
     def _dispatch(self) -> None:
         self._may_be_wide = self._may_be_wide and self._has_wide()
@@ -234,8 +286,6 @@ class ChildPool:
         if self._waiting and (extra := self._queue_depth()):
             self._fill(extra)
         self._start_spares()
-        # Nothing of the next attempt begins before all of the one whose slot it takes is gone.
-        self._bury_dying()
         for child in self._unsent:
             child.flush()
         self._unsent.clear()
@@ -266,6 +316,7 @@ class ChildPool:
         width = min(attempt.slots, self._plan.slots)
         is_crowded = (
             self._may_be_wide
+            or bool(self._departing)
             or self._shape.one_attempt_each  # there are spares
             or (self._may_retire and any(child.is_retiring for child in self._children))
         )
@@ -288,6 +339,7 @@ class ChildPool:
     def _in_use(self) -> int:
         """Slots that are taken."""
         given = sum(attempt.slots for child in self._children for attempt in child.given.values())
+        given += sum(width for width, _ in self._departing.values())
         return given + sum(child.abandoned for child in self._children)
 
     def _queue_depth(self) -> int:
@@ -326,6 +378,8 @@ class ChildPool:
         if self._board is not None:
             return False
         serving = len(self._children)
+        if not self._shape.one_attempt_each:
+            serving += len(self._departing)
         if self._may_retire:
             serving = sum(not child.is_retiring for child in self._children)
         return serving >= self._shape.children
@@ -359,7 +413,7 @@ class ChildPool:
             if self._board is not None:
                 self._board.give_back(slots)
             return None
-        env = self._environment
+        env: Mapping[str, str] = self._environment
         if means is not None:
             base = self._bare_environment if means.cores else env
             env = means.environment(base, threads=self._shape.threads)
@@ -380,8 +434,8 @@ class ChildPool:
         while True:
             try:
                 return ChildProcess(
-                    self._plan.python, self._plan.setup, self._selector, self._note_stirred, env,
-                    self._plan.jobs_per_child,
+                    self._plan.python, self._plan.setup, self._selector, self._note_stirred,
+                    {**env, MARK: self._limit.departures.next_mark()}, self._plan.jobs_per_child,
                 )  # fmt: skip
             except OSError as error:
                 if not (may_end_others and is_scarcity(error) and self._limit.end_oldest()):
@@ -402,12 +456,15 @@ class ChildPool:
 
     def _take_reports(self, child: ChildProcess, now: float) -> None:
         self._has_loaded = child.take_load() or self._has_loaded
-        if not child.reports:
+        if child in self._tidying and (child.reports or not child.is_tidying):
+            self._end_tidying(child)
+        if child not in self._children or not child.reports:
             return
         reports, child.reports = child.reports, []
         # What several have printed is that of the first: none were queued behind one that prints.
         printed = child.take_output() if child.threads == 1 else b""
         self._noisy = self._noisy or bool(printed)
+        ended: list[Ended] = []
         for report in reports:
             token = (report.id, report.attempt)
             begun_at = child.begun_at.get(token, now)
@@ -417,16 +474,49 @@ class ChildPool:
             output, printed = report.output or printed, b""
             self._pace.add(report.run_ms)
             outcome, body = judge_result(report.outcome, report.body)
-            self._ended.append(
+            ended.append(
                 Ended(token, outcome, report.run_ms, slot_ms, now, report.source, body, output,
                       unloaded=child.load_error, told=child.told)
             )  # fmt: skip
-        if self._shape.one_attempt_each:
-            self._replace_soon(child)
+        held = ended.pop() if ended and (child.is_tidying or self._is_through(child)) else None
+        self._ended += ended
+        if child.is_tidying:
+            self._tidying[child] = (now + _TIDY_S, held)
+        elif self._is_through(child):
+            self._retire(child, held)
         elif child.abandoned and not child.given:
             self._replace(child)
         else:
             self._note_room(child)
+
+    def _is_through(self, child: ChildProcess) -> bool:
+        """Whether it has run its last attempt."""
+        return self._shape.one_attempt_each or (child.is_retiring and not child.given)
+
+    def _end_tidying(self, child: ChildProcess) -> None:
+        _, held = self._tidying.pop(child)
+        if self._is_through(child):
+            self._retire(child, held)
+            return
+        if held is not None:
+            self._ended.append(held)
+        self._note_room(child)
+
+    def _held(self) -> list[Ended]:
+        """Reports that wait."""
+        waiting = [held for _, held in (*self._departing.values(), *self._tidying.values())]
+        return [held for held in waiting if held is not None]
+
+    def _drop_held(self, unwanted: Container[Token]) -> list[Token]:
+        """Forget reports that wait; what they wait for goes on."""
+        dropped = [one.token for one in self._held() if one.token in unwanted]
+        for departure, (width, held) in list(self._departing.items()):
+            if held is not None and held.token in unwanted:
+                self._departing[departure] = (width, None)
+        for child, (until, held) in list(self._tidying.items()):
+            if held is not None and held.token in unwanted:
+                self._tidying[child] = (until, None)
+        return dropped
 
     def _first_deadline(self, now: float) -> float:
         """When the first attempt reaches its time limit, of these and of all that begin from now on."""
@@ -440,6 +530,8 @@ class ChildPool:
         return min([now + self._plan.time_limit_s, *deadlines])
 
     def _enforce_time_limit(self, child: ChildProcess, now: float) -> None:
+        if child in self._tidying:  # the next attempt has not begun
+            return
         limit = self._limit_of(child)
         if all(now < begun_at + limit for begun_at in child.begun_at.values()):
             return
@@ -478,8 +570,8 @@ class ChildPool:
             elif held > limit / 2:
                 # What it holds beyond its attempt must not be charged to the next one.
                 child.left = 0
-                if not child.given:
-                    self._replace(child)
+                if not child.given and child not in self._tidying:
+                    self._retire(child)
 
     def _stop_excess(self, child: ChildProcess, limit: int, held: int, now: float) -> None:
         begun = child.forget_begun()
@@ -496,12 +588,15 @@ class ChildPool:
             )  # fmt: skip
 
     def _bury(self, child: ChildProcess, now: float) -> None:
+        # Whose end of the pipe is closed dies in a moment, unless user code has closed it.
+        has_died = child.wait_for_exit(_DEATH_S)
         child.kill()
         self._take_reports(child, now)  # it may have reported before it died
         if child not in self._children:
             return
-        death = child.describe_exit()
-        begun = child.forget_begun()
+        death = child.describe_exit() if has_died else CUT_OFF
+        # While it tidies up, the next attempt has not begun.
+        begun = {} if child in self._tidying else child.forget_begun()
         output = child.take_output() if begun else b""
         did = "ran this job" if child.ready else "was to load the run function"
         for token, begun_at in begun.items():
@@ -513,34 +608,50 @@ class ChildPool:
     def _replace(self, child: ChildProcess) -> bytes:
         """Kill a child; what it had not begun goes back to waiting. Returns its last output."""
         child.kill()
-        slots = self._strike_off(child)
-        if self._board is not None:
-            self._board.give_back(slots)
+        output = child.take_output()
+        _, held = self._tidying.pop(child, (0.0, None))
         now = time.monotonic()
         for attempt in reversed(child.given.values()):
             self._waiting.appendleft((now, attempt))
         child.given.clear()
-        return child.take_output()
+        self._depart(child, held, gently=False)
+        return output
 
-    def _replace_soon(self, child: ChildProcess) -> None:
-        """The same for one that has nothing to do any more: the next interpreter may start while the kernel
-        clears this one away."""
-        if self._board is not None:  # where slots own something, they are not free before it is gone
-            self._replace(child)
-            return
-        child.begin_to_kill()
-        self._strike_off(child)
-        self._dying.append(child)
+    def _retire(self, child: ChildProcess, held: Ended | None = None) -> None:
+        """Let an idle child end as Python ends; `held` is told of when it has."""
+        # One that still loads the run function has nothing to bring to an end, and would hear of it late.
+        self._depart(child, held, gently=child.ready or not child.is_up)
 
-    def _bury_dying(self) -> None:
-        for child in self._dying:
-            child.kill()
-        self._dying.clear()
+    def _depart(self, child: ChildProcess, held: Ended | None, *, gently: bool) -> None:
+        """The slots of a child are free when nothing that it has started runs any more."""
+        slots = self._strike_off(child)
+
+        def clear(departure: Departure) -> None:
+            _, left = self._departing.pop(departure, (0, held))
+            if self._board is not None:
+                self._board.give_back(slots)
+            if left is not None:
+                last_words = bounded(departure.last_words, _LAST_BYTES)
+                self._ended.append(left._replace(output=left.output + last_words))
+
+        if self._board is not None:
+            self._board.expect_back(slots, self._look_at_departures)
+        departure = self._limit.departures.end(child, clear, gently=gently)
+        if departure is not None:
+            self._departing[departure] = (child.width, held)
+
+    def _look_at_departures(self) -> None:
+        self._limit.departures.turn(time.monotonic())
 
     def _strike_off(self, child: ChildProcess) -> tuple[int, ...]:
         for noted in (self._stirred, self._free, self._roomy, self._unsent):
             noted.pop(child, None)
         return self._children.pop(child)
+
+    def _note_stopped(self, token: Token, began_at: float, output: bytes) -> None:
+        now = time.monotonic()
+        run_ms = (now - began_at) * 1000
+        self._stopped.append(Ended(token, Outcome.CANCELLED, run_ms, run_ms, now, "", b"", output))
 
     def _end(
         self, token: Token, outcome: Outcome, run_ms: float, body: bytes, output: bytes, *,

@@ -82,6 +82,10 @@ class Executor(Protocol):
         """How many processes it has."""
 
     @property
+    def departing(self) -> int:
+        """How many more are ending."""
+
+    @property
     def trouble(self) -> str:
         """Why nothing that is forwarded runs, for those who wait for it; "" when all is well."""
 
@@ -91,6 +95,9 @@ class Executor(Protocol):
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
         """Drop these attempts without a report, those that are running only when `begun`; return which."""
+
+    def take_stopped(self) -> list[Ended]:
+        """What those had printed that `forget` has stopped since the last call, where that is known."""
 
     def take_back(self, waiting_since: float) -> list[Token]:
         """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s);
@@ -114,5 +121,7 @@ class Executor(Protocol):
     def waiting(self) -> int:
         """How many attempts have not begun."""
 
-    def close(self) -> list[Token]:
-        """Kill everything; return the attempts that were running or waiting. May be called twice."""
+    def close(self, *, wait: bool = True) -> list[Token]:
+        """End everything; return the attempts that were running or waiting. What runs is killed, idle
+        processes may end by themselves. Without `wait`, processes may be on their way out; the departures of
+        the worker wait for these. May be called twice."""

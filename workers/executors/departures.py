@@ -1,0 +1,149 @@
+"""Children that end, and what they have left running, over all campaigns of a worker.
+
+::
+
+    idle child ──end of its pipe──▶ it ends as Python ends ──▶ nothing left ──▶ gone
+                                       │ takes too long: SIGKILL  │ something is left: see `leftovers`
+    child to be killed ──SIGKILL───────┴──────────────────────────┘
+
+Its slots are free when all is gone: nothing of the next attempt begins before. The runner waits for none of
+this; it looks in each of its turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable
+
+from queue_eval.leftovers import MARK, Ending
+from workers.executors.child_process import ChildProcess
+from workers.executors.piped_process import SECRETS
+from workers.guard import Guard
+
+log = logging.getLogger(__name__)
+
+END_S = 5.0
+"""How long a process may take to end as Python ends: threads, exit handlers, files."""
+
+_KILLED = b"[the process had not ended %g s after this job, and was killed: a thread or an exit handler]\n"
+
+_POLL_S = 0.05
+"""Where no file descriptor tells of a process's death."""
+
+
+class Departure:
+    """One child on its way out. `on_gone` is called with it, once."""
+
+    def __init__(self, child: ChildProcess, on_gone: Callable[[Departure], object]) -> None:
+        self.child = child
+        self._on_gone = on_gone
+        self._kill_at = time.monotonic() + END_S
+        self._ending: Ending | None = None
+        self.last_words = b""
+        """What it has printed at its end."""
+
+    def hurry(self) -> None:
+        """Kill it without waiting for its end."""
+        self._kill_at = 0.0
+
+    @property
+    def next_at(self) -> float:
+        if self._ending is not None:
+            return self._ending.next_at
+        return min(self._kill_at, time.monotonic() + _POLL_S)
+
+    def turn(self, now: float) -> bool:
+        """Whether all is gone."""
+        if self._ending is None and not self._bury(now):
+            return False
+        if self._ending is not None:
+            is_over = self._ending.turn(now)
+            self.child.read_output()
+            if not is_over:
+                return False
+            if self._ending.hung:
+                hung = ", ".join(map(str, self._ending.hung))
+                log.warning("processes of a job hang in the kernel and cannot be killed: %s", hung)
+        self.last_words = self.child.take_output() + self.last_words
+        self.child.release()
+        self._on_gone(self)
+        return True
+
+    def _bury(self, now: float) -> bool:
+        """Whether the process itself is dead; then what it has left is asked to end."""
+        if not self.child.has_exited():
+            if now < self._kill_at:
+                return False
+            if self._kill_at:
+                self.last_words = _KILLED % END_S
+        self.child.kill()
+        if not self.child.has_ended_well():
+            ending = Ending(self.child.mark, self.child.pid)
+            self._ending = ending if ending.begin() else None
+        return True
+
+
+class Departures:
+    """Assumes: all calls come from the runner's thread."""
+
+    def __init__(self, *, guarded: bool = False) -> None:
+        """`guarded`: a process outlives this one, to end what the children have started."""
+        # Of a worker that runs within a job: the mark of that job finds all that is below.
+        outer = os.environ.get(MARK)
+        self._mark = (f"{outer}/" if outer else "") + secrets.token_hex(8)
+        self._children = 0
+        self._guard = Guard(self._mark, SECRETS) if guarded else None
+        self._under_way: dict[Departure, None] = {}
+
+    def next_mark(self) -> str:
+        """The mark of the next child."""
+        if self._guard is not None:
+            self._guard.start()
+        self._children += 1
+        return f"{self._mark}.{self._children}"
+
+    def end(
+        self, child: ChildProcess, on_gone: Callable[[Departure], object], *, gently: bool
+    ) -> Departure | None:
+        """Let a child end, `gently` or not. None when all is gone already; `on_gone` has then been called."""
+        departure = Departure(child, on_gone)
+        if gently:
+            child.end_input()
+        else:
+            departure.hurry()
+            if departure.turn(time.monotonic()):
+                return None
+        self._under_way[departure] = None
+        return departure
+
+    def next_at(self) -> float:
+        """When `turn` has something to do (monotonic, s)."""
+        return min((one.next_at for one in self._under_way), default=math.inf)
+
+    def turn(self, now: float) -> None:
+        for departure in list(self._under_way):
+            if departure.turn(now):
+                del self._under_way[departure]
+
+    def settle(self, timeout_s: float, *, then_kill: bool = False) -> None:
+        """Wait until all are gone, for so long at most; `then_kill`: kill the rest, and wait for that."""
+        deadline = time.monotonic() + timeout_s
+        while self._under_way:
+            now = time.monotonic()
+            if now >= deadline:
+                if not then_kill:
+                    return
+                for departure in self._under_way:
+                    departure.hurry()
+            self.turn(now)
+            if self._under_way:
+                time.sleep(min(max(0.0, self.next_at() - time.monotonic()), _POLL_S / 5))
+
+    def close(self) -> None:
+        """No child is left. May be called twice."""
+        if self._guard is not None:
+            self._guard.close()

@@ -1,0 +1,72 @@
+"""A process that outlives its worker for a moment, to end what the worker's jobs have started.
+
+::
+
+    worker ──▶ sh ──▶ guard (an orphan at once, in a session of its own)
+       └─pipe, nothing is ever written──▶ its end: the worker has ended, however
+
+The kernel kills the process groups of a dead worker's children (see `queue_eval.lifeline`). What has left
+these groups is found by the mark in its environment. The guard takes no notice of stop signals: a batch
+system sends them to all processes, and the worker goes on for as long as it drains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Collection
+
+from queue_eval.leftovers import CAN_BE_FOUND, Ending, dies_with_first_process, unmarked
+from queue_eval.stop_signals import blocked
+
+log = logging.getLogger(__name__)
+
+_PROGRAM = "from workers.guard import main; main()"
+
+
+class Guard:
+    """Watches over one worker. `mark`: how the marks of all its children begin; `secrets`: variables that are
+    not for it."""
+
+    def __init__(self, mark: str, secrets: Collection[str]) -> None:
+        self._mark = mark
+        self._secrets = secrets
+        self._pipe: int | None = None
+
+    def start(self) -> None:
+        """Start it, unless it is there or has nothing to do. May be called twice."""
+        if self._pipe is not None or not CAN_BE_FOUND or dies_with_first_process():
+            return
+        theirs, self._pipe = os.pipe()
+        # It outlives this worker, and the job in which the worker may run.
+        env = {name: value for name, value in unmarked().items() if name not in self._secrets}
+        command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs), self._mark]
+        try:
+            with blocked():  # for as long as it lives
+                subprocess.run(
+                    ["/bin/sh", "-c", '"$@" &', "sh", *command], check=True, pass_fds=(theirs,),
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    start_new_session=True, env=env,
+                )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("what jobs have started may outlive this worker: cannot start its guard: %s", error)
+            self.close()
+        finally:
+            os.close(theirs)
+
+    def close(self) -> None:
+        """Let it end. May be called twice."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def main() -> None:
+    pipe, mark = int(sys.argv[1]), sys.argv[2]
+    os.chdir("/")  # a folder that is to be removed must not be in use
+    with contextlib.suppress(OSError):
+        os.read(pipe, 1)
+    Ending(mark).run()
