@@ -122,6 +122,20 @@ def test_a_worker_that_steps_aside_is_told_of_while_another_serves(server, campa
 
 
 @pytest.mark.usefixtures("soon")
+def test_a_sick_worker_that_tries_a_job_serves_nobody(server, campaign):
+    filled = Filled(server, campaign)
+    keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": LABEL}
+    with Evaluator.create(NAME, "process", keywords | {"on_change": "accept"}) as driver:
+        driver.submit([{"x": 1}])
+        filled.settle(room=1, worker="sick")
+        filled.register("sick", refused={campaign: "its interpreter is gone"})
+        said = told_within(driver)
+        assert said == [f"worker sick does not serve campaign {campaign!r}: its interpreter is gone"]
+    filled.deregister("sick")
+    filled.link.close()
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_fleet_of_sick_workers_is_told_of_in_a_handful_of_warnings(server, campaign):
     filled = Filled(server, campaign)
     keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": LABEL}
