@@ -285,8 +285,7 @@ class _Cluster(RedisCluster):
     def line_to(self, node: ClusterNode) -> Any:
         """A connection of its own, which waits for no reply longer than a PING may take."""
         pool = self.get_redis_connection(node).connection_pool
-        quick = {"socket_timeout": self.nodes.timeout_s, "socket_connect_timeout": self.nodes.timeout_s}
-        return pool.connection_class(**(pool.connection_kwargs | quick))
+        return pool.connection_class(**(pool.connection_kwargs | self.nodes.timeouts))
 
     def _probe(self, node: ClusterNode) -> None:
         line = self.line_to(node)
@@ -430,9 +429,7 @@ def _first_to_ask(
 ) -> Sequence[tuple[str, int]]:
     """One that answers, by which redis-py finds the others: it would wait for one that is silent as long as
     for a reply. All, if none answers."""
-    quick = {
-        "socket_timeout": nodes.timeout_s, "socket_connect_timeout": nodes.timeout_s, "retry": _never(),
-    }  # fmt: skip
+    quick = nodes.timeouts | {"retry": _never()}
     for host, port in sorted(url.nodes, key=lambda node: nodes.is_suspected(f"{node[0]}:{node[1]}")):
         line = kind(host=host, port=port, **(settings | quick))
         try:

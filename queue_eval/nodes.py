@@ -43,12 +43,13 @@ class _Absence:
 class Nodes:
     """Shared by all links of one process to a cluster. Guarantees: one thread at a time waits for a probe,
     and others only if they want a node that is suspected, too. A node that has not answered a PING
-    within `timeout_s` is away, and is asked again `pace_s` later."""
+    within `timeouts` (settings of a connection) is away, and is asked again `pace_s` later."""
 
     def __init__(self, log: logging.Logger, pace_s: float = PACE_S) -> None:
         self._log = log
         self._pace_s = pace_s
-        self.timeout_s = min(_MOST_TIMEOUT_S, max(_LEAST_TIMEOUT_S, pace_s / 2))
+        timeout_s = min(_MOST_TIMEOUT_S, max(_LEAST_TIMEOUT_S, pace_s / 2))
+        self.timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._absences: dict[str, _Absence] = {}

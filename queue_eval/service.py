@@ -80,11 +80,12 @@ class ServiceCheck:
         cards = {one.card.name: one.card for one in workers if _beats(one)}
         serving = self._serving(snapshot, cards)
         refusals = self._new_refusals(cards)
+        refusing = {card.name for card in cards.values() if self._queue.campaign in card.refused}
         if refusals:
-            self._tell_refusals(refusals, served=bool(serving))
-        is_refused = any(self._queue.campaign in card.refused for card in cards.values())
+            # One that refuses may hold a job all the same, to see whether it can do it by now.
+            self._tell_refusals(refusals, served=bool(serving.keys() - refusing))
         # Where workers refuse, that is the reason, and was told.
-        is_unserved = not serving and not is_refused and not self._hires
+        is_unserved = not serving and not refusing and not self._hires
         if self._unserved.is_due(is_unserved, waited_s, patience_s):
             self._tell_unserved(patience_s)
         if self._full.is_due(self._all_full(snapshot, serving), waited_s, patience_s):

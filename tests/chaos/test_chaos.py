@@ -98,6 +98,7 @@ def test_other_methods(folder: Path, method: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_second_server_is_refused(folder: Path) -> None:
     report = attack(
         folder, "--evaluations", 60, "--minutes", 0.15, "--seed", 3, "--fault-every", "700ms",

@@ -189,13 +189,14 @@ def test_a_worker_starts_and_drains_while_a_node_is_away(nodes, url, worker, tmp
 def test_all_nodes_are_away_and_come_back(nodes, url, worker, tmp_path, how):
     searches = [Search(url, place, tmp_path) for place in range(3)]
     # Here every campaign waits, so nothing tells how busy the machine is: a lease that forgives some seconds.
-    worker("--lease", f"{2 * LEASE_S}s")
+    lease_s = 2 * LEASE_S
+    worker("--lease", f"{lease_s}s")
     with searches[0].evaluator, searches[1].evaluator, searches[2].evaluator:
         for search in searches:
             search.submit(6, 0.3)
         wait_until(lambda: all(search.executions() for search in searches), PATIENCE_S)
         ways_back = [take_away(node, how) for node in nodes]
-        time.sleep(AWAY_S)  # longer than a lease
+        time.sleep(2.5 * lease_s)  # longer than two leases
         for bring_back in ways_back:
             bring_back()
         for search in searches:

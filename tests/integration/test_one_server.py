@@ -386,6 +386,7 @@ def test_words_that_are_no_holder() -> None:
 # A home that is removed -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_removed_home_is_told_of_once(
     own_home: Path, tmp_path: Path, campaign: str, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -100,46 +101,56 @@ def test_a_worker_that_is_full_of_the_drivers_own_jobs_is_no_trouble(fleet, camp
 # Workers that refuse ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_worker_that_steps_aside_is_told_of_while_another_serves(server, campaign):
+@pytest.fixture
+def waiting(server, campaign, soon) -> Iterator[tuple[Evaluator, Filled]]:
+    """A driver with one job to wait for, and what plays its workers."""
     filled = Filled(server, campaign)
     keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": LABEL}
     with Evaluator.create(NAME, "process", keywords | {"on_change": "accept"}) as driver:
         driver.submit([{"x": 1}])
-        (token,) = filled.settle(room=1, worker="healthy")
-        filled.register("healthy", slots=1)
-        filled.register("sick", refused={campaign: "its interpreter is gone"})
-        said = told_within(driver)
-        assert said == [f"worker sick has stepped aside from campaign {campaign!r}: its interpreter is gone"]
-        assert told_within(driver, seconds=0.5) == [], "once"
-        filled.register("sick", refused={campaign: "no module named numpy"})
-        (said_then,) = told_within(driver)
-        assert said_then.endswith("no module named numpy")
-        assert token.id == 1
+        yield driver, filled
+    filled.link.close()
+
+
+def test_a_worker_that_steps_aside_is_told_of_while_another_serves(waiting, campaign):
+    driver, filled = waiting
+    (token,) = filled.settle(room=1, worker="healthy")
+    filled.register("healthy", slots=1)
+    filled.register("sick", refused={campaign: "its interpreter is gone"})
+    said = told_within(driver)
+    assert said == [f"worker sick has stepped aside from campaign {campaign!r}: its interpreter is gone"]
+    assert told_within(driver, seconds=0.5) == [], "once"
+    filled.register("sick", refused={campaign: "no module named numpy"})
+    (said_then,) = told_within(driver)
+    assert said_then.endswith("no module named numpy")
+    assert token.id == 1
     for worker in ("healthy", "sick"):
         filled.deregister(worker)
-    filled.link.close()
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_fleet_of_sick_workers_is_told_of_in_a_handful_of_warnings(server, campaign):
-    filled = Filled(server, campaign)
-    keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": LABEL}
+def test_a_sick_worker_that_tries_a_job_serves_nobody(waiting, campaign):
+    driver, filled = waiting
+    filled.settle(room=1, worker="sick")
+    filled.register("sick", refused={campaign: "its interpreter is gone"})
+    said = told_within(driver)
+    assert said == [f"worker sick does not serve campaign {campaign!r}: its interpreter is gone"]
+    filled.deregister("sick")
+
+
+def test_a_fleet_of_sick_workers_is_told_of_in_a_handful_of_warnings(waiting, campaign):
+    driver, filled = waiting
     names = [f"{campaign}-sick-{i}" for i in range(12)]
-    with Evaluator.create(NAME, "process", keywords | {"on_change": "accept"}) as driver:
-        driver.submit([{"x": 1}])
-        for i, name in enumerate(names):
-            # Three of them for the same reason.
-            filled.register(name, refused={campaign: f"reason {max(i, 2)}"})
-        said = told_within(driver, wanted=MOST_WARNINGS + 1)
-        assert len(said) == MOST_WARNINGS + 1
-        assert " (and 2 others) does not serve campaign" in said[0]
-        assert said[-1].startswith("5 more workers do not serve campaign")
-        filled.register(names[0], refused={campaign: "yet another"})
-        assert told_within(driver, seconds=0.5) == []
+    for i, name in enumerate(names):
+        # Three of them for the same reason.
+        filled.register(name, refused={campaign: f"reason {max(i, 2)}"})
+    said = told_within(driver, wanted=MOST_WARNINGS + 1)
+    assert len(said) == MOST_WARNINGS + 1
+    assert " (and 2 others) does not serve campaign" in said[0]
+    assert said[-1].startswith("5 more workers do not serve campaign")
+    filled.register(names[0], refused={campaign: "yet another"})
+    assert told_within(driver, seconds=0.5) == []
     for name in names:
         filled.deregister(name)
-    filled.link.close()
 
 
 # Inside a job -------------------------------------------------------------------------------------------

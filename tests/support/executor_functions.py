@@ -312,9 +312,10 @@ def do_nap(config: Config) -> Any:
 
 
 def do_keep(config: Config) -> Any:
-    """Holds memory for a while, and for good."""
+    """Holds memory for good; returns when there is a gate, if it is given one."""
     KEPT.append(b"x" * config["bytes"])
-    time.sleep(config["for_s"])
+    while "gate" in config and not pathlib.Path(config["gate"]).exists():
+        time.sleep(0.01)
     return os.getpid()
 
 
