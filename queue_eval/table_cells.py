@@ -32,9 +32,12 @@ BOOLEANS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": F
 
 NULLS = ("None", "null")
 
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _NO_NUMBERS = re.compile(r"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
-_FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn \t\r\n')
+_BLANKS = " \t\r\n"
+"""What may stand around a value: str.strip() takes more, such as the separators of ASCII."""
+
+_FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn' + _BLANKS)
 """How cells begin that may be read as anything but their text."""
 
 
@@ -97,7 +100,7 @@ def json_of(cell: str) -> Any:
 
 def word_of(cell: str) -> Any:
     """What pandas takes a cell for, if that is a boolean, null, or a number; else NOTHING."""
-    cell = cell.strip()
+    cell = cell.strip(_BLANKS)
     if cell in BOOLEANS:
         return BOOLEANS[cell]
     if cell in NULLS:
@@ -112,7 +115,7 @@ def word_of(cell: str) -> Any:
 
 def is_no_number(cell: str) -> bool:
     """Whether a cell is NaN or an infinity, for which a config has no value."""
-    return _NO_NUMBERS.fullmatch(cell.strip()) is not None
+    return _NO_NUMBERS.fullmatch(cell.strip(_BLANKS)) is not None
 
 
 def keys_of_columns(columns: Iterable[str], own: Collection[str]) -> dict[str, str]:

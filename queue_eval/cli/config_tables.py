@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +24,7 @@ from typing import Any
 from queue_eval.cli.export_tables import OWN_COLUMNS
 from queue_eval.errors import ConfigError
 from queue_eval.table_cells import NOTHING, RESULT_COLUMNS, is_no_number, json_of, keys_of_columns, word_of
+from queue_eval.user_warning import warn_user
 
 _SEPARATORS = ",;\t|"
 _TRIED_ROWS = 50
@@ -100,18 +100,14 @@ def _warn_of_text(path: Path, table: _Table, name: str, cells: list[str]) -> Non
         else:
             is_doubtful = cell.strip() != "null"
         if is_doubtful:
-            warnings.warn(
+            warn_user(
                 f"{path}, column {name!r}: {cell!r} ({place}) is read as text, for not all of the column is "
-                "numbers, or true and false; write the configs as .jsonl if it is no text",
-                UserWarning,
-                stacklevel=2,
+                "numbers, or true and false; write the configs as .jsonl if it is no text"
             )
             return
     if table.separator == ";" and all(map(_DECIMAL_COMMA.fullmatch, filter(None, cells))):
-        warnings.warn(
-            f"{path}, column {name!r} holds {cells[0]!r}, which is read as text; write numbers with a point",
-            UserWarning,
-            stacklevel=2,
+        warn_user(
+            f"{path}, column {name!r} holds {cells[0]!r}, which is read as text; write numbers with a point"
         )
 
 

@@ -7,7 +7,7 @@ import json
 import warnings
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from queue_eval.cli.config_files import read_configs
@@ -154,6 +154,7 @@ def test_what_was_written_is_read_back(tmp_path, written):
 
 @pytest.mark.parametrize("written", [in_results, in_an_export])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(configs=[{"x": "\x1f0"}])  # Python strips this character, and reads a number
 @given(configs=CONFIGS)
 def test_whatever_was_written_is_read_back(tmp_path, written, configs):
     read = read_configs(written(tmp_path, configs))
