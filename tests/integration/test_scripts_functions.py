@@ -349,6 +349,7 @@ def change_code(fleet, campaign, **changes):
 
 
 @pytest.mark.filterwarnings("ignore:worker .* has stepped aside:UserWarning")  # beside one that ends
+@pytest.mark.long  # 30 s, for which another worker is waited for
 def test_another_python_refuses_code_by_value(fleet, campaign):
     with fleet.driver(campaign, lambda config: config["x"]) as driver:
         change_code(fleet, campaign, python="cpython 3.99")
@@ -389,7 +390,7 @@ def test_a_worker_of_the_build_before_is_told_all_that_it_reads(fleet, campaign)
     assert path[1].endswith("/tools")
 
 
-@pytest.mark.parametrize(("word", "is_run"), [("by-value", True), ("search", False)])
+@pytest.mark.parametrize(("word", "is_run"), [("by-value", True), pytest.param("search", False, marks=pytest.mark.long)])
 def test_a_worker_with_a_list_takes_a_script_for_code_by_value(fleet, campaign, word, is_run):
     fleet.worker("--name", f"strict-{word}", "--allow", word, slots=2)
     wait_registered(fleet, f"strict-{word}")

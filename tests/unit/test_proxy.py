@@ -260,7 +260,8 @@ def test_nothing_is_left_after_close(echo):
         client.close()
         with pytest.raises(RuntimeError, match="closed"):
             proxy.heal()
-    wait_until(lambda: mine() == before)
+    # Fewer, when what an earlier test had left has ended meanwhile.
+    wait_until(lambda: all(now <= then for now, then in zip(mine(), before, strict=True)))
 
 
 def test_it_needs_nothing_but_the_standard_library():
