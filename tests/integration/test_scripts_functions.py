@@ -390,7 +390,9 @@ def test_a_worker_of_the_build_before_is_told_all_that_it_reads(fleet, campaign)
     assert path[1].endswith("/tools")
 
 
-@pytest.mark.parametrize(("word", "is_run"), [("by-value", True), pytest.param("search", False, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("word", "is_run"), [("by-value", True), pytest.param("search", False, marks=pytest.mark.long)]
+)
 def test_a_worker_with_a_list_takes_a_script_for_code_by_value(fleet, campaign, word, is_run):
     fleet.worker("--name", f"strict-{word}", "--allow", word, slots=2)
     wait_registered(fleet, f"strict-{word}")
