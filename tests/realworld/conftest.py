@@ -1,20 +1,5 @@
 """Workers for homes with a server of their own. These tests need real libraries: the extra `realworld`."""
 
-from __future__ import annotations
+from tests.faults.conftest import fleet
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from queue_eval.server import start_server
-from tests.support.fault_fleet import Fleet
-
-
-@pytest.fixture
-def fleet(own_home: Path, tmp_path: Path) -> Iterator[Fleet]:
-    """A running server of its own, and room for workers."""
-    start_server(own_home, keep=True)
-    fleet = Fleet(own_home, tmp_path)
-    yield fleet
-    fleet.close()
+__all__ = ["fleet"]
