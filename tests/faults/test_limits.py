@@ -220,6 +220,7 @@ def test_the_largest_result_arrives_and_larger_ones_are_refused(fleet, campaign,
     assert jobs[most].result == "x" * most
     assert jobs[1].result == "x"
     refusal = r"ResultError: .* it takes [\d,]+ bytes as JSON, .* return its path"
+    refusal += r'\. The result was "x{5999}.*x{5999}"'
     for job in (jobs[most + 1], jobs[100 * MB]):
         assert (job.state, job.cause) == ("failed", "error")
         assert re.fullmatch(refusal, job.error)
