@@ -221,7 +221,11 @@ def _better(best: float | None, job: Job) -> float | None:
 
 
 def _is_infinite_or_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    """Also numpy's scalars, which a function of the user's may give."""
+    try:
+        return not math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):  # no number
+        return False
 
 
 def _shown(value: Any) -> str:

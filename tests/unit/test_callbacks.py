@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from queue_eval.callbacks import (
@@ -151,7 +152,7 @@ def test_tqdm_counts_failures(capsys):
     assert "3.4" not in err.replace("3/3", "")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan"), None])
 def test_early_stopping_takes_no_failure_and_no_nan_for_the_best(value):
     stopping = SearchEarlyStopping(patience=4, objective_func=lambda job: -job.result["loss"])
     good = done({"loss": 2})

@@ -95,10 +95,13 @@ def test_other_characters_are_no_separators(tmp_path):
         read_configs(tmp_path / "c.csv")
 
 
-def test_a_decimal_comma_is_told(tmp_path):
-    (tmp_path / "c.csv").write_text("x;y\n0,5;1\n1,5;2\n")
-    with pytest.warns(UserWarning, match="column 'x' holds '0,5', .* write numbers with a point"):
-        assert read_configs(tmp_path / "c.csv") == [{"x": "0,5", "y": 1}, {"x": "1,5", "y": 2}]
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("cells", [["0,5", "1,5"], ["", "0,5"], ["1", "1,5e-3", "2,5"]])
+def test_a_decimal_comma_is_told(tmp_path, separator, cells):
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([("y", "x"), *enumerate(cells)])
+    with pytest.warns(UserWarning, match=r"'x': '\d,5.*' \(row .*\) is read as text; write numbers with"):
+        assert read_configs(tmp_path / "c.csv") == [{"y": y, "x": x} for y, x in enumerate(cells)]
 
 
 # What queue_eval has written
@@ -159,6 +162,13 @@ def test_what_was_written_is_read_back(tmp_path, written):
 def test_whatever_was_written_is_read_back(tmp_path, written, configs):
     read = read_configs(written(tmp_path, configs))
     assert json.dumps(read, sort_keys=True) == json.dumps(configs, sort_keys=True)
+
+
+@pytest.mark.parametrize("written", [in_results, in_an_export])
+def test_a_long_text_is_read_back(tmp_path, written):
+    """Longer than what the module csv reads by itself."""
+    configs = [{"a": "x" * 200_000, "b": 1}]
+    assert read_configs(written(tmp_path, configs)) == configs
 
 
 def test_both_tables_have_the_same_cells(tmp_path):
