@@ -83,6 +83,15 @@ def test_saved_keys_named_like_our_columns(tmp_path):
     assert rows(tmp_path)[1][:3] == ["1", "1", "0.5"]
 
 
+def test_a_callable_may_give_a_state_of_its_own(tmp_path):
+    write_results([finished(1, state="solid")], lambda job: dict(job.config), tmp_path)
+    assert rows(tmp_path)[0] == ["config.state", "id", "objective", "elapsed_sec", "duration", "state"]
+    assert [rows(tmp_path)[1][i] for i in (0, -1)] == ["solid", "succeeded"]
+    for ours in (lambda job: {"state": job.state}, lambda job: {"state": job.state.value}):
+        write_results([finished(1, x=1)], ours, tmp_path)
+        assert rows(tmp_path)[0] == ["id", "objective", "elapsed_sec", "duration", "state"]
+
+
 def test_saved_keys(tmp_path):
     write_results([finished(1, x=[1, 2], y=2)], ["x", "absent"], tmp_path)
     assert rows(tmp_path)[0] == ["x", "absent", "id", "objective", "elapsed_sec", "duration", "state"]
