@@ -121,7 +121,8 @@ class SearchEarlyStopping(Callback):
     """Ends the search when the best objective has not improved for `patience` finished jobs.
 
     `objective_func` maps a job to the number to maximise, by default its result. It is not asked about jobs
-    that failed or were cancelled: they have no objective, and improve nothing, nor do NaN and infinities.
+    that failed or were cancelled: they have no objective, and improve nothing, nor do NaN, infinities and
+    text, such as the "F_…" by which run functions written for DeepHyper say that they failed.
     Raises SearchTerminationError in `on_done`, which `gather` lets through.
     """
 
@@ -133,7 +134,7 @@ class SearchEarlyStopping(Callback):
 
     def on_done(self, job: Job) -> None:
         objective = None if _has_failed(job) else self._objective_func(job)
-        if objective is None or _is_infinite_or_nan(objective):
+        if objective is None or isinstance(objective, str) or _is_infinite_or_nan(objective):
             self._not_better += 1
         elif self._best is None:
             self._best = objective

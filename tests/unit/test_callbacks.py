@@ -164,3 +164,13 @@ def test_early_stopping_takes_no_failure_and_no_nan_for_the_best(value):
     assert stopping._best == -1
     with pytest.raises(SearchTerminationError):
         stopping.on_done(failed())
+
+
+def test_early_stopping_takes_no_text_for_the_best():
+    """DeepHyper's run functions return "F_…" for a failure."""
+    stopping = SearchEarlyStopping(patience=3)
+    for result in ("F_memory", 0.5, "F_memory", 0.7, "F_memory", 0.6):
+        stopping.on_done(done(result))
+    assert stopping._best == 0.7
+    with pytest.raises(SearchTerminationError):
+        stopping.on_done(done("F_memory"))
