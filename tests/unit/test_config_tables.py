@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from queue_eval.cli.config_files import read_configs
-from queue_eval.cli.export_tables import Columns, write_csv
+from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.errors import ConfigError
 from queue_eval.job import Job
 from queue_eval.results import write_results
@@ -133,8 +133,8 @@ def in_results(folder, configs):
     return folder / "results.csv"
 
 
-def in_an_export(folder, configs):
-    columns, lines, target = Columns(), folder / "lines", folder / "e.csv"
+def in_an_export(folder, configs, name="e.csv", write=write_csv):
+    columns, lines, target = Columns(), folder / "lines", folder / name
     rest = dict.fromkeys(("state", "cause", "worker", "host", "source", "error"), "")
     rest |= dict.fromkeys(("submitted_at", "started_at", "finished_at", "run_s", "wait_s"), None)
     rest |= {"result": 0.5, "attempts": 1, "elapsed_sec": 1.0, "duration": 1.0}
@@ -144,7 +144,7 @@ def in_an_export(folder, configs):
             columns.learn(line)
             file.write(json.dumps(line) + "\n")
     target.unlink(missing_ok=True)
-    write_csv(lines, target, columns)
+    write(lines, target, columns)
     return target
 
 
@@ -184,3 +184,14 @@ def test_the_configs_of_exported_lines(tmp_path):
     line = {"id": 1, "config": {"x": [1]}, "state": "failed", "result": None, "submitted_at": None}
     (tmp_path / "e.jsonl").write_text(json.dumps(line) + "\n")
     assert read_configs(tmp_path / "e.jsonl") == [{"x": [1]}]
+
+
+def test_integers_in_parquet_are_exact(tmp_path):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    configs = [{"a": 2**60 + 1, "b": 2**60 + 1, "c": 1, "d": 2**70}, {"a": 1, "b": 0.5, "c": 0.5, "d": 1}]
+    frame = pd.read_parquet(in_an_export(tmp_path, configs, "e.parquet", write_parquet))
+    assert list(frame["a"]) == [2**60 + 1, 1]
+    assert list(frame["b"]) == [str(2**60 + 1), "0.5"]
+    assert list(frame["c"]) == [1.0, 0.5]
+    assert list(frame["d"]) == [str(2**70), "1"]
