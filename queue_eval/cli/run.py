@@ -41,7 +41,7 @@ _WRITING_SHARE = 10
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="Configs, as .jsonl, .json (a list) or .csv (cells that are JSON are values, others text).",
+    help="Configs, as .jsonl, .json (a list) or .csv (a column is of values, or of text).",
 )
 @click.option(
     "--campaign",
