@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_EXACT_FLOAT = 2**53
+"""Up to here floats hold every integer."""
+
 
 class Callback:
     """Base for callbacks; any object with these two methods will do."""
@@ -230,4 +233,6 @@ def _is_infinite_or_nan(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > _EXACT_FLOAT:
+        return str(value)
     return f"{value:.5f}" if isinstance(value, (int, float)) else repr(value)

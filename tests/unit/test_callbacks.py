@@ -141,6 +141,13 @@ def test_logger_tells_how_a_job_failed_and_ranks_none_of_it(capsys):
     assert len(last) < 300
 
 
+def test_logger_shows_large_integers_as_they_are(capsys):
+    logger = LoggerCallback()
+    for value in (2**60 + 1, 10**400):  # no float holds the second
+        logger.on_done(done(value))
+        assert capsys.readouterr().out.endswith(f"objective: {value} -- received objective: {value}\n")
+
+
 def test_tqdm_counts_failures(capsys):
     bar = TqdmCallback()
     for job in (failed(), failed("the result is NaN", "nan"), done(-2.0)):
