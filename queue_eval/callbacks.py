@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_EXACT_FLOAT = 2**53
+"""Up to here floats hold every integer."""
+
 
 class Callback:
     """Base for callbacks; any object with these two methods will do."""
@@ -121,7 +124,8 @@ class SearchEarlyStopping(Callback):
     """Ends the search when the best objective has not improved for `patience` finished jobs.
 
     `objective_func` maps a job to the number to maximise, by default its result. It is not asked about jobs
-    that failed or were cancelled: they have no objective, and improve nothing, nor do NaN and infinities.
+    that failed or were cancelled: they have no objective, and improve nothing, nor do NaN, infinities and
+    text, such as the "F_…" by which run functions written for DeepHyper say that they failed.
     Raises SearchTerminationError in `on_done`, which `gather` lets through.
     """
 
@@ -133,7 +137,7 @@ class SearchEarlyStopping(Callback):
 
     def on_done(self, job: Job) -> None:
         objective = None if _has_failed(job) else self._objective_func(job)
-        if objective is None or _is_infinite_or_nan(objective):
+        if objective is None or isinstance(objective, str) or _is_infinite_or_nan(objective):
             self._not_better += 1
         elif self._best is None:
             self._best = objective
@@ -221,8 +225,14 @@ def _better(best: float | None, job: Job) -> float | None:
 
 
 def _is_infinite_or_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    """Also numpy's scalars, which a function of the user's may give."""
+    try:
+        return not math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):  # no number
+        return False
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > _EXACT_FLOAT:
+        return str(value)
     return f"{value:.5f}" if isinstance(value, (int, float)) else repr(value)

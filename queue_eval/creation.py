@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from dataclasses import fields
+from types import FrameType
 from typing import Any, NoReturn
 
 from queue_eval.errors import UsageError
@@ -13,13 +15,17 @@ from queue_eval.options import Options
 _LIKENESS = 0.85
 """A name that is so like a keyword (`difflib`: 1 is the same) was meant to be it."""
 
+_SHOWN = ("run_function", "method", "num_workers", "campaign")
+"""What an evaluator shows of its creation."""
+
 
 class DecidedAtCreation:
     """The part of an evaluator that guards what it was created with.
 
     Assigning to a keyword of creation, or to a name that is nearly one, would change nothing: workers and the
-    campaign have what was given. Other attributes are the user's own. Nor is there a second evaluator in a
-    copy: its jobs and its connections are those of one.
+    campaign have what was given. Other attributes are the user's own, also those that a class of the user's
+    declares, or sets in its constructor. Nor is there a second evaluator in a copy: its jobs and its
+    connections are those of one.
     """
 
     _is_decided = False
@@ -27,7 +33,9 @@ class DecidedAtCreation:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and self._is_decided and not _is_own(self, name):
-            self._refuse_change(name)
+            is_constructor = _is_constructor(sys._getframe(1), self)
+            if not is_constructor or (name in _SHOWN and getattr(self, name) != value):
+                self._refuse_change(name)
         object.__setattr__(self, name, value)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -55,15 +63,27 @@ class DecidedAtCreation:
 
 
 def _parameters(evaluator: object) -> list[str]:
-    """The named parameters of its class."""
-    found = inspect.signature(type(evaluator)).parameters.values()
+    """The named parameters of the first of its classes that is ours."""
+    ours = next(kind for kind in type(evaluator).__mro__ if _is_ours(kind))
+    found = inspect.signature(ours).parameters.values()
     return [one.name for one in found if one.kind is not one.VAR_KEYWORD]
 
 
 def _is_own(evaluator: object, name: str) -> bool:
-    """Whether a class that is not ours has such an attribute."""
-    return any(
+    """Whether a class that is not ours has such an attribute, or has set it before."""
+    return (name in vars(evaluator) and name not in _SHOWN) or any(
         name in vars(kind) or name in vars(kind).get("__annotations__", ())
         for kind in type(evaluator).__mro__
-        if not kind.__module__.startswith("queue_eval.") and kind is not object
+        if not _is_ours(kind) and kind is not object
     )
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("queue_eval.")
+
+
+def _is_constructor(frame: FrameType, evaluator: object) -> bool:
+    """Whether it is the constructor of a class of the user's, which calls ours first and goes on then."""
+    parameters = frame.f_code.co_varnames
+    is_one = frame.f_code.co_name == "__init__" and bool(parameters)
+    return is_one and frame.f_locals.get(parameters[0]) is evaluator

@@ -58,7 +58,10 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
         given = saved_keys(job)
         if not isinstance(given, dict):
             raise UsageError(f"saved_keys returned a {type(given).__name__} for job {job.id}; return a dict")
-        saved = {key: value for key, value in given.items() if key not in _OWN_COLUMNS}
+        state = given.get("state")
+        # The state of the job, or one of the user's own, as of the config.
+        own_keys = _OWN_COLUMNS if isinstance(state, str) and state == job.state else _OWN_COLUMNS[:-1]
+        saved = {key: value for key, value in given.items() if key not in own_keys}
     elif isinstance(saved_keys, (list, tuple)):
         wanted = [key for key in saved_keys if key in job.config and key != "id"]
         saved = {key: convert_for_csv(job.config[key]) for key in wanted}

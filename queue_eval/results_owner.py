@@ -17,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from queue_eval.table_cells import cells_of_any_length
+
 _ATTRIBUTE = "user.queue_eval.campaign"
 
 _SAMPLE = 1000
@@ -72,15 +74,17 @@ def keep_of_others(target: Path, owner: Owner, rows: Iterable[dict[str, Any]]) -
         return ""
     kept = _free_name(target, found)
     _name_twice(target, kept)
-    whose = f"campaign {found.campaign!r}" if found else "something else"
     mine = f"campaign {owner.campaign!r}"
+    whose = f"campaign {found.campaign!r}" if found else "something else"
+    if whose == mine:
+        whose = "an earlier campaign of that name"
     return f"{target} held results of {whose}, not of {mine}; they are now in {kept.name}"
 
 
 def _is_same(target: Path, rows: Iterable[dict[str, Any]]) -> bool:
     """Whether a file holds results of the same campaign as `rows`: most jobs that are in both are equal."""
     try:
-        with target.open(newline="", encoding="utf-8", errors="replace") as file:
+        with cells_of_any_length(), target.open(newline="", encoding="utf-8", errors="replace") as file:
             known = {
                 row["id"]: (row["elapsed_sec"], row["duration"])
                 for row in islice(csv.DictReader(file), _SAMPLE)

@@ -16,9 +16,11 @@ In columns of our own nothing is read back: text is as it is, and None an empty 
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 RESULT_COLUMNS = ("id", "objective", "elapsed_sec", "duration", "state")
@@ -32,6 +34,9 @@ BOOLEANS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": F
 
 NULLS = ("None", "null")
 
+_LONGEST_CELL = 2**31 - 1
+"""In characters: what the module csv takes on every system."""
+
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _NO_NUMBERS = re.compile(r"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
 _BLANKS = " \t\r\n"
@@ -39,6 +44,16 @@ _BLANKS = " \t\r\n"
 
 _FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn' + _BLANKS)
 """How cells begin that may be read as anything but their text."""
+
+
+@contextmanager
+def cells_of_any_length() -> Iterator[None]:
+    """The module csv writes cells of any length; by itself it reads none above 131,072 characters."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 class CellWriter:

@@ -23,12 +23,20 @@ from typing import Any
 
 from queue_eval.cli.export_tables import OWN_COLUMNS
 from queue_eval.errors import ConfigError
-from queue_eval.table_cells import NOTHING, RESULT_COLUMNS, is_no_number, json_of, keys_of_columns, word_of
+from queue_eval.table_cells import (
+    NOTHING,
+    RESULT_COLUMNS,
+    cells_of_any_length,
+    is_no_number,
+    json_of,
+    keys_of_columns,
+    word_of,
+)
 from queue_eval.user_warning import warn_user
 
 _SEPARATORS = ",;\t|"
 _TRIED_ROWS = 50
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(?:[eE][+-]?\d+)?\s*")
 
 
 @dataclass
@@ -37,8 +45,6 @@ class _Table:
     rows: list[list[str]]
     places: list[str]
     """Of the rows, as errors name them."""
-    separator: str
-
 
 def configs_of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each config stands in the file, and the config.
@@ -105,18 +111,26 @@ def _warn_of_text(path: Path, table: _Table, name: str, cells: list[str]) -> Non
                 "numbers, or true and false; write the configs as .jsonl if it is no text"
             )
             return
-    if table.separator == ";" and all(map(_DECIMAL_COMMA.fullmatch, filter(None, cells))):
+    with_comma = [bool(_DECIMAL_COMMA.fullmatch(cell)) for cell in cells]
+    cases = zip(cells, are_numbers, with_comma, strict=True)
+    if any(with_comma) and all(is_number or has_comma or not cell for cell, is_number, has_comma in cases):
+        at = with_comma.index(True)
         warn_user(
-            f"{path}, column {name!r} holds {cells[0]!r}, which is read as text; write numbers with a point"
+            f"{path}, column {name!r}: {cells[at]!r} ({table.places[at]}) is read as text; "
+            "write numbers with a point"
         )
 
 
 def _read(path: Path) -> _Table:
     with path.open(encoding="utf-8-sig", newline="") as file:
         text = file.read()
-    separator = _separator_of(text)
+    with cells_of_any_length():
+        return _parse(path, text, _separator_of(text))
+
+
+def _parse(path: Path, text: str, separator: str) -> _Table:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-    table = _Table([], [], [], separator)
+    table = _Table([], [], [])
     try:
         table.header = next(rows, [])
         for number, cells in enumerate(rows, 1):

@@ -31,6 +31,9 @@ _OWN_KINDS = {
 
 _INT64 = 2**63
 
+_EXACT_FLOAT = 2**53
+"""Up to here floats hold every integer."""
+
 
 class Columns:
     """The columns of a table and the kinds of values in each, learnt from all lines before it is written."""
@@ -71,7 +74,10 @@ def write_csv(lines: Path, target: Path, columns: Columns) -> None:
 
 
 def write_parquet(lines: Path, target: Path, columns: Columns) -> None:
-    """One type per column; a column that holds several, or lists and dicts, holds JSON texts."""
+    """One type per column; a column that holds several, or lists and dicts, holds JSON texts.
+
+    So does one of floats and of integers that a float would round.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -109,18 +115,22 @@ def _cell(line: dict[str, Any], column: str, key: str | None, writer: CellWriter
 
 def _kind(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        return "int" if -_INT64 <= value < _INT64 else "huge"
+        if abs(value) <= _EXACT_FLOAT:
+            return "int"
+        return "long" if -_INT64 <= value < _INT64 else "huge"
     return "null" if value is None else type(value).__name__
 
 
 def _storage(kinds: set[str]) -> str:
     """How parquet keeps a column of these kinds of values."""
-    if kinds == {"int", "float"}:
-        return "float"
     if not kinds:
         return "text"
+    if kinds <= {"int", "long"}:
+        return "int"
+    if kinds == {"int", "float"}:
+        return "float"
     (kind,) = kinds if len(kinds) == 1 else ("mixed",)
-    return {"bool": "bool", "int": "int", "float": "float", "str": "text", "time": "time"}.get(kind, "json")
+    return {"bool": "bool", "float": "float", "str": "text", "time": "time"}.get(kind, "json")
 
 
 def _stored(value: Any, storage: str) -> Any:

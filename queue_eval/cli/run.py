@@ -24,6 +24,7 @@ from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
 from queue_eval.keys import check_campaign_name
 from queue_eval.states import Method, Outcome, State
+from queue_eval.table_cells import NOTHING, is_no_number, json_of
 
 _WRITE_EVERY_S = 3.0
 _TABLES = (".csv", ".txt", "")
@@ -40,7 +41,7 @@ _WRITING_SHARE = 10
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="Configs, as .jsonl, .json (a list) or .csv (cells that are JSON are values, others text).",
+    help="Configs, as .jsonl, .json (a list) or .csv (a column is of values, or of text).",
 )
 @click.option(
     "--campaign",
@@ -72,6 +73,12 @@ _WRITING_SHARE = 10
     type=click.Choice(["json", "text"]),
     help="Whether what JSON cannot hold in a result fails its job, or becomes text [default: json].",
 )
+@click.option(
+    "--failure-value",
+    metavar="VALUE",
+    help="Objective of failed and cancelled jobs, such as nan or null, for those who minimise "
+    "[default: -3.4028235e+38].",
+)
 @click.option("--time-limit", type=POSITIVE_DURATION, help="How long one attempt may run, like 90s or 1h30m.")
 @click.option(
     "--local-workers/--no-local-workers",
@@ -82,7 +89,7 @@ _WRITING_SHARE = 10
 @json_option
 def run_command(
     function: str, configs_file: Path, campaign: str | None, method: str, slots: int | None, out: Path,
-    as_json: bool, **options: Any,
+    failure_value: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Evaluate every config of a file by MODULE:FUNCTION or FILE.py:FUNCTION, and write the results.
 
@@ -105,6 +112,8 @@ def run_command(
         raise UsageError(f"{str(out)!r} holds the configs, too; choose another --out")
     wanted = options | {"campaign": name, "num_workers": slots}
     keywords = {key: value for key, value in wanted.items() if value is not None}
+    if failure_value is not None:
+        keywords["failure_value"] = _scalar(failure_value)
     click.echo(f"campaign {name}: {len(configs)} configs", err=True)
     try:
         with Evaluator.create(target.name, method, keywords) as evaluator:
@@ -125,6 +134,14 @@ def run_command(
             f"{counts[State.CANCELLED]} of {counts.total()} jobs were cancelled; "
             f"run them with: {spell_command(_known_server(options), 'retry', name, 'ID')}"
         )
+
+
+def _scalar(text: str) -> Any:
+    """The value of what is JSON, or NaN, or an infinity; anything else is text."""
+    value = json_of(text)
+    if value is not NOTHING:
+        return value
+    return float(text) if is_no_number(text) else text
 
 
 def _known_server(options: dict[str, Any]) -> Access | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 
@@ -68,6 +69,26 @@ def test_run_ends_with_status_1(tmp_path, own_home):
     assert dict(zip(frame["id"], frame["state"], strict=True)) == {
         1: "succeeded", 2: "failed", 3: "failed", 4: "failed"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "cell"), [("nan", "nan"), ("null", ""), ("F", "F")])
+def test_run_takes_a_failure_value(tmp_path, own_home, given, cell):
+    (tmp_path / "search.py").write_text("def run(config):\n    return float(config['value'])\n")
+    (tmp_path / "c.jsonl").write_text('{"value": 0.5}\n{"value": "b"}\n')
+    command = ("run", "search:run", "--configs", "c.jsonl", "--failure-value", given)
+    assert cli(*command, home=own_home, cwd=tmp_path).returncode == 1
+    with (tmp_path / "results.csv").open(newline="") as file:
+        assert {row["state"]: row["objective"] for row in csv.DictReader(file)} == {
+            "succeeded": "0.5", "failed": cell
+        }  # fmt: skip
+
+
+def test_a_failure_value_of_run_is_a_scalar(tmp_path, own_home):
+    (tmp_path / "c.jsonl").write_text("{}\n")
+    command = ("run", "json:loads", "--configs", "c.jsonl", "--failure-value", "[1]")
+    done = cli(*command, home=own_home, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "queue-eval: failure_value is a list; give a number" in done.stderr
 
 
 def test_a_worker_of_the_build_before_calls_it_a_success(server, campaign, create_reader):

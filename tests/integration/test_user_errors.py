@@ -71,6 +71,30 @@ def test_other_attributes_are_the_users_own(create):
     assert (evaluator.timeout, evaluator.queue, evaluator.jobs_by_name) == (4, "mine", {})
 
 
+def test_what_a_subclass_sets_in_its_constructor_is_its_own(create):
+    class Own(ThreadPoolEvaluator):
+        def __init__(self, function: str, extra: int = 1, num_workers: int = 1, **options: object) -> None:
+            self.queue = "first"
+            super().__init__(function, num_workers, **options)
+            self.extra, self.num_workers, self.methods = extra, num_workers, [extra]
+
+    evaluator = create(kind=Own)
+    evaluator.extra, evaluator.queue, evaluator.methods = 2, "second", []
+    assert (evaluator.extra, evaluator.queue, evaluator.methods) == (2, "second", [])
+    with pytest.raises(UsageError, match="num_workers is decided"):
+        evaluator.num_workers = 3
+    with pytest.raises(UsageError, match=r"reused \(for reuse\?\) is decided"):
+        evaluator.reused = True
+
+    class Late(ThreadPoolEvaluator):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            with pytest.raises(UsageError, match="num_workers is decided"):
+                self.num_workers = 5
+
+    create(kind=Late)
+
+
 def test_an_attached_evaluator_refuses_the_same(create, server):
     evaluator = create()
     with (

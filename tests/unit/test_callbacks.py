@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from queue_eval.callbacks import (
@@ -140,6 +141,13 @@ def test_logger_tells_how_a_job_failed_and_ranks_none_of_it(capsys):
     assert len(last) < 300
 
 
+def test_logger_shows_large_integers_as_they_are(capsys):
+    logger = LoggerCallback()
+    for value in (2**60 + 1, 10**400):  # no float holds the second
+        logger.on_done(done(value))
+        assert capsys.readouterr().out.endswith(f"objective: {value} -- received objective: {value}\n")
+
+
 def test_tqdm_counts_failures(capsys):
     bar = TqdmCallback()
     for job in (failed(), failed("the result is NaN", "nan"), done(-2.0)):
@@ -151,7 +159,7 @@ def test_tqdm_counts_failures(capsys):
     assert "3.4" not in err.replace("3/3", "")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan"), None])
 def test_early_stopping_takes_no_failure_and_no_nan_for_the_best(value):
     stopping = SearchEarlyStopping(patience=4, objective_func=lambda job: -job.result["loss"])
     good = done({"loss": 2})
@@ -163,3 +171,13 @@ def test_early_stopping_takes_no_failure_and_no_nan_for_the_best(value):
     assert stopping._best == -1
     with pytest.raises(SearchTerminationError):
         stopping.on_done(failed())
+
+
+def test_early_stopping_takes_no_text_for_the_best():
+    """DeepHyper's run functions return "F_…" for a failure."""
+    stopping = SearchEarlyStopping(patience=3)
+    for result in ("F_memory", 0.5, "F_memory", 0.7, "F_memory", 0.6):
+        stopping.on_done(done(result))
+    assert stopping._best == 0.7
+    with pytest.raises(SearchTerminationError):
+        stopping.on_done(done("F_memory"))

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from queue_eval.cli.config_files import read_configs
-from queue_eval.cli.export_tables import Columns, write_csv
+from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.errors import ConfigError
 from queue_eval.job import Job
 from queue_eval.results import write_results
@@ -95,10 +95,13 @@ def test_other_characters_are_no_separators(tmp_path):
         read_configs(tmp_path / "c.csv")
 
 
-def test_a_decimal_comma_is_told(tmp_path):
-    (tmp_path / "c.csv").write_text("x;y\n0,5;1\n1,5;2\n")
-    with pytest.warns(UserWarning, match="column 'x' holds '0,5', .* write numbers with a point"):
-        assert read_configs(tmp_path / "c.csv") == [{"x": "0,5", "y": 1}, {"x": "1,5", "y": 2}]
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("cells", [["0,5", "1,5"], ["", "0,5"], ["1", "1,5e-3", "2,5"]])
+def test_a_decimal_comma_is_told(tmp_path, separator, cells):
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([("y", "x"), *enumerate(cells)])
+    with pytest.warns(UserWarning, match=r"'x': '\d,5.*' \(row .*\) is read as text; write numbers with"):
+        assert read_configs(tmp_path / "c.csv") == [{"y": y, "x": x} for y, x in enumerate(cells)]
 
 
 # What queue_eval has written
@@ -130,8 +133,8 @@ def in_results(folder, configs):
     return folder / "results.csv"
 
 
-def in_an_export(folder, configs):
-    columns, lines, target = Columns(), folder / "lines", folder / "e.csv"
+def in_an_export(folder, configs, name="e.csv", write=write_csv):
+    columns, lines, target = Columns(), folder / "lines", folder / name
     rest = dict.fromkeys(("state", "cause", "worker", "host", "source", "error"), "")
     rest |= dict.fromkeys(("submitted_at", "started_at", "finished_at", "run_s", "wait_s"), None)
     rest |= {"result": 0.5, "attempts": 1, "elapsed_sec": 1.0, "duration": 1.0}
@@ -141,7 +144,7 @@ def in_an_export(folder, configs):
             columns.learn(line)
             file.write(json.dumps(line) + "\n")
     target.unlink(missing_ok=True)
-    write_csv(lines, target, columns)
+    write(lines, target, columns)
     return target
 
 
@@ -161,6 +164,13 @@ def test_whatever_was_written_is_read_back(tmp_path, written, configs):
     assert json.dumps(read, sort_keys=True) == json.dumps(configs, sort_keys=True)
 
 
+@pytest.mark.parametrize("written", [in_results, in_an_export])
+def test_a_long_text_is_read_back(tmp_path, written):
+    """Longer than what the module csv reads by itself."""
+    configs = [{"a": "x" * 200_000, "b": 1}]
+    assert read_configs(written(tmp_path, configs)) == configs
+
+
 def test_both_tables_have_the_same_cells(tmp_path):
     tables = []
     for path in (in_results(tmp_path, ODD), in_an_export(tmp_path, ODD)):
@@ -174,3 +184,14 @@ def test_the_configs_of_exported_lines(tmp_path):
     line = {"id": 1, "config": {"x": [1]}, "state": "failed", "result": None, "submitted_at": None}
     (tmp_path / "e.jsonl").write_text(json.dumps(line) + "\n")
     assert read_configs(tmp_path / "e.jsonl") == [{"x": [1]}]
+
+
+def test_integers_in_parquet_are_exact(tmp_path):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    configs = [{"a": 2**60 + 1, "b": 2**60 + 1, "c": 1, "d": 2**70}, {"a": 1, "b": 0.5, "c": 0.5, "d": 1}]
+    frame = pd.read_parquet(in_an_export(tmp_path, configs, "e.parquet", write_parquet))
+    assert list(frame["a"]) == [2**60 + 1, 1]
+    assert list(frame["b"]) == [str(2**60 + 1), "0.5"]
+    assert list(frame["c"]) == [1.0, 0.5]
+    assert list(frame["d"]) == [str(2**70), "1"]

@@ -13,7 +13,7 @@ from queue_eval.codec import FAIL_RETURN_VALUE
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.results import convert_for_csv, data_frame, write_results
-from queue_eval.results_owner import Owner
+from queue_eval.results_owner import Owner, owner_of
 from queue_eval.states import State
 
 
@@ -81,6 +81,15 @@ def test_saved_keys_named_like_our_columns(tmp_path):
     assert rows(tmp_path)[0] == ["x", "id", "objective", "elapsed_sec", "duration", "state"]
     write_results([finished(1, x=1)], lambda job: {"x": 1, "objective": 7, "id": 8}, tmp_path)
     assert rows(tmp_path)[1][:3] == ["1", "1", "0.5"]
+
+
+def test_a_callable_may_give_a_state_of_its_own(tmp_path):
+    write_results([finished(1, state="solid")], lambda job: dict(job.config), tmp_path)
+    assert rows(tmp_path)[0] == ["config.state", "id", "objective", "elapsed_sec", "duration", "state"]
+    assert [rows(tmp_path)[1][i] for i in (0, -1)] == ["solid", "succeeded"]
+    for ours in (lambda job: {"state": job.state}, lambda job: {"state": job.state.value}):
+        write_results([finished(1, x=1)], ours, tmp_path)
+        assert rows(tmp_path)[0] == ["id", "objective", "elapsed_sec", "duration", "state"]
 
 
 def test_saved_keys(tmp_path):
@@ -276,9 +285,18 @@ def test_results_of_another_campaign_are_kept(tmp_path, marks):
 
 def test_a_new_campaign_of_the_same_name_is_another(tmp_path):
     write_results([timed(1, 0.5)], None, tmp_path, owner=A)
-    with pytest.warns(UserWarning, match="they are now in results"):
+    is_marked = owner_of(tmp_path / "results.csv") is not None
+    whose = "an earlier campaign of that name" if is_marked else "something else"
+    with pytest.warns(UserWarning, match=f"held results of {whose}, .*; they are now in results"):
         write_results([timed(1, 0.75)], None, tmp_path, owner=Owner("a", "u9"))
     assert len(names(tmp_path)) == 2
+
+
+def test_own_long_results_are_known_again(tmp_path, marks):
+    for count in (1, 2):
+        jobs = [finished(i, "x" * 200_000, x=i) for i in range(count)]
+        write_results(jobs, None, tmp_path, owner=A)
+    assert names(tmp_path) == ["results.csv"]
 
 
 def test_a_file_that_is_none_of_ours_is_kept(tmp_path):
