@@ -46,6 +46,7 @@ class _Table:
     places: list[str]
     """Of the rows, as errors name them."""
 
+
 def configs_of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each config stands in the file, and the config.
 
