@@ -350,8 +350,8 @@ class ChildPool:
         return given + sum(child.abandoned for child in self._children)
 
     def _slots_beside(self) -> int:
-        """Slots that other campaigns take, while what one of their attempts has started is ending: its slot is
-        not free for others. That is not known where jobs are leased."""
+        """Slots that other campaigns take, while what one of their attempts has started is ending: its slot
+        is not free for others. That is not known where jobs are leased."""
         ending = 0 if self._board is not None else self._limit.departures.slots_taken(self._departing)
         return ending + self._limit.slots_elsewhere(self) if ending else 0
 
