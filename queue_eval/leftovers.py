@@ -179,6 +179,12 @@ class Ending:
         self._step_s = min(1.5 * self._step_s, _STEP_S[1])
         return False
 
+    def hurry(self, kill_at: float) -> None:
+        """Kill what is left then (monotonic, s), if that is earlier."""
+        if kill_at < self._kill_at:
+            self._kill_at = kill_at
+            self.next_at = min(self.next_at, kill_at)
+
     def run(self, meanwhile: Callable[[], object] | None = None) -> None:
         if self.begin():
             while not self.turn(time.monotonic()):

@@ -69,5 +69,5 @@ def make(method: Method, others: dict[str, Any]) -> Iterator[Callable[..., Harne
         return made[-1]
 
     yield start
-    for harness in made:
+    for harness in reversed(made):
         harness.close()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from queue_eval.states import Method
 from tests.support import leftover_functions
 from tests.support.executor_harness import ROOT, is_running, result_of
 from tests.support.waiting import wait_until
+from workers.executors.pool import ChildPool
 
 pytestmark = pytest.mark.skipif(not CAN_BE_FOUND, reason="what has left its group cannot be found here")
 
@@ -128,6 +130,46 @@ def test_what_is_slow_to_end_keeps_no_other_slot_waiting(make, method, tmp_path)
     assert [result_of(one) for one in executor.run({}, {}, {})] == [2, 3, 4]
     assert is_running(pid_in(file)), "they ran meanwhile, in the other slot"
     executor.until(lambda: not is_running(pid_in(file)))
+
+
+def test_what_is_slow_to_end_keeps_its_slot_from_other_campaigns(make, method, tmp_path, monkeypatch):
+    if method is Method.RQ:
+        pytest.skip("slots are those of the fleet")
+    monkeypatch.setattr(leftovers, "TERM_S", 1.5)
+    one = make(f"{FUNCTIONS}:hang", slots=1)
+    other = make(f"{FUNCTIONS}:hang", slots=1, beside=one)
+    file = tmp_path / "pid"
+    (hung,) = one.submit({"kind": "same", "file": str(file), "program": leftover_functions.STUBBORN})
+    one.until(file.exists)
+    assert one.executor.forget([hung], begun=True) == [hung]
+    (after,) = other.submit({})
+    other.until(lambda: one.turn() or after in other.ended)
+    assert result_of(other.ended[after]) == 1
+    assert not is_running(pid_in(file)), "it ran on beside the next job"
+
+
+def test_a_worker_that_ends_does_not_wait_long_for_programs(make, method, tmp_path, monkeypatch):
+    """Who ends it may kill it soon, and then it has not given back what ran."""
+    if method is Method.RQ:
+        pytest.skip("it runs in others' processes")
+    monkeypatch.setattr(leftovers, "TERM_S", 60.0)
+    executor = make(f"{FUNCTIONS}:hang", slots=1)
+    file = tmp_path / "pid"
+    executor.submit({"kind": "session", "file": str(file), "program": leftover_functions.STUBBORN})
+    executor.until(file.exists)
+    began_at = time.monotonic()
+    executor.close()
+    assert time.monotonic() - began_at < 30
+    assert not is_running(pid_in(file))
+
+
+def test_what_programs_take_while_they_end_is_not_the_next_jobs(make, method, tmp_path, monkeypatch):
+    if method in (Method.RQ, Method.SUBPROCESS):
+        pytest.skip("no job waits in the process of another one")
+    monkeypatch.setattr(ChildPool, "_queue_depth", lambda _pool: 1)
+    executor = make(f"{FUNCTIONS}:leave", slots=1, memory_limit=200 * 2**20)
+    first, second = executor.run({"kind": "growing", "file": str(tmp_path / "pid")}, {})
+    assert (result_of(first), result_of(second)) == (1, 2)
 
 
 WORKER = """

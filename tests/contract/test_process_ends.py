@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queue_eval.states import Method
-from tests.support.executor_harness import result_of, text_of
+from tests.support.executor_harness import Harness, result_of, text_of
 from workers.executors import departures
 
 FUNCTIONS = "tests.support.end_functions"
@@ -61,6 +61,22 @@ def test_a_process_that_still_loads_the_function_is_not_waited_for(make, method,
     executor.until(lambda: not executor.executor.departing)
     executor.close()
     assert not executor.children()
+
+
+def test_an_abandoned_thread_is_not_waited_for(tmp_path, monkeypatch):
+    """It never ends."""
+    monkeypatch.setattr(departures, "END_S", 1000.0)
+    executor = Harness(Method.THREAD, "do", slots=2, jobs_per_child=2)
+    try:
+        gate = tmp_path / "gate"
+        last = {"do": "wait_for", "gate": str(gate), "started": str(tmp_path / "started")}
+        hung, kept = executor.submit({"do": "hang"}, last)
+        executor.until((tmp_path / "started").exists)
+        assert executor.executor.forget([hung], begun=True) == [hung]
+        gate.touch()
+        assert result_of(executor.wait([kept])[0]) == 2
+    finally:
+        executor.close()
 
 
 def test_a_death_at_the_end_takes_nothing_from_the_result(make, once):

@@ -18,6 +18,7 @@ from queue_eval.attempt import Attempt, Token
 from queue_eval.pipe import Setup
 from queue_eval.states import Method
 from workers.executors import make_executor
+from workers.executors.child_limit import ChildLimit
 from workers.executors.protocol import Ended, Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,20 +36,23 @@ class Harness:
         payload: bytes | None = None, path: tuple[Path, ...] = (ROOT,), kwargs: dict[str, Any] | None = None,
         python: str = sys.executable, forward: dict[str, Any] | None = None,
         find_children: Callable[[], list[int]] | None = None, memory_limit: int | None = None,
-        jobs_per_child: int | None = None, values: str = "json",
+        jobs_per_child: int | None = None, values: str = "json", beside: Harness | None = None,
     ) -> None:  # fmt: skip
+        """`beside`: another one in the same worker, which is closed after this."""
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
         if forward is not None:
             forward = {"uid": secrets.token_hex(8), **forward, "campaign": "test", "revision": 1,
                        "time_limit_s": time_limit_s, "in_flight": slots}  # fmt: skip
         setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward,
                       values=values)  # fmt: skip
-        self.selector = selectors.DefaultSelector()
+        self.selector = selectors.DefaultSelector() if beside is None else beside.selector
+        self._limit = ChildLimit() if beside is None else beside._limit
+        self._is_alone = beside is None
         self.plan = Plan(
             method, setup, slots, time_limit_s, python, revision=1, memory_limit=memory_limit,
             jobs_per_child=jobs_per_child, campaign="test",
         )  # fmt: skip
-        self.executor = make_executor(self.plan, self.selector)
+        self.executor = make_executor(self.plan, self.selector, self._limit)
         self._find_children = find_children
         self.ended: dict[Token, Ended] = {}
         self.returned: list[Token] = []
@@ -97,7 +101,8 @@ class Harness:
     def close(self) -> None:
         self.executor.close()
         self.executor.close()
-        self.selector.close()
+        if self._is_alone:
+            self.selector.close()
 
 
 def result_of(ended: Ended) -> Any:

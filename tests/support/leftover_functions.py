@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ PROGRAM = 'echo $$ >"$0.half"; mv "$0.half" "$0"; exec sleep 300'
 STUBBORN = f"trap '' TERM; {PROGRAM}"
 TIDY = PROGRAM.replace("exec sleep 300", "trap 'echo >\"$0.term\"; exit' TERM; while :; do sleep 0.05; done")
 """Does something when it is asked to end."""
+
+GROWING = """
+import os, signal, sys, time
+held = []
+signal.signal(signal.SIGTERM, lambda *_: held.append(b"x" * (400 << 20)))
+with open(sys.argv[1] + ".half", "w") as file:
+    file.write(str(os.getpid()))
+os.rename(sys.argv[1] + ".half", sys.argv[1])
+while True:
+    time.sleep(0.05)
+"""
+"""Takes memory when it is asked to end."""
 
 
 def start(config: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -32,6 +45,9 @@ def start(config: dict[str, Any]) -> subprocess.Popen[bytes]:
         own |= {"start_new_session": True, "env": unmarked()}
     elif kind == "daemon":
         program = ["setsid", "--fork", *program]
+    elif kind == "growing":
+        program = [sys.executable, "-c", GROWING, config["file"]]
+        own["process_group"] = 0
     elif kind == "bare":  # nothing of its environment is left
         program = ["env", "-i", *program]
         own["process_group"] = 0

@@ -50,6 +50,10 @@ class ChildHolder(Protocol):
     def waiting(self) -> int:
         """How many attempts have not begun."""
 
+    @property
+    def busy_slots(self) -> int:
+        """How many slots its attempts take that have begun."""
+
 
 class ChildLimit:
     """Guarantees: idle children end before a new one would exceed the bound or the limit on open files.
@@ -70,6 +74,10 @@ class ChildLimit:
         """It has no children any more. May be called twice."""
         if holder in self._holders:
             self._holders.remove(holder)
+
+    def slots_elsewhere(self, holder: ChildHolder) -> int:
+        """How many slots others than `holder` use at the moment."""
+        return sum(one.busy_slots for one in self._holders if one is not holder)
 
     def make_room(self, holder: ChildHolder, slots: int, *, is_wanted_now: bool = True) -> bool:
         """Whether `holder` may start one more child, in a worker with `slots` slots; idle ones end for it.

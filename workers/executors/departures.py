@@ -17,7 +17,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from queue_eval.leftovers import MARK, Ending
 from workers.executors.child_process import ChildProcess
@@ -31,6 +31,9 @@ END_S = 5.0
 
 _KILLED = b"[the process had not ended %g s after this job, and was killed: a thread or an exit handler]\n"
 
+_LAST_S = 1.0
+"""A worker that is about to be killed must have told of all by then."""
+
 _POLL_S = 0.05
 """Where no file descriptor tells of a process's death."""
 
@@ -38,17 +41,23 @@ _POLL_S = 0.05
 class Departure:
     """One child on its way out. `on_gone` is called with it, once."""
 
-    def __init__(self, child: ChildProcess, on_gone: Callable[[Departure], object]) -> None:
+    def __init__(self, child: ChildProcess, on_gone: Callable[[Departure], object], slots: int) -> None:
         self.child = child
+        self.slots = slots
+        """How many others must leave free meanwhile."""
         self._on_gone = on_gone
         self._kill_at = time.monotonic() + END_S
+        self._kill_rest_at = math.inf
         self._ending: Ending | None = None
         self.last_words = b""
         """What it has printed at its end."""
 
-    def hurry(self) -> None:
-        """Kill it without waiting for its end."""
+    def hurry(self, kill_rest_at: float = math.inf) -> None:
+        """Kill it without waiting for its end; what it has left, at that time at the latest."""
         self._kill_at = 0.0
+        self._kill_rest_at = kill_rest_at
+        if self._ending is not None:
+            self._ending.hurry(kill_rest_at)
 
     @property
     def next_at(self) -> float:
@@ -84,6 +93,7 @@ class Departure:
         if not self.child.has_ended_well():
             ending = Ending(self.child.mark, self.child.pid)
             self._ending = ending if ending.begin() else None
+            ending.hurry(self._kill_rest_at)
         return True
 
 
@@ -107,10 +117,11 @@ class Departures:
         return f"{self._mark}.{self._children}"
 
     def end(
-        self, child: ChildProcess, on_gone: Callable[[Departure], object], *, gently: bool
+        self, child: ChildProcess, on_gone: Callable[[Departure], object], *, gently: bool, slots: int = 0
     ) -> Departure | None:
-        """Let a child end, `gently` or not. None when all is gone already; `on_gone` has then been called."""
-        departure = Departure(child, on_gone)
+        """Let a child end, `gently` or not; it takes so many `slots` for as long. None when all is gone
+        already; `on_gone` has then been called."""
+        departure = Departure(child, on_gone, slots)
         if gently:
             child.end_input()
         else:
@@ -119,6 +130,10 @@ class Departures:
                 return None
         self._under_way[departure] = None
         return departure
+
+    def slots_taken(self, but: Container[Departure] = ()) -> int:
+        """How many slots they take, `but` for some."""
+        return sum(one.slots for one in self._under_way if one not in but)
 
     def next_at(self) -> float:
         """When `turn` has something to do (monotonic, s)."""
@@ -130,7 +145,8 @@ class Departures:
                 del self._under_way[departure]
 
     def settle(self, timeout_s: float, *, then_kill: bool = False) -> None:
-        """Wait until all are gone, for so long at most; `then_kill`: kill the rest, and wait for that."""
+        """Wait until all are gone, for so long at most; `then_kill`: kill the rest, and wait for that.
+        Programs have a second more."""
         deadline = time.monotonic() + timeout_s
         while self._under_way:
             now = time.monotonic()
@@ -138,7 +154,7 @@ class Departures:
                 if not then_kill:
                     return
                 for departure in self._under_way:
-                    departure.hurry()
+                    departure.hurry(deadline + _LAST_S)
             self.turn(now)
             if self._under_way:
                 time.sleep(min(max(0.0, self.next_at() - time.monotonic()), _POLL_S / 5))

@@ -238,6 +238,10 @@ class Forwarder:
     def departing(self) -> int:
         return 0
 
+    @property
+    def busy_slots(self) -> int:
+        return 0  # it takes none here
+
     def take_stopped(self) -> list[Ended]:
         return []
 

@@ -249,6 +249,11 @@ class ChildPool:
         return len(self._children)
 
     @property
+    def busy_slots(self) -> int:
+        begun = (child.given[token].slots for child in self._children for token in child.begun_at)
+        return sum(begun) + sum(child.abandoned for child in self._children)
+
+    @property
     def departing(self) -> int:
         return len(self._departing)
 
@@ -314,13 +319,15 @@ class ChildPool:
     def _child_for(self, attempt: Attempt) -> ChildProcess | None:
         """A child that can begin it now, a new one if need be."""
         width = min(attempt.slots, self._plan.slots)
+        beside = self._slots_beside()
         is_crowded = (
             self._may_be_wide
             or bool(self._departing)
+            or beside > 0
             or self._shape.one_attempt_each  # there are spares
             or (self._may_retire and any(child.is_retiring for child in self._children))
         )
-        if is_crowded and self._in_use() + width > self._plan.slots:
+        if is_crowded and self._in_use() + beside + width > self._plan.slots:
             return None
         now = time.monotonic()
         for child in list(self._free):
@@ -341,6 +348,12 @@ class ChildPool:
         given = sum(attempt.slots for child in self._children for attempt in child.given.values())
         given += sum(width for width, _ in self._departing.values())
         return given + sum(child.abandoned for child in self._children)
+
+    def _slots_beside(self) -> int:
+        """Slots that other campaigns take, while what one of their attempts has started is ending: its slot
+        is not free for others. That is not known where jobs are leased."""
+        ending = 0 if self._board is not None else self._limit.departures.slots_taken(self._departing)
+        return ending + self._limit.slots_elsewhere(self) if ending else 0
 
     def _queue_depth(self) -> int:
         # Output is attributed by the order of reports, which queueing in the child would blur.
@@ -574,7 +587,8 @@ class ChildPool:
                     self._retire(child)
 
     def _stop_excess(self, child: ChildProcess, limit: int, held: int, now: float) -> None:
-        begun = child.forget_begun()
+        # While it tidies up, the next attempt has not begun.
+        begun = {} if child in self._tidying else child.forget_begun()
         # One attempt alone would only do it again. Of several in one process nobody knows which one it was:
         # they are lost, as by any death of it.
         outcome = Outcome.ERROR if len(begun) == 1 else Outcome.LOST
@@ -619,8 +633,10 @@ class ChildPool:
 
     def _retire(self, child: ChildProcess, held: Ended | None = None) -> None:
         """Let an idle child end as Python ends; `held` is told of when it has."""
-        # One that still loads the run function has nothing to bring to an end, and would hear of it late.
-        self._depart(child, held, gently=child.ready or not child.is_up)
+        # One that still loads the run function has nothing to bring to an end, and would hear of it late. One
+        # with abandoned threads never ends.
+        gently = (child.ready or not child.is_up) and not child.abandoned
+        self._depart(child, held, gently=gently)
 
     def _depart(self, child: ChildProcess, held: Ended | None, *, gently: bool) -> None:
         """The slots of a child are free when nothing that it has started runs any more."""
@@ -636,7 +652,8 @@ class ChildPool:
 
         if self._board is not None:
             self._board.expect_back(slots, self._look_at_departures)
-        departure = self._limit.departures.end(child, clear, gently=gently)
+        taken = 0 if gently and held is None else child.width  # an idle one takes none
+        departure = self._limit.departures.end(child, clear, gently=gently, slots=taken)
         if departure is not None:
             self._departing[departure] = (child.width, held)
 
