@@ -80,6 +80,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _reduce_code(obj)
         if isinstance(obj, functools._lru_cache_wrapper) and _is_nameless(obj):
             return _reduce_memoised(obj)
+        if type(obj) is functools.cached_property:
+            return _reduce_property(obj)
         if is_generator(obj):
             self.generators[id(obj)] = obj
         return super().reducer_override(obj)
@@ -88,6 +90,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     kind, arguments = inside._code_reduce(code)
     return kind, tuple(code.co_filename if one == _NAMELESS else one for one in arguments)
+
+
+def _reduce_property(helper: Any) -> tuple[Any, ...]:
+    # Up to Python 3.11 it holds a lock, which stays here.
+    state = {"attrname": helper.attrname, "__doc__": helper.__doc__}
+    return functools.cached_property, (helper.func,), state
 
 
 def _is_nameless(helper: Any) -> bool:

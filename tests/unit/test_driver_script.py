@@ -257,3 +257,18 @@ def test_sources_do_not_know_places():
     assert combine("f", (), files) == combine("f", (), moved)
     assert combine("f", (), files) != combine("f", ("3",), files)
     assert combine("f", (), {}) == "f"
+
+
+def test_what_classes_hold_goes_by_value(monkeypatch, main):
+    """A property that is cached, and classes within classes, which are then found by their names."""
+    text = (
+        "import functools, pickle\nclass A:\n    @functools.cached_property\n    def p(self): return 5\n"
+        "    class B:\n        class C: pass\nclass D: pass\nclass E:\n    alias = D\n    D = D\n"
+        "def run(config):\n    pickle.loads(pickle.dumps([A.B(), A.B.C(), E(), D()]))\n"
+        "    return [A().p, A.B.C.__qualname__, E.alias.__qualname__]\nCALL()\n"
+    )
+    assert main(text) is None
+    reference = describe(sys.modules["__main__"].run)
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    function = load(reference.name, reference.payload, (), None, reference.code | {"exact": False})
+    assert function({}) == [5, "A.B.C", "D"]
