@@ -11,6 +11,7 @@ import ast
 import dis
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from queue_eval.user_code import digest, innermost
 
 _MOST_PARTS = 1000
 """Larger containers hold data, and no functions."""
+
+_MOST_VALUES = 20_000
+"""What is still farther away is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -179,14 +183,14 @@ def _names_reached(function: Any, space: dict[str, Any], kept: set[str]) -> set[
     """Globals of `space` that a function refers to, with those that its like there refer to, and those of
     `kept` that name a value which it has in another way: the class of an object, an alias."""
     reached: set[str] = set()
-    waiting: list[Any] = [function]
+    waiting = deque([function])
     seen: dict[int, Any] = {}
     names_of: dict[int, set[str]] = {}
     for name in kept & space.keys():
         if not is_constant(space[name]):
             names_of.setdefault(id(space[name]), set()).add(name)
-    while waiting:
-        value = waiting.pop()
+    while waiting and len(seen) < _MOST_VALUES:
+        value = waiting.popleft()  # the nearest first
         if id(value) in seen:
             continue
         seen[id(value)] = value  # kept, so that no other gets its id
@@ -202,10 +206,11 @@ def _names_reached(function: Any, space: dict[str, Any], kept: set[str]) -> set[
 
 def _parts_of(value: Any) -> list[Any]:
     """What a call of this may call in turn, as far as it is seen without running user code."""
-    if isinstance(value, dict):
-        return list(value.values()) if len(value) <= _MOST_PARTS else []
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value) if len(value) <= _MOST_PARTS else []
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        if type(value).__module__ not in ("builtins", "collections"):
+            return [type(value)]  # to look into it may run user code
+        parts = value.values() if isinstance(value, dict) else value
+        return [part for part in parts if not is_constant(part)] if len(value) <= _MOST_PARTS else []
     if isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
         return [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]

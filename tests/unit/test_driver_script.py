@@ -72,6 +72,7 @@ LAZY = "MODEL = None\ndef make():\n    global MODEL\n    MODEL = 1\n"
         "import random\nS = random.Random()\n" + using("S") + guarded("S.random()"),
         "import logging\nS = logging.getLogger()\n" + using("S") + guarded("S.info('')"),
         FUNCTION + guarded("f = run; print(f)"),
+        "S = [[[{} for _ in range(99)] for _ in range(99)] for _ in range(99)]\n" + using("S") + GUARD,
         # What the jobs do is no change of the guard's.
         "S = {}\ndef keep(x):\n    S[x] = set()\n" + using("S, keep(1)") + GUARD,
         OBJECT + "S = C()\n" + using("S.f()") + guarded("print(run)"),
