@@ -23,7 +23,7 @@ from queue_eval.function_ref import FunctionRef
 from queue_eval.hints import spell_command
 from queue_eval.job import Job
 from queue_eval.machine import machine_id
-from queue_eval.user_code import digest, digest_file, file_of
+from queue_eval.user_code import digest, digest_file, file_of, files_reached
 from queue_eval.user_warning import warn_user
 
 _FIELD = "source:"
@@ -184,6 +184,8 @@ class SourceCheck:
         self._reference = reference
         self._before = before
         self._judged: set[str | None] = {None}
+        # As they are now: what this driver has loaded does not change with its file.
+        self._loaded = files_reached(())
 
     def look(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
@@ -228,7 +230,12 @@ class SourceCheck:
             if script is not None:  # as it was when this driver began
                 return [script["file"], script["digest"]]
             file = self._reference.code.get("file")
+            own = self._loaded.get(module)
+            if own is not None and own[0] == file:
+                return own
             return None if file is None else [file, digest_at(file)]
+        if module in self._loaded:
+            return self._loaded[module]
         if module in sys.modules:
             return file_of(sys.modules[module])
         spec = find_fresh(module, self._reference.code.get("path", sys.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 
 import pytest
@@ -107,8 +108,6 @@ def test_where_nothing_tells_nothing_is_run_again(fleet, campaign, project):
 
 def test_helpers_by_value_count_too(fleet, campaign, monkeypatch):
     """In a notebook nothing is in a file."""
-    import sys
-
     fleet.worker()
     found = []
     for value in (1, 2, 1):
@@ -171,3 +170,19 @@ def test_a_file_elsewhere_is_not_what_the_driver_has(fleet, campaign, project):
     with fleet.driver(campaign, "of_sources:run") as driver, pytest.warns(UserWarning, match="other code"):
         results(driver, 3)
     assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith("3 jobs ")
+
+
+def test_a_helper_that_changes_while_its_driver_runs(fleet, campaign, project, monkeypatch):
+    """The driver goes on with what it has loaded, the next job has the new file."""
+    for module in ("of_sources", "its_helper"):  # set first: what stood there before comes back
+        monkeypatch.setitem(sys.modules, module, sys)
+        del sys.modules[module]
+    import of_sources  # type: ignore[import-not-found]
+
+    fleet.worker()
+    with fleet.driver(campaign, of_sources.run, "subprocess") as driver:
+        results(driver, 1)
+        (project / "its_helper.py").write_text("VALUE = 2 # changed\n")
+        driver.submit([{"x": 1}])
+        with pytest.warns(UserWarning, match="ran its_helper from .*, which has changed since"):
+            assert [job.result for job in driver.gather("ALL", timeout=30)] == [2]
