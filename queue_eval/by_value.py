@@ -18,15 +18,10 @@ import cloudpickle
 from cloudpickle import cloudpickle as inside
 
 from queue_eval.errors import FunctionError
+from queue_eval.generators import is_generator
 from queue_eval.user_code import globals_of
 
 MAX_PAYLOAD_BYTES = 64 * 2**20
-
-_GENERATORS = {
-    ("numpy.random._generator", "Generator"), ("numpy.random.mtrand", "RandomState"), ("random", "Random"),
-    ("torch._C", "Generator"), ("torch", "Generator"),
-}  # fmt: skip
-"""Types of random generators, by module and name: none of these libraries is imported for it."""
 
 _NAMELESS = "<dynamic-code>"
 
@@ -85,7 +80,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _reduce_code(obj)
         if isinstance(obj, functools._lru_cache_wrapper) and _is_nameless(obj):
             return _reduce_memoised(obj)
-        if _is_generator(obj):
+        if type(obj) is functools.cached_property:
+            return _reduce_property(obj)
+        if is_generator(obj):
             self.generators[id(obj)] = obj
         return super().reducer_override(obj)
 
@@ -93,6 +90,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     kind, arguments = inside._code_reduce(code)
     return kind, tuple(code.co_filename if one == _NAMELESS else one for one in arguments)
+
+
+def _reduce_property(helper: Any) -> tuple[Any, ...]:
+    # Up to Python 3.11 it holds a lock, which stays here.
+    state = {"attrname": helper.attrname, "__doc__": helper.__doc__}
+    return functools.cached_property, (helper.func,), state
 
 
 def _is_nameless(helper: Any) -> bool:
@@ -106,10 +109,6 @@ def _reduce_memoised(helper: Any) -> tuple[Any, ...]:
     chosen = helper.cache_parameters()
     arguments = (helper.__wrapped__, chosen["maxsize"], chosen["typed"], functools._CacheInfo)
     return functools._lru_cache_wrapper, arguments, dict(vars(helper))
-
-
-def _is_generator(value: Any) -> bool:
-    return any((kind.__module__, kind.__qualname__) in _GENERATORS for kind in type(value).__mro__)
 
 
 def _names_of(generators: dict[int, Any], function: Any) -> list[str]:

@@ -11,14 +11,24 @@ import ast
 import dis
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import _lru_cache_wrapper, cached_property, partial
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from queue_eval.driver_path import made_absolute
+from queue_eval.script_changes import Changes, is_constant
 from queue_eval.user_code import digest, innermost
+
+_MOST_PARTS = 1000
+"""Larger containers hold data, and no functions."""
+
+_MOST_VALUES = 20_000
+"""What is still farther away is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def find_script(function: Any, qualname: str) -> Script | None:
         return None
     try:
         source = Path(file).read_bytes()
-        parts = _Parts(ast.parse(source, file), file)
+        parts = _Parts(ast.parse(source, file), file, qualname)
     except (OSError, SyntaxError, ValueError):
         return None
     if not parts.guards or not _was_called_within(parts.guards, main, file):
@@ -61,7 +71,7 @@ def find_script(function: Any, qualname: str) -> Script | None:
 class _Parts:
     """What a script binds when it is imported, and what only within its main guard."""
 
-    def __init__(self, tree: ast.Module, file: str) -> None:
+    def __init__(self, tree: ast.Module, file: str, function: str) -> None:
         outside: list[ast.stmt] = []
         inside: list[ast.stmt] = []
         self.guards: list[range] = []
@@ -79,6 +89,7 @@ class _Parts:
         for code in (*_codes(imported), *_codes(guarded)):
             if code is not imported:
                 self.rebound |= _stores(code, "STORE_GLOBAL")[0]
+        self.changes = Changes(tree, inside, function.partition(".")[0])
         self.literals: dict[str, Any] = {}
         for statement in outside:
             self._note_literal(statement)
@@ -87,17 +98,19 @@ class _Parts:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             for target in targets:
-                if isinstance(target, ast.Name) and isinstance(statement.value, ast.Constant):
-                    self.literals[target.id] = statement.value.value
+                if isinstance(target, ast.Name):
+                    with suppress(ValueError, TypeError):
+                        self.literals[target.id] = ast.literal_eval(statement.value)
 
     def is_as_imported(self, name: str, value: Any) -> bool:
         """Whether a global has the value that an import of the script gives it, as far as can be told."""
         if name not in self.bound:
             return self.is_dynamic
-        if name not in self.rebound:
+        if name not in self.rebound and not self.changes.may_change(name, value):
             return True
         literal = self.literals.get(name, ...)
-        return type(literal) is type(value) and literal == value
+        # By their text, too: 1 is True.
+        return type(literal) is type(value) and literal == value and repr(literal) == repr(value)
 
 
 def _is_guard(test: ast.expr) -> bool:
@@ -160,28 +173,60 @@ def _is_defined(function: Any, qualname: str, main: ModuleType, parts: _Parts) -
 def _is_complete(function: Any, main: ModuleType, parts: _Parts) -> bool:
     """Whether all globals that the function reaches are as an import of the script leaves them."""
     space = vars(main)
-    return all(parts.is_as_imported(name, space[name]) for name in names_reached(function, space))
+    if parts.changes.is_unknown:
+        return False
+    reached = _names_reached(function, space, parts.bound - parts.rebound)
+    return all(parts.is_as_imported(name, space[name]) for name in reached)
 
 
-def names_reached(function: Any, space: dict[str, Any]) -> set[str]:
-    """Globals of `space` that a function refers to, with those that its like there refer to."""
+def _names_reached(function: Any, space: dict[str, Any], kept: set[str]) -> set[str]:
+    """Globals of `space` that a function refers to, with those that its like there refer to, and those of
+    `kept` that name a value which it has in another way: the class of an object, an alias."""
     reached: set[str] = set()
-    waiting = [function]
-    while waiting:
-        for code in _codes_of(waiting.pop()):
-            for inner in _codes(code):
-                for name in inner.co_names:
-                    if name in space and name not in reached and not name.startswith("__"):
-                        reached.add(name)
-                        waiting.append(space[name])
+    waiting = deque([function])
+    seen: dict[int, Any] = {}
+    names_of: dict[int, set[str]] = {}
+    for name in kept & space.keys():
+        if not is_constant(space[name]):
+            names_of.setdefault(id(space[name]), set()).add(name)
+    while waiting and len(seen) < _MOST_VALUES:
+        value = waiting.popleft()  # the nearest first
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value  # kept, so that no other gets its id
+        reached |= names_of.get(id(value), set())
+        if isinstance(value, FunctionType) and value.__globals__.get("__name__") == "__main__":
+            for code in _codes(value.__code__):
+                names = {name for name in code.co_names if name in space and not name.startswith("__")}
+                waiting += [space[name] for name in names - reached]
+                reached |= names
+        waiting += _parts_of(value)
     return reached
 
 
-def _codes_of(value: Any) -> list[CodeType]:
-    inner = innermost(value) if callable(value) and not isinstance(value, type) else value
-    if isinstance(inner, FunctionType):
-        return [inner.__code__]
-    if isinstance(inner, type) and inner.__module__ == "__main__":
-        members = [getattr(one, "__func__", getattr(one, "fget", one)) for one in vars(inner).values()]
-        return [one.__code__ for one in members if isinstance(one, FunctionType)]
-    return []
+def _parts_of(value: Any) -> list[Any]:
+    """What a call of this may call in turn, as far as it is seen without running user code."""
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        if type(value).__module__ not in ("builtins", "collections"):
+            return [type(value)]  # to look into it may run user code
+        parts = value.values() if isinstance(value, dict) else value
+        return [part for part in parts if not is_constant(part)] if len(value) <= _MOST_PARTS else []
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
+        return [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, property):
+        return [value.fget, value.fset, value.fdel]
+    if isinstance(value, type):
+        return [*vars(value).values(), *value.__mro__[1:]] if value.__module__ == "__main__" else []
+    if isinstance(value, (MethodType, staticmethod, classmethod, cached_property, _lru_cache_wrapper)):
+        return [getattr(value, name, None) for name in ("__func__", "__self__", "__wrapped__", "func")]
+    return [type(value)]
+
+
+def _is_empty(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is None
+    except ValueError:
+        return True

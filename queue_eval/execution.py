@@ -43,18 +43,22 @@ class RunFunction:
         before = list(sys.modules)
         try:
             self._function = load(setup.name, setup.payload, setup.path, setup.allowed, setup.code)
-            self._identify(before)
+            self._identify(before, (setup.code or {}).get("script"))
         except ValueError as error:  # a FunctionError
             self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
             self.load_error = str(error)
             # As text: an exception that is raised again for each attempt collects a traceback without end.
             self._broken = describe_error(error)
 
-    def _identify(self, before: list[str]) -> None:
+    def _identify(self, before: list[str], script: dict[str, Any] | None) -> None:
         """Before the first call: what that imports is not known when the next process is to be compared."""
         function, files = source_hash(self._function), files_reached(before)
         is_by_value = (globals_of(self._function) or {}).get("__name__") == "__main__"
-        parts = sibling_hashes(self._function, source_hash) if is_by_value else []
+        parts: list[str] = []
+        if is_by_value and script:  # the same code as where the script itself is
+            files["__main__"] = [script["file"], script["digest"]]
+        elif is_by_value:
+            parts = sibling_hashes(self._function, source_hash)
         self.source = combine(function, parts, files)
         self.told = {"source": self.source, "function": function, "parts": parts, "files": files}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from queue_eval.driver_path import find_fresh
 from queue_eval.function_ref import FunctionRef
 from queue_eval.hints import spell_command
 from queue_eval.job import Job
-from queue_eval.user_code import digest, digest_file, file_of
+from queue_eval.machine import machine_id
+from queue_eval.user_code import digest, digest_file, file_of, files_reached
 from queue_eval.user_warning import warn_user
 
 _FIELD = "source:"
@@ -54,6 +55,10 @@ class Source:
         told = self.files.get(module) or self.files.get("__main__")
         return None if told is None else told[1]
 
+    def is_of(self, digests: Container[str]) -> bool:
+        """Whether all files that loading has reached are these."""
+        return all(known in digests for _, known in self.files.values())
+
     def is_current(self, wanted: _Wanted) -> bool | None:
         """Whether the code is what this machine has now; None when nothing here tells."""
         own = self.digest_of(wanted.module)
@@ -62,10 +67,10 @@ class Source:
                 return False
         elif (here := digest_at(wanted.file)) and here != own:
             return False
-        found = {file: digest_at(file) for file, _ in self.files.values()}
+        found = {module: wanted.digest_of(module, file) for module, (file, _) in self.files.items()}
         if found and not any(found.values()):
             return None
-        return all(found[file] == known for file, known in self.files.values())
+        return all(found[module] == known for module, (_, known) in self.files.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +82,30 @@ class _Wanted:
     """Its hash; empty when it is not known."""
     file: str
     """Of its module, on the driver's machine; empty when there is none."""
+    path: tuple[str, ...]
+    """Its import path, if that was on this machine."""
+    pins: Mapping[str, str]
+
+    def digest_of(self, module: str, file: str) -> str:
+        """Of a module's file here: that which the driver has, else that of the worker. Empty without one."""
+        own = self.file if module in ("__main__", self.module) else self.pins.get(module, "")
+        if not own and (spec := find_fresh(module, self.path)) is not None and spec.has_location:
+            own = spec.origin or ""
+        return digest_at(own) or digest_at(file)
 
     @classmethod
     def of(cls, meta: Mapping[str, bytes]) -> _Wanted:
         module, function = (meta.get(name, b"").decode(errors="replace") for name in ("function", "source"))
         file = ""
-        with suppress(ValueError, TypeError, LookupError):
-            file = str(decode(meta["options"])["code"]["file"] or "")
-        return cls(module.partition(":")[0], function, file)
+        path: tuple[str, ...] = ()
+        pins: dict[str, str] = {}
+        with suppress(ValueError, TypeError, LookupError, AttributeError):
+            code = decode(meta["options"])["code"]
+            file = str(code["file"] or "")
+            if code["machine"] == machine_id():
+                path = tuple(map(str, code["path"]))
+                pins = {str(name): str(place) for name, place in code["pins"].items()}
+        return cls(module.partition(":")[0], function, file, path, pins)
 
 
 def known_sources(meta: Mapping[str, bytes]) -> dict[str, Source | None]:
@@ -137,9 +158,18 @@ def changed_sources(meta: Mapping[str, bytes], found: Iterable[str]) -> set[str]
     current = [one for one, verdict in verdicts.items() if verdict]
     if not current and None in verdicts.values():
         return None
+    # Files of other machines that are not here: they are current if their like is here, and is.
+    here = {known for one in current if (source := told[one]) for _, known in source.files.values()}
+    current = [
+        one for one, source in told.items()
+        if verdicts[one] or (verdicts[one] is None and source is not None and source.is_of(here))
+    ]  # fmt: skip
     # Of code by value there is nothing on the disk: that of the newest result counts as what is now.
     if current and (newest := told[current[-1]]) is not None:
-        current = [one for one in current if (source := told[one]) and source.parts == newest.parts]
+        current = [
+            one for one in current
+            if (source := told[one]) and (source.digest_of(wanted.module) or source.parts == newest.parts)
+        ]  # fmt: skip
     return set(told) - set(current)
 
 
@@ -154,6 +184,8 @@ class SourceCheck:
         self._reference = reference
         self._before = before
         self._judged: set[str | None] = {None}
+        # As they are now: what this driver has loaded does not change with its file.
+        self._loaded = files_reached(())
 
     def look(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
@@ -194,8 +226,16 @@ class SourceCheck:
     def _own(self, module: str) -> list[str] | None:
         """File and digest of a module as this driver has it; None when it has not."""
         if module in ("__main__", self._reference.name.partition(":")[0]):
+            script = self._reference.code.get("script")
+            if script is not None:  # as it was when this driver began
+                return [script["file"], script["digest"]]
             file = self._reference.code.get("file")
+            own = self._loaded.get(module)
+            if own is not None and own[0] == file:
+                return own
             return None if file is None else [file, digest_at(file)]
+        if module in self._loaded:
+            return self._loaded[module]
         if module in sys.modules:
             return file_of(sys.modules[module])
         spec = find_fresh(module, self._reference.code.get("path", sys.path))

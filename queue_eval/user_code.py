@@ -190,9 +190,22 @@ def fill_main(function: Any) -> None:
         # Without the file of the script, or multiprocessing would run it in its children.
         if not name.startswith("__"):
             setattr(main, name, value)
+    for value in list(vars(main).values()):
+        _qualify(value, main)
     inner = innermost(function)
     if getattr(inner, "__module__", None) == _MAIN and "<" not in getattr(inner, "__qualname__", "<"):
         main.__dict__.setdefault(inner.__qualname__, inner)
+
+
+def _qualify(value: Any, main: ModuleType) -> None:
+    """Give the classes within a class their whole name, which cloudpickle drops."""
+    if not isinstance(value, type) or value.__module__ != _MAIN:
+        return
+    for name, inner in list(vars(value).items()):
+        is_inner = isinstance(inner, type) and inner.__module__ == _MAIN and inner.__qualname__ == name
+        if is_inner and getattr(main, name, None) is not inner:
+            inner.__qualname__ = f"{value.__qualname__}.{name}"
+            _qualify(inner, main)
 
 
 def innermost(function: Any) -> Any:

@@ -168,7 +168,7 @@ def make_plan(
             )
         path = (working_folder() or "/",)
         if code is not None:
-            code = code | {"path": [], "pins": {}, "script": None, "exact": False}
+            code = code | {"path": [], "pins": {}, "exact": False}
     if payload is not None:
         signing.verify(access.key, queue.campaign, name, payload, signature)
     if forward is not None:

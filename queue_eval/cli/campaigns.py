@@ -30,7 +30,7 @@ from queue_eval.hints import spell_command
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.moves import Snapshot
 from queue_eval.queue import CampaignQueue
-from queue_eval.sources import known_sources, results_by_source
+from queue_eval.sources import changed_sources, known_sources, results_by_source
 from queue_eval.states import State
 
 
@@ -101,7 +101,10 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
             told = ", ".join(f"{count} of {source}" for source, count in sources.items())
             again = spell_command(queue.link.access, "retry", campaign, "--source-changed")
             click.echo(f"\nresults are of {len(sources)} sources: {told}")
-            click.echo(f"run those of other code than now again with: {again}")
+            if changed_sources(meta, sources) == set():
+                click.echo("all are of the code as it is here now; they reach different files of it")
+            else:
+                click.echo(f"run those of other code than now again with: {again}")
 
 
 def _sources_of(queue: CampaignQueue, meta: dict[str, bytes]) -> dict[str, int]:

@@ -180,12 +180,17 @@ def test_a_pool_of_a_job_knows_the_classes_of_the_script(fleet, campaign, guard)
     assert said["results"] == [[0], [2], [4], [6]]
 
 
+TIMES = "    def __mul__(self, x): return "
+
+
 @pytest.mark.parametrize(
     ("before", "within"),
     [
         ("", "SCALE = 3"),
         ("SCALE = 1", "SCALE = 3"),
         ("SCALE = 1\ndef choose():\n    global SCALE; SCALE = 3", "choose()"),
+        (f"class Scale:\n    of = 1\n{TIMES}self.of * x\nSCALE = Scale()", "Scale.of = 3"),
+        (f"class Scale(list):\n{TIMES}self[0] * x\nSCALE = Scale()", "SCALE.append(3)"),
     ],
 )
 @pytest.mark.usefixtures("worker")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 
 import pytest
 
 from queue_eval.states import State
 from tests.support.cli import complaint
-from tests.support.fault_fleet import wait_state
+from tests.support.fault_fleet import end, wait_state
 
 
 @pytest.fixture
@@ -107,8 +108,6 @@ def test_where_nothing_tells_nothing_is_run_again(fleet, campaign, project):
 
 def test_helpers_by_value_count_too(fleet, campaign, monkeypatch):
     """In a notebook nothing is in a file."""
-    import sys
-
     fleet.worker()
     found = []
     for value in (1, 2, 1):
@@ -120,3 +119,70 @@ def test_helpers_by_value_count_too(fleet, campaign, monkeypatch):
         assert values == [value]
         found.append(sources)
     assert found[0] == found[2] != found[1]
+
+
+SCRIPT = """
+import sys
+{imports}
+from queue_eval import Evaluator
+
+def helper(): return 1
+def run(config): return [helper(), __name__]
+
+if __name__ == "__main__":
+    home, campaign, count = sys.argv[1:]
+    options = {{"home": home, "campaign": campaign, "local_workers": False}}
+    with Evaluator.create(run, "process", options) as evaluator:
+        evaluator.submit([{{"x": x}} for x in range(int(count))])
+        evaluator.gather("ALL", timeout=30)
+"""
+
+
+@pytest.mark.parametrize("more", ["", "import its_helper"])
+def test_a_script_and_its_value_are_the_same_code(fleet, campaign, project, more):
+    """One worker imports the script, the other may not: the results of both count, and change with it."""
+    script = project / "search.py"
+    script.write_text(SCRIPT.format(imports=more))
+    for count, options in (("2", ()), ("4", ("--allow", "by-value"))):
+        worker = fleet.worker(*options)
+        assert fleet.script(script, str(fleet.home), campaign, count).wait(60) == 0
+        end(worker)
+    jobs = json.loads(fleet.cli("jobs", campaign, "--json").stdout)
+    assert [job["result"] for job in jobs] == [[1, "__mp_main__"]] * 2 + [[1, "__main__"]] * 2
+    assert len({job["source"] for job in jobs}) == (2 if more else 1)
+    shown = fleet.cli("status", campaign).stdout
+    assert ("all are of the code as it is here now" in shown) == bool(more)
+    assert "--source-changed" not in shown
+    assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith("0 jobs ")
+    script.write_text(script.read_text().replace("return 1", "return 2"))
+    assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith("4 jobs ")
+
+
+def test_a_file_elsewhere_is_not_what_the_driver_has(fleet, campaign, project):
+    """Another checkout on this machine is as its worker has run it, and nevertheless other code."""
+    elsewhere = fleet.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "of_sources.py").write_text((project / "of_sources.py").read_text())
+    (elsewhere / "its_helper.py").write_text("VALUE = 7\n")
+    folder, fleet.folder = fleet.folder, elsewhere
+    fleet.worker("--allow", "of_sources")
+    fleet.folder = folder
+    with fleet.driver(campaign, "of_sources:run") as driver, pytest.warns(UserWarning, match="other code"):
+        results(driver, 3)
+    assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith("3 jobs ")
+
+
+def test_a_helper_that_changes_while_its_driver_runs(fleet, campaign, project, monkeypatch):
+    """The driver goes on with what it has loaded, the next job has the new file."""
+    for module in ("of_sources", "its_helper"):  # set first: what stood there before comes back
+        monkeypatch.setitem(sys.modules, module, sys)
+        del sys.modules[module]
+    import of_sources  # type: ignore[import-not-found]
+
+    fleet.worker()
+    with fleet.driver(campaign, of_sources.run, "subprocess") as driver:
+        results(driver, 1)
+        (project / "its_helper.py").write_text("VALUE = 2 # changed\n")
+        driver.submit([{"x": 1}])
+        with pytest.warns(UserWarning, match="ran its_helper from .*, which has changed since"):
+            assert [job.result for job in driver.gather("ALL", timeout=30)] == [2]

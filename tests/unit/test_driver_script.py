@@ -47,6 +47,7 @@ def guarded(statement: str) -> str:
     return GUARD.replace("CALL()", f"{statement}; CALL()")
 
 
+OBJECT = "class C:\n    def __init__(self): self.n = 1; self.x = {'y': {}}\n    def f(self): pass\n"
 LAZY = "MODEL = None\ndef make():\n    global MODEL\n    MODEL = 1\n"
 
 
@@ -63,6 +64,18 @@ LAZY = "MODEL = None\ndef make():\n    global MODEL\n    MODEL = 1\n"
         "from os.path import *\n" + using("join") + GUARD,
         "try:\n    import numpy\nexcept ImportError:\n    numpy = None\n" + using("numpy") + GUARD,
         FUNCTION + GUARD + "else:\n    WHERE = 'a worker'\n",
+        # What the guard only reads, or has left as it was.
+        "S = {'x': [1]}\n" + using("S") + guarded("S['x'].append(2); S['x'].pop()"),
+        "S = object\n" + using("S") + guarded("print(S); s = {'a': S}"),
+        OBJECT + "S = C()\n" + using("S") + guarded("print(S); len(S.x); int(S.n); repr(S.n)"),
+        OBJECT + "S = C()\n" + using("S") + guarded("d = dict(n=S.n); d.update(m=S.n)"),
+        "import random\nS = random.Random()\n" + using("S") + guarded("S.random()"),
+        "import logging\nS = logging.getLogger()\n" + using("S") + guarded("S.info('')"),
+        FUNCTION + guarded("f = run; print(f)"),
+        "S = [[[{} for _ in range(99)] for _ in range(99)] for _ in range(99)]\n" + using("S") + GUARD,
+        # What the jobs do is no change of the guard's.
+        "S = {}\ndef keep(x):\n    S[x] = set()\n" + using("S, keep(1)") + GUARD,
+        OBJECT + "S = C()\n" + using("S.f()") + guarded("print(run)"),
     ],
 )
 def test_scripts_that_can_be_imported(main, text):
@@ -83,6 +96,34 @@ def test_scripts_that_can_be_imported(main, text):
         "X = 0\ndef inner():\n    return X\n" + using("inner()") + guarded("X = 1"),
         LAZY + using("MODEL") + guarded("make()"),
         guarded("run = lambda config: 1"),
+        # What the guard may change in place.
+        "S = {'x': 1}\n" + using("S") + guarded("S['x'] = 2"),
+        "S = {'x': 1}\n" + using("S") + guarded("S['x'] = True"),
+        "S = [1]\n" + using("S") + guarded("S.append(2)"),
+        "S = {'x': [1]}\n" + using("S") + guarded("x = S['x']; x.append(2)"),
+        "S = {'x': 1}\ndef choose():\n    S.update(x=2)\n" + using("S") + guarded("choose()"),
+        "S = set()\ndef choose(s):\n    s.add(2)\n" + using("S") + guarded("choose(S)"),
+        OBJECT + using("C") + guarded("C.n = 2"),
+        OBJECT + using("C") + guarded("setattr(C, 'n', 2)"),
+        OBJECT + "S = C()\n" + using("S") + guarded("S.n = 2"),
+        OBJECT + "S = C()\n" + using("S") + guarded("S.f()"),
+        OBJECT + "S = C()\n" + using("S") + guarded("[S.x].pop()['y'] = 3"),
+        FUNCTION + guarded("run.scale = 2"),
+        "S = 1\n" + using("S") + guarded("globals()['S'] = 2"),
+        "S = 1\n" + using("S") + guarded("globals().update(S=2)"),
+        "S = 1\n" + using("S") + guarded("exec('S = 2')"),
+        "S = {}\nT = S\n" + using("S") + guarded("T['x'] = 2"),
+        OBJECT + "S = C()\n" + using("S") + guarded("C.n = 2"),
+        # What only looks as if it were not reached.
+        "S = 0\nclass A:\n    def f(self): return S\nB = A()\n" + using("B.f()") + guarded("S = 1"),
+        "S = 0\nclass A:\n    def f(self): return S\nclass B(A): pass\n" + using("B") + guarded("S = 1"),
+        "S = 0\ndef f(): return S\nALL = {'f': f}\n" + using("ALL['f']()") + guarded("S = 1"),
+        "S = 0\nclass A:\n    f = staticmethod(lambda: S)\n" + using("A.f()") + guarded("S = 1"),
+        "S = 0\ndef f(): return S\ndef g(h=f): return h()\n" + using("g()") + guarded("S = 1"),
+        "S = 0\ndef f(g): return lambda x: g(x) + S\n@f\ndef h(x): return x\n" + using("h(1)")
+        + guarded("S = 1"),
+        "S = 0\ndef f(): return S\ndef g(h): return lambda: h()\nf = g(f)\n" + using("f()")
+        + guarded("S = 1"),
     ],
 )
 def test_scripts_that_cannot(main, text):
@@ -217,3 +258,18 @@ def test_sources_do_not_know_places():
     assert combine("f", (), files) == combine("f", (), moved)
     assert combine("f", (), files) != combine("f", ("3",), files)
     assert combine("f", (), {}) == "f"
+
+
+def test_what_classes_hold_goes_by_value(monkeypatch, main):
+    """A property that is cached, and classes within classes, which are then found by their names."""
+    text = (
+        "import functools, pickle\nclass A:\n    @functools.cached_property\n    def p(self): return 5\n"
+        "    class B:\n        class C: pass\nclass D: pass\nclass E:\n    alias = D\n    D = D\n"
+        "def run(config):\n    pickle.loads(pickle.dumps([A.B(), A.B.C(), E(), D()]))\n"
+        "    return [A().p, A.B.C.__qualname__, E.alias.__qualname__]\nCALL()\n"
+    )
+    assert main(text) is None
+    reference = describe(sys.modules["__main__"].run)
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    function = load(reference.name, reference.payload, (), None, reference.code | {"exact": False})
+    assert function({}) == [5, "A.B.C", "D"]
