@@ -35,7 +35,8 @@ class Losses:
             if keywords["lease_ms"]:
                 self.requests.append(keywords["request"])
                 self.leased.append([lease.id for lease in reply.leases])
-                if self.is_losing:
+                # Not that of a call which found no job yet: asked again, it brings none again.
+                if self.is_losing and reply.leases:
                     raise NodeAwayError("the node fell silent")
             return reply
 
