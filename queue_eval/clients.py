@@ -40,8 +40,10 @@ from redis.sentinel import (
 
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
+from queue_eval.faults import DistrustError
 from queue_eval.nodes import NodeAway, Nodes
-from queue_eval.server_watch import short_path
+from queue_eval.peers import check_named_peer
+from queue_eval.server_watch import ForeignPeerError, check_peer, short_path
 from queue_eval.urls import ServerUrl, parse_url, safe_url
 
 log = logging.getLogger(__name__)
@@ -120,14 +122,28 @@ class _Tls(_Packing, SSLConnection):
 
 
 class _Unix(_Packing, UnixDomainSocketConnection):
+    """Sends nothing before it knows who listens. `is_named`: by the user, not by a home."""
+
+    def __init__(self, *, is_named: bool = False, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._check_peer = check_named_peer if is_named else check_peer
+
     def _connect(self) -> Any:
         path = self.path
         with short_path(path) as short:
             self.path = short
             try:
-                return super()._connect()
+                line = super()._connect()
             finally:
                 self.path = path  # messages name it
+        try:
+            self._check_peer(line, path)
+        except BaseException as error:
+            line.close()
+            if isinstance(error, ForeignPeerError):
+                raise DistrustError(str(error)) from error
+            raise
+        return line
 
 
 class _PrimaryTcp(_Packing, SentinelManagedConnection):
@@ -189,7 +205,9 @@ def new_client(
         "on_connected": on_connected,
         "nodes": nodes,
     }
-    if not url.is_local:
+    if url.is_local:
+        settings["is_named"] = access.home is None
+    else:
         settings |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
     try:
         return _MAKERS[url.kind](url, settings)

@@ -89,6 +89,10 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "
 _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # of OpenSSL: X509_V_ERR_…
 
 
+class DistrustError(AuthenticationError):
+    """Who listens at a unix socket is not to be told anything."""
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether somebody answered who will not have us (password), or whom we must not trust (certificate)."""
     error = _innermost(error)
@@ -181,6 +185,11 @@ def _code(error: BaseException) -> str | None:
 def remedy(error: BaseException) -> str:
     """What to do about a refusal."""
     error = _innermost(error)
+    if isinstance(error, DistrustError):
+        return (
+            "trusted are root, this account, and for a URL of yours the owner of a folder that nobody else "
+            "can change; start the server anew, or use a TCP URL"
+        )
     found = _tls_error(error)
     if isinstance(found, ssl.SSLCertVerificationError):
         if found.verify_code in (_EXPIRED, _NOT_YET):

@@ -271,9 +271,6 @@ class ServerHome:
             return record.socket
         return os.path.relpath(record.socket, self.data.resolve())  # where it goes before it binds
 
-    def _has_socket(self, record: Record) -> bool:
-        return Path(record.socket).parent == self.folder
-
     def prepare_socket(self, path: str) -> None:
         """Make the private folder of a socket that does not lie in home.
 
@@ -294,9 +291,7 @@ class ServerHome:
         """Remove what a server that has ended leaves behind, but for its data and settings."""
         for path in (self.pid_file, Path(record.socket)):
             path.unlink(missing_ok=True)
-        if not self._has_socket(record):
-            with suppress(OSError):
-                Path(record.socket).parent.rmdir()
+        # The private folder of a socket that is not in home stays: its name is free for nobody else.
 
 
 def _is_temporary(socket_path: str) -> bool:

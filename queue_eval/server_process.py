@@ -35,7 +35,7 @@ from queue_eval.server_life import (
     taken,
 )
 from queue_eval.server_programs import server_binary
-from queue_eval.server_watch import ReplyError, Wire
+from queue_eval.server_watch import ForeignPeerError, ReplyError, Wire
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,11 @@ def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None
 
 
 def wait_for_answer(files: ServerHome, record: Record) -> None:
-    """Return once the server answers; raises ServerUnreachableError when it ends or stays silent."""
+    """Return once the server answers.
+
+    Raises ServerUnreachableError when it ends or stays silent, and ServerRefusedError when another account
+    listens in its place.
+    """
     started = time.monotonic()
     deadline, next_look = started + ANSWER_TIMEOUT_S, started + 0.25
     while time.monotonic() < deadline:
@@ -131,6 +135,8 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
             if not str(error).startswith("LOADING"):
                 raise ServerUnreachableError(f"the server of {files.folder} answers: {error}") from error
             deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        except ForeignPeerError as error:
+            raise _foreign(error, record) from error
         except OSError:
             pass  # not listening yet
         if time.monotonic() > next_look:
@@ -149,7 +155,7 @@ def shut_down(files: ServerHome, record: Record, pid: int) -> None:
             wire.call("SHUTDOWN")
     except ReplyError as error:
         raise ServerRefusedError(f"the server refuses to stop: {error}; see {files.log}") from error
-    except (FileNotFoundError, ConnectionRefusedError):
+    except (FileNotFoundError, ConnectionRefusedError, ForeignPeerError):
         _ask_to_end(pid)  # its socket was removed, or is another one's
     except ConnectionError:
         pass  # its way of saying yes
@@ -182,12 +188,18 @@ def check_alone(files: ServerHome, record: Record) -> None:
             pass
     except ReplyError:
         pass  # somebody answers
+    except ForeignPeerError as error:
+        raise _foreign(error, record) from error
     except OSError:
         return
     raise ServerRefusedError(
         f"a server answers at {record.socket}, though {files.alive_file} is not its own: the folder was "
         "replaced, or that file removed, while it lived; end it where it runs first"
     )
+
+
+def _foreign(error: ForeignPeerError, record: Record) -> ServerRefusedError:
+    return ServerRefusedError(f"{error}; remove {record.socket}, and see who may write to its folder")
 
 
 def check_unnamed(files: ServerHome) -> None:

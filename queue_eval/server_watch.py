@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ stop_if_idle(sys.argv[2], int(sys.argv[3]))
 """
 
 
+_XUCRED_BYTES = 76
+"""Size of what macOS and the BSDs tell of a peer."""
+
+
+class ForeignPeerError(PermissionError):
+    """Another account listens at a socket. Nothing was sent to it."""
+
+
 class ReplyError(Exception):
     """The server answered with an error; the message begins with its code (`LOADING`, `WRONGPASS`)."""
 
@@ -56,11 +65,34 @@ def short_path(path: str) -> Iterator[str]:
         os.close(handle)
 
 
+def peer_uid(line: socket.socket) -> int:
+    """The account that listens at the other end of a unix socket, as the kernel noted it. Asks nobody.
+
+    Raises OSError where the system does not tell.
+    """
+    if hasattr(socket, "SO_PEERCRED"):
+        return int(struct.unpack("iII", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+    # struct xucred: a version, the account, its groups. Level 0 is SOL_LOCAL, option 1 LOCAL_PEERCRED.
+    return int(struct.unpack_from("II", line.getsockopt(0, 1, _XUCRED_BYTES))[1])
+
+
+def check_peer(line: socket.socket, path: str) -> None:
+    """Raise ForeignPeerError unless root or this account listens at `path`.
+
+    To be called before anything is sent: whoever can make a file there can listen, and would be told the
+    password.
+    """
+    uid = peer_uid(line)
+    if uid not in (0, os.geteuid()):
+        raise ForeignPeerError(f"another account (uid {uid}) listens at {path}; nothing was sent to it")
+
+
 class Wire:
     """One connection to a unix socket, for one thread: sends a command, waits for its reply (RESP2).
 
     Every wait lasts at most `timeout_s` seconds (None: for ever). Raises OSError when the connection
-    cannot be made, breaks or is too slow, and ReplyError when the server says no.
+    cannot be made, breaks or is too slow, ForeignPeerError when it leads to another account, and ReplyError
+    when the server says no.
     """
 
     def __init__(self, path: str, password: str, timeout_s: float | None = 5.0) -> None:
@@ -69,6 +101,7 @@ class Wire:
             self._socket.settimeout(timeout_s)
             with short_path(path) as short:
                 self._socket.connect(short)
+            check_peer(self._socket, path)
             self._replies = self._socket.makefile("rb")
             self.call("AUTH", password)
         except BaseException:
