@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 
 import psutil
+
+_TICK_S = 0.02
+"""Births are rounded down to a tick of the kernel's clock; this is two."""
 
 
 def machine_id() -> str:
@@ -53,6 +57,13 @@ def birth_of(pid: int) -> float:
         return psutil.Process(pid).create_time()
     # The name, in parentheses, may hold anything; the start is the 22nd field, in ticks.
     return int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def born_now() -> float:
+    """What `birth_of` would be of a process that begins now, or a little less."""
+    if Path("/proc/self/stat").exists():
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - _TICK_S
+    return time.time() - _TICK_S
 
 
 def is_alive(pid: int, born: float) -> bool:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 Phase = Literal["starting", "running", "stopping", "stopped"]
 
+ALIVE_FILE = "server.alive"
+
 LOCK_TIMEOUT_S = 60.0
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -155,7 +157,7 @@ class ServerHome:
 
     @property
     def alive_file(self) -> Path:
-        return self.folder / "server.alive"
+        return self.folder / ALIVE_FILE
 
     @property
     def certificates(self) -> Path:

@@ -6,8 +6,8 @@ the lock is           the server is
 free                  nobody, whatever the record says; but if the process of its pid file is here and has our
                       data folder, that one: somebody has removed the file that it had locked
 held                  the process that the file names, when it is of this machine and lives; else one here
-                      that has this very file open and our `server.conf` on its command line; else somewhere
-                      that cannot be seen from here: another machine, or namespace of process ids
+                      with our `server.conf` on its command line; else somewhere that cannot be seen from
+                      here: another machine, or namespace of process ids
 held, and what the    dead: only its forks are left, which were rewriting its log
 file names is dead
 not to be had         as with a lock that is held; but nobody, when the file names nobody, or what it names is
@@ -15,7 +15,9 @@ not to be had         as with a lock that is held; but nobody, when the file nam
 ====================  =====================================================================================
 
 A process is known by machine, pid and birth, as workers know each other; never by a host's name, which
-cloned nodes share and laptops change. A starter takes the lock before the server begins, and hands it on.
+cloned nodes share and laptops change. Command lines, and files that were copied, only tell where to look:
+a server belongs to this account, and has `server.alive` open to write it. A starter takes the lock before
+the server begins, and hands it on.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from typing import Literal
 
 from queue_eval.errors import ServerRefusedError
 from queue_eval.machine import birth_of, is_alive, machine_id
-from queue_eval.server_home import NO_LOCKS, Record, ServerHome
+from queue_eval.server_home import ALIVE_FILE, NO_LOCKS, Record, ServerHome
+
+_TELLS_FILES = Path("/proc/self/fdinfo").is_dir()
+"""Whether this system tells which files a process has open."""
 
 _TAKE_S = 5.0
 """Whoever looks holds the lock for an instant; forks of a dead server, until they are ended."""
@@ -93,7 +98,10 @@ def look(files: ServerHome, record: Record | None) -> Life:
         return Life(_by_pid_file(files))
     holder = _read(files.alive_file)
     if holder is not None and holder.is_here and holder.role == "server":
-        return Life(holder.pid) if holder.lives else Life(forks=tuple(_forks(files)))
+        if not holder.lives:
+            return Life(forks=tuple(_forks(files)))
+        if _is_own(holder.pid) and _has_to_write(holder.pid, files.alive_file):
+            return Life(holder.pid)
     pid = _by_command(files)
     if pid is not None:
         return Life(pid)
@@ -105,19 +113,24 @@ def look(files: ServerHome, record: Record | None) -> Life:
 
 
 def processes_of(files: ServerHome) -> list[int]:
-    """Processes here with this home's settings on their command line and its `server.alive` open, the oldest
+    """Servers here with this home's settings on their command line and its `server.alive` open, the oldest
     first: the server."""
-    return [pid for pid in named_by(files) if _has_open(pid, files.alive_file)]
+    return [pid for pid in named_by(files) if _has_to_write(pid, files.alive_file)]
 
 
 def named_by(files: ServerHome) -> list[int]:
-    """Processes here with the path of this home's settings on their command line, the oldest first."""
+    """Servers of this account with the path of this home's settings on their command line, the oldest first.
+
+    Not who reads the settings, or says that path: these have no `server.alive` open to write it.
+    """
     import psutil
 
     found = [
         (process.info["create_time"], process.pid)
         for process in psutil.process_iter(["cmdline", "create_time"])
         if str(files.config) in (process.info["cmdline"] or ())
+        and _is_own(process.pid)
+        and _has_to_write(process.pid)
     ]
     return [pid for _, pid in sorted(found)]
 
@@ -210,7 +223,7 @@ def _forks(files: ServerHome) -> list[int]:
     found = []
     for pid in _holders(files.alive_file):
         with suppress(psutil.Error):
-            if Path(psutil.Process(pid).exe()).name.startswith(("valkey", "redis")):
+            if _is_server_program(pid) and _is_own(pid) and _has_to_write(pid, files.alive_file):
                 found.append(pid)
     return found
 
@@ -219,7 +232,7 @@ def _holders(path: Path) -> list[int]:
     """Other processes here that have this very file open, as far as the system tells."""
     import psutil
 
-    return [pid for pid in psutil.pids() if pid != os.getpid() and _has_open(pid, path, default=False)]
+    return [pid for pid in psutil.pids() if pid != os.getpid() and _has_open(pid, path)]
 
 
 def _write(handle: int, pid: int, role: Literal["starter", "server"]) -> None:
@@ -250,7 +263,11 @@ def _by_pid_file(files: ServerHome) -> int | None:
 
     try:
         pid = int(files.pid_file.read_text())
-        is_it = has_data_of(pid, files) and str(files.config) in psutil.Process(pid).cmdline()
+        is_it = (
+            _is_own(pid)
+            and has_data_of(pid, files)
+            and str(files.config) in psutil.Process(pid).cmdline()
+        )
     except (OSError, ValueError, psutil.Error):
         return None
     return pid if is_it else None
@@ -266,23 +283,62 @@ def _by_command(files: ServerHome) -> int | None:
     return found[0] if found else None
 
 
-def _has_open(pid: int, path: Path, *, default: bool = True) -> bool:
-    """Whether a process has this very file open; `default` where the system does not tell."""
-    folder = Path(f"/proc/{pid}/fd")
+def _is_own(pid: int) -> bool:
+    """Whether a process belongs to this account: others' are none of our servers, and not ours to end."""
+    import psutil
+
     try:
-        mark = path.stat()
-        if not Path("/proc/self/fd").is_dir():
-            return default
-        # The handle was inherited, so it comes early: a server may have thousands of connections.
-        handles = sorted(folder.iterdir(), key=lambda entry: int(entry.name))
-    except OSError:
+        return psutil.Process(pid).uids().effective == os.geteuid()
+    except psutil.Error:
         return False
-    for handle in handles:
+
+
+def _is_server_program(pid: int) -> bool:
+    import psutil
+
+    return Path(psutil.Process(pid).exe()).name.startswith(("valkey", "redis"))
+
+
+def _has_to_write(pid: int, path: Path | None = None) -> bool:
+    """Whether a process has this very file open to write it; without `path`, a `server.alive` of any home,
+    also of one that was removed.
+
+    Where the system does not tell: whether it runs a server's program.
+    """
+    import psutil
+
+    if not _TELLS_FILES:
+        with suppress(psutil.Error):
+            return _is_server_program(pid)
+        return False
+    for handle in _handles(pid):
+        with suppress(OSError, ValueError, IndexError):
+            if path is None:
+                is_it = str(handle.readlink()).removesuffix(" (deleted)").endswith("/" + ALIVE_FILE)
+            else:
+                is_it = handle.samefile(path)
+            if is_it:
+                words = Path(f"/proc/{pid}/fdinfo/{handle.name}").read_text().split()
+                if int(words[words.index("flags:") + 1], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    return False
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has this very file open, as far as the system tells."""
+    for handle in _handles(pid):
         with suppress(OSError):
-            status = handle.stat()
-            if (status.st_dev, status.st_ino) == (mark.st_dev, mark.st_ino):
+            if handle.samefile(path):
                 return True
     return False
+
+
+def _handles(pid: int) -> list[Path]:
+    try:
+        # The handle was inherited, so it comes early: a server may have thousands of connections.
+        return sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda entry: int(entry.name))
+    except OSError:
+        return []
 
 
 def _elsewhere(files: ServerHome, record: Record | None, holder: Holder | None, *, can_tell: bool) -> Life:

@@ -23,7 +23,7 @@ import psutil
 from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.leftovers import unmarked
-from queue_eval.machine import birth_of, is_alive
+from queue_eval.machine import birth_of, born_now, is_alive
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import (
     has_data_of,
@@ -81,6 +81,7 @@ def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None
     files.write_config(record)
     files.pid_file.unlink(missing_ok=True)
     log_start = files.log.stat().st_size if files.log.exists() else 0
+    since = born_now()
     try:
         # The server detaches itself: it forks and leaves the session. All it keeps of ours is the lock.
         subprocess.run(
@@ -100,7 +101,7 @@ def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None
         if (pid := look(files, record).pid) is not None:
             note_server(handle, pid)
     except (OSError, subprocess.SubprocessError) as error:
-        _end_process(files)
+        _end_process(files, since)
         files.clean(record)
         if last:
             files.write(last)  # one that had crashed is still crashed: it was not stopped on purpose
@@ -221,9 +222,12 @@ def check_unnamed(files: ServerHome) -> None:
     )
 
 
-def _end_process(files: ServerHome) -> None:
+def _end_process(files: ServerHome, since: float) -> None:
+    """End what a start has left: the servers of this home that were born after it had begun."""
     for pid in processes_of(files):
         born = _birth(pid)
+        if born < since:
+            continue
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         _wait_for_end(files, pid, born)

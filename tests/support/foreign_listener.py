@@ -51,11 +51,15 @@ class ForeignListener:
         return self._process.stdout.readline().strip()
 
 
+def needs_accounts() -> None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a second account takes root, on Linux")
+
+
 @contextmanager
 def foreign_listener(uid: int = UID, folder: Path | None = None) -> Iterator[ForeignListener]:
     """`folder`: where it listens, if not in one of its own that only root could put elsewhere."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("a second account takes root, on Linux")
+    needs_accounts()
     # Not a temporary folder: everybody may make files there.
     own = Path(tempfile.mkdtemp(prefix="qe-", dir="/run"))
     try:
