@@ -135,12 +135,19 @@ def _read(path: Path, home: Path | None) -> Access | None:
         with path.open(encoding="utf-8") as file:
             # The open file is asked, not the path: what is judged is what is read.
             status = os.fstat(file.fileno())
-            text = "" if status.st_mode & 0o077 else file.read()
+            # Others than root read no closed file of another account, but where a mount shows foreign ids.
+            is_own = status.st_uid == os.geteuid() or os.geteuid() != 0
+            text = file.read() if is_own and not status.st_mode & 0o077 else ""
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise UsageError(f"the access file {path} cannot be read ({reason}); mend or replace it") from error
+    if not is_own:
+        raise UsageError(
+            f"the access file {path} belongs to another account (uid {status.st_uid}), which decides where "
+            f"it leads; if you trust it, take a copy of your own: install -m 600 {quote(str(path))} COPY"
+        )
     if status.st_mode & 0o077:
         raise UsageError(
             f"the access file {path} is open to other users; close it with: chmod 600 {quote(str(path))}"

@@ -26,6 +26,7 @@ from typing import IO
 from queue_eval.access import Access, write_private
 from queue_eval.errors import WorkerError
 from queue_eval.leftovers import unmarked
+from queue_eval.private_home import make_home
 from queue_eval.surroundings import INSIDE_JOB, working_folder
 
 LAUNCH_KEY = "launch.key"
@@ -121,7 +122,7 @@ def launch_key(access: Access, home: Path) -> bytes:
         return access.key
     path = home / LAUNCH_KEY
     if not path.exists():
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_home(home)
         _make_key(path)
     return path.read_bytes()
 

@@ -37,6 +37,7 @@ from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
 from queue_eval.launch import Launch, launch_key
 from queue_eval.local_register import DRAIN_HEARD_S, LocalRegister
 from queue_eval.machine import is_alive, new_worker_name
+from queue_eval.private_home import make_home
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file, spool_folder
 from queue_eval.surroundings import INSIDE_JOB
@@ -228,7 +229,8 @@ class LocalWorkers:
             )
         )  # fmt: skip
         logs = self._home / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        make_home(self._home)
+        logs.mkdir(mode=0o700, exist_ok=True)
         log_file = logs / log_name(name)
         command = [
             sys.executable, "-P", "-m", "queue_eval", "worker", "-n", str(slots),
@@ -236,7 +238,7 @@ class LocalWorkers:
             "--idle-timeout", str(IDLE_TIMEOUT_S), "--launch", self._digest,
         ]  # fmt: skip
         clean_logs(logs, [worker.card.name for worker in live_workers(self._queue.link)])
-        with log_file.open("ab") as output:
+        with open(log_file, "ab", opener=_open_private) as output:
             # The worker inherits the lock with the file: by it others see that the log is of a living one.
             with contextlib.suppress(OSError):
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -291,3 +293,7 @@ class LocalWorkers:
         link = self._queue.link
         link.call(lambda client: client.zrem(names.WORKERS, name))
         link.call(lambda client: client.delete(names.worker_key(name)))
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -37,6 +37,7 @@ from queue_eval.access import Role, write_private
 from queue_eval.certificates import WILDCARDS
 from queue_eval.errors import ServerError, ServerRefusedError
 from queue_eval.machine import host_id
+from queue_eval.private_home import check_owner, make_home
 from queue_eval.rights import user_lines
 from queue_eval.server_watch import HAS_SHORT_PATHS, SOCKET_PATH_LIMIT
 
@@ -168,18 +169,20 @@ class ServerHome:
         return self.folder / "server.json"
 
     def create(self) -> None:
-        for folder in (self.folder, self.data, self.log.parent):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The default home lies in the user's project: its secrets must not be committed by `git add .`.
-        ignore = self.folder / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="utf-8")
+        """Make the folders; raises UsageError for a home that is refused: see private_home.py."""
+        make_home(self.folder)
+        for folder in (self.data, self.log.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by whoever starts or stops this home's server; the kernel frees it if that process dies."""
+        """Held by whoever starts or stops this home's server; the kernel frees it if that process dies.
+
+        Raises UsageError for another account's home.
+        """
         from filelock import FileLock, SoftFileLock, Timeout
 
+        check_owner(self.folder)
         path = self.folder / "server.lock"
         is_soft = not can_lock(self.folder)
         kind = SoftFileLock if is_soft else FileLock

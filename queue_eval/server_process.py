@@ -24,6 +24,7 @@ from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.leftovers import unmarked
 from queue_eval.machine import birth_of, born_now, is_alive
+from queue_eval.private_home import close_home
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import (
     has_data_of,
@@ -65,8 +66,10 @@ def launch(
 
     Assumes that `look` saw no server, only `forks` of a dead one.
 
-    Raises ServerRefusedError when one lives all the same, and ServerError with the words of the server.
+    Raises ServerRefusedError when one lives all the same, ServerError with the words of the server, and
+    UsageError for a home that is open to others.
     """
+    close_home(files.folder)
     binary = server_binary(with_tls=True) if record.tls_cert else server_binary()
     check_alone(files, record)
     # Until here nothing was changed: whoever has the lock is the server, or its only starter.

@@ -25,6 +25,7 @@ from queue_eval.errors import CampaignNotFoundError, UsageError
 from queue_eval.keys import check_campaign_name
 from queue_eval.moves import Release, Settlement
 from queue_eval.paging import pages
+from queue_eval.private_home import make_home
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file
 from queue_eval.states import Outcome
@@ -95,7 +96,10 @@ class Spool:
             self._kept.clear()
 
     def _open(self) -> io.FileIO:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home = self._path.parent.parent
+        if not home.exists():
+            make_home(home)
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
         while True:
             file = self._path.open("ab", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept as long as the file is open

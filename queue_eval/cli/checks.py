@@ -298,14 +298,18 @@ def _permissions(folder: Path) -> Iterator[Finding]:
             )
             continue
         mode = status.st_mode & 0o777
-        if status.st_uid != os.getuid():
-            yield Finding("warn", name, f"{path} belongs to another user (id {status.st_uid})")
+        if status.st_uid != os.geteuid():
+            yield Finding(
+                "fail", name, f"{path} belongs to another account (uid {status.st_uid}); use one of yours"
+            )
         elif name == "access file" and mode & 0o077:
             yield Finding("fail", name, f"{path} is open to others (mode {mode:o}); close it with: chmod 600")
         elif mode & 0o022:
             yield Finding(
                 "fail", name, f"{path} can be changed by others (mode {mode:o}); close it with: chmod go-w"
             )
+        elif mode & 0o055:
+            yield Finding("warn", name, f"others can look into {path} (mode {mode:o}); close it: chmod 700")
         else:
             yield Finding("ok", name, f"{path} (mode {mode:o})")
 
