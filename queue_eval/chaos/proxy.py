@@ -23,8 +23,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Self
 
-from queue_eval.server_watch import check_peer
-
 Target = str | tuple[str, int]
 """The path of a unix socket, or host and port."""
 
@@ -477,7 +475,6 @@ def _connected(target: Target) -> socket.socket:
         server.settimeout(_CONNECT_S)
         try:
             server.connect(target)
-            check_peer(server, target)
         except OSError:
             server.close()
             raise
