@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+import queue_eval
 from queue_eval import Evaluator
 from queue_eval.access import Access, read_access
 from queue_eval.connection import Link
@@ -128,6 +131,36 @@ def test_this_account_may_listen_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
         line.connect("sock")
         assert peer_uid(line) == os.geteuid()
         check_peer(line, "sock")
+
+
+CONNECT = """
+import os, socket, sys
+sys.path.append(sys.argv[1])
+import server_watch
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+try:
+    server_watch.Wire(sys.argv[3], "marker", 0.2)
+except server_watch.ForeignPeerError:
+    print("foreign")
+except TimeoutError:
+    print("trusted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("client", "listens", "verdict"),
+    [(UID, 0, "trusted"), (UID, UID, "trusted"), (UID, OTHER_UID, "foreign")],
+    ids=["root", "itself", "another"],
+)
+def test_an_account_trusts_root_and_itself(client: int, listens: int, verdict: str) -> None:
+    with foreign_listener(listens) as listener:
+        command = [sys.executable, "-I", "-S", "-c", CONNECT, str(Path(queue_eval.__file__).parent)]
+        done = subprocess.run(
+            [*command, str(client), str(listener.socket)], capture_output=True, text=True, check=True,
+            timeout=30,
+        )  # fmt: skip
+        assert done.stdout.strip() == verdict
+        assert (listener.told() == "nothing") == (verdict == "foreign")
 
 
 def test_links_that_go_round_end(tmp_path: Path) -> None:
