@@ -39,6 +39,9 @@ from queue_eval.server_home import ALIVE_FILE, NO_LOCKS, Record, ServerHome
 _TELLS_FILES = Path("/proc/self/fdinfo").is_dir()
 """Whether this system tells which files a process has open."""
 
+_PROGRAMS = ("valkey", "redis")
+"""How the names of a server's programs begin."""
+
 _TAKE_S = 5.0
 """Whoever looks holds the lock for an instant; forks of a dead server, until they are ended."""
 
@@ -223,7 +226,8 @@ def _forks(files: ServerHome) -> list[int]:
     found = []
     for pid in _holders(files.alive_file):
         with suppress(psutil.Error):
-            if _is_server_program(pid) and _is_own(pid) and _has_to_write(pid, files.alive_file):
+            is_server = Path(psutil.Process(pid).exe()).name.startswith(_PROGRAMS)
+            if is_server and _is_own(pid) and _has_to_write(pid, files.alive_file):
                 found.append(pid)
     return found
 
@@ -293,25 +297,20 @@ def _is_own(pid: int) -> bool:
         return False
 
 
-def _is_server_program(pid: int) -> bool:
-    import psutil
-
-    return Path(psutil.Process(pid).exe()).name.startswith(("valkey", "redis"))
-
-
 def _has_to_write(pid: int, path: Path | None = None) -> bool:
     """Whether a process has this very file open to write it; without `path`, a `server.alive` of any home,
     also of one that was removed.
 
-    Where the system does not tell: whether it runs a server's program.
+    Where the system does not tell: whether it is called like a server's program.
     """
     import psutil
 
-    if not _TELLS_FILES:
+    handles = _handles(pid)
+    if handles is None:
         with suppress(psutil.Error):
-            return _is_server_program(pid)
+            return psutil.Process(pid).name().startswith(_PROGRAMS)
         return False
-    for handle in _handles(pid):
+    for handle in handles:
         with suppress(OSError, ValueError, IndexError):
             if path is None:
                 is_it = str(handle.readlink()).removesuffix(" (deleted)").endswith("/" + ALIVE_FILE)
@@ -326,19 +325,22 @@ def _has_to_write(pid: int, path: Path | None = None) -> bool:
 
 def _has_open(pid: int, path: Path) -> bool:
     """Whether a process has this very file open, as far as the system tells."""
-    for handle in _handles(pid):
+    for handle in _handles(pid) or ():
         with suppress(OSError):
             if handle.samefile(path):
                 return True
     return False
 
 
-def _handles(pid: int) -> list[Path]:
+def _handles(pid: int) -> list[Path] | None:
+    """The open files of a process; None where the system does not tell, or not us (fewer capabilities)."""
     try:
         # The handle was inherited, so it comes early: a server may have thousands of connections.
         return sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda entry: int(entry.name))
+    except PermissionError:
+        return None
     except OSError:
-        return []
+        return [] if _TELLS_FILES else None
 
 
 def _elsewhere(files: ServerHome, record: Record | None, holder: Holder | None, *, can_tell: bool) -> Life:

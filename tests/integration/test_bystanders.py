@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import server_process
+from queue_eval import server_life, server_process
 from queue_eval.errors import ServerError
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.server import server_state, start_server, stop_server
@@ -107,3 +107,18 @@ def test_a_process_that_only_the_file_names_is_not_the_server(own_home: Path) ->
         assert stop_server(own_home)
         assert process.poll() is None
         wait_until(lambda: not processes_of(files))
+
+
+def test_where_the_system_tells_of_no_open_files_the_program_decides(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS, or with fewer capabilities than the server has."""
+    files = ServerHome(own_home)
+    monkeypatch.setattr(server_life, "_handles", lambda _: None)
+    start_server(own_home, keep=True)
+    pid = server_state(own_home).pid
+    with bystander(READ, files.alive_file, files.config) as process:
+        assert processes_of(files) == [pid]
+        assert stop_server(own_home)
+        start_server(own_home)
+        assert process.poll() is None
