@@ -34,13 +34,8 @@ from typing import Literal
 
 from queue_eval.errors import ServerRefusedError
 from queue_eval.machine import birth_of, is_alive, machine_id
-from queue_eval.server_home import ALIVE_FILE, NO_LOCKS, Record, ServerHome
-
-_TELLS_FILES = Path("/proc/self/fdinfo").is_dir()
-"""Whether this system tells which files a process has open."""
-
-_PROGRAMS = ("valkey", "redis")
-"""How the names of a server's programs begin."""
+from queue_eval.open_files import SERVER_PROGRAMS, has_open, has_to_write, is_own
+from queue_eval.server_home import NO_LOCKS, Record, ServerHome
 
 _TAKE_S = 5.0
 """Whoever looks holds the lock for an instant; forks of a dead server, until they are ended."""
@@ -103,7 +98,7 @@ def look(files: ServerHome, record: Record | None) -> Life:
     if holder is not None and holder.is_here and holder.role == "server":
         if not holder.lives:
             return Life(forks=tuple(_forks(files)))
-        if _is_own(holder.pid) and _has_to_write(holder.pid, files.alive_file):
+        if is_own(holder.pid) and has_to_write(holder.pid, files.alive_file):
             return Life(holder.pid)
     pid = _by_command(files)
     if pid is not None:
@@ -118,7 +113,7 @@ def look(files: ServerHome, record: Record | None) -> Life:
 def processes_of(files: ServerHome) -> list[int]:
     """Servers here with this home's settings on their command line and its `server.alive` open, the oldest
     first: the server."""
-    return [pid for pid in named_by(files) if _has_to_write(pid, files.alive_file)]
+    return [pid for pid in named_by(files) if has_to_write(pid, files.alive_file)]
 
 
 def named_by(files: ServerHome) -> list[int]:
@@ -132,8 +127,8 @@ def named_by(files: ServerHome) -> list[int]:
         (process.info["create_time"], process.pid)
         for process in psutil.process_iter(["cmdline", "create_time"])
         if str(files.config) in (process.info["cmdline"] or ())
-        and _is_own(process.pid)
-        and _has_to_write(process.pid)
+        and is_own(process.pid)
+        and has_to_write(process.pid)
     ]
     return [pid for _, pid in sorted(found)]
 
@@ -226,8 +221,8 @@ def _forks(files: ServerHome) -> list[int]:
     found = []
     for pid in _holders(files.alive_file):
         with suppress(psutil.Error):
-            is_server = Path(psutil.Process(pid).exe()).name.startswith(_PROGRAMS)
-            if is_server and _is_own(pid) and _has_to_write(pid, files.alive_file):
+            is_server = Path(psutil.Process(pid).exe()).name.startswith(SERVER_PROGRAMS)
+            if is_server and is_own(pid) and has_to_write(pid, files.alive_file):
                 found.append(pid)
     return found
 
@@ -236,7 +231,7 @@ def _holders(path: Path) -> list[int]:
     """Other processes here that have this very file open, as far as the system tells."""
     import psutil
 
-    return [pid for pid in psutil.pids() if pid != os.getpid() and _has_open(pid, path)]
+    return [pid for pid in psutil.pids() if pid != os.getpid() and has_open(pid, path)]
 
 
 def _write(handle: int, pid: int, role: Literal["starter", "server"]) -> None:
@@ -268,7 +263,7 @@ def _by_pid_file(files: ServerHome) -> int | None:
     try:
         pid = int(files.pid_file.read_text())
         is_it = (
-            _is_own(pid)
+            is_own(pid)
             and has_data_of(pid, files)
             and str(files.config) in psutil.Process(pid).cmdline()
         )
@@ -285,62 +280,6 @@ def _by_command(files: ServerHome) -> int | None:
         if pid in found:
             return pid
     return found[0] if found else None
-
-
-def _is_own(pid: int) -> bool:
-    """Whether a process belongs to this account: others' are none of our servers, and not ours to end."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).uids().effective == os.geteuid()
-    except psutil.Error:
-        return False
-
-
-def _has_to_write(pid: int, path: Path | None = None) -> bool:
-    """Whether a process has this very file open to write it; without `path`, a `server.alive` of any home,
-    also of one that was removed.
-
-    Where the system does not tell: whether it is called like a server's program.
-    """
-    import psutil
-
-    handles = _handles(pid)
-    if handles is None:
-        with suppress(psutil.Error):
-            return psutil.Process(pid).name().startswith(_PROGRAMS)
-        return False
-    for handle in handles:
-        with suppress(OSError, ValueError, IndexError):
-            if path is None:
-                is_it = str(handle.readlink()).removesuffix(" (deleted)").endswith("/" + ALIVE_FILE)
-            else:
-                is_it = handle.samefile(path)
-            if is_it:
-                words = Path(f"/proc/{pid}/fdinfo/{handle.name}").read_text().split()
-                if int(words[words.index("flags:") + 1], 8) & os.O_ACCMODE != os.O_RDONLY:
-                    return True
-    return False
-
-
-def _has_open(pid: int, path: Path) -> bool:
-    """Whether a process has this very file open, as far as the system tells."""
-    for handle in _handles(pid) or ():
-        with suppress(OSError):
-            if handle.samefile(path):
-                return True
-    return False
-
-
-def _handles(pid: int) -> list[Path] | None:
-    """The open files of a process; None where the system does not tell, or not us (fewer capabilities)."""
-    try:
-        # The handle was inherited, so it comes early: a server may have thousands of connections.
-        return sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda entry: int(entry.name))
-    except PermissionError:
-        return None
-    except OSError:
-        return [] if _TELLS_FILES else None
 
 
 def _elsewhere(files: ServerHome, record: Record | None, holder: Holder | None, *, can_tell: bool) -> Life:

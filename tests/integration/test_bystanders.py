@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import server_life, server_process
+from queue_eval import open_files, server_process
 from queue_eval.errors import ServerError
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.server import server_state, start_server, stop_server
@@ -114,7 +114,7 @@ def test_where_the_system_tells_of_no_open_files_the_program_decides(
 ) -> None:
     """As on macOS, or with fewer capabilities than the server has."""
     files = ServerHome(own_home)
-    monkeypatch.setattr(server_life, "_handles", lambda _: None)
+    monkeypatch.setattr(open_files, "_handles", lambda _: None)
     start_server(own_home, keep=True)
     pid = server_state(own_home).pid
     with bystander(READ, files.alive_file, files.config) as process:
