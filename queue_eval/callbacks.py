@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from queue_eval.codec import EXACT_FLOAT
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.job import Job
 from queue_eval.states import State
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-
-_EXACT_FLOAT = 2**53
-"""Up to here floats hold every integer."""
 
 
 class Callback:
@@ -233,6 +231,6 @@ def _is_infinite_or_nan(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, int) and abs(value) > _EXACT_FLOAT:
+    if isinstance(value, int) and abs(value) > EXACT_FLOAT:
         return str(value)
     return f"{value:.5f}" if isinstance(value, (int, float)) else repr(value)

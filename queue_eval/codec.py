@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FAIL_RETURN_VALUE = -3.4028235e38
 """Result of a failed or cancelled job, where no other is asked for: the minimum of float32."""
 
+EXACT_FLOAT = 2**53
+"""Up to here floats hold every integer."""
+
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
 _MAX_DEPTH = 200

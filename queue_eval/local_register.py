@@ -32,6 +32,9 @@ _NOTE_EVERY_S = 3600.0
 DRAIN_HEARD_S = 3.0
 """A worker that was asked to drain is waited for so long, until it leases no more."""
 
+IDLE_HEARD_S = 10.0
+"""The same for one that has nothing to do: no driver waits for that."""
+
 _LOOK_EVERY_S = 0.02
 
 
@@ -115,13 +118,14 @@ def _leases(card: WorkerCard | None) -> bool:
     return card is not None and card.state != "draining" and _may_live(card)
 
 
-def retire_idle(queue: CampaignQueue, home: Path) -> None:
+def retire_idle(queue: CampaignQueue, home: Path) -> list[WorkerCard]:
     """Let go of the local workers of a campaign in which nothing is left to do, and which no driver uses.
 
-    What is to be done there next is done with what its next driver has.
+    What is to be done there next is done with what its next driver has. Returns those that have not answered
+    within `IDLE_HEARD_S`.
     """
     register = LocalRegister(queue, home)
     local = register.leasing(worker.card for worker in live_workers(queue.link))
-    if local:
-        used = register.used()
-        register.retire([card for card in local if card.launch not in used])
+    used = register.used() if local else set()
+    unused = [card for card in local if card.launch not in used]
+    return register.retire(unused, IDLE_HEARD_S) if unused else []

@@ -98,8 +98,7 @@ class LocalWorkers:
         self._has_warned = False
         # Workers that this process runs in: their slots are taken, by the very job that this driver is in.
         self._inside = os.environ.get(INSIDE_JOB)
-        self._is_inside = self._inside is not None
-        self._around = {one.pid for one in psutil.Process().parents()} if self._is_inside else set()
+        self._around = {one.pid for one in psutil.Process().parents()} if self._inside is not None else set()
         self._lock = threading.Lock()
         self._started: list[_Started] = []
         self._early_deaths = 0
@@ -201,7 +200,7 @@ class LocalWorkers:
             return False
         if not card.serves(self._queue.campaign, self._label) or self._queue.campaign in card.refused:
             return False
-        if self._is_inside and (not card.is_for(self._queue.campaign) or card.pid in self._around):
+        if self._inside is not None and (not card.is_for(self._queue.campaign) or card.pid in self._around):
             # Those for all campaigns may be full of jobs that wait as this one does, for the like of them.
             return False
         if self._register.is_local(card) and card.launch != self._digest:

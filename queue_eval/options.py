@@ -153,12 +153,17 @@ def count(what: str, value: Any, minimum: int = 1) -> int:
     return number
 
 
+def _number(value: Any) -> float:
+    """`value` as a float; NaN for what is no number."""
+    try:
+        return math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def seconds(what: str, value: Any) -> float:
     """`value` as seconds from 0 to MAX_DELAY_S, else UsageError."""
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+    number = _number(value)
     if not 0 <= number <= MAX_DELAY_S:
         raise UsageError(f"{what} is {value!r}; give seconds, from 0 to ten years")
     return number
@@ -184,10 +189,7 @@ def _retry_delay(value: Any) -> RetryDelay:
     if len(value) != 3:
         raise UsageError(f"retry_delay is {value!r}; give seconds, or (first, factor, maximum)")
     first, maximum = seconds("retry_delay's first", value[0]), seconds("retry_delay's maximum", value[2])
-    try:
-        factor = math.nan if isinstance(value[1], (bool, str)) else float(value[1])
-    except (TypeError, ValueError, OverflowError):
-        factor = math.nan
+    factor = _number(value[1])
     if not 0 < factor <= 1000:
         raise UsageError(f"retry_delay's factor is {value[1]!r}; give a number above 0, like 2")
     return RetryDelay(first, factor, maximum)

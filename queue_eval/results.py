@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from queue_eval import failpoints
-from queue_eval.column_names import column_names
+from queue_eval.codec import EXACT_FLOAT
 from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.results_owner import Owner, keep_of_others, mark, one_at_a_time
 from queue_eval.spilled_rows import SpilledRows
-from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, plain_cell
+from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, column_names, plain_cell
 from queue_eval.user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -31,15 +31,10 @@ SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
 Row = tuple[dict[str, Any], dict[str, Any]]
 """The cells of a job: those that were saved, by key, and those of our own columns."""
 
-_OWN_COLUMNS = RESULT_COLUMNS
-
 _FRAME_COLUMNS = (
     "id", "objective", "state", "attempts", "releases", "worker", "host", "submitted_at", "started_at",
     "finished_at", "run_s", "wait_s", "elapsed_sec", "duration", "error",
 )  # fmt: skip
-
-_EXACT_FLOAT = 2**53
-"""Up to here floats hold every integer."""
 
 
 def convert_for_csv(value: Any) -> Any:
@@ -60,7 +55,7 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
             raise UsageError(f"saved_keys returned a {type(given).__name__} for job {job.id}; return a dict")
         state = given.get("state")
         # The state of the job, or one of the user's own, as of the config.
-        own_keys = _OWN_COLUMNS if isinstance(state, str) and state == job.state else _OWN_COLUMNS[:-1]
+        own_keys = RESULT_COLUMNS if isinstance(state, str) and state == job.state else RESULT_COLUMNS[:-1]
         saved = {key: value for key, value in given.items() if key not in own_keys}
     elif isinstance(saved_keys, (list, tuple)):
         wanted = [key for key in saved_keys if key in job.config and key != "id"]
@@ -108,15 +103,15 @@ def _write(
             seen |= dict.fromkeys(saved)
     # A key that was asked for has its column, even if no job has the key.
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
-    first = [key for key in asked if key in seen or key not in _OWN_COLUMNS]
-    names = column_names([*first, *seen], _OWN_COLUMNS)
+    first = [key for key in asked if key in seen or key not in RESULT_COLUMNS]
+    names = column_names([*first, *seen], RESULT_COLUMNS)
     folder, told = target.parent, ""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{_temporary_prefix(target)}{os.getpid()}.{secrets.token_hex(4)}"
     try:
         # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, [*names.values(), *_OWN_COLUMNS])
+            writer = csv.DictWriter(file, [*names.values(), *RESULT_COLUMNS])
             failpoints.reach("results.before-write")
             writer.writeheader()
             writer.writerows(map(_shown_by(cells, names), rows))
@@ -212,7 +207,7 @@ def _keep_integers(frame: pd.DataFrame, rows: list[dict[str, Any]]) -> None:
     for name in [name for name in frame.columns if frame[name].dtype.kind == "f"]:
         values = [row.get(name) for row in rows]
         integers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-        if not any(abs(value) > _EXACT_FLOAT for value in integers):
+        if not any(abs(value) > EXACT_FLOAT for value in integers):
             continue
         is_whole = len(integers) + values.count(None) == len(values)
         fits = min(integers) >= -(2**63) and max(integers) < 2**63

@@ -133,6 +133,22 @@ def is_no_number(cell: str) -> bool:
     return _NO_NUMBERS.fullmatch(cell.strip(_BLANKS)) is not None
 
 
+def column_names(keys: Iterable[str], own: Collection[str]) -> dict[str, str]:
+    """Key -> column, one for each of the `keys` of all configs of a table, in their order.
+
+    A key named like one of our `own` columns gets ``config.`` in front, as often as it takes to get a name
+    that is no other key.
+    """
+    known = dict.fromkeys(keys)
+    names = {}
+    for key in known:
+        column = key
+        while column in own or (column != key and column in known):
+            column = f"config.{column}"
+        names[key] = column
+    return names
+
+
 def keys_of_columns(columns: Iterable[str], own: Collection[str]) -> dict[str, str]:
     """Column -> key of the config: a key that is named like one of our `own` columns stands under
     ``config.<key>``, or behind as many ``config.`` as it took to find a free name."""

@@ -23,6 +23,7 @@ PAUSE_S = (1.0, 60.0)
 
 _MOST_SOURCES = 100
 
+
 @dataclass(frozen=True, slots=True)
 class Unloaded:
     """An attempt that has not begun, for its process never loaded the run function."""

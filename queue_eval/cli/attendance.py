@@ -18,7 +18,9 @@ def why_unserved(
 ) -> str | None:
     """One sentence when jobs of the campaign are to be done and nobody does them; else None.
 
-    `workers`: all live ones. A campaign that is paused is not judged: nobody is to serve it.
+    `workers`: all live ones, read before the snapshot. A worker that ends leaves the campaign before it signs
+    off: in the other order, one that ends in between is in the snapshot and is not known to be draining.
+    A campaign that is paused is not judged: nobody is to serve it.
     """
     outstanding, running = snapshot.outstanding, snapshot.counts[State.RUNNING]
     if not outstanding or snapshot.paused:

@@ -86,7 +86,8 @@ def campaigns_command(
 def status_command(campaign: str, url: str | None, home: str | None, as_json: bool) -> None:
     """Count a campaign's jobs by state; show its workers, its rate and the time left."""
     with campaign_queue(campaign, url, home, looks=True) as queue:
-        meta, snapshot, alive = queue.meta(), queue.snapshot(), live_workers(queue.link)
+        alive = live_workers(queue.link)  # before the snapshot, see why_unserved
+        meta, snapshot = queue.meta(), queue.snapshot()
         unserved = why_unserved(campaign, label_of(meta), snapshot, alive, queue.link.access)
         pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)
         workers = _workers_of(queue, snapshot, alive)

@@ -60,7 +60,9 @@ def retry_command(
         changed = _results_of_changed_source(queue) if source_changed else {}
         chosen = changed if source_changed else ids or queue.failed_ids()
         if chosen and not queue.snapshot().outstanding:
-            retire_idle(queue, queue.link.access.home or home_folder(home))
+            for card in retire_idle(queue, queue.link.access.home or home_folder(home)):
+                what = "does not answer; it may run these jobs in the environment that it was started in"
+                click.echo(f"worker {card.name} {what}", err=True)
         count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
         if count:
             queue.notify("retry")
@@ -148,11 +150,12 @@ def _why_unserved(queue: CampaignQueue, *, tells_pause: bool) -> str | None:
 
     `tells_pause`: a pause counts as a reason; `status` shows it apart.
     """
+    alive = live_workers(queue.link)  # before the snapshot, see why_unserved
     snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
     if snapshot.paused and tells_pause:
         resume = spell_command(access, "resume", campaign)
         return f"campaign {campaign!r} is paused; let it go on with: {resume}"
-    return why_unserved(campaign, label_of(queue.meta()), snapshot, live_workers(queue.link), access)
+    return why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
 
 
 def _report(

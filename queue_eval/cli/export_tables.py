@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.column_names import column_names
+from queue_eval.codec import EXACT_FLOAT
 from queue_eval.paging import PAGE, pages
-from queue_eval.table_cells import CellWriter, finite, plain_cell
+from queue_eval.table_cells import CellWriter, column_names, finite, plain_cell
 
 _OWN_FIELDS = {
     "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
@@ -30,9 +30,6 @@ _OWN_KINDS = {
 """Kind of values in those of our own columns that are not text; of the objective they are learnt."""
 
 _INT64 = 2**63
-
-_EXACT_FLOAT = 2**53
-"""Up to here floats hold every integer."""
 
 
 class Columns:
@@ -115,7 +112,7 @@ def _cell(line: dict[str, Any], column: str, key: str | None, writer: CellWriter
 
 def _kind(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) <= _EXACT_FLOAT:
+        if abs(value) <= EXACT_FLOAT:
             return "int"
         return "long" if -_INT64 <= value < _INT64 else "huge"
     return "null" if value is None else type(value).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queue_eval import keys
+from queue_eval.fleet import live_workers
 from queue_eval.states import Outcome, State
 from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign, on_terminal
 
@@ -58,7 +59,8 @@ def unserved(server, campaign):
     filled.link.close()
 
 
-def test_that_nobody_serves_it_is_said(unserved, server, campaign):
+def test_that_nobody_serves_it_is_said(unserved, server, campaign, monkeypatch):
+    monkeypatch.setattr("queue_eval.cli.checks._MOST_UNSERVED", 10**6)  # those of other tests, too
     start = f"start a worker with: queue-eval worker --campaign {campaign}"
     shown = cli("retry", campaign, 1, home=server)
     assert shown.stdout.splitlines() == [
@@ -76,6 +78,27 @@ def test_that_nobody_serves_it_is_said(unserved, server, campaign):
     assert {"status": "warn", "name": f"campaign {campaign}", "detail": status["unserved"]} in checks
     with_home = cli_here("resume", campaign, "--home", server).stdout
     assert f"queue-eval worker --home {server} --campaign {campaign}" in with_home
+
+
+@pytest.mark.parametrize("reads_first", [False, True])
+@pytest.mark.parametrize(("command", "module"), [("status", "campaigns"), ("retry", "control")])
+def test_a_worker_that_ends_meanwhile_does_not_serve(
+    unserved, server, campaign, monkeypatch, command, module, reads_first
+):  # fmt: skip
+    """It is draining, and ends just before or just after the live workers are read."""
+    unserved.register("box-7", campaigns=[campaign], state="draining")
+    unserved.settle(worker="box-7")  # it attends, and holds nothing
+
+    def read_around_the_end(link):
+        found = live_workers(link) if reads_first else []
+        unserved.queue.release("box-7", [], leave=True)
+        unserved.deregister("box-7")
+        return found or live_workers(link)
+
+    assert [one.worker for one in unserved.queue.snapshot().workers] == ["box-7"]
+    monkeypatch.setattr(f"queue_eval.cli.{module}.live_workers", read_around_the_end)
+    said = document(cli_here(command, campaign, "--json", home=server))["unserved"]
+    assert "nobody serves it" in said
 
 
 def test_a_retry_of_nothing_says_that_nobody_serves_what_waits(unserved, server, campaign):

@@ -27,7 +27,7 @@ from queue_eval.moves import Settled
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import start_server
 from queue_eval.states import State
-from tests.support.cli import cli
+from tests.support.cli import cli, cli_here
 from tests.support.fault_fleet import ROOT, Fleet, wait_registered, wait_state
 from tests.support.waiting import wait_until
 from workers.options import WorkerOptions
@@ -153,6 +153,20 @@ def test_a_retry_waits_for_the_mended_environment(script, tmp_path, method):
     assert mended[0][0] == "new"
     assert mended[1] != failed[1]
     assert log.read_text().split() == ["old", "new"]
+
+
+def test_a_retry_tells_of_a_worker_that_does_not_answer(script, own_fleet, monkeypatch):
+    (failed,) = script.run({"x": 1, "bad": "old"}, MARK="old")
+    (pid,) = [one.card.pid for one in _live(own_fleet, script)]
+    monkeypatch.setattr("queue_eval.local_register.IDLE_HEARD_S", 0.2)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        reply = cli_here("retry", script.campaign, home=script.home)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert reply.stdout.splitlines()[0] == f"1 job of {script.campaign} retried"
+    what = "does not answer; it may run these jobs in the environment that it was started in"
+    assert reply.stderr == f"worker {failed[1]} {what}\n"
 
 
 def test_a_retry_leaves_workers_that_have_something_to_do(script, own_fleet, tmp_path):

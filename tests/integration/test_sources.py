@@ -25,6 +25,18 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+def start_elsewhere(fleet, project, helper="VALUE = 7\n"):
+    """Start a worker in another checkout with this helper; a list of modules keeps it to that."""
+    elsewhere = fleet.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "of_sources.py").write_text((project / "of_sources.py").read_text())
+    (elsewhere / "its_helper.py").write_text(helper)
+    folder, fleet.folder = fleet.folder, elsewhere
+    fleet.worker("--allow", "of_sources")
+    fleet.folder = folder
+    return elsewhere
+
+
 def results(driver, count):
     driver.submit([{"x": x} for x in range(count)])
     jobs = sorted(driver.gather("ALL", timeout=30), key=lambda job: job.id)
@@ -64,15 +76,8 @@ def test_results_of_two_helpers(fleet, campaign, project, method):
     assert fleet.queue(campaign).snapshot().conserved
 
 
-def test_a_worker_that_has_another_file_says_so(fleet, campaign, project, monkeypatch):
-    """A list of modules keeps it to its own path."""
-    elsewhere = fleet.folder / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "of_sources.py").write_text((project / "of_sources.py").read_text())
-    (elsewhere / "its_helper.py").write_text("VALUE = 7\n")
-    folder, fleet.folder = fleet.folder, elsewhere
-    fleet.worker("--allow", "of_sources")
-    fleet.folder = folder
+def test_a_worker_that_has_another_file_says_so(fleet, campaign, project):
+    elsewhere = start_elsewhere(fleet, project)
     with fleet.driver(campaign, "of_sources:run") as driver:
         words = f"ran its_helper from {elsewhere}/its_helper.py, and this driver has {project}/its_helper.py"
         with pytest.warns(UserWarning, match=words) as told:
@@ -81,13 +86,7 @@ def test_a_worker_that_has_another_file_says_so(fleet, campaign, project, monkey
 
 
 def test_equal_files_elsewhere_are_the_same_code(fleet, campaign, project):
-    elsewhere = fleet.folder / "elsewhere"
-    elsewhere.mkdir()
-    for file in project.glob("*.py"):
-        (elsewhere / file.name).write_text(file.read_text())
-    folder, fleet.folder = fleet.folder, elsewhere
-    fleet.worker("--allow", "of_sources")
-    fleet.folder = folder
+    start_elsewhere(fleet, project, (project / "its_helper.py").read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with fleet.driver(campaign, "of_sources:run") as driver:
@@ -160,13 +159,7 @@ def test_a_script_and_its_value_are_the_same_code(fleet, campaign, project, more
 
 def test_a_file_elsewhere_is_not_what_the_driver_has(fleet, campaign, project):
     """Another checkout on this machine is as its worker has run it, and nevertheless other code."""
-    elsewhere = fleet.folder / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "of_sources.py").write_text((project / "of_sources.py").read_text())
-    (elsewhere / "its_helper.py").write_text("VALUE = 7\n")
-    folder, fleet.folder = fleet.folder, elsewhere
-    fleet.worker("--allow", "of_sources")
-    fleet.folder = folder
+    start_elsewhere(fleet, project)
     with fleet.driver(campaign, "of_sources:run") as driver, pytest.warns(UserWarning, match="other code"):
         results(driver, 3)
     assert fleet.cli("retry", campaign, "--source-changed").stdout.startswith("3 jobs ")

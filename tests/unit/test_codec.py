@@ -65,8 +65,8 @@ class Untouchable:
 
 TIMES = [
     *(np.datetime64(1, unit) for unit in ("Y", "M", "D", "h", "s", "ms", "us", "ns", "as")),
-    *(np.timedelta64(1, unit) for unit in ("D", "us", "ns")), np.timedelta64(1),
-    np.datetime64("NaT"), np.zeros(2, "M8[us]"), np.zeros(2, "M8[ns]"), np.array(1, "m8[ns]"),
+    *(np.timedelta64(1, unit) for unit in ("D", "us", "ns")),
+    np.datetime64("NaT", "ns"), np.zeros(2, "M8[us]"), np.zeros(2, "M8[ns]"), np.array(1, "m8[ns]"),
     np.zeros(1, [("a", "i4"), ("t", "M8[ns]")]), np.zeros(1, [("t", "M8[ns]", (2,))]),
     np.array([np.datetime64(1, "ns")], dtype=object),
 ]  # fmt: skip
