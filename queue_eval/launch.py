@@ -26,6 +26,7 @@ from typing import IO
 from queue_eval.access import Access, write_private
 from queue_eval.errors import WorkerError
 from queue_eval.leftovers import unmarked
+from queue_eval.signing import verifying_half
 from queue_eval.surroundings import INSIDE_JOB, working_folder
 
 LAUNCH_KEY = "launch.key"
@@ -104,6 +105,9 @@ class Launch:
             environment.pop("QUEUE_EVAL_ACCESS", None)
             if access.key is not None:
                 environment["QUEUE_EVAL_KEY"] = access.key.decode()
+        if "QUEUE_EVAL_KEY" in environment:
+            key = environment["QUEUE_EVAL_KEY"].strip().encode()
+            environment["QUEUE_EVAL_KEY"] = verifying_half(key).decode()
         root = str(Path(__file__).resolve().parents[1])
         if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
             # Not installed: the worker is to use the same sources as this process.
