@@ -59,7 +59,6 @@ from queue_eval.server_process import (
 )
 from queue_eval.server_settings import Network, new_record
 from queue_eval.server_watch import Wire, has_outstanding, visits
-from queue_eval.signing import group_key, verifying_half
 
 
 @dataclass(frozen=True)
@@ -312,8 +311,7 @@ def _check_ours(files: ServerHome, record: Record | None) -> None:
 def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> Access:
     """Record and announce that the server runs. Also right after it was so already."""
     if record.host:  # else of an earlier build: its workers could sign
-        record = replace(record, key=group_key(record.key))
-    key = record.key.encode()
+        record = replace(record, key=files.fitting_key(record.key, is_group=True))
     files.write(replace(record, phase="running"))
     ca = Path(record.tls_ca).read_text(encoding="ascii") if record.tls_ca else None
     # That of workers first: a worker that waits for a file in this home takes the other where it is alone.
@@ -321,7 +319,7 @@ def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> A
     for role in roles:
         name = WORKER_ACCESS_FILE if role == "worker" else ACCESS_FILE
         more = ({"ca": ca} if ca else {}) | ({"role": role} if role == "worker" else {})
-        own = verifying_half(key) if role == "worker" else key
+        own = record.key.encode() if role == "worker" else files.driver_key(record)
         write_access(files.folder, record.url_of(role), own, name=name, embedded=True, **more)
     if roles == ("driver",):
         (files.folder / WORKER_ACCESS_FILE).unlink(missing_ok=True)

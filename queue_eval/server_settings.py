@@ -12,7 +12,6 @@ from queue_eval.certificates import Certificates, provide, server_names
 from queue_eval.errors import UsageError
 from queue_eval.machine import host_id
 from queue_eval.server_home import Record, ServerHome, this_node
-from queue_eval.signing import group_key
 
 DEFAULT_PORT = 6379
 
@@ -43,14 +42,13 @@ def new_record(
     advertise = network.advertise if network.advertise is not None else (last.advertise if last else "")
     certificates = _certificates(files, last, network, host, advertise)
     allow_rq = network.allow_rq if network.allow_rq is not None else bool(last and last.allow_rq)
-    key = last.key if last else secrets.token_hex(32)
     crashed_kept = last is not None and last.phase != "stopped" and last.keep
     return Record(
         phase="starting",
         node=this_node(),
         socket=files.choose_socket(),
         password=last.password if last else secrets.token_hex(24),
-        key=group_key(key) if host else key,
+        key=files.fitting_key(last.key if last else "", is_group=bool(host)),
         host=host,
         port=port,
         fsync=fsync or (last.fsync if last else "always"),

@@ -87,11 +87,6 @@ def new_key() -> str:
     return f"{_PRIVATE}{private.private_bytes_raw().hex()}{public.hex()}"
 
 
-def group_key(key: str) -> str:
-    """The key of a server for a group: `key`, or a new one where that is none of Ed25519."""
-    return key if is_pair(key.encode()) else new_key()
-
-
 def is_pair(key: bytes) -> bool:
     """Whether this is a key of Ed25519, or its public half."""
     return key.startswith(b"ed25519-")
