@@ -7,14 +7,17 @@ import hmac
 import json
 import os
 import secrets
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import cloudpickle
 import pytest
@@ -353,6 +356,70 @@ def settle(queue: CampaignQueue, ended: list[Settlement], room: int) -> Settled:
         "intruder", ended, lease_ms=60_000, request=secrets.token_hex(4), room=room, prefetch=0,
         now=time.monotonic(),
     )  # fmt: skip
+
+
+def test_what_passes_on_the_network(group: Group, campaign: str):
+    """It can, without TLS: read configs and the password. It cannot: learn the key."""
+    content = json.loads((group.home / ACCESS_FILE).read_text())
+    url = urlsplit(content["url"])
+    file = group.folder / "relayed.json"
+    file.touch(0o600)
+    with Relay((url.hostname, url.port)) as relay:
+        relayed = content["url"].replace(f":{url.port}/", f":{relay.port}/")
+        file.write_text(json.dumps(content | {"url": relayed, "embedded": False}))
+        with group.driver(campaign, lambda config: config["text"], access=file) as driver:
+            driver.submit([{"text": "a-word-that-passes"}])
+            assert driver.gather("ALL", timeout=60)[0].result == "a-word-that-passes"
+    seen = b"".join(relay.seen)
+    assert b"a-word-that-passes" in seen
+    assert url.password.encode() in seen
+    seed = content["key"][-128:-64]
+    assert seed.encode() not in seen
+    assert bytes.fromhex(seed) not in seen
+
+
+class Relay:
+    """Passes connections on, and keeps what the clients have sent."""
+
+    def __init__(self, to: tuple[str, int]) -> None:
+        self.seen: list[bytes] = []
+        self._to = to
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = [self._listener]
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Relay:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                server = socket.create_connection(self._to)
+                self._open += [client, server]
+                self._start(self._pass, client, server, self.seen)
+                self._start(self._pass, server, client, [])
+
+    @staticmethod
+    def _pass(source: socket.socket, target: socket.socket, seen: list[bytes]) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                seen.append(data)
+                target.sendall(data)
 
 
 def test_who_has_the_servers_own_files(group: Group, campaign: str):
