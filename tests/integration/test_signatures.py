@@ -299,6 +299,27 @@ def test_an_opening_between_signing_and_opening(group: Group, campaign: str):
     link.close()
 
 
+def test_a_signed_opening_whose_reply_is_lost(group: Group, campaign: str, monkeypatch: pytest.MonkeyPatch):
+    """The link repeats the call, which finds that the first one has opened the campaign: it is signed anew."""
+    link = Link(find_access(file=group.home / ACCESS_FILE), name="test")
+    fields: dict[str, Any] = {"function": "a:b", "method": "process", "queue": "default"}
+    run_script = link.run_script
+
+    def lose_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(link, "run_script", run_script)
+        run_script(*arguments)
+        return run_script(*arguments)
+
+    monkeypatch.setattr(link, "run_script", lose_first)
+    queue, opened = CampaignQueue.open(
+        link, campaign, fields, accept_change=False, sign=lambda uid, revision: f"for {uid} {revision}"
+    )
+    meta = queue.meta()
+    assert (meta["revision"], opened.created) == (b"2", False)
+    assert meta["signature"].decode() == f"for {queue.uid} 2"
+    link.close()
+
+
 # What each file and password can do: the rows of docs/security.md ---------------------------------------
 
 
