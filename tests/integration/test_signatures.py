@@ -20,6 +20,7 @@ from queue_eval.moves import Submission
 from queue_eval.queue import CampaignQueue
 from queue_eval.signing import Opening, new_key, sign
 from tests.support.group import INVALID, Fields, Group, by_name, by_value, other_kwargs, running_group
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def test_what_a_driver_has_signed_runs(group: Group, campaign: str):
 
 
 # With the password of workers --------------------------------------------------------------------------
+
 
 def signed(meta: Fields, fields: Fields, campaign: str, key: bytes) -> Fields:
     new = meta | fields
@@ -95,13 +97,15 @@ def test_a_worker_changes_nothing_of_what_runs(group: Group, campaign: str, atta
         client.hset(keys.meta, mapping={**fields, "paused": 0, "revision": int(meta["revision"]) + 1})
         client.xadd(NOTICES, {"what": "open", "campaign": campaign})
         group.wait_refused(campaign, words)
-        assert client.zcard(keys.column("pending")) == 1
+        # A call that was under way may have leased it; then it is given back.
+        wait_until(lambda: client.zcard(keys.column("pending")) == 1)
         assert not marker.exists()
         queue.link.close()
         client.close()
 
 
 @pytest.mark.filterwarnings("ignore:run_function_kwargs have changed", "ignore:the source of")
+@pytest.mark.filterwarnings("ignore:worker far does not serve")  # also for a moment after it is mended
 def test_an_old_payload_put_back_with_other_kwargs(group: Group, campaign: str):
     old, new = ({"run_function_kwargs": {"y": y}, "on_change": "accept"} for y in (1, 2))
     client, keys = group.client(), Keys(campaign)
