@@ -1,11 +1,12 @@
 """The access file: where the server is, and what is needed to join it.
 
-`home/access.json` holds the server's URL, password included, the key that signs code sent by value, and
+`home/access.json` holds the server's URL, password included, the key that signs what workers run, and
 the certificate of the authority that vouches for the server, where that is a private one. Whoever can read
 it can run code on every worker, so it is written with mode 0600, is refused when others can read it, and
 neither the password nor the key is ever shown: messages use `safe_url`.
 
-`worker-access.json` beside it, of a server with a user of its own for workers, is theirs.
+`worker-access.json` beside it, of a server with a user of its own for workers, is theirs: its key verifies
+and does not sign. A worker keeps no more than that of whatever file it is given (`verifies_only`).
 
 The file may be replaced while a campaign runs, because the server came back elsewhere: `renewed` reads it
 again.
@@ -22,13 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from queue_eval.errors import ServerUnreachableError, UsageError
+from queue_eval.signing import checked_key, is_pair, verifying_half
 from queue_eval.urls import checked_url, safe_url
 
 __all__ = [
-    "ACCESS_FILE", "WORKER_ACCESS_FILE", "Access", "Role", "checked_url", "find_access", "home_folder",
-    "named_file", "read_access", "renewed", "safe_url", "write_access", "write_private",
+    "ACCESS_FILE", "WORKER_ACCESS_FILE", "Access", "Role", "check_build", "checked_url", "find_access",
+    "home_folder", "named_file", "read_access", "renewed", "safe_url", "write_access", "write_private",
 ]  # fmt: skip
 
 ACCESS_FILE = "access.json"
@@ -43,10 +46,10 @@ log = logging.getLogger(__name__)
 class Access:
     """A server and the right to use it.
 
-    `key` signs code that travels by value; None when this side has none. `home` is the folder whose access
-    file gave the URL, None when it came from an argument, the environment or a file named by itself. `ca`
-    is the private authority's certificate (PEM). `role` is whose rights these are. `file` is where it was
-    read, and `stamp` what the file was like then.
+    `key` signs what workers run, or only verifies it; None when this side has none. `home` is the folder
+    whose access file gave the URL, None when it came from an argument, the environment or a file named by
+    itself. `ca` is the private authority's certificate (PEM). `role` is whose rights these are. `file` is
+    where it was read, and `stamp` what the file was like then.
     """
 
     url: str
@@ -54,6 +57,10 @@ class Access:
     home: Path | None
     ca: str | None = None
     role: Role = "driver"
+    verifies_only: bool = False
+    """This side is a worker: `key` has no half that signs, also when the file is read again."""
+    is_of_earlier_build: bool = False
+    """Of a server for a group whose workers could sign."""
     file: Path | None = field(default=None, compare=False)
     stamp: tuple[int, ...] = field(default=(), compare=False)
 
@@ -74,12 +81,14 @@ def named_file(file: str | Path | None = None) -> Path | None:
 
 
 def find_access(
-    url: str | None = None, home: str | Path | None = None, file: str | Path | None = None
-) -> Access | None:
+    url: str | None = None, home: str | Path | None = None, file: str | Path | None = None, *,
+    role: Role = "driver",
+) -> Access | None:  # fmt: skip
     """The server to use: `file` or `url`, else $QUEUE_EVAL_ACCESS, else $QUEUE_EVAL_URL, else the access
     file in `home`; None if none is named.
 
-    The key is $QUEUE_EVAL_KEY, else the one in the access file used, else in that of `home`.
+    The key is $QUEUE_EVAL_KEY, else the one in the access file used, else in that of `home`. With the role
+    `worker` no key that signs is kept, and of a home the file for workers counts, where it has one.
 
     Raises UsageError for a URL that is no server's, and for an access file that cannot be trusted or read;
     ServerUnreachableError if a file is named that is not there.
@@ -88,30 +97,41 @@ def find_access(
         raise UsageError("both an access file and a URL are given; give one of them")
     named = None if url else named_file(file)
     if named is not None:
-        access = _read(named, None)
+        access = _read(named, None, role == "worker")
         if access is None:
             raise ServerUnreachableError(
                 f"there is no access file {named}; copy it from the home of the server, or name another"
             )
         return access
     url = url or os.environ.get("QUEUE_EVAL_URL")
-    own_key = os.environ.get("QUEUE_EVAL_KEY")
+    own_key = _key_of_environment()
     if url and own_key:
-        return Access(checked_url(url), own_key.encode(), None)
-    found = read_access(home)
+        key = verifying_half(own_key) if role == "worker" else own_key
+        return Access(checked_url(url), key, None, verifies_only=role == "worker")
+    found = read_access(home, role=role)
     if url:
-        return Access(checked_url(url), found.key if found else None, None)
+        only_key = found.key if found else None
+        return Access(checked_url(url), only_key, None, verifies_only=role == "worker")
     return found
 
 
-def read_access(home: str | Path | None = None) -> Access | None:
+def _key_of_environment() -> bytes | None:
+    text = os.environ.get("QUEUE_EVAL_KEY")
+    return None if text is None else checked_key(text, "$QUEUE_EVAL_KEY")
+
+
+def read_access(home: str | Path | None = None, *, role: Role = "driver") -> Access | None:
     """What the access file of `home` says, with the key of $QUEUE_EVAL_KEY if there is one; None if there
     is no file.
 
     Raises UsageError if others than its owner may read or write it, or if it is malformed.
     """
     folder = home_folder(home)
-    return _read(folder / ACCESS_FILE, folder)
+    if role == "worker":
+        found = _read(folder / WORKER_ACCESS_FILE, folder, True)
+        if found is not None:
+            return found
+    return _read(folder / ACCESS_FILE, folder, role == "worker")
 
 
 def renewed(access: Access) -> Access | None:
@@ -122,14 +142,14 @@ def renewed(access: Access) -> Access | None:
     if access.file is None:
         return None
     try:
-        fresh = _read(access.file, access.home)
+        fresh = _read(access.file, access.home, access.verifies_only)
     except UsageError as error:
         log.warning("%s; going on with what it said before", error)
         return None
     return fresh if fresh is not None and fresh.stamp != access.stamp else None
 
 
-def _read(path: Path, home: Path | None) -> Access | None:
+def _read(path: Path, home: Path | None, verifies_only: bool) -> Access | None:
     try:
         # Opened, not only looked at: a shared folder may answer a look from memory, but not an opening.
         with path.open(encoding="utf-8") as file:
@@ -153,12 +173,27 @@ def _read(path: Path, home: Path | None) -> Access | None:
             f"the access file {path} is open to other users; close it with: chmod 600 {quote(str(path))}"
         )
     said = _parse(path, text)
-    key = os.environ.get("QUEUE_EVAL_KEY") or said.get("key")
-    stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+    url, key = checked_url(said["url"]), _key_of_environment()
+    if key is None and said.get("key") is not None:
+        key = checked_key(said["key"], f"the access file {path}")
+    if key is not None and verifies_only:
+        key = verifying_half(key)
+    # A server of ours has these users where it serves a group.
+    is_for_group = said.get("embedded") is True and urlsplit(url).username in ("driver", "worker")
     return Access(
-        checked_url(said["url"]), None if key is None else key.encode(), home, said.get("ca"),
-        said.get("role", "driver"), path, stamp,
+        url, key, home, said.get("ca"), said.get("role", "driver"), verifies_only,
+        is_for_group and (key is None or not is_pair(key)), path,
+        (status.st_ino, status.st_mtime_ns, status.st_size),
     )  # fmt: skip
+
+
+def check_build(access: Access) -> None:
+    """Raise UsageError for a file whose key workers could sign with: it was written by an earlier build."""
+    if access.is_of_earlier_build:
+        raise UsageError(
+            f"{access.file} is of an earlier build, whose workers could sign code; start its server once "
+            "with this build (queue-eval server start, with its --home), and copy the new access files"
+        )
 
 
 def write_access(

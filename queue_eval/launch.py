@@ -19,15 +19,19 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from queue_eval.access import Access, write_private
+from queue_eval.access import Access, write_access, write_private
 from queue_eval.errors import WorkerError
 from queue_eval.leftovers import unmarked
 from queue_eval.private_home import make_home
+from queue_eval.signing import verifying_half
 from queue_eval.surroundings import INSIDE_JOB, working_folder
+
+LOCAL_ACCESS = "local-access-{}.json"
+"""The file in a home for local workers of a driver whose own access file lies elsewhere."""
 
 LAUNCH_KEY = "launch.key"
 """The file in a home whose driver has no key of an access file."""
@@ -105,6 +109,9 @@ class Launch:
             environment.pop("QUEUE_EVAL_ACCESS", None)
             if access.key is not None:
                 environment["QUEUE_EVAL_KEY"] = access.key.decode()
+        if "QUEUE_EVAL_KEY" in environment:
+            key = environment["QUEUE_EVAL_KEY"].strip().encode()
+            environment["QUEUE_EVAL_KEY"] = verifying_half(key).decode()
         root = str(Path(__file__).resolve().parents[1])
         if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
             # Not installed: the worker is to use the same sources as this process.
@@ -114,6 +121,24 @@ class Launch:
 
 def is_noise(variable: str) -> bool:
     return variable in NOISE or variable.startswith(NOISE_PREFIXES)
+
+
+def for_workers(access: Access, home: Path) -> Access:
+    """What a driver gives to its local workers: no key that signs, for user code runs as their account.
+
+    Of a driver whose access file was named by itself they get a file of their own in `home` (mode 0600). It
+    follows the server as often as its driver writes it.
+    """
+    key = None if access.key is None else verifying_half(access.key)
+    if key == access.key:
+        return access
+    given = replace(access, key=key, verifies_only=True)
+    if access.file is None or access.home is not None:
+        return given  # by the environment, and by the file for workers that the home has
+    name = LOCAL_ACCESS.format(hashlib.sha256(os.fsencode(access.file)).hexdigest()[:8])
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_access(home, access.url, key, name=name, role="worker", **({"ca": access.ca} if access.ca else {}))
+    return replace(given, file=home / name)
 
 
 def launch_key(access: Access, home: Path) -> bytes:

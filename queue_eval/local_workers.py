@@ -31,10 +31,11 @@ from typing import Any
 import psutil
 
 from queue_eval import keys as names
+from queue_eval.access import Access
 from queue_eval.clients import node_of
 from queue_eval.errors import NodeAwayError, WorkerError
 from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
-from queue_eval.launch import Launch, launch_key
+from queue_eval.launch import Launch, for_workers, launch_key
 from queue_eval.local_register import DRAIN_HEARD_S, LocalRegister
 from queue_eval.machine import is_alive, new_worker_name
 from queue_eval.private_home import make_home
@@ -91,6 +92,7 @@ class LocalWorkers:
         self._python = python
         self._register = LocalRegister(queue, home)
         self._launch: Launch | None = None
+        self._given: tuple[Access, Access] | None = None
         self._digest = ""
         self._look_at = 0.0
         self._asked: set[str] = set()
@@ -128,6 +130,8 @@ class LocalWorkers:
         if now < max(self._not_before, self._look_at):
             return
         used = self._note_launch()
+        if self._started:
+            self._given_access()
         cards = [worker.card for worker in live_workers(self._queue.link)]
         self._retire(cards, used, patience_s)
         own = sum(started.slots for started in self._started if started.digest == self._digest)
@@ -243,7 +247,7 @@ class LocalWorkers:
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             assert self._launch is not None  # it was noted before
             try:
-                process = self._launch.start(command, output, self._queue.link.access)
+                process = self._launch.start(command, output, self._given_access())
             except WorkerError:
                 self._forget(name)  # it would count, and the next look say nothing
                 raise
@@ -251,6 +255,13 @@ class LocalWorkers:
         threading.Thread(target=process.wait, name=f"queue_eval-{name}", daemon=True).start()
         self._started.append(_Started(name, slots, process, time.monotonic(), self._digest, log_file))
         log.info("started worker %s with %d slots for campaign %s", name, slots, self._queue.campaign)
+
+    def _given_access(self) -> Access:
+        """What these workers join with; written again for them when the server has moved."""
+        access = self._queue.link.access
+        if self._given is None or self._given[0] is not access:
+            self._given = access, for_workers(access, self._home)
+        return self._given[1]
 
     def _announce(self, card: WorkerCard) -> None:
         def operation(client: Any) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.access import Access, find_access, home_folder
+from queue_eval.access import Access, check_build, find_access, home_folder
 from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
 from queue_eval.codec import decode, encode
@@ -29,7 +29,7 @@ from queue_eval.moves import Opened
 from queue_eval.options import Options, failure_value_of
 from queue_eval.queue import CampaignQueue
 from queue_eval.server import open_access, server_state
-from queue_eval.signing import sign
+from queue_eval.signing import Opening, must_sign, sign
 from queue_eval.sources import SourceCheck
 from queue_eval.states import Method
 from queue_eval.user_warning import warn_user
@@ -90,7 +90,8 @@ def open_campaign(
     line = reach(options.url, options.home, options.access)
     try:
         _check_role(line.access)
-        fields = _meta(line.access.key, name, reference, method, num_workers, options, forward)
+        check_build(line.access)
+        fields = _meta(line.access.key, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
         queue, opened = _open(
             line.link, name, fields, reference, accept_change=options.on_change == "accept"
@@ -113,13 +114,31 @@ def open_campaign(
 def _open(
     link: Link, campaign: str, fields: dict[str, Any], reference: FunctionRef, *, accept_change: bool
 ) -> tuple[CampaignQueue, Opened]:
+    seal = _seal(link.access.key, campaign, fields)
     try:
-        return CampaignQueue.open(link, campaign, fields, accept_change=accept_change)
+        return CampaignQueue.open(link, campaign, fields, accept_change=accept_change, sign=seal)
     except CampaignConflictError:
         _, meta = CampaignQueue.attach(link, campaign)
         if not _is_same_function(meta, reference, str(fields["method"])):
             raise
-    return CampaignQueue.open(link, campaign, fields, accept_change=True)
+    return CampaignQueue.open(link, campaign, fields, accept_change=True, sign=seal)
+
+
+def _seal(key: bytes | None, campaign: str, fields: dict[str, Any]) -> Callable[[str, int], str] | None:
+    """What signs these fields of meta for an opening; None where nobody asks for a signature."""
+    if key is None or not must_sign(key, fields["payload"]):
+        return None
+
+    def seal(uid: str, revision: int) -> str:
+        return sign(
+            key,
+            Opening(
+                campaign, uid, revision, fields["function"], fields["method"], fields["queue"],
+                fields["options"].encode(), fields["payload"],
+            ),
+        )  # fmt: skip
+
+    return seal
 
 
 def _is_same_function(meta: dict[str, bytes], reference: FunctionRef, method: str) -> bool:
@@ -180,20 +199,17 @@ def _unique_name(reference: FunctionRef) -> str:
 
 
 def _meta(
-    key: bytes | None, campaign: str, reference: FunctionRef, method: Method, num_workers: int,
+    key: bytes | None, reference: FunctionRef, method: Method, num_workers: int,
     options: Options, forward: dict[str, Any] | None,
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
-    signature = ""
     payload = reference.payload
     if payload is not None and key is None and reference.may_import_script:
         payload = None  # then it runs where its script is
-    if payload is not None:
-        if key is None:
-            raise FunctionError(
-                f"{reference.name} travels by value, which needs a key to sign it; "
-                "set QUEUE_EVAL_KEY, or move the function to a module"
-            )
-        signature = sign(key, campaign, reference.name, payload)
+    if payload is not None and key is None:
+        raise FunctionError(
+            f"{reference.name} travels by value, which needs a key to sign it; "
+            "set QUEUE_EVAL_KEY, or move the function to a module"
+        )
     retry = options.retry_delay
     return {
         "function": reference.name,
@@ -215,7 +231,7 @@ def _meta(
         "retry_factor": retry.factor,
         "retry_max_ms": round(retry.maximum_s * 1000),
         "payload": payload or b"",
-        "signature": signature,
+        "signature": "",  # made when it is known for which opening
         "num_workers": num_workers,
         "queue": options.queue,
         "failure_value": encode(options.failure_value),

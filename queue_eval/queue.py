@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+_OPENINGS = 100
+"""So often an opening is tried while others open the same campaign."""
+
 
 class CampaignQueue(CampaignView):
     """The moves of one campaign."""
@@ -55,19 +58,30 @@ class CampaignQueue(CampaignView):
     @classmethod
     def open(
         cls, link: Link, campaign: str, fields: Mapping[str, str | bytes | int | float], *,
-        accept_change: bool,
+        accept_change: bool, sign: Callable[[str, int], str] | None = None,
     ) -> tuple[CampaignQueue, Opened]:  # fmt: skip
         """Create or continue a campaign whose meta is to hold `fields`.
 
+        `sign`: gives the signature of these fields for a uid and a revision.
         Raises CampaignConflictError when it is of another function or method and `accept_change` is not
         set, ServerRefusedError when another version of the protocol wrote it; then nothing has changed.
         """
         check_campaign_name(campaign)
         keys = Keys(campaign)
-        flat = list(itertools.chain.from_iterable(fields.items()))
-        reply = link.run_script(
-            "open", keys.columns, secrets.token_hex(8), SCHEMA_VERSION, int(accept_change), *flat
-        )
+        for _ in range(_OPENINGS):
+            uid, signed = secrets.token_hex(8), fields
+            if sign is not None:
+                uid, revision = cls._next_opening(link, keys, uid)
+                signed = {**fields, "signed_for": f"{uid} {revision}", "signature": sign(uid, revision)}
+            flat = list(itertools.chain.from_iterable(signed.items()))
+            reply = link.run_script("open", keys.columns, uid, SCHEMA_VERSION, int(accept_change), *flat)
+            # Another driver came in between; or the reply of this very call was lost, and it was repeated.
+            if reply and reply[0] != b"moved":
+                break
+        else:
+            raise ServerRefusedError(
+                f"campaign {campaign!r} was opened by others {_OPENINGS} times in a row; try again"
+            )
         status, schema = reply[0].decode(), (reply[11] or b"").decode(errors="replace")[:20]
         if status == "schema":
             raise ServerRefusedError(
@@ -86,6 +100,13 @@ class CampaignQueue(CampaignView):
         queue = cls(link, campaign, opened.uid)
         queue.register(opened.created_ms)
         return queue, opened
+
+    @staticmethod
+    def _next_opening(link: Link, keys: Keys, new_uid: str) -> tuple[str, int]:
+        """Uid and revision that the next opening of a campaign will have."""
+        uid, revision = link.call(lambda client: client.hmget(keys.meta, "uid", "revision"))
+        with reading(keys.campaign):
+            return (new_uid if uid is None else uid.decode()), int(revision or 0) + 1
 
     def register(self, created_ms: int) -> None:
         """Have workers know of it. While the node of the register is away this is left to `stay_listed`."""

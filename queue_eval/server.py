@@ -310,14 +310,17 @@ def _check_ours(files: ServerHome, record: Record | None) -> None:
 
 def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> Access:
     """Record and announce that the server runs. Also right after it was so already."""
-    key = record.key.encode()
+    if record.host:  # else of an earlier build: its workers could sign
+        record = replace(record, key=files.fitting_key(record.key, is_group=True))
     files.write(replace(record, phase="running"))
     ca = Path(record.tls_ca).read_text(encoding="ascii") if record.tls_ca else None
-    roles: tuple[Role, ...] = ("driver", "worker") if record.host and record.driver_password else ("driver",)
+    # That of workers first: a worker that waits for a file in this home takes the other where it is alone.
+    roles: tuple[Role, ...] = ("worker", "driver") if record.host and record.driver_password else ("driver",)
     for role in roles:
         name = WORKER_ACCESS_FILE if role == "worker" else ACCESS_FILE
         more = ({"ca": ca} if ca else {}) | ({"role": role} if role == "worker" else {})
-        write_access(files.folder, record.url_of(role), key, name=name, embedded=True, **more)
+        own = record.key.encode() if role == "worker" else files.driver_key(record)
+        write_access(files.folder, record.url_of(role), own, name=name, embedded=True, **more)
     if roles == ("driver",):
         (files.folder / WORKER_ACCESS_FILE).unlink(missing_ok=True)
     if not record.keep and not is_watched(record):

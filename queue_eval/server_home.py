@@ -3,6 +3,7 @@
     home/                  mode 0700
         access.json        how to join; see access.py
         server.json        the record: settings and phase of the last start, with the secrets; mode 0600
+        signing.key        of a server for a group: what signs. Mode 0600; workers read the record, never this
         server.lock        held while somebody starts or stops the server
         server.alive       locked by the server's process for as long as it lives, and says which it is
         server.conf        generated at each start, mode 0600: the password must not be seen in `ps`
@@ -24,6 +25,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import stat
 import tempfile
@@ -40,6 +42,7 @@ from queue_eval.machine import host_id
 from queue_eval.private_home import check_owner, make_home
 from queue_eval.rights import user_lines
 from queue_eval.server_watch import HAS_SHORT_PATHS, SOCKET_PATH_LIMIT
+from queue_eval.signing import checked_key, is_pair, new_key, verifying_half
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +86,7 @@ def spool_file(folder: Path, worker: str) -> Path:
 class Record:
     """Settings and phase of a server's last start. `host` is "" for a unix socket only.
 
+    `key` is the shared one, or of a server for a group the public half of `signing.key`.
     `password` is of the user who may do everything; those of the others are "" when they do not exist.
     `advertise` is the name in the URL, when it is not `host`. The TLS files are "" without TLS, and
     `tls_ca` also where a public authority vouches for the server.
@@ -167,6 +171,32 @@ class ServerHome:
     @property
     def record_file(self) -> Path:
         return self.folder / "server.json"
+
+    @property
+    def signing_key_file(self) -> Path:
+        return self.folder / "signing.key"
+
+    def fitting_key(self, key: str, *, is_group: bool) -> str:
+        """What the record is to say of the key: the public half of a group's, the shared one of one user.
+
+        Makes what is not there yet: `key` may be "", or of the other kind. Under the lock. Raises UsageError
+        when a pair is to be made without the package cryptography.
+        """
+        if not is_group:
+            return key if key and not is_pair(key.encode()) else secrets.token_hex(32)
+        with suppress(FileNotFoundError):
+            return verifying_half(self._signing_key()).decode()
+        write_private(self.signing_key_file, new_key() + "\n")
+        return verifying_half(self._signing_key()).decode()
+
+    def driver_key(self, record: Record) -> bytes:
+        """The key that signs."""
+        key = record.key.encode()
+        return self._signing_key() if is_pair(key) else key
+
+    def _signing_key(self) -> bytes:
+        path = self.signing_key_file
+        return checked_key(path.read_text(encoding="utf-8"), str(path))
 
     def create(self) -> None:
         """Make the folders; raises UsageError for a home that is refused: see private_home.py."""

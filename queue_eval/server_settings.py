@@ -48,7 +48,7 @@ def new_record(
         node=this_node(),
         socket=files.choose_socket(),
         password=last.password if last else secrets.token_hex(24),
-        key=last.key if last else secrets.token_hex(32),
+        key=files.fitting_key(last.key if last else "", is_group=bool(host)),
         host=host,
         port=port,
         fsync=fsync or (last.fsync if last else "always"),

@@ -155,6 +155,11 @@ def make_plan(
         code = _code(campaign_options.get("code"))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise FunctionError(f"campaign {queue.campaign!r} is malformed: {error!r}") from error
+    opening = signing.Opening(
+        queue.campaign, queue.uid, revision, name, method.value, label_of(meta), meta["options"],
+        payload or b"",
+    )  # fmt: skip
+    signing.verify(access.key, opening, signature)  # first: what is not signed may be anything
     if values not in ("json", "text"):
         raise FunctionError(f"values={values!r} is not known to this worker; upgrade its queue_eval")
     check_method(method)
@@ -169,8 +174,6 @@ def make_plan(
         path = (working_folder() or "/",)
         if code is not None:
             code = code | {"path": [], "pins": {}, "exact": False}
-    if payload is not None:
-        signing.verify(access.key, queue.campaign, name, payload, signature)
     if forward is not None:
         if code is not None:  # it runs in processes of others, with what they have
             code = code | {"exact": False, "script": None}

@@ -51,6 +51,7 @@ _OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
 _OPTIONAL = {
     "ray": 'for method="ray": pip install "queue-eval[ray]"',
     "rq": 'for method="rq": pip install "queue-eval[rq]"',
+    "cryptography": 'for groups (server start --host): pip install "queue-eval[group]"',
     "pyarrow": 'for export to .parquet: pip install "queue-eval[parquet]"',
 }
 

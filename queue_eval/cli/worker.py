@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import click
 
 import queue_eval
-from queue_eval.access import ACCESS_FILE, Access, find_access, home_folder, named_file
+from queue_eval.access import ACCESS_FILE, Access, check_build, find_access, home_folder, named_file
 from queue_eval.cli.options import AUTO, DURATION, POSITIVE_DURATION, SIZE, AutoOr, server_options
 from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.faults import is_refusal
 from queue_eval.machine import new_worker_name
 from queue_eval.private_home import close_home
+from queue_eval.signing import check_installed, is_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,6 +93,8 @@ def worker_command(
         raise UsageError(f"worker name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
     if lease < 0.2:
         raise UsageError(f"a lease of {lease:g} s is too short; give at least 200ms")
+    if not allow and not os.environ.get("QUEUE_EVAL_ALLOW", "-").strip():
+        raise UsageError("QUEUE_EVAL_ALLOW is empty, which allows nothing; name modules in it, or unset it")
     allow_list = AllowList.parse(allow)
     leave_first_process()
     logging.basicConfig(
@@ -116,6 +119,9 @@ def worker_command(
     access = _wait_for_access(url, folder, idle_timeout, limit_s, began_at)
     if access is None:
         return
+    check_build(access)
+    if access.key is not None and is_pair(access.key):
+        check_installed("this worker runs only what a driver of its group has signed")
     options = WorkerOptions(
         slots=count, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
         name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
@@ -152,7 +158,7 @@ def _wait_for_access(
     file = named or home / ACCESS_FILE
 
     def look() -> Access | None:
-        return None if named and not named.exists() else find_access(url, home)
+        return None if named and not named.exists() else find_access(url, home, role="worker")
 
     if (access := look()) is not None:
         return access

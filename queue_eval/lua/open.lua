@@ -2,25 +2,30 @@
 -- ARGV: uid, schema, accept (0|1), now many (field, value) pairs of meta that are set by each opening
 --       (function, method, source, options, max_attempts, max_losses, retry_first_ms, retry_factor,
 --       retry_max_ms, payload, signature, ...)
+--       With a pair signed_for ("uid revision") the signature is for just that opening.
 -- Reply: as of standing() in _shared.lua; function, method, source and options are those of before
 --   status: created | opened | conflict (nothing changed) | schema (nothing changed)
--- Repeating it is safe: the second call opens what the first created.
+--           | moved (nothing changed: another opening came first; no reply at all if it was purged)
+-- Repeating it is safe: the second call opens what the first created, or has moved.
 local uid, schema, accept = ARGV[1], ARGV[2], ARGV[3]
 local wanted = {}
 for i = 4, #ARGV, 2 do wanted[ARGV[i]] = ARGV[i + 1] end
 
 local now = now_ms()
-local known = redis.call('HMGET', META, 'uid', 'schema', 'function', 'method')
+local known = redis.call('HMGET', META, 'uid', 'schema', 'function', 'method', 'revision')
 local status = 'opened'
-if not known[1] then
+local coming = (known[1] or uid) .. ' ' .. string.format('%d', (tonumber(known[5]) or 0) + 1)
+if known[1] and known[2] ~= schema then
+  status = 'schema'
+elseif known[1] and accept ~= '1' and (known[3] ~= wanted['function'] or known[4] ~= wanted['method']) then
+  status = 'conflict'
+elseif wanted['signed_for'] and wanted['signed_for'] ~= coming then
+  status = 'moved'
+elseif not known[1] then
   status = 'created'
   -- Seen by those who reclaim: a server that is frozen before any of them has asked was away, too.
   redis.call('HSET', META, 'uid', uid, 'schema', schema, 'created_ms', now, 'last_id', 0,
     'server_run', server_run(), 'reclaim_seen', now)
-elseif known[2] ~= schema then
-  status = 'schema'
-elseif accept ~= '1' and (known[3] ~= wanted['function'] or known[4] ~= wanted['method']) then
-  status = 'conflict'
 end
 local reply = standing(status)
 if status == 'created' or status == 'opened' then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,7 +167,10 @@ def test_the_files_say_whose_they_are(home):
     record = ServerHome(home).read()
     assert driver["url"] == f"redis://driver:{record.driver_password}@127.0.0.1:{record.port}/0"
     assert worker["url"] == f"redis://worker:{record.worker_password}@127.0.0.1:{record.port}/0"
-    assert (driver.get("role"), worker["role"], driver["key"] == worker["key"]) == (None, "worker", True)
+    assert (driver.get("role"), worker["role"]) == (None, "worker")
+    kind, _, half = worker["key"].partition(":")
+    assert (kind, len(half)) == ("ed25519-public", 64)
+    assert re.fullmatch(rf"ed25519-private:[0-9a-f]{{64}}{half}", driver["key"])
     for name in (ACCESS_FILE, WORKER_ACCESS_FILE):
         assert (home / name).stat().st_mode & 0o777 == 0o600
     stop_server(home)

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -163,6 +164,42 @@ def test_the_authority_stays_and_the_certificate_follows_the_names(tmp_path):
     (authority,) = context.get_ca_certs()
     end = datetime.fromtimestamp(ssl.cert_time_to_seconds(authority["notAfter"]), UTC)
     assert end - datetime.now(UTC) > timedelta(days=9000)
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_who_has_the_authoritys_key_poses_as_the_server(tmp_path, has_key):
+    """With tls/ca-key.pem one makes a certificate that clients trust for any name; without it one cannot."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    authority = provide(ours, ["search.example"]).authority
+    if has_key:
+        theirs.mkdir()
+        for name in ("ca.pem", "ca-key.pem"):
+            shutil.copy2(ours / name, theirs / name)
+    made = provide(theirs, ["search.example"])
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(made.certificate, made.key)
+    if has_key:
+        shake_hands(ssl.create_default_context(cafile=authority), server, "search.example")
+    else:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shake_hands(ssl.create_default_context(cafile=authority), server, "search.example")
+
+
+def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (
+        client.wrap_bio(to_client, to_server, server_hostname=name),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for _ in range(4):
+        done = 0
+        for side in sides:
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                done += 1
+        if done == 2:
+            return
+    raise AssertionError("no end of the handshake")
 
 
 def test_every_name_is_in_the_certificate():

@@ -1,0 +1,223 @@
+"""A server for a group: drivers sign all that decides what runs, and workers hold what verifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queue_eval.access import ACCESS_FILE, find_access
+from queue_eval.connection import Link
+from queue_eval.errors import FunctionError, ServerRefusedError
+from queue_eval.keys import NOTICES, Keys
+from queue_eval.moves import Submission
+from queue_eval.queue import CampaignQueue
+from queue_eval.signing import Opening, new_key, sign
+from tests.support.group import INVALID, Fields, Group, by_name, by_value, other_kwargs, running_group
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Group]:
+    with running_group() as group:
+        yield group
+
+
+def test_what_a_driver_has_signed_runs(group: Group, campaign: str):
+    for name, function in (("value", lambda config, y: config["x"] + y), ("name", "marks:run")):
+        marker = group.folder / f"{campaign}-{name}"
+        kwargs = {"y": 1} if name == "value" else {"marker": str(marker)}
+        group.folder.joinpath("driver").mkdir(exist_ok=True)
+        with group.driver(f"{campaign}-{name}", function, run_function_kwargs=kwargs) as driver:
+            driver.submit([{"x": 1}])
+            (job,) = driver.gather("ALL", timeout=60)
+            assert (job.state, job.result) == ("succeeded", 2 if name == "value" else None)
+            assert marker.exists() == (name == "name")
+
+
+# With the password of workers --------------------------------------------------------------------------
+
+
+def signed(meta: Fields, fields: Fields, campaign: str, key: bytes) -> Fields:
+    new = meta | fields
+    opening = Opening(
+        campaign, new["uid"].decode(), int(new["revision"]) + 1, new["function"].decode(),
+        new["method"].decode(), new["queue"].decode(), new["options"], new["payload"],
+    )  # fmt: skip
+    return fields | {"signature": sign(key, opening).encode()}
+
+
+UNSIGNED = "is not signed, and this worker runs only what a driver of its group has signed"
+SHARED = "is signed with a shared key"
+
+ATTACKS: dict[str, tuple[str, Callable[[Fields, Path, str, bytes], Fields]]] = {
+    "kwargs": (INVALID, lambda meta, marker, name, key: other_kwargs(meta, marker)),
+    "function": (INVALID, lambda meta, marker, name, key: by_name(meta, marker)),
+    "payload": (INVALID, lambda meta, marker, name, key: by_value(meta, marker)),
+    "method": (INVALID, lambda meta, marker, name, key: {"method": b"thread"}),
+    "revision": (INVALID, lambda meta, marker, name, key: {}),
+    "uid": (INVALID, lambda meta, marker, name, key: {"uid": b"0" * 16}),
+    "unsigned-name": (UNSIGNED, lambda meta, marker, name, key: by_name(meta, marker) | {"signature": b""}),
+    "unsigned-value": (UNSIGNED, lambda meta, marker, name, key: by_value(meta, marker) | {"signature": b""}),
+    "earlier-build": (
+        "was signed by an earlier build",
+        lambda meta, marker, name, key: by_value(meta, marker)
+        | {"signature": hmac.new(key, b"", hashlib.sha256).hexdigest().encode()},
+    ),
+    "shared-key": (
+        SHARED,  # what a worker can check it could have signed
+        lambda meta, marker, name, key: signed(meta, by_value(meta, marker), name, key[-64:]),
+    ),
+    "own-pair": (
+        INVALID,
+        lambda meta, marker, name, key: signed(meta, by_value(meta, marker), name, new_key().encode()),
+    ),
+    "garbage": (INVALID, lambda meta, marker, name, key: {"signature": "ed25519:жж".encode()}),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_worker_changes_nothing_of_what_runs(group: Group, campaign: str, attack: str):
+    """Each part of what is signed is changed, with the rights of worker-access.json."""
+    words, change = ATTACKS[attack]
+    marker = group.folder / f"{campaign}-was-run"
+    with group.driver(campaign, lambda config, marker: None, run_function_kwargs={"marker": "/"}) as driver:
+        client, keys = group.client(), Keys(campaign)
+        queue = CampaignQueue.attach(Link(find_access(file=group.file), name="test"), campaign)[0]
+        queue.pause(True)
+        driver.submit([{"x": 1}])
+        meta = {name.decode(): value for name, value in client.hgetall(keys.meta).items()}
+        fields = change(meta, marker, campaign, json.loads(group.file.read_text())["key"].encode())
+        client.hset(keys.meta, mapping={**fields, "paused": 0, "revision": int(meta["revision"]) + 1})
+        client.xadd(NOTICES, {"what": "open", "campaign": campaign})
+        group.wait_refused(campaign, words)
+        # A call that was under way may have leased it; then it is given back.
+        wait_until(lambda: client.zcard(keys.column("pending")) == 1)
+        assert not marker.exists()
+        queue.link.close()
+        client.close()
+
+
+@pytest.mark.filterwarnings("ignore:run_function_kwargs have changed", "ignore:the source of")
+@pytest.mark.filterwarnings("ignore:worker far does not serve")  # also for a moment after it is mended
+def test_an_old_payload_put_back_with_other_kwargs(group: Group, campaign: str):
+    old, new = ({"run_function_kwargs": {"y": y}, "on_change": "accept"} for y in (1, 2))
+    client, keys = group.client(), Keys(campaign)
+
+    def fields() -> dict[bytes, bytes]:
+        found = client.hmget(keys.meta, "payload", "signature", "signed_for", "function")
+        return dict(zip((b"payload", b"signature", b"signed_for", b"function"), found, strict=True))
+
+    with group.driver(campaign, lambda config, y: y, **old):
+        first = fields()
+    with group.driver(campaign, lambda config, y: -y, **new) as driver:
+        driver.submit([{"x": 1}])
+        assert driver.gather("ALL", timeout=60)[0].result == -2
+        client.hset(keys.meta, mapping=first)
+        client.hincrby(keys.meta, "revision", 1)
+        driver.submit([{"x": 2}])
+        group.wait_refused(campaign, INVALID)
+        assert driver.gather("ALL", timeout=0.1) == []
+    # Its driver mends it.
+    with group.driver(campaign, lambda config, y: -y, **new) as driver:
+        assert [job.result for job in driver.gather("ALL", timeout=60)] == [-2]
+    client.close()
+
+
+def test_the_fields_of_another_campaign(group: Group, campaign: str):
+    client = group.client()
+    names = ("payload", "signature", "function", "options", "method", "uid", "revision")
+    marker = group.folder / f"{campaign}-was-run"
+    with group.driver(f"{campaign}-a", "marks:run", run_function_kwargs={"marker": str(marker)}):
+        fields = dict(zip(names, client.hmget(Keys(f"{campaign}-a").meta, names), strict=True))
+    with group.driver(f"{campaign}-b", lambda config: 1):
+        client.hset(Keys(f"{campaign}-b").meta, mapping=fields | {"revision": int(fields["revision"]) + 1})
+        client.xadd(NOTICES, {"what": "open", "campaign": f"{campaign}-b"})
+        group.wait_refused(f"{campaign}-b", INVALID)
+    client.close()
+
+
+def test_a_campaign_of_another_label(group: Group, campaign: str):
+    """The label decides which workers run it."""
+    with group.driver(campaign, lambda config: 1, queue="big"), group.client() as client:
+        client.hset(Keys(campaign).meta, mapping={"queue": "default"})
+        client.hincrby(Keys(campaign).meta, "revision", 1)
+        client.xadd(NOTICES, {"what": "open", "campaign": campaign})
+        group.wait_refused(campaign, INVALID)
+
+
+def test_a_campaign_that_a_worker_has_made(group: Group, campaign: str):
+    """It is on no list; but a worker that names it looks at it."""
+    marker = group.folder / f"{campaign}-was-run"
+    link = Link(find_access(file=group.file), name="test")
+    fields = {
+        "function": "marks:run", "method": "process", "source": "", "max_attempts": 1, "max_losses": 1,
+        "options": json.dumps({"path": [], "kwargs": {"marker": str(marker)}, "time_limit": None}),
+        "retry_first_ms": 0, "retry_factor": 1, "retry_max_ms": 0, "payload": b"", "signature": "",
+        "num_workers": 1, "queue": "default",
+    }  # fmt: skip
+    with suppress(ServerRefusedError):  # the list of campaigns is for drivers
+        CampaignQueue.open(link, campaign, fields, accept_change=False)
+    queue = CampaignQueue.attach(link, campaign)[0]
+    queue.enqueue("d", 1, [Submission("{}", b"f" * 12, 1)], reuse=False)
+    worker = group.start_worker("--campaign", campaign)
+    try:
+        group.wait_refused(campaign, UNSIGNED)
+        assert not marker.exists()
+    finally:
+        worker.kill()
+        worker.wait()
+        link.close()
+
+
+def test_a_public_key_signs_nothing(group: Group, monkeypatch: pytest.MonkeyPatch, campaign: str):
+    monkeypatch.setenv("QUEUE_EVAL_KEY", json.loads(group.file.read_text())["key"])
+    with pytest.raises(FunctionError, match="the key of this driver is that of workers; give"):
+        group.driver(campaign, "marks:run")
+
+
+def test_an_opening_between_signing_and_opening(group: Group, campaign: str):
+    """The signature is made anew for the opening that it is to be for."""
+    link = Link(find_access(file=group.home / ACCESS_FILE), name="test")
+    fields: dict[str, Any] = {"function": "a:b", "method": "process", "queue": "default"}
+    asked: list[tuple[str, int]] = []
+
+    def seal(uid: str, revision: int) -> str:
+        asked.append((uid, revision))
+        if len(asked) < 3:
+            CampaignQueue.open(link, campaign, fields, accept_change=False)
+        return f"for {revision}"
+
+    queue, opened = CampaignQueue.open(link, campaign, fields, accept_change=False, sign=seal)
+    meta = queue.meta()
+    assert [revision for _, revision in asked] == [1, 2, 3]
+    assert (meta["revision"], meta["signature"], opened.uid) == (b"3", b"for 3", asked[-1][0])
+    assert meta["signed_for"].decode() == f"{opened.uid} 3"
+    link.close()
+
+
+def test_a_signed_opening_whose_reply_is_lost(group: Group, campaign: str, monkeypatch: pytest.MonkeyPatch):
+    """The link repeats the call, which finds the campaign opened by the first one: it is signed anew."""
+    link = Link(find_access(file=group.home / ACCESS_FILE), name="test")
+    fields: dict[str, Any] = {"function": "a:b", "method": "process", "queue": "default"}
+    run_script = link.run_script
+
+    def lose_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(link, "run_script", run_script)
+        run_script(*arguments)
+        return run_script(*arguments)
+
+    monkeypatch.setattr(link, "run_script", lose_first)
+    queue, opened = CampaignQueue.open(
+        link, campaign, fields, accept_change=False, sign=lambda uid, revision: f"for {uid} {revision}"
+    )
+    meta = queue.meta()
+    assert (meta["revision"], opened.created) == (b"2", False)
+    assert meta["signature"].decode() == f"for {queue.uid} 2"
+    link.close()
