@@ -174,7 +174,10 @@ def new_client(
     sense, and errors of redis-py when no node of a cluster answers.
     """
     url = parse_url(access.url)
-    settings: dict[str, Any] = parse_plain_url(url.base)
+    try:
+        settings: dict[str, Any] = parse_plain_url(url.base)
+    except ValueError as error:
+        raise UsageError(f"the options of {safe_url(access.url)} make no sense: {error}") from error
     for replaced in ("connection_class", "host", "port"):
         settings.pop(replaced, None)
     if url.is_encrypted:
