@@ -24,6 +24,7 @@ from shlex import quote
 from typing import Any, Literal
 
 from queue_eval.errors import ServerUnreachableError, UsageError
+from queue_eval.foreign_text import plain
 from queue_eval.urls import checked_url, safe_url
 
 __all__ = [
@@ -36,7 +37,7 @@ WORKER_ACCESS_FILE = "worker-access.json"
 
 Role = Literal["driver", "worker"]
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, repr=False)

@@ -40,11 +40,12 @@ from redis.sentinel import (
 
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
+from queue_eval.foreign_text import plain
 from queue_eval.nodes import NodeAway, Nodes
 from queue_eval.server_watch import short_path
 from queue_eval.urls import ServerUrl, parse_url, safe_url
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 CONNECT_TIMEOUT_S = 5.0
 """How long a connection is tried before the server counts as unreachable."""

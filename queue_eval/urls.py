@@ -135,7 +135,7 @@ def _take_apart(url: str) -> _Parts:
         raise _refusal(scheme, f"it must start with one of {wanted}")
     if any("\ud800" <= character <= "\udfff" for character in rest):
         raise _refusal(scheme, "it is not text in UTF-8; write it in UTF-8")
-    place, mark, options = rest.partition("?")
+    place, _, options = rest.partition("?")
     authority, slash, path = place.partition("/")
     user, at, hosts = authority.rpartition("@")
     if "@" in path + options or "#" in hosts + path + options:
@@ -163,7 +163,7 @@ def _check_options(scheme: str, options: str) -> None:
 
 
 def _shown_options(options: str) -> str:
-    shown = []
+    shown: list[str] = []
     for option in options.split("&"):
         if not _SHOWN_OPTION.fullmatch(option):
             return "&".join([*shown, f"{option.partition('=')[0]}={_HIDDEN}"])

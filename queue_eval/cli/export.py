@@ -22,6 +22,7 @@ from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.records import Records
+from queue_eval.cli.terminal import say
 from queue_eval.errors import UsageError
 from queue_eval.queue import CampaignQueue
 from queue_eval.table_cells import finite
@@ -69,7 +70,7 @@ def export_command(campaign: str, out: Path, url: str | None, home: str | None, 
     if as_json:
         print_json({"campaign": campaign, "jobs": count, "out": str(out)})
     else:
-        click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
+        say(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
 
 
 def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns, *, is_strict: bool) -> int:

@@ -19,6 +19,7 @@ from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_option
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.target import Target, find_target
+from queue_eval.cli.terminal import say
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
@@ -114,7 +115,7 @@ def run_command(
     keywords = {key: value for key, value in wanted.items() if value is not None}
     if failure_value is not None:
         keywords["failure_value"] = _scalar(failure_value)
-    click.echo(f"campaign {name}: {len(configs)} configs", err=True)
+    say(f"campaign {name}: {len(configs)} configs", err=True)
     try:
         with Evaluator.create(target.name, method, keywords) as evaluator:
             counts, causes, first_failed = _evaluate(evaluator, configs, out)
@@ -222,4 +223,4 @@ def _report(
     said = ", ".join(
         f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
     )
-    click.echo(f"campaign {campaign}: {said}; results in {out}")
+    say(f"campaign {campaign}: {said}; results in {out}")
