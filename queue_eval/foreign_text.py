@@ -47,7 +47,7 @@ def _make_plain(record: LogRecord) -> bool:
         from traceback import format_exception
 
         # Formatters take this text instead of making their own.
-        record.exc_text = _indented("".join(format_exception(*record.exc_info)).rstrip("\n"))
+        record.exc_text = _indented("\n" + "".join(format_exception(*record.exc_info)).rstrip("\n"))[1:]
     return True
 
 

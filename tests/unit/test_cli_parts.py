@@ -16,6 +16,7 @@ from queue_eval.cli.pace import rate_per_s
 from queue_eval.cli.run import _default_name
 from queue_eval.cli.target import find_target
 from queue_eval.errors import ConfigError, FunctionError, UsageError
+from queue_eval.foreign_text import printable
 from tests.support.cli import cli_here, complaint
 
 
@@ -281,7 +282,7 @@ def test_durations_as_shown(seconds, text):
 
 
 def test_what_is_shown_cannot_move_the_cursor():
-    assert output.printable("a\x1b[2Jb\tü\n") == "a\\x1b[2Jb\tü\n"
+    assert printable("a\x1b[2Jb\tü\n") == "a\\x1b[2Jb\tü\n"
     assert output.shorten("line\nof  two\x07", 60) == "line of two\\x07"
     assert output.shorten("x" * 100, 10) == "x" * 9 + "…"
     assert output.shown_value({"a": [1, 2]}) == '{"a":[1,2]}'
