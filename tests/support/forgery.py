@@ -51,7 +51,8 @@ def forge_workers(client: Any, campaign: str) -> list[str]:
     for name in names:
         card = {
             "name": name, "host": FORGED_LINES, "machine": FORGED, "pid": 7, "created": seconds - 5,
-            "slots": 1, "campaigns": [campaign, FORGED], "queues": [FORGED, "default"], "state": f"up{FORGED}",
+            "slots": 1, "campaigns": [campaign, FORGED], "queues": [FORGED, "default"],
+            "state": f"up{FORGED}",
             "scheduler": FORGED_LINES, "scheduler_job": FORGED, "node": FORGED_LINES, "restarts": 1,
             "allocation_ends": seconds + 600, "launch": FORGED, "lease_s": 300.0,
             "refused": {campaign: FORGED_LINES} if name.startswith("refuses") else {},
