@@ -27,7 +27,7 @@ from queue_eval.pipe import FrameBuffer, Report, parse_setup
 from queue_eval.rq_moves import BEAT_S, Begun, RqMoves
 from queue_eval.stop_signals import Survival
 
-log = plain(logging.getLogger("rq.worker"))
+log = plain(logging.getLogger("rq.worker.queue_eval"))
 
 _HEART_AFTER_S = 1.0
 """Attempts that are shorter need no sign of life but that of their beginning."""
