@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import logging
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from queue_eval import keys
 from queue_eval.cli import SECTIONS
 from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.errors import DamagedError, QueueEvalError, UsageError
+from queue_eval.fleet import WorkerCard
 from queue_eval.foreign_text import plain
+from queue_eval.keys import Keys
+from queue_eval.machine import machine_id
 from queue_eval.user_warning import warn_user
 from tests.support.cli import COMMAND, ROOT, Filled, cli_here, filled_campaign, run_on_terminal
 from tests.support.forgery import (
@@ -26,6 +30,7 @@ from tests.support.forgery import (
     TITLE,
     controls,
     forge_campaign,
+    forge_holders,
     forge_whole_key,
     forge_workers,
     unforge_workers,
@@ -148,6 +153,27 @@ def test_a_driver_on_a_terminal(server, campaign, tmp_path, logs):
         assert (status, "gathered" in seen) == (0, True), seen
         assert "UserWarning: worker refuses" in seen
         assert f"failed (error{SHOWN}" in seen
+
+
+def test_the_log_of_a_worker_that_buries_another(server, campaign):
+    """The dead one has the name that the log tells."""
+    dead, machine = f"box-1{FORGED}", machine_id()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    card = WorkerCard(name=dead, machine=machine, pid=gone.pid, born=1.0, lease_s=60.0, campaigns=(campaign,))
+    with filled_campaign(server, campaign) as filled:
+        client = filled.link.client
+        forge_holders(client, Keys(campaign))
+        client.set(keys.worker_key(dead), card.encode(), ex=60)
+        client.hset(keys.machine_key(machine), dead, f"{gone.pid} 1.0")
+        try:
+            words = ("worker", "--name", "w", "--campaign", campaign, "--idle-timeout", "2s")
+            status, seen = run_on_terminal(*COMMAND, *words, home=server)
+        finally:
+            client.delete(keys.worker_key(dead))
+            client.hdel(keys.machine_key(machine), dead)
+    assert controls(seen, colours=False) == [], seen
+    assert (status, f"took back jobs [4] of {campaign} from box-1{SHOWN}" in seen) == (0, True), seen
 
 
 def test_errors_and_warnings_are_printable():

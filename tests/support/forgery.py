@@ -29,6 +29,11 @@ def forge_campaign(client: Any, campaign: str) -> None:
             client.hset(key, field, _value(value))
     for key in (columns.results, columns.column("failures")):
         _forge_stream(client, key)
+    forge_holders(client, columns)
+
+
+def forge_holders(client: Any, columns: Keys) -> None:
+    """The names of the workers that hold jobs of a campaign."""
     for worker in client.zrange(columns.column("workers"), 0, -1):
         score = client.zscore(columns.column("workers"), worker)
         client.zrem(columns.column("workers"), worker)

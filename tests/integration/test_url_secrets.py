@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +17,10 @@ from redis.connection import parse_url as parse_plain_url
 
 from queue_eval import Evaluator
 from queue_eval.access import Access, find_access
+from queue_eval.connection import Link
 from queue_eval.errors import QueueEvalError
 from queue_eval.urls import parse_url, safe_url
-from tests.support.cli import cli_here
+from tests.support.cli import ROOT, cli, cli_here
 
 CORE = "Zq7Kx"
 """Stands in the middle of every secret. No message holds it by chance."""
@@ -153,6 +156,48 @@ def test_what_is_escaped_arrives(user, secret):
         for name in ("a user", "TLS", "a socket", "an option"):
             found = parse_plain_url(parse_url(RIGHT[name](user, secret)).base)
             assert (found.get("username", ""), found["password"]) == (user, secret)
+
+
+NASTY = (
+    ("us@er", f"{CORE}"), ("u", f"a@{CORE}:b@c"), ("u:v", f"{CORE}/#?"), ("[u]", f"[{CORE}]"),
+    ("\u2100", f"{CORE}\uff1a"), ("u", f"{CORE}\x1b]0;x\x07\n"), ("%40", f"%{CORE}%zz"),
+    ("u", f"'{CORE}\"\\ "),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("user", "secret"), NASTY)
+def test_a_server_that_refuses(server, tmp_path, user, secret):
+    """Messages, logs and tracebacks of real processes: commands, a worker, a driver that catches nothing."""
+    socket = quote(find_access(None, server).url.partition("@")[2])
+    url = f"unix://{escaped(user)}:{escaped(secret)}@{socket}"
+    driver = f"from queue_eval import Evaluator\nEvaluator.attach('x', url={url!r})"
+    for done in (
+        cli("campaigns", "--debug", "--url", url, home=tmp_path),
+        cli("worker", "--debug", "--url", url, home=tmp_path),
+        cli("doctor", "--json", QUEUE_EVAL_URL=url, home=tmp_path),
+        subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True, check=False, cwd=ROOT),
+    ):
+        assert done.returncode in (1, 2)
+        assert "cannot be used: invalid username-password pair" in done.stdout + done.stderr, done
+        assert CORE not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("user", "secret"), NASTY)
+def test_a_server_that_agrees(server, user, secret):
+    """Whatever a password holds, it arrives when it is escaped."""
+    link = Link(find_access(None, server), name="test")
+    name = "".join(user.split())
+    socket = quote(find_access(None, server).url.partition("@")[2])
+    try:
+        link.client.acl_setuser(
+            name, enabled=True, reset=True, passwords=[f"+{secret}"], commands=["+@all"], keys=["*"]
+        )
+        url = f"unix://{escaped(name)}:{escaped(secret)}@{socket}"
+        done = cli_here("campaigns", "--url", url, home=server)
+        assert done.returncode == 0, done
+    finally:
+        link.client.acl_deluser(name)
+        link.close()
 
 
 def test_a_url_that_is_not_shown_is_not_in_its_access():
