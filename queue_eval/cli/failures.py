@@ -28,6 +28,7 @@ from click import format_filename
 from queue_eval.cli.terminal import log_to_terminal, say, say_help
 from queue_eval.errors import QueueEvalError, ServerError, UsageError
 from queue_eval.foreign_text import printable
+from queue_eval.urls import safe_url
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -123,14 +124,16 @@ def _urls_among(arguments: Sequence[str]) -> Iterator[str]:
     """The arguments that look like a URL, as messages may spell them."""
     for argument in arguments:
         for word in (argument, argument.partition("=")[2] if argument.startswith("-") else ""):
-            if "://" not in word and not ("@" in word and ":" in word):
+            if "://" not in word and ":" not in word.rpartition("@")[0]:
                 continue
+            if safe_url(word) == word:
+                continue  # there is nothing to hide
             path = PurePath(word)
             # Where a path is wanted, or MODULE:FUNCTION, a part of it may be told.
             cuts = [i for i, letter in enumerate(word) if letter == ":"]
-            parts = [part for i in cuts for part in (word[:i], word[i + 1 :]) if "@" in part or "/" in part]
+            parts = [part for i in cuts for part in (word[:i], word[i + 1 :]) if "@" in part or "//" in part]
             for text in (word, *map(str, (path, *path.parents)), *parts):
-                if re.fullmatch(r"[a-z+]*:?|[./0-9]*", text):
+                if re.fullmatch(r"[a-z+]*:?/*|[./0-9]*", text):
                     continue
                 for form in (text, repr(text)[1:-1], quote(text), format_filename(text)):
                     yield from (form, printable(form))

@@ -147,6 +147,18 @@ def test_no_complaint_repeats_a_url_in_a_wrong_place(words, tmp_path, monkeypatc
     assert CORE not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("campaigns", "--url", f"redis://{NOBODY}"), f"no server answers at redis://{NOBODY} ("),
+        (("campaigns", "--url", f"redis://:p@{NOBODY}/0"), f"no server answers at redis://:***@{NOBODY}/0 ("),
+        (("run", "/home/u@corp/no.py:f", "--configs", "c"), "there is no file '/home/u@corp/no.py'"),
+    ],
+)
+def test_what_holds_no_secret_is_shown(words, told, tmp_path):
+    assert told in cli_here(*words, home=tmp_path).stderr
+
+
 @quick
 @given(user=users, secret=secrets)
 def test_what_is_escaped_arrives(user, secret):
