@@ -288,6 +288,14 @@ def test_what_is_shown_cannot_move_the_cursor():
     assert output.shown_value({"a": [1, 2]}) == '{"a":[1,2]}'
 
 
+def test_json_documents_hold_no_control_characters(capsys):
+    document = {"\x1b[2J": "\x7f\x9b\u202e\n\ud800"}
+    output.print_json(document)
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert json.loads(printed) == document
+
+
 def test_json_documents_are_json(capsys):
     output.print_json({"a": float("nan"), "b": [float("inf"), 1.5]})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5]}
