@@ -26,6 +26,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from queue_eval.errors import ServerUnreachableError, UsageError
+from queue_eval.foreign_text import plain
 from queue_eval.signing import checked_key, is_pair, verifying_half
 from queue_eval.urls import checked_url, safe_url
 
@@ -39,7 +40,7 @@ WORKER_ACCESS_FILE = "worker-access.json"
 
 Role = Literal["driver", "worker"]
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, repr=False)

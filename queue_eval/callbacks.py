@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from queue_eval.codec import EXACT_FLOAT
 from queue_eval.errors import SearchTerminationError, UsageError
+from queue_eval.foreign_text import one_line, plain
 from queue_eval.job import Job
 from queue_eval.states import State
 from queue_eval.user_warning import warn_user
@@ -18,7 +19,7 @@ from queue_eval.user_warning import warn_user
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 class Callback:
@@ -210,7 +211,7 @@ def _end_of(job: Job, length: int) -> str:
         return "was cancelled"
     lines = (job.error or "").strip().splitlines() or [""]
     reason = lines[-1] if len(lines[-1]) <= length else f"{lines[-1][:length]}…"
-    return f"failed ({job.cause}): {reason}"
+    return one_line(f"failed ({job.cause}): {reason}")
 
 
 def _better(best: float | None, job: Job) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from queue_eval.codec import FAIL_RETURN_VALUE, canonical
 from queue_eval.errors import DamagedError
+from queue_eval.foreign_text import plain
 from queue_eval.job import Job
 from queue_eval.ledger import Ledger, Origin, Watcher
 from queue_eval.moves import Enqueued, EnqueueReply, Opened, Submission
@@ -28,7 +29,7 @@ from queue_eval.sources import SourceCheck
 from queue_eval.states import State
 from queue_eval.undone import Sent, Undone, groups
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 STEP_S = 1.0
 """Longest wait for results at a stretch: how soon chores are done and an interruption is noticed."""

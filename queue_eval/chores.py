@@ -12,6 +12,7 @@ from shlex import quote
 
 from queue_eval.connection import GiveUp
 from queue_eval.errors import ServerError
+from queue_eval.foreign_text import plain
 from queue_eval.home_loss import HomeLoss
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.queue import CampaignQueue
@@ -19,7 +20,7 @@ from queue_eval.server import revive_server, server_state
 from queue_eval.service import ServiceCheck
 from queue_eval.user_warning import warn_user
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 RECLAIM_EVERY_S = 2.0
 ENSURE_EVERY_S = 1.0

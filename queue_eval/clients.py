@@ -41,12 +41,13 @@ from redis.sentinel import (
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
 from queue_eval.faults import DistrustError
+from queue_eval.foreign_text import plain
 from queue_eval.nodes import NodeAway, Nodes
 from queue_eval.peers import check_named_peer
 from queue_eval.server_watch import ForeignPeerError, check_peer, short_path
 from queue_eval.urls import ServerUrl, parse_url, safe_url
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 CONNECT_TIMEOUT_S = 5.0
 """How long a connection is tried before the server counts as unreachable."""
@@ -190,7 +191,10 @@ def new_client(
     sense, and errors of redis-py when no node of a cluster answers.
     """
     url = parse_url(access.url)
-    settings: dict[str, Any] = parse_plain_url(url.base)
+    try:
+        settings: dict[str, Any] = parse_plain_url(url.base)
+    except ValueError as error:
+        raise UsageError(f"the options of {safe_url(access.url)} make no sense: {error}") from error
     for replaced in ("connection_class", "host", "port"):
         settings.pop(replaced, None)
     if url.is_encrypted:

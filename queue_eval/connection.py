@@ -48,6 +48,7 @@ from queue_eval.faults import (
     reason,
     remedy,
 )
+from queue_eval.foreign_text import plain
 from queue_eval.lua import script
 from queue_eval.nodes import PACE_S, NodeAway
 from queue_eval.outage import Outage
@@ -55,7 +56,7 @@ from queue_eval.proxies import hidden_command
 from queue_eval.script_calls import KeyCommand, ScriptCall, ask_each, run_each, run_one
 from queue_eval.urls import parse_url
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 REPLY_TIMEOUT_S = 10.0
 """A reply that takes longer counts as lost."""

@@ -26,6 +26,8 @@ Messages are one line: what is wrong; what to do.
 
 from __future__ import annotations
 
+from queue_eval.foreign_text import printable
+
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 class QueueEvalError(Exception):
     """Root of all errors of queue_eval."""
+
+    def __str__(self) -> str:
+        # Names and reasons in it come from the server, and Python shows it on the user's terminal.
+        return printable(super().__str__())
 
 
 class UsageError(QueueEvalError, ValueError):

@@ -24,11 +24,12 @@ from queue_eval import keys
 from queue_eval.connection import Link
 from queue_eval.errors import NodeAwayError, QueueEvalError
 from queue_eval.faults import REDIS_ERRORS, is_damage
+from queue_eval.foreign_text import plain
 from queue_eval.keys import Keys, is_campaign_name
 from queue_eval.paging import PAGE, pages
 from queue_eval.queue import CampaignQueue, unlist
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 EXPIRE_AFTER_S = 14 * 86400.0
 """An unnamed campaign is kept for so long after its driver has closed it."""

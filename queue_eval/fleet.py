@@ -16,10 +16,11 @@ from queue_eval.codec import decode
 from queue_eval.connection import Link
 from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError
 from queue_eval.faults import undamaged
+from queue_eval.foreign_text import plain
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.paging import PAGE, pages
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 MOST_REFUSALS, MOST_REASON = 20, 400
 """How much a card tells of what its worker refuses."""

@@ -35,6 +35,7 @@ from queue_eval.access import Access
 from queue_eval.clients import node_of
 from queue_eval.errors import NodeAwayError, WorkerError
 from queue_eval.fleet import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
+from queue_eval.foreign_text import plain
 from queue_eval.launch import Launch, for_workers, launch_key
 from queue_eval.local_register import DRAIN_HEARD_S, LocalRegister
 from queue_eval.machine import is_alive, new_worker_name
@@ -45,7 +46,7 @@ from queue_eval.surroundings import INSIDE_JOB
 from queue_eval.user_warning import warn_user
 from queue_eval.worker_logs import clean_logs, log_name, tail
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 IDLE_TIMEOUT_S = 60
 GUARD_MS = 10_000

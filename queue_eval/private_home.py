@@ -19,8 +19,9 @@ from pathlib import Path
 from shlex import quote
 
 from queue_eval.errors import UsageError
+from queue_eval.foreign_text import plain
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _ENTRIES = (
     ".gitignore", "access.json", "worker-access.json", "server.json", "server.conf", "server.lock",

@@ -27,6 +27,7 @@ from queue_eval.errors import (
 )
 from queue_eval.faults import undamaged
 from queue_eval.fleet import notify
+from queue_eval.foreign_text import plain
 from queue_eval.keys import Keys, check_campaign_name
 from queue_eval.moves import (
     Enqueued,
@@ -44,7 +45,7 @@ from queue_eval.paging import PAGE, pages
 from queue_eval.resting import wake
 from queue_eval.script_calls import ScriptCall
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _T = TypeVar("_T")
 

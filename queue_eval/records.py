@@ -71,15 +71,21 @@ class Records:
         """
         self.write_evals(Path(log_dir) / "results.csv", saved_keys)
 
-    def write_evals(self, target: Path, saved_keys: SavedKeys = None) -> None:
-        """As `dump_evals`, to a file of another name."""
+    def write_evals(
+        self, target: Path, saved_keys: SavedKeys = None, *, safe_cells: bool = False
+    ) -> None:
+        """As `dump_evals`, to a file of another name. `safe_cells`: for spreadsheets, without formulas."""
         folder, name = target.parent, target.name
         owner = Owner(self._campaign.queue.campaign, self._campaign.queue.uid)
         if self._ledger.keep:
-            write_results(self.jobs_done, saved_keys, folder, name=name, owner=owner)
+            write_results(
+                self.jobs_done, saved_keys, folder, name=name, owner=owner, safe_cells=safe_cells
+            )
         elif self.num_gathered:
             gathered = self._campaign.gathered()
-            write_results(gathered, saved_keys, folder, spill=True, name=name, owner=owner)
+            write_results(
+                gathered, saved_keys, folder, spill=True, name=name, owner=owner, safe_cells=safe_cells
+            )
 
     def decode(self, key: str) -> dict[str, Any]:
         """The dict that a JSON string holds. Raises ValueError for anything else."""

@@ -22,8 +22,9 @@ from queue_eval import keys
 from queue_eval.connection import Link
 from queue_eval.errors import NodeAwayError
 from queue_eval.fleet import notify
+from queue_eval.foreign_text import plain
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 REST_AFTER_S = 60.0
 """A campaign is over when all its jobs have been finished, and nothing has happened, for so long."""

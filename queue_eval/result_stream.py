@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from queue_eval import failpoints
 from queue_eval.connection import BlockingClient, Link
 from queue_eval.faults import REDIS_ERRORS
+from queue_eval.foreign_text import plain
 from queue_eval.paging import Portion
 from queue_eval.states import State
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _ID_DIGITS = 16
 _ENTRY = re.compile(r"\d{1,20}-\d{1,20}")

@@ -20,7 +20,7 @@ from queue_eval.errors import UsageError
 from queue_eval.job import Job
 from queue_eval.results_owner import Owner, keep_of_others, mark, one_at_a_time
 from queue_eval.spilled_rows import SpilledRows
-from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, column_names, plain_cell
+from queue_eval.table_cells import RESULT_COLUMNS, CellWriter, column_names, plain_cell, safe_cell
 from queue_eval.user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -71,26 +71,27 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
 
 def write_results(
     jobs: Iterable[Job], saved_keys: SavedKeys, folder: Path, *, spill: bool = False,
-    name: str = "results.csv", owner: Owner | None = None,
+    name: str = "results.csv", owner: Owner | None = None, safe_cells: bool = False,
 ) -> Path | None:  # fmt: skip
     """Replace ``results.csv``, or the file `name`, in `folder` by one row per job; the file, or None
     without jobs.
 
     `spill`: the rows are not held in memory, but on disk. `owner`: whose results these are; those of
-    others are kept under another name, with a warning.
+    others are kept under another name, with a warning. `safe_cells`: see `table_cells.safe_cell`.
     A reader, or a crash at any moment, finds the old file or the new one, never a part.
     """
     made = (csv_row(job, saved_keys) for job in jobs)
     if not spill:
-        return _write(list(made), saved_keys, folder / name, owner)
+        return _write(list(made), saved_keys, folder / name, owner, safe_cells=safe_cells)
     folder.mkdir(parents=True, exist_ok=True)
     with closing(SpilledRows(made, folder)) as rows:
-        return _write(rows, saved_keys, folder / name, owner)
+        return _write(rows, saved_keys, folder / name, owner, safe_cells=safe_cells)
 
 
 def _write(
-    rows: Sequence[Row] | SpilledRows, saved_keys: SavedKeys, target: Path, owner: Owner | None
-) -> Path | None:
+    rows: Sequence[Row] | SpilledRows, saved_keys: SavedKeys, target: Path, owner: Owner | None,
+    *, safe_cells: bool,
+) -> Path | None:  # fmt: skip
     if not rows:
         return None
     seen: dict[str, None] = {}
@@ -113,8 +114,13 @@ def _write(
         with temporary.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, [*names.values(), *RESULT_COLUMNS])
             failpoints.reach("results.before-write")
-            writer.writeheader()
-            writer.writerows(map(_shown_by(cells, names), rows))
+            shown: Iterable[dict[str, Any]] = map(_shown_by(cells, names), rows)
+            if safe_cells:
+                writer.writerow({name: safe_cell(name) for name in writer.fieldnames})
+                shown = ({name: safe_cell(cell) for name, cell in row.items()} for row in shown)
+            else:
+                writer.writeheader()
+            writer.writerows(shown)
             file.flush()
             failpoints.reach("results.before-fsync")
             os.fsync(file.fileno())

@@ -21,12 +21,13 @@ from rq import defaults, get_current_job
 
 from queue_eval.attempt import Token
 from queue_eval.faults import is_transient
+from queue_eval.foreign_text import plain
 from queue_eval.forked import ForkedAttempt
 from queue_eval.pipe import FrameBuffer, Report, parse_setup
 from queue_eval.rq_moves import BEAT_S, Begun, RqMoves
 from queue_eval.stop_signals import Survival
 
-log = logging.getLogger("rq.worker")
+log = plain(logging.getLogger("rq.worker.queue_eval"))
 
 _HEART_AFTER_S = 1.0
 """Attempts that are shorter need no sign of life but that of their beginning."""

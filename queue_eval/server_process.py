@@ -22,6 +22,7 @@ import psutil
 
 from queue_eval import server_watch
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.foreign_text import plain
 from queue_eval.leftovers import unmarked
 from queue_eval.machine import birth_of, born_now, is_alive
 from queue_eval.private_home import close_home
@@ -38,7 +39,7 @@ from queue_eval.server_life import (
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import ForeignPeerError, ReplyError, Wire
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
 STOP_TIMEOUT_S = 30.0

@@ -12,6 +12,8 @@ text                   as it is; as a JSON string where it would be read as anyt
 =====================  ===================================================================================
 
 In columns of our own nothing is read back: text is as it is, and None an empty cell.
+
+A table with safe cells (`safe_cell`) is for spreadsheets, and is not read back.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _NO_NUMBERS = re.compile(r"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
 _BLANKS = " \t\r\n"
 """What may stand around a value: str.strip() takes more, such as the separators of ASCII."""
+
+_FORMULA = re.compile(
+    "^(?= *[=+@\t\r\n\uff0b\uff0d\uff1d\uff20-])|(?<=[;\t\r\n])(?=[ \"]*[=+@\uff0b\uff0d\uff1d\uff20-])"
+)
+"""Where text begins that a spreadsheet takes for a formula. What stands behind a semicolon or a tab is a cell
+of its own to a spreadsheet that takes these for the separator; full width letters count as plain ones."""
 
 _FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn' + _BLANKS)
 """How cells begin that may be read as anything but their text."""
@@ -96,6 +104,12 @@ def plain_cell(value: Any) -> Any:
         except (TypeError, ValueError):  # a callable of the user's gave it
             return str(value)
     return value
+
+
+def safe_cell(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: an apostrophe stands before text that begins one.
+    Numbers stay as they are."""
+    return _FORMULA.sub("'", cell) if isinstance(cell, str) else cell
 
 
 def reads_as_text(text: str) -> bool:

@@ -11,6 +11,10 @@ URL                                                                        names
 
 ``rediss+sentinel://`` and ``rediss+cluster://`` use TLS. Options follow after a ``?``, such as
 ``ssl_ca_certs=FILE``, and ``sentinel_username``, ``sentinel_password`` for the sentinels themselves.
+
+A message shows of a URL only what stands where no password can stand. So an ``@`` or a ``#`` behind the hosts
+is refused: it may belong to a password whose odd characters were not written as %40, %23 and so on. Of a URL
+that is refused nothing but its scheme is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from queue_eval.errors import UsageError
 
@@ -29,6 +33,12 @@ DEFAULT_SERVICE = "mymaster"
 _DEFAULT_PORTS = {"": 6379, "cluster": 6379, "sentinel": 26379}
 
 _OPTIONS = re.compile(r"db|username|password|sentinel_username|sentinel_password|ssl_[a-z_]+")
+_SHOWN_OPTION = re.compile(r"db=[0-9]*|ssl_(?!password|keyfile_password)[a-z_]+=.*")
+"""Options that are shown with their values. What follows any other may be a part of its value, and is not."""
+_SHOWN_USERS = ("default", "driver", "worker")
+"""Names that we give. Any other name may be a password that stands in the wrong place."""
+_HIDDEN = "***"
+_PUNCTUATION = "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 Kind = Literal["single", "sentinel", "cluster"]
 
@@ -52,38 +62,43 @@ class ServerUrl:
         return self.base.startswith("unix:")
 
 
+@dataclass(frozen=True, repr=False)
+class _Parts:
+    """A URL's pieces, as they were written."""
+
+    scheme: str
+    user: str
+    """User and password, with the ``@`` behind them."""
+    hosts: str
+    path: str
+    options: str
+
+
 def parse_url(url: str) -> ServerUrl:
     """`url` taken apart. Raises UsageError, which shows no password, for what is no server's URL."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in SCHEMES or not rest:
-        wanted = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise UsageError(f"not a server URL: {safe_url(url)!r}; it must start with one of {wanted}")
-    if scheme == "unix":
-        _check_options(url, url.partition("?")[2])
-        return ServerUrl("single", url, ())
-    plain, _, topology = scheme.partition("+")
-    # What a user name, a password or a path holds of these letters must be written as %40, %2F and so on.
-    place, mark, options = rest.partition("#")[0].partition("?")
-    authority, _, path = place.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    nodes = tuple(_node(url, host, _DEFAULT_PORTS[topology]) for host in hosts.split(","))
+    parts = _take_apart(url)
+    plain, _, topology = parts.scheme.partition("+")
+    # Written anew: urllib drops some characters, and shows others in its errors.
+    user = _quoted_user(parts)
+    options = f"?{quote(parts.options, safe=_PUNCTUATION)}" if parts.options else ""
+    if plain == "unix":
+        path = quote(unquote(parts.path), safe="/")
+        return ServerUrl("single", f"unix://{user}{path}{options}", ())
+    nodes = tuple(_node(parts, host, _DEFAULT_PORTS[topology]) for host in parts.hosts.split(","))
     if not topology and len(nodes) > 1:
-        raise UsageError(
-            f"not a server URL: {safe_url(url)!r}; several hosts need {plain}+sentinel:// or {plain}+cluster://"
-        )
-    _check_options(url, options)
-    service, db = "", path
+        raise _refusal(parts.scheme, f"several hosts need {plain}+sentinel:// or {plain}+cluster://")
+    service, db = "", parts.path[1:]
     if topology == "sentinel":
-        service, _, db = path.partition("/")
+        service, _, db = db.partition("/")
         service = unquote(service) or DEFAULT_SERVICE
-    if db and not db.isdigit():
-        raise UsageError(f"not a server URL: {safe_url(url)!r}; after the last / stands a database's number")
+    if db and not re.fullmatch("[0-9]{1,9}", db):
+        raise _refusal(parts.scheme, "after the last / stands a database's number")
     if topology == "cluster" and db not in ("", "0"):
-        raise UsageError(f"not a server URL: {safe_url(url)!r}; a cluster has database 0 only")
+        raise _refusal(parts.scheme, "a cluster has database 0 only")
     host, port = nodes[0]
     host = f"[{host}]" if ":" in host else host
     database = f"/{db or 0}" if topology != "cluster" else ""
-    base = f"{plain}://{user}{at}{host}:{port}{database}{mark}{options}"
+    base = f"{plain}://{user}{host}:{port}{database}{options}"
     kind: Kind = "sentinel" if topology == "sentinel" else "cluster" if topology else "single"
     return ServerUrl(kind, base, nodes, service)
 
@@ -95,27 +110,85 @@ def checked_url(url: str) -> str:
 
 
 def safe_url(url: str) -> str:
-    """`url` for messages: with its passwords, in the user part or the query, replaced by `***`.
+    """`url` for messages: ``***`` stands where a password stands, or may stand."""
+    try:
+        parse_url(url)
+    except UsageError:
+        return _scheme_only(url.partition("://")[0])
+    parts = _take_apart(url)
+    name, colon, password = parts.user.removesuffix("@").partition(":")
+    if not parts.user:
+        user = ""
+    elif colon and password and (not name or name in _SHOWN_USERS):
+        user = f"{name}:{_HIDDEN}@"
+    else:
+        user = f"{_HIDDEN}@"
+    options = f"?{_shown_options(parts.options)}" if parts.options else ""
+    return f"{parts.scheme}://{user}{parts.hosts}{parts.path}{options}"
 
-    A malformed URL may lose more than its password, never less.
-    """
-    url = re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&][a-z_]*password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+
+def _take_apart(url: str) -> _Parts:
+    """Raises UsageError for a URL whose pieces cannot be told apart for certain, or of unknown options."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES or not rest:
+        wanted = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise _refusal(scheme, f"it must start with one of {wanted}")
+    if any("\ud800" <= character <= "\udfff" for character in rest):
+        raise _refusal(scheme, "it is not text in UTF-8; write it in UTF-8")
+    place, _, options = rest.partition("?")
+    authority, slash, path = place.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if "@" in path + options or "#" in hosts + path + options:
+        raise _refusal(
+            scheme, "of a user, a password or a path, write @ as %40, / as %2F, ? as %3F and # as %23"
+        )
+    if scheme == "unix" and (hosts or not path):
+        raise _refusal(scheme, "write it as unix:///path, or unix://:password@/path")
+    if not (hosts + path + options).isprintable():
+        raise _refusal(scheme, "it holds a control character; leave that out")
+    _check_options(scheme, options)
+    return _Parts(scheme, user + at, hosts, slash + path, options)
 
 
-def _check_options(url: str, options: str) -> None:
-    for option in options.split("&") if options else ():
-        name = option.partition("=")[0]
-        if not _OPTIONS.fullmatch(name):
-            raise UsageError(
-                f"not a server URL: {safe_url(url)!r}; its option {name!r} is not known here: there are db, "
-                "username, password, sentinel_username, sentinel_password, ssl_ca_certs and other ssl_ ones"
+def _check_options(scheme: str, options: str) -> None:
+    for number, option in enumerate(options.split("&") if options else (), 1):
+        name, is_sign, _ = option.partition("=")
+        # Its name is not shown: it may be what follows an & in a password.
+        if not is_sign or not _OPTIONS.fullmatch(name):
+            raise _refusal(
+                scheme,
+                f"option {number} of those behind its ? is not known here: there are db=, username=, "
+                "password=, sentinel_username=, sentinel_password=, ssl_ca_certs= and other ssl_ ones",
             )
 
 
-def _node(url: str, text: str, default_port: int) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]]+))(?::(\d+))?", text)
+def _shown_options(options: str) -> str:
+    shown: list[str] = []
+    for option in options.split("&"):
+        if not _SHOWN_OPTION.fullmatch(option):
+            return "&".join([*shown, f"{option.partition('=')[0]}={_HIDDEN}"])
+        shown.append(option)
+    return "&".join(shown)
+
+
+def _quoted_user(parts: _Parts) -> str:
+    if not parts.user:
+        return ""
+    name, colon, password = parts.user[:-1].partition(":")
+    return f"{quote(unquote(name), safe='')}{colon}{quote(unquote(password), safe='')}@"
+
+
+def _node(parts: _Parts, text: str, default_port: int) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([\w.-]+))(?::([0-9]{1,5}))?", text)
     if match is None or int(match[3] or 0) > 65535:
         detail = "its port must be a number" if text else "it names no host"
-        raise UsageError(f"not a server URL: {safe_url(url)!r}; {detail}")
+        raise _refusal(parts.scheme, detail)
     return match[1] or match[2], int(match[3] or default_port)
+
+
+def _refusal(scheme: str, detail: str) -> UsageError:
+    return UsageError(f"not a server URL: {_scheme_only(scheme)!r}; {detail}")
+
+
+def _scheme_only(scheme: str) -> str:
+    return f"{scheme}://{_HIDDEN}" if scheme in SCHEMES else _HIDDEN

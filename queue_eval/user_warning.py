@@ -6,6 +6,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from queue_eval.foreign_text import printable
+
 _OWN_FOLDER = str(Path(__file__).parent) + "/"
 
 
@@ -20,4 +22,4 @@ def warn_user(sentence: str) -> None:
     while frame.f_code.co_filename.startswith(_OWN_FOLDER) and frame.f_back is not None:
         frame = frame.f_back
         level += 1
-    warnings.warn(sentence, UserWarning, stacklevel=level)
+    warnings.warn(printable(sentence.replace("\n", " ")), UserWarning, stacklevel=level)

@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from queue_eval.foreign_text import plain
 from queue_eval.lifeline import CAN_BE_ARMED, arm
 from workers.scheduler import Allocation
 
-log = logging.getLogger("queue_eval.worker")
+log = plain(logging.getLogger("queue_eval.worker"))
 
 ASK_S = 30.0
 """Slurm's own programs give up after 18 s when the controller is away."""

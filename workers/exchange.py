@@ -33,6 +33,7 @@ from queue_eval.errors import (
     NodeAwayError,
     ServerRefusedError,
 )
+from queue_eval.foreign_text import plain
 from queue_eval.moves import Lease, Release, Settled, Settlement
 from queue_eval.queue import CampaignQueue
 from workers.book import Book, Trade
@@ -45,7 +46,7 @@ from workers.runner import Runner
 from workers.served import Served, label_of, make_plan
 from workers.spool import Spool
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 class Exchange:

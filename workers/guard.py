@@ -19,10 +19,11 @@ import subprocess
 import sys
 from collections.abc import Collection
 
+from queue_eval.foreign_text import plain
 from queue_eval.leftovers import CAN_BE_FOUND, Ending, dies_with_first_process, unmarked
 from queue_eval.stop_signals import blocked
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _PROGRAM = "from workers.guard import main; main()"
 

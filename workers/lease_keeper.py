@@ -23,6 +23,7 @@ from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError, NodeAwayError
 from queue_eval.faults import undamaged
 from queue_eval.fleet import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
+from queue_eval.foreign_text import plain
 from queue_eval.home_loss import HomeLoss
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.moves import Extended, Release
@@ -35,7 +36,7 @@ from workers.rounds import Rounds
 from workers.runner import Runner
 from workers.served import Served
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 class LeaseKeeper:

@@ -15,12 +15,13 @@ from typing import Any
 from queue_eval import failpoints, keys
 from queue_eval.connection import BlockingClient, GiveUp, Link
 from queue_eval.faults import REDIS_ERRORS
+from queue_eval.foreign_text import plain
 from workers.book import Book
 from workers.cluster_ears import ClusterEars
 from workers.complaints import Complaints
 from workers.exchange import Exchange
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _BLOCK_S = 2.0
 """A worker with room asks again after so long without a marker: one may have died with who took it."""

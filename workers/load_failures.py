@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.fleet import MOST_REASON, LiveWorker, live_workers
+from queue_eval.foreign_text import plain
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.machine import is_alive, machine_id
 from queue_eval.moves import Release
@@ -23,7 +24,7 @@ from workers.options import WorkerOptions
 from workers.runner import Runner
 from workers.served import Served
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 class LoadFailures:

@@ -20,6 +20,7 @@ from queue_eval.clients import node_of
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError, NodeAwayError, ServerRefusedError
 from queue_eval.fleet import WorkerCard, live_workers
+from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.moves import Reclaimed
 from queue_eval.queue import CampaignQueue
@@ -30,7 +31,7 @@ from workers.options import WorkerOptions
 from workers.served import Served
 from workers.spool import deliver_orphans
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _T = TypeVar("_T")
 

@@ -18,6 +18,7 @@ from queue_eval.errors import (
     NodeAwayError,
     ServerRefusedError,
 )
+from queue_eval.foreign_text import plain
 from queue_eval.queue import CampaignQueue
 from queue_eval.resting import Look, all_resting, lay_to_rest, look_at_all, wake_open
 from queue_eval.script_calls import KeyCommand
@@ -25,7 +26,7 @@ from workers.book import Book
 from workers.options import WorkerOptions
 from workers.served import label_of, make_plan
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _SWEEP_EVERY_S = 6 * 3600
 _SWEPT_S = 60

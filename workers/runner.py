@@ -18,13 +18,14 @@ from typing import Protocol
 
 from queue_eval import failpoints
 from queue_eval.attempt import Attempt, Token
+from queue_eval.foreign_text import plain
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
 from workers.executors.departures import Departures
 from workers.executors.pool import CLOSE_S
 from workers.executors.protocol import Ended, Executor, Plan
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _TICK_S = 0.5
 """Processes whose death no file descriptor tells of are looked at this often."""

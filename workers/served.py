@@ -13,6 +13,7 @@ from queue_eval.access import Access
 from queue_eval.attempt import Token
 from queue_eval.codec import decode
 from queue_eval.errors import FunctionError
+from queue_eval.foreign_text import plain
 from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.machine import machine_id
 from queue_eval.moves import Settlement
@@ -26,7 +27,7 @@ from workers.loads import Loads
 from workers.options import WorkerOptions
 from workers.pace import Pace
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _LATELY = 1000
 _WORTH_MS = 50.0

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from queue_eval.foreign_text import plain
 from workers.resources import Means, joined, own_cores, parse_cores, parse_gpus, share_out
 from workers.scheduler import Allocation
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 
 class Holder(Protocol):

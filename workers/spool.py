@@ -22,6 +22,7 @@ from typing import IO, Any
 from queue_eval import failpoints
 from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError, UsageError
+from queue_eval.foreign_text import plain
 from queue_eval.keys import check_campaign_name
 from queue_eval.moves import Release, Settlement
 from queue_eval.paging import pages
@@ -31,7 +32,7 @@ from queue_eval.server_home import spool_file
 from queue_eval.states import Outcome
 from workers.complaints import Complaints
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _PAGE = 500
 

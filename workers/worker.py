@@ -24,6 +24,7 @@ from queue_eval.access import Access, safe_url
 from queue_eval.attempt import Token
 from queue_eval.connection import REPLY_TIMEOUT_S, GiveUp, Link
 from queue_eval.errors import NodeAwayError, ServerUnreachableError, UsageError
+from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.nodes import PACE_S
 from queue_eval.server import server_state
@@ -41,7 +42,7 @@ from workers.runner import Runner
 from workers.signals import Signals
 from workers.spool import Spool
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _TICK_S = 0.5
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from queue_eval.chaos.evidence import Evidence
 from queue_eval.chaos.invariants import Verdict, judge
+from queue_eval.foreign_text import one_line
 
 _SHOWN = 5
 """Details of what is broken in the table; the JSON document has more."""
@@ -110,6 +111,6 @@ def print_report(report: Report) -> None:
     console.print(laws)
     for verdict in report.verdicts:
         for detail in verdict.broken[:_SHOWN]:
-            console.print(f"  {verdict.law}: {detail}", markup=False, soft_wrap=True)
+            console.print(f"  {verdict.law}: {one_line(detail)}", markup=False, soft_wrap=True)
         if len(verdict.broken) > _SHOWN:
             console.print(f"  {verdict.law}: {len(verdict.broken) - _SHOWN} more", markup=False)

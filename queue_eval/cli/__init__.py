@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         sys.exit(shell_complete(root, {}, PROGRAM, _COMPLETION, instruction))
     given = list(sys.argv[1:] if arguments is None else arguments)
-    invocation = Invocation()
+    invocation = Invocation(given)
 
     def run() -> None:
         with root.make_context(PROGRAM, given, obj=invocation) as context:

@@ -22,6 +22,7 @@ from queue_eval.cli.output import (
     styled,
 )
 from queue_eval.cli.pace import Pace, pace_of
+from queue_eval.cli.terminal import say
 from queue_eval.connection import Link
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
 from queue_eval.expiry import EXPIRE_AFTER_S, closed_ms_of
@@ -101,11 +102,12 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         if sources:
             told = ", ".join(f"{count} of {source}" for source, count in sources.items())
             again = spell_command(queue.link.access, "retry", campaign, "--source-changed")
-            click.echo(f"\nresults are of {len(sources)} sources: {told}")
+            say()
+            say(f"results are of {len(sources)} sources: {told}")
             if changed_sources(meta, sources) == set():
-                click.echo("all are of the code as it is here now; they reach different files of it")
+                say("all are of the code as it is here now; they reach different files of it")
             else:
-                click.echo(f"run those of other code than now again with: {again}")
+                say(f"run those of other code than now again with: {again}")
 
 
 def _sources_of(queue: CampaignQueue, meta: dict[str, bytes]) -> dict[str, int]:
@@ -217,18 +219,18 @@ def _show(
         ("rate", rate),
         ("time left", shown_duration(pace.time_left_s) if snapshot.outstanding else "none"),
     ):
-        click.echo(f"{label:<11}{value}")
-    click.echo()
+        say(f"{label:<11}{value}")
+    say()
     for state, count in snapshot.counts.items():
-        click.echo(f"{styled(f'{state:<11}', state if count else '')}{count:>9}")
-    click.echo(f"{'total':<11}{snapshot.last_id:>9}")
-    click.echo()
+        say(styled(f"{state:<11}", state if count else ""), f"{count:>9}")
+    say(f"{'total':<11}{snapshot.last_id:>9}")
+    say()
     if unserved is not None:
-        click.echo(unserved)
+        say(unserved)
     elif not workers and "resting" in meta:
-        click.echo("all is finished: no worker looks at this campaign until jobs are added")
+        say("all is finished: no worker looks at this campaign until jobs are added")
     elif not workers:
-        click.echo("no worker serves this campaign")
+        say("no worker serves this campaign")
     if not workers:
         return
     print_workers(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queue_eval.cli.failures import FAILED, Invocation, complain
+from queue_eval.cli.failures import FAILED, Invocation, complain, tell_traceback
 from queue_eval.cli.options import DURATION, json_option
 from queue_eval.cli.output import print_json
+from queue_eval.cli.terminal import say, say_in_place
 from queue_eval.errors import UsageError
 from queue_eval.states import Method
 
@@ -108,8 +108,9 @@ def chaos_command(
         is_kept = is_kept or not report.holds
     except Exception as error:
         is_kept = True
-        if click.get_current_context().ensure_object(Invocation).debug:
-            traceback.print_exc()
+        invocation = click.get_current_context().ensure_object(Invocation)
+        if invocation.debug:
+            tell_traceback(invocation)
         raise _broken(f"{type(error).__name__}: {error}; the attack failed", settings, folder) from error
     finally:
         if not is_kept:
@@ -156,7 +157,10 @@ class _Told:
             f"{progress.elapsed_s:4.0f} s  {progress.finished}/{progress.evaluations} finished  "
             f"{progress.faults} faults  {phase}"
         )
-        click.echo(f"\r{line}\x1b[K" if self._is_terminal else line, err=True, nl=not self._is_terminal)
+        if self._is_terminal:
+            say_in_place(line)
+        else:
+            say(line, err=True)
 
 
 def _ignore(_: Progress) -> None:

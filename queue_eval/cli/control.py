@@ -14,6 +14,7 @@ from queue_eval.cli.failures import FAILED
 from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
+from queue_eval.cli.terminal import ask, say
 from queue_eval.errors import UsageError
 from queue_eval.fleet import live_workers
 from queue_eval.hints import spell_command
@@ -70,7 +71,7 @@ def retry_command(
     rest = "had neither failed nor been cancelled"
     _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
     if not as_json and unserved is not None:
-        click.echo(unserved)
+        say(unserved)
 
 
 def _results_of_changed_source(queue: CampaignQueue) -> dict[int, str]:
@@ -120,14 +121,14 @@ def purge_command(
             snapshot = queue.snapshot()
             running = f", {snapshot.outstanding} of them not finished" if snapshot.outstanding else ""
             question = f"Delete campaign {campaign!r} with its {snapshot.last_id} jobs{running}?"
-            if not click.confirm(question, err=True):
-                click.echo("nothing was deleted", err=True)
+            if not ask(question):
+                say("nothing was deleted", err=True)
                 context.exit(FAILED)
         queue.purge()
     if as_json:
         print_json({"campaign": campaign, "purged": True})
     else:
-        click.echo(f"campaign {campaign} is deleted")
+        say(f"campaign {campaign} is deleted")
 
 
 def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: bool, as_json: bool) -> None:
@@ -140,9 +141,9 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
         print_json({"campaign": campaign, "paused": paused, "changed": has_changed} | more)
         return
     already = "" if has_changed else "already "
-    click.echo(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
+    say(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
     if unserved is not None:
-        click.echo(unserved)
+        say(unserved)
 
 
 def _why_unserved(queue: CampaignQueue, *, tells_pause: bool) -> str | None:
@@ -165,4 +166,4 @@ def _report(
         print_json({"campaign": campaign, verb: count} | more)
         return
     rest = f"; {asked - count} {otherwise}" if asked > count else ""
-    click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} {verb}{rest}")
+    say(f"{count} job{'' if count == 1 else 's'} of {campaign} {verb}{rest}")

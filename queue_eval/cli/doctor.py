@@ -7,6 +7,7 @@ import click
 from queue_eval.cli.failures import FAILED
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import print_json, styled
+from queue_eval.cli.terminal import say
 
 
 @click.command("doctor")
@@ -27,6 +28,6 @@ def doctor_command(
     else:
         width = max(len(finding.name) for finding in findings)
         for status, name, detail in findings:
-            click.echo(f"{styled(f'{status:<4}', status)}  {name:<{width}}  {' '.join(detail.split())}")
+            say(styled(f"{status:<4}", status), f"  {name:<{width}}  {' '.join(detail.split())}")
     if not is_well:
         context.exit(FAILED)

@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -19,9 +20,10 @@ import click
 
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
-from queue_eval.cli.options import json_option, server_options
+from queue_eval.cli.options import SAFE_CELLS_HELP, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.records import Records
+from queue_eval.cli.terminal import say
 from queue_eval.errors import UsageError
 from queue_eval.queue import CampaignQueue
 from queue_eval.table_cells import finite
@@ -42,17 +44,22 @@ _WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
     metavar="FILE",
     help="File to write or replace: .csv, .parquet or .jsonl.",
 )
+@click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
 @server_options
 @json_option
-def export_command(campaign: str, out: Path, url: str | None, home: str | None, as_json: bool) -> None:
+def export_command(
+    campaign: str, out: Path, safe_cells: bool, url: str | None, home: str | None, as_json: bool
+) -> None:
     """Write all finished jobs, in the order in which they finished.
 
     Values that are lists or dicts are written as JSON in .csv and .parquet. `queue-eval run --configs`
-    reads the configs of a .csv and of a .jsonl again.
+    reads the configs of a .csv and of a .jsonl again, but not of a file with --safe-cells.
     """
     ending = out.suffix.lower()
     if ending not in _WRITERS:
         raise UsageError(f"{str(out)!r} has no known ending; give a .csv, .parquet or .jsonl file")
+    if safe_cells and ending != ".csv":
+        raise UsageError(f"--safe-cells is for .csv, and {str(out)!r} is none; leave it out, or write a .csv")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}; create it, or choose another --out")
     if ending == ".parquet" and find_spec("pyarrow") is None:
@@ -61,7 +68,7 @@ def export_command(campaign: str, out: Path, url: str | None, home: str | None, 
     with look as queue, _beside(out) as lines, _beside(out) as table:
         columns = Columns()
         with lines.open("x", encoding="utf-8") as file:
-            writer = _WRITERS[ending]
+            writer = partial(write_csv, safe_cells=True) if safe_cells else _WRITERS[ending]
             count = _write_lines(queue, file, columns, is_strict=writer is None)
         if writer is not None:
             writer(lines, table, columns)
@@ -69,7 +76,7 @@ def export_command(campaign: str, out: Path, url: str | None, home: str | None, 
     if as_json:
         print_json({"campaign": campaign, "jobs": count, "out": str(out)})
     else:
-        click.echo(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
+        say(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
 
 
 def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns, *, is_strict: bool) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from queue_eval.codec import EXACT_FLOAT
 from queue_eval.paging import PAGE, pages
-from queue_eval.table_cells import CellWriter, column_names, finite, plain_cell
+from queue_eval.table_cells import CellWriter, column_names, finite, plain_cell, safe_cell
 
 _OWN_FIELDS = {
     "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
@@ -59,15 +59,17 @@ class Columns:
         return (self.results if key is None else self.kinds[key]) - {"null"}
 
 
-def write_csv(lines: Path, target: Path, columns: Columns) -> None:
-    """Cells as in results.csv; see `queue_eval.table_cells`."""
+def write_csv(lines: Path, target: Path, columns: Columns, *, safe_cells: bool = False) -> None:
+    """Cells as in results.csv; see `queue_eval.table_cells`. `safe_cells`: for spreadsheets."""
     wanted = columns.all()
+    shown: Callable[[Any], Any] = safe_cell if safe_cells else _as_it_is
     # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.
     with target.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        writer.writerow(wanted)
+        writer.writerow(map(shown, wanted))
         for line in _read(lines):
-            writer.writerow([_cell(line, column, key, columns.cells) for column, key in wanted.items()])
+            cells = [_cell(line, column, key, columns.cells) for column, key in wanted.items()]
+            writer.writerow(map(shown, cells))
 
 
 def write_parquet(lines: Path, target: Path, columns: Columns) -> None:
@@ -108,6 +110,10 @@ def _cell(line: dict[str, Any], column: str, key: str | None, writer: CellWriter
     if key is None:
         return plain_cell(_value(line, column, key))
     return writer.cell(key, line["config"][key]) if key in line["config"] else ""
+
+
+def _as_it_is(cell: Any) -> Any:
+    return cell
 
 
 def _kind(value: Any) -> str:

@@ -14,14 +14,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from shlex import quote
 
 import click
+from click import format_filename
 
+from queue_eval.cli.terminal import log_to_terminal, say, say_help
 from queue_eval.errors import QueueEvalError, ServerError, UsageError
+from queue_eval.foreign_text import printable
+from queue_eval.urls import safe_url
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -31,17 +38,28 @@ class Interrupted(Exception):  # noqa: N818 - a signal, not an error
 
 
 class Invocation:
-    """One call of the program. Users' terminals get no log records; `--debug` shows them, and tracebacks."""
+    """One call of the program. Users' terminals get no log records; `--debug` shows them, and tracebacks.
 
-    def __init__(self) -> None:
+    `arguments`: its words. One that looks like a URL stands in the wrong place if a message repeats it, as it
+    may hold a password.
+    """
+
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.debug = False
+        self._untold = sorted(set(_urls_among(arguments)), key=len, reverse=True)
         # Without any handler, Python would write warnings to standard error by itself.
         logging.getLogger("queue_eval").addHandler(logging.NullHandler())
         warnings.showwarning = _show_warning
 
     def set_debug(self) -> None:
         self.debug = True
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        log_to_terminal(logging.DEBUG, "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def without_urls(self, text: str) -> str:
+        """`text` without the words of the command line that look like a URL."""
+        for word in self._untold:
+            text = text.replace(word, "***")
+        return text
 
 
 def guarded(run: Callable[[], None], invocation: Invocation) -> int:
@@ -56,7 +74,7 @@ def guarded(run: Callable[[], None], invocation: Invocation) -> int:
         _explain(str(error) or "interrupted", invocation)
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        say_help(error.format_message())
         command = error.ctx.command_path if error.ctx else "queue-eval"
         complain(f"no command was given; see: {command} --help")
         return WRONG_USAGE
@@ -87,13 +105,38 @@ def guarded(run: Callable[[], None], invocation: Invocation) -> int:
 
 def complain(message: str) -> None:
     """Write one line to standard error, whatever the message holds."""
-    click.echo(f"queue-eval: {' '.join(message.split())}", err=True)
+    say(f"queue-eval: {' '.join(message.split())}", err=True)
 
 
 def _explain(message: str, invocation: Invocation) -> None:
     if invocation.debug:
-        traceback.print_exc()
-    complain(message)
+        tell_traceback(invocation)
+    complain(invocation.without_urls(message))
+
+
+def tell_traceback(invocation: Invocation) -> None:
+    """Write that of the error that is being handled to standard error."""
+    for line in invocation.without_urls(traceback.format_exc()).rstrip("\n").split("\n"):
+        say(line, err=True)
+
+
+def _urls_among(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments that look like a URL, as messages may spell them."""
+    for argument in arguments:
+        for word in (argument, argument.partition("=")[2] if argument.startswith("-") else ""):
+            if "://" not in word and ":" not in word.rpartition("@")[0]:
+                continue
+            if safe_url(word) == word:
+                continue  # there is nothing to hide
+            path = PurePath(word)
+            # Where a path is wanted, or MODULE:FUNCTION, a part of it may be told.
+            cuts = [i for i, letter in enumerate(word) if letter == ":"]
+            parts = [part for i in cuts for part in (word[:i], word[i + 1 :]) if "@" in part or "//" in part]
+            for text in (word, *map(str, (path, *path.parents)), *parts):
+                if re.fullmatch(r"[a-z+]*:?/*|[./0-9]*", text):
+                    continue
+                for form in (text, repr(text)[1:-1], quote(text), format_filename(text)):
+                    yield from (form, printable(form))
 
 
 def _usage(error: click.UsageError) -> str:

@@ -16,7 +16,6 @@ from queue_eval.cli.output import (
     iso,
     print_json,
     print_table,
-    printable,
     shorten,
     shown_allocation,
     shown_duration,
@@ -25,9 +24,11 @@ from queue_eval.cli.output import (
     styled,
 )  # fmt: skip
 from queue_eval.cli.records import JobRecord, Records
+from queue_eval.cli.terminal import Coloured, say, say_json
 from queue_eval.connection import damaged
 from queue_eval.errors import UsageError
 from queue_eval.fleet import card_of
+from queue_eval.foreign_text import one_line
 from queue_eval.queue import CampaignQueue
 from queue_eval.states import RELEASED, Outcome, State
 from queue_eval.table_cells import finite
@@ -130,9 +131,9 @@ def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
     """A JSON list, written as its items come."""
     separator = "["
     for document in documents:
-        click.echo(f"{separator}\n{json.dumps(finite(document))}", nl=False)
+        say_json(f"{separator}\n{json.dumps(finite(document))}", ends_line=False)
         separator = ","
-    click.echo("\n]" if separator == "," else "[]")
+    say_json("\n]" if separator == "," else "[]")
 
 
 def _print_list(records: Iterable[JobRecord]) -> None:
@@ -152,13 +153,14 @@ def _print_list(records: Iterable[JobRecord]) -> None:
 
 
 def _print_line(cells: Iterable[str], last: str, state: str | None = None) -> None:
-    padded = [
+    texts = map(one_line, cells)
+    padded: list[str | Coloured] = [
         text.rjust(width) if i in (0, 2, 4) else text.ljust(width)
-        for i, (text, width) in enumerate(zip(cells, _WIDTHS, strict=True))
+        for i, (text, width) in enumerate(zip(texts, _WIDTHS, strict=True))
     ]
     if state is not None:
-        padded[1] = styled(padded[1], state)
-    click.echo(" ".join([*padded, last]).rstrip())
+        padded[1] = styled(str(padded[1]), state)
+    say(*(part for cell in padded for part in (cell, " ")), last)
 
 
 def _gist(record: JobRecord, width: int) -> str:
@@ -176,7 +178,7 @@ def _show(
     campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str,
     allocation: str | None,
 ) -> None:  # fmt: skip
-    for label, value in (
+    lines: list[tuple[str, str | Coloured]] = [
         ("campaign", campaign),
         ("job", str(record.id)),
         ("state", styled(record.state, record.state)),
@@ -190,13 +192,14 @@ def _show(
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
         ("config", json.dumps(record.as_json()["config"])),
-    ):
-        click.echo(f"{label:<11}{printable(value) if label == 'config' else value}")
+    ]
     if record.state is State.SUCCEEDED:
-        click.echo(f"{'result':<11}{printable(json.dumps(record.result))}")
+        lines.append(("result", json.dumps(record.result)))
+    for label, value in lines:
+        say(f"{label:<11}", value)
     _block("error", record.error)
     if attempts:
-        click.echo()
+        say()
         print_table(
             ("attempt", "outcome", "worker", "ended", "ran"),
             [
@@ -216,11 +219,12 @@ def _end_of(attempt: dict[str, Any]) -> str:
     """How an attempt ended, in a few words."""
     if attempt["outcome"] != RELEASED:
         return str(attempt["outcome"])
-    return f"given back: {shorten(printable(attempt['error']), 60)}"
+    return f"given back: {shorten(attempt['error'], 60)}"
 
 
 def _block(title: str, text: str | None) -> None:
     if text:
-        click.echo(f"\n{title}:")
+        say()
+        say(f"{title}:")
         for line in text.rstrip("\n").splitlines():
-            click.echo(f"  {printable(line)}")
+            say(f"  {line}")

@@ -146,4 +146,6 @@ def _name_access_file(context: click.Context, _: click.Parameter, file: str | No
     context.call_on_close(restore)
 
 
+SAFE_CELLS_HELP = "For spreadsheets: put ' before text in the .csv that would be taken for a formula."
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

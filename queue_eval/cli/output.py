@@ -1,4 +1,4 @@
-"""What commands print: JSON documents, tables, times.
+"""How commands show things: JSON documents, tables, times.
 
 Tables are columns, aligned and two spaces apart; on a terminal some words have colours.
 """
@@ -6,15 +6,13 @@ Tables are columns, aligned and two spaces apart; on a terminal some words have 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import click
-
+from queue_eval.cli.terminal import Coloured, say, say_json
 from queue_eval.codec import encode
+from queue_eval.foreign_text import one_line
 from queue_eval.states import State
 from queue_eval.table_cells import finite
 
@@ -37,7 +35,7 @@ def print_json(document: Any) -> None:
         text = json.dumps(document, indent=2, allow_nan=False)
     except ValueError:
         text = json.dumps(finite(document), indent=2)
-    click.echo(text)
+    say_json(text)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> None:
@@ -52,7 +50,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
         ]
         padded[-1] = padded[-1].rstrip()
-        click.echo("  ".join(styled(text, text.strip()) for text in padded))
+        cells = [styled(text, text.strip()) for text in padded]
+        say(*(part for cell in cells[:-1] for part in (cell, "  ")), cells[-1])
 
 
 _ALLOCATION_COLUMNS = {
@@ -87,7 +86,7 @@ def shown_allocation(one: Mapping[str, Any]) -> str | None:
         parts.append(f"restarted {one['restarts']} time{'s' * (one['restarts'] > 1)}")
     if one["allocation_ends_at"]:
         parts.append(f"ends {_allocation_cell('allocation_ends_at', one['allocation_ends_at'])}")
-    return printable(", ".join(parts))
+    return ", ".join(parts)
 
 
 def _allocation_cell(name: str, value: Any) -> Any:
@@ -95,36 +94,27 @@ def _allocation_cell(name: str, value: Any) -> Any:
     return f"{value[:19].replace('T', ' ')} UTC" if name == "allocation_ends_at" and value else value
 
 
-def styled(text: str, word: str) -> str:
-    """`text` in the colour of `word`, if that has one, on a terminal that wants colours."""
+def styled(text: str, word: str) -> str | Coloured:
+    """`text` in the colour of `word`, if that has one."""
     colour = COLOURS.get(word)
-    if colour is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return click.style(text, fg=colour)
+    return text if colour is None else Coloured(text, colour)
 
 
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
-    return printable(" ".join(str(value).split()))
+    return one_line(str(value))
 
 
 def shorten(text: str, width: int = 60) -> str:
     """One line of at most `width` characters."""
-    text = printable(" ".join(text[: 4 * width].split()))
+    text = one_line(text[: 4 * width])
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def shown_value(value: Any, width: int = 60) -> str:
     """A JSON value in one short line."""
     return shorten(value if isinstance(value, str) else encode(value), width)
-
-
-def printable(text: str) -> str:
-    """`text` without characters that would move a terminal's cursor or change its state."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def iso(time_ms: float | None) -> str | None:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-import click
-
+from queue_eval.cli.terminal import say
+from queue_eval.foreign_text import one_line
 from queue_eval.states import Outcome
 
 LINE_EVERY_S = 10.0
@@ -39,6 +39,7 @@ def open_progress(total: int) -> Progress:
 class _Bar:
     def __init__(self, total: int) -> None:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -50,6 +51,7 @@ class _Bar:
             Progress as RichProgress,
         )
 
+        self._escape = escape
         self._progress = RichProgress(
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -64,9 +66,8 @@ class _Bar:
         self._progress.start()
 
     def show(self, done: int, failed: int, causes: str = "") -> None:
-        self._progress.update(
-            self._task, completed=done, failed=f"[red]{failed} failed{causes}[/red]" if failed else ""
-        )
+        shown = f"[red]{failed} failed{self._escape(one_line(causes))}[/red]" if failed else ""
+        self._progress.update(self._task, completed=done, failed=shown)
 
     def close(self) -> None:
         self._progress.stop()
@@ -97,4 +98,4 @@ class _Lines:
         more = done - (self._first or 0)
         rate = f", {more / max(now - self._began_at, 1e-3):.3g}/s" if more else ""
         failures = f", {failed} failed{causes}" if failed else ""
-        click.echo(f"{done}/{self._total} done{failures}{rate}", err=True)
+        say(f"{done}/{self._total} done{failures}{rate}", err=True)

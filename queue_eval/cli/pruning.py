@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import click
-
 from queue_eval.cli.connect import connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.output import iso, print_json, print_table, shown_time
+from queue_eval.cli.terminal import say
 from queue_eval.errors import DamagedError
 from queue_eval.expiry import EXPIRE_AFTER_S, Expired, find_expired
 
@@ -35,4 +34,4 @@ def prune_campaigns(
             right=(1,),
         )
     verb = "would delete" if is_dry else "deleted"
-    click.echo(f"{verb} {len(gone)} campaign{'' if len(gone) == 1 else 's'}")
+    say(f"{verb} {len(gone)} campaign{'' if len(gone) == 1 else 's'}")

@@ -15,10 +15,11 @@ import click
 from queue_eval.access import Access, find_access
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
-from queue_eval.cli.options import POSITIVE_DURATION, json_option, server_options
+from queue_eval.cli.options import POSITIVE_DURATION, SAFE_CELLS_HELP, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.target import Target, find_target
+from queue_eval.cli.terminal import say
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.evaluator import Evaluator
 from queue_eval.hints import spell_command
@@ -66,6 +67,7 @@ _WRITING_SHARE = 10
     show_default="results.csv",
     help="Results as CSV, written every few seconds.",
 )
+@click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
 @click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
 @click.option(
@@ -89,7 +91,7 @@ _WRITING_SHARE = 10
 @json_option
 def run_command(
     function: str, configs_file: Path, campaign: str | None, method: str, slots: int | None, out: Path,
-    failure_value: str | None, as_json: bool, **options: Any,
+    failure_value: str | None, safe_cells: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Evaluate every config of a file by MODULE:FUNCTION or FILE.py:FUNCTION, and write the results.
 
@@ -114,10 +116,10 @@ def run_command(
     keywords = {key: value for key, value in wanted.items() if value is not None}
     if failure_value is not None:
         keywords["failure_value"] = _scalar(failure_value)
-    click.echo(f"campaign {name}: {len(configs)} configs", err=True)
+    say(f"campaign {name}: {len(configs)} configs", err=True)
     try:
         with Evaluator.create(target.name, method, keywords) as evaluator:
-            counts, causes, first_failed = _evaluate(evaluator, configs, out)
+            counts, causes, first_failed = _evaluate(evaluator, configs, out, safe_cells=safe_cells)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
@@ -152,14 +154,14 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 
 
 def _evaluate(
-    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path
+    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path, *, safe_cells: bool
 ) -> tuple[Counter[State], Counter[str], int | None]:
     """Counts of all jobs by state, of failed ones by cause, and the lowest id of these. Writes `out` however
     it ends."""
     counts: Counter[State] = Counter()
     causes: Counter[str] = Counter()
     failed: list[int] = []
-    results = _Results(evaluator, out)
+    results = _Results(evaluator, out, safe_cells=safe_cells)
     evaluator.submit(configs)
     # Not the number of configs: jobs that an earlier life left outstanding are gathered, too.
     progress = open_progress(evaluator.num_outstanding)
@@ -182,8 +184,9 @@ def _evaluate(
 class _Results:
     """Keeps the file of results up to date, at intervals that grow with the time it takes to write it."""
 
-    def __init__(self, evaluator: Evaluator, out: Path) -> None:
+    def __init__(self, evaluator: Evaluator, out: Path, *, safe_cells: bool) -> None:
         self._evaluator = evaluator
+        self._safe_cells = safe_cells
         self._out = out.absolute()
         self._due_at = time.monotonic()
         self.is_stale = False
@@ -196,7 +199,7 @@ class _Results:
         if not self.is_stale:
             return
         began_at = time.monotonic()
-        self._evaluator.write_evals(self._out)
+        self._evaluator.write_evals(self._out, safe_cells=self._safe_cells)
         self.is_stale = False
         now = time.monotonic()
         self._due_at = now + max(_WRITE_EVERY_S, _WRITING_SHARE * (now - began_at))
@@ -222,4 +225,4 @@ def _report(
     said = ", ".join(
         f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
     )
-    click.echo(f"campaign {campaign}: {said}; results in {out}")
+    say(f"campaign {campaign}: {said}; results in {out}")

@@ -10,6 +10,7 @@ import click
 
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, home_folder, safe_url
 from queue_eval.certificates import Certificates
+from queue_eval.cli.terminal import say, say_json
 from queue_eval.errors import UsageError
 from queue_eval.server import ServerState, server_state, start_server, stop_server
 from queue_eval.server_settings import Network
@@ -54,14 +55,14 @@ def start(
     after = server_state(home)
     if before.pid is None:
         folder = home_folder(home)
-        click.echo(f"server started: {_where(after)}")
-        click.echo(f"access file: {folder / ACCESS_FILE}")
+        say(f"server started: {_where(after)}")
+        say(f"access file: {folder / ACCESS_FILE}")
         if (folder / WORKER_ACCESS_FILE).exists():
-            click.echo(f"access file for workers: {folder / WORKER_ACCESS_FILE}")
+            say(f"access file for workers: {folder / WORKER_ACCESS_FILE}")
         return
-    click.echo(f"server already running: {_where(after)}")
+    say(f"server already running: {_where(after)}")
     if network != Network() or fsync is not None:
-        click.echo(f"its settings stay ({safe_url(access.url)}); stop it first to change them", err=True)
+        say(f"its settings stay ({safe_url(access.url)}); stop it first to change them", err=True)
 
 
 def _tls_files(
@@ -85,9 +86,9 @@ def stop(home: str | None) -> None:
     """Stop the server; its data, password and key are kept for the next start."""
     folder = home_folder(home)
     if stop_server(home):
-        click.echo(f"server stopped; its data stays in {folder / 'data'}")
+        say(f"server stopped; its data stays in {folder / 'data'}")
     else:
-        click.echo(f"no server was running in {folder}")
+        say(f"no server was running in {folder}")
 
 
 @server_group.command("status")
@@ -100,12 +101,12 @@ def status(context: click.Context, home: str | None, as_json: bool) -> None:
     if as_json:
         document = asdict(state) | {"home": str(home_folder(home))}
         document["started_at"] = state.started_at and state.started_at.isoformat()
-        click.echo(json.dumps(document))
+        say_json(json.dumps(document))
     elif state.state == "running":
-        click.echo(f"server running: {_where(state)}")
+        say(f"server running: {_where(state)}")
     else:
         reason = "not running (stopped for want of work)" if state.unneeded else _REASONS[state.state]
-        click.echo(f"server {reason}: {home_folder(home)}")
+        say(f"server {reason}: {home_folder(home)}")
     if state.state != "running":
         context.exit(1)
 

@@ -16,9 +16,11 @@ import click
 import queue_eval
 from queue_eval.access import ACCESS_FILE, Access, check_build, find_access, home_folder, named_file
 from queue_eval.cli.options import AUTO, DURATION, POSITIVE_DURATION, SIZE, AutoOr, server_options
+from queue_eval.cli.terminal import log_to_terminal, say
 from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.faults import is_refusal
+from queue_eval.foreign_text import plain
 from queue_eval.machine import new_worker_name
 from queue_eval.private_home import close_home
 from queue_eval.signing import check_installed, is_pair
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from workers.signals import Signals
 
-log = logging.getLogger("queue_eval.worker")
+log = plain(logging.getLogger("queue_eval.worker"))
 
 
 @click.command("worker")
@@ -97,9 +99,7 @@ def worker_command(
         raise UsageError("QUEUE_EVAL_ALLOW is empty, which allows nothing; name modules in it, or unset it")
     allow_list = AllowList.parse(allow)
     leave_first_process()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    log_to_terminal(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
     _import_workers()
     from workers.allocation_end import allocation_end, time_limit_until
     from workers.options import WorkerOptions
@@ -164,7 +164,7 @@ def _wait_for_access(
         return access
     signals = Signals()
     signals.install()
-    click.echo(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
+    say(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
     try:
         access = _await(look, file, signals, idle_timeout, limit_s, began_at)
     finally:

@@ -9,6 +9,7 @@ import click
 from queue_eval.cli.connect import connected
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import print_json, print_workers, shown_duration
+from queue_eval.cli.terminal import say
 from queue_eval.errors import QueueEvalError
 from queue_eval.fleet import LiveWorker, ask_to_drain, live_workers
 
@@ -66,4 +67,4 @@ def stop_command(
     if as_json or before.get("as_json"):
         print_json({"draining": list(names)})
     else:
-        click.echo(f"asked to drain: {', '.join(names)}")
+        say(f"asked to drain: {', '.join(names)}")

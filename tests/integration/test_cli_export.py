@@ -59,6 +59,21 @@ def test_export_tables(filled, server, campaign, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.csv", "e.parquet"]
 
 
+def test_export_for_spreadsheets(filled, server, campaign, tmp_path):
+    filled.submit({"x": -9, "name": "=1+1", "@key": "a"})
+    filled.queue.cancel([4, 5, 6])
+    filled.run(1, Outcome.ERROR, "=HYPERLINK()")
+    filled.run(1, Outcome.ERROR, "=HYPERLINK()")
+    out = tmp_path / "e.csv"
+    assert cli_here("export", campaign, "--out", out, "--safe-cells", home=server).returncode == 0
+    with out.open(newline="") as file:
+        *_, row = csv.DictReader(file)
+    assert [row[key] for key in ("x", "name", "'@key", "error")] == ["-9", "'=1+1", "a", "'=HYPERLINK()"]
+    assert row["objective"] == str(FAIL_RETURN_VALUE)
+    refused = cli_here("export", campaign, "--out", tmp_path / "e.jsonl", "--safe-cells", home=server)
+    assert "--safe-cells is for .csv" in complaint(refused, 2)
+
+
 def test_export_of_nothing_and_to_nowhere(server, campaign, tmp_path):
     filled = Filled(server, campaign)
     for ending in ("csv", "parquet", "jsonl"):

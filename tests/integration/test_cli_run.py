@@ -93,6 +93,15 @@ def test_file_from_elsewhere_and_again(project, own_home):
     assert set(runs(project).values()) == {1}
 
 
+def test_results_for_spreadsheets(project, own_home):
+    write_configs(project, [-3], **{"=name": "@x"})
+    words = ("run", "search:run", "--configs", "c.jsonl", "--method", "thread", "--safe-cells")
+    assert cli(*words, home=own_home, cwd=project).returncode == 1
+    with (project / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["x"], row["'=name"], row["objective"]) == ("-3", "'@x", str(FAIL_RETURN_VALUE))
+
+
 def test_module_of_the_working_directory(project, own_home):
     (project / "c.csv").write_text("x,name\n1,a\n2,b\n")
     words = ("run", "search:run", "--configs", "c.csv", "--campaign", "named", "--time-limit", "1m")

@@ -165,14 +165,24 @@ def filled_campaign(home: Path, name: str) -> Iterator[Filled]:
 
 def on_terminal(*words: str, home: Path, typed: str, status: int) -> str:
     """What a user at a terminal sees."""
+    ended, seen = run_on_terminal(*COMMAND, *words, home=home, typed=typed)
+    assert ended == status, seen
+    return seen
+
+
+def run_on_terminal(
+    *command: str, home: Path, typed: str = "", cwd: Path | None = None, **more: str
+) -> tuple[int, str]:
+    """The exit status of a program at a terminal, and all that it has sent there."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *words],
-        env=_environment(home, {}),
+        command,
+        env=_environment(home, more),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         close_fds=True,
+        cwd=cwd,
     )
     os.close(theirs)
     os.write(ours, typed.encode())
@@ -183,5 +193,4 @@ def on_terminal(*words: str, home: Path, typed: str, status: int) -> str:
     except OSError:  # how Linux says that nobody writes any more
         pass
     os.close(ours)
-    assert process.wait(30) == status, seen
-    return seen.decode()
+    return process.wait(30), seen.decode()

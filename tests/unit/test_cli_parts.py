@@ -16,6 +16,7 @@ from queue_eval.cli.pace import rate_per_s
 from queue_eval.cli.run import _default_name
 from queue_eval.cli.target import find_target
 from queue_eval.errors import ConfigError, FunctionError, UsageError
+from queue_eval.foreign_text import printable
 from tests.support.cli import cli_here, complaint
 
 
@@ -281,10 +282,18 @@ def test_durations_as_shown(seconds, text):
 
 
 def test_what_is_shown_cannot_move_the_cursor():
-    assert output.printable("a\x1b[2Jb\tü\n") == "a\\x1b[2Jb\tü\n"
+    assert printable("a\x1b[2Jb\tü\n") == "a\\x1b[2Jb\tü\n"
     assert output.shorten("line\nof  two\x07", 60) == "line of two\\x07"
     assert output.shorten("x" * 100, 10) == "x" * 9 + "…"
     assert output.shown_value({"a": [1, 2]}) == '{"a":[1,2]}'
+
+
+def test_json_documents_hold_no_control_characters(capsys):
+    document = {"\x1b[2J": "\x7f\x9b\u202e\n\ud800"}
+    output.print_json(document)
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert json.loads(printed) == document
 
 
 def test_json_documents_are_json(capsys):

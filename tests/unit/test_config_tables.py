@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import warnings
 
 import pytest
@@ -125,15 +126,15 @@ KEYS = st.sampled_from(["x", "y", "objective", "state", "worker", "config.z"])
 CONFIGS = st.lists(st.dictionaries(KEYS, VALUES, min_size=1), min_size=1, max_size=4)
 
 
-def in_results(folder, configs):
+def in_results(folder, configs, **options):
     jobs = [Job(i, config, None) for i, config in enumerate(configs, 1)]
     for job in jobs:
         job.state, job.result = State.SUCCEEDED, 0.5
-    write_results(jobs, None, folder)
+    write_results(jobs, None, folder, **options)
     return folder / "results.csv"
 
 
-def in_an_export(folder, configs, name="e.csv", write=write_csv):
+def in_an_export(folder, configs, name="e.csv", write=write_csv, **options):
     columns, lines, target = Columns(), folder / "lines", folder / name
     rest = dict.fromkeys(("state", "cause", "worker", "host", "source", "error"), "")
     rest |= dict.fromkeys(("submitted_at", "started_at", "finished_at", "run_s", "wait_s"), None)
@@ -144,7 +145,7 @@ def in_an_export(folder, configs, name="e.csv", write=write_csv):
             columns.learn(line)
             file.write(json.dumps(line) + "\n")
     target.unlink(missing_ok=True)
-    write(lines, target, columns)
+    write(lines, target, columns, **options)
     return target
 
 
@@ -178,6 +179,43 @@ def test_both_tables_have_the_same_cells(tmp_path):
             tables.append(list(csv.DictReader(file)))
     for key in ("a", "b", "c", "d", "e", "f", "g", "h", "id_", "config.state", "objective"):
         assert [row[key] for row in tables[0]] == [row[key] for row in tables[1]], key
+
+
+FORMULAS = st.builds(
+    lambda *parts: "".join(parts), st.text("a;\t\r\n, \"'"), st.sampled_from("=+-@\uff1d"), st.text("1A!(;")
+)
+
+
+@pytest.mark.parametrize("written", [in_results, in_an_export])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(text='=HYPERLINK("http://x")', number=-1.5)
+@example(text="a;=1", number=-1)
+@example(text='a;"=1"', number=-1)
+@example(text="\t=1", number=-1)
+@given(text=FORMULAS | TEXTS, number=st.floats(allow_nan=False, allow_infinity=False))
+def test_safe_cells_hold_no_formula(tmp_path, written, text, number):
+    """However a spreadsheet separates the cells. Numbers stay numbers."""
+    configs = [{"n": number, "k": text, f"={text}": [text], "x": {text: text}}, {"n": 2, "k": number}]
+    path = written(tmp_path, configs, safe_cells=True)
+    for separator in ",;\t":
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file, delimiter=separator))
+        for row in rows:
+            # Where commas separate nothing, a line may begin with a number.
+            for cell in row if separator == "," else row[1:]:
+                is_number = re.fullmatch(r"-?[0-9.]+(e[+-]?\d+)?", cell)
+                assert is_number or not cell.strip(" ").startswith(tuple("=+-@\uff1d")), (separator, row)
+    with path.open(newline="", encoding="utf-8") as file:
+        assert [float(row["n"]) for row in csv.DictReader(file)] == [number, 2]
+
+
+@pytest.mark.parametrize("written", [in_results, in_an_export])
+def test_safe_cells_change_only_what_begins_a_formula(tmp_path, written):
+    configs = [{"a": "=1+1", "b": "x=1", "c": -1.5, "d": [-1, "a"], "=e": "@x", "f": "-"}]
+    with written(tmp_path, configs, safe_cells=True).open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    shown = {key: row[key] for key in ("a", "b", "c", "d", "'=e", "f")}
+    assert shown == {"a": "'=1+1", "b": "x=1", "c": "-1.5", "d": '[-1, "a"]', "'=e": "'@x", "f": "'-"}
 
 
 def test_the_configs_of_exported_lines(tmp_path):

@@ -39,7 +39,12 @@ def test_what_a_url_names(url, parsed):
         ("redis://h/x", "a database's number"),
         ("redis+sentinel://h/service/x", "a database's number"),
         ("redis+sentinel://h1,,h2", "names no host"),
-        ("redis://h?socket_timeout=1", "'socket_timeout' is not known"),
+        ("redis://h?db=1&socket_timeout=1", "option 2 of those behind its \\? is not known"),
+        ("redis://h?x", "option 1 of"),
+        ("redis://h/1#x", "write @ as %40, / as %2F"),
+        ("redis://h/x@y", "write @ as %40, / as %2F"),
+        ("redis://h:\u0663", "port must be a number"),
+        ("redis://h:" + "1" * 5000, "port must be a number"),
         ("redis+else://h", "must start with one of"),
     ],
 )
@@ -56,7 +61,7 @@ def test_what_is_no_url_is_said_in_one_line(url, words):
     ("url", "safe"),
     [
         ("rediss+sentinel://u:secret@h1,h2/s?sentinel_password=secret&db=1",
-         "rediss+sentinel://u:***@h1,h2/s?sentinel_password=***&db=1"),
+         "rediss+sentinel://***@h1,h2/s?sentinel_password=***"),
         ("redis+cluster://:secret@h1:1,h2:2", "redis+cluster://:***@h1:1,h2:2"),
         ("rediss://h?ssl_password=secret", "rediss://h?ssl_password=***"),
         ("redis+cluster://h1:1,h2:2", "redis+cluster://h1:1,h2:2"),

@@ -18,9 +18,10 @@ import os
 import resource
 from typing import Protocol
 
+from queue_eval.foreign_text import plain
 from workers.executors.departures import Departures
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _WARM_LEAST = 8
 """So many idle children may stay beside the busy ones, or one per slot if that is more."""

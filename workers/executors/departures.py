@@ -19,12 +19,13 @@ import secrets
 import time
 from collections.abc import Callable, Container
 
+from queue_eval.foreign_text import plain
 from queue_eval.leftovers import MARK, Ending
 from workers.executors.child_process import ChildProcess
 from workers.executors.piped_process import SECRETS
 from workers.guard import Guard
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 END_S = 5.0
 """How long a process may take to end as Python ends: threads, exit handlers, files."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import describe_death
+from queue_eval.foreign_text import plain
 from queue_eval.non_finite import judge_result
 from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from queue_eval.states import Outcome
@@ -32,7 +33,7 @@ from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _AWAY_S = 10.0
 """What cannot be forwarded for so long goes back to the queue: others may be able to."""

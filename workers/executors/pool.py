@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from queue_eval.attempt import Attempt, Token
 from queue_eval.deaths import CUT_OFF, LOADING_S, describe_death, describe_excess, describe_lateness
+from queue_eval.foreign_text import plain
 from queue_eval.leftovers import MARK
 from queue_eval.non_finite import judge_result
 from queue_eval.pipe import bounded
@@ -41,7 +42,7 @@ from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 from workers.pace import Pace
 from workers.resources import Means, joined, on_cores, set_thread_limits
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 _SHORT_MS = 5.0
 """Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""

@@ -1,0 +1,70 @@
+"""All that the command line writes: the one place in which text becomes output.
+
+What commands say holds text from the server, from files and from the command line itself. It is made
+printable here, so that only our own colours reach a terminal as control sequences.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NamedTuple
+
+import click
+
+from queue_eval.foreign_text import one_line, printable
+
+
+class Coloured(NamedTuple):
+    """Text in a colour."""
+
+    text: str
+    colour: str
+
+
+def say(*parts: str | Coloured, err: bool = False) -> None:
+    """Write one line, to standard output or with `err` to standard error. Colours are for terminals."""
+    stream = sys.stderr if err else sys.stdout
+    wants_colours = stream.isatty() and not os.environ.get("NO_COLOR")
+    click.echo("".join(_shown(part, wants_colours=wants_colours) for part in parts), err=err)
+
+
+def say_in_place(line: str) -> None:
+    """Write over the line of a terminal on which the cursor is."""
+    click.echo(f"\r{_shown(line, wants_colours=False)}\x1b[K", err=True, nl=False)
+
+
+def say_json(text: str, *, ends_line: bool = True) -> None:
+    """Write JSON of ASCII characters, which may have several lines."""
+    # The one control character that JSON allows in a string as it is.
+    click.echo(text.replace("\x7f", "\\u007f"), nl=ends_line)
+
+
+def say_help(text: str) -> None:
+    """Write a page of help, which is ours."""
+    click.echo(text)
+
+
+def ask(question: str) -> bool:
+    """Whether the user answers yes."""
+    return click.confirm(one_line(question), err=True)
+
+
+def log_to_terminal(level: int, form: str) -> None:
+    """Write all log records to standard error, those of other packages too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _shown(part: str | Coloured, *, wants_colours: bool) -> str:
+    text = printable(part if isinstance(part, str) else part.text).replace("\n", "\\n")
+    if isinstance(part, str) or not wants_colours:
+        return text
+    return click.style(text, fg=part.colour)
