@@ -29,8 +29,18 @@ _READ = (
 _WRITE = "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
 _DRIVERS_ONLY = "unlink multi exec discard wait"
 
-_RQ = "(resetchannels ~rq:* ~qe:rq:* &rq:* +@all -@admin -@dangerous +info)"
-"""What RQ's queues and workers need, and what forwards to them; these keys and channels only."""
+_RQ_COMMANDS = (
+    "auth blmove blpop brpop client|info client|setinfo client|setname del discard eval evalsha exec exists "
+    "expire get hdel hexists hget hgetall hincrby hincrbyfloat hmget hset info lindex llen lmove lpop lpos "
+    "lpush lrange lrem lset ltrim multi persist ping psubscribe pttl publish punsubscribe rename rpop rpush "
+    "sadd scard script|load select set setex setnx sismember smembers srem sscan subscribe time ttl type "
+    "unlink unsubscribe unwatch watch xadd xdel xlen xrange xread xrevrange xtrim zadd zcard zcount zincrby "
+    "zpopmin zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
+)
+"""What RQ 2 and 3 call in queues, workers, schedulers and ``rq info``, and our forwarder beside them."""
+
+RQ = f"resetchannels ~rq:* ~qe:rq:* &rq:* -@all {' '.join(f'+{word}' for word in _RQ_COMMANDS.split())}"
+"""The rights of one who uses RQ: its keys and channels, and those of forwarded jobs."""
 
 
 def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:
@@ -48,4 +58,4 @@ def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:
             commands = everything
         digest = hashlib.sha256(passwords[user].encode()).hexdigest()
         words = [f"#{digest}", "resetchannels", keys, "-@all", *(f"+{word}" for word in commands.split())]
-        yield " ".join(["user", user, "on", *words, *([_RQ] if allow_rq else [])])
+        yield " ".join(["user", user, "on", *words, *([f"({RQ})"] if allow_rq else [])])
