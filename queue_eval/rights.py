@@ -27,6 +27,7 @@ _READ = (
     "zcount zdiff zmscore zrange zrangebyscore zscore"
 )
 _WRITE = "bzpopmin del expire hdel hincrby hset sadd set srem xadd xdel zadd zpopmin zrem"
+_EVERYTHING = f"{_CONNECTION} {_SCRIPTS} {_READ} {_WRITE}"
 _DRIVERS_ONLY = "unlink multi exec discard wait"
 
 _RQ_COMMANDS = (
@@ -45,17 +46,26 @@ RQ = f"resetchannels ~rq:* ~qe:rq:* &rq:* -@all {' '.join(f'+{word}' for word in
 
 def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:
     """Lines of a server's configuration that make the users of this module."""
-    everything = f"{_CONNECTION} {_SCRIPTS} {_READ} {_WRITE}"
     for user in USERS:
-        if user == "driver":
-            keys, commands = "~qe:*", f"{everything} {_DRIVERS_ONLY}"
-        else:
-            # qe:campaigns is read only: without it there, no campaign is made or deleted.
-            keys = (
-                "~qe:{* ~qe:workers ~qe:worker:* ~qe:machine:* ~qe:drain ~qe:notices ~qe:resting:* "
-                "%R~qe:campaigns"
-            )
-            commands = everything
-        digest = hashlib.sha256(passwords[user].encode()).hexdigest()
-        words = [f"#{digest}", "resetchannels", keys, "-@all", *(f"+{word}" for word in commands.split())]
-        yield " ".join(["user", user, "on", *words, *([f"({RQ})"] if allow_rq else [])])
+        more = f" ({RQ})" if allow_rq else ""
+        yield f"user {user} {rights_of(user, passwords[user])}{more}"
+
+
+def rights_of(user: str, password: str) -> str:
+    """The rules of a user who does what the `user` of this module does."""
+    if user == "driver":
+        keys, commands = "~qe:*", f"{_EVERYTHING} {_DRIVERS_ONLY}"
+    else:
+        # qe:campaigns is read only: without it there, no campaign is made or deleted.
+        keys = (
+            "~qe:{* ~qe:workers ~qe:worker:* ~qe:machine:* ~qe:drain ~qe:notices ~qe:resting:* "
+            "%R~qe:campaigns"
+        )
+        commands = _EVERYTHING
+    words = [signed_in(password), "resetchannels", keys, "-@all", *(f"+{word}" for word in commands.split())]
+    return " ".join(words)
+
+
+def signed_in(password: str) -> str:
+    """The rules of a user who gives this password; they do not tell it."""
+    return f"on #{hashlib.sha256(password.encode()).hexdigest()}"

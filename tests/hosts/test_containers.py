@@ -10,6 +10,8 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +22,13 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.hosts, pytest.mark.long, pytest.mark.timeout(600)]
 
 CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
-SECRETS = {"VALKEY_PASSWORD": "a-password", "QUEUE_EVAL_KEY": "a-key"}
+
+
+def new_secrets() -> dict[str, str]:
+    """The values of a new `.env`."""
+    command = [sys.executable, ROOT / "docker/secrets"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(line.split("=", 1) for line in shlex.split(printed))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def compose(_hosts_allowed: None):
     from tests.support.hosts_compose import Compose
 
     with network() as net:
-        yield Compose(net, ROOT / "docker/compose.yaml", CLI, **SECRETS)
+        yield Compose(net, ROOT / "docker/compose.yaml", CLI, **new_secrets())
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +88,43 @@ def test_the_image_holds_what_it_needs_and_runs_as_nobody(compose):
     assert "/opt/queue_eval/bin/queue-eval" in listed.stdout
     assert "/src" not in listed.stdout
     assert "/wheels" not in listed.stdout
+
+
+RIGHTS = """
+import os
+import sys
+import redis
+client = redis.Redis.from_url(os.environ.get("QUEUE_EVAL_URL") or os.environ["RQ_REDIS_URL"])
+for command in sys.argv[1:]:
+    try:
+        client.execute_command(*command.split())
+        print("may", command)
+    except redis.exceptions.NoPermissionError:
+        pass
+"""
+COMMANDS = (
+    "CONFIG GET requirepass", "ZADD qe:campaigns 1 a", "ZRANGE qe:campaigns 0 -1", "HGET qe:{a}:meta x",
+    "SMEMBERS rq:queues", "ZREM qe:campaigns a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("service", "may"),
+    [
+        ("driver", {"ZADD qe:campaigns", "ZRANGE qe:campaigns", "HGET qe:{a}:meta", "ZREM qe:campaigns"}),
+        ("worker", {"ZRANGE qe:campaigns", "HGET qe:{a}:meta"}),
+        ("rq-worker", {"SMEMBERS rq:queues"}),
+        ("rq-forwarder", {"ZRANGE qe:campaigns", "HGET qe:{a}:meta", "SMEMBERS rq:queues"}),
+    ],
+)
+def test_each_container_has_the_rights_of_its_work(compose, valkey, service, may):
+    container = compose.create(service, f"{service}-asks")
+    asked = container.run("python", "-c", RIGHTS, *COMMANDS)
+    assert asked.returncode == 0, asked.stderr
+    assert {" ".join(line.split()[1:3]) for line in asked.stdout.splitlines()} == may
+    keys = {value for name, value in compose.values.items() if name == "DRIVER_KEY"}
+    assert (set(container.environment.values()) & keys != set()) == (service == "driver")
+    assert "VALKEY_PASSWORD" not in container.environment
 
 
 def test_workers_and_the_example_driver(compose, valkey):

@@ -72,7 +72,8 @@ def test_jobs_are_forwarded(home, fleet, campaign, tmp_path, monkeypatch):
     forwarder = start_cli(*words, home=tmp_path / "far", cwd=ROOT)
     try:
         keywords = {
-            "campaign": campaign, "home": tmp_path, "rq_queue": fleet.queue, "local_workers": False, "num_workers": 4
+            "campaign": campaign, "home": tmp_path, "rq_queue": fleet.queue, "local_workers": False,
+            "num_workers": 4,
         }  # fmt: skip
         with Evaluator.create("tests.support.fault_functions:work", "rq", keywords) as evaluator:
             jobs = [{"x": x, "seconds": 0} for x in range(6)]

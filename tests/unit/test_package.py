@@ -41,7 +41,9 @@ def test_no_secret_is_packed(tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     (source,) = (tmp_path / "dist").glob("*.tar.gz")
-    for packed in (zipfile.ZipFile(wheel).namelist(), tarfile.open(source).getnames()):
+    with zipfile.ZipFile(wheel) as files, tarfile.open(source) as sources:
+        all_packed = (files.namelist(), sources.getnames())
+    for packed in all_packed:
         found = [name for name in packed if any(name.endswith(f"/{secret}") for secret in SECRETS)]
         assert found == []
         for kept in ("queue_eval/lua/attach.lua", "queue_eval/rights.py", "workers/worker.py"):
