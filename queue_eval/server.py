@@ -43,6 +43,7 @@ from queue_eval.access import (
     write_access,
 )
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.hints import spell_command
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import Life, look, note_end
 from queue_eval.server_process import (
@@ -102,13 +103,15 @@ def start_server(
     fsync: str | None = None,
     keep: bool = False,
     network: Network | None = None,
+    new_secrets: bool = False,
 ) -> Access:
     """Start the server of `home`, unless it is running; return the access to it once it answers.
 
     `host` and `port` are those of `Network`, which has more. `fsync` is `always` (what was acknowledged is
     on disk) or `everysec` (a power cut may cost two seconds). Settings left out are those of the last
     start, at first a unix socket and `always`; those of a running server stay as they are, except that
-    `keep` makes it stay until it is stopped.
+    `keep` makes it stay until it is stopped. `new_secrets` gives it new passwords and keys, so that no copy
+    of an earlier access file is worth anything; a server that runs is to be stopped before.
 
     Raises ServerError if it cannot be started, with the end of its log, and UsageError for bad settings.
     """
@@ -133,8 +136,11 @@ def start_server(
                 "anew"
             )
         if record is None or not _is_reachable(files, record, life):
-            last, record = record, new_record(files, record, network, fsync, keep)
+            last, record = record, new_record(files, record, network, fsync, keep, new_secrets)
             launch(files, record, last, life.forks)
+        elif new_secrets:
+            stop = spell_command(_running(files, record), "server", "stop")
+            raise UsageError(f"a server that runs keeps its secrets; stop it first with: {stop}")
         else:
             # Asked under the lock: the watcher takes this visit as a sign that the server is wanted.
             wait_for_answer(files, record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from queue_eval.certificates import Certificates, provide, server_names
@@ -35,9 +35,13 @@ class Network:
 
 
 def new_record(
-    files: ServerHome, last: Record | None, network: Network, fsync: str | None, keep: bool
-) -> Record:
+    files: ServerHome, last: Record | None, network: Network, fsync: str | None, keep: bool,
+    new_secrets: bool = False,
+) -> Record:  # fmt: skip
     """The record of a new start: what was asked, else what was, else the defaults."""
+    if new_secrets and last is not None:
+        files.signing_key_file.unlink(missing_ok=True)
+        last = replace(last, password=secrets.token_hex(24), key="", driver_password="", worker_password="")
     host, port = _address(last, network)
     advertise = network.advertise if network.advertise is not None else (last.advertise if last else "")
     certificates = _certificates(files, last, network, host, advertise)

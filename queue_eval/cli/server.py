@@ -40,10 +40,15 @@ def server_group() -> None:
     type=click.Choice(["always", "everysec"]),
     help="When the log is forced to disk: before each answer, or each second [default: always].",
 )
+@click.option(
+    "--new-secrets", is_flag=True,
+    help="New passwords and keys: no copy of an earlier access file is worth anything.",
+)
 @_home_option
 def start(
     host: str | None, port: int | None, advertise: str | None, tls: bool | None, tls_cert: str | None,
-    tls_key: str | None, tls_ca: str | None, allow_rq: bool | None, fsync: str | None, home: str | None,
+    tls_key: str | None, tls_ca: str | None, allow_rq: bool | None, fsync: str | None,
+    new_secrets: bool, home: str | None,
 ) -> None:  # fmt: skip
     """Start the server, and keep it until it is stopped.
 
@@ -51,7 +56,7 @@ def start(
     """
     network = Network(host, port, advertise, tls, _tls_files(tls, tls_cert, tls_key, tls_ca), allow_rq)
     before = server_state(home)
-    access = start_server(home, network=network, fsync=fsync, keep=True)
+    access = start_server(home, network=network, fsync=fsync, keep=True, new_secrets=new_secrets)
     after = server_state(home)
     if before.pid is None:
         folder = home_folder(home)

@@ -184,6 +184,44 @@ def test_files_of_the_build_before_are_refused(home, far, campaign, tmp_path):
     assert f"{tmp_path / 'driver.json'} is of an earlier build" in str(caught.value)
 
 
+def test_after_new_secrets_no_earlier_file_is_worth_anything(home, far, campaign, tmp_path):
+    """And campaigns go on when their driver has run once more, with what they have."""
+    copies = [copied(home / name, tmp_path) for name in (ACCESS_FILE, WORKER_ACCESS_FILE)]
+    before = ServerHome(home).read()
+    keywords = {"campaign": campaign, "home": home, "local_workers": True}
+    with Evaluator.create(lambda config: config["x"], "process", keywords) as driver:
+        driver.submit([{"x": 1}])
+        driver.gather("ALL", timeout=60)
+    running = complaint(cli("server", "start", "--new-secrets", "--home", home), 2)
+    assert f"stop it first with: queue-eval server stop --home {home}" in running
+    assert cli("server", "stop", "--home", home).returncode == 0
+    assert ServerHome(home).read().passwords == before.passwords
+    assert cli("server", "start", "--new-secrets", "--home", home).returncode == 0
+    after = ServerHome(home).read()
+    assert not {*before.passwords, before.key} & {*after.passwords, after.key}
+    assert (after.host, after.port) == (before.host, before.port)
+    for copy in copies:
+        refused = cli("campaigns", "--access", copy, home=far)
+        assert "invalid username-password pair" in complaint(refused, 2)
+    with Evaluator.create(lambda config: config["x"], "process", keywords) as driver:
+        driver.submit([{"x": 1}, {"x": 2}])
+        jobs = driver.gather("ALL", timeout=60)
+    assert [(job.result, job.attempts) for job in jobs] == [(1, 1), (2, 1)]
+    key = key_of(home)
+    assert cli("server", "start", "--home", home).returncode == 0
+    assert key_of(home) == key, "only when it is asked for"
+
+
+def test_new_secrets_of_one_users_server(own_home, campaign):
+    start_server(own_home, keep=True)
+    before = ServerHome(own_home).read()
+    stop_server(own_home)
+    start_server(own_home, keep=True, new_secrets=True)
+    after = ServerHome(own_home).read()
+    assert (after.password == before.password, after.key == before.key) == (False, False)
+    assert_serves(own_home, campaign)
+
+
 def test_a_server_that_serves_one_user_again_has_a_shared_key(home, campaign):
     stop_server(home)
     start_server(home, host="", keep=True)
