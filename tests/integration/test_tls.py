@@ -230,3 +230,18 @@ def test_what_is_missing_is_one_clear_error(own_home, tmp_path, monkeypatch):
         with pytest.raises(ServerError, match="no server program here can do TLS"):
             start_server(own_home, network=Network(host="127.0.0.1", port=0, tls=True))
     assert server_state(own_home).state == "absent"
+
+
+def test_a_new_authority(home, tmp_path):
+    """As docs/security.md says how it is changed: who still trusts the one of before is refused the new one."""
+    start(home, tls=True)
+    copy = tmp_path / "given.json"
+    shutil.copy2(home / WORKER_ACCESS_FILE, copy)
+    port = ServerHome(home).read().port
+    stop_server(home)
+    shutil.rmtree(home / "tls")
+    start_server(home, keep=True)
+    assert ServerHome(home).read().port == port
+    assert read_access(home / WORKER_ACCESS_FILE).ca != read_access(copy).ca
+    assert "certificate verify failed" in complaint(cli_here("workers", "--access", copy), 2)
+    assert cli_here("workers", "--access", home / WORKER_ACCESS_FILE).returncode == 0
