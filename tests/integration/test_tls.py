@@ -235,7 +235,7 @@ def test_what_is_missing_is_one_clear_error(own_home, tmp_path, monkeypatch):
 
 
 def test_a_new_authority(home, tmp_path):
-    """As docs/security.md says how it is changed: who still trusts the one of before is refused the new one."""
+    """As the page says how it is changed: who still trusts the one of before is refused the new one."""
     start(home, tls=True)
     copy = tmp_path / "given.json"
     shutil.copy2(home / WORKER_ACCESS_FILE, copy)
