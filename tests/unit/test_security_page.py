@@ -28,3 +28,17 @@ def test_each_row_of_the_rights_has_tests():
         for file, test in tests:
             path = ROOT / (file if "/" in file else f"tests/integration/{file}")
             assert f"def {test}(" in path.read_text(), (row, test)
+
+
+def test_each_guard_of_the_reviewers_page_has_code_and_tests():
+    page = (ROOT / "docs" / "review.md").read_text()
+    table = page.partition("\n## Guards\n")[2].partition("\n\n## ")[0]
+    lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) > 10
+    for guard, code, tests in lines:
+        for name in re.findall(r"`([^`]+)`", code):
+            assert (ROOT / "queue_eval" / name).exists() or (ROOT / name).exists(), (guard, name)
+        attacks = re.findall(r"`([^`]+)`", tests)
+        assert attacks, guard
+        for name in attacks:
+            assert (ROOT / (name if "/" in name else f"tests/integration/{name}")).exists(), (guard, name)
