@@ -39,6 +39,14 @@ def _own_folder_of_ray() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_folder() -> Iterator[None]:
+    """Homes are recorded in the user's state folder, which is not to learn of those of tests."""
+    with tempfile.TemporaryDirectory(prefix="qe-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:
