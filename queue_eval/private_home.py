@@ -48,14 +48,15 @@ _SECRETS = ("access.json", "server.json", "server.conf", "launch.key", "signing.
 def enter_home(folder: Path, *, is_named: bool) -> None:
     """Let pass a folder that is not there, or a home of this account. Comes before all that is done in it.
 
-    One that the user names is known from now on; another one must be known. Raises UsageError.
+    Changes nothing but the id: who keeps something there calls `make_home` or `close_home`, too. A home that
+    the user names is known from now on; another one must be known. Raises UsageError.
     """
     if not os.path.lexists(folder):
         return
     _check_folder(folder)
     if not is_named and not is_known(folder):
         raise UsageError(_why_unknown(folder))
-    close_home(folder)
+    _check_entries(folder)
     if is_named and any((folder / name).exists() for name in _MARKS):
         adopt(folder)
 

@@ -20,6 +20,7 @@ from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.faults import is_refusal
 from queue_eval.machine import new_worker_name
+from queue_eval.private_home import close_home
 from queue_eval.signing import check_installed, is_pair
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def worker_command(
     end = allocation_end(allotted, os.environ, ask=time_limit == AUTO)
     limit_s = time_limit_until(end, began_at) if isinstance(time_limit, str) else time_limit
     folder = entered_home(home)
+    if folder.exists():
+        close_home(folder)
     access = _wait_for_access(url, home, folder, idle_timeout, limit_s, began_at)
     if access is None:
         return
