@@ -21,6 +21,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,12 @@ ID_FILE = "home.id"
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _ID_BYTES = 32
+
+_NOTE_EVERY_S = 24 * 3600.0
+"""That a home is in use is noted so often."""
+
+_KEPT_S = 180 * 24 * 3600.0
+"""A record of a home that is not at its path any more is kept for so long after its last use."""
 
 
 def state_folder() -> Path:
@@ -84,10 +91,16 @@ def is_known(folder: Path) -> bool:
     if own is None:
         return False
     try:
-        found = (state_folder() / own).lstat()
+        record = state_folder() / own
+        found = record.lstat()
     except (OSError, RuntimeError):
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        return False
+    with suppress(OSError):
+        if time.time() - found.st_mtime > _NOTE_EVERY_S or record.read_text() != f"{folder}\n":
+            _note_path(record, folder)
+    return True
 
 
 def adopt(folder: Path) -> bool:
@@ -137,11 +150,27 @@ def _read_id(folder: Path) -> str | None:
 
 
 def _record(own: str, folder: Path) -> None:
-    """The path in it is for people only."""
     if why_forgetful():
         return
     with suppress(OSError):
         _write_new(state_folder() / own, f"{folder}\n")
+        _prune()
+
+
+def _note_path(record: Path, folder: Path) -> None:
+    """Where a home was seen last, and when: only for people, and for `_prune`."""
+    temporary = record.with_name(f".{record.name}.{secrets.token_hex(4)}")
+    _write_new(temporary, f"{folder}\n")
+    temporary.rename(record)
+
+
+def _prune() -> None:
+    """Forget homes that were not used for long, and are not where they were: those of tests, most of all."""
+    oldest = time.time() - _KEPT_S
+    for record in state_folder().iterdir():
+        with suppress(OSError, ValueError):
+            if record.stat().st_mtime < oldest and not os.path.lexists(record.read_text().rstrip("\n")):
+                record.unlink()
 
 
 def _forget(own: str) -> None:

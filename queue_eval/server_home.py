@@ -2,6 +2,7 @@
 
     home/                  mode 0700
         access.json        how to join; see access.py
+        home.id            by which its account knows it; see known_homes.py. Mode 0600
         server.json        the record: settings and phase of the last start, with the secrets; mode 0600
         signing.key        of a server for a group: what signs. Mode 0600; workers read the record, never this
         server.lock        held while somebody starts or stops the server

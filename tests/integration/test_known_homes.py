@@ -21,7 +21,7 @@ from queue_eval.private_home import make_home
 from queue_eval.server import start_server, stop_server
 from queue_eval.server_home import ServerHome
 from tests.conftest import end_processes_of
-from tests.support.cli import cli, complaint
+from tests.support.cli import cli, cli_here, complaint
 
 HOSTILE = "redis://:theirs@127.0.0.1:1"
 
@@ -124,6 +124,22 @@ def test_a_home_that_the_user_names_is_known_from_then_on(
     assert find_access() is not None
 
 
+def test_a_home_that_is_gone_is_forgotten_half_a_year_after_its_last_use(project: Path) -> None:
+    gone, moved, late = (project / name for name in ("gone", "moved", "late"))
+    for home in (gone, moved, late):
+        make_home(home)
+        (home / "launch.key").touch(mode=0o600)
+    records = {path.read_text().strip(): path for path in state_folder().iterdir()}
+    moved = moved.rename(project / ".queue_eval")
+    for record in records.values():
+        os.utime(record, (1e9, 1e9))
+    shutil.rmtree(gone)
+    assert find_access() is None  # .queue_eval is in use
+    make_home(project / "another")
+    found = {path.read_text().strip() for path in state_folder().iterdir()}
+    assert found == {str(path) for path in (moved, late, project / "another")}
+
+
 def test_a_working_folder_may_not_lead_to_a_home_elsewhere(project: Path) -> None:
     elsewhere = project.parent / "home"
     make_home(elsewhere)
@@ -169,7 +185,7 @@ def test_no_link_in_a_home_is_followed(project: Path, name: str) -> None:
     for act in (start_server, stop_server, find_access):
         with pytest.raises(UsageError, match=rf"{path} is (a symbolic link|no socket)"):
             act(home=home)
-    assert f"{path} is" in complaint(cli("worker", home=home), 2)
+    assert f"{path} is" in complaint(cli_here("worker", home=home), 2)
     assert content(outside) == {"marker": b"{}"}
     assert path.is_symlink()
 
