@@ -22,6 +22,7 @@ from queue_eval.server import start_server, stop_server
 from queue_eval.server_home import ServerHome
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here, complaint
+from tests.support.foreign_listener import UID, needs_accounts
 
 HOSTILE = "redis://:theirs@127.0.0.1:1"
 
@@ -257,3 +258,13 @@ def test_of_many_that_make_a_home_at_once_each_knows_it(project: Path) -> None:
     assert [path.name for path in state_folder().iterdir()] == [
         (project / ".queue_eval" / "home.id").read_text()
     ]
+
+
+def test_only_a_record_of_this_account_counts(project: Path) -> None:
+    needs_accounts()
+    make_home(project / ".queue_eval")
+    assert find_access() is None
+    (record,) = state_folder().iterdir()
+    os.chown(record, UID, UID)
+    with pytest.raises(UsageError, match="is not known as a home of yours"):
+        find_access()
