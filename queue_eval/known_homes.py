@@ -63,6 +63,8 @@ def why_forgetful() -> str:
 
 def make_known(folder: Path) -> None:
     """Make the folder of a home, with an id that is recorded. FileExistsError: something is there."""
+    if os.path.lexists(folder):  # where it lies, nothing else may be made: a volume of a container
+        raise FileExistsError(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unnamed = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))  # its mode is 0700
     own = secrets.token_hex(_ID_BYTES // 2)

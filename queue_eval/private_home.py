@@ -84,12 +84,14 @@ def _why_unknown(folder: Path) -> str:
 
 
 def make_home(folder: Path) -> None:
-    """Make the folder of a home; one that exists is closed to others. Raises UsageError if it is refused."""
+    """Make the folder of a home; one that exists is closed to others. Raises UsageError if it is refused.
+
+    One that exists is not known by that: it may have come only now, whatever its user has named.
+    """
     try:
         make_known(folder)
     except FileExistsError:
         close_home(folder)
-        adopt(folder)
     ignore = folder / ".gitignore"
     if not ignore.exists():  # one that the user has made
         ignore.write_text("*\n", encoding="utf-8")

@@ -45,6 +45,7 @@ from queue_eval.access import (
     write_access,
 )
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
+from queue_eval.known_homes import adopt
 from queue_eval.private_home import check_memory
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import Life, look, note_end
@@ -127,6 +128,10 @@ def start_server(
         check_unnamed(files)  # it was moved or removed: nothing is to be in its way when it comes back
     with _disk(files):
         files.create()
+    if is_home_named(home):
+        adopt(files.folder)
+    else:
+        entered_home(home)  # it may have come only now
     with files.lock(), _disk(files):
         record = files.read()
         life = look(files, record)

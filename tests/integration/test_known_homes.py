@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from queue_eval import Evaluator
 from queue_eval.access import find_access, write_access
 from queue_eval.errors import UsageError
-from queue_eval.known_homes import is_known, state_folder
+from queue_eval.known_homes import adopt, is_known, state_folder
 from queue_eval.private_home import make_home
 from queue_eval.server import start_server, stop_server
 from queue_eval.server_home import ServerHome
@@ -225,6 +226,39 @@ def test_only_a_socket_of_ours_is_removed(own_home: Path) -> None:
     files.clean(found)
     assert (own_home / "server.sock").read_text() == "precious"
     (own_home / "server.sock").unlink()
+
+
+def test_a_home_that_comes_while_one_is_to_be_made_is_not_adopted(project: Path) -> None:
+    home = cloned(project / ".queue_eval")
+    make_home(home)  # as a driver that has seen no home, and keeps a log now
+    with pytest.raises(UsageError, match="is not known as a home of yours"):
+        find_access()
+
+
+def test_beside_a_home_that_exists_nothing_is_made(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the only folder there that its account may write to."""
+
+    def refuse(**_: object) -> str:
+        raise PermissionError
+
+    home = project / "home"
+    home.mkdir(mode=0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkdtemp", refuse)
+        make_home(home)
+    start_server(home)
+    stop_server(home)
+    assert is_known(home)
+
+
+def test_of_many_that_adopt_a_home_at_once_each_knows_it(project: Path) -> None:
+    home = cloned(project / ".queue_eval")
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda _: adopt(home), range(16)))
+    assert is_known(home)
+    assert sorted(path.name for path in home.iterdir()) == ["access.json", "home.id"]
 
 
 MAKE = """
