@@ -27,12 +27,15 @@ from urllib.parse import urlsplit
 
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.foreign_text import plain
+from queue_eval.private_files import open_private
+from queue_eval.private_home import enter_home
 from queue_eval.signing import checked_key, is_pair, verifying_half
 from queue_eval.urls import checked_url, safe_url
 
 __all__ = [
-    "ACCESS_FILE", "WORKER_ACCESS_FILE", "Access", "Role", "check_build", "checked_url", "find_access",
-    "home_folder", "named_file", "read_access", "renewed", "safe_url", "write_access", "write_private",
+    "ACCESS_FILE", "WORKER_ACCESS_FILE", "Access", "Role", "check_build", "checked_url", "entered_home",
+    "find_access", "home_folder", "is_home_named", "named_file", "read_access", "renewed", "safe_url",
+    "write_access", "write_private",
 ]  # fmt: skip
 
 ACCESS_FILE = "access.json"
@@ -73,6 +76,24 @@ class Access:
 def home_folder(home: str | Path | None = None) -> Path:
     """The absolute folder of the embedded server: `home`, else $QUEUE_EVAL_HOME, else `.queue_eval` here."""
     return Path(home or os.environ.get("QUEUE_EVAL_HOME") or ".queue_eval").expanduser().resolve()
+
+
+def is_home_named(home: str | Path | None = None) -> bool:
+    """Whether the user names a home: by `home`, or by $QUEUE_EVAL_HOME."""
+    return bool(home or os.environ.get("QUEUE_EVAL_HOME"))
+
+
+def entered_home(home: str | Path | None = None) -> Path:
+    """As `home_folder`, for all who read or write there: UsageError for a home that is refused, see
+    private_home.py."""
+    folder, is_named = home_folder(home), is_home_named(home)
+    if not is_named and Path(".queue_eval").is_symlink():
+        raise UsageError(
+            f"{Path.cwd() / '.queue_eval'} is a symbolic link, which is not followed; if it is your own, "
+            "name where it leads to by --home or QUEUE_EVAL_HOME; else remove it"
+        )
+    enter_home(folder, is_named=is_named)
+    return folder
 
 
 def named_file(file: str | Path | None = None) -> Path | None:
@@ -127,7 +148,7 @@ def read_access(home: str | Path | None = None, *, role: Role = "driver") -> Acc
 
     Raises UsageError if others than its owner may read or write it, or if it is malformed.
     """
-    folder = home_folder(home)
+    folder = entered_home(home)
     if role == "worker":
         found = _read(folder / WORKER_ACCESS_FILE, folder, True)
         if found is not None:
@@ -153,7 +174,8 @@ def renewed(access: Access) -> Access | None:
 def _read(path: Path, home: Path | None, verifies_only: bool) -> Access | None:
     try:
         # Opened, not only looked at: a shared folder may answer a look from memory, but not an opening.
-        with path.open(encoding="utf-8") as file:
+        # Of a home no link is followed; a file that the user names may be one.
+        with open(path, encoding="utf-8", opener=open_private if home else None) as file:
             # The open file is asked, not the path: what is judged is what is read.
             status = os.fstat(file.fileno())
             # Others than root read no closed file of another account, but where a mount shows foreign ids.

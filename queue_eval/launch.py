@@ -26,6 +26,7 @@ from typing import IO
 from queue_eval.access import Access, write_access, write_private
 from queue_eval.errors import WorkerError
 from queue_eval.leftovers import unmarked
+from queue_eval.private_files import read_private
 from queue_eval.private_home import make_home
 from queue_eval.signing import verifying_half
 from queue_eval.surroundings import INSIDE_JOB, working_folder
@@ -136,7 +137,7 @@ def for_workers(access: Access, home: Path) -> Access:
     if access.file is None or access.home is not None:
         return given  # by the environment, and by the file for workers that the home has
     name = LOCAL_ACCESS.format(hashlib.sha256(os.fsencode(access.file)).hexdigest()[:8])
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_home(home)
     write_access(home, access.url, key, name=name, role="worker", **({"ca": access.ca} if access.ca else {}))
     return replace(given, file=home / name)
 
@@ -149,7 +150,7 @@ def launch_key(access: Access, home: Path) -> bytes:
     if not path.exists():
         make_home(home)
         _make_key(path)
-    return path.read_bytes()
+    return read_private(path)
 
 
 def _make_key(path: Path) -> None:

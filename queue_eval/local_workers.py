@@ -39,6 +39,7 @@ from queue_eval.foreign_text import plain
 from queue_eval.launch import Launch, for_workers, launch_key
 from queue_eval.local_register import DRAIN_HEARD_S, LocalRegister
 from queue_eval.machine import is_alive, new_worker_name
+from queue_eval.private_files import open_private
 from queue_eval.private_home import make_home
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file, spool_folder
@@ -242,7 +243,7 @@ class LocalWorkers:
             "--idle-timeout", str(IDLE_TIMEOUT_S), "--launch", self._digest,
         ]  # fmt: skip
         clean_logs(logs, [worker.card.name for worker in live_workers(self._queue.link)])
-        with open(log_file, "ab", opener=_open_private) as output:
+        with open(log_file, "ab", opener=open_private) as output:
             # The worker inherits the lock with the file: by it others see that the log is of a living one.
             with contextlib.suppress(OSError):
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,7 +305,3 @@ class LocalWorkers:
         link = self._queue.link
         link.call(lambda client: client.zrem(names.WORKERS, name))
         link.call(lambda client: client.delete(names.worker_key(name)))
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

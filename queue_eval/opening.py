@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.access import Access, check_build, find_access, home_folder
+from queue_eval.access import Access, check_build, entered_home, find_access, home_folder
 from queue_eval.campaign import Campaign
 from queue_eval.chores import Patience
 from queue_eval.codec import decode, encode
@@ -62,6 +62,7 @@ def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
     Raises ServerUnreachableError, ServerRefusedError.
     """
     access = open_access(url, home, file)
+    folder = access.home or entered_home(home)
     is_embedded = _is_embedded(access)
     patience = Patience(access.home if is_embedded else None)
     link = Link(access, name="queue_eval-driver", on_wait=patience)
@@ -70,7 +71,7 @@ def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
     except BaseException:
         link.close()
         raise
-    return Line(link, access, access.home or home_folder(home), is_embedded, patience)
+    return Line(link, access, folder, is_embedded, patience)
 
 
 def open_campaign(

@@ -36,14 +36,18 @@ from queue_eval.access import (
     WORKER_ACCESS_FILE,
     Access,
     Role,
+    entered_home,
     find_access,
     home_folder,
+    is_home_named,
     read_access,
     safe_url,
     write_access,
 )
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.hints import spell_command
+from queue_eval.known_homes import adopt
+from queue_eval.private_home import check_memory
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import Life, look, note_end
 from queue_eval.server_process import (
@@ -89,7 +93,7 @@ def open_access(
     """The server to use, as `find_access` finds it; the embedded one is started if it is not running."""
     access = find_access(url, home, file)
     if access is None or (access.home and _is_startable(access.home)):
-        start_server(home_folder(home))
+        start_server(home)
         access = find_access(url, home, file)
         assert access is not None
     return access
@@ -120,11 +124,17 @@ def start_server(
         raise UsageError(f"unknown fsync {fsync!r}; it is always or everysec")
     if network.port is not None and not 0 <= network.port <= 65535:
         raise UsageError(f"no such port: {network.port}; it is 0 to 65535, 0 for a free one")
-    files = ServerHome(home_folder(home))
+    files = ServerHome(entered_home(home))
     if not files.folder.exists():
+        if not is_home_named(home):
+            check_memory(files.folder)
         check_unnamed(files)  # it was moved or removed: nothing is to be in its way when it comes back
     with _disk(files):
         files.create()
+    if is_home_named(home):
+        adopt(files.folder)
+    else:
+        entered_home(home)  # it may have come only now
     with files.lock(), _disk(files):
         record = files.read()
         life = look(files, record)
@@ -154,7 +164,7 @@ def revive_server(home: str | Path | None = None) -> Access | None:
     Of several callers one restarts it and all get its access. Raises ServerError if it does not start, or
     lives where it cannot be reached.
     """
-    files = ServerHome(home_folder(home))
+    files = ServerHome(entered_home(home))
     if not files.record_file.exists():
         return None
     with files.lock(), _disk(files):
@@ -204,7 +214,7 @@ def stop_server(home: str | Path | None = None) -> bool:
 
     Raises ServerError if it cannot be stopped from here, or if one lives on that is not known by its lock.
     """
-    files = ServerHome(home_folder(home))
+    files = ServerHome(entered_home(home))
     if not files.record_file.exists():
         return False
     with files.lock():
@@ -220,7 +230,7 @@ def stop_server(home: str | Path | None = None) -> bool:
 
 def stop_if_idle(home: str, seen_visits: int) -> bool:
     """The watcher's last act: stop the server if nobody has come since `seen_visits` were counted."""
-    files = ServerHome(home_folder(home))
+    files = ServerHome(entered_home(home))
     with files.lock():
         record = files.read()
         pid = look(files, record).pid
@@ -238,7 +248,7 @@ def stop_if_idle(home: str, seen_visits: int) -> bool:
 
 def server_state(home: str | Path | None = None) -> ServerState:
     """What is known of the server of `home`, from its files and this machine's processes; asks no server."""
-    files = ServerHome(home_folder(home))
+    files = ServerHome(entered_home(home))
     record = files.read()
     if record is None:
         return ServerState("absent")

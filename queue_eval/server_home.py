@@ -2,6 +2,7 @@
 
     home/                  mode 0700
         access.json        how to join; see access.py
+        home.id            by which its account knows it; see known_homes.py. Mode 0600
         server.json        the record: settings and phase of the last start, with the secrets; mode 0600
         signing.key        of a server for a group: what signs. Mode 0600; workers read the record, never this
         server.lock        held while somebody starts or stops the server
@@ -24,7 +25,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 import socket
 import stat
@@ -39,6 +39,7 @@ from queue_eval.access import Role, write_private
 from queue_eval.certificates import WILDCARDS
 from queue_eval.errors import ServerError, ServerRefusedError
 from queue_eval.machine import host_id
+from queue_eval.private_files import read_private, remove_socket
 from queue_eval.private_home import check_owner, make_home
 from queue_eval.rights import user_lines
 from queue_eval.server_watch import HAS_SHORT_PATHS, SOCKET_PATH_LIMIT
@@ -196,7 +197,7 @@ class ServerHome:
 
     def _signing_key(self) -> bytes:
         path = self.signing_key_file
-        return checked_key(path.read_text(encoding="utf-8"), str(path))
+        return checked_key(read_private(path).decode(), str(path))
 
     def create(self) -> None:
         """Make the folders; raises UsageError for a home that is refused: see private_home.py."""
@@ -229,12 +230,12 @@ class ServerHome:
     def read(self) -> Record | None:
         """The record, or None if no server was ever started here. Raises ServerRefusedError if malformed."""
         try:
-            content = json.loads(self.record_file.read_text(encoding="utf-8"))
+            content = json.loads(read_private(self.record_file).decode())
             # One of an older version lacks what has a default.
             defaults = {item.name: item.default for item in fields(Record) if item.default is not MISSING}
             record = Record(**{item.name: (defaults | content)[item.name] for item in fields(Record)})
             # It lies in home, wherever that was when the server was started: this one may be a copy.
-            own = record.socket if _is_temporary(record.socket) else str(self.folder / "server.sock")
+            own = record.socket if self._is_temporary(record.socket) else str(self.folder / "server.sock")
             return replace(record, socket=own)
         except FileNotFoundError:
             return None
@@ -294,11 +295,20 @@ class ServerHome:
         path = self.folder / "server.sock"
         if HAS_SHORT_PATHS or len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
             return str(path)
-        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / _TEMPORARY.format(digest)
+        folder = Path(tempfile.gettempdir()) / self._temporary_name
         if len(os.fsencode(folder / "server.sock")) > SOCKET_PATH_LIMIT:
             folder = Path("/tmp") / folder.name  # noqa: S108 - its owner and mode are checked below
         return str(folder / "server.sock")
+
+    @property
+    def _temporary_name(self) -> str:
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        return _TEMPORARY.format(digest)
+
+    def _is_temporary(self, socket_path: str) -> bool:
+        """Whether a recorded path is one that `choose_socket` gives where this home's is too long."""
+        path = Path(socket_path)
+        return path.name == "server.sock" and path.parent.name == self._temporary_name
 
     def _path_to_bind(self, record: Record) -> str:
         """The path of the socket as the server binds it: short enough for the kernel."""
@@ -324,13 +334,9 @@ class ServerHome:
 
     def clean(self, record: Record) -> None:
         """Remove what a server that has ended leaves behind, but for its data and settings."""
-        for path in (self.pid_file, Path(record.socket)):
-            path.unlink(missing_ok=True)
+        self.pid_file.unlink(missing_ok=True)
+        remove_socket(Path(record.socket))
         # The private folder of a socket that is not in home stays: its name is free for nobody else.
-
-
-def _is_temporary(socket_path: str) -> bool:
-    return re.fullmatch(_TEMPORARY.format("[0-9a-f]{16}"), Path(socket_path).parent.name) is not None
 
 
 def can_lock(folder: Path) -> bool:

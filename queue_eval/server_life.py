@@ -35,6 +35,7 @@ from typing import Literal
 from queue_eval.errors import ServerRefusedError
 from queue_eval.machine import birth_of, is_alive, machine_id
 from queue_eval.open_files import SERVER_PROGRAMS, has_open, has_to_write, is_own
+from queue_eval.private_files import open_private, read_private
 from queue_eval.server_home import NO_LOCKS, Record, ServerHome
 
 _TAKE_S = 5.0
@@ -148,7 +149,7 @@ def taken(files: ServerHome, forks: tuple[int, ...] = ()) -> Iterator[int]:
     Assumes the lock of the home, and that `look` saw no server: only `forks` of a dead one. Raises
     ServerRefusedError when somebody has it all the same.
     """
-    handle = os.open(files.alive_file, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = open_private(str(files.alive_file), os.O_RDWR | os.O_CREAT)
     try:
         _end_forks(forks)
         _take(handle, files)
@@ -172,8 +173,8 @@ def note_end(files: ServerHome) -> None:
     while _lock_state(files.alive_file) == "held" and time.monotonic() < deadline:
         _end_forks(_forks(files))
         time.sleep(0.01)
-    with suppress(FileNotFoundError):
-        os.truncate(files.alive_file, 0)
+    with suppress(FileNotFoundError), open(files.alive_file, "r+b", opener=open_private) as file:
+        file.truncate()
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def note_end(files: ServerHome) -> None:
 
 def _lock_state(path: Path) -> Literal["free", "held", "unknown"]:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_private) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return "free"
@@ -243,7 +244,7 @@ def _write(handle: int, pid: int, role: Literal["starter", "server"]) -> None:
 
 def _read(path: Path) -> Holder | None:
     try:
-        return Holder.parse(path.read_bytes())
+        return Holder.parse(read_private(path))
     except OSError:
         return None
 
@@ -261,7 +262,7 @@ def _by_pid_file(files: ServerHome) -> int | None:
     import psutil
 
     try:
-        pid = int(files.pid_file.read_text())
+        pid = int(read_private(files.pid_file))
         is_it = (
             is_own(pid)
             and has_data_of(pid, files)
@@ -276,7 +277,7 @@ def _by_command(files: ServerHome) -> int | None:
     """The server by its own pid file, else the oldest process: a starter that was killed has left no more."""
     found = processes_of(files)
     with suppress(FileNotFoundError, ValueError):
-        pid = int(files.pid_file.read_text())
+        pid = int(read_private(files.pid_file))
         if pid in found:
             return pid
     return found[0] if found else None

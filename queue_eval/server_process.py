@@ -25,6 +25,7 @@ from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachable
 from queue_eval.foreign_text import plain
 from queue_eval.leftovers import unmarked
 from queue_eval.machine import birth_of, born_now, is_alive
+from queue_eval.private_files import open_private
 from queue_eval.private_home import close_home
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_life import (
@@ -266,7 +267,7 @@ def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
         raise UsageError(f"QUEUE_EVAL_SERVER_LINGER is {linger!r}; it must be a number of seconds") from error
     # By its path, isolated and without site-packages: importing the package would cost it ten times its size.
     command = [sys.executable, "-I", "-S", server_watch.__file__, str(files.folder), str(linger_s)]
-    with files.watcher_log.open("ab") as log:
+    with open(files.watcher_log, "ab", opener=open_private) as log:
         subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -330,7 +331,7 @@ def _repair(binary: Path, file: Path) -> str:
 def _log_end(files: ServerHome, start: int, lines: int = 3) -> str:
     """The last lines that the log has gained since it was `start` bytes long."""
     try:
-        with files.log.open("rb") as file:
+        with open(files.log, "rb", opener=open_private) as file:
             file.seek(max(start, file.seek(0, os.SEEK_END) - _LOG_BYTES))
             return " | ".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except FileNotFoundError:

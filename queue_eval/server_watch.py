@@ -154,6 +154,10 @@ class Wire:
         return rest
 
 
+def _open_unlinked(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
 class HomeMark:
     """Tells when a home was removed, or another one is in its place. A folder out of reach is neither."""
 
@@ -173,7 +177,7 @@ class HomeMark:
     def _look(self) -> tuple[object, ...]:
         # The number of a folder is used again, but each home has a key of its own.
         status = os.stat(self._data)  # noqa: PTH116 - pathlib costs 1 MB
-        with open(self._record, encoding="utf-8") as file:  # noqa: PTH123
+        with open(self._record, encoding="utf-8", opener=_open_unlinked) as file:
             return status.st_dev, status.st_ino, json.load(file).get("key")
 
 
@@ -223,7 +227,7 @@ def _watch(wire: Wire, linger_s: float, home: HomeMark) -> int | None:
 
 
 def main(home: str, linger_s: float) -> None:
-    with open(f"{home}/server.json", encoding="utf-8") as file:  # noqa: PTH123 - pathlib costs 1 MB
+    with open(f"{home}/server.json", encoding="utf-8", opener=_open_unlinked) as file:
         record = json.load(file)
     # No timeout: a server that is stopped by SIGSTOP or busy is not a server that has ended.
     with Wire(record["socket"], record["password"], timeout_s=None) as wire:

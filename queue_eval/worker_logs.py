@@ -8,6 +8,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from queue_eval.private_files import open_private, read_private
+
 _LOG_TAIL = 2000
 
 _LOG_AGE_S = 14 * 24 * 3600.0
@@ -35,7 +37,7 @@ def clean_logs(folder: Path, live: Collection[str]) -> None:
 
 def tail(file: Path) -> str:
     try:
-        return file.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
+        return read_private(file)[-_LOG_TAIL:].decode(errors="replace").strip()
     except OSError:
         return ""
 
@@ -49,6 +51,6 @@ def _changed_at(path: Path) -> float:
 
 def _remove_unlocked(path: Path) -> None:
     """Remove the log of a worker that has ended; where the file system has no locks nobody can tell."""
-    with suppress(OSError), path.open("r+b") as log_file:
+    with suppress(OSError), open(path, "r+b", opener=open_private) as log_file:
         fcntl.flock(log_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()

@@ -7,11 +7,13 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from queue_eval.errors import UsageError
 from queue_eval.server import start_server, stop_server
 from queue_eval.stop_signals import STOP_SIGNALS
 from tests.support.fake_worker import FakeWorker
@@ -39,6 +41,14 @@ def _own_folder_of_ray() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_folder() -> Iterator[None]:
+    """Homes are recorded in the user's state folder, which is not to learn of those of tests."""
+    with tempfile.TemporaryDirectory(prefix="qe-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:
@@ -63,7 +73,8 @@ def own_home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
         home = Path(folder) / "home"
         yield home
-        stop_server(home)
+        with suppress(UsageError):  # a home that is refused
+            stop_server(home)
         end_processes_of(home)
 
 

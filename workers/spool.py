@@ -26,6 +26,7 @@ from queue_eval.foreign_text import plain
 from queue_eval.keys import check_campaign_name
 from queue_eval.moves import Release, Settlement
 from queue_eval.paging import pages
+from queue_eval.private_files import open_private
 from queue_eval.private_home import make_home
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import spool_file
@@ -102,7 +103,7 @@ class Spool:
             make_home(home)
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         while True:
-            file = self._path.open("ab", buffering=0)
+            file = open(self._path, "ab", buffering=0, opener=open_private)  # noqa: SIM115 - it stays open
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept as long as the file is open
             # Another worker may have taken the new file for a dead one's, and removed it.
             if _is_at(self._path, file):
@@ -152,6 +153,9 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
             failpoints.reach("spool.after-deliver")
             if len(refused) == sum(map(len, lines.values())) > 0:
                 continue
+            if not lines and os.fstat(file.fileno()).st_size:
+                _rename_unreadable(path)
+                continue
             if refused:
                 _set_aside(path, refused)
             path.unlink(missing_ok=True)
@@ -160,10 +164,17 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
     return delivered
 
 
+def _rename_unreadable(path: Path) -> None:
+    """Keep a file without one line of ours: nobody can tell what it is."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.unreadable")
+    path.rename(aside)
+    log.warning("no line of the spool %s can be read; it is kept as %s", path, aside.name)
+
+
 def _set_aside(path: Path, lines: Sequence[str]) -> None:
     """On disk when it returns. In a file whose name no worker can have: a worker removes its own."""
     aside = path.with_name(f"{path.stem.partition('+')[0]}+{secrets.token_hex(4)}.jsonl")
-    with aside.open("w", encoding="ascii") as file:
+    with open(aside, "x", encoding="ascii", opener=open_private) as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
@@ -185,7 +196,7 @@ def _deliver(queue: CampaignQueue, worker: str, leases: Sequence[Settlement | Re
 def _claim(path: Path) -> Iterator[IO[str] | None]:
     """The open file when its worker is dead, else None."""
     try:
-        file = path.open("r+", encoding="ascii", errors="replace")
+        file = open(path, "r+", encoding="ascii", errors="replace", opener=open_private)  # noqa: SIM115
     except OSError:  # another worker was faster, or it is another user's
         yield None
         return

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from queue_eval.access import home_folder
+from queue_eval.access import entered_home
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import label_of
 from queue_eval.cli.connect import campaign_queue
@@ -61,7 +61,7 @@ def retry_command(
         changed = _results_of_changed_source(queue) if source_changed else {}
         chosen = changed if source_changed else ids or queue.failed_ids()
         if chosen and not queue.snapshot().outstanding:
-            for card in retire_idle(queue, queue.link.access.home or home_folder(home)):
+            for card in retire_idle(queue, queue.link.access.home or entered_home(home)):
                 what = "does not answer; it may run these jobs in the environment that it was started in"
                 click.echo(f"worker {card.name} {what}", err=True)
         count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))

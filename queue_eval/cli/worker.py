@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 import queue_eval
-from queue_eval.access import ACCESS_FILE, Access, check_build, find_access, home_folder, named_file
+from queue_eval.access import ACCESS_FILE, Access, check_build, entered_home, find_access, named_file
 from queue_eval.cli.options import AUTO, DURATION, POSITIVE_DURATION, SIZE, AutoOr, server_options
 from queue_eval.cli.terminal import log_to_terminal, say
 from queue_eval.connection import Link
@@ -113,10 +113,10 @@ def worker_command(
     board = board_for(count, gpus=gpus, cores=cores, cores_per_slot=cores_per_slot, allocation=allotted)
     end = allocation_end(allotted, os.environ, ask=time_limit == AUTO)
     limit_s = time_limit_until(end, began_at) if isinstance(time_limit, str) else time_limit
-    folder = home_folder(home)
+    folder = entered_home(home)
     if folder.exists():
         close_home(folder)
-    access = _wait_for_access(url, folder, idle_timeout, limit_s, began_at)
+    access = _wait_for_access(url, home, folder, idle_timeout, limit_s, began_at)
     if access is None:
         return
     check_build(access)
@@ -148,14 +148,15 @@ def _import_workers() -> None:
 
 
 def _wait_for_access(
-    url: str | None, home: Path, idle_timeout: float | None, limit_s: float | None, began_at: float
-) -> Access | None:
+    url: str | None, home: str | None, folder: Path, idle_timeout: float | None, limit_s: float | None,
+    began_at: float,
+) -> Access | None:  # fmt: skip
     """The server to use; when there is no access file yet, wait for one to appear. None when it does not
     before a stop signal comes, or the worker's time limit is near."""
     from workers.signals import Signals
 
     named = None if url else named_file()
-    file = named or home / ACCESS_FILE
+    file = named or folder / ACCESS_FILE
 
     def look() -> Access | None:
         return None if named and not named.exists() else find_access(url, home, role="worker")

@@ -449,6 +449,7 @@ def test_server_whose_record_is_gone_is_not_doubled(home):
     with pytest.raises(ServerRefusedError, match="record is gone"):
         start_server(home)
     (home / "server.json").write_text(text)
+    (home / "server.json").chmod(0o600)
 
 
 def test_open_access_starts_what_does_not_run(home):

@@ -49,7 +49,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         write_access(tmp_path, "http://host", b"k1")
     assert read_access(tmp_path) == Access(URL, b"k1", tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["access.json", "home.id"]
 
 
 def test_home_is_the_argument_then_the_environment_then_here(

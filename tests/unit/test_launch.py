@@ -67,7 +67,7 @@ def test_the_key_is_that_of_the_access_file_or_the_homes_own(tmp_path):
     (key,) = keys
     assert len(key) == 64
     assert stat.S_IMODE((home / LAUNCH_KEY).stat().st_mode) == 0o600
-    assert {path.name for path in home.iterdir()} == {".gitignore", LAUNCH_KEY}
+    assert {path.name for path in home.iterdir()} == {".gitignore", "home.id", LAUNCH_KEY}
 
 
 def test_a_folder_that_is_gone_is_told_in_a_sentence(tmp_path):

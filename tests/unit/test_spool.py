@@ -133,3 +133,24 @@ def test_a_spool_of_a_version_without_leases_is_delivered(tmp_path, delivered):
     (tmp_path / "dead.jsonl").write_text(json.dumps(line) + "\n")
     deliver_orphans(tmp_path, LINK, COMPLAINTS)
     assert delivered == [1]
+
+
+def test_a_file_without_a_line_of_ours_is_set_aside(tmp_path, delivered):
+    (tmp_path / "thesis.jsonl").write_text("years of work\n")
+    assert deliver_orphans(tmp_path, LINK, COMPLAINTS) == 0
+    assert deliver_orphans(tmp_path, LINK, COMPLAINTS) == 0
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("thesis.jsonl.")
+    assert path.suffix == ".unreadable"
+    assert path.read_text() == "years of work\n"
+
+
+def test_a_link_is_no_spool(tmp_path, delivered):
+    (tmp_path / "spool").mkdir()
+    marker = tmp_path / "marker"
+    marker.write_text("years of work\n")
+    (tmp_path / "spool" / "w1.jsonl").symlink_to(marker)
+    assert deliver_orphans(tmp_path / "spool", LINK, COMPLAINTS) == 0
+    Spool(tmp_path / "spool", "w1").keep(QUEUE, [settlement(1)])
+    assert marker.read_text() == "years of work\n"
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["w1.jsonl"]
