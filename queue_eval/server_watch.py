@@ -305,6 +305,8 @@ class Watch:
 
     def run(self) -> list[str]:
         """The program that is to act next, and its argument; nothing once the server has ended."""
+        with suppress(ReplyError):  # busy already: then it is counted from the first reply on
+            self._seen = visits(self._wire)[1]
         while not self._wire.closed_within(self._look_s):
             try:
                 if self._is_unneeded():
@@ -328,8 +330,8 @@ class Watch:
         self._asked_at = now
         clients, total = visits(self._wire)
         self._busy_since = None
-        if self._is_public and clients > 1:
-            drop_strangers(self._wire)
+        if self._is_public and clients > 1 and drop_strangers(self._wire):
+            self._asked_at -= self._ask_s  # others may have come in their place: the next look asks again
         if clients > 1 or total != self._seen or has_outstanding(self._wire):
             self._seen, self._quiet_since = total, now
             return False
