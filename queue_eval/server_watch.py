@@ -293,6 +293,7 @@ class Watch:
     def __init__(self, wire: Wire, linger_s: float, home: HomeMark, *, is_public: bool) -> None:
         self._wire = wire
         self._linger_s = linger_s
+        self._is_kept = linger_s == float("inf")
         self._home = home
         self._is_public = is_public
         self._script_limit_s = float(os.environ.get(SCRIPT_LIMIT_VARIABLE) or SCRIPT_LIMIT_S)
@@ -320,7 +321,8 @@ class Watch:
 
     def _is_unneeded(self) -> bool:
         """Whether `linger_s` seconds were quiet. Raises ReplyError while a script keeps the server busy."""
-        if self._home.is_gone():
+        # One that is kept until it is stopped is also kept while its folder is elsewhere.
+        if not self._is_kept and self._home.is_gone():
             if visits(self._wire)[0] == 1:
                 self._wire.call("SHUTDOWN")  # nobody can come any more
             return False
@@ -332,6 +334,8 @@ class Watch:
         self._busy_since = None
         if self._is_public and clients > 1 and drop_strangers(self._wire):
             self._asked_at -= self._ask_s  # others may have come in their place: the next look asks again
+        if self._is_kept:
+            return False
         if clients > 1 or total != self._seen or has_outstanding(self._wire):
             self._seen, self._quiet_since = total, now
             return False
