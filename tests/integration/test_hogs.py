@@ -10,17 +10,21 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from queue_eval import Evaluator, server_watch
+from queue_eval.access import find_access
 from queue_eval.server import server_state, start_server, stop_server
 from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_process import is_watched
+from queue_eval.server_settings import Network
 from queue_eval.server_watch import SCRIPT_LIMIT_VARIABLE, ReplyError, Wire, drop_strangers
 from tests.support.cli import cli
 from tests.support.waiting import wait_until
 
 READING = "while true do end"
-WRITING = "redis.call('SET', 'qe:marker', '1') while true do end"
+MARKER = "qe:{marker}"
+WRITING = f"redis.call('SET', '{MARKER}', '1') while true do end"
 NAMED = "BUSY: a script that is not ours keeps it busy; end that with SCRIPT KILL"
 
 
@@ -61,15 +65,15 @@ def full(home: Path) -> Iterator[list[socket.socket]]:
 
 @contextmanager
 def looping(home: Path, script: str) -> Iterator[list[str]]:
-    """A script that does not end by itself; what its caller is told, once that is known."""
-    record = record_of(home)
+    """A script that does not end by itself, sent with the least rights; what its caller is told at last."""
+    url = record_of(home).url_of("worker")
     told: list[str] = []
 
     def call() -> None:
         try:
-            with Wire(record.socket, record.password, None) as wire:
-                wire.call("EVAL", script, "0")
-        except (ReplyError, OSError) as error:
+            with redis.Redis.from_url(url, protocol=2, socket_timeout=None, retry=None) as client:
+                client.eval(script, 1, MARKER)
+        except redis.RedisError as error:
             told.append(str(error))
 
     with wire_to(home) as wire:
@@ -179,11 +183,12 @@ def test_a_waiting_driver_names_it_and_the_watcher_ends_it(
     assert "kept the server busy for 3 s; it was ended" in ServerHome(own_home).watcher_log.read_text()
 
 
+@pytest.mark.parametrize("host", ["", "127.0.0.1"], ids=["one-user", "group"])
 def test_the_watcher_starts_a_server_anew_whose_script_has_written(
-    own_home: Path, monkeypatch: pytest.MonkeyPatch
+    own_home: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SCRIPT_LIMIT_VARIABLE, "0.5")
-    start_server(own_home, keep=True)
+    access = start_server(own_home, keep=True, network=Network(host, 0 if host else None))
     pid = server_state(own_home).pid
     with wire_to(own_home) as wire:
         for number in range(100):
@@ -192,9 +197,10 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
         pass
     wait_until(lambda: server_state(own_home).pid not in (None, pid) and can_enter(own_home))
     wait_until(lambda: record_of(own_home).phase == "running")
+    assert find_access(None, own_home) == access
     with wire_to(own_home) as wire:
         assert wire.call("LLEN", "list") == 100
-        assert wire.call("GET", "qe:marker") is None
+        assert wire.call("GET", MARKER) is None
     assert server_state(own_home).keep
     wait_until(lambda: is_watched(record_of(own_home)))
 
