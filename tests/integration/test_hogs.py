@@ -207,7 +207,7 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
 
 @pytest.mark.parametrize("script", [READING, WRITING], ids=["reading", "writing"])
 def test_the_owner_stops_a_server_whose_script_loops(
-    own_home: Path, script: str, monkeypatch: pytest.MonkeyPatch
+    own_home: Path, script: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("queue_eval.server_process.SCRIPT_PATIENCE_S", 0.2)
     start_server(own_home, keep=True)
@@ -216,6 +216,7 @@ def test_the_owner_stops_a_server_whose_script_loops(
         wire.call("SET", "k", "v")
     with looping(own_home, script):
         assert stop_server(own_home)
+    assert ("the server is killed" in caplog.text) == (script == WRITING)
     start_server(own_home, keep=True)
     with wire_to(own_home) as wire:
         assert wire.call("GET", "k") == b"v"
