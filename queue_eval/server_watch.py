@@ -287,7 +287,7 @@ def _outstanding(wire: Wire, campaign: str) -> int:
 class Watch:
     """The watcher's looks at its server, and what it knows between two of them.
 
-    `is_public`: whether the server listens to others than this account.
+    `is_public`: whether the server listens to others than this account, who are not `default`.
     """
 
     def __init__(self, wire: Wire, linger_s: float, home: HomeMark, *, is_public: bool) -> None:
@@ -368,7 +368,9 @@ def main(home: str, linger_s: float) -> None:
         wire.call("CLIENT", "SETNAME", NAME)
         # Connected before the starter is let go: who looks next finds a watcher. The home is marked by then,
         # too: it may be removed at once, and its server must not go on for ever.
-        watch = Watch(wire, linger_s, HomeMark(home), is_public=bool(record["host"]))
+        # One that an old build has started may have no users but `default`, for everybody.
+        is_public = bool(record["host"] and record.get("driver_password"))
+        watch = Watch(wire, linger_s, HomeMark(home), is_public=is_public)
         if os.fork():
             os._exit(0)
         os.chdir("/")
