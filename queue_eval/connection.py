@@ -37,6 +37,7 @@ from queue_eval.clients import (
 from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError, ServerUnreachableError
 from queue_eval.faults import (
     REDIS_ERRORS,
+    hindrance,
     is_barred,
     is_connection_loss,
     is_cut_off,
@@ -170,6 +171,10 @@ class Link:
                 if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
                     raise self._behind_proxy(hidden) from error
                 if time.monotonic() + 0.2 > deadline or not isinstance(error, BusyLoadingError):
+                    if (why := hindrance(error)) is not None:
+                        raise ServerUnreachableError(
+                            f"the server at {safe_url(self.access.url)} does nothing for now ({why})"
+                        ) from error
                     raise ServerUnreachableError(
                         f"no server answers at {safe_url(self.access.url)} ({reason(error)}); "
                         f"{self._hint(error)}"
@@ -407,6 +412,11 @@ class Link:
             return "if it speaks TLS only, its URL begins with rediss://"
         if self.access.url.startswith("rediss:") and "timeout" in words:
             return "check the address; if it does not speak TLS, its URL begins with redis://"
+        if "max number of clients" in words:
+            return (
+                "its connections are all taken: close some, or raise its maxclients; the server of a home "
+                "drops those that show no password within seconds"
+            )
         return "check the address, or start one with: queue-eval server start"
 
 

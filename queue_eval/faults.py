@@ -51,7 +51,11 @@ _HINDRANCES = {
     "MISCONF": "it cannot write to its disk; free some space there, its log says more",
     "READONLY": "it is a replica; name its primary, or make it one with REPLICAOF NO ONE",
     "LOADING": "it is loading its data",
-    "BUSY": "a script that is not ours keeps it busy; end that with SCRIPT KILL",
+    "BUSY": (
+        "a script that is not ours keeps it busy; end that with SCRIPT KILL, or, where that says UNKILLABLE, "
+        "kill the server's process and start it again, as its log is whole; a server of a home does so after "
+        "a minute"
+    ),
     "NOREPLICAS": "it has too few replicas to take writes; start them, or lower min-replicas-to-write",
     "UNBLOCKED": "a failover is under way",
     "TRYAGAIN": "a slot of the cluster is being moved to another node; it is served again when that is done",

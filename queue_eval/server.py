@@ -55,6 +55,7 @@ from queue_eval.server_process import (
     check_alone,
     check_space,
     check_unnamed,
+    end_by_force,
     end_unreachable,
     is_watched,
     launch,
@@ -63,7 +64,15 @@ from queue_eval.server_process import (
     wait_for_answer,
 )
 from queue_eval.server_settings import Network, new_record
-from queue_eval.server_watch import Wire, has_outstanding, visits
+from queue_eval.server_watch import (
+    ReplyError,
+    Wire,
+    end_script,
+    has_outstanding,
+    is_busy,
+    is_full,
+    visits,
+)
 
 
 @dataclass(frozen=True)
@@ -234,7 +243,10 @@ def stop_if_idle(home: str, seen_visits: int) -> bool:
     with files.lock():
         record = files.read()
         pid = look(files, record).pid
-        if record is None or record.keep or pid is None:
+        if record is None or pid is None:
+            return False
+        if record.keep:  # since the watcher was set
+            start_watcher(files)
             return False
         with Wire(record.socket, record.password) as wire:
             # This connection is the one visit more. Any other came after the watcher's decision: a driver
@@ -244,6 +256,38 @@ def stop_if_idle(home: str, seen_visits: int) -> bool:
             return _stop(files, record, pid, unneeded=True)
         start_watcher(files)
         return False
+
+
+def restart_stuck(home: str) -> bool:
+    """The watcher's last act beside a script that has written and does not end: kill the server, start it.
+
+    True if it was so. Another watcher is set in any case.
+    """
+    files = ServerHome(home_folder(home))
+    with files.lock(), _disk(files):
+        record = files.read()
+        pid = look(files, record).pid
+        if record is None or pid is None:
+            return False
+        is_stuck = _is_stuck(record)
+        if is_stuck:
+            end_by_force(files, pid)
+            launch(files, replace(record, started_at=time.time()), record, look(files, record).forks)
+        _running(files, record)
+        return is_stuck
+
+
+def _is_stuck(record: Record) -> bool:
+    """Whether a script keeps the server busy that only the server's end ends."""
+    try:
+        with Wire(record.socket, record.password) as wire:
+            try:
+                wire.call("PING")
+            except ReplyError as error:
+                return is_busy(error) and not end_script(wire, error)
+    except ReplyError as error:
+        return is_full(error)  # it was stuck a moment ago
+    return False
 
 
 def server_state(home: str | Path | None = None) -> ServerState:
@@ -339,7 +383,7 @@ def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> A
         write_access(files.folder, record.url_of(role), own, name=name, embedded=True, **more)
     if roles == ("driver",):
         (files.folder / WORKER_ACCESS_FILE).unlink(missing_ok=True)
-    if not record.keep and not is_watched(record):
+    if not is_watched(record):
         start_watcher(files, linger_s)
     access = read_access(files.folder)
     assert access is not None

@@ -38,12 +38,15 @@ from queue_eval.server_life import (
     taken,
 )
 from queue_eval.server_programs import server_binary
-from queue_eval.server_watch import ForeignPeerError, ReplyError, Wire
+from queue_eval.server_watch import ForeignPeerError, ReplyError, Wire, end_script, is_busy, is_full
 
 log = plain(logging.getLogger(__name__))
 
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
 STOP_TIMEOUT_S = 30.0
+SCRIPT_PATIENCE_S = 10.0
+"""A script that has written gets so long to end by itself, once its server is to stop."""
+
 DEFAULT_LINGER_S = 300.0
 LOOK_LINGER_S = 10.0
 """A server that was started for a look is kept for so long after the last one, since others may follow."""
@@ -136,7 +139,8 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
                 wire.call("PING")
             return
         except ReplyError as error:
-            if str(error).startswith(("MISCONF", "BUSY")):  # it does nothing for now, but is there
+            # It does nothing for now, or takes nobody more, but is there.
+            if str(error).startswith("MISCONF") or is_busy(error) or is_full(error):
                 return
             if not str(error).startswith("LOADING"):
                 raise ServerUnreachableError(f"the server of {files.folder} answers: {error}") from error
@@ -154,21 +158,56 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
 
 
 def shut_down(files: ServerHome, record: Record, pid: int) -> None:
-    """Have the server save its log and end; raises ServerError if it does not."""
+    """Have the server save its log and end; raises ServerError if it does not.
+
+    Nobody keeps the owner from it: neither clients that leave no connection free, nor a script that loops.
+    """
     born = _birth(pid)
     try:
         with Wire(record.socket, record.password, STOP_TIMEOUT_S) as wire:
-            wire.call("SHUTDOWN")
+            _ask_to_shut_down(wire)
     except ReplyError as error:
-        raise ServerRefusedError(f"the server refuses to stop: {error}; see {files.log}") from error
+        if is_full(error):
+            _ask_to_end(pid)
+        elif is_busy(error):
+            log.warning("a script that has written does not end: the server is killed; its log is whole")
+            end_by_force(files, pid)
+        else:
+            raise ServerRefusedError(f"the server refuses to stop: {error}; see {files.log}") from error
     except (FileNotFoundError, ConnectionRefusedError, ForeignPeerError):
         _ask_to_end(pid)  # its socket was removed, or is another one's
     except ConnectionError:
-        pass  # its way of saying yes
+        # Its way of saying yes; or that of a full server, which ends a connection before it was asked.
+        if is_alive(pid, born):
+            _ask_to_end(pid)
     except OSError as error:
         raise ServerUnreachableError(
             f"the server does not answer; end process {pid}, see {files.log}"
         ) from error
+    _wait_for_end(files, pid, born)
+
+
+def _ask_to_shut_down(wire: Wire) -> None:
+    """Raises ReplyError when a script still keeps the server busy after SCRIPT_PATIENCE_S."""
+    deadline = time.monotonic() + SCRIPT_PATIENCE_S
+    while True:
+        try:
+            wire.call("SHUTDOWN")
+        except ReplyError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            end_script(wire, error)
+            time.sleep(0.05)
+        else:
+            return
+
+
+def end_by_force(files: ServerHome, pid: int) -> None:
+    """Kill a server that a script keeps from ending. Its log is whole: a script is written to it when it has
+    ended, and all that was acknowledged before is there."""
+    born = _birth(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     _wait_for_end(files, pid, born)
 
 
@@ -256,7 +295,7 @@ def _wait_for_end(files: ServerHome, pid: int, born: float) -> None:
 def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
     """Set a watcher on a server that answers; returns when it is connected and on its own.
 
-    The server is kept `most_s` at most when it is not needed.
+    The server is kept `most_s` at most when it is not needed, if not until it is stopped.
 
     Raises UsageError if $QUEUE_EVAL_SERVER_LINGER is not a number of seconds.
     """
@@ -265,6 +304,9 @@ def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
         linger_s = min(float(linger), most_s)
     except ValueError as error:
         raise UsageError(f"QUEUE_EVAL_SERVER_LINGER is {linger!r}; it must be a number of seconds") from error
+    record = files.read()
+    if record is not None and record.keep:
+        linger_s = math.inf
     # By its path, isolated and without site-packages: importing the package would cost it ten times its size.
     command = [sys.executable, "-I", "-S", server_watch.__file__, str(files.folder), str(linger_s)]
     with open(files.watcher_log, "ab", opener=open_private) as log:

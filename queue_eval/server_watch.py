@@ -1,9 +1,18 @@
-"""The watcher: stops an embedded server that nobody needs any more.
+"""The watcher: keeps an embedded server usable, and stops one that nobody needs any more.
 
 A tiny process of its own, run by its path and without site-packages, so that it costs a few megabytes and
 needs no driver to stay alive. It holds one connection for life, and so learns of the server's end, by
 whatever cause, from the connection's. It imports the standard library only, and decides nothing for good:
 after a quiet time it becomes `queue_eval.server.stop_if_idle`, which looks again under the lock of the home.
+For a server that is kept until it is stopped, that time is endless.
+
+====================================  =====================================================================
+the server has                        what the watcher does
+====================================  =====================================================================
+a script that has run for 60 s        ends it; a script that has written only ends with its process, so the
+                                      watcher becomes `queue_eval.server.restart_stuck`
+TCP clients that show no password     drops them after 10 s, or after 1 s while connections are scarce
+====================================  =====================================================================
 
 Quiet means: no other client is connected, none has come and gone, and no campaign has outstanding jobs. A
 server whose folder was removed ends as soon as no other client is connected.
@@ -19,7 +28,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 NAME = "queue_eval-watcher"  # of its connection
@@ -31,11 +40,36 @@ SOCKET_PATH_LIMIT = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (L
 HAS_SHORT_PATHS = hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")  # noqa: PTH112
 """Whether this system reaches a file by an open folder."""
 
+SCRIPT_LIMIT_S = 60.0
+"""A script that runs for so long is ended. No call of ours comes near: a reply is lost after ten seconds."""
+
+SCRIPT_LIMIT_VARIABLE = "QUEUE_EVAL_SCRIPT_LIMIT"
+"""Another limit, in seconds: for tests."""
+
+_STRANGERS_ASK_S = 5.0
+"""How often a server that listens to others is asked, at most."""
+
+_STRANGER_S, _SCARCE_STRANGER_S = 10, 1
+"""So old is a client without a password when it is dropped, in general and while connections are scarce."""
+
+_SCARCE = 0.75
+"""Connections are scarce beyond this part of `maxclients`."""
+
+_BUSY = "BUSY "
+_FULL = "ERR max number of clients"
+
 _STOP = """
 import sys
 sys.path.append(sys.argv[1])
 from queue_eval.server import stop_if_idle
 stop_if_idle(sys.argv[2], int(sys.argv[3]))
+"""
+
+_RESTART = """
+import sys
+sys.path.append(sys.argv[1])
+from queue_eval.server import restart_stuck
+restart_stuck(sys.argv[2])
 """
 
 
@@ -123,7 +157,9 @@ class Wire:
         """The reply to one command: int, bytes, None, or a list of these."""
         encoded = [word.encode() for word in words]
         parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)]
-        self._socket.sendall(b"".join(parts))
+        # A server that is full has said so, and has closed the connection before it was asked.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(b"".join(parts))
         return self._reply()
 
     def closed_within(self, wait_s: float) -> bool:
@@ -181,15 +217,61 @@ class HomeMark:
             return status.st_dev, status.st_ino, json.load(file).get("key")
 
 
+def is_busy(error: ReplyError) -> bool:
+    """Whether a script keeps the server from doing anything else."""
+    return str(error).startswith(_BUSY)
+
+
+def is_full(error: ReplyError) -> bool:
+    """Whether the server takes no more clients."""
+    return str(error).startswith(_FULL)
+
+
+def end_script(wire: Wire, busy: ReplyError) -> bool:
+    """End what `busy` tells of; False when it has written, so that only the server's end ends it."""
+    kind = "FUNCTION" if "FUNCTION KILL" in str(busy) else "SCRIPT"
+    try:
+        wire.call(kind, "KILL")
+    except ReplyError as error:
+        return not str(error).startswith("UNKILLABLE")  # else NOTBUSY: it has ended by itself
+    return True
+
+
 def visits(wire: Wire) -> tuple[int, int]:
     """How many clients are connected now, `wire` included, and how many ever were."""
-    info: dict[bytes, bytes] = {}
-    for section in ("clients", "stats"):
-        text = wire.call("INFO", section)
-        assert isinstance(text, bytes)
-        fields = (line.partition(b":") for line in text.split())
-        info.update((name, value) for name, _, value in fields)
+    info = _facts(wire, "clients") | _facts(wire, "stats")
     return int(info[b"connected_clients"]), int(info[b"total_connections_received"])
+
+
+def _facts(wire: Wire, section: str) -> dict[bytes, bytes]:
+    text = wire.call("INFO", section)
+    assert isinstance(text, bytes)
+    fields = (line.partition(b":") for line in text.split())
+    return {name: value for name, _, value in fields}
+
+
+def drop_strangers(wire: Wire) -> int:
+    """Drop the TCP clients that have shown no password in time; how many these were.
+
+    Assumes that drivers and workers are other users than `default`, as on every server that listens to
+    others: whoever is `default` over TCP has not said yet who it is, or is not to be there.
+    """
+    facts = _facts(wire, "clients")
+    is_scarce = int(facts[b"connected_clients"]) > _SCARCE * int(facts.get(b"maxclients", b"10000"))
+    least_s = _SCARCE_STRANGER_S if is_scarce else _STRANGER_S
+    listed = wire.call("CLIENT", "LIST")
+    assert isinstance(listed, bytes)
+    strangers = [
+        client[b"id"].decode() for client in map(_client, listed.splitlines())
+        if client[b"user"] == b"default" and b"U" not in client[b"flags"] and int(client[b"age"]) >= least_s
+    ]  # fmt: skip
+    for number in strangers:
+        wire.call("CLIENT", "KILL", "ID", number)
+    return len(strangers)
+
+
+def _client(line: bytes) -> dict[bytes, bytes]:
+    return {name: value for name, _, value in (word.partition(b"=") for word in line.split())}
 
 
 def has_outstanding(wire: Wire) -> bool:
@@ -206,24 +288,80 @@ def _outstanding(wire: Wire, campaign: str) -> int:
     return int(submitted if isinstance(submitted, bytes) else 0) - finished
 
 
-def _watch(wire: Wire, linger_s: float, home: HomeMark) -> int | None:
-    """The number of visits seen once `linger_s` seconds were quiet, or None when the server has ended."""
-    seen, quiet_since = visits(wire)[1], time.monotonic()
-    asked_at = quiet_since
-    while not wire.closed_within(min(linger_s / 4, _LOOK_S)):
-        if home.is_gone():
-            if visits(wire)[0] == 1:
-                wire.call("SHUTDOWN")  # nobody can come any more
-            continue
-        if time.monotonic() - asked_at < min(linger_s / 4, _ASK_S):
-            continue
-        asked_at = time.monotonic()
-        clients, total = visits(wire)
-        if clients > 1 or total != seen or has_outstanding(wire):
-            seen, quiet_since = total, time.monotonic()
-        elif time.monotonic() - quiet_since >= linger_s:
-            return seen
-    return None
+class Watch:
+    """The watcher's looks at its server, and what it knows between two of them.
+
+    `is_public`: whether the server listens to others than this account, who are not `default`.
+    """
+
+    def __init__(self, wire: Wire, linger_s: float, home: HomeMark, *, is_public: bool) -> None:
+        self._wire = wire
+        self._linger_s = linger_s
+        self._is_kept = linger_s == float("inf")
+        self._home = home
+        self._is_public = is_public
+        self._script_limit_s = float(os.environ.get(SCRIPT_LIMIT_VARIABLE) or SCRIPT_LIMIT_S)
+        quarter_s = min(linger_s, self._script_limit_s) / 4
+        self._look_s = min(quarter_s, _LOOK_S)
+        self._ask_s = min(quarter_s, _STRANGERS_ASK_S if is_public else _ASK_S)
+        self._busy_since: float | None = None
+        self._asked_at = self._quiet_since = time.monotonic()
+        self._seen = -1  # visits
+
+    def run(self) -> list[str]:
+        """The program that is to act next, and its argument; nothing once the server has ended."""
+        with suppress(ReplyError):  # busy already: then it is counted from the first reply on
+            self._seen = visits(self._wire)[1]
+        while not self._wire.closed_within(self._look_s):
+            try:
+                if self._is_unneeded():
+                    return [_STOP, str(self._seen)]
+            except ReplyError as error:
+                if not is_busy(error):
+                    raise
+                if not self._bear(error):
+                    return [_RESTART]
+        return []
+
+    def _is_unneeded(self) -> bool:
+        """Whether `linger_s` seconds were quiet. Raises ReplyError while a script keeps the server busy."""
+        # One that is kept until it is stopped is also kept while its folder is elsewhere.
+        if not self._is_kept and self._home.is_gone():
+            if visits(self._wire)[0] == 1:
+                self._wire.call("SHUTDOWN")  # nobody can come any more
+            return False
+        now = time.monotonic()
+        if self._busy_since is None and now - self._asked_at < self._ask_s:
+            return False
+        self._asked_at = now
+        clients, total = visits(self._wire)
+        self._busy_since = None
+        if self._is_public and clients > 1 and drop_strangers(self._wire):
+            self._asked_at -= self._ask_s  # others may have come in their place: the next look asks again
+        if self._is_kept:
+            return False
+        if clients > 1 or total != self._seen or has_outstanding(self._wire):
+            self._seen, self._quiet_since = total, now
+            return False
+        return now - self._quiet_since >= self._linger_s
+
+    def _bear(self, busy: ReplyError) -> bool:
+        """Whether to go on: not when a script has run for too long that only the server's end ends."""
+        now = time.monotonic()
+        if self._busy_since is None:
+            self._busy_since = now
+        if now - self._busy_since < self._script_limit_s:
+            return True
+        self._busy_since = None
+        is_ended = end_script(self._wire, busy)
+        deed = "it was ended" if is_ended else "it has written, so the server is started anew"
+        say(f"a script has kept the server busy for {self._script_limit_s:g} s; {deed}")
+        return is_ended
+
+
+def say(words: str) -> None:
+    """A line in watcher.log."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
 
 
 def main(home: str, linger_s: float) -> None:
@@ -234,17 +372,20 @@ def main(home: str, linger_s: float) -> None:
         wire.call("CLIENT", "SETNAME", NAME)
         # Connected before the starter is let go: who looks next finds a watcher. The home is marked by then,
         # too: it may be removed at once, and its server must not go on for ever.
-        mark = HomeMark(home)
+        # One that an old build has started may have no users but `default`, for everybody.
+        is_public = bool(record["host"] and record.get("driver_password"))
+        watch = Watch(wire, linger_s, HomeMark(home), is_public=is_public)
         if os.fork():
             os._exit(0)
         os.chdir("/")
         try:
-            seen = _watch(wire, linger_s, mark)
+            program = watch.run()
         except OSError:
             return
-    if seen is not None:
+    if program:
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
-        os.execv(sys.executable, [sys.executable, "-P", "-c", _STOP, package, home, str(seen)])  # noqa: S606
+        code, *rest = program
+        os.execv(sys.executable, [sys.executable, "-P", "-c", code, package, home, *rest])  # noqa: S606
 
 
 if __name__ == "__main__":
