@@ -25,9 +25,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from queue_eval.foreign_text import plain
 from queue_eval.private_files import open_private
 
-log = logging.getLogger(__name__)
+log = plain(logging.getLogger(__name__))
 
 ID_FILE = "home.id"
 
