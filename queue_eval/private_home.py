@@ -146,7 +146,7 @@ def _check_entries(folder: Path) -> None:
                 raise UsageError(f"{path} is no socket, but has the name of one; remove it")
         elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise UsageError(f"{path} is neither a file nor a folder; remove it")
-        if entry.name.endswith(_SECRETS) and stat.S_ISREG(mode) and mode & 0o077:
+        if _is_secret(entry.name) and stat.S_ISREG(mode) and mode & 0o077:
             raise UsageError(f"{path} is open to other users; close it with: chmod 600 {path}")
 
 
@@ -169,6 +169,10 @@ def check_owner(folder: Path) -> None:
         raise UsageError(
             f"{folder} belongs to another account (uid {owner}); name a folder of your own as --home"
         )
+
+
+def _is_secret(entry: str) -> bool:
+    return entry.endswith(_SECRETS) or entry.startswith("local-access-")
 
 
 def _is_ours(entry: str) -> bool:

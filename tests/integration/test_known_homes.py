@@ -195,7 +195,8 @@ def test_no_link_in_a_home_is_followed(project: Path, name: str) -> None:
 def test_a_record_that_others_can_read_is_refused(own_home: Path) -> None:
     start_server(own_home)
     stop_server(own_home)
-    for name in ("server.json", "server.conf"):
+    (own_home / "local-access-1.json").touch(0o600)
+    for name in ("server.json", "server.conf", "local-access-1.json"):
         (own_home / name).chmod(0o644)
         with pytest.raises(UsageError, match=rf"{name} is open to other users; .*chmod 600 /.*/{name}"):
             start_server(own_home)
