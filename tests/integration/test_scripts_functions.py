@@ -13,6 +13,7 @@ import pytest
 from queue_eval.codec import decode, encode
 from tests.support.driver_code import GUARDED, Layout, drive
 from tests.support.fault_fleet import wait_registered
+from tests.support.group import signature_of
 from tests.support.namespaces import OTHER_PIDS, queue_eval, start_inside
 
 METHODS = ("thread", "process", "subprocess")
@@ -343,15 +344,18 @@ def test_another_machine_without_the_folder(fleet, campaign, kind):
 
 def change_code(fleet, campaign, **changes):
     """What a driver elsewhere would have told."""
-    key = fleet.queue(campaign).keys.meta
-    link = fleet._links[-1]
-    options = decode(link.call(lambda client: client.hget(key, "options")))
+    queue = fleet.queue(campaign)
+    meta = queue.meta()
+    options = decode(meta["options"])
     for name, value in changes.items():
         if value is None:
             options["code"].pop(name)
         else:
             options["code"][name] = value
-    link.call(lambda client: client.hset(key, "options", encode(options)))
+    meta["options"] = encode(options).encode()
+    signature = signature_of(meta, campaign, queue.link.access.key, int(meta["revision"]))
+    changed = {"options": meta["options"], "signature": signature}
+    queue.link.call(lambda client: client.hset(queue.keys.meta, mapping=changed))
 
 
 @pytest.mark.filterwarnings("ignore:worker .* has stepped aside:UserWarning")  # beside one that ends

@@ -18,8 +18,17 @@ from queue_eval.errors import FunctionError, ServerRefusedError
 from queue_eval.keys import NOTICES, Keys
 from queue_eval.moves import Submission
 from queue_eval.queue import CampaignQueue
-from queue_eval.signing import Opening, new_key, sign
-from tests.support.group import INVALID, Fields, Group, by_name, by_value, other_kwargs, running_group
+from queue_eval.signing import new_key
+from tests.support.group import (
+    INVALID,
+    Fields,
+    Group,
+    by_name,
+    by_value,
+    other_kwargs,
+    running_group,
+    signature_of,
+)
 from tests.support.waiting import wait_until
 
 
@@ -46,11 +55,7 @@ def test_what_a_driver_has_signed_runs(group: Group, campaign: str):
 
 def signed(meta: Fields, fields: Fields, campaign: str, key: bytes) -> Fields:
     new = meta | fields
-    opening = Opening(
-        campaign, new["uid"].decode(), int(new["revision"]) + 1, new["function"].decode(),
-        new["method"].decode(), new["queue"].decode(), new["options"], new["payload"],
-    )  # fmt: skip
-    return fields | {"signature": sign(key, opening).encode()}
+    return fields | {"signature": signature_of(new, campaign, key, int(new["revision"]) + 1)}
 
 
 UNSIGNED = "is not signed, and this worker runs only what a driver of its group has signed"

@@ -20,6 +20,7 @@ import redis
 from queue_eval import Evaluator
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
 from queue_eval.server import start_server, stop_server
+from queue_eval.signing import Opening, sign
 from tests.conftest import end_processes_of
 from tests.support.cli import COMMAND, ROOT
 from tests.support.waiting import wait_until
@@ -28,6 +29,15 @@ Fields = dict[str, bytes]
 """Of the meta of a campaign."""
 
 INVALID = "is not valid"
+
+
+def signature_of(meta: Fields, campaign: str, key: bytes, revision: int) -> bytes:
+    """What a driver with the key signs of this meta, for the opening of that revision."""
+    opening = Opening(
+        campaign, meta["uid"].decode(), revision, meta["function"].decode(), meta["method"].decode(),
+        meta["queue"].decode(), meta["options"], meta["payload"],
+    )  # fmt: skip
+    return sign(key, opening).encode()
 
 
 @dataclass
