@@ -16,11 +16,14 @@ import pytest
 from queue_eval import Evaluator, signing
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
 from queue_eval.errors import FunctionError, UsageError
+from queue_eval.home_loss import HomeLoss
 from queue_eval.server import start_server, stop_server
 from queue_eval.server_home import ServerHome
+from queue_eval.server_watch import HomeMark
 from queue_eval.signing import Opening, sign, verify
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here, complaint
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -210,6 +213,40 @@ def test_after_new_secrets_no_earlier_file_is_worth_anything(home, far, campaign
     key = key_of(home)
     assert cli("server", "start", "--home", home).returncode == 0
     assert key_of(home) == key, "only when it is asked for"
+
+
+def test_new_secrets_change_nothing_for_who_lives(home, campaign, tmp_path):
+    """Driver and workers come back by the new files of the home: it is still the same home."""
+    gate = tmp_path / "gate"
+    keywords = {"campaign": campaign, "home": home, "local_workers": True}
+    with Evaluator.create(wait_for, "process", keywords) as driver:
+        driver.submit([{"x": 1, "gate": str(gate)}, {"x": 2, "gate": str(gate)}])
+        wait_until(gate.with_name("begun").exists)
+        loss, watched = HomeLoss(home), HomeMark(str(home))
+        stop_server(home)
+        start_server(home, keep=True, new_secrets=True)
+        gate.touch()
+        jobs = sorted(driver.gather("ALL", timeout=60), key=lambda job: job.id)
+        assert [(job.result, job.attempts) for job in jobs] == [(1, 1), (2, 1)]
+        assert (loss.tell(), watched.is_gone()) == (None, False)
+
+
+def wait_for(config):
+    import time
+
+    Path(config["gate"]).with_name("begun").touch()
+    while not Path(config["gate"]).exists():
+        time.sleep(0.02)
+    return config["x"]
+
+
+def test_another_home_in_the_same_folder_is_another(home):
+    mark = HomeMark(str(home))
+    files = ServerHome(home)
+    files.write(replace(files.read(), key="another"))
+    assert not mark.is_gone()
+    (home / "home.id").write_text("f" * 32)
+    assert mark.is_gone()
 
 
 def test_new_secrets_of_one_users_server(own_home, campaign):
