@@ -19,7 +19,19 @@ from queue_eval.keys import NOTICES, Keys
 from queue_eval.moves import Submission
 from queue_eval.queue import CampaignQueue
 from queue_eval.signing import Opening, new_key, sign
-from tests.support.group import INVALID, Fields, Group, by_name, by_value, other_kwargs, running_group
+from tests.support.group import (
+    INVALID,
+    Fields,
+    Group,
+    by_name,
+    by_script,
+    by_value,
+    other_forward,
+    other_kwargs,
+    other_path,
+    other_time_limit,
+    running_group,
+)
 from tests.support.waiting import wait_until
 
 
@@ -60,6 +72,10 @@ ATTACKS: dict[str, tuple[str, Callable[[Fields, Path, str, bytes], Fields]]] = {
     "kwargs": (INVALID, lambda meta, marker, name, key: other_kwargs(meta, marker)),
     "function": (INVALID, lambda meta, marker, name, key: by_name(meta, marker)),
     "payload": (INVALID, lambda meta, marker, name, key: by_value(meta, marker)),
+    "path": (INVALID, lambda meta, marker, name, key: other_path(meta, marker)),
+    "script": (INVALID, lambda meta, marker, name, key: by_script(meta, marker)),
+    "time-limit": (INVALID, lambda meta, marker, name, key: other_time_limit(meta, marker)),
+    "forward": (INVALID, lambda meta, marker, name, key: other_forward(meta, marker)),
     "method": (INVALID, lambda meta, marker, name, key: {"method": b"thread"}),
     "revision": (INVALID, lambda meta, marker, name, key: {}),
     "uid": (INVALID, lambda meta, marker, name, key: {"uid": b"0" * 16}),
@@ -174,6 +190,29 @@ def test_a_campaign_that_a_worker_has_made(group: Group, campaign: str):
         worker.kill()
         worker.wait()
         link.close()
+
+
+@pytest.mark.filterwarnings("ignore:worker .* does not serve")
+def test_a_drivers_own_workers_run_nothing_of_a_worker(group: Group, campaign: str):
+    """They run as the driver's account, which could sign."""
+    marker = group.folder / f"{campaign}-was-run"
+    keywords = {"local_workers": True, "queue": campaign, "run_function_kwargs": {"marker": "/"}}
+    with group.driver(campaign, lambda config, marker: config["x"], **keywords) as driver:
+        driver.submit([{"x": 1}])
+        assert driver.gather("ALL", timeout=60)[0].result == 1
+        with group.client() as client:
+            keys = Keys(campaign)
+            meta = {name.decode(): value for name, value in client.hgetall(keys.meta).items()}
+            revision = int(meta["revision"]) + 1
+            client.hset(keys.meta, mapping={**by_name(meta, marker), "revision": revision})
+            client.xadd(NOTICES, {"what": "open", "campaign": campaign})
+        logs = group.folder / "driver" / "logs"
+        refusal = f"campaign {campaign} is not served: the signature of marks:run {INVALID}"
+        wait_until(lambda: any(refusal in log.read_text() for log in logs.iterdir()))
+        driver.submit([{"x": 2}])
+        assert driver.gather("ALL", timeout=0.1) == []
+        driver.cancel()
+    assert not marker.exists()
 
 
 def test_a_public_key_signs_nothing(group: Group, monkeypatch: pytest.MonkeyPatch, campaign: str):
