@@ -217,10 +217,11 @@ def test_a_drivers_own_workers_run_nothing_of_a_worker(group: Group, campaign: s
             keys = Keys(campaign)
             meta = {name.decode(): value for name, value in client.hgetall(keys.meta).items()}
             revision = int(meta["revision"]) + 1
-            client.hset(keys.meta, mapping={**by_name(meta, marker), "revision": revision})
+            fields = by_name(meta, marker) | {"signature": b""}
+            client.hset(keys.meta, mapping={**fields, "revision": revision})
             client.xadd(NOTICES, {"what": "open", "campaign": campaign})
         logs = group.folder / "driver" / "logs"
-        refusal = f"campaign {campaign} is not served: the signature of marks:run {INVALID}"
+        refusal = f"campaign {campaign} is not served: marks:run {UNSIGNED}"
         wait_until(lambda: any(refusal in log.read_text() for log in logs.iterdir()))
         driver.submit([{"x": 2}])
         assert driver.gather("ALL", timeout=0.1) == []
