@@ -34,9 +34,9 @@ _RQ_COMMANDS = (
     "auth blmove blpop brpop client|info client|setinfo client|setname del discard eval evalsha exec exists "
     "expire get hdel hexists hget hgetall hincrby hincrbyfloat hmget hset info lindex llen lmove lpop lpos "
     "lpush lrange lrem lset ltrim multi persist ping psubscribe pttl publish punsubscribe rename rpop rpush "
-    "sadd scard script|load select set setex setnx sismember smembers srem sscan subscribe time ttl type "
-    "unlink unsubscribe unwatch watch xadd xdel xlen xrange xread xrevrange xtrim zadd zcard zcount zincrby "
-    "zpopmin zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
+    "sadd scard script|exists script|load select set setex setnx sismember smembers srem sscan subscribe "
+    "time ttl type unlink unsubscribe unwatch watch xadd xdel xlen xrange xread xrevrange xtrim zadd zcard "
+    "zcount zincrby zpopmin zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
 )
 """What RQ 2 and 3 call in queues, workers, schedulers and ``rq info``, and our forwarder beside them."""
 

@@ -155,8 +155,10 @@ def start_server(
                 "anew"
             )
         if record is None or not _is_reachable(files, record, life):
-            last, record = record, new_record(files, record, network, fsync, keep, new_secrets)
-            launch(files, record, last, life.forks)
+            last = record
+            with files.key_kept_unless_done():
+                record = new_record(files, last, network, fsync, keep, new_secrets)
+                launch(files, record, last, life.forks)
         elif new_secrets:
             stop = spell_command(_running(files, record), "server", "stop")
             raise UsageError(f"a server that runs keeps its secrets; stop it first with: {stop}")

@@ -177,18 +177,33 @@ class ServerHome:
     def signing_key_file(self) -> Path:
         return self.folder / "signing.key"
 
-    def fitting_key(self, key: str, *, is_group: bool) -> str:
+    def fitting_key(self, key: str, *, is_group: bool, anew: bool = False) -> str:
         """What the record is to say of the key: the public half of a group's, the shared one of one user.
 
-        Makes what is not there yet: `key` may be "", or of the other kind. Under the lock. Raises UsageError
-        when a pair is to be made without the package cryptography.
+        Makes what is not there yet: `key` may be "", or of the other kind. With `anew` it makes it in any
+        case. Under the lock. Raises UsageError when a pair is to be made without the package cryptography.
         """
         if not is_group:
+            if anew:
+                self.signing_key_file.unlink(missing_ok=True)
             return key if key and not is_pair(key.encode()) else secrets.token_hex(32)
-        with suppress(FileNotFoundError):
-            return verifying_half(self._signing_key()).decode()
-        write_private(self.signing_key_file, new_key() + "\n")
+        if anew or not self.signing_key_file.exists():
+            write_private(self.signing_key_file, new_key() + "\n")
         return verifying_half(self._signing_key()).decode()
+
+    @contextmanager
+    def key_kept_unless_done(self) -> Iterator[None]:
+        """Put the key that signs back when the block ends with an error."""
+        try:
+            before = read_private(self.signing_key_file)
+        except FileNotFoundError:
+            before = None
+        try:
+            yield
+        except BaseException:
+            if before is not None:
+                write_private(self.signing_key_file, before.decode())
+            raise
 
     def driver_key(self, record: Record) -> bytes:
         """The key that signs."""

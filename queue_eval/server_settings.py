@@ -40,7 +40,6 @@ def new_record(
 ) -> Record:  # fmt: skip
     """The record of a new start: what was asked, else what was, else the defaults."""
     if new_secrets and last is not None:
-        files.signing_key_file.unlink(missing_ok=True)
         last = replace(last, password=secrets.token_hex(24), key="", driver_password="", worker_password="")
     host, port = _address(last, network)
     advertise = network.advertise if network.advertise is not None else (last.advertise if last else "")
@@ -52,7 +51,7 @@ def new_record(
         node=this_node(),
         socket=files.choose_socket(),
         password=last.password if last else secrets.token_hex(24),
-        key=files.fitting_key(last.key if last else "", is_group=bool(host)),
+        key=files.fitting_key(last.key if last else "", is_group=bool(host), anew=new_secrets),
         host=host,
         port=port,
         fsync=fsync or (last.fsync if last else "always"),

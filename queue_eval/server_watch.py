@@ -199,22 +199,28 @@ class HomeMark:
 
     def __init__(self, home: str) -> None:
         self._record = f"{home}/server.json"
+        self._id_file = f"{home}/home.id"
         self._data = f"{home}/data"
-        self._mark = self._look()
+        self._folder, self._secrets = self._look()
 
     def is_gone(self) -> bool:
         try:
-            return self._look() != self._mark
+            folder, secrets = self._look()
         except (FileNotFoundError, NotADirectoryError):
             return True
         except (OSError, ValueError):
             return False
+        return folder != self._folder or not secrets & self._secrets
 
-    def _look(self) -> tuple[object, ...]:
-        # The number of a folder is used again, but each home has a key of its own.
+    def _look(self) -> tuple[tuple[int, int], set[str]]:
+        # The number of a folder is used again, but each home has an id and a key of its own. The key may be
+        # changed, and a home of an earlier build is given its id later on.
         status = os.stat(self._data)  # noqa: PTH116 - pathlib costs 1 MB
         with open(self._record, encoding="utf-8", opener=_open_unlinked) as file:
-            return status.st_dev, status.st_ino, json.load(file).get("key")
+            secrets = {f"key {json.load(file).get('key')}"}
+        with suppress(OSError), open(self._id_file, encoding="utf-8", opener=_open_unlinked) as file:
+            secrets.add(f"id {file.read(100)}")
+        return (status.st_dev, status.st_ino), secrets
 
 
 def is_busy(error: ReplyError) -> bool:

@@ -188,5 +188,6 @@ def _mac(key: bytes, opening: Opening) -> str:
 
 def _invalid(name: str) -> FunctionError:
     return FunctionError(
-        f"the signature of {name} is not valid: it was altered, or signed with another key; refused"
+        f"the signature of {name} is not valid: it was altered, or signed with another key; run its driver "
+        "again with the access file as it is now"
     )

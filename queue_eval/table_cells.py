@@ -45,10 +45,12 @@ _BLANKS = " \t\r\n"
 """What may stand around a value: str.strip() takes more, such as the separators of ASCII."""
 
 _FORMULA = re.compile(
-    "^(?= *[=+@\t\r\n\uff0b\uff0d\uff1d\uff20-])|(?<=[;\t\r\n])(?=[ \"]*[=+@\uff0b\uff0d\uff1d\uff20-])"
+    "^(?=[ \0\ufeff]*[=+@\t\r\n\uff0b\uff0d\uff1d\uff20-])"
+    "|(?<=[;\t\r\n])(?=[ \"\0\ufeff]*[=+@\uff0b\uff0d\uff1d\uff20-])"
 )
 """Where text begins that a spreadsheet takes for a formula. What stands behind a semicolon or a tab is a cell
-of its own to a spreadsheet that takes these for the separator; full width letters count as plain ones."""
+of its own to a spreadsheet that takes these for the separator; full width letters count as plain ones. A mark
+of the byte order at the beginning of a file is no part of its first cell, and zero bytes are skipped."""
 
 _FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn' + _BLANKS)
 """How cells begin that may be read as anything but their text."""

@@ -282,6 +282,9 @@ def test_an_access_file_that_others_can_read(server: Path, tmp_path: Path, mode:
         done = cli(*words, home=home, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) in ((2, 1), (2, 2))
         assert mend in done.stderr
+    for words in (("worker",), ("campaigns",)):
+        done = cli(*words, "--access", file, home=tmp_path / "other", cwd=tmp_path)
+        assert (done.returncode, mend in done.stderr) == (2, True)
     file.chmod(stat.S_IRUSR | stat.S_IWUSR)
     assert cli("campaigns", home=home).returncode == 0
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 
 from queue_eval import Evaluator
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
@@ -22,8 +26,19 @@ from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import ServerHome
 from queue_eval.server_watch import Wire
 from queue_eval.states import Outcome
+from tests.conftest import end_processes_of
 from tests.support.cli import COMMAND, ROOT
-from tests.support.group import INVALID, Group, Relay, by_name, by_value, other_kwargs, running_group
+from tests.support.group import (
+    INVALID,
+    Group,
+    Relay,
+    by_name,
+    by_script,
+    by_value,
+    other_forward,
+    other_kwargs,
+    running_group,
+)
 from tests.support.waiting import wait_until
 
 
@@ -44,6 +59,95 @@ def test_the_password_chooses_configs(group: Group, campaign: str):
         assert [job.result for job in Evaluator.attach(campaign, home=group.home).history()] == [[7, 1]]
         client.close()
         link.close()
+
+
+@pytest.mark.parametrize("servers", ["group", "one user"])
+def test_the_password_reads_and_damages_campaigns(
+    group: Group, server: Path, campaign: str, tmp_path: Path, servers: str
+):
+    """It can: read, change and delete all of a campaign that there is, and take memory."""
+    home = server if servers == "one user" else group.home
+    access = find_access(home=home) if servers == "one user" else find_access(file=group.file)
+    keywords = {"home": home, "campaign": campaign, "local_workers": True, "queue": campaign}
+
+    def loud(config):
+        print("output of a job")
+        if config["fails"]:
+            raise ValueError("error of a job")
+        return "result of a job"
+
+    with Evaluator.create(loud, "process", keywords) as driver:
+        driver.submit([{"fails": fails, "text": "config of a job"} for fails in (False, True)])
+        driver.gather("ALL", timeout=60)
+        keys = Keys(campaign)
+        with redis.Redis.from_url(access.url, protocol=2) as client:
+            columns = [client.hgetall(keys.column(name)) for name in ("configs", "outputs")]
+            read = repr([*columns, client.xrange(keys.results)])
+            for kind in ("config", "result", "error", "output"):
+                assert f"{kind} of a job" in read
+            client.hset(keys.column("outputs"), "9", b"x" * 2**20)
+            assert client.hlen(keys.column("outputs")) == 3
+            (first, fields), (second, _) = client.xrange(keys.results)
+            client.xdel(keys.results, second)
+            client.delete(keys.column("configs"))
+            assert client.xrange(keys.results) == [(first, fields)]
+            assert not client.hgetall(keys.column("configs"))
+
+
+def test_the_password_reads_the_url_of_rq(group: Group, server: Path, campaign: str):
+    """It can: that is stored as it was given. Messages mask it."""
+    pytest.importorskip("rq")
+    for home, file in ((group.home, group.file), (server, server / ACCESS_FILE)):
+        keywords = {"home": home, "campaign": campaign, "rq_url": "redis://:told@127.0.0.1:1/0"}
+        with (
+            Evaluator.create("marks:run", "rq", keywords | {"local_workers": False}),
+            redis.Redis.from_url(find_access(file=file).url, protocol=2) as client,
+        ):
+            assert b"redis://:told@127.0.0.1:1/0" in client.hget(Keys(campaign).meta, "options")
+
+
+def test_a_drivers_password_without_its_key(group: Group, campaign: str, tmp_path: Path):
+    """It can: make and purge campaigns. It cannot: have one served."""
+    marker = group.folder / f"{campaign}-was-run"
+    with group.driver(campaign, lambda config: 1):
+        pass
+    access = find_access(file=group.home / ACCESS_FILE)
+    link = Link(replace(access, key=None, file=None), name="test")
+    CampaignQueue.attach(link, campaign)[0].purge()
+    assert link.client.zscore("qe:campaigns", campaign) is None
+    fields = {
+        "function": "marks:run", "method": "process", "source": "", "max_attempts": 1, "max_losses": 1,
+        "options": json.dumps({"path": [], "kwargs": {"marker": str(marker)}, "time_limit": None}),
+        "retry_first_ms": 0, "retry_factor": 1, "retry_max_ms": 0, "payload": b"", "signature": "",
+        "num_workers": 1, "queue": "default",
+    }  # fmt: skip
+    queue, _ = CampaignQueue.open(link, campaign, fields, accept_change=False)
+    queue.enqueue("d", 1, [Submission("{}", b"f" * 12, 1)], reuse=False)
+    group.wait_refused(campaign, "is not signed")
+    assert link.client.zscore("qe:campaigns", campaign) is not None
+    assert not marker.exists()
+    link.close()
+
+
+def test_the_network_without_a_password(group: Group):
+    """It cannot: read or change anything, nor be the default user."""
+    record = ServerHome(group.home).read()
+    with socket.create_connection((record.host, record.port), 10.0) as line, line.makefile("rwb") as stream:
+
+        def told(command: str) -> bytes:
+            stream.write(command.encode() + b"\r\n")
+            stream.flush()
+            return stream.readline()
+
+        for command in (
+            "PING", "INFO", "GET x", "SET x 1", "HGETALL qe:workers", "ZRANGE qe:campaigns 0 -1",
+            "EVAL return 0", "FUNCTION LIST", "CONFIG GET requirepass", "ACL WHOAMI", "SUBSCRIBE c",
+            "SHUTDOWN NOSAVE", "CLIENT LIST", "HELLO 3",
+        ):  # fmt: skip
+            assert told(command).startswith(b"-NOAUTH"), command
+        for user in ("default", "driver", "worker"):
+            for password in ('""', user, "nopass"):
+                assert told(f"AUTH {user} {password}").startswith(b"-WRONGPASS"), user
 
 
 @pytest.mark.filterwarnings("ignore:run_function_kwargs have changed")
@@ -122,6 +226,16 @@ def test_who_has_the_servers_own_files(group: Group, campaign: str):
         assert (group.home / name).stat().st_mode & 0o777 == 0o600
 
 
+def test_who_has_the_own_files_of_one_users_server(server: Path):
+    """They can: also sign, for the record has the key."""
+    record = ServerHome(server).read()
+    assert record.key == json.loads((server / ACCESS_FILE).read_text())["key"]
+    with Wire(record.socket, record.password) as wire:
+        assert wire.call("CONFIG", "GET", "appendonly") == [b"appendonly", b"yes"]
+    for name in ("server.json", "server.conf"):
+        assert (server / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_user_code_reads_what_its_account_can(group: Group, campaign: str):
     """It can: in local workers, the driver's file. That is the account's, not the worker's."""
     file = str(group.home / ACCESS_FILE)
@@ -155,7 +269,10 @@ def test_a_worker_with_a_url_and_no_key(group: Group, campaign: str, monkeypatch
         worker.wait()
 
 
-@pytest.mark.parametrize("attack", ["by-name", "by-value", "kwargs"])
+ATTACKS = {"by-name": by_name, "by-script": by_script, "by-value": by_value, "kwargs": other_kwargs}
+
+
+@pytest.mark.parametrize("attack", ["by-name", "by-script", "by-value", "kwargs"])
 def test_the_password_of_one_users_server(server: Path, tmp_path: Path, campaign: str, attack: str):
     """It can: have any function called by reference. It cannot: run code by value, or with other kwargs."""
     marker, log = tmp_path / "was-run", tmp_path / "worker.log"
@@ -167,7 +284,7 @@ def test_the_password_of_one_users_server(server: Path, tmp_path: Path, campaign
         link = Link(find_access(home=server), name="test")
         keys = Keys(campaign)
         meta = {name.decode(): value for name, value in link.client.hgetall(keys.meta).items()}
-        change = {"by-name": by_name, "by-value": by_value, "kwargs": other_kwargs}[attack]
+        change = ATTACKS[attack]
         link.client.hset(keys.meta, mapping=change(meta, marker))
         with log.open("ab") as output:
             worker = subprocess.Popen(
@@ -175,14 +292,47 @@ def test_the_password_of_one_users_server(server: Path, tmp_path: Path, campaign
                 stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": str(ROOT)},
             )  # fmt: skip
         try:
-            if attack == "by-name":
-                with pytest.warns(UserWarning, match=f"results of campaign '{campaign}' .* are of another"):
+            if attack in ("by-name", "by-script"):
+                with pytest.warns(UserWarning, match=f"results of campaign '{campaign}' .* of (an)?other"):
                     driver.gather("ALL", timeout=60)
             else:
                 wait_until(lambda: f"campaign {campaign} is not served" in log.read_text())
                 assert INVALID in log.read_text()
-            assert marker.exists() == (attack == "by-name")
+            assert marker.exists() == (attack in ("by-name", "by-script"))
         finally:
             worker.kill()
             worker.wait()
             link.close()
+
+
+@pytest.mark.parametrize("allow", [False, True], ids=["", "with --allow"])
+def test_whom_the_workers_of_one_users_server_forward_to(
+    server: Path, tmp_path: Path, campaign: str, allow: bool
+):
+    """It can: choose that, but not for workers with a list of modules."""
+    pytest.importorskip("rq")
+    log = tmp_path / "worker.log"
+    keywords = {"home": server, "campaign": campaign, "local_workers": False, "queue": campaign}
+    words = ("--allow", "math", "--allow", "by-value") if allow else ()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        with Evaluator.create("math:sqrt", "rq", keywords | {"rq_url": "redis://127.0.0.1:1/0"}) as driver:
+            driver.submit([{"x": 1}])
+            with redis.Redis.from_url(find_access(home=server).url, protocol=2) as client:
+                options = client.hget(Keys(campaign).meta, "options")
+                client.hset(Keys(campaign).meta, mapping=other_forward({"options": options}, tmp_path, url))
+            with log.open("ab") as output:
+                worker = subprocess.Popen(
+                    [*COMMAND, "worker", "--home", str(server), "--queue", campaign, *words], cwd=tmp_path,
+                    stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                )  # fmt: skip
+            try:
+                if allow:
+                    wait_until(lambda: "'rq' forwards to processes" in log.read_text())
+                listener.settimeout(0 if allow else 60.0)
+                with pytest.raises(BlockingIOError) if allow else nullcontext():
+                    listener.accept()[0].close()
+            finally:
+                worker.kill()
+                worker.wait()
+                end_processes_of(tmp_path)

@@ -24,8 +24,12 @@ from tests.support.group import (
     Fields,
     Group,
     by_name,
+    by_script,
     by_value,
+    other_forward,
     other_kwargs,
+    other_path,
+    other_time_limit,
     running_group,
     signature_of,
 )
@@ -54,6 +58,7 @@ def test_what_a_driver_has_signed_runs(group: Group, campaign: str):
 
 
 def signed(meta: Fields, fields: Fields, campaign: str, key: bytes) -> Fields:
+    """The fields, and their signature for the next opening."""
     new = meta | fields
     return fields | {"signature": signature_of(new, campaign, key, int(new["revision"]) + 1)}
 
@@ -65,8 +70,12 @@ ATTACKS: dict[str, tuple[str, Callable[[Fields, Path, str, bytes], Fields]]] = {
     "kwargs": (INVALID, lambda meta, marker, name, key: other_kwargs(meta, marker)),
     "function": (INVALID, lambda meta, marker, name, key: by_name(meta, marker)),
     "payload": (INVALID, lambda meta, marker, name, key: by_value(meta, marker)),
+    "path": (INVALID, lambda meta, marker, name, key: other_path(meta, marker)),
+    "script": (INVALID, lambda meta, marker, name, key: by_script(meta, marker)),
+    "time-limit": (INVALID, lambda meta, marker, name, key: other_time_limit(meta, marker)),
+    "forward": (INVALID, lambda meta, marker, name, key: other_forward(meta, marker)),
     "method": (INVALID, lambda meta, marker, name, key: {"method": b"thread"}),
-    "revision": (INVALID, lambda meta, marker, name, key: {}),
+    "revision": (INVALID, lambda meta, marker, name, key: {"signature": meta["signature"]}),
     "uid": (INVALID, lambda meta, marker, name, key: {"uid": b"0" * 16}),
     "unsigned-name": (UNSIGNED, lambda meta, marker, name, key: by_name(meta, marker) | {"signature": b""}),
     "unsigned-value": (UNSIGNED, lambda meta, marker, name, key: by_value(meta, marker) | {"signature": b""}),
@@ -87,9 +96,16 @@ ATTACKS: dict[str, tuple[str, Callable[[Fields, Path, str, bytes], Fields]]] = {
 }
 
 
+def key_of(file: Path) -> bytes:
+    return str(json.loads(file.read_text())["key"]).encode()
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_worker_changes_nothing_of_what_runs(group: Group, campaign: str, attack: str):
-    """Each part of what is signed is changed, with the rights of worker-access.json."""
+    """Each part of what is signed is changed, with the rights of worker-access.json.
+
+    The intruder comes in between when the driver opens the campaign once more: what is not changed is signed.
+    """
     words, change = ATTACKS[attack]
     marker = group.folder / f"{campaign}-was-run"
     with group.driver(campaign, lambda config, marker: None, run_function_kwargs={"marker": "/"}) as driver:
@@ -98,7 +114,8 @@ def test_a_worker_changes_nothing_of_what_runs(group: Group, campaign: str, atta
         queue.pause(True)
         driver.submit([{"x": 1}])
         meta = {name.decode(): value for name, value in client.hgetall(keys.meta).items()}
-        fields = change(meta, marker, campaign, json.loads(group.file.read_text())["key"].encode())
+        fields = signed(meta, {}, campaign, key_of(group.home / ACCESS_FILE))
+        fields |= change(meta, marker, campaign, key_of(group.file))
         client.hset(keys.meta, mapping={**fields, "paused": 0, "revision": int(meta["revision"]) + 1})
         client.xadd(NOTICES, {"what": "open", "campaign": campaign})
         group.wait_refused(campaign, words)
@@ -136,23 +153,27 @@ def test_an_old_payload_put_back_with_other_kwargs(group: Group, campaign: str):
 
 
 def test_the_fields_of_another_campaign(group: Group, campaign: str):
+    """Also where uid and revision are the same: the name is signed, too."""
     client = group.client()
-    names = ("payload", "signature", "function", "options", "method", "uid", "revision")
     marker = group.folder / f"{campaign}-was-run"
     with group.driver(f"{campaign}-a", "marks:run", run_function_kwargs={"marker": str(marker)}):
-        fields = dict(zip(names, client.hmget(Keys(f"{campaign}-a").meta, names), strict=True))
+        meta = {name.decode(): value for name, value in client.hgetall(Keys(f"{campaign}-a").meta).items()}
+    fields = {name: meta[name] for name in ("payload", "function", "options", "method", "uid")}
     with group.driver(f"{campaign}-b", lambda config: 1):
-        client.hset(Keys(f"{campaign}-b").meta, mapping=fields | {"revision": int(fields["revision"]) + 1})
+        fields |= signed(meta, {}, f"{campaign}-a", key_of(group.home / ACCESS_FILE))
+        client.hset(Keys(f"{campaign}-b").meta, mapping=fields | {"revision": int(meta["revision"]) + 1})
         client.xadd(NOTICES, {"what": "open", "campaign": f"{campaign}-b"})
         group.wait_refused(f"{campaign}-b", INVALID)
+    assert not marker.exists()
     client.close()
 
 
 def test_a_campaign_of_another_label(group: Group, campaign: str):
     """The label decides which workers run it."""
     with group.driver(campaign, lambda config: 1, queue="big"), group.client() as client:
-        client.hset(Keys(campaign).meta, mapping={"queue": "default"})
-        client.hincrby(Keys(campaign).meta, "revision", 1)
+        meta = {name.decode(): value for name, value in client.hgetall(Keys(campaign).meta).items()}
+        fields = signed(meta, {}, campaign, key_of(group.home / ACCESS_FILE)) | {"queue": "default"}
+        client.hset(Keys(campaign).meta, mapping=fields | {"revision": int(meta["revision"]) + 1})
         client.xadd(NOTICES, {"what": "open", "campaign": campaign})
         group.wait_refused(campaign, INVALID)
 
@@ -179,6 +200,30 @@ def test_a_campaign_that_a_worker_has_made(group: Group, campaign: str):
         worker.kill()
         worker.wait()
         link.close()
+
+
+@pytest.mark.filterwarnings("ignore:worker .* does not serve")
+def test_a_drivers_own_workers_run_nothing_of_a_worker(group: Group, campaign: str):
+    """They run as the driver's account, which could sign."""
+    marker = group.folder / f"{campaign}-was-run"
+    keywords = {"local_workers": True, "queue": campaign, "run_function_kwargs": {"marker": "/"}}
+    with group.driver(campaign, lambda config, marker: config["x"], **keywords) as driver:
+        driver.submit([{"x": 1}])
+        assert driver.gather("ALL", timeout=60)[0].result == 1
+        with group.client() as client:
+            keys = Keys(campaign)
+            meta = {name.decode(): value for name, value in client.hgetall(keys.meta).items()}
+            revision = int(meta["revision"]) + 1
+            fields = by_name(meta, marker) | {"signature": b""}
+            client.hset(keys.meta, mapping={**fields, "revision": revision})
+            client.xadd(NOTICES, {"what": "open", "campaign": campaign})
+        logs = group.folder / "driver" / "logs"
+        refusal = f"campaign {campaign} is not served: marks:run {UNSIGNED}"
+        wait_until(lambda: any(refusal in log.read_text() for log in logs.iterdir()))
+        driver.submit([{"x": 2}])
+        assert driver.gather("ALL", timeout=0.1) == []
+        driver.cancel()
+    assert not marker.exists()
 
 
 def test_a_public_key_signs_nothing(group: Group, monkeypatch: pytest.MonkeyPatch, campaign: str):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,16 @@ import pytest
 
 from queue_eval import Evaluator, signing
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
-from queue_eval.errors import FunctionError, UsageError
+from queue_eval.errors import FunctionError, ServerError, UsageError
+from queue_eval.home_loss import HomeLoss
 from queue_eval.server import start_server, stop_server
 from queue_eval.server_home import ServerHome
+from queue_eval.server_settings import Network
+from queue_eval.server_watch import HomeMark
 from queue_eval.signing import Opening, sign, verify
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here, complaint
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -212,6 +217,68 @@ def test_after_new_secrets_no_earlier_file_is_worth_anything(home, far, campaign
     assert key_of(home) == key, "only when it is asked for"
 
 
+def test_new_secrets_change_nothing_for_who_lives(home, campaign, tmp_path):
+    """Driver and workers come back by the new files of the home: it is still the same home."""
+    gate = tmp_path / "gate"
+    keywords = {"campaign": campaign, "home": home, "local_workers": True}
+    with Evaluator.create(wait_for, "process", keywords) as driver:
+        driver.submit([{"x": 1, "gate": str(gate)}, {"x": 2, "gate": str(gate)}])
+        wait_until(gate.with_name("begun").exists)
+        loss, watched = HomeLoss(home), HomeMark(str(home))
+        stop_server(home)
+        start_server(home, keep=True, new_secrets=True)
+        gate.touch()
+        jobs = sorted(driver.gather("ALL", timeout=60), key=lambda job: job.id)
+        assert [(job.result, job.attempts) for job in jobs] == [(1, 1), (2, 1)]
+        assert (loss.tell(), watched.is_gone()) == (None, False)
+
+
+def wait_for(config):
+    import time
+
+    Path(config["gate"]).with_name("begun").touch()
+    while not Path(config["gate"]).exists():
+        time.sleep(0.02)
+    return config["x"]
+
+
+@pytest.mark.parametrize("why", ["address", "port", "package"])
+def test_new_secrets_that_fail_change_nothing(home, campaign, monkeypatch, why):
+    """What copies there are stay right: of the key as of the passwords."""
+    stop_server(home)
+    names = (ACCESS_FILE, WORKER_ACCESS_FILE, "signing.key")
+    before = [(home / name).read_bytes() for name in names]
+    with socket.create_server(("127.0.0.1", 0)) as taken, monkeypatch.context() as patch:
+        network = Network(port=taken.getsockname()[1])
+        if why == "address":
+            network = Network(host="192.0.2.1", port=0)
+        if why == "package":
+            hide_cryptography(patch)
+        with pytest.raises((UsageError, ServerError)):
+            start_server(home, network=network, keep=True, new_secrets=True)
+    assert [(home / name).read_bytes() for name in names] == before
+    start_server(home, keep=True)
+    for name, text in zip(names[:2], before, strict=False):
+        assert key_of(home, name) == json.loads(text)["key"]
+    assert_serves(home, campaign)
+
+
+def hide_cryptography(patch):
+    find = importlib.util.find_spec
+    patch.setattr(
+        signing.importlib.util, "find_spec", lambda name: None if name == "cryptography" else find(name)
+    )
+
+
+def test_another_home_in_the_same_folder_is_another(home):
+    mark = HomeMark(str(home))
+    files = ServerHome(home)
+    files.write(replace(files.read(), key="another"))
+    assert not mark.is_gone()
+    (home / "home.id").write_text("f" * 32)
+    assert mark.is_gone()
+
+
 def test_new_secrets_of_one_users_server(own_home, campaign):
     start_server(own_home, keep=True)
     before = ServerHome(own_home).read()
@@ -230,10 +297,7 @@ def test_a_server_that_serves_one_user_again_has_a_shared_key(home, campaign):
 
 
 def test_no_group_without_the_package(own_home, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        signing.importlib.util, "find_spec", lambda name: None if name == "cryptography" else find(name)
-    )
+    hide_cryptography(monkeypatch)
     refused = complaint(cli_here("server", "start", "--host", "127.0.0.1", "--port", 0, home=own_home), 2)
     assert "needs the package cryptography; install it with: pip install 'queue-eval[group]'" in refused
     assert not (own_home / ACCESS_FILE).exists()

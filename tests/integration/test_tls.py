@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -12,12 +13,13 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
 from queue_eval import Evaluator, certificates
-from queue_eval.access import WORKER_ACCESS_FILE, find_access, read_access
+from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
 from queue_eval.certificates import Certificates, provide, server_names
 from queue_eval.errors import ServerError, UsageError
 from queue_eval.server import server_state, start_server, stop_server
@@ -25,6 +27,7 @@ from queue_eval.server_home import ServerHome
 from queue_eval.server_programs import server_binary
 from queue_eval.server_settings import Network
 from tests.support.cli import cli, cli_here, complaint, document, start_cli
+from tests.support.group import Relay
 from tests.support.waiting import wait_until
 
 
@@ -102,6 +105,33 @@ def test_nothing_is_served_without_encryption(home):
     checks = {c["name"]: c for c in document(cli_here("doctor", "--json", home=home))["checks"]}
     assert checks["certificate"]["status"] == "ok"
     assert checks["access file"]["status"] == "ok"
+
+
+def test_what_passes_on_the_network(home, tmp_path, campaign):
+    """Neither configs nor passwords can be read, and what is changed on the way is not taken."""
+    port = start(home, tls=True)
+    content = json.loads((home / ACCESS_FILE).read_text())
+    file = tmp_path / "relayed.json"
+    file.touch(0o600)
+    with Relay(("127.0.0.1", port)) as relay:
+        url = content["url"].replace(f":{port}/", f":{relay.port}/")
+        file.write_text(json.dumps(content | {"url": url, "embedded": False}))
+        keywords = {"access": file, "home": tmp_path / "near", "campaign": campaign, "local_workers": False}
+        with Evaluator.create(nap, "thread", keywords) as evaluator:
+            evaluator.submit([{"x": "a-word-that-passes"}])
+        seen = b"".join(relay.seen)
+        assert len(seen) > 1000
+        assert b"a-word-that-passes" not in seen
+        assert urlsplit(url).password.encode() not in seen
+        context = ssl.create_default_context(cadata=content["ca"])
+        with (
+            socket.create_connection(("127.0.0.1", relay.port), 10.0) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as line,
+        ):
+            relay.spoil = True
+            line.sendall(b"PING\r\n")
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                line.recv(100)
 
 
 def test_a_url_with_the_standard_ways_to_name_an_authority(home, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from queue_eval import Evaluator
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
 from queue_eval.server import start_server, stop_server
 from queue_eval.signing import Opening, sign
+from queue_eval.user_code import digest
 from tests.conftest import end_processes_of
 from tests.support.cli import COMMAND, ROOT
 from tests.support.waiting import wait_until
@@ -107,10 +108,11 @@ def running_group() -> Iterator[Group]:
 
 
 class Relay:
-    """Passes connections on, and keeps what the clients have sent."""
+    """Passes connections on, and keeps what the clients have sent. With `spoil` it changes that."""
 
     def __init__(self, to: tuple[str, int]) -> None:
         self.seen: list[bytes] = []
+        self.spoil = False
         self._to = to
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -142,17 +144,46 @@ class Relay:
                 self._start(self._pass, client, server, self.seen)
                 self._start(self._pass, server, client, [])
 
-    @staticmethod
-    def _pass(source: socket.socket, target: socket.socket, seen: list[bytes]) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, seen: list[bytes]) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 seen.append(data)
+                if self.spoil:
+                    data = data[:-1] + bytes([data[-1] ^ 1])
                 target.sendall(data)
 
 
 def other_kwargs(meta: Fields, marker: Path) -> Fields:
     options = json.loads(meta["options"]) | {"kwargs": {"marker": str(marker)}}
     return {"options": json.dumps(options).encode()}
+
+
+def other_options(meta: Fields, marker: Path, **changed: Any) -> Fields:
+    return {"options": json.dumps(json.loads(meta["options"]) | changed).encode()}
+
+
+def other_path(meta: Fields, marker: Path) -> Fields:
+    return other_options(meta, marker, path=[str(marker.parent)])
+
+
+def other_forward(meta: Fields, marker: Path, url: str = "redis://127.0.0.1:1/0") -> Fields:
+    forward = json.loads(meta["options"])["forward"] or {"queue": "default", "in_flight": 1}
+    return other_options(meta, marker, forward=forward | {"url": url})
+
+
+def other_time_limit(meta: Fields, marker: Path) -> Fields:
+    return other_options(meta, marker, time_limit=0.1)
+
+
+def by_script(meta: Fields, marker: Path) -> Fields:
+    """Of a file on the worker's machine, which it runs as a script."""
+    script = marker.with_name("some_script.py")
+    script.write_text("def run(config, marker):\n    open(marker, 'w').close()\n")
+    code = json.loads(meta["options"])["code"] | {
+        "script": {"file": str(script), "digest": digest(script.read_bytes()), "spec": "", "argv": ["x"]},
+    }  # fmt: skip
+    changed = other_options(meta, marker, code=code, kwargs={"marker": str(marker)})
+    return changed | {"function": b"__main__:run", "payload": b""}
 
 
 def by_name(meta: Fields, marker: Path) -> Fields:

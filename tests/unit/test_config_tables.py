@@ -17,6 +17,7 @@ from queue_eval.errors import ConfigError
 from queue_eval.job import Job
 from queue_eval.results import write_results
 from queue_eval.states import State
+from queue_eval.table_cells import safe_cell
 
 ABSENT = object()
 
@@ -216,6 +217,11 @@ def test_safe_cells_change_only_what_begins_a_formula(tmp_path, written):
         (row,) = csv.DictReader(file)
     shown = {key: row[key] for key in ("a", "b", "c", "d", "'=e", "f")}
     assert shown == {"a": "'=1+1", "b": "x=1", "c": "-1.5", "d": '[-1, "a"]', "'=e": "'@x", "f": "'-"}
+
+
+@pytest.mark.parametrize("text", ["\ufeff=1", "\0=1", "a;\ufeff=1", "\ufeff \0+1"])
+def test_what_a_spreadsheet_does_not_see_hides_no_formula(text):
+    assert "'" in safe_cell(text)
 
 
 def test_the_configs_of_exported_lines(tmp_path):
