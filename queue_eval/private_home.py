@@ -98,6 +98,13 @@ def make_home(folder: Path) -> None:
         make_known(folder)
     except FileExistsError:
         close_home(folder)
+    else:
+        # Local workers and spools need a home beside a URL, too: its user is told before it is refused.
+        if folder.name == DEFAULT_HOME and (why := why_forgetful()):
+            log.warning(
+                "%s will not be known again, as %s; set XDG_STATE_HOME to a folder of yours, or name it each "
+                "time, by --home or QUEUE_EVAL_HOME", folder, why,
+            )  # fmt: skip
     ignore = folder / ".gitignore"
     if not ignore.exists():  # one that the user has made
         ignore.write_text("*\n", encoding="utf-8")

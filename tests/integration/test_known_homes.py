@@ -181,7 +181,7 @@ def test_a_working_folder_may_not_lead_to_a_home_elsewhere(project: Path) -> Non
 
 
 def test_where_nothing_can_be_recorded_a_home_must_be_named(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(project / "file"))
@@ -191,6 +191,8 @@ def test_where_nothing_can_be_recorded_a_home_must_be_named(
     assert not home.exists()
     start_server(home)
     stop_server(home)
+    (warning,) = caplog.messages
+    assert f"{home} will not be known again, as" in warning
     with pytest.raises(UsageError, match=r"nobody knows whose home .*set XDG_STATE_HOME to"):
         find_access()
     assert find_access(None, home) is not None
