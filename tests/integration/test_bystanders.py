@@ -13,7 +13,7 @@ import pytest
 
 from queue_eval import open_files, server_process
 from queue_eval.errors import ServerError
-from queue_eval.machine import birth_of, machine_id
+from queue_eval.machine import birth_of, born_now, machine_id
 from queue_eval.server import server_state, start_server, stop_server
 from queue_eval.server_home import ServerHome
 from queue_eval.server_life import Holder, processes_of
@@ -84,6 +84,8 @@ def test_a_failed_start_ends_what_it_has_started_and_nothing_older(
         raise fails
 
     with bystander(code, files.alive_file, files.config) as process:
+        # Births are known to two ticks of the clock only, which a quick machine needs for less than this.
+        wait_until(lambda: birth_of(process.pid) < born_now())
         monkeypatch.setattr(server_process, "check_unnamed", lambda _: None)
         monkeypatch.setattr(server_process, "wait_for_answer", fail)
         with pytest.raises(ServerError, match="did not start"):
