@@ -85,7 +85,8 @@ def _why_unknown(folder: Path) -> str:
     return (
         f"{folder} is not known as a home of yours: it may have come with this folder, and would lead to "
         "somebody else's server; if you or an earlier build have made it, adopt it with: queue-eval server "
-        f"{command} --home {quote(str(folder))}; else remove it, or name another --home"
+        f"{command} --home {quote(str(folder))}; naming it by --home or QUEUE_EVAL_HOME does the same; else "
+        "remove it, or name another"
     )
 
 

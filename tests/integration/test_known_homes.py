@@ -144,6 +144,7 @@ def test_the_command_of_the_refusal_adopts(project: Path, kept: str) -> None:
             write_access(home, "redis://127.0.0.1:1", b"own")
     with pytest.raises(UsageError) as refusal:
         find_access("redis://127.0.0.1:1")
+    assert "naming it by --home or QUEUE_EVAL_HOME does the same" in str(refusal.value)
     command = str(refusal.value).partition("adopt it with: queue-eval ")[2].partition(";")[0]
     done = cli(*shlex.split(command), cwd=project)
     try:
