@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.foreign_text import plain
 from queue_eval.private_files import open_private
-from queue_eval.private_home import enter_home
+from queue_eval.private_home import DEFAULT_HOME, enter_home
 from queue_eval.signing import checked_key, is_pair, verifying_half
 from queue_eval.urls import checked_url, safe_url
 
@@ -75,7 +75,7 @@ class Access:
 
 def home_folder(home: str | Path | None = None) -> Path:
     """The absolute folder of the embedded server: `home`, else $QUEUE_EVAL_HOME, else `.queue_eval` here."""
-    return Path(home or os.environ.get("QUEUE_EVAL_HOME") or ".queue_eval").expanduser().resolve()
+    return Path(home or os.environ.get("QUEUE_EVAL_HOME") or DEFAULT_HOME).expanduser().resolve()
 
 
 def is_home_named(home: str | Path | None = None) -> bool:
@@ -87,9 +87,9 @@ def entered_home(home: str | Path | None = None) -> Path:
     """As `home_folder`, for all who read or write there: UsageError for a home that is refused, see
     private_home.py."""
     folder, is_named = home_folder(home), is_home_named(home)
-    if not is_named and Path(".queue_eval").is_symlink():
+    if not is_named and Path(DEFAULT_HOME).is_symlink():
         raise UsageError(
-            f"{Path.cwd() / '.queue_eval'} is a symbolic link, which is not followed; if it is your own, "
+            f"{Path.cwd() / DEFAULT_HOME} is a symbolic link, which is not followed; if it is your own, "
             "name where it leads to by --home or QUEUE_EVAL_HOME; else remove it"
         )
     enter_home(folder, is_named=is_named)

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import re
 import secrets
 import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,18 +45,56 @@ _KEPT_S = 180 * 24 * 3600.0
 
 
 def state_folder() -> Path:
-    """Where the ids of known homes are; a relative $XDG_STATE_HOME does not count. May raise RuntimeError."""
-    named = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(named) if named.startswith("/") else Path.home() / ".local" / "state"
-    return base / "queue_eval" / "homes"
+    """Where the ids of known homes are: below $XDG_STATE_HOME, else $HOME, else this account's home folder.
+
+    One that is relative, or another account's, does not count: root with a user's $HOME (sudo) would leave
+    that user a folder in which only root may write, and follow what the user has put there. Raises
+    RuntimeError with the reason.
+    """
+    belongs_elsewhere = ""
+    for base in _state_bases():
+        if base.is_absolute():
+            folder = base / "queue_eval" / "homes"
+            owner = _nearest_owner(folder)
+            if owner in (0, os.geteuid()):
+                return folder
+            belongs_elsewhere = belongs_elsewhere or f"{base} belongs to another account (uid {owner})"
+    raise RuntimeError(belongs_elsewhere or "this account has no home folder")
+
+
+def _state_bases() -> Iterator[Path]:
+    if named := os.environ.get("XDG_STATE_HOME", ""):
+        yield Path(named)
+    for home in (os.environ.get("HOME", ""), _home_of_account()):
+        if home:
+            yield Path(home) / ".local" / "state"
+
+
+def _home_of_account() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""
+
+
+def _nearest_owner(folder: Path) -> int:
+    """Whose a folder is, or would be made in. 0 where nobody can look: then nothing can be made there."""
+    for place in (folder, *folder.parents):
+        try:
+            return place.stat().st_uid
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            break
+    return 0
 
 
 def why_forgetful() -> str:
     """Why no home can be recorded in the state folder, with its path; "" if it can."""
     try:
         folder = state_folder()
-    except RuntimeError:
-        return "this account has no home folder"
+    except RuntimeError as error:
+        return str(error)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -172,6 +212,8 @@ def _prune() -> None:
     oldest = time.time() - _KEPT_S
     for record in state_folder().iterdir():
         with suppress(OSError, ValueError):
+            if not _ID.fullmatch(record.name):
+                continue
             if record.stat().st_mtime < oldest and not os.path.lexists(record.read_text().rstrip("\n")):
                 record.unlink()
 

@@ -36,6 +36,9 @@ _ENTRIES = (
 )  # fmt: skip
 """What we make there."""
 
+DEFAULT_HOME = ".queue_eval"
+"""The home of a working folder, which nobody has named. It may hold no more than logs and spools."""
+
 _WALKED = ("data", "logs", "spool", "tls")
 """The folders that only we write to. What user code keeps in `checkpoints` is its own."""
 
@@ -58,7 +61,7 @@ def enter_home(folder: Path, *, is_named: bool) -> None:
     if not is_named and not is_known(folder):
         raise UsageError(_why_unknown(folder))
     _check_entries(folder)
-    if is_named and any((folder / name).exists() for name in _MARKS):
+    if is_named and (folder.name == DEFAULT_HOME or any((folder / name).exists() for name in _MARKS)):
         adopt(folder)
 
 
@@ -77,10 +80,13 @@ def _why_unknown(folder: Path) -> str:
             f"nobody knows whose home {folder} is, as {why}; set XDG_STATE_HOME to a folder of yours, or, if "
             f"it is your own, name it each time: --home {quote(str(folder))}, or QUEUE_EVAL_HOME"
         )
+    # Without a record there is no server that an adoption could start.
+    command = "start" if os.path.lexists(folder / "server.json") else "status"
     return (
         f"{folder} is not known as a home of yours: it may have come with this folder, and would lead to "
         "somebody else's server; if you or an earlier build have made it, adopt it with: queue-eval server "
-        f"start --home {quote(str(folder))}; else remove it, or name another --home"
+        f"{command} --home {quote(str(folder))}; naming it by --home or QUEUE_EVAL_HOME does the same; else "
+        "remove it, or name another"
     )
 
 
@@ -93,6 +99,13 @@ def make_home(folder: Path) -> None:
         make_known(folder)
     except FileExistsError:
         close_home(folder)
+    else:
+        # Local workers and spools need a home beside a URL, too: its user is told before it is refused.
+        if folder.name == DEFAULT_HOME and (why := why_forgetful()):
+            log.warning(
+                "%s will not be known again, as %s; set XDG_STATE_HOME to a folder of yours, or name it each "
+                "time, by --home or QUEUE_EVAL_HOME", folder, why,
+            )  # fmt: skip
     ignore = folder / ".gitignore"
     if not ignore.exists():  # one that the user has made
         ignore.write_text("*\n", encoding="utf-8")
@@ -132,6 +145,10 @@ def _check_folder(folder: Path) -> int:
 
 def _check_entries(folder: Path) -> None:
     for entry in _entries(str(folder)):
+        # As the listing tells it: a look at each of thousands of logs would take longer than all else.
+        is_plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+        if is_plain and entry.name != "server.sock" and not _is_secret(entry.name):
+            continue
         path = quote(entry.path)
         try:
             mode = entry.stat(follow_symlinks=False).st_mode

@@ -265,7 +265,7 @@ def restart_stuck(home: str) -> bool:
 
     True if it was so. Another watcher is set in any case.
     """
-    files = ServerHome(home_folder(home))
+    files = ServerHome(entered_home(home))
     with files.lock(), _disk(files):
         record = files.read()
         pid = look(files, record).pid

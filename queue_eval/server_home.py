@@ -59,6 +59,9 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 _TEMPORARY = "queue_eval-{}"
 
+_TYPES: dict[str, type | tuple[type, ...]] = {"int": int, "bool": bool, "float": (int, float)}
+"""What the fields of a record hold that are no text."""
+
 _CONFIG = """\
 daemonize yes
 set-proc-title no
@@ -249,6 +252,11 @@ class ServerHome:
             # One of an older version lacks what has a default.
             defaults = {item.name: item.default for item in fields(Record) if item.default is not MISSING}
             record = Record(**{item.name: (defaults | content)[item.name] for item in fields(Record)})
+            if not all(
+                isinstance(getattr(record, item.name), _TYPES.get(str(item.type), str))
+                for item in fields(Record)
+            ):
+                raise TypeError
             # It lies in home, wherever that was when the server was started: this one may be a copy.
             own = record.socket if self._is_temporary(record.socket) else str(self.folder / "server.sock")
             return replace(record, socket=own)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,7 +62,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_an_unknown_home_of_the_working_folder_is_not_used(project: Path) -> None:
     home = cloned(project / ".queue_eval")
     before = content(home)
-    remedy = rf"{home} is not known as a home of yours: .*queue-eval server start --home {home};"
+    remedy = rf"{home} is not known as a home of yours: .*queue-eval server status --home {home};"
     for act in (
         find_access, start_server, stop_server,
         lambda: find_access("redis://127.0.0.1:1"),  # the key would be theirs
@@ -126,12 +128,40 @@ def test_a_home_that_the_user_names_is_known_from_then_on(
     assert find_access() is not None
 
 
+@pytest.mark.parametrize("kept", ["server", "access file", "logs"])
+def test_the_command_of_the_refusal_adopts(project: Path, kept: str) -> None:
+    """Of an earlier build: a server's home, one for a copied access file, one of local workers with `url`."""
+    home = project / ".queue_eval"
+    if kept == "server":
+        start_server()
+        stop_server()
+        (home / "home.id").unlink()
+    else:
+        home.mkdir(mode=0o700)
+        if kept == "logs":
+            (home / "logs").mkdir(mode=0o755)
+        else:
+            write_access(home, "redis://127.0.0.1:1", b"own")
+    with pytest.raises(UsageError) as refusal:
+        find_access("redis://127.0.0.1:1")
+    assert "naming it by --home or QUEUE_EVAL_HOME does the same" in str(refusal.value)
+    command = str(refusal.value).partition("adopt it with: queue-eval ")[2].partition(";")[0]
+    done = cli(*shlex.split(command), cwd=project)
+    try:
+        assert (done.returncode, done.stderr) == (0 if kept == "server" else 1, "")
+        assert find_access("redis://127.0.0.1:1") is not None
+    finally:
+        stop_server()
+
+
 def test_a_home_that_is_gone_is_forgotten_half_a_year_after_its_last_use(project: Path) -> None:
     gone, moved, late = (project / name for name in ("gone", "moved", "late"))
     for home in (gone, moved, late):
         make_home(home)
         (home / "launch.key").touch(mode=0o600)
     records = {path.read_text().strip(): path for path in state_folder().iterdir()}
+    (state_folder() / "not-ours").write_text("a marker")
+    os.utime(state_folder() / "not-ours", (1e9, 1e9))
     moved = moved.rename(project / ".queue_eval")
     for record in records.values():
         os.utime(record, (1e9, 1e9))
@@ -139,7 +169,7 @@ def test_a_home_that_is_gone_is_forgotten_half_a_year_after_its_last_use(project
     assert find_access() is None  # .queue_eval is in use
     make_home(project / "another")
     found = {path.read_text().strip() for path in state_folder().iterdir()}
-    assert found == {str(path) for path in (moved, late, project / "another")}
+    assert found == {str(path) for path in (moved, late, project / "another")} | {"a marker"}
 
 
 def test_a_working_folder_may_not_lead_to_a_home_elsewhere(project: Path) -> None:
@@ -152,7 +182,7 @@ def test_a_working_folder_may_not_lead_to_a_home_elsewhere(project: Path) -> Non
 
 
 def test_where_nothing_can_be_recorded_a_home_must_be_named(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(project / "file"))
@@ -162,6 +192,8 @@ def test_where_nothing_can_be_recorded_a_home_must_be_named(
     assert not home.exists()
     start_server(home)
     stop_server(home)
+    (warning,) = caplog.messages
+    assert f"{home} will not be known again, as" in warning
     with pytest.raises(UsageError, match=r"nobody knows whose home .*set XDG_STATE_HOME to"):
         find_access()
     assert find_access(None, home) is not None
@@ -303,3 +335,42 @@ def test_only_a_record_of_this_account_counts(project: Path) -> None:
     os.chown(record, UID, UID)
     with pytest.raises(UsageError, match="is not known as a home of yours"):
         find_access()
+
+
+def test_the_state_folder_of_another_account_is_left_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for root with the $HOME of a user: it would be followed there, and shut the user out."""
+    needs_accounts()
+    theirs, own = project / "theirs", project / "own"
+    theirs.mkdir()
+    own.mkdir()
+    os.chown(theirs, UID, UID)
+    monkeypatch.setenv("HOME", str(theirs))
+    account = list(pwd.getpwuid(os.geteuid()))
+    for own_home, state_home in ((own, None), (own, theirs), (theirs, None)):
+        account[5] = str(own_home)
+        found = pwd.struct_passwd(account)
+        monkeypatch.setattr(pwd, "getpwuid", lambda _, found=found: found)
+        if state_home is None:
+            monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+        else:
+            monkeypatch.setenv("XDG_STATE_HOME", str(state_home))
+        home = project / ".queue_eval"
+        if own_home == own:
+            assert state_folder() == own / ".local" / "state" / "queue_eval" / "homes"
+            make_home(home)
+            assert find_access() is None
+            shutil.rmtree(home)
+        else:
+            with pytest.raises(UsageError, match=r"known again, as .* belongs to another account"):
+                start_server()
+            assert not home.exists()
+    assert list(theirs.iterdir()) == []
+
+
+def test_a_relative_home_folder_does_not_count(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be one of the working folder, which may have come with it."""
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", "home")
+    assert state_folder().is_relative_to(pwd.getpwuid(os.geteuid()).pw_dir)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.access import read_access
+from queue_eval.access import entered_home, read_access
 from queue_eval.errors import UsageError
+from queue_eval.private_home import make_home
 from queue_eval.server import revive_server, start_server, stop_server, wake_server
 from tests.support.cli import cli, cli_here, complaint, document
 from tests.support.foreign_listener import UID, needs_accounts
@@ -139,3 +140,27 @@ def test_logs_of_local_workers_are_private_and_ignored_by_git(
         ["git", "-C", own_home.parent, "status", "--porcelain"], check=True, capture_output=True, text=True
     )
     assert seen.stdout == ""
+
+
+def test_the_gate_looks_at_no_log_by_itself(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them, on a shared folder, would cost a driver seconds."""
+    make_home(own_home)
+    (own_home / "logs").mkdir()
+    (own_home / "access.json").touch(mode=0o600)
+    (own_home / "logs" / "worker-a.log").touch()
+    looked: list[str] = []
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self._entry = entry
+
+        def __getattr__(self, name: str) -> object:
+            if name == "stat":
+                looked.append(self._entry.name)
+            return getattr(self._entry, name)
+
+    scan = os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda folder: [Entry(entry) for entry in scan(folder)])
+        entered_home(own_home)
+    assert sorted(looked) == ["access.json", "home.id"]

@@ -441,6 +441,19 @@ def test_lost_access_file_is_written_again(home):
     assert start_server(home) == access == read_access(home)
 
 
+@pytest.mark.parametrize("damage", [{"password": 5}, {"host": None}, {"port": "6379"}, {"keep": "yes"}])
+def test_a_record_with_values_of_another_kind_is_malformed(home, damage):
+    start_server(home)
+    stop_server(home)
+    file = ServerHome(home).record_file
+    whole = file.read_text()
+    file.write_text(json.dumps(json.loads(whole) | damage))
+    for act in (start_server, stop_server, server_state):
+        with pytest.raises(ServerRefusedError, match="is malformed"):
+            act(home)
+    file.write_text(whole)
+
+
 def test_server_whose_record_is_gone_is_not_doubled(home):
     start_server(home)
     text = (home / "server.json").read_text()
