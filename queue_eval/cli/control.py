@@ -63,7 +63,7 @@ def retry_command(
         if chosen and not queue.snapshot().outstanding:
             for card in retire_idle(queue, queue.link.access.home or entered_home(home)):
                 what = "does not answer; it may run these jobs in the environment that it was started in"
-                click.echo(f"worker {card.name} {what}", err=True)
+                say(f"worker {card.name} {what}", err=True)
         count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
         if count:
             queue.notify("retry")

@@ -189,7 +189,8 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
 ) -> None:
     monkeypatch.setenv(SCRIPT_LIMIT_VARIABLE, "0.5")
     access = start_server(own_home, keep=True, network=Network(host, 0 if host else None))
-    pid = server_state(own_home).pid
+    before = server_state(own_home)
+    pid = before.pid
     with wire_to(own_home) as wire:
         for number in range(100):
             wire.call("RPUSH", "list", str(number))
@@ -201,8 +202,30 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
     with wire_to(own_home) as wire:
         assert wire.call("LLEN", "list") == 100
         assert wire.call("GET", MARKER) is None
-    assert server_state(own_home).keep
+    after = server_state(own_home)
+    assert after.keep
+    assert before.started_at is not None
+    assert after.started_at is not None
+    assert after.started_at > before.started_at
     wait_until(lambda: is_watched(record_of(own_home)))
+
+
+def test_a_stuck_server_ends_whose_home_was_removed(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could find it any more."""
+    monkeypatch.setenv(SCRIPT_LIMIT_VARIABLE, "1")
+    start_server(own_home, keep=True)
+    pid = server_state(own_home).pid
+    assert pid is not None
+    process = psutil.Process(pid)
+    try:
+        with looping(own_home, WRITING):
+            own_home.rename(own_home.with_name("elsewhere"))
+            process.wait(20.0)
+    finally:
+        if process.is_running():
+            process.kill()
 
 
 @pytest.mark.parametrize("script", [READING, WRITING], ids=["reading", "writing"])
