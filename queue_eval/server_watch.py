@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -304,6 +305,7 @@ class Watch:
         quarter_s = min(linger_s, self._script_limit_s) / 4
         self._look_s = min(quarter_s, _LOOK_S)
         self._ask_s = min(quarter_s, _STRANGERS_ASK_S if is_public else _ASK_S)
+        self._pid = 0
         self._busy_since: float | None = None
         self._asked_at = self._quiet_since = time.monotonic()
         self._seen = -1  # visits
@@ -312,6 +314,7 @@ class Watch:
         """The program that is to act next, and its argument; nothing once the server has ended."""
         with suppress(ReplyError):  # busy already: then it is counted from the first reply on
             self._seen = visits(self._wire)[1]
+            self._pid = int(_facts(self._wire, "server")[b"process_id"])
         while not self._wire.closed_within(self._look_s):
             try:
                 if self._is_unneeded():
@@ -355,6 +358,10 @@ class Watch:
         self._busy_since = None
         is_ended = end_script(self._wire, busy)
         deed = "it was ended" if is_ended else "it has written, so the server is started anew"
+        if not is_ended and self._pid and self._home.is_gone():
+            # Nobody can start it anew, and nobody else would ever end it. The connection says that it lives.
+            os.kill(self._pid, signal.SIGKILL)
+            return True
         say(f"a script has kept the server busy for {self._script_limit_s:g} s; {deed}")
         return is_ended
 
