@@ -129,6 +129,13 @@ def test_clients_that_show_no_password_are_dropped(own_home: Path, monkeypatch: 
             assert known.recv(100) == b"+PONG\r\n"
 
 
+def test_who_comes_to_a_full_server_waits_for_a_free_connection(own_home: Path) -> None:
+    start_server(own_home, host="127.0.0.1", port=0, keep=True)
+    with full(own_home):
+        done = cli("campaigns", home=own_home)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def can_enter(home: Path) -> bool:
     try:
         wire_to(home).close()
