@@ -367,8 +367,9 @@ class Watch:
 
 
 def say(words: str) -> None:
-    """A line in watcher.log."""
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+    """A line in watcher.log, if its disk takes one."""
+    with suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
 
 
 def main(home: str, linger_s: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -215,6 +217,13 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
     assert after.started_at is not None
     assert after.started_at > before.started_at
     wait_until(lambda: is_watched(record_of(own_home)))
+
+
+def test_a_full_disk_keeps_no_watcher_from_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended where its log took no line, and the script went on."""
+    with open("/dev/full", "wb", buffering=0) as full_disk:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full_disk, write_through=True))
+        server_watch.say("a script has kept the server busy")
 
 
 def test_a_stuck_server_ends_whose_home_was_removed(
