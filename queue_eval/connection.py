@@ -178,7 +178,7 @@ class Link:
                 is_odd = is_cut_off(error) or is_unknown_command(error)
                 if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
                     raise self._behind_proxy(hidden) from error
-                is_full = _FULL in str(error)
+                is_full = self._may_be_full(error)
                 is_passing = isinstance(error, BusyLoadingError) or is_full
                 if time.monotonic() + 0.2 > deadline + is_full * FULL_PATIENCE_S or not is_passing:
                     if (why := hindrance(error)) is not None:
@@ -416,15 +416,23 @@ class Link:
             "only some commands (twemproxy, Envoy); give the URL of the server itself"
         )
 
+    def _may_be_full(self, error: BaseException) -> bool:
+        """Whether all connections are taken. A server that cannot say so before it hangs up just does that."""
+        words, url = str(error), self.access.url
+        if url.startswith("rediss:"):
+            return "UNEXPECTED_EOF" in words
+        return _FULL in words or (url.startswith("unix:") and "Broken pipe" in words)
+
     def _hint(self, error: BaseException) -> str:
         words = reason(error).lower()
         if self.access.url.startswith("redis:") and ("closed by server" in words or "reset by peer" in words):
             return "if it speaks TLS only, its URL begins with rediss://"
         if self.access.url.startswith("rediss:") and "timeout" in words:
             return "check the address; if it does not speak TLS, its URL begins with redis://"
-        if _FULL in words:
+        if self._may_be_full(error):
+            are = "are" if _FULL in words else "may be"
             return (
-                "its connections are all taken: close some, or raise its maxclients; the server of a home "
+                f"its connections {are} all taken: close some, or raise its maxclients; the server of a home "
                 "drops those that show no password within seconds"
             )
         return "check the address, or start one with: queue-eval server start"

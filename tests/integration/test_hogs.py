@@ -21,7 +21,7 @@ from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_process import is_watched
 from queue_eval.server_settings import Network
 from queue_eval.server_watch import SCRIPT_LIMIT_VARIABLE, ReplyError, Wire, drop_strangers
-from tests.support.cli import cli
+from tests.support.cli import cli, cli_here
 from tests.support.waiting import wait_until
 
 READING = "while true do end"
@@ -136,6 +136,22 @@ def test_who_comes_to_a_full_server_waits_for_a_free_connection(own_home: Path) 
     with full(own_home):
         done = cli("campaigns", home=own_home)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_socket_whose_connections_are_all_taken(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the server's own account comes there; nobody is dropped."""
+    monkeypatch.setattr("queue_eval.connection.FULL_PATIENCE_S", -4.5)
+    start_server(own_home, keep=True)
+    with wire_to(own_home) as wire:
+        wire.call("CONFIG", "SET", "maxclients", "30")
+    with ExitStack() as stack:
+        for _ in range(40):
+            line = stack.enter_context(socket.socket(socket.AF_UNIX))
+            line.connect(record_of(own_home).socket)
+        looked = cli_here("campaigns", home=own_home)
+        assert stop_server(own_home)
+    assert looked.returncode == 2
+    assert "all taken: close some, or raise its maxclients" in looked.stderr
 
 
 def can_enter(home: Path) -> bool:
