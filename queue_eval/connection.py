@@ -417,7 +417,7 @@ class Link:
         )
 
     def _may_be_full(self, error: BaseException) -> bool:
-        """Whether all connections are taken. A server that cannot say so before it hangs up just does that."""
+        """Whether all connections are taken. A server that cannot say so before it hangs up just hangs up."""
         words, url = str(error), self.access.url
         if url.startswith("rediss:"):
             return "UNEXPECTED_EOF" in words

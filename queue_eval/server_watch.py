@@ -306,6 +306,8 @@ class Watch:
         self._look_s = min(quarter_s, _LOOK_S)
         self._ask_s = min(quarter_s, _STRANGERS_ASK_S if is_public else _ASK_S)
         self._pid = 0
+        with suppress(ReplyError):
+            self._pid = int(_facts(wire, "server")[b"process_id"])
         self._busy_since: float | None = None
         self._asked_at = self._quiet_since = time.monotonic()
         self._seen = -1  # visits
@@ -314,7 +316,6 @@ class Watch:
         """The program that is to act next, and its argument; nothing once the server has ended."""
         with suppress(ReplyError):  # busy already: then it is counted from the first reply on
             self._seen = visits(self._wire)[1]
-            self._pid = int(_facts(self._wire, "server")[b"process_id"])
         while not self._wire.closed_within(self._look_s):
             try:
                 if self._is_unneeded():
