@@ -30,7 +30,7 @@ from queue_eval.foreign_text import plain
 from queue_eval.private_files import open_private
 from queue_eval.private_home import DEFAULT_HOME, enter_home
 from queue_eval.signing import checked_key, is_pair, verifying_half
-from queue_eval.urls import checked_url, safe_url
+from queue_eval.urls import SCHEMES, checked_url, safe_url
 
 __all__ = [
     "ACCESS_FILE", "WORKER_ACCESS_FILE", "Access", "Role", "check_build", "checked_url", "entered_home",
@@ -97,8 +97,13 @@ def entered_home(home: str | Path | None = None) -> Path:
 
 
 def named_file(file: str | Path | None = None) -> Path | None:
-    """The access file that is named by itself: `file`, else $QUEUE_EVAL_ACCESS; None if none is."""
+    """The access file that is named by itself: `file`, else $QUEUE_EVAL_ACCESS; None if none is.
+
+    Raises UsageError for a URL in its place, which is not shown: it may hold a password.
+    """
     named = file or os.environ.get("QUEUE_EVAL_ACCESS")
+    if named and str(named).partition(":")[0] in SCHEMES:  # a Path has lost one of its slashes
+        raise UsageError("an access file is a path, and a URL is given in its place; give that as the URL")
     return Path(named).expanduser().absolute() if named else None
 
 

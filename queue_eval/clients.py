@@ -41,7 +41,7 @@ from redis.sentinel import (
 from queue_eval.access import Access
 from queue_eval.errors import UsageError
 from queue_eval.faults import DistrustError
-from queue_eval.foreign_text import plain
+from queue_eval.foreign_text import plain, printable
 from queue_eval.nodes import NodeAway, Nodes
 from queue_eval.peers import check_named_peer
 from queue_eval.server_watch import ForeignPeerError, check_peer, short_path
@@ -112,6 +112,14 @@ class _Packing:
         if self._on_connected is not None:
             self._on_connected()
         return line
+
+    def read_response(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().read_response(*arguments, **keywords)  # type: ignore[misc]  # as above
+        except redis.ResponseError as error:
+            # Where nobody catches it, or what it is the cause of, Python shows it as it is.
+            error.args = tuple(printable(one) if isinstance(one, str) else one for one in error.args)
+            raise
 
 
 class _Tcp(_Packing, Connection):
@@ -194,7 +202,8 @@ def new_client(
     try:
         settings: dict[str, Any] = parse_plain_url(url.base)
     except ValueError as error:
-        raise UsageError(f"the options of {safe_url(access.url)} make no sense: {error}") from error
+        # Without its cause: that may repeat a value.
+        raise UsageError(f"the options of {safe_url(access.url)} make no sense: {error}") from None
     for replaced in ("connection_class", "host", "port"):
         settings.pop(replaced, None)
     if url.is_encrypted:
@@ -422,6 +431,8 @@ def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
     # A sentinel answers at once, or another is asked.
     for_sentinels["socket_timeout"] = CONNECT_TIMEOUT_S
     sentinel = _Sentinel(url.nodes, sentinel_kwargs=for_sentinels)
+    for one in sentinel.sentinels:
+        one.connection_pool.connection_class = _Tls if url.is_encrypted else _Tcp
     return redis.Redis.from_pool(
         SentinelConnectionPool(
             url.service, sentinel, connection_class=_PrimaryTls if url.is_encrypted else _PrimaryTcp,

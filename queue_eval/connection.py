@@ -66,6 +66,12 @@ REFUSED_PATIENCE_S = 120.0
 """A server that has served us and then refuses us may have come back with a new access file, which is on
 its way: shared folders show a new file after up to a minute."""
 
+FULL_PATIENCE_S = 4.0
+"""So much longer than for an answer is waited for a free connection: the watcher of a server of ours drops
+those who show no password."""
+
+_FULL = "max number of clients"
+
 SCRIPTS_AT_ONCE = 200
 """So many are sent before their replies are read."""
 
@@ -148,6 +154,8 @@ class Link:
     def check(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         """Raise unless the server answers within about `timeout_s` and will not eat the queue.
 
+        Waits a little longer for one whose connections are all taken.
+
         Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
         trusted) or ServerRefusedError (it evicts, runs no scripts, or is behind a proxy that hides commands).
         """
@@ -170,7 +178,9 @@ class Link:
                 is_odd = is_cut_off(error) or is_unknown_command(error)
                 if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
                     raise self._behind_proxy(hidden) from error
-                if time.monotonic() + 0.2 > deadline or not isinstance(error, BusyLoadingError):
+                is_full = self._may_be_full(error)
+                is_passing = isinstance(error, BusyLoadingError) or is_full
+                if time.monotonic() + 0.2 > deadline + is_full * FULL_PATIENCE_S or not is_passing:
                     if (why := hindrance(error)) is not None:
                         raise ServerUnreachableError(
                             f"the server at {safe_url(self.access.url)} does nothing for now ({why})"
@@ -406,15 +416,23 @@ class Link:
             "only some commands (twemproxy, Envoy); give the URL of the server itself"
         )
 
+    def _may_be_full(self, error: BaseException) -> bool:
+        """Whether all connections are taken. A server that cannot say so before it hangs up just hangs up."""
+        words, url = str(error), self.access.url
+        if url.startswith("rediss:"):
+            return "UNEXPECTED_EOF" in words
+        return _FULL in words or (url.startswith("unix:") and "Broken pipe" in words)
+
     def _hint(self, error: BaseException) -> str:
         words = reason(error).lower()
         if self.access.url.startswith("redis:") and ("closed by server" in words or "reset by peer" in words):
             return "if it speaks TLS only, its URL begins with rediss://"
         if self.access.url.startswith("rediss:") and "timeout" in words:
             return "check the address; if it does not speak TLS, its URL begins with redis://"
-        if "max number of clients" in words:
+        if self._may_be_full(error):
+            are = "are" if _FULL in words else "may be"
             return (
-                "its connections are all taken: close some, or raise its maxclients; the server of a home "
+                f"its connections {are} all taken: close some, or raise its maxclients; the server of a home "
                 "drops those that show no password within seconds"
             )
         return "check the address, or start one with: queue-eval server start"

@@ -40,6 +40,7 @@ from queue_eval.records import Records
 from queue_eval.replicas import await_replicas
 from queue_eval.single import SingleJobs
 from queue_eval.states import Method, State
+from queue_eval.urls import unless_url
 from queue_eval.user_warning import warn_user
 from queue_eval.waiting import Waiter
 
@@ -131,7 +132,7 @@ class Evaluator(DecidedAtCreation, Records):
         name = EVALUATORS.get(method) if isinstance(method, str) else None  # type: ignore[call-overload]
         if name is None:
             raise UnknownMethodError(
-                f'The method "{method}" is not a valid method for an Evaluator! '
+                f'The method "{unless_url(method)}" is not a valid method for an Evaluator! '
                 f"Choose among the following evaluator types: {', '.join(EVALUATORS)}."
             )
         if not isinstance(method_kwargs, dict) or "run_function" in method_kwargs:

@@ -53,8 +53,8 @@ _HINDRANCES = {
     "LOADING": "it is loading its data",
     "BUSY": (
         "a script that is not ours keeps it busy; end that with SCRIPT KILL, or, where that says UNKILLABLE, "
-        "kill the server's process and start it again, as its log is whole; a server of a home does so after "
-        "a minute"
+        "kill the server's process and start it again: what was acknowledged is in its log, if that is on; a "
+        "server of a home does so after a minute"
     ),
     "NOREPLICAS": "it has too few replicas to take writes; start them, or lower min-replicas-to-write",
     "UNBLOCKED": "a failover is under way",
@@ -172,8 +172,14 @@ def reason(error: BaseException) -> str:
 
 def hindrance(error: BaseException) -> str | None:
     """What keeps a server that answers from doing anything, and what to do; None when it is simply away."""
-    code = _code(_innermost(error))
-    return None if code is None else f"{code}: {_HINDRANCES[code]}"
+    error = _innermost(error)
+    code = _code(error)
+    if code is None:
+        return None
+    words = _HINDRANCES[code]
+    if "FUNCTION KILL" in str(error):
+        words = words.replace("script", "function").replace("SCRIPT", "FUNCTION")
+    return f"{code}: {words}"
 
 
 def _code(error: BaseException) -> str | None:

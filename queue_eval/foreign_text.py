@@ -6,7 +6,8 @@ written them. A terminal obeys what they hold of control sequences. So all text 
     command line   `cli.terminal`, the one module of it that writes
     logs           `plain`, which every module puts around its logger
     warnings       `user_warning.warn_user`
-    errors         `errors.QueueEvalError`, when it is shown
+    errors         `errors.QueueEvalError`, when it is shown; those of the server that are its cause, as
+                   soon as `clients` reads them
     callbacks      what they print of a job
 
 Standard library only, and nothing at its import: every process that runs user code has it.

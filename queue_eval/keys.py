@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from queue_eval.errors import UsageError
+from queue_eval.urls import unless_url
 
 CAMPAIGNS = "qe:campaigns"
 """zset: campaign by creation time (ms)."""
@@ -83,7 +84,7 @@ def check_campaign_name(name: str) -> str:
     """Return `name`, or raise UsageError unless it may name a campaign."""
     if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):
         raise UsageError(
-            f"campaign name {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'"
+            f"campaign name {unless_url(name)!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'"
         )
     return name
 
@@ -91,7 +92,9 @@ def check_campaign_name(name: str) -> str:
 def check_queue_name(name: str) -> str:
     """Return `name`, or raise UsageError unless it may be the label of a campaign."""
     if not isinstance(name, str) or not _CAMPAIGN_NAME.fullmatch(name):
-        raise UsageError(f"queue {name!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'")
+        raise UsageError(
+            f"queue {unless_url(name)!r} is not valid; use 1 to 100 letters, digits, '.', '_' or '-'"
+        )
     return name
 
 

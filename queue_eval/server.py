@@ -189,8 +189,8 @@ def revive_server(home: str | Path | None = None) -> Access | None:
             return None
         if not _is_reachable(files, record, life):
             check_space(files)
-            record = replace(record, socket=files.choose_socket())
-            launch(files, replace(record, started_at=time.time()), record, life.forks)
+            last, record = record, replace(record, socket=files.choose_socket(), started_at=time.time())
+            launch(files, record, last, life.forks)
         else:
             wait_for_answer(files, record)
         return _running(files, record)
@@ -274,7 +274,8 @@ def restart_stuck(home: str) -> bool:
         is_stuck = _is_stuck(record)
         if is_stuck:
             end_by_force(files, pid)
-            launch(files, replace(record, started_at=time.time()), record, look(files, record).forks)
+            last, record = record, replace(record, started_at=time.time())
+            launch(files, record, last, look(files, record).forks)
         _running(files, record)
         return is_stuck
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -310,6 +311,9 @@ class Watch:
         quarter_s = min(linger_s, self._script_limit_s) / 4
         self._look_s = min(quarter_s, _LOOK_S)
         self._ask_s = min(quarter_s, _STRANGERS_ASK_S if is_public else _ASK_S)
+        self._pid = 0
+        with suppress(ReplyError):
+            self._pid = int(_facts(wire, "server")[b"process_id"])
         self._busy_since: float | None = None
         self._asked_at = self._quiet_since = time.monotonic()
         self._seen = -1  # visits
@@ -361,13 +365,18 @@ class Watch:
         self._busy_since = None
         is_ended = end_script(self._wire, busy)
         deed = "it was ended" if is_ended else "it has written, so the server is started anew"
+        if not is_ended and self._pid and self._home.is_gone():
+            # Nobody can start it anew, and nobody else would ever end it. The connection says that it lives.
+            os.kill(self._pid, signal.SIGKILL)
+            return True
         say(f"a script has kept the server busy for {self._script_limit_s:g} s; {deed}")
         return is_ended
 
 
 def say(words: str) -> None:
-    """A line in watcher.log."""
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+    """A line in watcher.log, if its disk takes one."""
+    with suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
 
 
 def main(home: str, linger_s: float) -> None:

@@ -33,6 +33,8 @@ DEFAULT_SERVICE = "mymaster"
 _DEFAULT_PORTS = {"": 6379, "cluster": 6379, "sentinel": 26379}
 
 _OPTIONS = re.compile(r"db|username|password|sentinel_username|sentinel_password|ssl_[a-z_]+")
+_VALUES = {"db": "[0-9]{1,9}", "ssl_cert_reqs": "none|optional|required"}
+"""What these options may say. Errors of redis-py and of Python repeat any other value."""
 _SHOWN_OPTION = re.compile(r"db=[0-9]*|ssl_(?!password|keyfile_password)[a-z_]+=.*")
 """Options that are shown with their values. What follows any other may be a part of its value, and is not."""
 _SHOWN_USERS = ("default", "driver", "worker")
@@ -127,6 +129,11 @@ def safe_url(url: str) -> str:
     return f"{parts.scheme}://{user}{parts.hosts}{parts.path}{options}"
 
 
+def unless_url(name: object) -> object:
+    """The name of something, for messages; ``***`` where it may be a URL that stands in the wrong place."""
+    return _HIDDEN if isinstance(name, str) and ("://" in name or "@" in name) else name
+
+
 def _take_apart(url: str) -> _Parts:
     """Raises UsageError for a URL whose pieces cannot be told apart for certain, or of unknown options."""
     scheme, separator, rest = url.partition("://")
@@ -152,7 +159,7 @@ def _take_apart(url: str) -> _Parts:
 
 def _check_options(scheme: str, options: str) -> None:
     for number, option in enumerate(options.split("&") if options else (), 1):
-        name, is_sign, _ = option.partition("=")
+        name, is_sign, value = option.partition("=")
         # Its name is not shown: it may be what follows an & in a password.
         if not is_sign or not _OPTIONS.fullmatch(name):
             raise _refusal(
@@ -160,6 +167,9 @@ def _check_options(scheme: str, options: str) -> None:
                 f"option {number} of those behind its ? is not known here: there are db=, username=, "
                 "password=, sentinel_username=, sentinel_password=, ssl_ca_certs= and other ssl_ ones",
             )
+        if not re.fullmatch(_VALUES.get(name, ".*"), value, re.DOTALL):
+            wanted = "a number" if name == "db" else "none, optional or required"
+            raise _refusal(scheme, f"the value of {name}= must be {wanted}")
 
 
 def _shown_options(options: str) -> str:

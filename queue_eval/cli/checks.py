@@ -35,7 +35,7 @@ from queue_eval.connection import (
     read_settings,
     why_scriptless,
 )
-from queue_eval.errors import QueueEvalError, ServerRefusedError
+from queue_eval.errors import QueueEvalError, ServerRefusedError, UsageError
 from queue_eval.expiry import closed_ms_of
 from queue_eval.faults import REDIS_ERRORS
 from queue_eval.fleet import live_workers
@@ -284,7 +284,10 @@ def _shared_memory(*, clean: bool) -> Finding:
 
 
 def _permissions(folder: Path) -> Iterator[Finding]:
-    files = [named_file() or folder / ACCESS_FILE, folder / WORKER_ACCESS_FILE]
+    named = None
+    with suppress(UsageError):  # of a URL in its place; the check of the server says it
+        named = named_file()
+    files = [named or folder / ACCESS_FILE, folder / WORKER_ACCESS_FILE]
     if not files[1].exists():
         del files[1]
     for name, path in (*(("access file", file) for file in files), ("home", folder)):

@@ -203,6 +203,7 @@ def _check_server(access: Access) -> None:
     except ServerUnreachableError as error:
         if error.__cause__ is not None and is_refusal(error.__cause__):
             raise
-        log.warning("%s; waiting for it", str(error).partition(";")[0])
+        words = str(error).partition(";")[0]
+        log.warning("%s%s; waiting for it", words, ")" * (words.count("(") - words.count(")")))
     finally:
         link.close()

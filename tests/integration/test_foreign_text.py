@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import io
 import logging
+import socketserver
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,6 +187,34 @@ def test_errors_and_warnings_are_printable():
         warn_user(FORGED_LINES)
     assert controls(str(caught[0].message), colours=False) == []
     assert "\n" not in str(caught[0].message)
+
+
+class Rude(socketserver.StreamRequestHandler):
+    """Answers each line of each command with an error."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            if not line.startswith((b"*", b"$")):
+                self.wfile.write(f"-ERR rude {FORGED}\r\n".encode())
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "redis+sentinel"])
+def test_a_drivers_traceback_shows_no_server_as_it_is(scheme, tmp_path):
+    """Also what the error has for its cause."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Rude) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
+            code = f"from queue_eval import Evaluator\nEvaluator.attach('x', url={url!r})"
+            status, seen = run_on_terminal(sys.executable, "-c", code, home=tmp_path, PYTHON_COLORS="0")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert controls(seen, colours=False) == [], seen
+    assert status == 1
+    assert "sentinel" in scheme or f"rude {SHOWN}" in seen, seen
 
 
 def test_whoever_handles_our_log_records_gets_them_printable():

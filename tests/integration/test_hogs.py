@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +21,7 @@ from queue_eval.server_home import Record, ServerHome
 from queue_eval.server_process import is_watched
 from queue_eval.server_settings import Network
 from queue_eval.server_watch import SCRIPT_LIMIT_VARIABLE, ReplyError, Wire, drop_strangers
-from tests.support.cli import cli
+from tests.support.cli import cli, cli_here
 from tests.support.waiting import wait_until
 
 READING = "while true do end"
@@ -129,6 +131,29 @@ def test_clients_that_show_no_password_are_dropped(own_home: Path, monkeypatch: 
             assert known.recv(100) == b"+PONG\r\n"
 
 
+def test_who_comes_to_a_full_server_waits_for_a_free_connection(own_home: Path) -> None:
+    start_server(own_home, host="127.0.0.1", port=0, keep=True)
+    with full(own_home):
+        done = cli("campaigns", home=own_home)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_socket_whose_connections_are_all_taken(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the server's own account comes there; nobody is dropped."""
+    monkeypatch.setattr("queue_eval.connection.FULL_PATIENCE_S", -4.5)
+    start_server(own_home, keep=True)
+    with wire_to(own_home) as wire:
+        wire.call("CONFIG", "SET", "maxclients", "30")
+    with ExitStack() as stack:
+        for _ in range(40):
+            line = stack.enter_context(socket.socket(socket.AF_UNIX))
+            line.connect(record_of(own_home).socket)
+        looked = cli_here("campaigns", home=own_home)
+        assert stop_server(own_home)
+    assert looked.returncode == 2
+    assert "all taken: close some, or raise its maxclients" in looked.stderr
+
+
 def can_enter(home: Path) -> bool:
     try:
         wire_to(home).close()
@@ -189,7 +214,8 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
 ) -> None:
     monkeypatch.setenv(SCRIPT_LIMIT_VARIABLE, "0.5")
     access = start_server(own_home, keep=True, network=Network(host, 0 if host else None))
-    pid = server_state(own_home).pid
+    before = server_state(own_home)
+    pid = before.pid
     with wire_to(own_home) as wire:
         for number in range(100):
             wire.call("RPUSH", "list", str(number))
@@ -201,8 +227,38 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
     with wire_to(own_home) as wire:
         assert wire.call("LLEN", "list") == 100
         assert wire.call("GET", MARKER) is None
-    assert server_state(own_home).keep
+    after = server_state(own_home)
+    assert after.keep
+    assert before.started_at is not None
+    assert after.started_at is not None
+    assert after.started_at > before.started_at
     wait_until(lambda: is_watched(record_of(own_home)))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")
+def test_a_full_disk_keeps_no_watcher_from_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended where its log took no line, and the script went on."""
+    with Path("/dev/full").open("wb", buffering=0) as full_disk:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full_disk, write_through=True))
+        server_watch.say("a script has kept the server busy")
+
+
+def test_a_stuck_server_ends_whose_home_was_removed(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could find it any more."""
+    monkeypatch.setenv(SCRIPT_LIMIT_VARIABLE, "1")
+    start_server(own_home, keep=True)
+    pid = server_state(own_home).pid
+    assert pid is not None
+    process = psutil.Process(pid)
+    try:
+        with looping(own_home, WRITING):
+            own_home.rename(own_home.with_name("elsewhere"))
+            process.wait(20.0)
+    finally:
+        if process.is_running():
+            process.kill()
 
 
 @pytest.mark.parametrize("script", [READING, WRITING], ids=["reading", "writing"])

@@ -52,6 +52,8 @@ MISTYPED = {
     "not escaped, sentinels": lambda u, s: f"redis+sentinel://{u}:{s}@{NOBODY},{NOBODY}/jobs",
     "not escaped, an option": lambda u, s: f"redis://{NOBODY}?password={s}",
     "another option": lambda u, s: f"redis://{NOBODY}?pasword={s}",
+    "a value that is none": lambda u, s: f"redis://{NOBODY}?db={escaped(s)}",
+    "another value that is none": lambda u, s: f"rediss://{NOBODY}?ssl_cert_reqs={escaped(s)}",
     "no option": lambda u, s: f"redis://{NOBODY}?{s}",
     "no scheme": lambda u, s: f"{u}:{s}@{NOBODY}",
     "another scheme": lambda u, s: f"reddis://{u}:{s}@{NOBODY}",
@@ -145,6 +147,25 @@ def test_no_complaint_repeats_a_url_in_a_wrong_place(words, tmp_path, monkeypatc
     done = cli_here(*(word.replace("URL", url) for word in words), home=tmp_path)
     assert done.returncode == 2, done
     assert CORE not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["campaign", "queue", "access", "method", "$QUEUE_EVAL_ACCESS"])
+@pytest.mark.parametrize("kind", ["a user", "not escaped", "one slash"])
+def test_no_error_repeats_a_url_in_a_wrong_place(place, kind, tmp_path, monkeypatch):
+    url = (RIGHT | MISTYPED)[kind]("u@v", f"a{CORE}")
+    keywords = {"url": f"redis://{NOBODY}", "home": tmp_path}
+    if place == "$QUEUE_EVAL_ACCESS":
+        monkeypatch.setenv("QUEUE_EVAL_ACCESS", url)
+    if place in ("access", "$QUEUE_EVAL_ACCESS"):
+        del keywords["url"]
+    if not place.startswith("$"):
+        keywords[place] = url
+    with logged() as lines, pytest.raises(QueueEvalError) as caught:
+        Evaluator.create("os:getpid", str(keywords.pop("method", "thread")), keywords)
+    assert CORE not in "\n".join([*traceback.format_exception(caught.value), *lines])
+    doctor = cli_here("doctor", "--json", home=tmp_path)
+    assert doctor.returncode == 1
+    assert CORE not in doctor.stdout + doctor.stderr
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,11 @@ def test_a_server_that_does_nothing_for_now_is_waited_for(error, code):
     assert str(hindrance(error)).startswith(f"{code}: ")
 
 
+def test_a_function_that_loops_has_a_remedy_of_its_own():
+    words = "BUSY Valkey is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE."
+    assert "end that with FUNCTION KILL" in str(hindrance(ResponseError(words)))
+
+
 @pytest.mark.parametrize(
     "words",
     [OLD + "attempt to compare nil with number", "WRONGTYPE Operation against a key", "BUSYGROUP exists"],
