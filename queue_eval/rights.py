@@ -31,16 +31,22 @@ _EVERYTHING = f"{_CONNECTION} {_SCRIPTS} {_READ} {_WRITE}"
 _DRIVERS_ONLY = "unlink multi exec discard wait"
 
 _RQ_COMMANDS = (
-    "auth blmove blpop brpop client|info client|setinfo client|setname del discard eval evalsha exec exists "
-    "expire get hdel hexists hget hgetall hincrby hincrbyfloat hmget hset info lindex llen lmove lpop lpos "
-    "lpush lrange lrem lset ltrim multi persist ping psubscribe pttl publish punsubscribe rename rpop rpush "
-    "sadd scard script|exists script|load select set setex setnx sismember smembers srem sscan subscribe "
-    "time ttl type unlink unsubscribe unwatch watch xadd xdel xlen xrange xread xrevrange xtrim zadd zcard "
-    "zcount zincrby zpopmin zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
+    "blmove blpop brpop del discard eval evalsha exec exists expire get hdel hexists hget hgetall hincrby "
+    "hincrbyfloat hmget hset info lindex llen lmove lpop lpos lpush lrange lrem lset ltrim multi persist "
+    "psubscribe pttl publish punsubscribe rename rpop rpush sadd scard script|exists script|load set "
+    "setex setnx sismember smembers srem sscan subscribe time ttl type unlink unsubscribe unwatch watch "
+    "xadd xdel xlen xrange xread xrevrange xtrim zadd zcard zcount zincrby zpopmin zrange zrangebyscore "
+    "zrem zremrangebyrank zremrangebyscore zrevrange zscore"
 )
 """What RQ 2 and 3 call in queues, workers, schedulers and ``rq info``, and our forwarder beside them."""
 
-RQ = f"resetchannels ~rq:* ~qe:rq:* &rq:* -@all {' '.join(f'+{word}' for word in _RQ_COMMANDS.split())}"
+# @connection: servers before 7.2 do not know CLIENT SETINFO, and refuse rules that name it.
+RQ = " ".join(
+    (
+        *("resetchannels", "~rq:*", "~qe:rq:*", "&rq:*", "-@all", "+@connection", "-@admin", "-@dangerous"),
+        *(f"+{word}" for word in _RQ_COMMANDS.split()),
+    )
+)
 """The rights of one who uses RQ: its keys and channels, and those of forwarded jobs."""
 
 

@@ -386,7 +386,7 @@ def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> A
         write_access(files.folder, record.url_of(role), own, name=name, embedded=True, **more)
     if roles == ("driver",):
         (files.folder / WORKER_ACCESS_FILE).unlink(missing_ok=True)
-    if not is_watched(record):
+    if not is_watched(files, record):
         start_watcher(files, linger_s)
     access = read_access(files.folder)
     assert access is not None

@@ -25,6 +25,7 @@ from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachable
 from queue_eval.foreign_text import plain
 from queue_eval.leftovers import unmarked
 from queue_eval.machine import birth_of, born_now, is_alive
+from queue_eval.open_files import is_own
 from queue_eval.private_files import open_private
 from queue_eval.private_home import close_home
 from queue_eval.server_home import Record, ServerHome
@@ -334,15 +335,26 @@ def check_space(files: ServerHome) -> None:
         )
 
 
-def is_watched(record: Record) -> bool:
+def is_watched(files: ServerHome, record: Record) -> bool:
     """Whether a watcher is connected to the server, as far as that can be asked now."""
     try:
         with Wire(record.socket, record.password) as wire:
             clients = wire.call("CLIENT", "LIST")
-    except (OSError, ReplyError):
+    except OSError:
         return True
+    except ReplyError as error:
+        # It is wanted most while a script keeps the server from telling.
+        return not is_busy(error) or _has_watcher(files)
     assert isinstance(clients, bytes)
     return f" name={server_watch.NAME} ".encode() in clients
+
+
+def _has_watcher(files: ServerHome) -> bool:
+    own = [server_watch.__file__, str(files.folder)]
+    return any(
+        own == (process.info["cmdline"] or ())[-3:-1] and is_own(process.pid)
+        for process in psutil.process_iter(["cmdline"])
+    )
 
 
 def _diagnosis(files: ServerHome, binary: Path, words: str) -> str:

@@ -384,7 +384,7 @@ def main(home: str, linger_s: float) -> None:
         record = json.load(file)
     # No timeout: a server that is stopped by SIGSTOP or busy is not a server that has ended.
     with Wire(record["socket"], record["password"], timeout_s=None) as wire:
-        wire.call("CLIENT", "SETNAME", NAME)
+        wire.call("HELLO", "2", "SETNAME", NAME)  # also while a script keeps the server busy
         # Connected before the starter is let go: who looks next finds a watcher. The home is marked by then,
         # too: it may be removed at once, and its server must not go on for ever.
         # One that an old build has started may have no users but `default`, for everybody.

@@ -46,7 +46,7 @@ def end_watcher(home: Path) -> None:
         words = process.info["cmdline"] or ()
         if str(home) in words and any("server_watch" in word for word in words):
             process.kill()
-    wait_until(lambda: not is_watched(record_of(home)))
+    wait_until(lambda: not is_watched(ServerHome(home), record_of(home)))
 
 
 @contextmanager
@@ -208,6 +208,21 @@ def test_a_waiting_driver_names_it_and_the_watcher_ends_it(
     assert "kept the server busy for 3 s; it was ended" in ServerHome(own_home).watcher_log.read_text()
 
 
+def test_a_watcher_that_is_gone_is_set_anew_while_a_script_loops(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SCRIPT_LIMIT_VARIABLE, "1")
+    start_server(own_home, keep=True)
+    end_watcher(own_home)
+    with looping(own_home, READING) as told:
+        start_server(own_home, keep=True)
+        start_server(own_home, keep=True)
+    assert "killed" in told[0]
+    with wire_to(own_home) as wire:
+        clients = wire.call("CLIENT", "LIST")
+    assert clients.count(server_watch.NAME.encode()) == 1
+
+
 @pytest.mark.parametrize("host", ["", "127.0.0.1"], ids=["one-user", "group"])
 def test_the_watcher_starts_a_server_anew_whose_script_has_written(
     own_home: Path, host: str, monkeypatch: pytest.MonkeyPatch
@@ -232,7 +247,7 @@ def test_the_watcher_starts_a_server_anew_whose_script_has_written(
     assert before.started_at is not None
     assert after.started_at is not None
     assert after.started_at > before.started_at
-    wait_until(lambda: is_watched(record_of(own_home)))
+    wait_until(lambda: is_watched(ServerHome(own_home), record_of(own_home)))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")

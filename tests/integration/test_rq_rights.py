@@ -138,6 +138,12 @@ def test_nothing_else(home, file):
                 client.execute_command(*command.split())
 
 
+def test_a_server_of_redis_7_0_knows_every_word():
+    """It refuses to start for one that it does not know."""
+    named = {word[1:] for word in RQ.split() if "|" in word}
+    assert named <= {"client|setname", "script|exists", "script|load"}
+
+
 def test_a_user_of_another_redis_is_given_the_same():
     """The page names the rights word by word, for who copies them."""
     assert f"ACL SETUSER queue_eval on >PASSWORD {RQ}\n" in (ROOT / "docs" / "rq.md").read_text()
