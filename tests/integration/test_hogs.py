@@ -17,27 +17,18 @@ import redis
 from queue_eval import Evaluator, server_watch
 from queue_eval.access import find_access
 from queue_eval.server import server_state, start_server, stop_server
-from queue_eval.server_home import Record, ServerHome
+from queue_eval.server_home import ServerHome
 from queue_eval.server_process import is_watched
 from queue_eval.server_settings import Network
-from queue_eval.server_watch import SCRIPT_LIMIT_VARIABLE, ReplyError, Wire, drop_strangers
+from queue_eval.server_watch import SCRIPT_LIMIT_VARIABLE, ReplyError, drop_strangers
 from tests.support.cli import cli, cli_here
+from tests.support.homes import record_of, wire_to
 from tests.support.waiting import wait_until
 
 READING = "while true do end"
 MARKER = "qe:{marker}"
 WRITING = f"redis.call('SET', '{MARKER}', '1') while true do end"
 NAMED = "BUSY: a script that is not ours keeps it busy; end that with SCRIPT KILL"
-
-
-def record_of(home: Path) -> Record:
-    record = ServerHome(home).read()
-    assert record is not None
-    return record
-
-
-def wire_to(home: Path) -> Wire:
-    return Wire(record_of(home).socket, record_of(home).password)
 
 
 def end_watcher(home: Path) -> None:

@@ -18,8 +18,8 @@ from queue_eval.errors import ServerRefusedError
 from queue_eval.server import start_server, stop_server
 from queue_eval.server_home import ServerHome
 from queue_eval.server_settings import Network
-from queue_eval.server_watch import Wire
 from tests.support.cli import cli_here, complaint, document, start_cli
+from tests.support.homes import wire_to
 from tests.support.waiting import wait_until
 
 
@@ -47,13 +47,8 @@ def as_user(home: Path, file: str) -> redis.Redis:
     return redis.Redis.from_url(find_access(file=home / file).url, protocol=2)
 
 
-def administrator(home: Path) -> Wire:
-    record = ServerHome(home).read()
-    return Wire(record.socket, record.password)
-
-
 def denials(home: Path) -> list[object]:
-    with administrator(home) as wire:
+    with wire_to(home) as wire:
         return wire.call("ACL", "LOG")
 
 
@@ -84,7 +79,7 @@ def test_all_that_drivers_and_workers_do_is_allowed(home, worker, tmp_path, monk
     assert cli_here("export", "thread", "--out", tmp_path / "all.csv").returncode == 0
     assert denials(home) == []
     checks = {c["name"]: c for c in document(cli_here("doctor", "--json"))["checks"]}
-    with administrator(home) as wire:
+    with wire_to(home) as wire:
         wire.call("ACL", "LOG", "RESET")  # doctor asks for more than it need be told
     assert checks["persistence"]["status"] == checks["maxmemory-policy"]["status"] == "ok"
     assert document(cli_here("workers", "--json"))[0]["name"] == "far"
@@ -97,7 +92,7 @@ def test_all_that_drivers_and_workers_do_is_allowed(home, worker, tmp_path, monk
 
 @pytest.mark.parametrize("missing", [(), ("-pttl", "-expire")], ids=["all", "of-an-earlier-build"])
 def test_a_driver_may_start_local_workers(home, campaign, missing):
-    with administrator(home) as wire:
+    with wire_to(home) as wire:
         wire.call("ACL", "SETUSER", "driver", *missing)
     with Evaluator.create(score, "process", {"campaign": campaign, "home": home}) as driver:
         driver.submit([{"x": 1}])
@@ -114,7 +109,7 @@ def test_a_driver_may_have_its_campaign_expire_and_prune(home, tmp_path, monkeyp
     prune = ("campaigns", "--prune", "--older-than", 0, "--json")
     as_worker = cli_here(*prune, "--access", home / WORKER_ACCESS_FILE)
     assert "does not allow this to the worker's access file" in complaint(as_worker, 2)
-    with administrator(home) as wire:
+    with wire_to(home) as wire:
         assert wire.call("ACL", "LOG")
         wire.call("ACL", "LOG", "RESET")
     pruned = document(cli_here(*prune))["pruned"]
@@ -193,7 +188,7 @@ def test_rq_is_allowed_when_asked_for(own_home, tmp_path):
 
 
 def test_a_user_who_may_not_read_the_settings_is_still_warned_of_eviction(home):
-    with administrator(home) as wire:
+    with wire_to(home) as wire:
         wire.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         refused = cli_here("campaigns", "--access", home / ACCESS_FILE)
         assert "evicts keys (maxmemory-policy allkeys-lru)" in complaint(refused, 2)

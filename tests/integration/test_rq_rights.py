@@ -18,10 +18,9 @@ from queue_eval import Evaluator
 from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
 from queue_eval.rights import RQ
 from queue_eval.server import start_server
-from queue_eval.server_home import ServerHome
 from queue_eval.server_settings import Network
-from queue_eval.server_watch import Wire
 from tests.support.cli import start_cli
+from tests.support.homes import wire_to
 from tests.support.rq_fleet import ROOT, RqFleet
 from tests.support.waiting import wait_until
 
@@ -60,8 +59,7 @@ def fleet(home: Path) -> Iterator[RqFleet]:
 
 def denied(home: Path) -> list[Any]:
     """The commands that were refused to users since this was asked last."""
-    record = ServerHome(home).read()
-    with Wire(record.socket, record.password) as wire:
+    with wire_to(home) as wire:
         entries = wire.call("ACL", "LOG")
         wire.call("ACL", "LOG", "RESET")
     return [bytes(entry[entry.index(b"object") + 1]).decode() for entry in entries]

@@ -35,7 +35,7 @@ from queue_eval.server import (
     stop_if_idle,
     stop_server,
 )
-from queue_eval.server_home import Record, ServerHome
+from queue_eval.server_home import ServerHome
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import SOCKET_PATH_LIMIT, ReplyError, Wire, has_outstanding, visits
 
@@ -62,16 +62,6 @@ def watchers_of(home: Path) -> list[psutil.Process]:
     return [
         process for process in processes_of(home) if any("server_watch" in word for word in process.cmdline())
     ]
-
-
-def record_of(home: Path) -> Record:
-    record = ServerHome(home).read()
-    assert record is not None
-    return record
-
-
-def wire_to(home: Path) -> Wire:
-    return Wire(record_of(home).socket, record_of(home).password)
 
 
 def kill_server(home: Path) -> int:
