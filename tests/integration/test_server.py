@@ -38,6 +38,7 @@ from queue_eval.server import (
 from queue_eval.server_home import ServerHome
 from queue_eval.server_programs import server_binary
 from queue_eval.server_watch import SOCKET_PATH_LIMIT, ReplyError, Wire, has_outstanding, visits
+from tests.support.homes import record_of, wire_to
 
 START = "import sys; from queue_eval.server import start_server; print(start_server(sys.argv[1]).url)"
 
