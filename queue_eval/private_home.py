@@ -80,13 +80,11 @@ def _why_unknown(folder: Path) -> str:
             f"nobody knows whose home {folder} is, as {why}; set XDG_STATE_HOME to a folder of yours, or, if "
             f"it is your own, name it each time: --home {quote(str(folder))}, or QUEUE_EVAL_HOME"
         )
-    # Without a record there is no server that an adoption could start.
-    command = "start" if os.path.lexists(folder / "server.json") else "status"
     return (
         f"{folder} is not known as a home of yours: it may have come with this folder, and would lead to "
         "somebody else's server; if you or an earlier build have made it, adopt it with: queue-eval server "
-        f"{command} --home {quote(str(folder))}; naming it by --home or QUEUE_EVAL_HOME does the same; else "
-        "remove it, or name another"
+        f"status --home {quote(str(folder))}; naming it by --home or QUEUE_EVAL_HOME does the same; else "
+        "remove it, or name another home"
     )
 
 
