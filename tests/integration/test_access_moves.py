@@ -157,6 +157,8 @@ def test_a_worker_that_is_refused_for_long_ends(home, given, tmp_path):
     try:
         wait_until(lambda: [one.card.name for one in live_workers(link)] == ["w"], 30)
         link.close()
+        # It is on the register a moment before it has begun to serve.
+        assert "slots for all campaigns" in worker.stderr.readline()
         change_password(home, "another")
         _, said = worker.communicate(timeout=40)
     finally:
