@@ -1,4 +1,4 @@
-"""Workers for the server that tests share, and for one of a test's own."""
+"""Workers for the server that tests share, for one of a test's own, and for a group."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_fleet import Fleet
+from tests.support.group import Group, running_group
 
 
 @pytest.fixture
@@ -22,3 +23,10 @@ def own_fleet(own_home: Path, tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(own_home, tmp_path)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Group]:
+    """A server for a group, with one worker that has only its own file."""
+    with running_group() as group:
+        yield group

@@ -8,7 +8,6 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from queue_eval.keys import Keys
 from queue_eval.moves import Settled, Settlement, Submission
 from queue_eval.queue import CampaignQueue
 from queue_eval.server_home import ServerHome
-from queue_eval.server_watch import Wire
 from queue_eval.states import Outcome
 from tests.conftest import end_processes_of
 from tests.support.cli import COMMAND, ROOT
@@ -37,15 +35,9 @@ from tests.support.group import (
     by_value,
     other_forward,
     other_kwargs,
-    running_group,
 )
+from tests.support.homes import wire_to
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    with running_group() as group:
-        yield group
 
 
 def test_the_password_chooses_configs(group: Group, campaign: str):
@@ -215,8 +207,7 @@ def test_what_passes_on_the_network(group: Group, campaign: str):
 
 def test_who_has_the_servers_own_files(group: Group, campaign: str):
     """They can: everything. The record has the passwords and no key that signs; signing.key has that."""
-    record = ServerHome(group.home).read()
-    with Wire(record.socket, record.password) as wire:
+    with wire_to(group.home) as wire:
         assert wire.call("CONFIG", "GET", "appendonly") == [b"appendonly", b"yes"]
     key = json.loads((group.home / ACCESS_FILE).read_text())["key"]
     assert (group.home / "signing.key").read_text().strip() == key
@@ -230,7 +221,7 @@ def test_who_has_the_own_files_of_one_users_server(server: Path):
     """They can: also sign, for the record has the key."""
     record = ServerHome(server).read()
     assert record.key == json.loads((server / ACCESS_FILE).read_text())["key"]
-    with Wire(record.socket, record.password) as wire:
+    with wire_to(server) as wire:
         assert wire.call("CONFIG", "GET", "appendonly") == [b"appendonly", b"yes"]
     for name in ("server.json", "server.conf"):
         assert (server / name).stat().st_mode & 0o777 == 0o600

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,9 @@ from tests.support.group import (
     other_kwargs,
     other_path,
     other_time_limit,
-    running_group,
     signature_of,
 )
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    with running_group() as group:
-        yield group
 
 
 def test_what_a_driver_has_signed_runs(group: Group, campaign: str):
