@@ -338,7 +338,7 @@ class Book:
             self._decide()
             releasing = any(not _is_put_off(served) for served, _ in self._to_release)
             loads = [one.loads for one in self._served.values() if not _is_put_off(one)]
-            if any(one.unloaded or one.new_sources or one.revision is not None for one in loads):
+            if any(one.unloaded or one.is_untold for one in loads):
                 return True
             return releasing or self._holds_too_long() or bool(self._choose())
 
@@ -386,12 +386,20 @@ class Book:
             found = [one for one in self._served.values() if one.loads.unloaded and not _is_put_off(one)]
             return [(one, one.loads.take_unloaded()) for one in found]
 
-    def take_loads(self) -> list[tuple[Served, int | None, dict[str, str]]]:
-        """Revisions of run functions that were loaded here for the first time, and sources that are new."""
+    def with_untold_loads(self) -> list[Served]:
+        """Campaigns whose function was loaded here anew, as the server does not know yet."""
         with self.changed:
-            found = [one for one in self._served.values() if not _is_put_off(one)]
-            loads = [(one, one.loads.take_revision(), one.loads.take_sources()) for one in found]
-            return [load for load in loads if load[1] is not None or load[2]]
+            return [one for one in self._served.values() if one.loads.is_untold and not _is_put_off(one)]
+
+    def untold_load(self, served: Served) -> tuple[int | None, dict[str, str]]:
+        """What the server is to be told of: the revision that was loaded, and the sources that are new."""
+        with self.changed:
+            return served.loads.revision, dict(served.loads.new_sources)
+
+    def told_load(self, served: Served, revision: int | None, sources: Iterable[str]) -> None:
+        """The server knows this now."""
+        with self.changed:
+            served.loads.know(revision, sources)
 
     def keep_unloaded(self, served: Served, unloaded: Sequence[Unloaded]) -> None:
         """They could not be judged; the campaign waits a little."""

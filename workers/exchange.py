@@ -106,8 +106,8 @@ class Exchange:
                     return
             for served, unloaded in book.take_unloaded():
                 self._judge(served, unloaded)
-            for served, revision, sources in book.take_loads():
-                self._note_load(served, revision, sources)
+            for served in book.with_untold_loads():
+                self._try_to_tell_load(served)
             self._release_due()
             for served in book.take_turn():
                 if (trade := book.prepare(served)) is not None:
@@ -258,6 +258,9 @@ class Exchange:
         # campaigns have had later numbers meanwhile, but each campaign only knows its own last one.
         request = served.unanswered or self._new_request()
         try:
+            if settlements:
+                # First of what code these results are: a driver looks that up once, as it gathers them.
+                self._tell_load(served)
             reply = queue.settle(
                 self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
                 prefetch=prefetch, slots=slots, now=time.monotonic(),
@@ -369,15 +372,23 @@ class Exchange:
             if releases:
                 self._give_back(served, releases)
 
-    def _note_load(self, served: Served, revision: int | None, sources: dict[str, str]) -> None:
+    def _try_to_tell_load(self, served: Served) -> None:
         try:
-            self._queue(served).note_load(revision, sources)
+            self._tell_load(served)
         except CampaignNotFoundError:
             self._book.leave(served.name)
         except GiveUp:
             raise
         except Exception as error:  # whoever cannot load it then fails jobs that others could run
             self._complaints.add(f"campaign {served.name} cannot be told that it was loaded", error)
+            self._book.put_off(served, ())
+
+    def _tell_load(self, served: Served) -> None:
+        """What was loaded here of this campaign and it does not know yet."""
+        revision, sources = self._book.untold_load(served)
+        if revision is not None or sources:
+            self._queue(served).note_load(revision, sources)
+            self._book.told_load(served, revision, sources)
 
     def _release_due(self) -> None:
         due = self._book.take_releases()

@@ -91,15 +91,16 @@ class Loads:
         unloaded, self.unloaded = self.unloaded, []
         return unloaded
 
-    def take_revision(self) -> int | None:
-        """What the server is to be told of, once."""
-        revision, self.revision = self.revision, None
-        return revision
+    @property
+    def is_untold(self) -> bool:
+        return self.revision is not None or bool(self.new_sources)
 
-    def take_sources(self) -> dict[str, str]:
-        """What the server is to be told of, once."""
-        sources, self.new_sources = self.new_sources, {}
-        return sources
+    def know(self, revision: int | None, sources: Iterable[str]) -> None:
+        """The server has been told of this."""
+        if self.revision == revision:
+            self.revision = None
+        for source in sources:
+            self.new_sources.pop(source, None)
 
     def is_paused(self, now: float) -> bool:
         return now < self._resume_at
