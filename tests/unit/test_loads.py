@@ -57,12 +57,28 @@ def test_one_job_at_a_time_until_it_is_loaded():
 
 def test_the_server_is_told_of_each_revision_once():
     loads = Loads()
-    assert loads.take_revision() is None
+    assert not loads.is_untold
     told = []
     for revision in (1, 1, 2, 2):
         loads.succeed(revision)
-        told += [loads.take_revision(), loads.take_revision()]
-    assert told == [1, None, None, None, 2, None, None, None]
+        told.append(loads.revision)
+        loads.know(loads.revision, [])
+        assert not loads.is_untold
+    assert told == [1, None, 2, None]
+
+
+def test_what_came_while_the_server_was_told_is_told_next():
+    loads = Loads()
+    loads.succeed(1)
+    loads.note_source("a", "{}")
+    before = (loads.revision, dict(loads.new_sources))
+    loads.succeed(2)
+    loads.note_source("b", "{}")
+    loads.know(*before)
+    assert (loads.revision, loads.new_sources) == (2, {"b": "{}"})
+    loads.know(2, ["b"])
+    loads.note_source("a", "{}")
+    assert not loads.is_untold
 
 
 @pytest.mark.parametrize("reason", ["", "no"])
