@@ -61,7 +61,7 @@ def test_a_peer_that_is_missing_or_fails_is_said_and_the_others_are_measured(mon
 def test_what_is_interrupted_leaves_nothing(tmp_path_factory, during):
     folder = tmp_path_factory.mktemp("b")
     command = [sys.executable, "-m", "benchmarks", "--only", "peers", "--peer", "pool"]
-    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder)}
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "XDG_STATE_HOME": str(folder)}
     running = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     with running:
         assert running.stderr is not None
