@@ -35,6 +35,7 @@ from tests.support.group import (
     by_value,
     other_forward,
     other_kwargs,
+    unsigned_campaign,
 )
 from tests.support.homes import wire_to
 from tests.support.waiting import wait_until
@@ -107,13 +108,7 @@ def test_a_drivers_password_without_its_key(group: Group, campaign: str, tmp_pat
     link = Link(replace(access, key=None, file=None), name="test")
     CampaignQueue.attach(link, campaign)[0].purge()
     assert link.client.zscore("qe:campaigns", campaign) is None
-    fields = {
-        "function": "marks:run", "method": "process", "source": "", "max_attempts": 1, "max_losses": 1,
-        "options": json.dumps({"path": [], "kwargs": {"marker": str(marker)}, "time_limit": None}),
-        "retry_first_ms": 0, "retry_factor": 1, "retry_max_ms": 0, "payload": b"", "signature": "",
-        "num_workers": 1, "queue": "default",
-    }  # fmt: skip
-    queue, _ = CampaignQueue.open(link, campaign, fields, accept_change=False)
+    queue, _ = CampaignQueue.open(link, campaign, unsigned_campaign(marker), accept_change=False)
     queue.enqueue("d", 1, [Submission("{}", b"f" * 12, 1)], reuse=False)
     group.wait_refused(campaign, "is not signed")
     assert link.client.zscore("qe:campaigns", campaign) is not None

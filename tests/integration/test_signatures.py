@@ -31,6 +31,7 @@ from tests.support.group import (
     other_path,
     other_time_limit,
     signature_of,
+    unsigned_campaign,
 )
 from tests.support.waiting import wait_until
 
@@ -175,14 +176,8 @@ def test_a_campaign_that_a_worker_has_made(group: Group, campaign: str):
     """It is on no list; but a worker that names it looks at it."""
     marker = group.folder / f"{campaign}-was-run"
     link = Link(find_access(file=group.file), name="test")
-    fields = {
-        "function": "marks:run", "method": "process", "source": "", "max_attempts": 1, "max_losses": 1,
-        "options": json.dumps({"path": [], "kwargs": {"marker": str(marker)}, "time_limit": None}),
-        "retry_first_ms": 0, "retry_factor": 1, "retry_max_ms": 0, "payload": b"", "signature": "",
-        "num_workers": 1, "queue": "default",
-    }  # fmt: skip
     with suppress(ServerRefusedError):  # the list of campaigns is for drivers
-        CampaignQueue.open(link, campaign, fields, accept_change=False)
+        CampaignQueue.open(link, campaign, unsigned_campaign(marker), accept_change=False)
     queue = CampaignQueue.attach(link, campaign)[0]
     queue.enqueue("d", 1, [Submission("{}", b"f" * 12, 1)], reuse=False)
     worker = group.start_worker("--campaign", campaign)

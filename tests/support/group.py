@@ -175,6 +175,16 @@ def other_time_limit(meta: Fields, marker: Path) -> Fields:
     return other_options(meta, marker, time_limit=0.1)
 
 
+def unsigned_campaign(marker: Path) -> dict[str, Any]:
+    """What a campaign is opened with by somebody without a key; its jobs would make the marker."""
+    return {
+        "function": "marks:run", "method": "process", "source": "", "max_attempts": 1, "max_losses": 1,
+        "options": json.dumps({"path": [], "kwargs": {"marker": str(marker)}, "time_limit": None}),
+        "retry_first_ms": 0, "retry_factor": 1, "retry_max_ms": 0, "payload": b"", "signature": "",
+        "num_workers": 1, "queue": "default",
+    }  # fmt: skip
+
+
 def by_script(meta: Fields, marker: Path) -> Fields:
     """Of a file on the worker's machine, which it runs as a script."""
     script = marker.with_name("some_script.py")
