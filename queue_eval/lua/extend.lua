@@ -6,11 +6,12 @@
 --   holds without having named it: a lease on its way, or one forgotten because the server went back in time.
 -- Repeating it is safe: it only moves the expiry forward.
 local uid, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local meta = redis.call('HMGET', META, 'uid', 'revision', 'longest')
+local meta = redis.call('HMGET', META, 'uid', 'revision', 'longest', 'shortest')
 if meta[1] ~= uid then return GONE end
 redis.call('ZADD', WORKERS, now_ms() + lease_ms, worker)
--- The longest lease of all: see set_back in reclaim.lua.
+-- The longest and the shortest lease of all: see set_back and holds_off_until in reclaim.lua.
 if lease_ms > (tonumber(meta[3]) or 0) then redis.call('HSET', META, 'longest', lease_ms) end
+if lease_ms < (tonumber(meta[4]) or math.huge) then redis.call('HSET', META, 'shortest', lease_ms) end
 local ids, lost = {}, {}
 for at = 4, #ARGV, 2 do ids[#ids + 1] = ARGV[at] end
 for i, value in ipairs(hmget(held_key(worker), ids)) do

@@ -2,8 +2,8 @@
 -- ARGV: uid, grace_ms, page, worker ('' for any that has expired)
 --   grace_ms: after the server itself was away, nothing is reclaimed for this long, so that workers which
 --   outlived it extend first. It was away when it has another run id, and when nobody has asked for half of
---   this time, though live workers ask far more often: it was frozen, or the laptop slept. The same holds when
---   its clock was set back: see set_back.
+--   this time, or of the shortest lease, though live workers ask far more often: it was frozen or cut off, or the
+--   laptop slept. The same holds when its clock was set back: see set_back.
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
@@ -14,6 +14,9 @@ local worker = dead
 
 -- What the clocks of two servers, one of which takes over from the other, may differ by.
 local CLOCK_MS = 1000
+
+-- A driver asks every two seconds: half of this can be told from its pauses, half of a shorter lease cannot.
+local SHORTEST_MS = 12000
 
 -- The server's clock was set back by so much: leases would last, and delayed jobs wait, for as long in addition.
 -- No lease ends later than the longest one from now, and a delay is what was left of it when somebody asked last.
@@ -36,14 +39,17 @@ end
 -- Until when nothing is reclaimed, because the server was away. Noted by whoever asks first, whether or not a
 -- lease has expired: what expires a moment later needs the grace as well.
 local function holds_off_until()
-  local known = redis.call('HMGET', META, 'server_run', 'reclaim_seen', 'reclaim_from', 'reclaim_back', 'longest')
+  local known = redis.call('HMGET', META, 'server_run', 'reclaim_seen', 'reclaim_from', 'reclaim_back', 'longest',
+    'shortest')
   local run, seen = server_run(), tonumber(known[2])
   local from, back = tonumber(known[3]) or 0, tonumber(known[4]) or now
   local by = (seen or now) - now
   local is_set_back = by > CLOCK_MS
   if is_set_back then set_back(by, math.max(grace_ms, tonumber(known[5]) or 0)) end
-  if not seen or is_set_back or -by > grace_ms / 8 then redis.call('HSET', META, 'reclaim_seen', now) end
-  if known[1] ~= run or is_set_back or (grace_ms > 0 and -by > grace_ms / 2) then
+  -- Else a driver, whose grace is long, would note what is no absence to it, and hide it from the workers.
+  local silence = math.min(grace_ms, math.max(tonumber(known[6]) or grace_ms, SHORTEST_MS)) / 2
+  if not seen or is_set_back or -by > silence / 4 then redis.call('HSET', META, 'reclaim_seen', now) end
+  if known[1] ~= run or is_set_back or (grace_ms > 0 and -by > silence) then
     from, back = now + grace_ms, now
     redis.call('HSET', META, 'server_run', run, 'reclaim_from', from, 'reclaim_back', back)
   end

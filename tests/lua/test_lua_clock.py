@@ -107,6 +107,38 @@ def test_a_clock_that_was_wrong_from_the_start(clocked: Clocked) -> None:
     assert clocked.columns().held == {}
 
 
+@pytest.mark.parametrize("first_ms", [GRACE_MS, 12_000], ids=["a driver", "a worker"])
+def test_an_absence_is_measured_by_the_shortest_lease(clocked: Clocked, first_ms: int) -> None:
+    """The server was cut off for longer than that: whoever asks first, all have one lease to be heard again."""
+    clocked.add(2)
+    tokens = {name: clocked.lease(name)[0] for name in ("first", "second")}
+    for name, token in tokens.items():
+        clocked.extend(name, token, lease_ms=12_000)
+    clocked.wait(2000)
+    clocked.pass_time(13_000)
+    assert clocked.queue.reclaim(grace_ms=first_ms).ids == []
+    clocked.extend("first", tokens["first"], lease_ms=12_000)
+    for grace_ms in (12_000, GRACE_MS, 12_000):
+        clocked.pass_time(3500)
+        assert clocked.queue.reclaim(grace_ms=grace_ms).ids == []
+    # Who is not heard of in that time is dead.
+    clocked.extend("first", tokens["first"], lease_ms=12_000)
+    clocked.pass_time(2000)
+    assert clocked.queue.reclaim(grace_ms=12_000).ids == [tokens["second"][0]]
+
+
+@pytest.mark.parametrize("lease_ms", [1000, 12_000, GRACE_MS, 120_000])
+def test_a_driver_that_asks_every_two_seconds_has_not_been_away(clocked: Clocked, lease_ms: int) -> None:
+    clocked.add()
+    (token,) = clocked.lease("dead")
+    clocked.extend("dead", token, lease_ms=lease_ms)
+    for _ in range((lease_ms - 1) // 2000):
+        clocked.pass_time(2000)
+        assert clocked.reclaim() == []
+    clocked.pass_time(2000)
+    assert clocked.reclaim() == [1]
+
+
 def test_a_guard_from_before_holds_nobody_up(clocked: Clocked) -> None:
     queue = clocked.queue
     assert queue.take_hiring("died", 10_000)
