@@ -109,7 +109,7 @@ def test_a_clock_that_was_wrong_from_the_start(clocked: Clocked) -> None:
 
 @pytest.mark.parametrize("first_ms", [GRACE_MS, 12_000], ids=["a driver", "a worker"])
 def test_an_absence_is_measured_by_the_shortest_lease(clocked: Clocked, first_ms: int) -> None:
-    """The server was cut off for longer than that: whoever asks first, all have one lease to be heard again."""
+    """After a longer one all have one lease to be heard of again, whoever asks first."""
     clocked.add(2)
     tokens = {name: clocked.lease(name)[0] for name in ("first", "second")}
     for name, token in tokens.items():
