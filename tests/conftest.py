@@ -49,6 +49,16 @@ def _own_state_folder() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_working_directory() -> Iterator[None]:
+    """The README has its example run where the tests run next, and it leaves a home: that is not theirs."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
+        os.chdir(folder)
+        yield
+        os.chdir(before)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("QUEUE_EVAL_")]:

@@ -215,11 +215,14 @@ def test_a_server_that_refuses(server, tmp_path, user, secret):
     socket = quote(find_access(None, server).url.partition("@")[2])
     url = f"unix://{escaped(user)}:{escaped(secret)}@{socket}"
     driver = f"from queue_eval import Evaluator\nEvaluator.attach('x', url={url!r})"
+    ours = os.environ | {"PYTHONPATH": str(ROOT)}
     for done in (
         cli("campaigns", "--debug", "--url", url, home=tmp_path),
         cli("worker", "--debug", "--url", url, home=tmp_path),
         cli("doctor", "--json", QUEUE_EVAL_URL=url, home=tmp_path),
-        subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True, check=False, cwd=ROOT),
+        subprocess.run(
+            [sys.executable, "-c", driver], capture_output=True, text=True, cwd=tmp_path, env=ours
+        ),
     ):
         assert done.returncode in (1, 2)
         assert "cannot be used: invalid username-password pair" in done.stdout + done.stderr, done

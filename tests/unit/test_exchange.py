@@ -49,7 +49,7 @@ def _fail() -> None:
 @pytest.mark.parametrize("why", ["a result ends while another is told of", "the first call fails"])
 def test_what_code_a_result_is_of_is_told_before_the_result(why: str, monkeypatch: pytest.MonkeyPatch):
     """Its driver looks that up once, as it gathers the result, and warns of other code than its own."""
-    monkeypatch.setattr("workers.book._PUT_OFF_S", 0.01)
+    monkeypatch.setattr(sys.modules[Book.__module__], "_PUT_OFF_S", 0.01)
     book, campaign = Book(), _Campaign()
     plan = Plan(Method.THREAD, Setup("run:run", None, (), {}, threads=1), 2, None, sys.executable, revision=1)
     book.serve(CampaignQueue(cast("Any", None), "c", "uid"), plan)
