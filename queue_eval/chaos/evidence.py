@@ -85,15 +85,17 @@ class Failure:
     at: float
     text: str = ""
     """The error, or why it was given back."""
+    after: float | None = None
+    """It was recorded between this and `at`, as an observer saw. None: at `at`, by the server's clock."""
 
 
 def records_before(failures: Sequence[Failure]) -> dict[int, float]:
-    """By `id` of each: when the one before it of the same job was recorded, or 0."""
+    """By `id` of each: when the one before it of the same job was recorded at the earliest, or 0."""
     found: dict[int, float] = {}
     latest: dict[int, float] = {}
     for failure in sorted(failures, key=lambda failure: failure.at):
         found[id(failure)] = latest.get(failure.id, 0.0)
-        latest[failure.id] = failure.at
+        latest[failure.id] = failure.at if failure.after is None else failure.after
     return found
 
 

@@ -57,8 +57,9 @@ class Observer:
     def __init__(self, access: Access) -> None:
         self.samples: list[Sample] = []
         self.seen: dict[str, Entry] = {}
-        self.failed_at: dict[str, float] = {}
-        """When each recorded failure was first seen, by its entry."""
+        self.failed_at: dict[str, tuple[float, float]] = {}
+        """Between which two looks each failure was recorded, by its entry."""
+        self._looked_at = 0.0
         self.errors: list[str] = []
         """Why it has seen nothing any more, if it came to an end before its time."""
         self._link = Link(access, name="queue-eval-chaos", on_wait=_give_up)
@@ -121,9 +122,11 @@ class Observer:
         while page := self._view.read_after(self._cursor):
             self._cursor = page[-1].entry
             self.seen.update((entry.entry, entry_of(entry)) for entry in page)
+        began = time.time()
         for entry, _ in failures_after(self._link, self._view, self._failures_cursor):
             self._failures_cursor = entry
-            self.failed_at.setdefault(entry, time.time())
+            self.failed_at.setdefault(entry, (self._looked_at, time.time()))
+        self._looked_at = began
 
 
 def _give_up(_: float) -> NoReturn:

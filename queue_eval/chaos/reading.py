@@ -53,11 +53,14 @@ def failures_after(link: Link, view: CampaignView, cursor: str) -> Iterator[tupl
         yield entry.decode(), said
 
 
-def read_failures(link: Link, view: CampaignView, seen_at: Mapping[str, float]) -> Iterator[Failure]:
-    """Each failed, lost or released attempt. `seen_at`: when, if the server cannot know."""
+def read_failures(
+    link: Link, view: CampaignView, seen_at: Mapping[str, tuple[float, float]]
+) -> Iterator[Failure]:
+    """Each failed, lost or released attempt. `seen_at`: between which moments, if the server cannot know."""
     for entry, said in failures_after(link, view, "0-0"):
-        at = seen_at.get(entry, int(entry.partition("-")[0]) / 1000)
-        yield Failure(int(said["job"]), int(said["attempt"]), said["cause"], said["worker"], at, said["body"])
+        after, at = seen_at.get(entry, (None, int(entry.partition("-")[0]) / 1000))
+        job, attempt = int(said["job"]), int(said["attempt"])
+        yield Failure(job, attempt, said["cause"], said["worker"], at, said["body"], after)
 
 
 def read_table(folder: Path) -> list[Row]:

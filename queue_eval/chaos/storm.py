@@ -180,7 +180,7 @@ class _Storm:
         )
 
     @property
-    def _failed_at(self) -> dict[str, float]:
+    def _failed_at(self) -> dict[str, tuple[float, float]]:
         """Where the server's clock was moved its records do not tell when they were made."""
         return self._observer.failed_at if self._settings.has("clock-back") else {}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from queue_eval.chaos.blame import Blame
-from queue_eval.chaos.evidence import SAME_NAME, TWICE, Evidence, Failure, Fault, Sample
+from queue_eval.chaos.evidence import SAME_NAME, TWICE, Evidence, Failure, Fault, Sample, records_before
 from queue_eval.chaos.invariants import LAWS, judge
 from queue_eval.chaos.report import print_report, report_on
 from queue_eval.chaos.workload import SideLine
@@ -369,6 +369,14 @@ def test_a_death_explains_the_loss_that_follows_it() -> None:
         again = replace(killed, at=early.at - 0.1, until=early.at)
         held = replace(blamed, faults=[*evidence.faults, again])
         assert Blame(held).unexplained == []
+
+
+def test_two_records_of_one_look_lie_anywhere_since_the_look_before() -> None:
+    """Else what ended between them would seem to have ended before the first."""
+    first, second = (Failure(1, attempt, "error", OTHER, 20.0 + attempt, after=10.0) for attempt in (1, 2))
+    assert records_before([first, second]) == {id(first): 0.0, id(second): 10.0}
+    first, second = (Failure(1, attempt, "error", OTHER, 20.0 + attempt) for attempt in (1, 2))
+    assert records_before([first, second]) == {id(first): 0.0, id(second): 21.0}
 
 
 def test_what_was_asked_for_and_never_done_is_told(capsys: pytest.CaptureFixture[str]) -> None:

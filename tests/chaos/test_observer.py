@@ -101,6 +101,29 @@ def test_the_last_look_sees_all_there_is(own_home: Path) -> None:
     assert observer.samples[-1].at >= ended_at
 
 
+def test_when_a_failure_was_recorded_is_known_without_the_servers_clock(own_home: Path) -> None:
+    start_server(own_home, keep=True)
+    filled = Filled(own_home, CAMPAIGN)
+    observer = Observer(find_access(None, own_home))
+    observer.start()
+    wait_until(lambda: observer.samples)
+    recorded = []
+    filled.submit(*({"x": x} for x in range(3)))
+    for count in range(1, 4):
+        before = time.time()
+        filled.run(1, Outcome.ERROR, "boom")
+        recorded.append((before, time.time()))
+        wait_until(lambda count=count: len(observer.failed_at) == count)
+    observer.finish()
+    filled.link.close()
+    for (after, at), (earliest, latest) in zip(observer.failed_at.values(), recorded, strict=True):
+        assert after <= latest
+        assert at >= earliest
+        assert after < at
+    looks = [after for after, _ in observer.failed_at.values()]
+    assert looks == sorted(looks)
+
+
 def test_who_goes_blind_says_so(own_home: Path) -> None:
     """A result such as no evaluation of an attack returns."""
     start_server(own_home, keep=True)
