@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.functions import sized
 from benchmarks.stage import BATCH
-from queue_eval.access import read_access
-from queue_eval.connection import Link
+from queue_eval.transport.access import read_access
+from queue_eval.transport.link import Link
 
 ROOT = Path(__file__).resolve().parents[1]
 

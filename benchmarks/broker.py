@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from queue_eval.server_programs import server_binary
+from queue_eval.server.programs import server_binary
 
 
 class Broker:

@@ -16,13 +16,13 @@ import threading
 import time
 from pathlib import Path
 
-from queue_eval.access import find_access
-from queue_eval.connection import Link
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.moves import Settlement
-from queue_eval.queue import CampaignQueue
-from queue_eval.server import start_server, stop_server
-from queue_eval.states import Outcome
+from queue_eval.model.moves import Settlement
+from queue_eval.model.states import Outcome
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 
 WINDOW = 2000
 CASES: dict[str, dict[str, object]] = {

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from queue_eval import Evaluator
-from queue_eval.server import stop_server
+from queue_eval.server.lifecycle import stop_server
 from tests.support.ray_cluster import RayCluster
 
 PLAIN = """

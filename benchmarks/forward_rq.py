@@ -21,7 +21,7 @@ import redis
 from rq import Queue
 
 from queue_eval import Evaluator
-from queue_eval.server import stop_server
+from queue_eval.server.lifecycle import stop_server
 from tests.support.rq_fleet import RqFleet, RqRedis
 
 KINDS = ("rq.SimpleWorker", "rq.Worker")

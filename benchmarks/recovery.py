@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from benchmarks.stage import Stage, open_stage
 from queue_eval import Evaluator
-from queue_eval.keys import machine_key
+from queue_eval.campaign.keys import machine_key
 from queue_eval.machine import machine_id
 
 SAME_HOST_FLOOR_S = 2.0

@@ -24,7 +24,7 @@ import redis
 
 from benchmarks.functions import no_op, small_configs
 from queue_eval import Evaluator
-from queue_eval.server_programs import server_binary
+from queue_eval.server.programs import server_binary
 
 BATCH = 1000
 

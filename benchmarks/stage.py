@@ -19,10 +19,10 @@ import psutil
 
 from benchmarks.functions import no_op, small_configs
 from queue_eval import Evaluator, Job
-from queue_eval.access import read_access
-from queue_eval.connection import Link
-from queue_eval.keys import worker_key
-from queue_eval.server import start_server, stop_server
+from queue_eval.campaign.keys import worker_key
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import read_access
+from queue_eval.transport.link import Link
 
 SLOTS = 2
 

@@ -11,14 +11,21 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes as long as the start
 if TYPE_CHECKING:
     from typing import Any
 
-    from queue_eval.callbacks import (
+    from queue_eval.driver.callbacks import (
         Callback,
         LoggerCallback,
         ProfilingCallback,
         SearchEarlyStopping,
         TqdmCallback,
     )
-    from queue_eval.codec import FAIL_RETURN_VALUE
+    from queue_eval.driver.evaluator import Evaluator
+    from queue_eval.driver.evaluators import (
+        ProcessPoolEvaluator,
+        RayEvaluator,
+        RQEvaluator,
+        SubprocessEvaluator,
+        ThreadPoolEvaluator,
+    )
     from queue_eval.errors import (
         CampaignConflictError,
         CampaignError,
@@ -37,34 +44,29 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
-    from queue_eval.evaluator import Evaluator
-    from queue_eval.evaluators import (
-        ProcessPoolEvaluator,
-        RayEvaluator,
-        RQEvaluator,
-        SubprocessEvaluator,
-        ThreadPoolEvaluator,
-    )
-    from queue_eval.job import Job
-    from queue_eval.states import State
+    from queue_eval.model.codec import FAIL_RETURN_VALUE
+    from queue_eval.model.job import Job
+    from queue_eval.model.states import State
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "callbacks": ("Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback"),
+    "driver.callbacks": (
+        "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
+    ),
+    "driver.evaluators": (
+        "Evaluator", "ProcessPoolEvaluator", "RQEvaluator", "RayEvaluator", "SubprocessEvaluator",
+        "ThreadPoolEvaluator",
+    ),
     "errors": (
         "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
         "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
         "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
         "WorkerError",
     ),
-    "evaluator": ("Evaluator",),
-    "evaluators": (
-        "ProcessPoolEvaluator", "RQEvaluator", "RayEvaluator", "SubprocessEvaluator", "ThreadPoolEvaluator",
-    ),
-    "job": ("Job",),
-    "codec": ("FAIL_RETURN_VALUE",),
-    "states": ("State",),
+    "model.codec": ("FAIL_RETURN_VALUE",),
+    "model.job": ("Job",),
+    "model.states": ("State",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from queue_eval.loading import quietly_interrupted
+from queue_eval.startup import quietly_interrupted
 
 
 def main() -> NoReturn:

@@ -33,7 +33,7 @@ TYPE_CHECKING = False  # see `queue_eval`
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from queue_eval.job import Job
+    from queue_eval.model.job import Job
 
 
 class QueueEvalError(Exception):

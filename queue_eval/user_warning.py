@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
 
 from queue_eval.foreign_text import printable
-
-_OWN_FOLDER = str(Path(__file__).parent) + "/"
+from queue_eval.own_files import is_own
 
 
 def warn_user(sentence: str) -> None:
@@ -19,7 +17,7 @@ def warn_user(sentence: str) -> None:
     """
     level = 2
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_OWN_FOLDER) and frame.f_back is not None:
+    while is_own(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
         level += 1
     warnings.warn(printable(sentence.replace("\n", " ")), UserWarning, stacklevel=level)

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from queue_eval.errors import UsageError
-from queue_eval.server import start_server, stop_server
-from queue_eval.stop_signals import STOP_SIGNALS
+from queue_eval.runtime.stop_signals import STOP_SIGNALS
+from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from queue_eval.foreign_text import plain
-from queue_eval.lifeline import CAN_BE_ARMED, arm
+from queue_eval.runtime.lifeline import CAN_BE_ARMED, arm
 from workers.scheduler import Allocation
 
 log = plain(logging.getLogger("queue_eval.worker"))

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from queue_eval.attempt import Token
-from queue_eval.codec import encode
-from queue_eval.moves import Lease, Release, Settled, Settlement
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.model.attempt import Token
+from queue_eval.model.codec import encode
+from queue_eval.model.moves import Lease, Release, Settled, Settlement
+from queue_eval.model.states import Outcome
 from workers.executors.protocol import Ended, Plan
 from workers.loads import Unloaded
 from workers.runner import Runner

@@ -21,8 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from queue_eval.clients import NodeLine
-from queue_eval.connection import Link
+from queue_eval.transport.clients import NodeLine
+from queue_eval.transport.link import Link
 
 MOST_BLOCKED = 16
 """How many campaigns are blocked on at a time."""

@@ -23,8 +23,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from queue_eval import failpoints
-from queue_eval.attempt import Attempt, Token
-from queue_eval.connection import GiveUp, Link
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import (
     CampaignNotFoundError,
     DamagedError,
@@ -34,8 +33,9 @@ from queue_eval.errors import (
     ServerRefusedError,
 )
 from queue_eval.foreign_text import plain
-from queue_eval.moves import Lease, Release, Settled, Settlement
-from queue_eval.queue import CampaignQueue
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Lease, Release, Settled, Settlement
+from queue_eval.transport.link import GiveUp, Link
 from workers.book import Book, Trade
 from workers.complaints import Complaints
 from workers.executors.protocol import Plan

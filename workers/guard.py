@@ -5,9 +5,10 @@
     worker ──▶ sh ──▶ guard (an orphan at once, in a session of its own)
        └─pipe, nothing is ever written──▶ its end: the worker has ended, however
 
-The kernel kills the process groups of a dead worker's children (see `queue_eval.lifeline`). What has left
-these groups is found by the mark in its environment. The guard takes no notice of stop signals: a batch
-system sends them to all processes, and the worker goes on for as long as it drains.
+The kernel kills the process groups of a dead worker's children (see
+`queue_eval.runtime.lifeline`). What has left these groups is found by the mark in its environment. The guard
+takes no notice of stop signals: a batch system sends them to all processes, and the worker goes on for as
+long as it drains.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import sys
 from collections.abc import Collection
 
 from queue_eval.foreign_text import plain
-from queue_eval.leftovers import CAN_BE_FOUND, Ending, dies_with_first_process, unmarked
-from queue_eval.stop_signals import blocked
+from queue_eval.marks import unmarked
+from queue_eval.runtime.leftovers import CAN_BE_FOUND, Ending, dies_with_first_process
+from queue_eval.runtime.stop_signals import blocked
 
 log = plain(logging.getLogger(__name__))
 

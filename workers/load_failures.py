@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from queue_eval.connection import Link
+from queue_eval.campaign.keys import DEFAULT_QUEUE
+from queue_eval.campaign.registry import MOST_REASON, LiveWorker, live_workers
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.fleet import MOST_REASON, LiveWorker, live_workers
 from queue_eval.foreign_text import plain
-from queue_eval.keys import DEFAULT_QUEUE
 from queue_eval.machine import is_alive, machine_id
-from queue_eval.moves import Release
+from queue_eval.model.moves import Release
+from queue_eval.transport.link import Link
 from workers.book import Book
 from workers.executors.protocol import NO_INTERPRETER
 from workers.loads import Unloaded

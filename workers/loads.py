@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from queue_eval.attempt import Token
-from queue_eval.moves import Settlement
+from queue_eval.model.attempt import Token
+from queue_eval.model.moves import Settlement
 
 PAUSE_S = (1.0, 60.0)
 """A worker that steps aside asks for nothing for so long: the first time, doubled up to the last."""

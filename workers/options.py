@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from queue_eval.allow_list import AllowList
-from queue_eval.fleet import is_served
+from queue_eval.campaign.registry import is_served
+from queue_eval.function.allow_list import AllowList
 from queue_eval.machine import new_worker_name
 from workers.scheduler import Allocation
 from workers.slot_board import SlotBoard
@@ -55,7 +55,7 @@ class WorkerOptions:
     allocation_ends_at: float | None = None
     """When that ends (s since 1970), where it is known."""
     launch: str | None = None
-    """Digest of what the driver that has started it has started it with: see queue_eval/launch.py."""
+    """Digest of what the driver that has started it has started it with: see queue_eval/driver/launch.py."""
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from queue_eval import keys
-from queue_eval.connection import Link
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.resting import Look, all_resting, lay_to_rest, look_at_all, wake_open
 from queue_eval.errors import (
     CampaignNotFoundError,
     DamagedError,
@@ -19,9 +20,8 @@ from queue_eval.errors import (
     ServerRefusedError,
 )
 from queue_eval.foreign_text import plain
-from queue_eval.queue import CampaignQueue
-from queue_eval.resting import Look, all_resting, lay_to_rest, look_at_all, wake_open
-from queue_eval.script_calls import KeyCommand
+from queue_eval.transport.link import Link
+from queue_eval.transport.script_calls import KeyCommand
 from workers.book import Book
 from workers.options import WorkerOptions
 from workers.served import label_of, make_plan
@@ -36,8 +36,8 @@ _SWEPT_S = 60
 class Rounds:
     """Called by the lease keeper alone, but for `hear`.
 
-    A worker for all campaigns leaves those that are over (see queue_eval/resting.py); one for some goes on
-    looking at these.
+    A worker for all campaigns leaves those that are over (see queue_eval/campaign/resting.py); one for some
+    goes on looking at these.
     """
 
     def __init__(

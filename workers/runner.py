@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from queue_eval import failpoints
-from queue_eval.attempt import Attempt, Token
 from queue_eval.foreign_text import plain
+from queue_eval.model.attempt import Attempt, Token
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
 from workers.executors.departures import Departures

@@ -8,19 +8,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from queue_eval import signing
-from queue_eval.access import Access
-from queue_eval.attempt import Token
-from queue_eval.codec import decode
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.errors import FunctionError
 from queue_eval.foreign_text import plain
-from queue_eval.keys import DEFAULT_QUEUE
+from queue_eval.function import signing
 from queue_eval.machine import machine_id
-from queue_eval.moves import Settlement
-from queue_eval.pipe import Setup
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Method
-from queue_eval.surroundings import working_folder
+from queue_eval.model.attempt import Token
+from queue_eval.model.codec import decode
+from queue_eval.model.moves import Settlement
+from queue_eval.model.states import Method
+from queue_eval.runtime.environment import working_folder
+from queue_eval.runtime.pipe import Setup
+from queue_eval.transport.access import Access
 from workers.executors import check_method
 from workers.executors.protocol import Plan
 from workers.loads import Loads

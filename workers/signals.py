@@ -11,7 +11,7 @@ from collections import deque
 from types import FrameType
 from typing import Any
 
-from queue_eval.stop_signals import STOP_SIGNALS
+from queue_eval.runtime.stop_signals import STOP_SIGNALS
 
 ONE_S = 2.0
 """Signals within so long are one: a batch system sends SIGTERM twice within a tenth of a second."""

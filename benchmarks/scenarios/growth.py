@@ -16,8 +16,8 @@ from benchmarks.extent import Extent, Progress
 from benchmarks.findings import Found, Row, ratio
 from benchmarks.functions import small_configs
 from benchmarks.stage import BATCH, check
-from queue_eval.keys import Keys
-from queue_eval.queue import CampaignQueue
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import Keys
 
 TITLE = "what a job costs in a big campaign, against one in a small campaign"
 

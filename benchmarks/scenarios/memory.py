@@ -7,7 +7,7 @@ from benchmarks.extent import Extent, Progress
 from benchmarks.findings import Found, Row
 from benchmarks.functions import no_op, small_configs
 from benchmarks.stage import BATCH, Stage, open_stage
-from queue_eval.keys import Keys
+from queue_eval.campaign.keys import Keys
 
 TITLE = "memory of the server, for each job of three fields"
 

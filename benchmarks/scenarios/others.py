@@ -13,10 +13,10 @@ from benchmarks.findings import Found, Row, ratio
 from benchmarks.functions import no_op
 from benchmarks.machine import cpu_s
 from benchmarks.stage import SLOTS, Driver, Stage, Worker, open_stage
-from queue_eval.keys import RESTING, Keys, worker_key
-from queue_eval.moves import Settlement, Submission
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import RESTING, Keys, worker_key
+from queue_eval.model.moves import Settlement, Submission
+from queue_eval.model.states import Outcome
 
 TITLE = "beside other campaigns, a worker for all of them"
 

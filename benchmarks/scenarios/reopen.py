@@ -19,7 +19,7 @@ _DRIVER = """
 import json, sys, time
 from benchmarks.functions import no_op, small_configs
 from queue_eval import Evaluator
-import queue_eval.evaluators
+import queue_eval.driver.evaluators
 home, campaign, size, fresh = json.loads(sys.argv[1])
 options = {"home": home, "campaign": campaign, "local_workers": False, "num_workers": 2}
 times = [time.perf_counter()]
@@ -41,7 +41,7 @@ _RESUMED = """
 import json, sys, time
 from benchmarks.functions import no_op, small_configs
 from queue_eval import Evaluator
-import queue_eval.evaluators
+import queue_eval.driver.evaluators
 home, campaign, size, taking = json.loads(sys.argv[1])
 options = {"home": home, "campaign": campaign, "local_workers": False, "num_workers": 2}
 configs = small_configs(0, size)

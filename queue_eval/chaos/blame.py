@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from queue_eval.chaos.evidence import CLOCK_S, STOPS, Evidence, Failure, Fault, records_before
-from queue_eval.states import RELEASED, Method
+from queue_eval.model.states import RELEASED, Method
 
 _LATE_S = 20.0
 """A loss may be noticed so much later than a lease after the fault: a grace, a busy machine. Each time

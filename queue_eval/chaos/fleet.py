@@ -19,7 +19,6 @@ from pathlib import Path
 
 import psutil
 
-from queue_eval.access import Access, write_access
 from queue_eval.chaos import processes
 from queue_eval.chaos.clock import ServerClock
 from queue_eval.chaos.driver import CAMPAIGN, NOBODY_THERE, Orders
@@ -28,10 +27,11 @@ from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, RETRY_DELAY_S, TIME_LIMIT_S, prepare
 from queue_eval.errors import QueueEvalError
-from queue_eval.server import server_state, start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_watch import short_path
-from queue_eval.states import Method
+from queue_eval.model.states import Method
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import server_state, start_server, stop_server
+from queue_eval.transport.access import Access, write_access
+from queue_eval.transport.wire import short_path
 
 RQ_QUEUE = "chaos"
 
@@ -347,7 +347,8 @@ class Fleet:
             command = [*python, "queue_eval.chaos.driver", str(self.folder)]
         elif seat.role == "rq":
             command = [
-                str(Path(sys.executable).with_name("rq")), "worker", "-c", "queue_eval.rq_job", RQ_QUEUE,
+                str(Path(sys.executable).with_name("rq")), "worker",
+                "-c", "queue_eval.rq_bridge.job", RQ_QUEUE,
             ]  # fmt: skip
             # Not on the command line, which every user of the machine can read.
             more = {"RQ_REDIS_URL": self.access.url}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from queue_eval.chaos.evidence import SAME_NAME, Evidence, Sample
 from queue_eval.chaos.settings import Settings
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 
 SETTLED_S = 2.0
 _BREAK_S = 1.0

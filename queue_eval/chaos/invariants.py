@@ -15,7 +15,7 @@ from queue_eval.chaos.evidence import REFUSED, Evidence
 from queue_eval.chaos.idleness import longest_idle
 from queue_eval.chaos.stops import costs_of_stops
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, value_of
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 
 IDLE_S = 1.0
 """A worker that is idle for longer than this, counted from `idleness.SETTLED_S` after the last fault, should

@@ -11,14 +11,14 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from queue_eval.access import Access
-from queue_eval.campaign_view import CampaignView
+from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos.driver import CAMPAIGN
 from queue_eval.chaos.evidence import Entry, Sample
 from queue_eval.chaos.reading import entry_of, failures_after
-from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.transport.access import Access
+from queue_eval.transport.link import GiveUp, Link
 
 _EVERY_S = 0.1
 _MEMORY_EVERY = 10

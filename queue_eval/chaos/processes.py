@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from queue_eval.own_files import IMPORT_ROOT
+
 MARK = "QUEUE_EVAL_CHAOS"
 """Environment variable that every process of an attack inherits; its value is the attack's own."""
 
@@ -33,10 +35,9 @@ def environment(mark: str, temporary: Path, **more: str) -> dict[str, str]:
     """For processes of an attack: nothing of the user's own queue_eval, and a temporary folder of theirs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUE_EVAL_")}
     kept |= {MARK: mark, "TMPDIR": str(temporary), **more}
-    root = str(Path(__file__).resolve().parents[2])
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+    if IMPORT_ROOT not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         # Not installed: all are to use the same sources.
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (IMPORT_ROOT, kept.get("PYTHONPATH"))))
     return kept
 
 

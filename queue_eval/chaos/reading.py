@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from queue_eval import keys
-from queue_eval.campaign_view import CampaignView
+from queue_eval.campaign import keys
+from queue_eval.campaign.result_stream import ResultEntry
+from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos.driver import digest
 from queue_eval.chaos.evidence import Entry, Failure, Row
-from queue_eval.codec import decode
-from queue_eval.connection import Link
-from queue_eval.result_stream import ResultEntry
-from queue_eval.states import State
+from queue_eval.model.codec import decode
+from queue_eval.model.states import State
+from queue_eval.transport.link import Link
 
 _SERVER_FILES = ("server.pid", "server.sock")
 

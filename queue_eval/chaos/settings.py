@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from queue_eval.chaos.clock import libfaketime
 from queue_eval.errors import MethodUnavailableError, UsageError
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 
 VICTIMS = {
     "kill": ("driver", "worker", "child", "server"),

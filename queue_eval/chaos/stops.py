@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from queue_eval.chaos.evidence import CLOCK_S, STOPS, Evidence, Failure, Fault, records_before
-from queue_eval.states import RELEASED, Method
+from queue_eval.model.states import RELEASED, Method
 
 _EXPLAINED_S = 30.0
 """So long after a stop signal an error or a death is taken to come of it."""

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from queue_eval.campaign_view import CampaignView
+from queue_eval.campaign.registry import live_workers
+from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos import processes, reading
 from queue_eval.chaos.attack import Attack
 from queue_eval.chaos.driver import CAMPAIGN, LOG, read_log
@@ -25,10 +26,9 @@ from queue_eval.chaos.fleet import Fleet
 from queue_eval.chaos.observer import Observer, StallWatch
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
-from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.fleet import live_workers
-from queue_eval.states import Method
+from queue_eval.model.states import Method
+from queue_eval.transport.link import GiveUp, Link
 
 _TICK_S = 0.02
 _STUCK_S = 90.0

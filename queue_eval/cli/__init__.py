@@ -17,7 +17,7 @@ import click
 
 from queue_eval import __version__
 from queue_eval.cli.failures import Invocation, guarded
-from queue_eval.loading import quietly_interrupted
+from queue_eval.startup import quietly_interrupted
 
 PROGRAM = "queue-eval"
 _COMPLETION = "_QUEUE_EVAL_COMPLETE"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from queue_eval.access import Access
-from queue_eval.fleet import LiveWorker, WorkerCard
-from queue_eval.hints import spell_worker
-from queue_eval.moves import Snapshot
-from queue_eval.states import State
+from queue_eval.campaign.registry import LiveWorker, WorkerCard
+from queue_eval.model.moves import Snapshot
+from queue_eval.model.states import State
+from queue_eval.transport.access import Access
+from queue_eval.transport.hints import spell_worker
 
 _MOST_REFUSALS = 3
 

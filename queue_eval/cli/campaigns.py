@@ -7,7 +7,11 @@ from typing import Any
 
 import click
 
-from queue_eval import keys
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.expiry import EXPIRE_AFTER_S, closed_ms_of
+from queue_eval.campaign.keys import DEFAULT_QUEUE
+from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
@@ -23,16 +27,12 @@ from queue_eval.cli.output import (
 )
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.cli.terminal import say
-from queue_eval.connection import Link
+from queue_eval.driver.sources import changed_sources, known_sources, results_by_source
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
-from queue_eval.expiry import EXPIRE_AFTER_S, closed_ms_of
-from queue_eval.fleet import LiveWorker, live_workers
-from queue_eval.hints import spell_command
-from queue_eval.keys import DEFAULT_QUEUE
-from queue_eval.moves import Snapshot
-from queue_eval.queue import CampaignQueue
-from queue_eval.sources import changed_sources, known_sources, results_by_source
-from queue_eval.states import State
+from queue_eval.model.moves import Snapshot
+from queue_eval.model.states import State
+from queue_eval.transport.hints import spell_command
+from queue_eval.transport.link import Link
 
 
 @click.command("campaigns")

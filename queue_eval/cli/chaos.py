@@ -17,7 +17,7 @@ from queue_eval.cli.options import DURATION, json_option
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import say, say_in_place
 from queue_eval.errors import UsageError
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 
 if TYPE_CHECKING:
     from queue_eval.chaos.settings import Settings

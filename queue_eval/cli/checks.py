@@ -14,7 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from queue_eval.access import (
+from queue_eval.campaign.expiry import closed_ms_of
+from queue_eval.campaign.registry import live_workers
+from queue_eval.cli.attendance import why_unserved
+from queue_eval.cli.campaigns import every_campaign, label_of
+from queue_eval.cli.connect import check, named_access
+from queue_eval.cli.shared_memory import FOLDER, remains, remove, sees_all
+from queue_eval.errors import QueueEvalError, ServerRefusedError, UsageError
+from queue_eval.transport.access import (
     ACCESS_FILE,
     WORKER_ACCESS_FILE,
     Access,
@@ -22,12 +29,10 @@ from queue_eval.access import (
     named_file,
     safe_url,
 )
-from queue_eval.cli.attendance import why_unserved
-from queue_eval.cli.campaigns import every_campaign, label_of
-from queue_eval.cli.connect import check, named_access
-from queue_eval.cli.shared_memory import FOLDER, remains, remove, sees_all
-from queue_eval.clients import certificate_end
-from queue_eval.connection import (
+from queue_eval.transport.clients import certificate_end
+from queue_eval.transport.error_kinds import REDIS_ERRORS
+from queue_eval.transport.hints import spell_command
+from queue_eval.transport.link import (
     SCRIPTS_REMEDY,
     Link,
     nodes_of,
@@ -35,11 +40,6 @@ from queue_eval.connection import (
     read_settings,
     why_scriptless,
 )
-from queue_eval.errors import QueueEvalError, ServerRefusedError, UsageError
-from queue_eval.expiry import closed_ms_of
-from queue_eval.faults import REDIS_ERRORS
-from queue_eval.fleet import live_workers
-from queue_eval.hints import spell_command
 
 _CLOCK_S = 2.0
 _SOON_DAYS = 30

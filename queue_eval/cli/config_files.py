@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from queue_eval.cli.config_tables import configs_of_table
-from queue_eval.codec import encode_config
 from queue_eval.errors import ConfigError, UsageError
+from queue_eval.model.codec import encode_config
 
 _EXPORTED = {"id", "config", "state", "result", "submitted_at"}
 """Keys by which a line of an export is known. No config has an id of its own."""

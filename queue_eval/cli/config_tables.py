@@ -23,7 +23,7 @@ from typing import Any
 
 from queue_eval.cli.export_tables import OWN_COLUMNS
 from queue_eval.errors import ConfigError
-from queue_eval.table_cells import (
+from queue_eval.model.table_cells import (
     NOTHING,
     RESULT_COLUMNS,
     cells_of_any_length,

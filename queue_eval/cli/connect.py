@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
-from queue_eval.access import Access, find_access, home_folder, safe_url
-from queue_eval.connection import Link
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import ServerUnreachableError
-from queue_eval.queue import CampaignQueue
+from queue_eval.transport.access import Access, find_access, home_folder, safe_url
+from queue_eval.transport.link import Link
 
 PATIENCE_S = 5.0
 """A server that goes away during a command is waited for this long."""
@@ -61,7 +61,7 @@ def named_access(url: str | None, home: str | None) -> Access:
 
 def check(link: Link, *, looks: bool = False) -> None:
     """As `Link.check`, but says so when the server of a home is known not to run, or starts it for a look."""
-    from queue_eval.server import wake_server
+    from queue_eval.server.lifecycle import wake_server
 
     try:
         link.check()
@@ -86,8 +86,8 @@ def start_command(home: str | Path | None) -> str:
 
 def _why_stopped(home: Path) -> str | None:
     """Why it does not run, and where it last did if that was elsewhere; None if it may run."""
-    from queue_eval.server import server_state
-    from queue_eval.server_home import ServerHome
+    from queue_eval.server.home import ServerHome
+    from queue_eval.server.lifecycle import server_state
 
     state = server_state(home)
     if state.state not in ("stopped", "crashed"):

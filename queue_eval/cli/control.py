@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from queue_eval.access import entered_home
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import label_of
 from queue_eval.cli.connect import campaign_queue
@@ -15,12 +16,11 @@ from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import ask, say
+from queue_eval.driver.local_register import retire_idle
+from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.errors import UsageError
-from queue_eval.fleet import live_workers
-from queue_eval.hints import spell_command
-from queue_eval.local_register import retire_idle
-from queue_eval.queue import CampaignQueue
-from queue_eval.sources import changed_sources, results_by_source
+from queue_eval.transport.access import entered_home
+from queue_eval.transport.hints import spell_command
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.codec import EXACT_FLOAT
-from queue_eval.paging import PAGE, pages
-from queue_eval.table_cells import CellWriter, column_names, finite, plain_cell, safe_cell
+from queue_eval.campaign.paging import PAGE, pages
+from queue_eval.model.codec import EXACT_FLOAT
+from queue_eval.model.table_cells import CellWriter, column_names, finite, plain_cell, safe_cell
 
 _OWN_FIELDS = {
     "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
@@ -60,7 +60,7 @@ class Columns:
 
 
 def write_csv(lines: Path, target: Path, columns: Columns, *, safe_cells: bool = False) -> None:
-    """Cells as in results.csv; see `queue_eval.table_cells`. `safe_cells`: for spreadsheets."""
+    """Cells as in results.csv; see `queue_eval.model.table_cells`. `safe_cells`: for spreadsheets."""
     wanted = columns.all()
     shown: Callable[[Any], Any] = safe_cell if safe_cells else _as_it_is
     # backslashreplace: JSON strings may hold lone surrogates, which UTF-8 cannot.

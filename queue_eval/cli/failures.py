@@ -28,7 +28,7 @@ from click import format_filename
 from queue_eval.cli.terminal import log_to_terminal, say, say_help
 from queue_eval.errors import QueueEvalError, ServerError, UsageError
 from queue_eval.foreign_text import printable
-from queue_eval.urls import safe_url
+from queue_eval.transport.urls import safe_url
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 

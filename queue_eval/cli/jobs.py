@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.registry import card_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import (
@@ -25,13 +27,11 @@ from queue_eval.cli.output import (
 )  # fmt: skip
 from queue_eval.cli.records import JobRecord, Records
 from queue_eval.cli.terminal import Coloured, say, say_json
-from queue_eval.connection import damaged
 from queue_eval.errors import UsageError
-from queue_eval.fleet import card_of
 from queue_eval.foreign_text import one_line
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import RELEASED, Outcome, State
-from queue_eval.table_cells import finite
+from queue_eval.model.states import RELEASED, Outcome, State
+from queue_eval.model.table_cells import finite
+from queue_eval.transport.link import damaged
 
 _WIDTHS = (8, 10, 9, 32, 9)
 

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from queue_eval.cli.terminal import Coloured, say, say_json
-from queue_eval.codec import encode
 from queue_eval.foreign_text import one_line
-from queue_eval.states import State
-from queue_eval.table_cells import finite
+from queue_eval.model.codec import encode
+from queue_eval.model.states import State
+from queue_eval.model.table_cells import finite
 
 COLOURS: dict[str, str] = {
     State.SCHEDULED: "cyan",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from queue_eval.moves import Snapshot
-from queue_eval.queue import CampaignQueue
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.model.moves import Snapshot
 
 SAMPLE = 500
 """Newest results that are looked at."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from queue_eval.cli.terminal import say
 from queue_eval.foreign_text import one_line
-from queue_eval.states import Outcome
+from queue_eval.model.states import Outcome
 
 LINE_EVERY_S = 10.0
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from queue_eval.campaign.expiry import EXPIRE_AFTER_S, Expired, find_expired
 from queue_eval.cli.connect import connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.output import iso, print_json, print_table, shown_time
 from queue_eval.cli.terminal import say
 from queue_eval.errors import DamagedError
-from queue_eval.expiry import EXPIRE_AFTER_S, Expired, find_expired
 
 
 def prune_campaigns(

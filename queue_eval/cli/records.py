@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from queue_eval.campaign_view import parse_config
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.paging import PAGE, pages
+from queue_eval.campaign.result_stream import ResultEntry, lost_entry
+from queue_eval.campaign.view import parse_config
 from queue_eval.cli.output import iso
-from queue_eval.codec import decode
-from queue_eval.connection import Link
-from queue_eval.options import failure_value_of
-from queue_eval.outcomes import judged
-from queue_eval.paging import PAGE, pages
-from queue_eval.queue import CampaignQueue
-from queue_eval.result_stream import ResultEntry, lost_entry
-from queue_eval.states import State
+from queue_eval.driver.fill import judged
+from queue_eval.driver.options import failure_value_of
+from queue_eval.model.codec import decode
+from queue_eval.model.states import State
+from queue_eval.transport.link import Link
 
 _LOOKUPS = 4000
 """Values that one look at a page of jobs may ask the server for: a few ms there."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from queue_eval.access import Access, find_access
+from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
 from queue_eval.cli.options import POSITIVE_DURATION, SAFE_CELLS_HELP, json_option, server_options
@@ -20,12 +20,12 @@ from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.target import Target, find_target
 from queue_eval.cli.terminal import say
+from queue_eval.driver.evaluator import Evaluator
 from queue_eval.errors import QueueEvalError, UsageError
-from queue_eval.evaluator import Evaluator
-from queue_eval.hints import spell_command
-from queue_eval.keys import check_campaign_name
-from queue_eval.states import Method, Outcome, State
-from queue_eval.table_cells import NOTHING, is_no_number, json_of
+from queue_eval.model.states import Method, Outcome, State
+from queue_eval.model.table_cells import NOTHING, is_no_number, json_of
+from queue_eval.transport.access import Access, find_access
+from queue_eval.transport.hints import spell_command
 
 _WRITE_EVERY_S = 3.0
 _TABLES = (".csv", ".txt", "")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, home_folder, safe_url
-from queue_eval.certificates import Certificates
 from queue_eval.cli.terminal import say, say_json
 from queue_eval.errors import UsageError
-from queue_eval.server import ServerState, server_state, start_server, stop_server
-from queue_eval.server_settings import Network
+from queue_eval.server.certificates import Certificates
+from queue_eval.server.lifecycle import ServerState, server_state, start_server, stop_server
+from queue_eval.server.settings import Network
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, home_folder, safe_url
 
 _home_option = click.option(
     "--home", metavar="FOLDER", help="Folder of the server [default: $QUEUE_EVAL_HOME, else .queue_eval]."

@@ -14,8 +14,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from queue_eval.errors import FunctionError
-from queue_eval.function_load import split_name
-from queue_eval.function_ref import FunctionName
+from queue_eval.function.loading import split_name
+from queue_eval.function.reference import FunctionName
 
 
 @dataclass(frozen=True)

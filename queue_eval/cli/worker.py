@@ -13,17 +13,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-import queue_eval
-from queue_eval.access import ACCESS_FILE, Access, check_build, entered_home, find_access, named_file
 from queue_eval.cli.options import AUTO, DURATION, POSITIVE_DURATION, SIZE, AutoOr, server_options
 from queue_eval.cli.terminal import log_to_terminal, say
-from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError, UsageError
-from queue_eval.faults import is_refusal
 from queue_eval.foreign_text import plain
+from queue_eval.function.signing import check_installed
 from queue_eval.machine import new_worker_name
-from queue_eval.private_home import close_home
-from queue_eval.signing import check_installed, is_pair
+from queue_eval.model.signing_key import is_pair
+from queue_eval.own_files import IMPORT_ROOT
+from queue_eval.transport.access import (
+    ACCESS_FILE,
+    Access,
+    check_build,
+    entered_home,
+    find_access,
+    named_file,
+)
+from queue_eval.transport.error_kinds import is_refusal
+from queue_eval.transport.link import Link
+from queue_eval.transport.private_home import close_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,9 +90,9 @@ def worker_command(
     runs and stops now. SIGHUP, SIGUSR1 and SIGUSR2 drain, too. In a batch job, a drain by SIGTERM gives back
     after 20 s what still runs, one by SIGUSR1 or SIGUSR2 after 50 s, and always 5 s before --time-limit.
     """
-    from queue_eval.allow_list import AllowList
+    from queue_eval.campaign.keys import check_campaign_name, check_queue_name
     from queue_eval.cli.first_process import leave_first_process
-    from queue_eval.keys import check_campaign_name, check_queue_name
+    from queue_eval.function.allow_list import AllowList
 
     began_at = time.monotonic()
     for campaign in campaigns:
@@ -136,7 +144,7 @@ def worker_command(
 
 def _import_workers() -> None:
     """Bind the name `workers` to our package, whatever the import path says: users have theirs."""
-    folder = Path(queue_eval.__file__).parent.parent / "workers"
+    folder = Path(IMPORT_ROOT) / "workers"
     spec = importlib.util.spec_from_file_location(
         "workers", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from queue_eval.access import Access
 from queue_eval.chaos.processes import MARK, signal_tree
 from queue_eval.chaos.schedule import TURNS, strikes
 from queue_eval.chaos.settings import checked
 from queue_eval.chaos.workload import MAX_ATTEMPTS, TIME_LIMIT_S
 from queue_eval.errors import ServerError
-from queue_eval.server import start_server
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import Access
 from tests.support.cli import COMMAND, ROOT, cli_here
 from tests.support.waiting import wait_until
 

@@ -12,7 +12,7 @@ from queue_eval.chaos.evidence import SAME_NAME, TWICE, Evidence, Failure, Fault
 from queue_eval.chaos.invariants import LAWS, judge
 from queue_eval.chaos.report import print_report, report_on
 from queue_eval.chaos.workload import SideLine
-from queue_eval.states import RELEASED
+from queue_eval.model.states import RELEASED
 from tests.chaos.history import END, KILLED_AT, OTHER, VICTIM, job_of, sound
 from workers.signals import DOUBT_S
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.access import find_access
 from queue_eval.chaos import observer as watching
 from queue_eval.chaos.observer import Observer, StallWatch
-from queue_eval.server import server_state, start_server
-from queue_eval.states import Outcome
+from queue_eval.model.states import Outcome
+from queue_eval.server.lifecycle import server_state, start_server
+from queue_eval.transport.access import find_access
 from tests.support.cli import ROOT, Filled
 from tests.support.waiting import wait_until
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from queue_eval import Evaluator, Job
-from queue_eval.codec import FAIL_RETURN_VALUE
+from queue_eval.model.codec import FAIL_RETURN_VALUE
 
 
 def run(config):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 from tests.support.executor_harness import Harness
 from tests.support.ray_cluster import RayCluster
 from tests.support.rq_fleet import RqFleet, RqRedis

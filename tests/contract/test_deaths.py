@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from queue_eval.chaos.processes import send
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 from tests.support.executor_harness import (
     FORWARDING,
     Harness,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import leftovers
 from queue_eval.chaos.processes import send
-from queue_eval.leftovers import CAN_BE_FOUND
-from queue_eval.states import Method
+from queue_eval.model.states import Method
+from queue_eval.runtime import leftovers
+from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from tests.support import leftover_functions
 from tests.support.executor_harness import ROOT, is_running, result_of
 from tests.support.waiting import wait_until
@@ -174,9 +174,9 @@ def test_what_programs_take_while_they_end_is_not_the_next_jobs(make, method, tm
 
 WORKER = """
     import sys
-    from queue_eval.attempt import Attempt
-    from queue_eval.pipe import Setup
-    from queue_eval.states import Method
+    from queue_eval.model.attempt import Attempt
+    from queue_eval.runtime.pipe import Setup
+    from queue_eval.model.states import Method
     from workers.executors.protocol import Plan
     from workers.runner import Runner
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cloudpickle
 import pytest
 
-from queue_eval.pipe import ERROR_BYTES
-from queue_eval.states import Method
+from queue_eval.model.states import Method
+from queue_eval.runtime.pipe import ERROR_BYTES
 from tests.support.executor_harness import FORWARDING, ROOT, result_of, text_of
 from workers.executors import child_process
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 from tests.support.executor_harness import Harness, result_of, text_of
 from workers.executors import departures
 

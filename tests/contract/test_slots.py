@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.states import Method
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.states import Method
 from tests.support.executor_harness import Harness, is_running, result_of
 from workers.executors import make_executor
 from workers.resources import Means

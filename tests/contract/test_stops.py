@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from queue_eval.states import Method
-from queue_eval.stop_signals import STOP_SIGNALS
+from queue_eval.model.states import Method
+from queue_eval.runtime.stop_signals import STOP_SIGNALS
 from tests.support.executor_harness import is_running, result_of
 
 

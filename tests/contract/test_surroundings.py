@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_eval.pipe import OUTPUT_BYTES, FrameBuffer, Setup, encode_run, parse_report
-from queue_eval.states import Method
+from queue_eval.model.states import Method
+from queue_eval.runtime.pipe import OUTPUT_BYTES, FrameBuffer, Setup, encode_run, parse_report
 from tests.support.executor_harness import (
     ROOT,
     Harness,
@@ -168,7 +168,7 @@ def test_a_worker_of_an_earlier_version_starts_the_child_in_its_own_way():
     ours, theirs = socket.socketpair()
     lifeline_read, lifeline = os.pipe()
     fds = (theirs.fileno(), lifeline_read)
-    command = [sys.executable, "-P", "-m", "queue_eval.child", *map(str, fds)]
+    command = [sys.executable, "-P", "-m", "queue_eval.runtime.child", *map(str, fds)]
     with ours, subprocess.Popen(command, pass_fds=fds, start_new_session=True) as child:
         theirs.close()
         os.close(lifeline_read)
@@ -187,7 +187,7 @@ def test_a_worker_of_an_earlier_version_starts_the_child_in_its_own_way():
 PARENT = """
     import json
     import sys
-    from queue_eval.states import Method
+    from queue_eval.model.states import Method
     from tests.support.executor_harness import Harness
 
     method, started, forward = Method(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.server import start_server
+from queue_eval.server.lifecycle import start_server
 from tests.support.fault_fleet import Fleet
 
 

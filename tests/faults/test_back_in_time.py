@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.access import find_access, write_access
+from queue_eval.campaign.keys import CAMPAIGNS
 from queue_eval.chaos.proxy import FaultProxy
-from queue_eval.keys import CAMPAIGNS
-from queue_eval.server import start_server
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import find_access, write_access
 from tests.support.fault_fleet import Fleet, check_all_recorded, end, kill_server, wait_state
 from tests.support.load import Load
 from tests.support.networks import Node, free_ports

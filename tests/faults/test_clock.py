@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from queue_eval.campaign.registry import live_workers
 from queue_eval.chaos.clock import ServerClock
-from queue_eval.fleet import live_workers
-from queue_eval.server import server_state
+from queue_eval.server.lifecycle import server_state
 from tests.support.fault_fleet import ROOT, Fleet, check_all_recorded, wait_registered
 from tests.support.waiting import wait_until
 

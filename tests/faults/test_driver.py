@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from queue_eval import Evaluator, WorkerError
-from queue_eval.server import server_state
+from queue_eval.server.lifecycle import server_state
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
 
@@ -170,12 +170,12 @@ def test_a_lost_reply_while_hiring_costs_nothing(own_home, monkeypatch):
     keywords = {"home": own_home, "num_workers": 1}
     with Evaluator.create("tests.support.functions:run", "thread", keywords) as evaluator:
         link = evaluator._campaign.queue.link
-        call, script = link.call, link.run_script
+        call, run = link.call, link.run_script
         running, lost = [], []
 
-        def run_script(name, *arguments):
-            running.append(name)
-            return script(name, *arguments)
+        def run_script(script, *arguments):
+            running.append(script.name)
+            return run(script, *arguments)
 
         def lossy(operation):
             def once(client):

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import failpoints, keys, lua
-from queue_eval.access import find_access
-from queue_eval.codec import FAIL_RETURN_VALUE
+from queue_eval import failpoints
+from queue_eval.campaign import keys
+from queue_eval.campaign import scripts as lua
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.failpoints import POINTS, VARIABLE
-from queue_eval.queue import CampaignQueue
-from queue_eval.server import start_server
-from queue_eval.states import State
+from queue_eval.model.codec import FAIL_RETURN_VALUE
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import find_access
 from tests.support.executor_harness import is_running
 from tests.support.failpoint_driver import CANCELLED, COUNT
 from tests.support.fault_fleet import ROOT, Fleet, check_all_recorded, end, stop_now, wait_state

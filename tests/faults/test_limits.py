@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from queue_eval import codec
 from queue_eval.cli.options import parse_size
-from queue_eval.execution import RunFunction
-from queue_eval.pipe import ERROR_BYTES, Setup
-from queue_eval.states import Method
+from queue_eval.model import codec
+from queue_eval.model.states import Method
+from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.pipe import ERROR_BYTES, Setup
 from tests.support.executor_harness import ROOT, Harness, is_running, result_of, text_of
 
 MB = 10**6

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from queue_eval.access import Access, find_access
-from queue_eval.campaign_view import STAMP_DIGITS
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.history import past_pages
+from queue_eval.campaign.result_stream import ResultReader
+from queue_eval.campaign.view import STAMP_DIGITS
 from queue_eval.chaos.proxy import FaultProxy
-from queue_eval.connection import Link
-from queue_eval.moves import Release
-from queue_eval.past import past_pages
-from queue_eval.queue import CampaignQueue
-from queue_eval.result_stream import ResultReader
-from queue_eval.states import Outcome
+from queue_eval.model.moves import Release
+from queue_eval.model.states import Outcome
+from queue_eval.transport.access import Access, find_access
+from queue_eval.transport.link import Link
 from tests.support.fault_fleet import Fleet, check_all_recorded, end
 from tests.support.lua_campaign import FIELDS, Columns, LuaCampaign, settlement, submission
 from tests.support.waiting import wait_until
@@ -67,8 +67,8 @@ def proxy(access: Access) -> Iterator[FaultProxy]:
 @pytest.fixture
 def link(access: Access, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
     """Through the proxy, and with little patience."""
-    monkeypatch.setattr("queue_eval.connection.REPLY_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("queue_eval.result_stream._MARGIN_S", 0.1)
+    monkeypatch.setattr("queue_eval.transport.link.REPLY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("queue_eval.campaign.result_stream._MARGIN_S", 0.1)
     link = Link(behind(access, proxy), name="test")
     yield link
     link.close()

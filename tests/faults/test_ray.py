@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.fleet import live_workers
-from queue_eval.states import State
+from queue_eval.campaign.registry import live_workers
+from queue_eval.model.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import Fleet, check_all_recorded, signal_all
 from tests.support.networks import free_ports

@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from queue_eval.states import State
+from queue_eval.model.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import Fleet, check_all_recorded, end, signal_all
 from tests.support.rq_fleet import RqFleet, RqRedis

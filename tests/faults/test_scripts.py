@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_eval.server import server_state, start_server
+from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.fault_fleet import Fleet
 from tests.support.waiting import wait_until
 

@@ -15,9 +15,9 @@ import psutil
 import pytest
 import redis
 
-from queue_eval.access import find_access, write_access
 from queue_eval.errors import ServerError
-from queue_eval.server import server_state, start_server, stop_server
+from queue_eval.server.lifecycle import server_state, start_server, stop_server
+from queue_eval.transport.access import find_access, write_access
 from tests.conftest import end_processes_of
 from tests.support.fault_fleet import Fleet, check_all_recorded, kill_server
 from tests.support.load import Load
@@ -254,7 +254,7 @@ def test_the_repair_that_is_advised_works(own_home, has_tool, monkeypatch):
     with log_of(own_home).open("ab") as file:
         file.write(b"garbage\r\n")
     if not has_tool:
-        monkeypatch.setattr("queue_eval.server_process.shutil.which", lambda name: None)
+        monkeypatch.setattr("queue_eval.server.process.shutil.which", lambda name: None)
     with pytest.raises(ServerError) as caught:
         start_server(own_home)
     command = str(caught.value).partition("with: ")[2].partition("; see")[0]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from queue_eval.fleet import live_workers
-from queue_eval.states import State
+from queue_eval.campaign.registry import live_workers
+from queue_eval.model.states import State
 from tests.support.fault_fleet import Fleet, check_all_recorded, end, wait_registered
 from tests.support.waiting import wait_until
 

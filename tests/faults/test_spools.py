@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.job import Job
-from queue_eval.server import server_state, start_server
+from queue_eval.model.job import Job
+from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.fault_fleet import (
     WORK,
     Fleet,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from queue_eval.states import State
+from queue_eval.model.states import State
 from tests.support.fault_fleet import Fleet, check_all_recorded, wait_state
 from tests.support.waiting import wait_until
 

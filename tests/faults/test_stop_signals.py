@@ -9,8 +9,8 @@ import subprocess
 import psutil
 import pytest
 
-from queue_eval.server import server_state, start_server
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, signal_all, stop_now, wait_registered
 from tests.support.waiting import wait_until

@@ -17,12 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_eval import Evaluator, keys
-from queue_eval.access import find_access
-from queue_eval.connection import Link
+from queue_eval import Evaluator
+from queue_eval.campaign import keys
+from queue_eval.campaign.keys import COLUMNS, Keys
 from queue_eval.errors import QueueEvalError, UsageError
-from queue_eval.keys import COLUMNS, Keys
-from queue_eval.server import start_server, stop_server
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here
 from tests.support.damage import DAMAGES, REGISTRIES, Damage

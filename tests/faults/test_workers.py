@@ -13,8 +13,8 @@ from collections import Counter
 
 import pytest
 
-from queue_eval.server import start_server
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import start_server
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import (
     WORK,

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from queue_eval.server import server_state, start_server
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.fault_fleet import Fleet, check_all_recorded, kill_server, wait_registered, wait_state
 from tests.support.waiting import wait_until
 from tests.support.wrong_clock import WrongClock

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.server_programs import server_binary
+from queue_eval.server.programs import server_binary
 from tests.support.hosts import ROOT, Network, Process, network
 from tests.support.waiting import wait_until
 

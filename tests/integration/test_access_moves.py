@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import connection
-from queue_eval.access import ACCESS_FILE, Access, find_access, write_access
-from queue_eval.connection import BlockingClient, Link
+from queue_eval.campaign.registry import live_workers
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
-from queue_eval.fleet import live_workers
-from queue_eval.server import start_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_watch import Wire
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport import link as connection
+from queue_eval.transport.access import ACCESS_FILE, Access, find_access, write_access
+from queue_eval.transport.link import BlockingClient, Link
+from queue_eval.transport.wire import Wire
 from tests.support.cli import ROOT
 from tests.support.waiting import wait_until
 
@@ -139,7 +139,7 @@ def test_what_a_user_may_not_do_is_an_error_at_once(home, given):
 
 IMPATIENT = """
 import sys
-from queue_eval import connection
+from queue_eval.transport import link as connection
 from queue_eval.cli import main
 connection.REFUSED_PATIENCE_S = 1.0
 main(sys.argv[1:])

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from queue_eval.fleet import WorkerCard
+from queue_eval.campaign.registry import WorkerCard
 from tests.support.executor_harness import is_running
 from tests.support.fake_squeue import fake_squeue
 from tests.support.fault_fleet import Fleet, end

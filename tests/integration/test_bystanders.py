@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import open_files, server_process
 from queue_eval.errors import ServerError
 from queue_eval.machine import birth_of, born_now, machine_id
-from queue_eval.server import server_state, start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_life import Holder, processes_of
+from queue_eval.server import open_files
+from queue_eval.server import process as server_process
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import server_state, start_server, stop_server
+from queue_eval.server.lock import Holder, processes_of
 from tests.support.foreign_listener import UID, needs_accounts
 from tests.support.waiting import wait_until
 

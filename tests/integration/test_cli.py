@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from queue_eval.codec import FAIL_RETURN_VALUE
-from queue_eval.server import start_server, stop_server
-from queue_eval.states import State
+from queue_eval.model.codec import FAIL_RETURN_VALUE
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.cli import COMMAND, COUNTS, ROOT, cli, cli_here, complaint, document, filled_campaign
 
 
@@ -176,7 +176,7 @@ def test_server_that_is_not_running(own_home):
 
 def test_unexpected_errors_and_debug(filled, server, campaign, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "from queue_eval.campaign_view import CampaignView\n"
+        "from queue_eval.campaign.view import CampaignView\n"
         "def snapshot(self): raise ArithmeticError('a defect of ours')\nCampaignView.snapshot = snapshot\n"
     )
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval import keys
-from queue_eval.fleet import live_workers
-from queue_eval.states import Outcome, State
+from queue_eval.campaign import keys
+from queue_eval.campaign.registry import live_workers
+from queue_eval.model.states import Outcome, State
 from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign, on_terminal
 
 

@@ -8,11 +8,11 @@ import json
 import pandas as pd
 import pytest
 
-from queue_eval.access import find_access
-from queue_eval.codec import FAIL_RETURN_VALUE
-from queue_eval.connection import Link
-from queue_eval.server import start_server
-from queue_eval.states import Outcome
+from queue_eval.model.codec import FAIL_RETURN_VALUE
+from queue_eval.model.states import Outcome
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 from tests.support.cli import Filled, cli, cli_here, complaint, document, filled_campaign
 
 

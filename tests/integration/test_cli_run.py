@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.codec import FAIL_RETURN_VALUE
+from queue_eval.model.codec import FAIL_RETURN_VALUE
 from tests.support.cli import cli, cli_here, complaint, document, start_cli
 from tests.support.waiting import wait_until
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.keys import CAMPAIGNS, WORKERS, Keys
+from queue_eval.campaign.keys import CAMPAIGNS, WORKERS, Keys
 from tests.support.cli import start_cli
 from tests.support.networks import Node, cluster, place_of
 from tests.support.waiting import wait_until

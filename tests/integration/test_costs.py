@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from queue_eval import Evaluator, keys, resting
-from queue_eval.access import read_access
-from queue_eval.codec import encode
-from queue_eval.connection import Link
-from queue_eval.keys import Keys
-from queue_eval.moves import Lease, Settlement, Submission
-from queue_eval.queue import CampaignQueue
-from queue_eval.server import start_server
-from queue_eval.states import Outcome
+from queue_eval import Evaluator
+from queue_eval.campaign import keys, resting
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import Keys
+from queue_eval.model.codec import encode
+from queue_eval.model.moves import Lease, Settlement, Submission
+from queue_eval.model.states import Outcome
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import read_access
+from queue_eval.transport.link import Link
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
 from workers.options import WorkerOptions

@@ -22,9 +22,9 @@ from queue_eval import (
     ThreadPoolEvaluator,
     UsageError,
 )
-from queue_eval.callbacks import Callback, ProfilingCallback
-from queue_eval.codec import FAIL_RETURN_VALUE
-from queue_eval.evaluator import Evaluator as Base
+from queue_eval.driver.callbacks import Callback, ProfilingCallback
+from queue_eval.driver.evaluator import Evaluator as Base
+from queue_eval.model.codec import FAIL_RETURN_VALUE
 from tests.support.waiting import wait_until
 
 NAME = "tests.support.functions:run"
@@ -779,8 +779,8 @@ def test_a_purged_campaign_ends_the_wait(create, fake_worker):
 
 
 def test_a_campaign_that_nobody_serves_is_told_of(create, monkeypatch):
-    monkeypatch.setattr("queue_eval.chores.UNSERVED_S", 0.2)
-    monkeypatch.setattr("queue_eval.chores.LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("queue_eval.driver.chores.UNSERVED_S", 0.2)
+    monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.1)
     evaluator = create(queue="of-nobody")  # not of a worker that an earlier test has killed just now
     evaluator.submit(configs(1))
     with pytest.warns(UserWarning, match="start one with: queue-eval worker --home .* --campaign") as caught:

@@ -13,11 +13,11 @@ import pytest
 import redis
 
 from queue_eval import CampaignNotFoundError, Evaluator, UsageError
-from queue_eval.access import find_access
-from queue_eval.connection import Link
-from queue_eval.expiry import closed_ms_of, prune_in_passing
-from queue_eval.keys import CAMPAIGNS, PRUNED, Keys
-from queue_eval.server import start_server, stop_server
+from queue_eval.campaign.expiry import closed_ms_of, prune_in_passing
+from queue_eval.campaign.keys import CAMPAIGNS, PRUNED, Keys
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 from tests.support.cli import ROOT, cli, cli_here, complaint, document
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
@@ -88,7 +88,7 @@ class Bench:
 @pytest.fixture
 def bench(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     # A tenth of a second may pass here between any two steps.
-    monkeypatch.setattr("queue_eval.expiry._MOST_S", 60.0)
+    monkeypatch.setattr("queue_eval.campaign.expiry._MOST_S", 60.0)
     bench = Bench(own_home)
     yield bench
     bench.close()
@@ -251,7 +251,7 @@ def test_at_most_some_are_pruned_in_passing(bench, monkeypatch):
     bench.client.delete(PRUNED)
     prune_in_passing(bench.link)
     assert len(bench.all() & old) == 5
-    monkeypatch.setattr("queue_eval.expiry._MOST_S", 0.0)
+    monkeypatch.setattr("queue_eval.campaign.expiry._MOST_S", 0.0)
     bench.client.delete(PRUNED)
     prune_in_passing(bench.link)
     assert len(bench.all() & old) == 4, "one at least, and no more when the time is over"

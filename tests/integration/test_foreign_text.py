@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import keys
+from queue_eval.campaign import keys
+from queue_eval.campaign.keys import Keys
+from queue_eval.campaign.registry import WorkerCard
 from queue_eval.cli import SECTIONS
 from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.errors import DamagedError, QueueEvalError, UsageError
-from queue_eval.fleet import WorkerCard
 from queue_eval.foreign_text import plain
-from queue_eval.keys import Keys
 from queue_eval.machine import machine_id
 from queue_eval.user_warning import warn_user
 from tests.support.cli import COMMAND, ROOT, Filled, cli_here, filled_campaign, run_on_terminal

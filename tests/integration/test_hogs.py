@@ -14,13 +14,15 @@ import psutil
 import pytest
 import redis
 
-from queue_eval import Evaluator, server_watch
-from queue_eval.access import find_access
-from queue_eval.server import server_state, start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_process import is_watched
-from queue_eval.server_settings import Network
-from queue_eval.server_watch import SCRIPT_LIMIT_VARIABLE, ReplyError, drop_strangers
+from queue_eval import Evaluator
+from queue_eval.server import watcher
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import server_state, start_server, stop_server
+from queue_eval.server.process import is_watched
+from queue_eval.server.settings import Network
+from queue_eval.server.watcher import SCRIPT_LIMIT_VARIABLE, drop_strangers
+from queue_eval.transport.access import find_access
+from queue_eval.transport.wire import ReplyError
 from tests.support.cli import cli, cli_here
 from tests.support.homes import record_of, wire_to
 from tests.support.waiting import wait_until
@@ -35,7 +37,7 @@ def end_watcher(home: Path) -> None:
     """So that nobody but whoever is under test acts."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or ()
-        if str(home) in words and any("server_watch" in word for word in words):
+        if str(home) in words and any("server/watcher.py" in word for word in words):
             process.kill()
     wait_until(lambda: not is_watched(ServerHome(home), record_of(home)))
 
@@ -131,7 +133,7 @@ def test_who_comes_to_a_full_server_waits_for_a_free_connection(own_home: Path) 
 
 def test_a_socket_whose_connections_are_all_taken(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the server's own account comes there; nobody is dropped."""
-    monkeypatch.setattr("queue_eval.connection.FULL_PATIENCE_S", -4.5)
+    monkeypatch.setattr("queue_eval.transport.link.FULL_PATIENCE_S", -4.5)
     start_server(own_home, keep=True)
     with wire_to(own_home) as wire:
         wire.call("CONFIG", "SET", "maxclients", "30")
@@ -164,7 +166,7 @@ def test_clients_have_time_to_show_a_password(public_home: Path, monkeypatch: py
         stranger.sendall(b"PING\r\n")
         assert stranger.recv(100).startswith(b"-NOAUTH")
         assert drop_strangers(wire) == 0
-        monkeypatch.setattr(server_watch, "_STRANGER_S", 0)
+        monkeypatch.setattr(watcher, "_STRANGER_S", 0)
         assert drop_strangers(wire) == 1
         assert stranger.recv(100) == b""
         assert other.call("PING") == b"PONG"
@@ -211,7 +213,7 @@ def test_a_watcher_that_is_gone_is_set_anew_while_a_script_loops(
     assert "killed" in told[0]
     with wire_to(own_home) as wire:
         clients = wire.call("CLIENT", "LIST")
-    assert clients.count(server_watch.NAME.encode()) == 1
+    assert clients.count(watcher.NAME.encode()) == 1
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1"], ids=["one-user", "group"])
@@ -246,7 +248,7 @@ def test_a_full_disk_keeps_no_watcher_from_its_work(monkeypatch: pytest.MonkeyPa
     """It ended where its log took no line, and the script went on."""
     with Path("/dev/full").open("wb", buffering=0) as full_disk:
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full_disk, write_through=True))
-        server_watch.say("a script has kept the server busy")
+        watcher.say("a script has kept the server busy")
 
 
 def test_a_stuck_server_ends_whose_home_was_removed(
@@ -271,7 +273,7 @@ def test_a_stuck_server_ends_whose_home_was_removed(
 def test_the_owner_stops_a_server_whose_script_loops(
     own_home: Path, script: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("queue_eval.server_process.SCRIPT_PATIENCE_S", 0.2)
+    monkeypatch.setattr("queue_eval.server.process.SCRIPT_PATIENCE_S", 0.2)
     start_server(own_home, keep=True)
     end_watcher(own_home)
     with wire_to(own_home) as wire:

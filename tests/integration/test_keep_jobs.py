@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.undone import _MOST as MOST_REMEMBERED
+from queue_eval.driver.rollback import _MOST as MOST_REMEMBERED
 
 FUNCTION = "tests.support.functions:run"
 

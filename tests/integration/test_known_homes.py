@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.access import find_access, write_access
 from queue_eval.errors import UsageError
-from queue_eval.known_homes import adopt, is_known, state_folder
-from queue_eval.private_home import make_home
-from queue_eval.server import start_server, stop_server
-from queue_eval.server_home import ServerHome
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import find_access, write_access
+from queue_eval.transport.known_homes import adopt, is_known, state_folder
+from queue_eval.transport.private_home import make_home
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here, complaint
 from tests.support.foreign_listener import UID, needs_accounts
@@ -294,8 +294,8 @@ def test_of_many_that_adopt_a_home_at_once_each_knows_it(project: Path) -> None:
 MAKE = """
 import sys
 from pathlib import Path
-from queue_eval.access import entered_home
-from queue_eval.private_home import make_home
+from queue_eval.transport.access import entered_home
+from queue_eval.transport.private_home import make_home
 print(flush=True)
 sys.stdin.readline()
 make_home(Path(".queue_eval").resolve())

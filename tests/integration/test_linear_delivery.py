@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from queue_eval import Evaluator, Job, SearchTerminationError, ThreadPoolEvaluator, single
-from queue_eval.callbacks import Callback
+from queue_eval.driver.callbacks import Callback
 from tests.support.waiting import wait_until
 
 JOBS = 400

@@ -19,14 +19,15 @@ from typing import Any
 import psutil
 import pytest
 
-from queue_eval import Evaluator, WorkerError, keys
-from queue_eval.access import find_access
-from queue_eval.fleet import LiveWorker, live_workers
-from queue_eval.local_workers import LocalWorkers
-from queue_eval.moves import Settled
-from queue_eval.queue import CampaignQueue
-from queue_eval.server import start_server
-from queue_eval.states import State
+from queue_eval import Evaluator, WorkerError
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.registry import LiveWorker, live_workers
+from queue_eval.driver.local_workers import LocalWorkers
+from queue_eval.model.moves import Settled
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import find_access
 from tests.support.cli import cli, cli_here
 from tests.support.fault_fleet import ROOT, Fleet, wait_registered, wait_state
 from tests.support.waiting import wait_until
@@ -158,7 +159,7 @@ def test_a_retry_waits_for_the_mended_environment(script, tmp_path, method):
 def test_a_retry_tells_of_a_worker_that_does_not_answer(script, own_fleet, monkeypatch):
     (failed,) = script.run({"x": 1, "bad": "old"}, MARK="old")
     (pid,) = [one.card.pid for one in _live(own_fleet, script)]
-    monkeypatch.setattr("queue_eval.local_register.IDLE_HEARD_S", 0.2)
+    monkeypatch.setattr("queue_eval.driver.local_register.IDLE_HEARD_S", 0.2)
     os.kill(pid, signal.SIGSTOP)
     try:
         reply = cli_here("retry", script.campaign, home=script.home)

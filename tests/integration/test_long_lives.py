@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from queue_eval import keys
-from queue_eval.access import WORKER_ACCESS_FILE, find_access
-from queue_eval.connection import Link
-from queue_eval.fleet import ask_to_drain
+from queue_eval.campaign import keys
+from queue_eval.campaign.registry import ask_to_drain
 from queue_eval.machine import machine_id
-from queue_eval.server import start_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_watch import Wire
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import WORKER_ACCESS_FILE, find_access
+from queue_eval.transport.link import Link
+from queue_eval.transport.wire import Wire
 from tests.support.fault_fleet import Fleet, wait_registered
 from tests.support.waiting import wait_until
 from workers.options import WorkerOptions

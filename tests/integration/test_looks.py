@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval import server
-from queue_eval.access import find_access
-from queue_eval.connection import Link
-from queue_eval.server import server_state, start_server, stop_server, wake_server
-from queue_eval.server_home import ServerHome
-from queue_eval.states import Outcome
+from queue_eval.model.states import Outcome
+from queue_eval.server import lifecycle as server
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import server_state, start_server, stop_server, wake_server
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 from tests.support.cli import Filled, cli, cli_here, complaint, document
 from tests.support.waiting import wait_until
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from queue_eval.access import find_access
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import NodeAwayError
-from queue_eval.moves import Settled
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import State
+from queue_eval.model.moves import Settled
+from queue_eval.model.states import State
+from queue_eval.transport.access import find_access
 from tests.support.fault_fleet import check_all_recorded, wait_state
 from tests.support.waiting import wait_until
 from workers.options import WorkerOptions

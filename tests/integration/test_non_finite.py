@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from queue_eval import Evaluator, State
-from queue_eval.callbacks import SearchEarlyStopping
-from queue_eval.codec import FAIL_RETURN_VALUE
+from queue_eval.driver.callbacks import SearchEarlyStopping
 from queue_eval.errors import JobFailed, UsageError
-from queue_eval.states import Outcome
+from queue_eval.model.codec import FAIL_RETURN_VALUE
+from queue_eval.model.states import Outcome
 from tests.support.cli import Filled, cli, cli_here, complaint, document
 
 NUMBER = "tests.support.functions:number"

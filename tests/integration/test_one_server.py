@@ -16,10 +16,10 @@ import pytest
 from queue_eval import Evaluator
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
 from queue_eval.machine import machine_id
-from queue_eval.server import revive_server, server_state, start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_life import Holder, processes_of
-from queue_eval.server_watch import Wire
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import revive_server, server_state, start_server, stop_server
+from queue_eval.server.lock import Holder, processes_of
+from queue_eval.transport.wire import Wire
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import ROOT
 from tests.support.namespaces import OTHER_NAME, OTHER_PIDS, python, queue_eval, run_inside, start_inside
@@ -27,17 +27,19 @@ from tests.support.waiting import wait_until
 
 HIDDEN = "in another container or namespace of process ids of this machine, as process"
 
-START = "import sys; from queue_eval.server import start_server; start_server(sys.argv[1], keep=True)"
-OPEN = "import sys; from queue_eval.server import open_access; open_access(home=sys.argv[1])"
-REVIVE = "import sys; from queue_eval.server import revive_server; revive_server(sys.argv[1])"
+START = (
+    "import sys; from queue_eval.server.lifecycle import start_server; start_server(sys.argv[1], keep=True)"
+)
+OPEN = "import sys; from queue_eval.server.lifecycle import open_access; open_access(home=sys.argv[1])"
+REVIVE = "import sys; from queue_eval.server.lifecycle import revive_server; revive_server(sys.argv[1])"
 HALF = """
 import sys, time
-from queue_eval import server_process
+from queue_eval.server import process as server_process
 def half(*_):
     print("half", flush=True)
     time.sleep(600)
 server_process.POINT = half
-from queue_eval.server import start_server
+from queue_eval.server.lifecycle import start_server
 start_server(sys.argv[1])
 """
 """A starter that comes as far as POINT and no further."""
@@ -370,8 +372,8 @@ def test_one_of_another_machine(home: Path) -> None:
     files.alive_file.write_bytes(Holder("other:1", 77, 1.0, "server", "far-away").encode())
     pid = processes_of(files)[0]
     hidden = python(
-        "import sys; from queue_eval import server_life; server_life.processes_of = lambda _: [];"
-        "from queue_eval.server import start_server; start_server(sys.argv[1])", home,
+        "import sys; from queue_eval.server import lock; lock.processes_of = lambda _: [];"
+        "from queue_eval.server.lifecycle import start_server; start_server(sys.argv[1])", home,
     )  # fmt: skip
     assert "runs on far-away, as process 77; use it there" in run(hidden, {}).stderr
     config.rename(files.config)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE
 from tests.conftest import end_processes_of
 from tests.support.accounts import start_as
 from tests.support.foreign_listener import OTHER_UID, UID, needs_accounts
@@ -57,9 +57,9 @@ import json, sys
 from pathlib import Path
 import psutil
 from queue_eval import Evaluator
-from queue_eval.server import server_state, start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_settings import Network
+from queue_eval.server.lifecycle import server_state, start_server, stop_server
+from queue_eval.server.home import ServerHome
+from queue_eval.server.settings import Network
 
 def wait_for(config):
     import time

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 import redis
 
-import queue_eval
 from queue_eval import Evaluator
-from queue_eval.access import Access, read_access
-from queue_eval.connection import Link
 from queue_eval.errors import ServerRefusedError, ServerUnreachableError
-from queue_eval.peers import sole_owner
-from queue_eval.server import start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_watch import ForeignPeerError, Wire, check_peer, main, peer_uid
+from queue_eval.own_files import IMPORT_ROOT
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.server.watcher import main
+from queue_eval.transport.access import Access, read_access
+from queue_eval.transport.link import Link
+from queue_eval.transport.peers import sole_owner
+from queue_eval.transport.wire import ForeignPeerError, Wire, check_peer, peer_uid
 from tests.support.cli import cli, complaint
 from tests.support.foreign_listener import OTHER_UID, UID, ForeignListener, foreign_listener
 
@@ -136,11 +137,11 @@ def test_this_account_may_listen_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
 CONNECT = """
 import os, socket, sys
 sys.path.append(sys.argv[1])
-import server_watch
+from queue_eval.transport import wire
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 try:
-    server_watch.Wire(sys.argv[3], "marker", 0.2)
-except server_watch.ForeignPeerError:
+    wire.Wire(sys.argv[3], "marker", 0.2)
+except wire.ForeignPeerError:
     print("foreign")
 except TimeoutError:
     print("trusted")
@@ -154,7 +155,7 @@ except TimeoutError:
 )
 def test_an_account_trusts_root_and_itself(client: int, listens: int, verdict: str) -> None:
     with foreign_listener(listens) as listener:
-        command = [sys.executable, "-I", "-S", "-c", CONNECT, str(Path(queue_eval.__file__).parent)]
+        command = [sys.executable, "-I", "-S", "-c", CONNECT, IMPORT_ROOT]
         done = subprocess.run(
             [*command, str(client), str(listener.socket)], capture_output=True, text=True, check=True,
             timeout=30,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.access import entered_home, read_access
 from queue_eval.errors import UsageError
-from queue_eval.private_home import make_home
-from queue_eval.server import revive_server, start_server, stop_server, wake_server
+from queue_eval.server.lifecycle import revive_server, start_server, stop_server, wake_server
+from queue_eval.transport.access import entered_home, read_access
+from queue_eval.transport.private_home import make_home
 from tests.support.cli import cli, cli_here, complaint, document
 from tests.support.foreign_listener import UID, needs_accounts
 from tests.support.waiting import wait_until

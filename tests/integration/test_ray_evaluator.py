@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from queue_eval import Evaluator, RayEvaluator
-from queue_eval.access import find_access, write_access
+from queue_eval.campaign.keys import Keys
 from queue_eval.errors import MethodUnavailableError, UsageError
-from queue_eval.keys import Keys
-from queue_eval.server import start_server
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import find_access, write_access
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import Fleet
 from tests.support.ray_cluster import RayCluster
@@ -74,14 +74,14 @@ def test_arguments_that_are_off(tmp_path, arguments, message):
 
 @pytest.mark.parametrize("method", ["ray", "rq"])
 def test_a_package_that_is_missing(tmp_path, monkeypatch, method):
-    monkeypatch.setattr("queue_eval.evaluators.find_spec", lambda _: None)
+    monkeypatch.setattr("queue_eval.driver.evaluators.find_spec", lambda _: None)
     with pytest.raises(MethodUnavailableError, match=rf"pip install 'queue-eval\[{method}\]'"):
         Evaluator.create(NAME, method, {"home": tmp_path / "home"})
     assert not (tmp_path / "home").exists()
 
 
 def test_a_driver_needs_no_ray_when_workers_are_elsewhere(server, monkeypatch):
-    monkeypatch.setattr("queue_eval.evaluators.find_spec", lambda _: None)
+    monkeypatch.setattr("queue_eval.driver.evaluators.find_spec", lambda _: None)
     with RayEvaluator(NAME, home=server, local_workers=False) as evaluator:
         assert evaluator.method == "ray"
 
@@ -89,7 +89,7 @@ def test_a_driver_needs_no_ray_when_workers_are_elsewhere(server, monkeypatch):
 @pytest.mark.parametrize("way", ["access", "environment", "home", "url"])
 def test_a_driver_needs_no_ray_where_the_server_is_another_ones(server, tmp_path, monkeypatch, way):
     """No worker starts here then, however the server is named."""
-    monkeypatch.setattr("queue_eval.evaluators.find_spec", lambda _: None)
+    monkeypatch.setattr("queue_eval.driver.evaluators.find_spec", lambda _: None)
     access = find_access(None, server)
     assert access is not None
     home = tmp_path / "home"

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from queue_eval import keys
-from queue_eval.access import WORKER_ACCESS_FILE, find_access
-from queue_eval.connection import Link
-from queue_eval.resting import all_resting, lay_to_rest
-from queue_eval.server import start_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_watch import Wire
+from queue_eval.campaign import keys
+from queue_eval.campaign.resting import all_resting, lay_to_rest
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import start_server
+from queue_eval.transport.access import WORKER_ACCESS_FILE, find_access
+from queue_eval.transport.link import Link
+from queue_eval.transport.wire import Wire
 from tests.support.fault_fleet import Fleet, check_all_recorded, end
 from tests.support.waiting import wait_until
 

@@ -13,11 +13,11 @@ import pytest
 import redis
 
 from queue_eval import Evaluator
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, Access, find_access
 from queue_eval.errors import ServerRefusedError
-from queue_eval.server import start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_settings import Network
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.server.settings import Network
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, Access, find_access
 from tests.support.cli import cli_here, complaint, document, start_cli
 from tests.support.homes import wire_to
 from tests.support.waiting import wait_until

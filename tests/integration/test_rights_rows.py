@@ -17,13 +17,13 @@ import pytest
 import redis
 
 from queue_eval import Evaluator
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
-from queue_eval.connection import Link
-from queue_eval.keys import Keys
-from queue_eval.moves import Settled, Settlement, Submission
-from queue_eval.queue import CampaignQueue
-from queue_eval.server_home import ServerHome
-from queue_eval.states import Outcome
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import Keys
+from queue_eval.model.moves import Settled, Settlement, Submission
+from queue_eval.model.states import Outcome
+from queue_eval.server.home import ServerHome
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
+from queue_eval.transport.link import Link
 from tests.conftest import end_processes_of
 from tests.support.cli import COMMAND, ROOT
 from tests.support.group import (

@@ -22,10 +22,10 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 
 from queue_eval import Evaluator
-from queue_eval.access import find_access
-from queue_eval.rq_moves import BEAT_S, RqMoves
-from queue_eval.states import Method
-from queue_eval.urls import safe_url
+from queue_eval.model.states import Method
+from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
+from queue_eval.transport.access import find_access
+from queue_eval.transport.urls import safe_url
 from tests.support.executor_harness import Harness, is_running, result_of, text_of
 from tests.support.rq_fleet import RqFleet, RqRedis
 from tests.support.waiting import wait_until

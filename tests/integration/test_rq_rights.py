@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from queue_eval import Evaluator
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
-from queue_eval.rights import RQ
-from queue_eval.server import start_server
-from queue_eval.server_settings import Network
+from queue_eval.server.acl import RQ
+from queue_eval.server.lifecycle import start_server
+from queue_eval.server.settings import Network
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
 from tests.support.cli import start_cli
 from tests.support.homes import wire_to
 from tests.support.rq_fleet import ROOT, RqFleet

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
+from queue_eval.campaign.registry import live_workers
 from queue_eval.errors import ServerRefusedError
-from queue_eval.fleet import live_workers
-from queue_eval.urls import safe_url
+from queue_eval.transport.urls import safe_url
 from tests.support.cli import cli, complaint, document
 from tests.support.fault_fleet import WORK, Fleet
 from tests.support.rq_fleet import RqRedis

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from queue_eval.codec import decode, encode
+from queue_eval.model.codec import decode, encode
 from tests.support.driver_code import GUARDED, Layout, drive
 from tests.support.fault_fleet import wait_registered
 from tests.support.group import signature_of

@@ -22,12 +22,12 @@ import redis
 from click.testing import CliRunner
 
 import queue_eval
-from queue_eval import server_home, server_process
-from queue_eval.access import Access, read_access, write_access
 from queue_eval.cli.server import server_group
-from queue_eval.connection import Link
 from queue_eval.errors import ServerError, ServerRefusedError, UsageError
-from queue_eval.server import (
+from queue_eval.server import home as server_home
+from queue_eval.server import process as server_process
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import (
     open_access,
     revive_server,
     server_state,
@@ -35,12 +35,16 @@ from queue_eval.server import (
     stop_if_idle,
     stop_server,
 )
-from queue_eval.server_home import ServerHome
-from queue_eval.server_programs import server_binary
-from queue_eval.server_watch import SOCKET_PATH_LIMIT, ReplyError, Wire, has_outstanding, visits
+from queue_eval.server.programs import server_binary
+from queue_eval.server.watcher import has_outstanding, visits
+from queue_eval.transport.access import Access, read_access, write_access
+from queue_eval.transport.link import Link
+from queue_eval.transport.wire import SOCKET_PATH_LIMIT, ReplyError, Wire
 from tests.support.homes import record_of, wire_to
 
-START = "import sys; from queue_eval.server import start_server; print(start_server(sys.argv[1]).url)"
+START = (
+    "import sys; from queue_eval.server.lifecycle import start_server; print(start_server(sys.argv[1]).url)"
+)
 
 
 def wait_until(condition, timeout_s=20.0):
@@ -61,7 +65,8 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 def watchers_of(home: Path) -> list[psutil.Process]:
     return [
-        process for process in processes_of(home) if any("server_watch" in word for word in process.cmdline())
+        process for process in processes_of(home)
+        if any("server/watcher.py" in word for word in process.cmdline())
     ]
 
 
@@ -286,7 +291,10 @@ def test_server_that_cannot_be_revived_stays_crashed(home, monkeypatch):
 def test_several_reviving_at_once_give_one_server(home):
     start_server(home)
     kill_server(home)
-    code = "import sys; from queue_eval.server import revive_server; print(revive_server(sys.argv[1]).url)"
+    code = (
+        "import sys; from queue_eval.server.lifecycle import revive_server; "
+        "print(revive_server(sys.argv[1]).url)"
+    )
     starters = [starter(home, code) for _ in range(3)]
     assert len({process.communicate()[0] for process in starters}) == 1
     wait_until(lambda: len(processes_of(home)) == 2)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from queue_eval import CampaignNotFoundError, Evaluator
-from queue_eval.access import Access
-from queue_eval.connection import Link
+from queue_eval.campaign.keys import Keys
 from queue_eval.errors import UsageError
-from queue_eval.keys import Keys
+from queue_eval.transport.access import Access
+from queue_eval.transport.link import Link
 from tests.support.networks import DURABLE, Node, cluster, free_ports
 from tests.support.waiting import wait_until
 
@@ -107,7 +107,7 @@ def test_a_slot_that_is_being_moved_is_waited_for_by_name(caplog):
 
 def test_close_waits_for_a_replica(pair, tmp_path, monkeypatch):
     """Also for jobs that came by other connections: what close has waited for survives a failover."""
-    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 60.0)
+    monkeypatch.setattr("queue_eval.campaign.replicas.PATIENCE_S", 60.0)
     primary, replica = pair
     make_replica(replica, primary)
     wait_until(lambda: wait_for_one(primary), 30)
@@ -140,7 +140,7 @@ def wait_for_one(primary: Node) -> bool:
 
 
 def test_close_says_how_many_replicas_have_confirmed(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 0.2)
+    monkeypatch.setattr("queue_eval.campaign.replicas.PATIENCE_S", 0.2)
     evaluator = Evaluator.create("math:sqrt", "process", options(pair[0], tmp_path, wait_replicas=2))
     with pytest.warns(UserWarning, match=r"only 0 of 2 replicas have confirmed campaign 'c' within 0\.2 s"):
         evaluator.close()
@@ -151,7 +151,7 @@ def test_close_says_how_many_replicas_have_confirmed(pair, tmp_path, monkeypatch
 
 
 def test_close_waits_on_the_node_of_the_campaign(tmp_path, monkeypatch):
-    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 0.2)
+    monkeypatch.setattr("queue_eval.campaign.replicas.PATIENCE_S", 0.2)
     with cluster() as nodes:
         more = {"url": "redis+cluster://" + ",".join(node.address for node in nodes), "wait_replicas": 1}
         evaluator = Evaluator.create("math:sqrt", "process", options(nodes[0], tmp_path) | more)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from queue_eval.access import ACCESS_FILE, find_access
-from queue_eval.connection import Link
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import NOTICES, Keys
 from queue_eval.errors import FunctionError, ServerRefusedError
-from queue_eval.keys import NOTICES, Keys
-from queue_eval.moves import Submission
-from queue_eval.queue import CampaignQueue
-from queue_eval.signing import new_key
+from queue_eval.function.signing import new_key
+from queue_eval.model.moves import Submission
+from queue_eval.transport.access import ACCESS_FILE, find_access
+from queue_eval.transport.link import Link
 from tests.support.group import (
     INVALID,
     Fields,

@@ -14,15 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_eval import Evaluator, signing
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
+from queue_eval import Evaluator
 from queue_eval.errors import FunctionError, ServerError, UsageError
-from queue_eval.home_loss import HomeLoss
-from queue_eval.server import start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_settings import Network
-from queue_eval.server_watch import HomeMark
-from queue_eval.signing import Opening, sign, verify
+from queue_eval.function import signing
+from queue_eval.function.signing import Opening, sign, verify
+from queue_eval.server.home import ServerHome
+from queue_eval.server.home_loss import HomeLoss
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.server.settings import Network
+from queue_eval.server.watcher import HomeMark
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here, complaint
 from tests.support.waiting import wait_until

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.service import MOST_WARNINGS
-from queue_eval.states import State
+from queue_eval.driver.service import MOST_WARNINGS
+from queue_eval.model.states import State
 from tests.support.cli import Filled
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import end, wait_state
@@ -25,8 +25,8 @@ LABEL = "of-nobody"
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drivers in this process lose patience after 0.4 s of waiting."""
-    monkeypatch.setattr("queue_eval.chores.UNSERVED_S", 0.4)
-    monkeypatch.setattr("queue_eval.chores.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("queue_eval.driver.chores.UNSERVED_S", 0.4)
+    monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.05)
 
 
 def told_within(driver: Evaluator, seconds: float = 20.0, wanted: int = 1) -> list[str]:
@@ -45,14 +45,14 @@ def told_within(driver: Evaluator, seconds: float = 20.0, wanted: int = 1) -> li
 def test_time_in_which_the_driver_computes_is_no_time_of_waiting(fleet, campaign, monkeypatch):
     computed_s = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + computed_s)
-    monkeypatch.setattr("queue_eval.chores.time", clock)
+    monkeypatch.setattr("queue_eval.driver.chores.time", clock)
     with fleet.driver(campaign, NAME, queue=LABEL) as driver:
         driver.submit([{"x": 1}])
         assert driver.gather("ALL", timeout=0.1) == []
         computed_s = 3600.0
         assert driver.gather("ALL", timeout=0.1) == [], "a warning would be an error"
-        monkeypatch.setattr("queue_eval.chores.UNSERVED_S", 0.2)
-        monkeypatch.setattr("queue_eval.chores.LOOK_EVERY_S", 0.05)
+        monkeypatch.setattr("queue_eval.driver.chores.UNSERVED_S", 0.2)
+        monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.05)
         (said,) = told_within(driver)
         assert said.startswith(f"no worker has served campaign '{campaign}'")
 

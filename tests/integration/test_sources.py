@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from queue_eval.states import State
+from queue_eval.model.states import State
 from tests.support.cli import complaint
 from tests.support.fault_fleet import end, wait_state
 

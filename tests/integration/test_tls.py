@@ -19,13 +19,13 @@ import pytest
 import redis
 
 from queue_eval import Evaluator, certificates
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
-from queue_eval.certificates import Certificates, provide, server_names
 from queue_eval.errors import ServerError, UsageError
-from queue_eval.server import server_state, start_server, stop_server
-from queue_eval.server_home import ServerHome
-from queue_eval.server_programs import server_binary
-from queue_eval.server_settings import Network
+from queue_eval.server.certificates import Certificates, provide, server_names
+from queue_eval.server.home import ServerHome
+from queue_eval.server.lifecycle import server_state, start_server, stop_server
+from queue_eval.server.programs import server_binary
+from queue_eval.server.settings import Network
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
 from tests.support.cli import cli, cli_here, complaint, document, start_cli
 from tests.support.group import Relay
 from tests.support.waiting import wait_until

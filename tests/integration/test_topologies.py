@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.access import Access
-from queue_eval.connection import Link
 from queue_eval.errors import ServerUnreachableError
+from queue_eval.transport.access import Access
+from queue_eval.transport.link import Link
 from tests.support.cli import cli_here, complaint, document, start_cli
 from tests.support.networks import Node, cluster, sentinels
 from tests.support.waiting import wait_until

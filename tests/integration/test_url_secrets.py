@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from redis.connection import parse_url as parse_plain_url
 
 from queue_eval import Evaluator
-from queue_eval.access import Access, find_access
-from queue_eval.connection import Link
 from queue_eval.errors import QueueEvalError
-from queue_eval.urls import parse_url, safe_url
+from queue_eval.transport.access import Access, find_access
+from queue_eval.transport.link import Link
+from queue_eval.transport.urls import parse_url, safe_url
 from tests.support.cli import ROOT, cli, cli_here
 
 CORE = "Zq7Kx"

@@ -157,8 +157,8 @@ def test_a_warning_of_a_callback_points_at_the_users_line(create):
 
 
 def test_a_warning_of_a_wait_points_at_the_users_line(create, monkeypatch):
-    monkeypatch.setattr("queue_eval.chores.UNSERVED_S", 0.1)
-    monkeypatch.setattr("queue_eval.chores.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("queue_eval.driver.chores.UNSERVED_S", 0.1)
+    monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.05)
     evaluator = create(queue="of-nobody-here")
     evaluator.submit([{"x": 1}])
     with pytest.warns(UserWarning, match="start one with") as caught:
@@ -168,7 +168,7 @@ def test_a_warning_of_a_wait_points_at_the_users_line(create, monkeypatch):
 
 
 def test_a_warning_of_close_points_at_the_users_line(create, monkeypatch):
-    monkeypatch.setattr("queue_eval.replicas.PATIENCE_S", 0.1)
+    monkeypatch.setattr("queue_eval.campaign.replicas.PATIENCE_S", 0.1)
     evaluator = create(wait_replicas=1)
     with pytest.warns(UserWarning, match="replicas have confirmed") as caught:
         evaluator.close()  # HERE

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from queue_eval import Evaluator, UsageError
-from queue_eval.states import State
+from queue_eval.model.states import State
 from tests.support.cli import cli, document
 from tests.support.waiting import wait_until
 

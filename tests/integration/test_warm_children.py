@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.pipe import Setup
-from queue_eval.states import Method
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.states import Method
+from queue_eval.runtime.pipe import Setup
 from tests.support.executor_harness import FUNCTIONS, ROOT
 from tests.support.fault_fleet import wait_registered
 from tests.support.waiting import wait_until
@@ -217,7 +217,7 @@ def _number_of_file(count: int) -> int:
 
 FORWARDER = """
 import socket, sys
-from queue_eval.pipe import frame
+from queue_eval.runtime.pipe import frame
 pipe = socket.socket(fileno=int(sys.argv[1]))
 pipe.sendall(frame(("slots", 2, "")))
 while b"close" not in pipe.recv(1 << 16):

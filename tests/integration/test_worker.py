@@ -11,8 +11,8 @@ import warnings
 
 import pytest
 
-from queue_eval.server import start_server, stop_server
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, stop_now, wait_registered, wait_state
 from tests.support.waiting import wait_until

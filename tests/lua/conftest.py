@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from queue_eval.connection import Link
-from queue_eval.server import start_server, stop_server
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.link import Link
 from tests.support.lua_campaign import LuaCampaign, link_to
 
 _numbers = itertools.count(1)

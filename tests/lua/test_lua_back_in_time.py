@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.moves import Lease, Settlement
-from queue_eval.states import Outcome, State
+from queue_eval.model.moves import Lease, Settlement
+from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import LuaCampaign, settlement
 
 

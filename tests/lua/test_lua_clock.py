@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from queue_eval import keys
-from queue_eval.connection import Link
-from queue_eval.fleet import WorkerCard, live_workers
+from queue_eval.campaign import keys
+from queue_eval.campaign.registry import WorkerCard, live_workers
+from queue_eval.transport.link import Link
 from tests.model.still_server import StillLink
 from tests.support.lua_campaign import LEASE_MS, ids
 from tests.support.still_campaign import StillCampaign

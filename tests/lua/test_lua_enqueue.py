@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.paging import batches
+from queue_eval.campaign.scripts import script
 from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError, UsageError
-from queue_eval.moves import Submission
-from queue_eval.paging import batches
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import State
+from queue_eval.model.moves import Submission
+from queue_eval.model.states import State
 from tests.support.lua_campaign import FIELDS, ids, submission
 
 # open
@@ -40,8 +41,8 @@ def test_a_new_campaign_is_empty_and_registered(campaign):
 def test_open_repeated_is_the_same_campaign(link):
     arguments = ("qe-uid", "1", 0, "function", "f", "method", "m")
     keys = CampaignQueue(link, "repeated", "").keys.columns
-    first = link.run_script("open", keys, *arguments)
-    again = link.run_script("open", keys, *arguments)
+    first = link.run_script(script("open"), keys, *arguments)
+    again = link.run_script(script("open"), keys, *arguments)
     assert (first[0], again[0]) == (b"created", b"opened")
     assert first[1:4] == again[1:4]
 

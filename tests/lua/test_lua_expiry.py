@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.expiry import closed_ms_of, find_expired
-from queue_eval.queue import CampaignQueue, unlist
+from queue_eval.campaign.commands import CampaignQueue, unlist
+from queue_eval.campaign.expiry import closed_ms_of, find_expired
 from tests.support.lua_campaign import FIELDS, LuaCampaign, submission
 
 DAY_MS = 86_400_000

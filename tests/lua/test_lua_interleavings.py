@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from queue_eval.moves import Release, Settlement
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome, State
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.model.moves import Release, Settlement
+from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import Columns, LuaCampaign, Token, settlement, submission
 
 WORKERS = ("w1", "w2", "w3")

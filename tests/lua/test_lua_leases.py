@@ -7,9 +7,9 @@ import time
 import pytest
 
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.moves import Release
-from queue_eval.server import start_server, stop_server
-from queue_eval.states import Outcome, State
+from queue_eval.model.moves import Release
+from queue_eval.model.states import Outcome, State
+from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.lua_campaign import LEASE_MS, LuaCampaign, ids, link_to, settlement
 
 # extend

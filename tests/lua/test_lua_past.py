@@ -6,8 +6,8 @@ import gc
 
 import pytest
 
-from queue_eval.paging import Portion
-from queue_eval.past import past_pages, without_collections
+from queue_eval.campaign.history import past_pages, without_collections
+from queue_eval.campaign.paging import Portion
 from tests.support.lua_campaign import settlement
 
 

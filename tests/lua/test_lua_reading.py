@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from queue_eval.queue import CampaignQueue
-from queue_eval.result_stream import ResultReader, entry_order
-from queue_eval.states import State
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.result_stream import ResultReader, entry_order
+from queue_eval.model.states import State
 from tests.support.lua_campaign import settlement
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from queue_eval import keys
-from queue_eval.connection import Link
-from queue_eval.queue import CampaignQueue
-from queue_eval.resting import REST_AFTER_S, Look, all_resting, lay_to_rest, look_at_all, wake
-from queue_eval.states import Outcome
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.resting import REST_AFTER_S, Look, all_resting, lay_to_rest, look_at_all, wake
+from queue_eval.campaign.scripts import script
+from queue_eval.model.states import Outcome
+from queue_eval.transport.link import Link
 from tests.model.still_server import StillLink
 from tests.support.lua_campaign import FIELDS
 from tests.support.still_campaign import StillCampaign
@@ -124,12 +125,13 @@ def test_it_is_told_until_it_is_woken(resting: Resting) -> None:
 
     for sequence in (1, 2):
         reply = resting.link.run_script(
-            "enqueue", resting.queue.keys.columns, resting.queue.uid, "d", sequence, 0, 0, 0, 1, "{}", "f"
+            script("enqueue"), resting.queue.keys.columns, resting.queue.uid, "d", sequence, 0, 0, 0, 1,
+            "{}", "f",
         )
         assert reply[5] == 1
     wake(resting.link, resting.name)
     reply = resting.link.run_script(
-        "enqueue", resting.queue.keys.columns, resting.queue.uid, "d", 3, 0, 0, 0, 1, "{}", "f"
+        script("enqueue"), resting.queue.keys.columns, resting.queue.uid, "d", 3, 0, 0, 0, 1, "{}", "f"
     )
     assert reply[5] == 0
 

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from queue_eval.campaign_view import SCHEMA_VERSION
-from queue_eval.moves import Release
-from queue_eval.states import Outcome, State
+from queue_eval.campaign.scripts import script
+from queue_eval.campaign.view import SCHEMA_VERSION
+from queue_eval.model.moves import Release
+from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import LEASE_MS, ids, settlement, tokens
 
 # lease
@@ -365,7 +366,7 @@ def test_the_revision_tells_workers_that_the_campaign_was_opened_again(campaign)
     before = campaign.settle("w1").revision
     campaign.add(1)
     keys = campaign.queue.keys.columns
-    campaign.link.run_script("open", keys, "x", SCHEMA_VERSION, 1, "function", "module:run")
+    campaign.link.run_script(script("open"), keys, "x", SCHEMA_VERSION, 1, "function", "module:run")
     assert campaign.settle("w1").revision == before + 1 == campaign.queue.extend("w1", 1, []).revision
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.moves import Release
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome, State
+from queue_eval.model.moves import Release
+from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import (
     FIELDS,
     LEASE_MS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.server import start_server, stop_server
+from queue_eval.server.lifecycle import start_server, stop_server
 from tests.model.still_server import StillLink
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha1
 from typing import Any
 
-from queue_eval.moves import (
+from queue_eval.model.moves import (
     Attendance,
     Enqueued,
     EnqueueReply,
@@ -25,7 +25,7 @@ from queue_eval.moves import (
     Snapshot,
     Submission,
 )
-from queue_eval.states import Outcome, State
+from queue_eval.model.states import Outcome, State
 
 RESERVED_MS = 2000
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from queue_eval.campaign_view import STAMP_DIGITS
-from queue_eval.moves import (
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.view import STAMP_DIGITS
+from queue_eval.model.moves import (
     EnqueueReply,
     Extended,
     Reclaimed,
@@ -17,7 +18,6 @@ from queue_eval.moves import (
     Snapshot,
     Submission,
 )
-from queue_eval.queue import CampaignQueue
 from tests.model.model import Entry, Held, Model, Options, Token
 from tests.model.still_server import StillLink
 from tests.support.lua_campaign import FIELDS, Columns

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from queue_eval.access import Access
-from queue_eval.connection import Link
-from queue_eval.lua import script
-from queue_eval.script_calls import ScriptCall
+from queue_eval.transport.access import Access
+from queue_eval.transport.link import Link
+from queue_eval.transport.script import Script
+from queue_eval.transport.script_calls import ScriptCall
 
 CLOCK = "still-clock"
 TIME = "redis.call('TIME')"
 
 
 @cache
-def stilled(name: str) -> str:
-    source = script(name).source
+def stilled(script: Script) -> str:
+    source = script.source
     assert source.count(TIME) == 1, "one clock"
     return source.replace(TIME, f"redis.call('HMGET', '{CLOCK}', 'seconds', 'micros')")
 
@@ -32,10 +32,10 @@ class StillLink(Link):
     def set_clock(self, now_ms: int) -> None:
         self.client.hset(CLOCK, mapping={"seconds": now_ms // 1000, "micros": now_ms % 1000 * 1000})
 
-    def run_script(self, name: str, keys: Iterable[str], *arguments: Any) -> Any:
+    def run_script(self, script: Script, keys: Iterable[str], *arguments: Any) -> Any:
         self.calls += 1
         keys = tuple(keys)
-        return self.client.eval(stilled(name), len(keys), *keys, *arguments)
+        return self.client.eval(stilled(script), len(keys), *keys, *arguments)
 
-    def run_scripts(self, name: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        return [self.run_script(name, keys, *arguments) for keys, arguments in calls]
+    def run_scripts(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        return [self.run_script(script, keys, *arguments) for keys, arguments in calls]

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from queue_eval.moves import Extended, Lease, Reclaimed, Release, Settled, Settlement, Submission
-from queue_eval.states import Outcome, State
+from queue_eval.model.moves import Extended, Lease, Reclaimed, Release, Settled, Settlement, Submission
+from queue_eval.model.states import Outcome, State
 from tests.model.model import Model, Options, Token, state_of
 from tests.model.real import Real, check_same
 from tests.model.still_server import StillLink

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_eval.server import start_server
+from queue_eval.server.lifecycle import start_server
 from tests.slurm.cluster import Cluster, why_not
 from tests.support.slurm_search import Search
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from queue_eval import keys
-from queue_eval.access import find_access
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.cli import main
-from queue_eval.connection import Link
-from queue_eval.moves import Settlement, Submission
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome
+from queue_eval.model.moves import Settlement, Submission
+from queue_eval.model.states import Outcome
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-P", "-m", "queue_eval")

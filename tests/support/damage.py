@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from queue_eval import keys
-from queue_eval.keys import COLUMNS, Keys
+from queue_eval.campaign import keys
+from queue_eval.campaign.keys import COLUMNS, Keys
 from queue_eval.machine import machine_id
 
 GARBAGE = b"\xff\x00garbage"

@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.pipe import Setup
-from queue_eval.states import Method
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.states import Method
+from queue_eval.runtime.pipe import Setup
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
 from workers.executors.protocol import Ended, Plan

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from queue_eval import Evaluator, failpoints
-from queue_eval.job import Job
+from queue_eval.model.job import Job
 
 COUNT = 12
 CANCELLED = 11

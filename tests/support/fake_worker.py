@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from queue_eval.access import find_access
-from queue_eval.codec import encode_result
-from queue_eval.connection import Link
-from queue_eval.moves import Lease, Settlement
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.model.codec import encode_result
+from queue_eval.model.moves import Lease, Settlement
+from queue_eval.model.states import Outcome
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 
 
 def times_ten(config: dict[str, Any]) -> Any:

@@ -15,15 +15,16 @@ from typing import Any
 
 import psutil
 
-from queue_eval import Evaluator, keys
-from queue_eval.access import find_access
+from queue_eval import Evaluator
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.registry import live_workers
 from queue_eval.chaos.processes import send
-from queue_eval.connection import GiveUp, Link
 from queue_eval.errors import QueueEvalError
-from queue_eval.fleet import live_workers
-from queue_eval.queue import CampaignQueue
-from queue_eval.server import server_state
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.lifecycle import server_state
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import GiveUp, Link
 from tests.support.executor_harness import is_running
 from tests.support.waiting import wait_until
 from workers.signals import ONE_S

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from queue_eval import keys
-from queue_eval.keys import Keys
+from queue_eval.campaign import keys
+from queue_eval.campaign.keys import Keys
 
 TITLE = "\x1b]0;FORGED\x07"
 FORGED = f"{TITLE}\x1b[2J\x1b[31m\x9b5m\x85\x7f\u202e\x08"

@@ -18,10 +18,10 @@ import cloudpickle
 import redis
 
 from queue_eval import Evaluator
-from queue_eval.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
-from queue_eval.server import start_server, stop_server
-from queue_eval.signing import Opening, sign
-from queue_eval.user_code import digest
+from queue_eval.function.signing import Opening, sign
+from queue_eval.function.user_code import digest
+from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access
 from tests.conftest import end_processes_of
 from tests.support.cli import COMMAND, ROOT
 from tests.support.waiting import wait_until

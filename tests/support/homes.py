@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from queue_eval.server_home import Record, ServerHome
-from queue_eval.server_watch import Wire
+from queue_eval.server.home import Record, ServerHome
+from queue_eval.transport.wire import Wire
 
 
 def record_of(home: Path) -> Record:

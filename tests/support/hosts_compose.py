@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from queue_eval.server_programs import server_binary
+from queue_eval.server.programs import server_binary
 from tests.support.hosts import Network
 from tests.support.hosts_image import Builder, Container, Image, expand, make_container
 from tests.support.waiting import wait_until

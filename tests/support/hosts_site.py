@@ -10,13 +10,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from queue_eval.access import Access
-from queue_eval.connection import Link
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import CampaignNotFoundError, ServerError
-from queue_eval.queue import CampaignQueue
-from queue_eval.server_home import ServerHome
-from queue_eval.server_programs import server_binary
-from queue_eval.states import State
+from queue_eval.model.states import State
+from queue_eval.server.home import ServerHome
+from queue_eval.server.programs import server_binary
+from queue_eval.transport.access import Access
+from queue_eval.transport.link import Link
 from tests.support.hosts import Host, Network, Process
 from tests.support.waiting import wait_until
 

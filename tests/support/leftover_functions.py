@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from queue_eval.leftovers import unmarked
+from queue_eval.marks import unmarked
 
 # It writes its number so that whoever sees the file can read it.
 PROGRAM = 'echo $$ >"$0.half"; mv "$0.half" "$0"; exec sleep 300'

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from queue_eval import Evaluator
-from queue_eval.job import Job
+from queue_eval.model.job import Job
 from tests.support.fault_fleet import Fleet, check_all_recorded
 from tests.support.waiting import wait_until
 

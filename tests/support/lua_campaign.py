@@ -11,12 +11,12 @@ from typing import Any
 
 import redis
 
-from queue_eval.access import Access
-from queue_eval.connection import Link
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.moves import EnqueueReply, Lease, Settled, Settlement, Submission
-from queue_eval.queue import CampaignQueue
-from queue_eval.states import Outcome, State
+from queue_eval.model.moves import EnqueueReply, Lease, Settled, Settlement, Submission
+from queue_eval.model.states import Outcome, State
+from queue_eval.transport.access import Access
+from queue_eval.transport.link import Link
 
 LEASE_MS = 60_000
 

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from queue_eval import Evaluator
-from queue_eval.surroundings import INSIDE_JOB
+from queue_eval.marks import INSIDE_JOB
 
 
 def sum_of_squares(config: dict[str, Any]) -> int:

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from queue_eval.server_programs import server_binary
+from queue_eval.server.programs import server_binary
 from tests.support.waiting import wait_until
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from queue_eval import resting
+from queue_eval.campaign import resting
 from queue_eval.cli import main
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 
 from queue_eval import Evaluator
-from queue_eval.job import Job
-from queue_eval.states import State
+from queue_eval.model.job import Job
+from queue_eval.model.states import State
 from tests.slurm.cluster import KILL_WAIT_S, Cluster, environment_of
 from tests.support.waiting import wait_until
 

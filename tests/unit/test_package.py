@@ -31,7 +31,7 @@ def test_no_secret_is_packed(tmp_path):
             shutil.copytree(path, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, tree / name)
-    for folder in (".", "queue_eval", "queue_eval/lua", "workers"):
+    for folder in (".", "queue_eval", "queue_eval/campaign/scripts", "workers"):
         for secret in SECRETS:
             planted = tree / folder / secret
             planted.parent.mkdir(parents=True, exist_ok=True)
@@ -46,5 +46,8 @@ def test_no_secret_is_packed(tmp_path):
     for packed in all_packed:
         found = [name for name in packed if any(name.endswith(f"/{secret}") for secret in SECRETS)]
         assert found == []
-        for kept in ("queue_eval/lua/attach.lua", "queue_eval/rights.py", "workers/worker.py"):
+        for kept in (
+            "queue_eval/campaign/scripts/attach.lua", "queue_eval/rq_bridge/scripts/begin.lua",
+            "queue_eval/server/acl.py", "workers/worker.py",
+        ):  # fmt: skip
             assert any(name.endswith(kept) for name in packed), kept

@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Callable
 
 from queue_eval.errors import MethodUnavailableError
-from queue_eval.states import Method
+from queue_eval.model.states import Method
 from workers.executors.child_limit import ChildLimit
 from workers.executors.process import process_executor
 from workers.executors.protocol import Executor, Plan

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.leftovers import CAN_BE_FOUND, MARK
-from queue_eval.pipe import (
+from queue_eval.marks import STARTED_BY
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.runtime.leftovers import CAN_BE_FOUND
+from queue_eval.runtime.pipe import (
     LEFT,
     READY,
     TELL_LEFT,
@@ -31,7 +32,7 @@ from queue_eval.pipe import (
 from workers.executors.piped_process import PipedProcess
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start.
-_PROGRAM = ("-P", "-c", "from queue_eval.child import main; main()")
+_PROGRAM = ("-P", "-c", "from queue_eval.runtime.child import main; main()")
 
 _BELIEVED_S = 0.5
 """What a process could not load is not tried again for so long, so that all jobs of a function that nobody
@@ -52,7 +53,7 @@ class ChildProcess(PipedProcess):
         stirred: Callable[[ChildProcess], object], env: Mapping[str, str], most: int | None = None,
     ) -> None:  # fmt: skip
         """`stirred` is called when it has spoken or is broken. What it is to know is sent by `flush`."""
-        self.mark = env[MARK]
+        self.mark = env[STARTED_BY]
         self.width = 1
         """How many slots it takes: those of the last attempt that it was given."""
         self.has_left = setup.threads > 1

@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Container
 
 from queue_eval.foreign_text import plain
-from queue_eval.leftovers import MARK, Ending
+from queue_eval.marks import STARTED_BY
+from queue_eval.runtime.leftovers import Ending
 from workers.executors.child_process import ChildProcess
 from workers.executors.piped_process import SECRETS
 from workers.guard import Guard
@@ -104,7 +105,7 @@ class Departures:
     def __init__(self, *, guarded: bool = False) -> None:
         """`guarded`: a process outlives this one, to end what the children have started."""
         # Of a worker that runs within a job: the mark of that job finds all that is below.
-        outer = os.environ.get(MARK)
+        outer = os.environ.get(STARTED_BY)
         self._mark = (f"{outer}/" if outer else "") + secrets.token_hex(8)
         self._children = 0
         self._guard = Guard(self._mark, SECRETS) if guarded else None

@@ -22,13 +22,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.deaths import describe_death
 from queue_eval.foreign_text import plain
-from queue_eval.non_finite import judge_result
-from queue_eval.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
-from queue_eval.states import Outcome
-from queue_eval.surroundings import INSIDE_JOB
+from queue_eval.marks import INSIDE_JOB
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.non_finite import judge_result
+from queue_eval.model.states import Outcome
+from queue_eval.runtime.failure_texts import describe_death
+from queue_eval.runtime.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
 from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan

@@ -12,10 +12,10 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from queue_eval.deaths import describe_exit
-from queue_eval.lifeline import CAN_BE_ARMED, arm
-from queue_eval.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, Kept
-from queue_eval.stop_signals import blocked
+from queue_eval.runtime.failure_texts import describe_exit
+from queue_eval.runtime.lifeline import CAN_BE_ARMED, arm
+from queue_eval.runtime.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, Kept
+from queue_eval.runtime.stop_signals import blocked
 
 _READ_BYTES = 1 << 16
 """Larger buffers are mapped and unmapped for every read."""
@@ -50,7 +50,7 @@ def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
 
 
 class PipedProcess:
-    """A process that speaks frames (`queue_eval.pipe`) over a socket and dies with this one.
+    """A process that speaks frames (`queue_eval.runtime.pipe`) over a socket and dies with this one.
 
     It is started as ``[*command, PIPE, LIFELINE, "armed", *flags]``, in a session of its own. Guarantees:
     once `kill` returns, the process and all it forked into its group are dead. Assumes: all calls come from

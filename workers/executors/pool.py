@@ -25,14 +25,19 @@ from collections import deque
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.deaths import CUT_OFF, LOADING_S, describe_death, describe_excess, describe_lateness
 from queue_eval.foreign_text import plain
-from queue_eval.leftovers import MARK
-from queue_eval.non_finite import judge_result
-from queue_eval.pipe import bounded
-from queue_eval.states import Outcome
-from queue_eval.surroundings import INSIDE_JOB
+from queue_eval.marks import INSIDE_JOB, STARTED_BY
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.non_finite import judge_result
+from queue_eval.model.states import Outcome
+from queue_eval.runtime.failure_texts import (
+    CUT_OFF,
+    LOADING_S,
+    describe_death,
+    describe_excess,
+    describe_lateness,
+)
+from queue_eval.runtime.pipe import bounded
 from workers.executors.child_limit import ChildLimit
 from workers.executors.child_process import ChildProcess
 from workers.executors.departures import Departure
@@ -449,7 +454,7 @@ class ChildPool:
             try:
                 return ChildProcess(
                     self._plan.python, self._plan.setup, self._selector, self._note_stirred,
-                    {**env, MARK: self._limit.departures.next_mark()}, self._plan.jobs_per_child,
+                    {**env, STARTED_BY: self._limit.departures.next_mark()}, self._plan.jobs_per_child,
                 )  # fmt: skip
             except OSError as error:
                 if not (may_end_others and is_scarcity(error) and self._limit.end_oldest()):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from queue_eval.attempt import Attempt, Token
-from queue_eval.pipe import Setup
-from queue_eval.states import Method, Outcome
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.states import Method, Outcome
+from queue_eval.runtime.pipe import Setup
 from workers.slot_board import SlotBoard
 
 NO_INTERPRETER = "no working interpreter here: "

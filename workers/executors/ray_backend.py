@@ -19,11 +19,11 @@ from ray import cloudpickle
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError, TaskCancelledError
 
 import queue_eval
-from queue_eval.attempt import Attempt, Token
-from queue_eval.borrowed import BorrowedProcess
-from queue_eval.deaths import describe_death, describe_lateness
-from queue_eval.forwarder import Outlet, serve
-from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.runtime.failure_texts import describe_death, describe_lateness
+from queue_eval.runtime.forwarder import Outlet, serve
+from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.runtime.ray_host import BorrowedProcess
 from workers.executors.ray_address import why_unreachable
 
 _BATCH_S = 0.03
@@ -48,7 +48,7 @@ _INIT_S = 20.0
 
 
 class RayBackend:
-    """A `queue_eval.forwarder.Backend`.
+    """A `queue_eval.runtime.forwarder.Backend`.
 
     With a time limit, each attempt is a stream of two values: the first says that it has begun.
     """

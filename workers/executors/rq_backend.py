@@ -26,14 +26,14 @@ from typing import Any
 
 from rq import Queue, defaults
 
-from queue_eval.access import Access
-from queue_eval.attempt import Attempt, Token
-from queue_eval.clients import new_client
-from queue_eval.faults import REDIS_ERRORS, is_refusal, reason, remedy
-from queue_eval.forwarder import Outlet, serve
-from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
-from queue_eval.rq_moves import BEAT_S, RqMoves
-from queue_eval.urls import safe_url
+from queue_eval.model.attempt import Attempt, Token
+from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
+from queue_eval.runtime.forwarder import Outlet, serve
+from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.transport.access import Access
+from queue_eval.transport.clients import new_client
+from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
+from queue_eval.transport.urls import safe_url
 from workers.executors.rq_broom import CLOSE_S, Broom
 from workers.executors.rq_fleet import FleetWatch
 
@@ -73,7 +73,7 @@ class _Flight:
 
 
 class RqBackend:
-    """A `queue_eval.forwarder.Backend`."""
+    """A `queue_eval.runtime.forwarder.Backend`."""
 
     def __init__(self, setup: Setup, outlet: Outlet) -> None:
         assert setup.forward is not None
@@ -428,7 +428,7 @@ class RqBackend:
     def _job_data(self, flight: _Flight) -> Any:
         job, attempt = flight.token
         return Queue.prepare_data(
-            "queue_eval.rq_job.run",
+            "queue_eval.rq_bridge.job.run",
             args=(self._forward["uid"], job, attempt, self._forward["revision"]),
             timeout=-1,  # the limit is ours, and RQ's would end the report with the attempt
             result_ttl=0,

@@ -9,8 +9,8 @@ import time
 from collections import deque
 from collections.abc import Container
 
-from queue_eval.attempt import Token
-from queue_eval.rq_moves import Claim, RqMoves
+from queue_eval.model.attempt import Token
+from queue_eval.rq_bridge.commands import Claim, RqMoves
 
 CLOSE_S = 5.5
 """The end may take this long."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from queue_eval.faults import REDIS_ERRORS, is_barred
-from queue_eval.rq_moves import RqMoves
+from queue_eval.rq_bridge.commands import RqMoves
+from queue_eval.transport.error_kinds import REDIS_ERRORS, is_barred
 
 _LOOK_S = 2.0
 """A fleet that is just being started is there at the second look."""

@@ -1,0 +1,137 @@
+"""Campaigns that expire: whom nobody has named, all gathered, their driver gone.
+
+::
+
+    open (unnamed)      close (all gathered)       14 days later, whoever looks
+    expires = 1   ───▶  closed = now, …      ───▶  purge with an age: the script decides
+
+Here expired campaigns are only looked for. Whether one goes is decided by the script `purge`, in one step
+with its deletion, from what stands in its meta and columns then. Whoever opens a campaign by its name has it
+expire no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from queue_eval.campaign import keys
+from queue_eval.campaign.commands import CampaignQueue, unlist
+from queue_eval.campaign.keys import Keys, is_campaign_name
+from queue_eval.campaign.paging import PAGE, pages
+from queue_eval.errors import NodeAwayError, QueueEvalError
+from queue_eval.foreign_text import plain
+from queue_eval.transport.error_kinds import REDIS_ERRORS, is_damage
+from queue_eval.transport.link import Link
+
+log = plain(logging.getLogger(__name__))
+
+EXPIRE_AFTER_S = 14 * 86400.0
+"""An unnamed campaign is kept for so long after its driver has closed it."""
+
+_EVERY_S = 3600
+"""How often drivers look in passing, all of a server together."""
+
+_MOST = 20
+_MOST_S = 0.1
+"""How many campaigns a driver deletes in passing, and for how long it goes on to the next."""
+
+_FIELDS = ("uid", "expires", "closed", "last_id", "revision", "retried")
+
+
+class Expired(NamedTuple):
+    """A campaign whose driver has closed it so long ago, as far as its meta tells."""
+
+    campaign: str
+    uid: str
+    listed_ms: float
+    """Its score in the register."""
+    closed_ms: int
+    jobs: int
+
+    def purge(self, link: Link, age_s: float) -> bool:
+        """Delete it, unless something has happened to it; whether it is gone."""
+        queue = CampaignQueue(link, self.campaign, self.uid)
+        return queue.purge_expired(self.listed_ms, round(age_s * 1000))
+
+
+def closed_ms_of(meta: Mapping[str, bytes]) -> int | None:
+    """When the driver of a campaign that expires has closed it; None of all others."""
+    closed = re.fullmatch(rb"(\d{1,15}) (\d{1,15}) (\d{1,15})", meta.get("closed", b""))
+    if closed is None or meta.get("expires") != b"1" or "retried" in meta:
+        return None
+    is_untouched = (meta.get("last_id"), meta.get("revision")) == (closed[2], closed[3])
+    return int(closed[1]) if is_untouched else None
+
+
+def find_expired(
+    link: Link, age_s: float, *, deadline: float = math.inf, tidies: bool = True
+) -> Iterator[Expired]:
+    """Campaigns that were closed at least so long ago, the oldest first, until `deadline` (monotonic, s).
+
+    `tidies`: names whose campaign is gone are taken off the register. Somebody died who was deleting it.
+    """
+    seconds, micros = link.call(lambda client: client.time())
+    # What was closed then was created before. The scores come first: see `CampaignQueue.purge_expired`.
+    before_ms = seconds * 1000 + micros / 1000 - age_s * 1000
+    listed = link.call(
+        lambda client: client.zrangebyscore(keys.CAMPAIGNS, "-inf", before_ms, withscores=True)
+    )
+    known = [(raw.decode(errors="replace"), score) for raw, score in listed]
+    for page in pages([(name, score) for name, score in known if is_campaign_name(name)], PAGE):
+        metas = _metas(link, [name for name, _ in page])
+        for (name, score), meta in zip(page, metas, strict=True):
+            if meta is None:
+                continue  # damaged: not ours to judge
+            if "uid" not in meta:
+                if tidies:
+                    unlist(link, name, repr(score))
+                continue
+            closed_ms = closed_ms_of(meta)
+            if closed_ms is not None and closed_ms <= before_ms:
+                uid = meta["uid"].decode(errors="replace")
+                yield Expired(name, uid, score, closed_ms, int(meta["last_id"]))
+        if time.monotonic() >= deadline:
+            return
+
+
+def prune_in_passing(link: Link) -> None:
+    """Delete a few expired campaigns, if no driver has looked within the hour. Raises nothing of a server."""
+    try:
+        with suppress(*REDIS_ERRORS), link.skipping_nodes():
+            if link.call(lambda client: client.set(keys.PRUNED, "1", nx=True, ex=_EVERY_S)):
+                _prune_some(link, time.monotonic() + _MOST_S)
+    except QueueEvalError as error:
+        log.info("expired campaigns are left to others: %s", error)
+
+
+def _prune_some(link: Link, deadline: float) -> None:
+    count = 0
+    for expired in find_expired(link, EXPIRE_AFTER_S, deadline=deadline):
+        with suppress(QueueEvalError):  # a damaged one must not keep the others
+            count += expired.purge(link, EXPIRE_AFTER_S)
+        if count >= _MOST or time.monotonic() >= deadline:
+            break
+    if count:
+        # What lies behind thousands that stay is left to `queue-eval campaigns --prune`.
+        log.info("deleted %d campaigns without a name that had expired", count)
+
+
+def _metas(link: Link, names: Sequence[str]) -> list[dict[str, bytes] | None]:
+    """The fields that tell of each campaign's end; None where they cannot be read."""
+    # On a cluster they lie in different slots.
+    replies = link.ask_each([(Keys(name).meta, ("HMGET", Keys(name).meta, *_FIELDS)) for name in names])
+    for reply in replies:
+        if isinstance(reply, Exception) and not (is_damage(reply) or isinstance(reply, NodeAwayError)):
+            raise reply
+    return [
+        None
+        if isinstance(reply, Exception)
+        else {field: value for field, value in zip(_FIELDS, reply, strict=True) if value is not None}
+        for reply in replies
+    ]

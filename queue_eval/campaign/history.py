@@ -1,0 +1,87 @@
+"""What has finished, a page at a time: outcomes with the configs of their jobs.
+
+::
+
+    call 1:                       XRANGE page 1
+    call 2:  HMGET configs of 1,  XRANGE page 2
+    call 3:  HMGET configs of 2,  XRANGE page 3 ...
+
+One call brings the configs of a page and the outcomes of the next, for the way to the server and back takes
+as long as the server works on a page.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from queue_eval.campaign.paging import Portion
+from queue_eval.campaign.result_stream import ResultEntry, parse_entries
+from queue_eval.campaign.view import CampaignView, parse_config
+
+Past = tuple[ResultEntry, int, bytes]
+"""An outcome, when its job was submitted (ms), and the config (JSON)."""
+
+
+def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
+    """The outcome of each finished job up to the entry `tail`, in the order in which they finished.
+
+    Those of jobs that were opened again by the user, or were never submitted, are left out.
+    """
+    portion = Portion()
+    page: list[ResultEntry] = []
+    cursor = "0-0"
+    while True:
+        ids = [entry.id for entry in page]
+        configs, was_retried, following = _read(view, ids, cursor, tail, portion.count)
+        found = [
+            (entry, *parse_config(config))
+            for entry, config in zip(page, configs, strict=True)
+            if config is not None
+        ]
+        if was_retried:
+            found = _current(view, found)
+        if page:
+            portion.seen(len(page), sum(len(entry.body) + len(config) for entry, _, config in found))
+            yield found
+        if not following:
+            return
+        page, cursor = following, following[-1].entry
+
+
+def _read(
+    view: CampaignView, ids: Sequence[int], cursor: str, tail: str, count: int
+) -> tuple[list[bytes | None], bool, list[ResultEntry]]:
+    """Configs of `ids`, whether any job was ever opened again, and the outcomes after `cursor`."""
+
+    def operation(client: Any) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hget(view.keys.meta, "retried")
+        pipeline.xrange(view.keys.results, f"({cursor}", tail, count)
+        if ids:
+            pipeline.hmget(view.keys.configs, ids)
+        replies: list[Any] = pipeline.execute()
+        return replies
+
+    retried, raw, *configs = view.link.call(operation)
+    return configs[0] if configs else [], retried not in (None, b"0"), parse_entries(raw)
+
+
+def _current(view: CampaignView, page: list[Past]) -> list[Past]:
+    """The stream keeps former outcomes of jobs that were opened again; the index has forgotten them."""
+    index = view.index_of([entry.id for entry, _, _ in page])
+    return [one for one, current in zip(page, index, strict=True) if current == one[0].entry]
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """No cyclic garbage is looked for meanwhile: among a million new jobs, which are none, over and over."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,53 @@
+"""Waits until replicas have what a campaign's server has acknowledged (WAIT).
+
+Replication is asynchronous: what was acknowledged last may be missing on the replica that takes over. WAIT
+covers the writes of its own connection, and a replica confirms the stream of all writes up to some place.
+So a write of ours, which comes after all that was acknowledged, vouches for everybody's.
+"""
+
+from __future__ import annotations
+
+from queue_eval.campaign.keys import Keys
+from queue_eval.transport.access import safe_url
+from queue_eval.transport.clients import is_cluster
+from queue_eval.transport.error_kinds import REDIS_ERRORS, reason
+from queue_eval.transport.link import Link
+from queue_eval.user_warning import warn_user
+
+PATIENCE_S = 10.0
+"""How long replicas have to confirm."""
+
+_MARGIN_S = 5.0
+
+
+def await_replicas(link: Link, campaign: str, wanted: int) -> None:
+    """Return when so many replicas of the campaign's server have all that it acknowledged until now; else,
+    after `PATIENCE_S`, warn. One attempt: a server that is away is not waited for."""
+    where = safe_url(link.access.url)
+    try:
+        confirmed = _confirmed(link, campaign, wanted)
+    except REDIS_ERRORS as error:
+        warn_user(f"no replica has confirmed campaign {campaign!r}: {where} says {reason(error)}")
+        return
+    if confirmed < wanted:
+        warn_user(
+            f"only {confirmed} of {wanted} replicas have confirmed campaign {campaign!r} within "
+            f"{PATIENCE_S:g} s: a failover of {where} may undo its last moves; see INFO replication there"
+        )
+
+
+def _confirmed(link: Link, campaign: str, wanted: int) -> int:
+    keys = Keys(campaign)
+    client = link.dedicated(PATIENCE_S + _MARGIN_S)
+    try:
+        node = client
+        if is_cluster(client):  # a campaign lies on one node
+            node = client.get_redis_connection(client.get_node_from_key(keys.closing))
+        # One connection, and a write that leaves nothing behind.
+        pipeline = node.pipeline(transaction=False)
+        pipeline.hset(keys.closing, "at", 1)
+        pipeline.delete(keys.closing)
+        pipeline.wait(wanted, round(PATIENCE_S * 1000))
+        return int(pipeline.execute()[-1])
+    finally:
+        client.close()

@@ -1,0 +1,143 @@
+"""The result stream as a driver reads it: entries, and a reader that blocks from its own cursor."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, NamedTuple
+
+from queue_eval import failpoints
+from queue_eval.campaign.paging import Portion
+from queue_eval.foreign_text import plain
+from queue_eval.model.states import State
+from queue_eval.transport.error_kinds import REDIS_ERRORS
+from queue_eval.transport.link import BlockingClient, Link
+
+log = plain(logging.getLogger(__name__))
+
+_ID_DIGITS = 16
+_ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
+
+_STATES = {state.value[0]: state for state in State if state.is_final}
+
+_MARGIN_S = 5.0
+"""A blocking read may be answered this much later than asked before the reply counts as lost."""
+
+
+class ResultEntry(NamedTuple):
+    """One terminal outcome."""
+
+    entry: str
+    id: int
+    state: State
+    attempts: int
+    """Executions begun and charged."""
+    run_ms: float | None
+    finished_ms: int
+    """Unix time, by the server's clock."""
+    worker: str
+    source: str
+    cause: str
+    body: bytes
+    """Result (JSON) of a succeeded job, else the error (text)."""
+    releases: int = 0
+    """Leases given back without charge."""
+
+    @property
+    def started_ms(self) -> float | None:
+        return None if self.run_ms is None else self.finished_ms - self.run_ms
+
+
+def parse_entries(raw: Any) -> list[ResultEntry]:
+    """Entries from a reply of XRANGE."""
+    return [_parse(entry.decode(), fields) for entry, fields in raw if fields]
+
+
+def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
+    try:
+        job, state, attempts, run_ms, age_ms, source, worker, cause = fields[b"outcome"].decode().split(" ")
+        finished_ms = int(entry.partition("-")[0]) - int(age_ms)
+        return ResultEntry(
+            entry, int(job), _STATES[state], int(attempts), float(run_ms) if run_ms else None, finished_ms,
+            worker, source, cause, fields[b"body"], int(fields.get(b"releases", 0)),
+        )  # fmt: skip
+    except (KeyError, ValueError):
+        return _damaged(entry, fields)
+
+
+def _damaged(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
+    """An entry that is not as we wrote it: the failure of its job, or of none (id 0) if it does not name one.
+
+    One bad entry must not keep a driver from all others.
+    """
+    name = fields.get(b"outcome", b"").partition(b" ")[0]
+    job = int(name) if name.isdigit() and len(name) < _ID_DIGITS else 0
+    log.warning("entry %s of a result stream is damaged: %s", entry, f"job {job}" if job else "of no job")
+    return lost_entry(job, entry)
+
+
+def lost_entry(job: int, entry: str) -> ResultEntry:
+    """What stands for an outcome that the server should have, and cannot give."""
+    return ResultEntry(
+        entry=entry, id=job, state=State.FAILED, attempts=1, run_ms=None,
+        finished_ms=entry_order(entry)[0] if is_entry(entry) else 0, worker="", source="", cause="error",
+        body=b"the outcome of this job is damaged on the server: something else has written to its keys",
+    )  # fmt: skip
+
+
+def entry_order(entry: str) -> tuple[int, int]:
+    """What sorts entries of a stream in the order in which they were added."""
+    time_ms, _, number = entry.partition("-")
+    return int(time_ms), int(number)
+
+
+def is_entry(text: str) -> bool:
+    """Whether this may be the id of an entry of a stream."""
+    return _ENTRY.fullmatch(text) is not None
+
+
+class ResultReader:
+    """Reads a campaign's result stream from a cursor, blocking, on a connection of its own.
+
+    Guarantees: every entry after the first cursor is returned exactly once, in order: the cursor moves only
+    with what is returned, so a lost reply is read again. Assumes: one thread at a time.
+    """
+
+    def __init__(self, link: Link, key: str, cursor: str, *, max_block_s: float = 30.0) -> None:
+        self._link = link
+        self._max_block_s = max_block_s
+        self._key = key
+        self._portion = Portion()
+        self.cursor = cursor
+        self.may_have_more = False
+        """Whether the last read may have left something behind."""
+        self._client = BlockingClient(link, max_block_s + _MARGIN_S)
+
+    def read(self, block_s: float, count: int | None = None) -> list[ResultEntry]:
+        """Entries after the cursor, `count` or some megabytes of them; waits up to `block_s` for the first,
+        and for a server that is away."""
+        count = count or self._portion.count
+        self.may_have_more = False
+        block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
+        failpoints.reach("server.before-read")
+        try:
+            reply = self._client.get().xread({self._key: self.cursor}, count=count, block=block_ms)
+            failpoints.reach("server.after-read")
+        except REDIS_ERRORS as error:
+            # Wait for the server on the common link, then read again from the same cursor.
+            self._client.close()
+            self._link.wait_until_back(error, self._key)
+            return []
+        except BaseException:
+            self.close()  # interrupted: a reply that is on its way must answer no later read
+            raise
+        if not reply:
+            return []
+        entries = parse_entries(reply[0][1])
+        self.cursor = reply[0][1][-1][0].decode()
+        self._portion.seen(len(entries), sum(len(entry.body) for entry in entries))
+        self.may_have_more = len(reply[0][1]) == count
+        return entries
+
+    def close(self) -> None:
+        self._client.close()

@@ -1,0 +1,263 @@
+"""A campaign on the server, read only: what every reader of it shares, and nothing cached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from queue_eval.campaign.keys import Keys, check_campaign_name
+from queue_eval.campaign.loss import campaign_gone
+from queue_eval.campaign.paging import PAGE, pages
+from queue_eval.campaign.result_stream import ResultEntry, entry_order, is_entry, parse_entries
+from queue_eval.campaign.scripts import script
+from queue_eval.errors import CampaignNotFoundError, QueueEvalError, ServerRefusedError
+from queue_eval.model.codec import decode
+from queue_eval.model.moves import Attendance, Opened, Snapshot
+from queue_eval.model.states import State
+from queue_eval.transport.link import Link, damaged
+
+SCHEMA_VERSION = "2"
+
+STAMP_DIGITS = 8
+"""To the base of 36."""
+
+_FAR_MS = 1e14
+"""Later than any clock says."""
+
+
+@contextmanager
+def reading(campaign: str) -> Iterator[None]:
+    """What is tripped over within is damage: what the server holds is not as we wrote it."""
+    try:
+        yield
+    except QueueEvalError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise damaged(f"campaign {campaign!r}: {type(error).__name__}: {error}") from error
+
+
+class CampaignView:
+    """The reading half of `CampaignQueue`. `uid` tells the campaign from an earlier one of the same name."""
+
+    def __init__(self, link: Link, campaign: str, uid: str) -> None:
+        self.link = link
+        self.campaign = campaign
+        self.uid = uid
+        self.keys = Keys(campaign)
+
+    @classmethod
+    def attach(cls, link: Link, campaign: str) -> tuple[Self, dict[str, bytes]]:
+        """An existing campaign and its meta. Raises CampaignNotFoundError."""
+        check_campaign_name(campaign)
+        raw = link.call(lambda client: client.hgetall(Keys(campaign).meta))
+        meta = {_text(field): value for field, value in raw.items()}
+        if "uid" not in meta:
+            raise CampaignNotFoundError(
+                f"there is no campaign {campaign!r} on this server; see: queue-eval campaigns"
+            )
+        if (schema := _text(meta.get("schema", b""))) != SCHEMA_VERSION:
+            raise ServerRefusedError(
+                f"campaign {campaign!r} was written by protocol version {schema[:20]!r}, this is "
+                f"{SCHEMA_VERSION}; use the queue_eval that created it"
+            )
+        with reading(campaign):
+            int(meta["created_ms"]), int(meta["last_id"]), int(meta["revision"])
+            return cls(link, campaign, meta["uid"].decode()), meta
+
+    def standing(self) -> Opened:
+        """The campaign at this moment, as `open` sees it, without changing anything."""
+        reply = self.link.run_script(script("attach"), self.keys.columns)
+        if not reply or reply[1].decode() != self.uid:
+            raise campaign_gone(self.link, self.campaign)
+        with reading(self.campaign):
+            return Opened.parse(reply)
+
+    def retried(self) -> int:
+        """How many finished jobs were ever opened again by the user."""
+        with reading(self.campaign):
+            return int(self.link.call(lambda client: client.hget(self.keys.meta, "retried")) or 0)
+
+    def meta(self) -> dict[str, bytes]:
+        return self.attach(self.link, self.campaign)[1]
+
+    def snapshot(self) -> Snapshot:
+        reply = self.link.run_script(script("snapshot"), self.keys.columns)
+        if not reply:
+            raise campaign_gone(self.link, self.campaign)
+        with reading(self.campaign):
+            last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms = reply[:8]
+            total = int(last_id)
+            workers = [
+                Attendance(_text(reply[i]), round(min(float(reply[i + 1]), _FAR_MS)), reply[i + 2])
+                for i in range(8, len(reply), 3)
+            ]
+        counts = {
+            State.SCHEDULED: scheduled,
+            State.PENDING: pending,
+            State.RUNNING: sum(worker.running for worker in workers),
+            State.SUCCEEDED: finished - failed - cancelled,
+            State.FAILED: failed,
+            State.CANCELLED: cancelled,
+        }
+        return Snapshot(total, counts, paused == 1, now_ms, workers)
+
+    def read_after(self, cursor: str, count: int = PAGE) -> list[ResultEntry]:
+        """Up to `count` entries of the result stream after `cursor`, without blocking."""
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, f"({cursor}", "+", count))
+        return parse_entries(raw)
+
+    def read_until(self, cursor: str, tail: str, count: int = PAGE) -> list[ResultEntry]:
+        """Up to `count` entries of the result stream after `cursor`, `tail` being the last."""
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, f"({cursor}", tail, count))
+        return parse_entries(raw)
+
+    def newest(self, count: int) -> list[ResultEntry]:
+        raw = self.link.call(lambda client: client.xrevrange(self.keys.results, count=count))
+        return parse_entries(raw)
+
+    def entries(self, ids: Sequence[str]) -> list[ResultEntry]:
+        """The result-stream entries with these entry ids, in the order given; best when they are sorted."""
+        found: dict[str, ResultEntry] = {}
+        for page in pages([entry for entry in ids if is_entry(entry)], PAGE):
+            # Whoever resumes a campaign asks for almost all of its log: one range, and single entries for the
+            # rest.
+            first, last = min(page, key=entry_order), max(page, key=entry_order)
+            found |= {entry.entry: entry for entry in self._range(first, last, 2 * len(page))}
+            found |= {entry.entry: entry for entry in self._each([e for e in page if e not in found])}
+        return [found[entry] for entry in ids if entry in found]
+
+    def _range(self, first: str, last: str, count: int) -> list[ResultEntry]:
+        raw = self.link.call(lambda client: client.xrange(self.keys.results, first, last, count))
+        return parse_entries(raw)
+
+    def _each(self, ids: Sequence[str]) -> list[ResultEntry]:
+        def operation(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for entry in ids:
+                pipeline.xrange(self.keys.results, entry, entry)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        return [entry for raw in self.link.call(operation) for entry in parse_entries(raw)] if ids else []
+
+    def index_of(self, ids: Sequence[int]) -> list[str | None]:
+        """Entry in the result stream of each finished job, None for the others."""
+        return [_text(v) if v is not None else None for v in self._hmget(self.keys.index, ids)]
+
+    def configs_of(self, ids: Sequence[int]) -> list[tuple[int, bytes] | None]:
+        """(submission time in ms, config JSON) of each job; None where there is no such job."""
+        return [parse_config(v) if v is not None else None for v in self._hmget(self.keys.configs, ids)]
+
+    def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
+        return self._hmget(self.keys.column("outputs"), ids)
+
+    def hosts_of(self, workers: Sequence[str]) -> list[str | None]:
+        """Host on which each worker runs, as it said when it first attended the campaign."""
+        if not workers:
+            return []
+        raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
+        return [_host(v) if v is not None else None for v in raw]
+
+    def widths(self) -> list[int]:
+        """The widths that jobs of the campaign have, or had, beside one slot."""
+        return _numbers(self.link.call(lambda c: c.zrange(self.keys.column("wide"), 0, -1)))
+
+    def widest_pending(self) -> int:
+        """How many slots the widest pending job takes; 1 when no wide one waits."""
+        for width in reversed(self.widths()):
+            if self._count_pending(width):
+                return width
+        return 1
+
+    def slots_of(self, ids: Sequence[int]) -> list[int]:
+        """How many slots each job takes."""
+        return [int(v) if v and v.isdigit() else 1 for v in self._hmget(self.keys.column("widths"), ids)]
+
+    def failed_ids(self) -> list[int]:
+        key = self.keys.column("failed")
+        members = self.link.call(lambda client: list(client.sscan_iter(key, count=PAGE)))
+        return sorted(_numbers(members))
+
+    def outstanding(self) -> Iterator[tuple[int, State, str]]:
+        """(id, state, worker) of every unfinished job, in pages; jobs that move meanwhile may be missed or
+        come twice, so callers that need all of them ask again."""
+        link, keys = self.link, self.keys
+        places = [(keys.column("scheduled"), State.SCHEDULED)]
+        places += [(keys.pending_of(width), State.PENDING) for width in (1, *self.widths())]
+        for key, state in places:
+            start = 0
+            while page := self._rank_page(key, start):
+                yield from ((i, state, "") for i in _numbers(page))
+                start += PAGE
+        for name in link.call(lambda client: client.zrange(keys.column("workers"), 0, -1)):
+            worker = _text(name)
+            yield from ((i, State.RUNNING, worker) for i in _numbers(self._held_by(worker)))
+
+    def failures(self, job: int) -> list[dict[str, str]]:
+        """Every failed or lost attempt of a job that is still on record, oldest first."""
+        found: list[dict[str, str]] = []
+        cursor = "-"
+        wanted = str(job).encode()
+        while page := self._failures_from(cursor):
+            for entry, fields in page:
+                if fields.get(b"job") == wanted:
+                    text = {_text(k): _text(v) for k, v in fields.items()}
+                    found.append(text | {"at_ms": entry.decode().split("-")[0]})
+            cursor = f"({page[-1][0].decode()}"
+        return found
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _hmget(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
+        values: list[bytes | None] = []
+        for page in pages(ids, PAGE):
+            values += self._hmget_page(key, page)
+        return values
+
+    # One call each, so that what a loop repeats after a lost reply is bound to this turn's page.
+
+    def _hmget_page(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
+        return self.link.call(lambda client: client.hmget(key, ids))
+
+    def _rank_page(self, key: str, start: int) -> list[bytes]:
+        return self.link.call(lambda client: client.zrange(key, start, start + PAGE - 1))
+
+    def _count_pending(self, width: int) -> int:
+        return int(self.link.call(lambda client: client.zcard(self.keys.pending_of(width))))
+
+    def _held_by(self, worker: str) -> list[bytes]:
+        return self.link.call(lambda client: client.hkeys(self.keys.held(worker)))
+
+    def _failures_from(self, cursor: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return self.link.call(lambda client: client.xrange(self.keys.column("failures"), cursor, "+", PAGE))
+
+    def _run(self, name: str, *arguments: Any) -> Any:
+        return self._checked(self.link.run_script(script(name), self.keys.columns, self.uid, *arguments))
+
+    def _checked(self, reply: Any) -> Any:
+        if reply == b"GONE":
+            raise campaign_gone(self.link, self.campaign)
+        return reply
+
+
+def parse_config(value: bytes) -> tuple[int, bytes]:
+    """(submission time in ms, config JSON) of what stands in the column; a damaged time reads as 0."""
+    stamp = value[:STAMP_DIGITS]
+    return int(stamp, 36) if stamp.isalnum() else 0, value[STAMP_DIGITS:]
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _numbers(members: Iterable[bytes]) -> list[int]:
+    """The ids among `members`: what is none was not put there by us."""
+    return [int(member) for member in members if member.isdigit()]
+
+
+def _host(said: bytes) -> str | None:
+    try:
+        return str(decode(said)["host"])
+    except (ValueError, TypeError, LookupError):
+        return None

@@ -1,0 +1,130 @@
+"""What a waiting driver does besides waiting: keep its workers, take back lost leases, mind the server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.keys import DEFAULT_QUEUE
+from queue_eval.driver.service import ServiceCheck
+from queue_eval.errors import ServerError
+from queue_eval.foreign_text import plain
+from queue_eval.server.home_loss import HomeLoss
+from queue_eval.server.lifecycle import revive_server, server_state
+from queue_eval.transport.link import GiveUp
+from queue_eval.user_warning import warn_user
+
+log = plain(logging.getLogger(__name__))
+
+RECLAIM_EVERY_S = 2.0
+ENSURE_EVERY_S = 1.0
+LOOK_EVERY_S = 3.0
+LIST_EVERY_S = 10.0
+UNSERVED_S = 10.0
+MOST_COUNTED_S = 2.0
+REVIVE_AFTER_S = 1.0
+GRACE_MS = 30_000
+"""After the server was away, nothing is reclaimed for this long: one lease length."""
+
+
+class Patience:
+    """`on_wait` of a driver's link: restarts its embedded server, and ends a wait that has a deadline."""
+
+    def __init__(self, home: Path | None) -> None:
+        self._home = home
+        self._local = threading.local()
+        self._next_revival = 0.0
+        self._told = ""
+        self.closed = False
+
+    @contextmanager
+    def until(self, deadline: float | None) -> Iterator[None]:
+        """Within, this thread waits for the server until `deadline` (monotonic, s) at most: then GiveUp."""
+        self._local.deadline = deadline
+        try:
+            yield
+        finally:
+            self._local.deadline = None
+
+    def __call__(self, away_s: float) -> None:
+        deadline = getattr(self._local, "deadline", None)
+        now = time.monotonic()
+        if self.closed or (deadline is not None and now >= deadline):
+            raise GiveUp
+        if self._home is not None and away_s >= REVIVE_AFTER_S and now >= self._next_revival:
+            self._next_revival = now + 5.0
+            try:
+                revived = revive_server(self._home)
+            except ServerError as error:
+                self._tell(f"the embedded server cannot be restarted yet: {error}")
+            else:
+                if revived is None:
+                    self._tell(self._why_not(self._home))
+
+    @staticmethod
+    def _why_not(home: Path) -> str:
+        if server_state(home).state == "absent":
+            return (
+                f"the folder {home} was removed, and the campaign with it; bring the folder back, or begin "
+                "the campaign again"
+            )
+        start = f"queue-eval server start --home {quote(str(home))}"
+        return f"the server of {home} was stopped, or ran elsewhere; start it: {start}"
+
+    def _tell(self, what: str) -> None:
+        """Once: it is tried again every few seconds."""
+        if what != self._told:
+            log.warning("%s", what)
+        self._told = what
+
+
+class Chores:
+    """A waiting driver's regular duties, each at its own pace. Called by one thread at a time."""
+
+    def __init__(
+        self, queue: CampaignQueue, ensure_workers: Callable[[], None] | None, *,
+        label: str = DEFAULT_QUEUE, forwards: bool = False,
+    ) -> None:  # fmt: skip
+        self._queue = queue
+        self._ensure_workers = ensure_workers
+        self._service = ServiceCheck(
+            queue, label=label, hires=ensure_workers is not None, forwards=forwards
+        )
+        self._home = HomeLoss(queue.link.access.home)
+        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0, "list": 0.0}
+        self._waited_s = 0.0
+
+    def run(self) -> None:
+        """Do what is due. Raises CampaignNotFoundError when the campaign was purged."""
+        if self._ensure_workers is not None and self._is_due("ensure", ENSURE_EVERY_S):
+            self._ensure_workers()
+        if self._is_due("reclaim", RECLAIM_EVERY_S):
+            while self._queue.reclaim(grace_ms=GRACE_MS).more:
+                pass
+        if self._is_due("look", LOOK_EVERY_S):
+            if (loss := self._home.tell()) is not None:
+                warn_user(loss)
+            self._service.look(self._waited_s, UNSERVED_S)
+
+        if self._is_due("list", LIST_EVERY_S):
+            self._queue.stay_listed()
+
+    def count_wait(self, waited_s: float) -> None:
+        """The driver has waited for so long: by this it is judged how long nobody has served.
+
+        At most `MOST_COUNTED_S` of it: a driver that stood still, or whose server was away, saw nothing.
+        """
+        self._waited_s += min(waited_s, MOST_COUNTED_S)
+
+    def _is_due(self, chore: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now < self._due[chore]:
+            return False
+        self._due[chore] = now + every_s
+        return True

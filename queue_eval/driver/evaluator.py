@@ -1,0 +1,359 @@
+"""The evaluator: what a driver submits to and gathers from, with the interface of DeepHyper 0.3.3."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Unpack
+
+from queue_eval.campaign.keys import DEFAULT_QUEUE
+from queue_eval.campaign.replicas import await_replicas
+from queue_eval.driver.awaited import SingleJobs
+from queue_eval.driver.callbacks import Callbacks
+from queue_eval.driver.chores import Chores
+from queue_eval.driver.creation import DecidedAtCreation
+from queue_eval.driver.interruption import TellInterrupted, describe_interruption
+from queue_eval.driver.ledger import Watcher
+from queue_eval.driver.local_workers import LocalWorkers
+from queue_eval.driver.open import Line, attach_campaign, open_campaign
+from queue_eval.driver.options import Keywords, Options, count, seconds
+from queue_eval.driver.records import Records
+from queue_eval.driver.session import Campaign
+from queue_eval.driver.waiter import Waiter
+from queue_eval.errors import (
+    JobFailed,
+    QueueEvalError,
+    SearchTerminationError,
+    ServerError,
+    UnknownMethodError,
+    UsageError,
+    WorkerError,
+)  # fmt: skip
+from queue_eval.model.codec import FAIL_RETURN_VALUE, encode_config
+from queue_eval.model.job import Job
+from queue_eval.model.states import Method, State
+from queue_eval.transport.link import GiveUp
+from queue_eval.transport.urls import unless_url
+from queue_eval.user_warning import warn_user
+
+_MAX_PRIORITY = 32767
+_MAX_SLOTS = 10_000
+
+
+class Evaluator(DecidedAtCreation, Records):
+    """Submits configs to a durable campaign and gathers the finished jobs.
+
+    Guarantees: a finished job is gathered once; leaving, being interrupted or being killed loses nothing,
+    since the campaign is on the server. May be used from several threads, and within a running event loop.
+
+    `num_workers`: slots wanted in all on this machine, when workers are started here. `callbacks`: objects
+    with ``on_launch(job)`` and ``on_done(job)``. `options`: see `queue_eval.driver.options.Options`.
+    """
+
+    FAIL_RETURN_VALUE: ClassVar[float] = FAIL_RETURN_VALUE
+    PYTHON_EXE: ClassVar[str] = os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable
+
+    method: Method = Method.SUBPROCESS
+
+    _class_of: ClassVar[dict[Method, type[Evaluator]]] = {}
+    """The named classes. They are defined in `evaluators`, with which the package offers this class."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Evaluator._class_of.setdefault(cls.method, cls)  # not a class that a user derives from one
+
+    _forward: dict[str, Any] | None = None
+    """Where attempts are forwarded to, for the methods that do."""
+    _most_running: int | None = None
+    """How many jobs may be held by workers at one time, in all, for the methods that limit it."""
+
+    def __init__(
+        self,
+        run_function: Callable[..., Any] | str,
+        num_workers: int = 1,
+        callbacks: Sequence[Any] | None = None,
+        **options: Unpack[Keywords],
+    ) -> None:
+        chosen = Options.checked(**options)
+        slots = count("num_workers", num_workers)
+        calls = Callbacks(callbacks)
+        with TellInterrupted(lambda: None):
+            line, campaign = open_campaign(
+                run_function, self.method, slots, chosen, self._forward, self._most_running
+            )
+        self._set_up(line, campaign, run_function, slots, calls, chosen)
+
+    def _set_up(
+        self, line: Line, campaign: Campaign, run_function: Any, num_workers: int, callbacks: Callbacks,
+        options: Options,
+    ) -> None:  # fmt: skip
+        super().__init__(campaign)
+        self.run_function = run_function
+        self.num_workers = num_workers
+        self.campaign = campaign.queue.campaign
+        self._callbacks = callbacks
+        self._options = options
+        self._submit_lock = threading.Lock()
+        wanted = line.is_embedded if options.local_workers is None else options.local_workers
+        self._workers = (
+            LocalWorkers(
+                campaign.queue, line.home, num_workers, self.PYTHON_EXE, label=options.queue
+            )
+            if wanted
+            else None
+        )
+        ensure = self._workers.ensure if self._workers else None
+        chores = Chores(
+            campaign.queue, ensure, label=options.queue, forwards=self.method in (Method.RAY, Method.RQ)
+        )
+        self._waiter = Waiter(campaign, chores, line.patience)
+        self._singles = SingleJobs(self._waiter)
+        self._interruptible = TellInterrupted(self._describe_interruption)
+        self._is_decided = True
+
+    @staticmethod
+    def create(
+        run_function: Callable[..., Any] | str, method: str = "subprocess",
+        method_kwargs: dict[str, Any] = {},  # noqa: B006 - DeepHyper's signature; never changed
+    ) -> Evaluator:  # fmt: skip
+        """The evaluator whose workers execute jobs by `method`, with `method_kwargs` for its class.
+
+        Raises UnknownMethodError for a method that is none of thread, process, subprocess, ray, rq.
+        """
+        if not isinstance(method, str) or method not in set(Method):
+            raise UnknownMethodError(
+                f'The method "{unless_url(method)}" is not a valid method for an Evaluator! '
+                f"Choose among the following evaluator types: {', '.join(Method)}."
+            )
+        if not isinstance(method_kwargs, dict) or "run_function" in method_kwargs:
+            raise UsageError("method_kwargs is not a dict of the class's keyword arguments; give one")
+        with TellInterrupted(lambda: None):
+            return Evaluator._class_of[Method(method)](run_function, **method_kwargs)
+
+    @classmethod
+    def attach(
+        cls, campaign: str, url: str | None = None, home: str | Path | None = None,
+        *, access: str | Path | None = None,
+    ) -> Evaluator:  # fmt: skip
+        """An existing campaign, without its run function; what is outstanding is adopted.
+
+        Raises CampaignNotFoundError.
+        """
+        options = Options.checked(campaign=campaign, url=url, home=home, access=access)
+        with TellInterrupted(lambda: None):
+            line, opened, meta = attach_campaign(campaign, options)
+        options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
+        attached = Evaluator.__new__(Evaluator)
+        attached.method = Method(meta["method"].decode())
+        slots = int(meta.get("num_workers", b"1"))
+        attached._set_up(line, opened, None, slots, Callbacks(None), options)
+        return attached
+
+    # Submitting ---------------------------------------------------------------------------------------
+
+    def create_job(self, config: dict[str, Any]) -> Job:
+        """A job that is not submitted; its id is provisional until it is (see `execute`)."""
+        copy, _ = encode_config(config, 0)
+        job = Job.owning(self._campaign.next_id(), copy, self.run_function)
+        with self._campaign.lock:
+            self._created[job] = None
+        return job
+
+    def submit(
+        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1
+    ) -> list[Job]:
+        """Send configs (dicts of JSON values) to be evaluated; returns when the server has them.
+
+        Higher `priority` (-32767 to 32767) first, first in first out within one; `delay` in seconds. Each job
+        takes so many `slots` of one worker, with all that they own (cores, GPUs).
+        Raises ConfigError before anything is sent when a config cannot be.
+        """
+        self._check_open()
+        if isinstance(configs, (dict, str)) or not isinstance(configs, Iterable):
+            raise UsageError(f"configs is of type {type(configs).__name__}; give a list of dicts")
+        checked = [encode_config(config, position) for position, config in enumerate(configs)]
+        if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
+            raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
+        delay_ms = round(seconds("delay", delay) * 1000)
+        if count("slots", slots) > _MAX_SLOTS:
+            raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
+        if not checked:
+            return []
+        with self._interruptible:
+            # First, so that a worker which finds that it cannot run these jobs knows that others are coming.
+            self._ensure_workers()
+        with self._interruptible, self._submit_lock:
+            jobs = self._campaign.submit(
+                checked, priority=int(priority), delay_ms=delay_ms, slots=int(slots)
+            )
+            self._submitted += len(jobs)
+        for job in jobs:
+            self._callbacks.launched(job)
+        return jobs
+
+    async def execute(self, job: Job) -> Job:
+        """Evaluate one job (see `create_job`) and await it; no gather returns it."""
+        self._check_open()
+        config, text = encode_config(job.own_config(), 0)
+
+        def submit(watcher: Watcher) -> None:
+            self._ensure_workers()
+            with self._submit_lock:
+                self._campaign.submit([(config, text)], job=job, watcher=watcher)
+                self._submitted += 1
+            with self._campaign.lock:
+                self._created.pop(job, None)
+            self._callbacks.launched(job)
+
+        with self._interruptible:
+            await self._singles.run(job, submit, self._campaign.hand_to_gather)
+        self._finish([job], self._callbacks.done(job))
+        return job
+
+    # Gathering ----------------------------------------------------------------------------------------
+
+    def gather(
+        self, type: Literal["ALL", "BATCH"] | str, size: int = 1, timeout: float | None = None  # noqa: A002
+    ) -> list[Job]:
+        """Finished jobs, each returned once: "ALL" waits for all outstanding ones, "BATCH" for `size`.
+
+        `timeout` in seconds: returns what there is. Raises JobFailed with ``on_failure="raise"``, and
+        SearchTerminationError when a callback does; the batch is recorded before.
+        """
+        assert type in ("ALL", "BATCH"), f"Unsupported gather operation: {type}."
+        wanted = count("size", size, 0)
+        deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+        self._check_open()
+        outstanding = self.num_outstanding
+        if type == "BATCH" and 0 < outstanding < wanted:
+            warn_user(
+                f"Requested a batch size ({size}) larger than currently running tasks ({outstanding}). "
+                "Batch size has been set to the count of currently running tasks."
+            )
+        ledger = self._ledger
+
+        def enough() -> bool:
+            return not ledger.unresolved or (type == "BATCH" and len(ledger.ready) >= wanted)
+
+        if outstanding:
+            with self._interruptible:
+                self._waiter.until(enough, deadline, look_first=True)
+        return self._take(None)
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
+        """Jobs as they finish, until none is outstanding, or `timeout` seconds have passed."""
+        deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+        self._check_open()
+        ledger = self._ledger
+        while self.num_outstanding:
+            self._waiter.check_open()
+            batch = self._take(1)
+            if not batch:
+                with self._interruptible:
+                    self._waiter.until(
+                        lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
+                    )
+                batch = self._take(1)
+                if not batch and deadline is not None and time.monotonic() >= deadline:
+                    return
+            yield from batch
+
+    def _take(self, limit: int | None) -> list[Job]:
+        """Gather what is ready, at most `limit`: recorded first, so that an interruption loses nothing."""
+        ledger, lock = self._ledger, self._campaign.lock
+        ending = None
+        with lock:
+            batch = list(itertools.islice(ledger.ready.values(), limit))
+        for job in batch:
+            with lock:
+                is_new = ledger.record(job)
+            if is_new:
+                ending = self._callbacks.done(job) or ending
+        with lock:
+            batch = ledger.hand_over(batch)
+        self._finish(batch, ending)
+        return batch
+
+    def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
+        """Warn of other code than this driver's; raise what a gathered batch makes its gather raise."""
+        if self._campaign.sources is not None:
+            self._campaign.sources.look(batch)
+        if self._options.on_failure == "raise":
+            failed = next((job for job in batch if job.state is State.FAILED), None)
+            if failed is not None:
+                raise JobFailed(failed, batch)
+        if ending is not None:
+            raise ending
+
+    # Looking back -------------------------------------------------------------------------------------
+
+    def history(self) -> list[Job]:
+        """Jobs that finished in earlier lives of this campaign, in that order. They count as gathered."""
+        self._check_open()
+        with self._interruptible:
+            return self._campaign.history()
+
+    # Ending -------------------------------------------------------------------------------------------
+
+    def cancel(self, jobs: Iterable[Job] | None = None) -> int:
+        """Cancel these jobs, or all outstanding ones; how many were. `gather` returns them as cancelled."""
+        self._check_open()
+        ids = None if jobs is None else [job.id for job in jobs]
+        with self._interruptible:
+            return self._campaign.cancel_outstanding() if ids is None else self._campaign.cancel(ids)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Detach: work goes on without the driver, unless `cancel`. What was gathered stays readable."""
+        if self._waiter.closed:
+            return
+        with self._interruptible:
+            try:
+                if cancel:
+                    self.cancel()
+            finally:
+                self._waiter.close(timeout_s=5.0)
+                if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
+                    with contextlib.suppress(GiveUp, ServerError):  # it is away: they end by themselves
+                        self._workers.dismiss()
+                if self._workers is not None:
+                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away: its process ends
+                        self._workers.leave()
+                if self._options.campaign is None and not self._options.keep:
+                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away, or purged
+                        self._campaign.note_close()
+                if self._options.wait_replicas:
+                    # Last, so that it vouches for all that was done before.
+                    await_replicas(self._campaign.queue.link, self.campaign, self._options.wait_replicas)
+                self._singles.close()
+                self._campaign.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._interruptible:
+            self.close()
+
+    def _describe_interruption(self) -> str | None:
+        """What an interruption means for the campaign; None when it means nothing."""
+        if not self.num_outstanding:
+            return None
+        is_named = self._options.campaign is not None
+        return describe_interruption(self.campaign, self._campaign.queue.link.access, is_named=is_named)
+
+    def _ensure_workers(self) -> None:
+        """Have workers on their way at once. If they cannot be started, the next gather says so."""
+        if self._workers is not None:
+            with contextlib.suppress(WorkerError):
+                self._workers.ensure(before_submit=True)
+
+    def _check_open(self) -> None:
+        if self._waiter.closed:
+            raise UsageError("the evaluator is closed; create another one for the same campaign")

@@ -1,0 +1,262 @@
+"""How a driver comes to a campaign: which server, which function, which options."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.expiry import prune_in_passing
+from queue_eval.driver.chores import Patience
+from queue_eval.driver.options import Options, failure_value_of
+from queue_eval.driver.session import Campaign
+from queue_eval.driver.sources import SourceCheck
+from queue_eval.errors import (
+    CampaignConflictError,
+    CampaignNotFoundError,
+    FunctionError,
+    ServerRefusedError,
+)
+from queue_eval.function.driver_path import is_same_file
+from queue_eval.function.reference import FunctionRef, describe
+from queue_eval.function.signing import Opening, must_sign, sign
+from queue_eval.model.codec import decode, encode
+from queue_eval.model.moves import Opened
+from queue_eval.model.states import Method
+from queue_eval.server.lifecycle import open_access, server_state
+from queue_eval.transport.access import Access, check_build, entered_home, find_access, home_folder
+from queue_eval.transport.link import Link
+from queue_eval.user_warning import warn_user
+
+
+@dataclass(frozen=True)
+class Line:
+    """A checked line to a server, and what it is to this driver."""
+
+    link: Link
+    access: Access
+    home: Path
+    is_embedded: bool
+    patience: Patience
+
+
+def will_be_embedded(url: str | None, home: Path | None, file: Path | None = None) -> bool:
+    """Whether `reach` would give the embedded server; starts none."""
+    access = find_access(url, home, file)
+    return access is None or _is_embedded(access)
+
+
+def _is_embedded(access: Access) -> bool:
+    return access.home is not None and server_state(access.home).state != "absent"
+
+
+def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
+    """The server that `url`, `file`, the environment or `home` name; the embedded one is started if need be.
+
+    Raises ServerUnreachableError, ServerRefusedError.
+    """
+    access = open_access(url, home, file)
+    folder = access.home or entered_home(home)
+    is_embedded = _is_embedded(access)
+    patience = Patience(access.home if is_embedded else None)
+    link = Link(access, name="queue_eval-driver", on_wait=patience)
+    try:
+        link.check()
+    except BaseException:
+        link.close()
+        raise
+    return Line(link, access, folder, is_embedded, patience)
+
+
+def open_campaign(
+    run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options,
+    forward: dict[str, Any] | None = None, most_running: int | None = None,
+) -> tuple[Line, Campaign]:  # fmt: skip
+    """Create or continue the campaign of `options`; warns when the function's source has changed.
+
+    `forward`: for methods that forward attempts to others, where those are (JSON values). `most_running`: how
+    many jobs of the campaign may be held by workers at one time, in all.
+
+    Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
+    CampaignConflictError.
+    """
+    reference = describe(run_function, is_forwarded=forward is not None)
+    name = options.campaign or _unique_name(reference)
+    line = reach(options.url, options.home, options.access)
+    try:
+        _check_role(line.access)
+        check_build(line.access)
+        fields = _meta(line.access.key, reference, method, num_workers, options, forward)
+        fields["most_running"] = most_running or ""
+        queue, opened = _open(
+            line.link, name, fields, reference, accept_change=options.on_change == "accept"
+        )
+        if not opened.created:
+            _compare(name, opened, reference, str(fields["options"]))
+        if options.campaign is None:
+            prune_in_passing(line.link)
+    except BaseException:
+        line.link.close()
+        raise
+    campaign = Campaign(
+        queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs,
+        failure_value=options.failure_value,
+    )  # fmt: skip
+    campaign.sources = SourceCheck(queue, reference, opened.source)
+    return line, campaign
+
+
+def _open(
+    link: Link, campaign: str, fields: dict[str, Any], reference: FunctionRef, *, accept_change: bool
+) -> tuple[CampaignQueue, Opened]:
+    seal = _seal(link.access.key, campaign, fields)
+    try:
+        return CampaignQueue.open(link, campaign, fields, accept_change=accept_change, sign=seal)
+    except CampaignConflictError:
+        _, meta = CampaignQueue.attach(link, campaign)
+        if not _is_same_function(meta, reference, str(fields["method"])):
+            raise
+    return CampaignQueue.open(link, campaign, fields, accept_change=True, sign=seal)
+
+
+def _seal(key: bytes | None, campaign: str, fields: dict[str, Any]) -> Callable[[str, int], str] | None:
+    """What signs these fields of meta for an opening; None where nobody asks for a signature."""
+    if key is None or not must_sign(key, fields["payload"]):
+        return None
+
+    def seal(uid: str, revision: int) -> str:
+        return sign(
+            key,
+            Opening(
+                campaign, uid, revision, fields["function"], fields["method"], fields["queue"],
+                fields["options"].encode(), fields["payload"],
+            ),
+        )  # fmt: skip
+
+    return seal
+
+
+def _is_same_function(meta: dict[str, bytes], reference: FunctionRef, method: str) -> bool:
+    """Whether a campaign's function is this one under its other name: `__main__:run` of a script is
+    `search:run` of the same file."""
+    module, _, function = meta["function"].decode().partition(":")
+    own_module, _, own_function = reference.name.partition(":")
+    is_alias = "__main__" in (module, own_module) and function == own_function
+    if not is_alias or meta["method"].decode() != method:
+        return False
+    file, own_file = _file_of(meta.get("options", b"")), reference.code.get("file")
+    if file is None or own_file is None:  # of an earlier build
+        return bool(reference.source) and meta.get("source", b"").decode() == reference.source
+    return is_same_file(file, own_file)
+
+
+def _file_of(options: bytes) -> str | None:
+    """The file of the function's module, as the last driver had it."""
+    try:
+        file = decode(options)["code"]["file"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return file if isinstance(file, str) else None
+
+
+def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:
+    """An existing campaign, unchanged, and its meta. Raises CampaignNotFoundError."""
+    if find_access(options.url, options.home, options.access) is None:
+        raise CampaignNotFoundError(
+            f"there is no campaign {campaign!r}: {home_folder(options.home)} has no server; "
+            "give the campaign's url or home"
+        )
+    line = reach(options.url, options.home, options.access)
+    try:
+        _check_role(line.access)
+        queue, meta = CampaignQueue.attach(line.link, campaign)
+        if meta.get("expires"):
+            queue.keep()  # somebody knows it by name
+        opened = queue.standing()
+    except BaseException:
+        line.link.close()
+        raise
+    failure_value = failure_value_of(meta)
+    return line, Campaign(queue, opened, None, reuse=options.reuse, failure_value=failure_value), meta
+
+
+def _check_role(access: Access) -> None:
+    """The server would refuse a worker's user only half-way."""
+    if access.role == "worker":
+        raise ServerRefusedError(
+            f"{access.file} is the access file of workers; a driver needs access.json of the same home"
+        )
+
+
+def _unique_name(reference: FunctionRef) -> str:
+    function = re.sub(r"[^A-Za-z0-9_.-]+", "", reference.name.rpartition(":")[2])[-60:].strip(".-")
+    return f"{function or 'campaign'}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _meta(
+    key: bytes | None, reference: FunctionRef, method: Method, num_workers: int,
+    options: Options, forward: dict[str, Any] | None,
+) -> dict[str, str | bytes | int | float]:  # fmt: skip
+    payload = reference.payload
+    if payload is not None and key is None and reference.may_import_script:
+        payload = None  # then it runs where its script is
+    if payload is not None and key is None:
+        raise FunctionError(
+            f"{reference.name} travels by value, which needs a key to sign it; "
+            "set QUEUE_EVAL_KEY, or move the function to a module"
+        )
+    retry = options.retry_delay
+    return {
+        "function": reference.name,
+        "method": method.value,
+        "source": reference.source,
+        "options": encode(
+            {
+                "path": list(reference.path),
+                "kwargs": json.loads(options.run_function_kwargs),
+                "time_limit": options.time_limit,
+                "forward": forward,
+                "values": options.values,
+                "code": reference.code,
+            }
+        ),
+        "max_attempts": options.max_attempts,
+        "max_losses": options.max_losses,
+        "retry_first_ms": round(retry.first_s * 1000),
+        "retry_factor": retry.factor,
+        "retry_max_ms": round(retry.maximum_s * 1000),
+        "payload": payload or b"",
+        "signature": "",  # made when it is known for which opening
+        "num_workers": num_workers,
+        "queue": options.queue,
+        "failure_value": encode(options.failure_value),
+        "expires": "" if options.campaign is not None or options.keep else "1",
+    }
+
+
+def _kwargs(options: str) -> Any:
+    """Those of an earlier opening; None when they are not known."""
+    try:
+        return decode(options)["kwargs"]
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
+def _compare(campaign: str, opened: Opened, reference: FunctionRef, options: str) -> None:
+    before = _kwargs(opened.options)
+    if before is not None and before != json.loads(options)["kwargs"]:
+        warn_user(
+            f"run_function_kwargs have changed since campaign {campaign!r} last ran ({before}); "
+            "what is finished stays as it is"
+        )
+    if opened.source and reference.source and opened.source != reference.source:
+        warn_user(
+            f"the source of {reference.name} has changed since campaign {campaign!r} last ran "
+            f"({opened.source} -> {reference.source}); what is finished stays as it is"
+        )

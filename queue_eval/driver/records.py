@@ -1,0 +1,99 @@
+"""What a driver knows of its jobs: counts, lists, tables. Also when it is closed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from queue_eval.driver.results import SavedKeys, convert_for_csv, data_frame, write_results
+from queue_eval.driver.results_owner import Owner
+from queue_eval.driver.session import Campaign
+from queue_eval.model.job import Job
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Records:
+    """The part of an evaluator that only looks."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self._campaign = campaign
+        self._ledger = campaign.ledger
+        self._created: dict[Job, None] = {}
+        """Created, not submitted. A dict, so that each leaves in constant time."""
+        self._submitted = 0
+
+    @property
+    def num_outstanding(self) -> int:
+        """Jobs, submitted or adopted, that no gather has returned."""
+        with self._campaign.lock:
+            return self._ledger.outstanding
+
+    @property
+    def num_submitted(self) -> int:
+        """Submissions of this life."""
+        return self._submitted
+
+    @property
+    def num_gathered(self) -> int:
+        """Jobs gathered, awaited or given by `history`, each counted once."""
+        with self._campaign.lock:
+            return len(self._ledger.gathered)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every job this driver knows. Adopted ones are known when they finish.
+
+        With ``keep_jobs=False`` those that no gather has returned yet.
+        """
+        with self._campaign.lock:
+            return [*self._ledger.tracked.values(), *self._created]
+
+    @property
+    def jobs_done(self) -> list[Job]:
+        """Every job that was gathered, awaited or given by `history`, each once; kept ones only."""
+        with self._campaign.lock:
+            return list(self._ledger.done.values())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per job that this driver knows; times in UTC and seconds."""
+        return data_frame(self.jobs)
+
+    def dump_evals(self, saved_keys: SavedKeys = None, log_dir: str | Path = ".") -> None:
+        """Write ``results.csv`` to `log_dir`: every job of `jobs_done`; no file when there is none.
+
+        `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
+
+        What another campaign has written there is kept under another name, with a warning.
+        With ``keep_jobs=False`` they are read from the server, in the order in which they finished.
+        """
+        self.write_evals(Path(log_dir) / "results.csv", saved_keys)
+
+    def write_evals(
+        self, target: Path, saved_keys: SavedKeys = None, *, safe_cells: bool = False
+    ) -> None:
+        """As `dump_evals`, to a file of another name. `safe_cells`: for spreadsheets, without formulas."""
+        folder, name = target.parent, target.name
+        owner = Owner(self._campaign.queue.campaign, self._campaign.queue.uid)
+        if self._ledger.keep:
+            write_results(
+                self.jobs_done, saved_keys, folder, name=name, owner=owner, safe_cells=safe_cells
+            )
+        elif self.num_gathered:
+            gathered = self._campaign.gathered()
+            write_results(
+                gathered, saved_keys, folder, spill=True, name=name, owner=owner, safe_cells=safe_cells
+            )
+
+    def decode(self, key: str) -> dict[str, Any]:
+        """The dict that a JSON string holds. Raises ValueError for anything else."""
+        value = json.loads(key) if isinstance(key, str) else key
+        if not isinstance(key, str) or not isinstance(value, dict):
+            raise ValueError(f"Expected dict, but got {value.__class__}")
+        return value
+
+    def convert_for_csv(self, value: Any) -> Any:
+        """`value` as a cell of a CSV file: a list becomes its `str`."""
+        return convert_for_csv(value)

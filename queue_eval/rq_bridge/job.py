@@ -1,0 +1,165 @@
+"""What RQ workers run: one attempt, in a process forked for it.
+
+The RQ worker's process (its work horse, or a SimpleWorker itself) runs no user code. It waits, enforces the
+time limit, gives signs of life, hears of stops, and delivers the report however long that takes: an
+evaluation may have taken ten hours. User code that dies, hangs or holds the GIL is reported, and a
+SimpleWorker lives on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rq import defaults, get_current_job
+
+from queue_eval.foreign_text import plain
+from queue_eval.model.attempt import Token
+from queue_eval.rq_bridge.commands import BEAT_S, Begun, RqMoves
+from queue_eval.runtime.forked import ForkedAttempt
+from queue_eval.runtime.pipe import FrameBuffer, Report, parse_setup
+from queue_eval.runtime.stop_signals import Survival
+from queue_eval.transport.error_kinds import is_transient
+
+log = plain(logging.getLogger("rq.worker.queue_eval"))
+
+_HEART_AFTER_S = 1.0
+"""Attempts that are shorter need no sign of life but that of their beginning."""
+
+_BEAT_EVERY_S = 2.5
+
+_KEEP_EVERY_S = 30.0
+_KEEP_S = 120
+
+_BEGIN_FOR_S = 30.0
+_REPORT_FOR_S = 3600.0
+"""How long the report is tried to be delivered while RQ's Redis is away."""
+
+_SETTINGS = frozenset({
+    "host", "port", "db", "path", "username", "password", "credential_provider", "socket_keepalive",
+})  # fmt: skip
+
+T = TypeVar("T")
+
+
+def run(uid: str, job: int, attempt: int, revision: int) -> None:
+    """Run one attempt of the campaign `uid`, if it is still wanted and nobody else runs it."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # A work horse, which is of this job alone: RQ's worker finishes it when both are told to stop.
+        Survival()
+    current: Any = get_current_job()
+    prefix = getattr(defaults, "RQ_KEY_PREFIX", "rq")
+    moves = RqMoves(current.connection, uid, current.origin, prefix=prefix)
+    token, execution = (job, attempt), os.urandom(8).hex()
+    begun = _patiently(lambda: moves.begin(token, revision, execution), _BEGIN_FOR_S)
+    if isinstance(begun, str):
+        log.info("job %s is not run: %s", current.id, begun)
+        return
+    forked = _prepare(begun, token)
+    heart = _Heart(moves.over(_own_client(current.connection)), token, execution, forked.stop)
+    heart.start()
+    report = None
+    try:
+        report = forked.run()
+        over = moves if not heart.is_beating else heart.moves
+        if report is None:
+            _patiently(lambda: over.leave(token, execution, begun.entry), _BEGIN_FOR_S)
+        else:
+            frame = report.encode()
+            _patiently(lambda: over.report(token, execution, begun.entry, frame), _REPORT_FOR_S)
+    except BaseException:
+        if report is None:  # the RQ worker is being ended by force, and user code with it
+            lost = Report(*token, "lost", 0.0, "", b"the RQ worker that ran this job was ended", b"")
+            moves.report(token, execution, begun.entry, lost.encode())
+        raise
+    finally:
+        heart.stop()
+
+
+def _prepare(begun: Begun, token: Token) -> ForkedAttempt:
+    ((header, body),) = FrameBuffer().feed(begun.setup)
+    setup = parse_setup(header, body)
+    assert setup.forward is not None
+    return ForkedAttempt(setup, *token, begun.config, setup.forward["time_limit_s"])
+
+
+class _Heart:
+    """A thread that gives signs of life of an execution that takes long, and hears whether it is to end."""
+
+    def __init__(
+        self, moves: RqMoves, token: Token, execution: str, stop: Callable[[], None]
+    ) -> None:
+        self.moves = moves
+        self.is_beating = False
+        self._token = token
+        self._execution = execution
+        self._stop_attempt = stop
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more. It may still hang in a last read, which is nobody's."""
+        self._over.set()
+
+    def _beat(self) -> None:
+        if self._over.wait(_HEART_AFTER_S):
+            return
+        self.is_beating = True
+        since, kept_at, pause_s = b"0", 0.0, 0.1
+        while not self._over.is_set():
+            try:
+                self.moves.beat(self._token, self._execution)
+                if time.monotonic() - kept_at > _KEEP_EVERY_S:
+                    self.moves.keep(self._token, time.time(), _KEEP_S)
+                    kept_at = time.monotonic()
+                stopped, since = self.moves.is_stopped(self._token, since, _BEAT_EVERY_S)
+                pause_s = 0.1
+            except Exception as error:
+                if not is_transient(error):
+                    log.warning("no sign of life of job %s: %s", self.moves.job_id(self._token), error)
+                self._over.wait(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, BEAT_S / 4)
+                since = b"0"  # its server may have begun anew
+                continue
+            if stopped:
+                self._stop_attempt()
+                return
+
+
+def _patiently(operation: Callable[[], T], for_s: float) -> T:
+    """The reply of `operation`, repeated while RQ's Redis is away, but not for longer than this."""
+    deadline = time.monotonic() + for_s
+    pause_s = 0.05
+    while True:
+        try:
+            return operation()
+        except Exception as error:
+            if not is_transient(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(2 * pause_s, 5.0)
+
+
+def _own_client(connection: Any) -> Any:
+    """A client of our own, made like RQ's, whose calls do not hang for minutes when nobody answers."""
+    pool = connection.connection_pool
+    if type(pool).__name__ == "SentinelConnectionPool":  # it has to ask who is the master
+        return connection
+    settings = {
+        name: value
+        for name, value in pool.connection_kwargs.items()
+        if name in _SETTINGS or name.startswith("ssl_")
+    }
+    own = type(pool)(
+        connection_class=pool.connection_class, **settings, socket_timeout=BEAT_S, client_name="queue_eval-rq"
+    )
+    return type(connection)(connection_pool=own)

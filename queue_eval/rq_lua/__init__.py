@@ -1,1 +1,0 @@
-"""The scripts of `queue_eval.rq_moves`: one file per move, run on RQ's Redis."""

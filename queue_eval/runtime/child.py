@@ -1,0 +1,245 @@
+"""A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed] [tell-up] [tell-left]``; it
+calls `main`.
+
+It reads frames from PIPE (a socket), runs the run function, and answers each with one report. With one
+thread the run function runs in the main thread, so that user code may set signal handlers; with more, N
+threads take from the pipe in turn. It starts for every attempt of ``subprocess``, and user packages named
+like ours must not be shadowed: so it imports as little as it can, what only some need when it is needed, and
+of what the standard library wraps, the inside.
+
+The process dies with its parent, with all it has forked and even while user code holds the GIL: the kernel
+sends SIGKILL to its process group when the parent's end of LIFELINE closes. With ``armed`` the parent
+sees to that before it says what to run.
+
+When the parent closes the pipe, the process ends as Python ends: it waits for threads, calls exit handlers,
+and writes what files still hold. The parent waits some seconds for that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+from time import perf_counter
+
+from queue_eval.marks import STARTED_BY
+from queue_eval.runtime.environment import Surroundings, ThreadOutput
+from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.leftovers import Ending, adopt_orphans, has_children, reap_adopted
+from queue_eval.runtime.pipe import (
+    LEFT,
+    TELL_LEFT,
+    TELL_UP,
+    TIDY,
+    UP,
+    FrameBuffer,
+    Report,
+    encode_ready,
+    frame,
+    parse_setup,
+)
+
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    import _socket
+    from typing import Any
+
+_READ_BYTES = 1 << 16
+"""Larger buffers are mapped and unmapped for every read."""
+
+_REAP_MS = (500, 30_000)
+"""Pause between two looks for dead processes: at first, and at last."""
+
+_LOOK_S = 0.0001
+"""What was recalled longer ago than this is known before the next attempt begins."""
+
+
+def main() -> None:
+    pipe_fd, lifeline_fd, *more = sys.argv[1:]
+    if "armed" not in more:
+        from queue_eval.runtime.lifeline import die_with_parent
+
+        die_with_parent(int(lifeline_fd))
+    pipe = int(pipe_fd)
+    for fd in (pipe, int(lifeline_fd)):
+        os.set_inheritable(fd, False)
+    sys.argv = [""]
+    sys.modules["__main__"] = type(sys)("__main__")  # user code sees an empty main module, not this one
+    if TELL_LEFT not in more:  # the parent waits for nothing
+        _Child(pipe, tells_up=TELL_UP in more).serve()
+        os._exit(0)
+    child = _Child(pipe, tells_up=TELL_UP in more, tells_left=True)
+    # The first handler is called last: what those of user code have ended is not left any more.
+    atexit.register(child.tell_left)
+    child.serve()
+
+
+class _Child:
+    """Serves one pipe until its end. Reports are sent whole, under a lock, in the order attempts end."""
+
+    def __init__(self, pipe: int, *, tells_up: bool, tells_left: bool = False) -> None:
+        self._pipe = pipe
+        self._tells_up = tells_up
+        self._tells_left = tells_left
+        self._mark = os.environ.get(STARTED_BY, "")
+        self._socket: _socket.socket | None = None
+        """The same, for whoever looks without waiting."""
+        self._frames = FrameBuffer()
+        self._function: RunFunction | None = None
+        self._threads = 1
+        self._waiting: list[tuple[int, int, bytes]] = []
+        self._looked_at = 0.0
+        self._output: ThreadOutput | None = None
+        self._pid = os.getpid()
+        self._surroundings = Surroundings()
+
+    def serve(self) -> None:
+        while self._function is None:
+            if not self._read(may_wait=True):
+                return
+        if self._threads == 1:
+            while (wanted := self._next()) is not None:
+                report = self._run(*wanted)
+                if self._tells_left and has_children():
+                    self._send(frame((LEFT,)) + report)
+                    self._end_programs()
+                    self._send(frame((TIDY,)))
+                else:
+                    self._send(report)
+                self._surroundings.restore()
+            return
+        self._serve_with_threads()
+
+    def tell_left(self) -> None:
+        """Tell whether user code has left processes, at the very end."""
+        if os.getpid() == self._pid and has_children():
+            try:  # noqa: SIM105 - contextlib takes a while to import
+                self._send(frame((LEFT,)))
+            except OSError:
+                pass
+
+    def _end_programs(self) -> None:
+        """End what the attempt has left running in process groups of its own. In the group of this process
+        are pools and resource trackers, which the next attempt may use."""
+        Ending(self._mark, self._pid, spared_group=os.getpgrp()).run()
+        reap_adopted()
+
+    def _serve_with_threads(self) -> None:
+        import threading
+
+        # File descriptors are shared by the threads: what each prints is kept apart in Python.
+        self._output = ThreadOutput()
+        sys.stdout = sys.stderr = self._output
+        read_lock, send_lock = threading.Lock(), threading.Lock()
+
+        def work() -> None:
+            try:
+                while True:
+                    with read_lock:
+                        wanted = self._next()
+                    if wanted is None:
+                        return
+                    report = self._run(*wanted)
+                    with send_lock:
+                        self._send(report)
+            except BaseException:
+                os._exit(1)  # a slot that is gone must be seen by the parent
+
+        slots = [threading.Thread(target=work, name=f"slot-{i}", daemon=True) for i in range(self._threads)]
+        for slot in slots:
+            slot.start()
+        for slot in slots:
+            slot.join()
+
+    def _next(self) -> tuple[int, int, bytes] | None:
+        """What is to begin now, in the order in which it came; None at the end of the pipe."""
+        # What has come is read before the next attempt begins: it may have been recalled. Behind one that
+        # took no time nothing has come, or it could as well have come a moment later.
+        if self._waiting and perf_counter() - self._looked_at < _LOOK_S:
+            return self._waiting.pop(0)
+        while self._read(may_wait=not self._waiting):
+            if self._waiting:
+                return self._waiting.pop(0)
+        return None
+
+    def _read(self, *, may_wait: bool) -> bool:
+        """Take what has come. False at the end of the pipe."""
+        if may_wait:
+            self._reap_while_idle()
+            data: bytes | None = os.read(self._pipe, _READ_BYTES)
+        else:
+            data = self._look()
+        if data is None:
+            return True
+        for header, body in self._frames.feed(data):
+            self._receive(header, body)
+        return bool(data)
+
+    def _reap_while_idle(self) -> None:
+        """Until something comes, remove what was adopted and ends meanwhile."""
+        if not self._tells_left or self._threads > 1 or not has_children():
+            return
+        from select import POLLIN, poll
+
+        pipe = poll()
+        pipe.register(self._pipe, POLLIN)
+        pause_ms = _REAP_MS[0]
+        while not pipe.poll(pause_ms) and has_children():
+            reap_adopted()
+            pause_ms = min(2 * pause_ms, _REAP_MS[1])
+
+    def _look(self) -> bytes | None:
+        """What has come; None for nothing."""
+        import _socket
+
+        if self._socket is None:
+            self._socket = _socket.socket(fileno=self._pipe)
+        try:
+            return self._socket.recv(_READ_BYTES, _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._looked_at = perf_counter()
+            return None
+
+    def _send(self, data: bytes) -> None:
+        sent = os.write(self._pipe, data)
+        while sent < len(data):
+            sent += os.write(self._pipe, memoryview(data)[sent:])
+
+    def _receive(self, header: list[Any], body: bytes) -> None:
+        if header[0] == "setup":
+            setup = parse_setup(header, body)
+            self._threads = setup.threads
+            # What is here by now stays to the end, which then looks through what user code has made only.
+            gc.freeze()
+            if self._tells_left and self._threads == 1:
+                adopt_orphans()
+            if self._tells_up:
+                self._send(frame((UP,)))
+            self._function = RunFunction(setup)
+            self._send(encode_ready(self._function.load_error, self._function.told))
+        elif header[0] == "recall":
+            recalled = {(job, attempt) for job, attempt in header[1]}
+            self._waiting = [one for one in self._waiting if one[:2] not in recalled]
+        else:
+            self._waiting.append((header[1], header[2], body))
+
+    def _run(self, job: int, attempt: int, config: bytes) -> bytes:
+        """The report of one attempt, as a frame."""
+        assert self._function is not None
+        begun = perf_counter()
+        outcome, body = self._function(job, config)
+        run_ms = (perf_counter() - begun) * 1000
+        if os.getpid() != self._pid:
+            os._exit(0)  # a fork of user code came back here; only the original may report and go on
+        if self._output is not None:
+            output = self._output.take()
+        else:
+            output = b""
+            self._surroundings.flush()  # into the pipe that the parent reads, before the report
+        return Report(job, attempt, outcome, run_ms, self._function.source, body, output).encode()
+
+
+if __name__ == "__main__":  # how a worker of an earlier version starts it
+    main()

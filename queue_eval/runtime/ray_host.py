@@ -1,0 +1,121 @@
+"""An attempt in a process that belongs to others, a Ray worker's: nothing of it stays there.
+
+Sent to such processes by value, so it imports next to nothing and of ours only what is sent along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+
+from queue_eval.marks import INSIDE_JOB
+from queue_eval.runtime.environment import open_stream, working_folder
+from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.pipe import OUTPUT_BYTES, Report, Setup
+
+_HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
+"""Signals whose handlers user code may have changed."""
+
+
+class Borrowed:
+    """For the time of one attempt, a process that belongs to others: what user code prints is kept, and
+    all is put back as it was. Use it again for each attempt."""
+
+    def __init__(self, campaign: str) -> None:
+        self._campaign = campaign
+        # A file, not a pipe: nobody reads while user code writes, which may hold the GIL meanwhile.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as the process
+        self._pid = os.getpid()
+        self._copies = (os.dup(1), os.dup(2))
+        self._own = (open_stream(1), open_stream(2))
+
+    def __enter__(self) -> Borrowed:
+        self._folder = working_folder()
+        self._inside_before = os.environ.get(INSIDE_JOB)
+        os.environ[INSIDE_JOB] = self._campaign
+        self._streams = (sys.stdout, sys.stderr)
+        for stream in self._streams:
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self._handlers = [signal.getsignal(number) for number in _HANDLED]
+        # Ray takes back by interrupting. What has begun is to end as it would have: user code that catches
+        # the interrupt would give half a result for a whole one. What is to be ended is killed.
+        with contextlib.suppress(ValueError):  # in another thread, which is not interrupted
+            signal.signal(signal.SIGINT, _pass_over)
+        for fd in (1, 2):
+            os.dup2(self._file.fileno(), fd)
+        if any(stream.closed for stream in self._own):
+            self._own = (open_stream(1), open_stream(2))
+        sys.stdout, sys.stderr = self._own
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a fork of user code came back here; only the original may go on
+        if self._inside_before is None:
+            os.environ.pop(INSIDE_JOB, None)
+        else:
+            os.environ[INSIDE_JOB] = self._inside_before
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for stream in (*self._own, sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have closed or replaced it
+                stream.flush()
+        sys.stdout, sys.stderr = self._streams
+        for fd, copy in zip((1, 2), self._copies, strict=True):
+            os.dup2(copy, fd)
+        for number, handler in zip(_HANDLED, self._handlers, strict=True):
+            if signal.getsignal(number) is not handler and handler is not None:
+                with contextlib.suppress(ValueError):  # in another thread, which could not change them
+                    signal.signal(number, handler)
+        if self._folder is not None and working_folder() != self._folder:
+            with contextlib.suppress(OSError):
+                os.chdir(self._folder)
+
+    def take_output(self) -> bytes:
+        """What was printed since it was entered: by Python, by C and by commands; bounded."""
+        size = os.fstat(self._file.fileno()).st_size
+        if size == 0:
+            return b""
+        output = self._read(size)
+        self._file.seek(0)
+        self._file.truncate()
+        return output
+
+    def _read(self, size: int) -> bytes:
+        half = OUTPUT_BYTES // 2
+        if size <= 2 * half:
+            return os.pread(self._file.fileno(), size, 0)
+        first, last = os.pread(self._file.fileno(), half, 0), os.pread(self._file.fileno(), half, size - half)
+        return b"%b\n[... %d bytes left out ...]\n%b" % (first, size - 2 * half, last)
+
+
+def _pass_over(*_: object) -> None:
+    """A handler, since `SIG_IGN` would be inherited by the commands that user code runs."""
+
+
+class BorrowedProcess:
+    """Runs attempts of one campaign, one after the other; the run function is loaded for the first."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._function: RunFunction | None = None
+        self._borrowed: Borrowed | None = None
+
+    def run(self, job: int, attempt: int, config: bytes) -> bytes:
+        """The report of one attempt, as a frame."""
+        if self._borrowed is None:
+            self._borrowed = Borrowed((self._setup.forward or {}).get("campaign", ""))
+        with self._borrowed:
+            # Its module may print, too.
+            function = self._function if self._function is not None else RunFunction(self._setup)
+            # Others stop an attempt by interrupting it: those after it must not find what is half loaded.
+            self._function = None if function.was_interrupted else function
+            begun = time.perf_counter()
+            outcome, body = function(job, config)
+            run_ms = (time.perf_counter() - begun) * 1000
+        output = self._borrowed.take_output()
+        return Report(job, attempt, outcome, run_ms, function.source, body, output).encode()

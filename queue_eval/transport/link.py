@@ -1,0 +1,528 @@
+"""The only way to the server: connections that never repeat a command on their own, and one place that does.
+
+redis-py by default repeats a command whose reply was lost, which runs it twice. Here connections never
+retry (clients.py); `Link.call` does, and everything that goes through it may be repeated safely
+(docs/protocol.md). What an error means is judged in faults.py.
+
+A server may come back at another address, with another password or certificate. Whoever was given an
+access file looks into it again at every attempt to come back, and follows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from redis.exceptions import BusyLoadingError
+
+from queue_eval import failpoints
+from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError, ServerUnreachableError
+from queue_eval.foreign_text import plain
+from queue_eval.transport.access import Access, renewed, safe_url
+from queue_eval.transport.clients import (
+    CONNECT_TIMEOUT_S,
+    NodeLine,
+    answering,
+    drop_connections,
+    drop_idle_connections,
+    is_cluster,
+    line_to,
+    new_client,
+    node_of,
+)
+from queue_eval.transport.error_kinds import (
+    REDIS_ERRORS,
+    hindrance,
+    is_barred,
+    is_connection_loss,
+    is_cut_off,
+    is_damage,
+    is_refusal,
+    is_scriptless,
+    is_transient,
+    is_unknown_command,
+    reason,
+    remedy,
+)
+from queue_eval.transport.nodes import PACE_S, NodeAway
+from queue_eval.transport.outage import Outage
+from queue_eval.transport.proxies import hidden_command
+from queue_eval.transport.script import Script
+from queue_eval.transport.script_calls import KeyCommand, ScriptCall, ask_each, run_each, run_one
+from queue_eval.transport.urls import parse_url
+
+log = plain(logging.getLogger(__name__))
+
+REPLY_TIMEOUT_S = 10.0
+"""A reply that takes longer counts as lost."""
+
+REFUSED_PATIENCE_S = 120.0
+"""A server that has served us and then refuses us may have come back with a new access file, which is on
+its way: shared folders show a new file after up to a minute."""
+
+FULL_PATIENCE_S = 4.0
+"""So much longer than for an answer is waited for a free connection: the watcher of a server of ours drops
+those who show no password."""
+
+_FULL = "max number of clients"
+
+SCRIPTS_AT_ONCE = 200
+"""So many are sent before their replies are read."""
+
+TRIES_OF_A_NODE = 3
+"""So often is a node of a cluster asked that answers a PING, and loses the connection all the same."""
+
+SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
+
+T = TypeVar("T")
+
+
+class GiveUp(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by an `on_wait` hook to end the waiting for the server."""
+
+
+class Link:
+    """A line to the server that outlives the server.
+
+    Guarantees: `call` returns a reply, however often the server dies in between, or raises what is not
+    transient. Assumes: what is called may be repeated after a lost reply. Safe to use from several threads.
+    `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
+    server, or raise GiveUp. `on_refused(error)` is called before a refusal that lasts is raised; it may raise
+    GiveUp instead. `outage`: that of another link to the same server, which tells the log for both.
+    `pace_s`: the longest pause between two tries, unless `outage` has one.
+    A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
+
+    `skips_nodes`: on a cluster, a call raises NodeAwayError when its node is away, or does nothing for now,
+    while others answer. Else it waits for that node, too. What the call has sent may have run all the same.
+    """
+
+    def __init__(
+        self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
+        outage: Outage | None = None, reply_timeout_s: float | None = None,
+        on_refused: Callable[[ServerUnreachableError], None] | None = None, skips_nodes: bool = False,
+        pace_s: float = PACE_S,
+    ) -> None:  # fmt: skip
+        self.access = access
+        self._reply_timeout_s = REPLY_TIMEOUT_S if reply_timeout_s is None else reply_timeout_s
+        self.outage = outage or Outage(log, pace_s)
+        self._name = name
+        self._on_wait = on_wait
+        self._on_refused = on_refused
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._skips_nodes = skips_nodes
+        self._skipping = threading.local()
+        self.doubts = 0
+        """Grows with each new connection and each error: what was acknowledged before may be undone since."""
+
+    @property
+    def client(self) -> Any:
+        """The common client, of the newest access. Making that of a cluster asks it for its layout."""
+        with self._lock:
+            if self._client is None:
+                self._client = self.dedicated(self._reply_timeout_s)
+            return self._client
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys of two campaigns may not stand in one command."""
+        return parse_url(self.access.url).kind == "cluster"
+
+    def dedicated(self, reply_timeout_s: float) -> Any:
+        """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
+        return new_client(
+            self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._doubt,
+            nodes=self.outage.nodes,
+        )  # fmt: skip
+
+    @contextmanager
+    def skipping_nodes(self) -> Iterator[None]:
+        """Within, this thread waits for no node of a cluster while others answer: see `skips_nodes`."""
+        before = getattr(self._skipping, "on", False)
+        self._skipping.on = True
+        try:
+            yield
+        finally:
+            self._skipping.on = before
+
+    def check(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Raise unless the server answers within about `timeout_s` and will not eat the queue.
+
+        Waits a little longer for one whose connections are all taken.
+
+        Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
+        trusted) or ServerRefusedError (it evicts, runs no scripts, or is behind a proxy that hides commands).
+        """
+        deadline = time.monotonic() + timeout_s
+        probe: Any = None  # one that accepts and says nothing is no server either
+        while True:
+            try:
+                if probe is None:
+                    probe = self.dedicated(timeout_s)
+                scriptless = why_scriptless(probe)
+                settings = read_settings(probe, only_answering=True)
+                hidden = None if is_cluster(probe) else hidden_command(probe, "XREAD")
+                break
+            except REDIS_ERRORS as error:
+                if is_refusal(error):
+                    raise self._refused(error) from error
+                if is_barred(error):
+                    settings, hidden = {}, None  # this user may not even ask; doctor says so
+                    break
+                is_odd = is_cut_off(error) or is_unknown_command(error)
+                if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
+                    raise self._behind_proxy(hidden) from error
+                is_full = self._may_be_full(error)
+                is_passing = isinstance(error, BusyLoadingError) or is_full
+                if time.monotonic() + 0.2 > deadline + is_full * FULL_PATIENCE_S or not is_passing:
+                    if (why := hindrance(error)) is not None:
+                        raise ServerUnreachableError(
+                            f"the server at {safe_url(self.access.url)} does nothing for now ({why})"
+                        ) from error
+                    raise ServerUnreachableError(
+                        f"no server answers at {safe_url(self.access.url)} ({reason(error)}); "
+                        f"{self._hint(error)}"
+                    ) from error
+                time.sleep(0.1)
+        if scriptless is not None:
+            raise self._scriptless(scriptless)
+        if hidden is not None:
+            raise self._behind_proxy(hidden)
+        self.outage.has_served = True
+        where = safe_url(self.access.url)
+        for node, said in settings.items():
+            policy = said.get("maxmemory-policy", "noeviction")
+            if policy != "noeviction":
+                raise ServerRefusedError(
+                    f"the server at {where} evicts keys{_on(node)} (maxmemory-policy {policy}), which "
+                    "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
+                )
+        without_log = [node for node, said in settings.items() if said.get("appendonly") == "no"]
+        if without_log and (nodes := self._saving_nothing(probe) & set(without_log)):
+            log.warning(
+                "the server at %s keeps nothing on disk%s: its death loses the campaign; "
+                "set it with: CONFIG SET appendonly yes",
+                where, _on(", ".join(sorted(nodes))),
+            )  # fmt: skip
+
+    def call(self, operation: Callable[[Any], T]) -> T:
+        """The reply of `operation`, repeated until the server has given one.
+
+        Raises ServerUnreachableError when the server refuses us, at once or, with an access file that may
+        be replaced and a server that has served before, after REFUSED_PATIENCE_S; ServerRefusedError when
+        this user has no right to the operation, or no scripts run there any more; DamagedError when a key
+        holds what we have not written; NodeAwayError, see `skips_nodes`.
+        """
+        tries = 0
+        away_since: float | None = None
+        refused_since: float | None = None
+        pause_s = 0.02
+        while True:
+            client: Any = None
+            try:
+                client = self.client
+                failpoints.reach("server.before-call")
+                reply = operation(client)
+                failpoints.reach("server.after-call")
+            except REDIS_ERRORS as error:
+                now = time.monotonic()
+                if is_barred(error):
+                    raise self._barred(error) from error
+                if is_refusal(error):
+                    refused_since = now if refused_since is None else refused_since
+                    patience_s = REFUSED_PATIENCE_S if self.outage.has_served and self.access.file else 0.0
+                    if not self._renew() and now - refused_since >= patience_s:
+                        refusal = self._refused(error)
+                        if self._on_refused is not None:
+                            self._on_refused(refusal)
+                        raise refusal from error
+                elif is_transient(error):
+                    refused_since = None
+                    self._renew()
+                    tries += 1
+                    if client is not None and not isinstance(error, NodeAway):
+                        # They may have come to the same end, which each would take another timeout to show.
+                        drop_idle_connections(client)
+                    if self._is_to_skip(client, error, tries):
+                        raise _away(error) from error
+                elif is_damage(error):
+                    raise damaged(reason(error)) from error
+                elif is_scriptless(error):
+                    raise self._scriptless(reason(error)) from error
+                elif is_unknown_command(error):
+                    raise self._behind_proxy(f"a command of ours ({reason(error)})") from error
+                else:
+                    raise
+                away_since = now if away_since is None else away_since
+                self._doubt()
+                self.outage.begin(error)
+                if self._on_wait is not None:
+                    self._on_wait(now - away_since)
+                # Jitter, so that a fleet does not come back in one instant.
+                time.sleep(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, self.outage.pace_s)
+            except BaseException:
+                # Interrupted (Ctrl-C), maybe between a command and its reply, which must answer no other.
+                if client is not None:
+                    drop_connections(client)
+                raise
+            else:
+                self.outage.has_served = True
+                if away_since is not None:
+                    self.outage.end()
+                return reply
+
+    def wait_until_back(self, error: BaseException, key: str | None = None) -> None:
+        """After an error of a dedicated client: wait for the server, if that can help, else raise it. On a
+        cluster: for the node that holds `key`."""
+        if not (is_transient(error) or is_refusal(error)):
+            raise damaged(reason(error)) if is_damage(error) else error
+        self._doubt()
+        self.call(lambda client: client.ping(**({} if key is None else node_of(client, key))))
+
+    def run_script(self, script: Script, keys: Iterable[str], *arguments: Any) -> Any:
+        """The reply of a script (raw: bytes, ints, lists)."""
+        call = (tuple(keys), arguments)
+        failpoints.reach(f"server.before-{script.name}")
+        reply = self.call(lambda client: run_one(client, script, call))
+        failpoints.reach(f"server.after-{script.name}")
+        return reply
+
+    def run_scripts(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """The replies of a script for many campaigns, each with its keys and arguments, at the cost
+        of one; an error in place of a reply for what failed alone.
+
+        Nodes of a cluster do not wait for each other: what is on one that is away fails alone, too, with
+        NodeAwayError.
+        """
+        failpoints.reach(f"server.before-{script.name}")
+        replies: list[Any] = []
+        for first in range(0, len(calls), SCRIPTS_AT_ONCE):
+            page = calls[first : first + SCRIPTS_AT_ONCE]
+            replies += self._each(partial(run_each, script=script, calls=page), len(page))
+        failpoints.reach(f"server.after-{script.name}")
+        return [
+            damaged(reason(one)) if isinstance(one, Exception) and is_damage(one) else one for one in replies
+        ]
+
+    def ask_each(self, commands: Sequence[KeyCommand]) -> list[Any]:
+        """The same for plain commands, each on keys of one slot; ServerRefusedError in place of what this
+        user may not do."""
+        if not commands:
+            return []
+        replies = self._each(partial(ask_each, commands=commands), len(commands))
+        return [
+            self._barred(one) if isinstance(one, Exception) and is_barred(one) else one for one in replies
+        ]
+
+    def _each(self, operation: Callable[[Any], list[Any]], count: int) -> list[Any]:
+        try:
+            replies = self.call(operation)
+        except NodeAwayError as error:  # they lie on nodes that are away, all of them
+            return [error] * count
+        return [_away(one) if isinstance(one, REDIS_ERRORS) and is_transient(one) else one for one in replies]
+
+    def line_to(self, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine | None:
+        """See clients.py. None while the node is away."""
+        try:
+            return self.call(partial(line_to, key=key, idle=idle))
+        except NodeAwayError:
+            return None
+
+    def interrupt(self) -> None:
+        """Whoever waits for a reply, in another thread, meets a lost connection."""
+        with self._lock:
+            if self._client is not None:
+                drop_connections(self._client)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _is_to_skip(self, client: Any, error: Exception, tries: int) -> bool:
+        """Whether to raise this error of a node, for others answer."""
+        skips = self._skips_nodes or getattr(self._skipping, "on", False)
+        if not skips or client is None or not is_cluster(client):
+            return False
+        # It may be the connection alone: the next try asks whether the node is there.
+        if is_connection_loss(error) and tries < TRIES_OF_A_NODE:
+            return False
+        return any(True for _ in answering(client))
+
+    def _doubt(self) -> None:
+        # Two at once may count as one: it is another number all the same.
+        self.doubts += 1
+
+    def _hidden_command(self, timeout_s: float) -> str | None:
+        """What of all that we need reaches no server, as it said something else than that it is away."""
+        if self.is_cluster:
+            return None
+        client = new_client(self.access, name=None, reply_timeout_s=timeout_s)
+        try:
+            return hidden_command(client)
+        finally:
+            client.close()
+
+    def _saving_nothing(self, probe: Any) -> set[str]:
+        try:
+            return {node for node, said in read_configuration(probe).items() if said.get("save") == ""}
+        except REDIS_ERRORS:  # not for this user to know
+            return set()
+
+    def _renew(self) -> bool:
+        """Look into the access file again; whether it names another server or another way to it."""
+        with self._lock:
+            fresh = renewed(self.access)
+            if fresh is None:
+                return False
+            before, self.access = self.access, fresh
+            if fresh == before:
+                return False
+            # Not closed here: another thread may be about to use it. It goes with its last user.
+            self._client = None
+        log.warning("the access file %s has changed: %s", fresh.file, safe_url(fresh.url))
+        return True
+
+    def _refused(self, error: BaseException) -> ServerUnreachableError:
+        where = safe_url(self.access.url)
+        return ServerUnreachableError(
+            f"the server at {where} cannot be used: {reason(error)}; {remedy(error)}"
+        )
+
+    def _barred(self, error: BaseException) -> ServerRefusedError:
+        whose = "the worker's access file" if self.access.role == "worker" else "this user"
+        return ServerRefusedError(
+            f"the server at {safe_url(self.access.url)} does not allow this to {whose} ({reason(error)}); "
+            "use the driver's access file, or see docs/security.md"
+        )
+
+    def _scriptless(self, why: str) -> ServerRefusedError:
+        return ServerRefusedError(
+            f"the server at {safe_url(self.access.url)} runs no Lua scripts ({why}); {SCRIPTS_REMEDY}"
+        )
+
+    def _behind_proxy(self, what: str) -> ServerRefusedError:
+        return ServerRefusedError(
+            f"what answers at {safe_url(self.access.url)} does not know {what}, like a proxy that passes on "
+            "only some commands (twemproxy, Envoy); give the URL of the server itself"
+        )
+
+    def _may_be_full(self, error: BaseException) -> bool:
+        """Whether all connections are taken. A server that cannot say so before it hangs up just hangs up."""
+        words, url = str(error), self.access.url
+        if url.startswith("rediss:"):
+            return "UNEXPECTED_EOF" in words
+        return _FULL in words or (url.startswith("unix:") and "Broken pipe" in words)
+
+    def _hint(self, error: BaseException) -> str:
+        words = reason(error).lower()
+        if self.access.url.startswith("redis:") and ("closed by server" in words or "reset by peer" in words):
+            return "if it speaks TLS only, its URL begins with rediss://"
+        if self.access.url.startswith("rediss:") and "timeout" in words:
+            return "check the address; if it does not speak TLS, its URL begins with redis://"
+        if self._may_be_full(error):
+            are = "are" if _FULL in words else "may be"
+            return (
+                f"its connections {are} all taken: close some, or raise its maxclients; the server of a home "
+                "drops those that show no password within seconds"
+            )
+        return "check the address, or start one with: queue-eval server start"
+
+
+class BlockingClient:
+    """The client of one blocking reader: made when needed, and anew when the link has another access."""
+
+    def __init__(self, link: Link, reply_timeout_s: float) -> None:
+        self._link = link
+        self._reply_timeout_s = reply_timeout_s
+        self._access: Access | None = None
+        self._client: Any = None
+
+    def get(self) -> Any:
+        if self._client is not None and self._access != self._link.access:
+            self.close()
+        if self._client is None:
+            self._access = self._link.access
+            self._client = self._link.dedicated(self._reply_timeout_s)
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+def _away(error: Exception) -> NodeAwayError:
+    return NodeAwayError(f"{reason(error)}; it is asked again in a while")
+
+
+def damaged(what: str) -> DamagedError:
+    return DamagedError(
+        f"what the server holds is damaged ({what}): something else has written to the keys qe:*; "
+        "restore it from a backup, or purge the campaign"
+    )
+
+
+def why_scriptless(client: Any) -> str | None:
+    """Why the server runs no Lua scripts; None when it does, or lets this user not know."""
+    node = next(answering(client), None) if is_cluster(client) else None
+    server = client if node is None else client.get_redis_connection(node)
+    try:
+        server.eval("return 1", 0)
+    except REDIS_ERRORS as error:
+        if is_scriptless(error):
+            return reason(error)
+        if not is_barred(error):
+            raise
+    return None
+
+
+def read_settings(client: Any, *, only_answering: bool = False) -> dict[str, dict[str, str]]:
+    """What everybody is told of memory policy and persistence, named as in the configuration, by node.
+
+    Not by CONFIG, to which a user with the least rights has none. `only_answering`: nodes of a cluster that
+    are away are left out.
+    """
+    found = {}
+    for node, where in nodes_of(client, only_answering=only_answering):
+        memory, persistence = client.info("memory", **where), client.info("persistence", **where)
+        found[node] = {"appendonly": "yes" if persistence.get("aof_enabled") else "no"}
+        if "maxmemory_policy" in memory:
+            found[node]["maxmemory-policy"] = str(memory["maxmemory_policy"])
+    return found
+
+
+def read_configuration(client: Any) -> dict[str, dict[str, str]]:
+    """Memory policy and persistence in full, by node. Raises redis-py's errors where CONFIG is barred or
+    renamed."""
+    found: dict[str, dict[str, str]] = {}
+    for node, where in nodes_of(client):
+        # One by one: several at once need Redis 7.
+        for name in ("maxmemory-policy", "appendonly", "appendfsync", "save"):
+            said = client.config_get(name, **where)
+            found.setdefault(node, {}).update({_word(key): _word(value) for key, value in said.items()})
+    return found
+
+
+def nodes_of(client: Any, *, only_answering: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """Each server that holds data: its name, "" when there is but one, and how to ask just that."""
+    if not is_cluster(client):
+        return [("", {})]
+    nodes = answering(client) if only_answering else client.get_primaries()
+    return [(node.name, {"target_nodes": node}) for node in nodes]
+
+
+def _on(nodes: str) -> str:
+    return f" on {nodes}" if nodes else ""
+
+
+def _word(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
