@@ -39,7 +39,7 @@ class Opened:
 
     @classmethod
     def parse(cls, reply: Sequence[Any]) -> Opened:
-        """From the reply of ``standing()`` in ``_shared.lua``. Raises ValueError for damaged numbers."""
+        """From the reply of ``lua/include/standing.lua``. Raises ValueError for damaged numbers."""
         uid, tail, function, method, source, options = (reply[i].decode() for i in (1, 5, 7, 8, 9, 10))
         return cls(
             created=reply[0] == b"created", uid=uid, created_ms=int(reply[2]), opened_ms=reply[6],

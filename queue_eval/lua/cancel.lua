@@ -3,9 +3,11 @@
 -- ARGV: uid, then ids
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
+-- include bulk columns finish gone held_key history hmget holders is_gone is_job now_ms parse_held
+-- include wake_if_limited withdraw
 local FIRST_TIME_MS = 1e12
 local uid = ARGV[1]
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local ids, seen = {}, {}
 for i = 2, #ARGV do

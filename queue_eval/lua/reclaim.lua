@@ -7,8 +7,10 @@
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
+-- include bulk chunk columns gone held_key history is_gone is_job lose now_ms parse_held server_run
+-- include to_pending wake_for_waiting
 local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local now = now_ms()
 local worker = dead
 

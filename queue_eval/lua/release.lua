@@ -4,8 +4,10 @@
 --   reason: why it is given back, which is counted and put on record; '' for what only waited on the worker.
 -- Reply: how many were released.
 -- Repeating it is safe: a released token is no longer held.
+-- include bulk columns gone held_key history hmget is_gone log_failure parse_held to_pending wake_for_waiting
+-- include wake_if_limited
 local uid, worker, leave = ARGV[1], ARGV[2], ARGV[3] == '1'
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local held = held_key(worker)
 local ids = {}
 for at = 4, #ARGV, 3 do ids[#ids + 1] = ARGV[at] end

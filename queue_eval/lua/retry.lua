@@ -3,8 +3,9 @@
 -- ARGV: uid, then ids; or uid, 'results', then per finished job, however it ended: id, its entry in the stream
 -- Reply: { the ids that are pending again by this call, resting (0|1) as in enqueue }
 -- Repeating it is safe: a job that is pending again is no longer failed or cancelled, and has no such entry.
+-- include bulk columns config_of gone history hmget is_gone is_resting now_ms stamp_of to_pending
 local uid = ARGV[1]
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local now = now_ms()
 local ids, marks = {}, {}
 local by_result = ARGV[2] == 'results'
