@@ -17,7 +17,7 @@
 -- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
 -- request gets the same leases.
 -- include bulk columns config_of finish gone held_key history hmget holders is_job lease log_failure lose
--- include now_ms parse_held to_pending wake wake_if_limited withdraw
+-- include now_ms to_pending wake wake_if_limited withdraw
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 -- One look for all that is needed of it: each call costs as much as several fields.
@@ -66,7 +66,7 @@ if #ARGV >= FIRST then
   end
   local elsewhere = #strays > 0 and holders(strays) or {}
 
-  local entries, dropped, forgotten, again, closed = {}, {}, {}, {}, {}
+  local entries, dropped, forgotten, changed, again, closed = {}, {}, {}, {}, {}, {}
   local report = { worker = worker }
   local function settle_one(i, id)
     local at = FIRST + (i - 1) * WIDTH
@@ -94,13 +94,7 @@ if #ARGV >= FIRST then
       local h = parse_history(past[i])
       if not mine[i] then
         withdraw({ id })
-        if elsewhere[id] then
-          local held_attempt, _, started = parse_held(elsewhere[id][2])
-          h.attempts = math.max(h.attempts, held_attempt)
-          -- Prefetched there: not begun, as far as anybody knows.
-          if not started then h.uncharged = h.uncharged + 1 end
-          redis.call('HDEL', held_key(elsewhere[id][1]), id)
-        end
+        if elsewhere[id] then take_from(elsewhere[id], id, h) end
       end
       -- At least one: this one may have been given back, or be of before a retry.
       finish(entries, id, math.max(math.max(h.attempts, attempt) - h.uncharged, 1), h.releases, 'succeeded', report)
@@ -128,8 +122,8 @@ if #ARGV >= FIRST then
           wake()
           verdicts[i] = 'again'
         end
-        redis.call('HSET', ATTEMPTS, id, format_history(h))
       end
+      note_history(changed, id, h)
       closed[id] = verdicts[i]
     else
       verdicts[i] = 'stale'
@@ -144,6 +138,7 @@ if #ARGV >= FIRST then
   end
   bulk('HSET', INDEX, entries)
   bulk('HDEL', held, dropped)
+  write_histories(changed)
   bulk('HDEL', ATTEMPTS, forgotten)
   to_pending(again)
 end
