@@ -14,12 +14,9 @@ from typing import Any
 from queue_eval.attempt import Attempt, Token
 from queue_eval.leftovers import CAN_BE_FOUND, MARK
 from queue_eval.pipe import (
-    LEFT,
-    READY,
     TELL_LEFT,
     TELL_UP,
-    TIDY,
-    UP,
+    Kind,
     Report,
     Setup,
     encode_recall,
@@ -189,14 +186,14 @@ class ChildProcess(PipedProcess):
         self._stirred(self)
 
     def _receive(self, header: list[Any], body: bytes) -> None:
-        if header[0] == UP:
+        if header[0] == Kind.UP:
             self.is_up = True
-        elif header[0] == READY:
+        elif header[0] == Kind.READY:
             self.told = parse_told(header)
             self._become_ready(parse_ready(header))
-        elif header[0] == LEFT:
+        elif header[0] == Kind.LEFT:
             self.has_left = self.is_tidying = True
-        elif header[0] == TIDY:
+        elif header[0] == Kind.TIDY:
             self.is_tidying = False
             # What it was given meanwhile begins only now.
             self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())

@@ -31,7 +31,7 @@ from queue_eval.attempt import Attempt, Token
 from queue_eval.clients import new_client
 from queue_eval.faults import REDIS_ERRORS, is_refusal, reason, remedy
 from queue_eval.forwarder import Outlet, serve
-from queue_eval.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.pipe import FrameBuffer, Kind, Report, Setup, parse_report
 from queue_eval.rq_moves import BEAT_S, RqMoves
 from queue_eval.urls import safe_url
 from workers.executors.rq_broom import CLOSE_S, Broom
@@ -233,7 +233,7 @@ class RqBackend:
         for entry, data in entries:
             try:
                 ((header, body),) = FrameBuffer().feed(data)
-                if header[0] == "report":
+                if header[0] == Kind.REPORT:
                     self._take_report(parse_report(header, body), entry)
                 else:
                     ((job, attempt),) = header[1]
@@ -249,7 +249,7 @@ class RqBackend:
             return  # another forwarder's, or long over
         if entry not in flight.entries:
             flight.entries += (entry,)
-        if kind == "begun":
+        if kind == Kind.BEGUN:
             self._begin(flight)
         else:
             # The setup was not there. A look will find the attempt missing, when RQ is through with it.
