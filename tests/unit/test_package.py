@@ -46,5 +46,10 @@ def test_no_secret_is_packed(tmp_path):
     for packed in all_packed:
         found = [name for name in packed if any(name.endswith(f"/{secret}") for secret in SECRETS)]
         assert found == []
-        for kept in ("queue_eval/lua/attach.lua", "queue_eval/rights.py", "workers/worker.py"):
+        for kept in (
+            "queue_eval/lua/attach.lua",
+            "queue_eval/lua/include/wake.lua",
+            "queue_eval/rights.py",
+            "workers/worker.py",
+        ):
             assert any(name.endswith(kept) for name in packed), kept
