@@ -172,14 +172,15 @@ class Book:
         with self.changed:
             keys: dict[str, str] = {}
             for name, served in self._served.items():
-                # Who reserves, is held back, or has no room for what it knows of, would take that marker over
-                # and over, and hear of nothing else. Who is about to ask may take it: it asks once more.
-                if served.is_withdrawn or served.reserved or served.held_back:
+                # Skip a campaign whose marker we cannot act on now: we reserve slots for it, have our share
+                # in advance, or have no room. BZPOPMIN would return the same marker in a loop and starve the
+                # other campaigns. Who is about to ask may take it: it asks once more.
+                if served.is_withdrawn or served.reserved_slots or served.is_prefetch_limited:
                     continue
                 if served.may_have_work and (_is_put_off(served) or sum(self._wishes(served)) == 0):
                     continue
                 keys[served.queue.keys.wake] = name
-                if served.slots > 1 and not served.aside:
+                if served.slots > 1 and not served.has_other_wide_jobs:
                     keys[served.queue.keys.wake_wide] = name
             return keys
 
@@ -193,8 +194,8 @@ class Book:
             if plan.revision != served.plan.revision:
                 served.loads.reset()
             served.plan = plan
-            served.may_have_work, served.aside, served.is_withdrawn = True, False, False
-            served.held_back = False
+            served.may_have_work, served.has_other_wide_jobs, served.is_withdrawn = True, False, False
+            served.is_prefetch_limited = False
             self._refused.pop(queue.campaign, None)
             self._reasons.pop(queue.campaign, None)
             self.changed.notify()
@@ -213,7 +214,7 @@ class Book:
         with self.changed:
             served = self._served.get(campaign)
             if served is not None:
-                served.is_withdrawn, served.reserved = True, 0
+                served.is_withdrawn, served.reserved_slots = True, 0
             self.changed.notify()
 
     def is_done_with(self, served: Served) -> bool:
@@ -527,11 +528,12 @@ class Book:
             asked = trade.room + trade.prefetch
             if asked > 0:
                 served.may_have_work = taken >= asked
-                served.reserved, served.aside = reply.reserved, reply.aside
-                served.held_back = reply.held_back
+                served.reserved_slots = reply.reserved_slots
+                served.has_other_wide_jobs = reply.has_other_wide_jobs
+                served.is_prefetch_limited = reply.is_prefetch_limited
             if reply.next_due_ms is not None:
                 served.due_at = now + max(0, reply.next_due_ms - reply.now_ms) / 1000
-            if served.reserved:
+            if served.reserved_slots:
                 served.due_at = min(served.due_at or math.inf, now + _RESERVED_ASK_S)
             return not served.may_have_work and not self._draining
 
@@ -575,8 +577,8 @@ class Book:
     def _a_slot_ran_free(self) -> None:
         # Perhaps in another campaign: it may be the last that was missing for a wide job.
         for served in self._served.values():
-            if served.reserved or served.held_back:
-                served.may_have_work, served.held_back = True, False
+            if served.reserved_slots or served.is_prefetch_limited:
+                served.may_have_work, served.is_prefetch_limited = True, False
 
     def _choose(self) -> list[Served]:
         now = time.monotonic()
@@ -611,12 +613,12 @@ class Book:
         # Slots are shared fairly between campaigns that have work, and whole when there is only one.
         share = -(-slots // rivals) if rivals > 1 else slots
         room = max(0, min(slots - in_hand, share - served.in_hand))
-        if served.reserved:
+        if served.reserved_slots:
             # A wide job may take more than its campaign's share: else it would never begin.
-            return max(room, min(slots - in_hand, served.reserved), 0), 0
+            return max(room, min(slots - in_hand, served.reserved_slots), 0), 0
         if most is not None:
             room = min(room, most)
-        reserved = max((other.reserved for other in sharing), default=0)
+        reserved = max((other.reserved_slots for other in sharing), default=0)
         if reserved:
             return max(0, min(room, slots - in_hand - reserved)), 0
         if rivals > 1 or served.wide or most is not None:

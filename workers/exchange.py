@@ -323,7 +323,7 @@ class Exchange:
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
             failpoints.reach("worker.after-lease")
             self._sign_roster(served)
-        elif reply.aside and served.is_forwarding:
+        elif reply.has_other_wide_jobs and served.is_forwarding:
             # Too wide for the slots of this worker; but those that it forwards to may have more.
             self._runner.submit(served.lane, plan, [])
         if nothing_left:

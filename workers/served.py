@@ -68,11 +68,11 @@ class Served:
     pace: Pace = field(default_factory=Pace)
     loads: Loads = field(default_factory=Loads)
     is_on_roster: bool = False
-    reserved: int = 0
+    reserved_slots: int = 0
     """The slots that are to run free for a wide job; 0 for none."""
-    aside: bool = False
+    has_other_wide_jobs: bool = False
     """Wide jobs wait that were not for this worker when it last asked: their marker is not its business."""
-    held_back: bool = False
+    is_prefetch_limited: bool = False
     """So do narrow ones, beyond its share in advance; it asks again when a slot runs free."""
     trouble: str = ""
     """Why nothing of it that is forwarded runs; "" when all is well."""

@@ -19,7 +19,7 @@ from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.registry import notify
 from queue_eval.campaign.resting import wake
 from queue_eval.campaign.scripts import script
-from queue_eval.campaign.view import SCHEMA_VERSION, STAMP_DIGITS, CampaignView, reading
+from queue_eval.campaign.view import SCHEMA_VERSION, CampaignView, reading
 from queue_eval.errors import (
     CampaignConflictError,
     CampaignNotFoundError,
@@ -34,14 +34,15 @@ from queue_eval.model.moves import (
     Enqueued,
     EnqueueReply,
     Extended,
-    Lease,
     Opened,
     Reclaimed,
     Release,
     Settled,
     Settlement,
+    StandingReply,
     Submission,
 )
+from queue_eval.model.states import Opening
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import ScriptCall
@@ -76,25 +77,26 @@ class CampaignQueue(CampaignView):
                 uid, revision = cls._next_opening(link, keys, uid)
                 signed = {**fields, "signed_for": f"{uid} {revision}", "signature": sign(uid, revision)}
             flat = list(itertools.chain.from_iterable(signed.items()))
-            reply = link.run_script(
+            values = link.run_script(
                 script("open"), keys.columns, uid, SCHEMA_VERSION, int(accept_change), *flat
             )
+            reply = StandingReply(*values) if values else None
             # Another driver came in between; or the reply of this very call was lost, and it was repeated.
-            if reply and reply[0] != b"moved":
+            if reply is not None and reply.opening is not Opening.MOVED:
                 break
         else:
             raise ServerRefusedError(
                 f"campaign {campaign!r} was opened by others {_OPENINGS} times in a row; try again"
             )
-        status, schema = reply[0].decode(), (reply[11] or b"").decode(errors="replace")[:20]
-        if status == "schema":
+        if reply.opening is Opening.SCHEMA:
+            schema = reply.schema.decode(errors="replace")[:20]
             raise ServerRefusedError(
                 f"campaign {campaign!r} was written by protocol version {schema}, this is {SCHEMA_VERSION}; "
                 "use the queue_eval that created it, or another campaign name"
             )
         with reading(campaign):
-            opened = Opened.parse(reply)
-        if status == "conflict":
+            opened = Opened.of(reply)
+        if reply.opening is Opening.CONFLICT:
             raise CampaignConflictError(
                 f"campaign {campaign!r} belongs to {opened.function} with method {opened.method!r}, not to "
                 f"{fields['function']!s} with method {fields['method']!r}; "
@@ -188,7 +190,7 @@ class CampaignQueue(CampaignView):
             arguments += (s.id, proof, s.outcome.value, facts, s.body, s.output, s.digest)
         reply = self._run("settle", *arguments)
         with reading(self.campaign):
-            return _settled(reply, request)
+            return Settled.of(reply, request)
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
         """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
@@ -396,23 +398,3 @@ def _text(value: bytes | None) -> str:
 def _time_ms(said: bytes) -> int | None:
     """A score that is a time; None for none, and for what no clock says."""
     return int(float(said)) if said and math.isfinite(float(said)) else None
-
-
-def _settled(reply: Sequence[Any], request: str) -> Settled:
-    leases, due, now_ms, revision, verdicts, reserved, aside, held_back = reply
-    return Settled(
-        leases=[
-            Lease(
-                int(leases[i]), leases[i + 1], leases[i + 2] > 0, leases[i + 3][STAMP_DIGITS:],
-                leases[i + 2] or 1, request,
-            )
-            for i in range(0, len(leases), 4)
-        ],
-        next_due_ms=due if isinstance(due, int) else None,
-        now_ms=now_ms,
-        revision=revision,
-        verdicts=[verdict.decode() for verdict in verdicts],
-        reserved=reserved,
-        aside=aside == 1,
-        held_back=held_back == 1,
-    )  # fmt: skip

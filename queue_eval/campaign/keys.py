@@ -2,7 +2,7 @@
 
 All keys of a campaign share the hash tag ``{campaign}``, so that a campaign lives in one slot of a
 cluster and campaigns spread over it. `Keys.columns` is the order in which every script receives them;
-`queue_eval/campaign/scripts/_shared.lua` unpacks them in the same order.
+`queue_eval/campaign/scripts/include/columns.lua` unpacks them in the same order.
 
 =================  ======  ==========================================================================
 key                type    holds
@@ -10,7 +10,7 @@ key                type    holds
 ``:meta``          hash    function, method, options, creation time, schema version, last id
 ``:configs``       hash    id -> submission time (ms, Unix; 8 digits, base 36), then the config (JSON)
 ``:scheduled``     zset    id by due time (ms)
-``:pending``       zset    id by (priority, id): see `pending_score` in ``_shared.lua``
+``:pending``       zset    id by (priority, id): see ``scripts/include/pending_score.lua``
 ``:pending:<w>``   zset    the same, of jobs that take w slots, from 2 on
 ``:held:<worker>`` hash    id -> "attempt request started": running on that worker
 ``:workers``       zset    worker by the expiry (ms) of its lease on all it holds

@@ -13,17 +13,11 @@ from queue_eval.campaign.result_stream import ResultEntry, entry_order, is_entry
 from queue_eval.campaign.scripts import script
 from queue_eval.errors import CampaignNotFoundError, QueueEvalError, ServerRefusedError
 from queue_eval.model.codec import decode
-from queue_eval.model.moves import Attendance, Opened, Snapshot
+from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
 from queue_eval.model.states import State
 from queue_eval.transport.link import Link, damaged
 
 SCHEMA_VERSION = "2"
-
-STAMP_DIGITS = 8
-"""To the base of 36."""
-
-_FAR_MS = 1e14
-"""Later than any clock says."""
 
 
 @contextmanager
@@ -67,11 +61,12 @@ class CampaignView:
 
     def standing(self) -> Opened:
         """The campaign at this moment, as `open` sees it, without changing anything."""
-        reply = self.link.run_script(script("attach"), self.keys.columns)
-        if not reply or reply[1].decode() != self.uid:
+        values = self.link.run_script(script("attach"), self.keys.columns)
+        reply = StandingReply(*values) if values else None
+        if reply is None or reply.uid.decode() != self.uid:
             raise campaign_gone(self.link, self.campaign)
         with reading(self.campaign):
-            return Opened.parse(reply)
+            return Opened.of(reply)
 
     def retried(self) -> int:
         """How many finished jobs were ever opened again by the user."""
@@ -86,21 +81,7 @@ class CampaignView:
         if not reply:
             raise campaign_gone(self.link, self.campaign)
         with reading(self.campaign):
-            last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms = reply[:8]
-            total = int(last_id)
-            workers = [
-                Attendance(_text(reply[i]), round(min(float(reply[i + 1]), _FAR_MS)), reply[i + 2])
-                for i in range(8, len(reply), 3)
-            ]
-        counts = {
-            State.SCHEDULED: scheduled,
-            State.PENDING: pending,
-            State.RUNNING: sum(worker.running for worker in workers),
-            State.SUCCEEDED: finished - failed - cancelled,
-            State.FAILED: failed,
-            State.CANCELLED: cancelled,
-        }
-        return Snapshot(total, counts, paused == 1, now_ms, workers)
+            return Snapshot.of(reply)
 
     def read_after(self, cursor: str, count: int = PAGE) -> list[ResultEntry]:
         """Up to `count` entries of the result stream after `cursor`, without blocking."""
@@ -236,7 +217,7 @@ class CampaignView:
         return self._checked(self.link.run_script(script(name), self.keys.columns, self.uid, *arguments))
 
     def _checked(self, reply: Any) -> Any:
-        if reply == b"GONE":
+        if reply == GONE:
             raise campaign_gone(self.link, self.campaign)
         return reply
 

@@ -10,7 +10,43 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, NamedTuple
 
-from queue_eval.model.states import Outcome, State
+from queue_eval.model.states import Opening, Outcome, State, Verdict
+
+GONE = b"GONE"
+"""The reply to whoever knew an earlier campaign of this name."""
+
+STAMP_DIGITS = 8
+"""A config stands behind the time of its submission, in so many digits to the base of 36."""
+
+_FAR_MS = 1e14
+"""Later than any clock says."""
+
+_VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
+
+
+class StandingReply(NamedTuple):
+    """The reply of `open` and `attach`, in the order of ``scripts/include/standing.lua``.
+
+    A damaged number is empty.
+    """
+
+    status: bytes
+    uid: bytes
+    created_ms: int | bytes
+    last_id: int | bytes
+    finished: int
+    tail: bytes
+    now_ms: int
+    function: bytes
+    method: bytes
+    source: bytes
+    options: bytes
+    schema: bytes
+    retried: int | bytes
+
+    @property
+    def opening(self) -> Opening:
+        return Opening(self.status.decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +74,22 @@ class Opened:
         return self.last_id - self.finished
 
     @classmethod
-    def parse(cls, reply: Sequence[Any]) -> Opened:
-        """From the reply of ``standing()`` in ``_shared.lua``. Raises ValueError for damaged numbers."""
-        uid, tail, function, method, source, options = (reply[i].decode() for i in (1, 5, 7, 8, 9, 10))
+    def of(cls, reply: StandingReply) -> Opened:
+        """Raises ValueError for damaged numbers."""
         return cls(
-            created=reply[0] == b"created", uid=uid, created_ms=int(reply[2]), opened_ms=reply[6],
-            last_id=int(reply[3]), finished=reply[4], tail=tail, function=function, method=method,
-            source=source, options=options, retried=int(reply[12]),
-        )  # fmt: skip
+            created=reply.opening is Opening.CREATED,
+            uid=reply.uid.decode(),
+            created_ms=int(reply.created_ms),
+            opened_ms=reply.now_ms,
+            last_id=int(reply.last_id),
+            finished=reply.finished,
+            tail=reply.tail.decode(),
+            function=reply.function.decode(),
+            method=reply.method.decode(),
+            source=reply.source.decode(),
+            options=reply.options.decode(),
+            retried=int(reply.retried),
+        )
 
 
 class Submission(NamedTuple):
@@ -126,13 +170,32 @@ class Settled:
     next_due_ms: int | None
     now_ms: int
     revision: int
-    verdicts: list[str]
-    reserved: int = 0
-    """The slots that the worker is to let run free for a wide job; 0 for none."""
-    aside: bool = False
+    verdicts: list[Verdict]
+    reserved_slots: int = 0
+    """How many slots the worker is to let run free for a wide job; 0 for none."""
+    has_other_wide_jobs: bool = False
     """Whether wide jobs wait that are not for this worker now."""
-    held_back: bool = False
+    is_prefetch_limited: bool = False
     """Whether narrow jobs wait that are not: it was given its share of them in advance."""
+
+    @classmethod
+    def of(cls, reply: Sequence[Any], request: str) -> Settled:
+        """From the reply of ``lua/settle.lua`` to this request."""
+        leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, prefetch_limited = reply
+        by_lease = zip(leases[::4], leases[1::4], leases[2::4], leases[3::4], strict=True)
+        return cls(
+            leases=[
+                Lease(int(job), attempt, slots > 0, stamped[STAMP_DIGITS:], slots or 1, request)
+                for job, attempt, slots, stamped in by_lease
+            ],
+            next_due_ms=due if isinstance(due, int) else None,
+            now_ms=now_ms,
+            revision=revision,
+            verdicts=[_VERDICTS[verdict] for verdict in verdicts],
+            reserved_slots=reserved_slots,
+            has_other_wide_jobs=other_wide_jobs == 1,
+            is_prefetch_limited=prefetch_limited == 1,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +232,24 @@ class Snapshot:
     paused: bool
     now_ms: int
     workers: list[Attendance]
+
+    @classmethod
+    def of(cls, reply: Sequence[Any]) -> Snapshot:
+        """From the reply of ``lua/snapshot.lua``."""
+        last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms, *flat = reply
+        workers = [
+            Attendance(worker.decode(errors="replace"), round(min(float(expiry_ms), _FAR_MS)), held)
+            for worker, expiry_ms, held in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        ]
+        counts = {
+            State.SCHEDULED: scheduled,
+            State.PENDING: pending,
+            State.RUNNING: sum(worker.running for worker in workers),
+            State.SUCCEEDED: finished - failed - cancelled,
+            State.FAILED: failed,
+            State.CANCELLED: cancelled,
+        }
+        return cls(int(last_id), counts, paused == 1, now_ms, workers)
 
     @property
     def conserved(self) -> bool:

@@ -42,5 +42,31 @@ class Outcome(StrEnum):
     """It was stopped since its job was finished already; what it had printed is told."""
 
 
+class Opening(StrEnum):
+    """What an attempt to open a campaign has come to; the last three change nothing."""
+
+    CREATED = "created"
+    OPENED = "opened"
+    CONFLICT = "conflict"
+    """It is of another function or method."""
+    SCHEMA = "schema"
+    """Another version of the protocol wrote it."""
+    MOVED = "moved"
+    """Another opening came first."""
+
+
+class Verdict(StrEnum):
+    """What became of one settlement."""
+
+    RECORDED = "recorded"
+    """It decided the job."""
+    AGAIN = "again"
+    """It failed or was lost, and the job gets another attempt."""
+    STALE = "stale"
+    """The attempt did not hold the job any more: dropped."""
+    FINISHED = "finished"
+    """The job was finished before."""
+
+
 RELEASED = "released"
 """How an attempt that was given back stands on record: it is no outcome, and no cause of a failure."""

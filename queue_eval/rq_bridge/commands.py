@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from queue_eval.model.attempt import Token
-from queue_eval.runtime.pipe import frame
+from queue_eval.runtime.pipe import Kind, frame
 
 KEEP_S = 7 * 24 * 3600
 """What nobody claims is kept for so long."""
@@ -114,7 +114,7 @@ class RqMoves:
             "begin",
             (self._flight, self._beat(token), self.replies, self._setup(revision)),
             field_of(token), execution, int(BEAT_S * 1000), KEEP_S,
-            frame(("begun", [token])), frame(("unfit", [token])),
+            frame((Kind.BEGUN, [token])), frame((Kind.UNFIT, [token])),
         )  # fmt: skip
         return Begun(*reply[1:]) if reply[0] == b"begun" else reply[0].decode()
 

@@ -28,12 +28,10 @@ from queue_eval.runtime.environment import Surroundings, ThreadOutput
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.leftovers import Ending, adopt_orphans, has_children, reap_adopted
 from queue_eval.runtime.pipe import (
-    LEFT,
     TELL_LEFT,
     TELL_UP,
-    TIDY,
-    UP,
     FrameBuffer,
+    Kind,
     Report,
     encode_ready,
     frame,
@@ -103,9 +101,9 @@ class _Child:
             while (wanted := self._next()) is not None:
                 report = self._run(*wanted)
                 if self._tells_left and has_children():
-                    self._send(frame((LEFT,)) + report)
+                    self._send(frame((Kind.LEFT,)) + report)
                     self._end_programs()
-                    self._send(frame((TIDY,)))
+                    self._send(frame((Kind.TIDY,)))
                 else:
                     self._send(report)
                 self._surroundings.restore()
@@ -116,7 +114,7 @@ class _Child:
         """Tell whether user code has left processes, at the very end."""
         if os.getpid() == self._pid and has_children():
             try:  # noqa: SIM105 - contextlib takes a while to import
-                self._send(frame((LEFT,)))
+                self._send(frame((Kind.LEFT,)))
             except OSError:
                 pass
 
@@ -208,7 +206,7 @@ class _Child:
             sent += os.write(self._pipe, memoryview(data)[sent:])
 
     def _receive(self, header: list[Any], body: bytes) -> None:
-        if header[0] == "setup":
+        if header[0] == Kind.SETUP:
             setup = parse_setup(header, body)
             self._threads = setup.threads
             # What is here by now stays to the end, which then looks through what user code has made only.
@@ -216,10 +214,10 @@ class _Child:
             if self._tells_left and self._threads == 1:
                 adopt_orphans()
             if self._tells_up:
-                self._send(frame((UP,)))
+                self._send(frame((Kind.UP,)))
             self._function = RunFunction(setup)
             self._send(encode_ready(self._function.load_error, self._function.told))
-        elif header[0] == "recall":
+        elif header[0] == Kind.RECALL:
             recalled = {(job, attempt) for job, attempt in header[1]}
             self._waiting = [one for one in self._waiting if one[:2] not in recalled]
         else:

@@ -40,11 +40,10 @@ from queue_eval.runtime.failure_texts import (
 from queue_eval.runtime.leftovers import CAN_BE_FOUND, Ending, adopt_orphans, has_children
 from queue_eval.runtime.lifeline import die_with_parent
 from queue_eval.runtime.pipe import (
-    LEFT,
     OUTPUT_BYTES,
-    READY,
     FrameBuffer,
     Kept,
+    Kind,
     Report,
     Setup,
     encode_ready,
@@ -183,9 +182,9 @@ class ForkedAttempt:
         try:
             while data := pipe.recv(_READ_BYTES):
                 for header, body in self._frames.feed(data):
-                    if header[0] == READY:
+                    if header[0] == Kind.READY:
                         self._ready = True
-                    elif header[0] == LEFT:
+                    elif header[0] == Kind.LEFT:
                         self._has_left = True
                     else:
                         self._report = parse_report(header, body)
@@ -276,7 +275,7 @@ class ForkedAttempt:
             os._exit(0)  # a fork of user code came back here; only the original may report
         surroundings.flush()
         if has_children():
-            pipe.sendall(frame((LEFT,)))
+            pipe.sendall(frame((Kind.LEFT,)))
         pipe.sendall(Report(*self._token, outcome, run_ms, function.source, body, b"").encode())
 
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.lifeline import die_with_parent
-from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, frame, parse_setup
+from queue_eval.runtime.pipe import FrameBuffer, Kind, Report, Setup, frame, parse_setup
 from queue_eval.runtime.stop_signals import Survival
 
 _READ_BYTES = 1 << 20
@@ -50,19 +50,19 @@ class Outlet:
 
     def slots(self, count: int, why: str = "") -> None:
         """There is room for `count` attempts from now on; none while what is forwarded to is away."""
-        self._send(frame(("slots", count, why)))
+        self._send(frame((Kind.SLOTS, count, why)))
 
     def trouble(self, why: str) -> None:
         """What is forwarded does not begin, and why; "" when it does again."""
-        self._send(frame(("trouble", why)))
+        self._send(frame((Kind.TROUBLE, why)))
 
     def begun(self, tokens: Iterable[Token]) -> None:
         """The execution of these has begun."""
-        self._send(frame(("begun", list(tokens))))
+        self._send(frame((Kind.BEGUN, list(tokens))))
 
     def returned(self, tokens: Iterable[Token]) -> None:
         """These have not begun and will not."""
-        self._send(frame(("returned", list(tokens))))
+        self._send(frame((Kind.RETURNED, list(tokens))))
 
     def report(self, reports: Iterable[Report]) -> None:
         """These have ended."""
@@ -91,20 +91,20 @@ def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
     while data := pipe.recv(_READ_BYTES):
         attempts: list[Attempt] = []
         for header, body in frames.feed(data):
-            if header[0] == "run":
+            if header[0] == Kind.RUN:
                 attempts.append(Attempt((header[1], header[2]), body, *header[3:]))
                 continue
-            if header[0] == "setup":
+            if header[0] == Kind.SETUP:
                 backend = make_backend(parse_setup(header, body), outlet)
                 continue
             assert backend is not None
             if attempts:  # in the order in which they came
                 backend.submit(attempts)
                 attempts = []
-            if header[0] == "close":
+            if header[0] == Kind.CLOSE:
                 backend.close()
                 os._exit(0)
-            move = {"recall": backend.recall, "stop": backend.stop}[header[0]]
+            move = {Kind.RECALL: backend.recall, Kind.STOP: backend.stop}[header[0]]
             move([(job, attempt) for job, attempt in header[1]])
         if attempts:
             assert backend is not None

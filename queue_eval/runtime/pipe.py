@@ -28,6 +28,7 @@ close          to child   end all that was forwarded, then exit
 slots          to parent  how many attempts there is room for now (0: away), and why
 begun          to parent  (id, attempt) of attempts whose execution has begun
 returned       to parent  (id, attempt) of attempts that were recalled and have not begun
+trouble        to parent  why nothing that was forwarded runs; empty when all is well
 =============  =========  =======================================================================
 
 Imported by the processes that run user code, so it imports next to nothing.
@@ -50,6 +51,28 @@ OUTPUT_BYTES = 64 * 1024
 
 ERROR_BYTES = 16 * 1024
 """How much of an error's text is kept, likewise."""
+
+
+class Kind:
+    """The kinds of frames, as headers spell them."""
+
+    # No enum: a child would take milliseconds to import that module.
+    SETUP = "setup"
+    UP = "up"
+    READY = "ready"
+    RUN = "run"
+    RECALL = "recall"
+    REPORT = "report"
+    LEFT = "left"
+    TIDY = "tidy"
+    STOP = "stop"
+    CLOSE = "close"
+    SLOTS = "slots"
+    TROUBLE = "trouble"
+    BEGUN = "begun"
+    RETURNED = "returned"
+    UNFIT = "unfit"
+    """Only among the replies on RQ's Redis: the setup of the attempt was not there."""
 
 
 class Setup:
@@ -91,7 +114,7 @@ class Setup:
     def encode(self) -> bytes:
         by_value = self.payload is not None
         header = (
-            "setup", self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward,
+            Kind.SETUP, self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward,
             self.allowed, self.values, self.code,
         )  # fmt: skip
         return frame(header, self.payload or b"")
@@ -121,10 +144,6 @@ class Report:
         return _framed(line, self.body, self.output)
 
 
-READY = "ready"
-UP = "up"
-LEFT = "left"
-TIDY = "tidy"
 TELL_UP = "tell-up"
 """An argument of the child: its parent knows the frame `up`, which that of an earlier version does not."""
 
@@ -139,21 +158,21 @@ _MOST_BYTES = 128 * 2**20
 
 
 def encode_ready(load_error: str = "", told: dict[str, Any] | None = None) -> bytes:
-    return frame((READY, load_error[:_MOST_LOAD_ERROR], told or {}))
+    return frame((Kind.READY, load_error[:_MOST_LOAD_ERROR], told or {}))
 
 
 def encode_run(job: int, attempt: int, config: bytes, slots: int = 1) -> bytes:
     if slots == 1:
         return _framed(b'["run",%d,%d]\n' % (job, attempt), config)
-    return frame(("run", job, attempt, slots), config)
+    return frame((Kind.RUN, job, attempt, slots), config)
 
 
 def encode_recall(tokens: Iterable[tuple[int, int]]) -> bytes:
-    return frame(("recall", list(tokens)))
+    return frame((Kind.RECALL, list(tokens)))
 
 
 def encode_stop(tokens: Iterable[tuple[int, int]]) -> bytes:
-    return frame(("stop", list(tokens)))
+    return frame((Kind.STOP, list(tokens)))
 
 
 def parse_setup(header: list[Any], body: bytes) -> Setup:

@@ -204,12 +204,12 @@ class Model:
                 if (settlement.outcome == Outcome.OK) == is_ok:
                     verdicts[i] = self._settle_one(worker, settlement)
         leases: list[Lease] = []
-        due, reserved, aside, held_back = None, 0, False, False
+        due, why_no_more = None, (0, False, False)
         if lease_ms:
             self.workers[worker] = self.now_ms + lease_ms
             due = self._promote()
-            leases, reserved, aside, held_back = self._lease(worker, request, room, prefetch, slots)
-        return Settled(leases, due, self.now_ms, self.revision, verdicts, reserved, aside, held_back)
+            leases, *why_no_more = self._lease(worker, request, room, prefetch, slots)
+        return Settled(leases, due, self.now_ms, self.revision, verdicts, *why_no_more)
 
     def _settle_one(self, worker: str, settlement: Settlement) -> str:
         job = self.jobs.get(settlement.id)
@@ -362,9 +362,9 @@ class Model:
         share = prefetch
         if len(self.workers) > 1:
             share = max(0, min(prefetch, (self._narrow_pending() - room) // len(self.workers)))
-        is_held_back, prefetch = share < prefetch, share
+        is_prefetch_limited, prefetch = share < prefetch, share
         if room + prefetch < 1:
-            return [], 0, False, is_held_back and self._narrow_pending() > 0
+            return [], 0, False, is_prefetch_limited and self._narrow_pending() > 0
 
         narrow, wide, reserved = self._choose(worker, room, prefetch, slots)
         room -= sum(job.slots for job in wide)
@@ -376,10 +376,10 @@ class Model:
             job.held = Held(worker, job.attempts + 1, request, started=True)
         for job in chosen + wide:
             job.state = State.RUNNING
-        is_aside = any(job.slots > 1 for job in self.pending())
+        has_wide = any(job.slots > 1 for job in self.pending())
         is_full = max(0, room) <= len(chosen) < most - len(wide)
-        is_held_back = is_held_back and is_full and self._narrow_pending() > 0
-        return [self._as_lease(job) for job in chosen + wide], reserved, is_aside, is_held_back
+        is_limited = is_prefetch_limited and is_full and self._narrow_pending() > 0
+        return [self._as_lease(job) for job in chosen + wide], reserved, has_wide, is_limited
 
     def _narrow_pending(self) -> int:
         return sum(job.slots == 1 for job in self.pending())

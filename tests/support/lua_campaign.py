@@ -91,7 +91,7 @@ class Columns:
         )  # fmt: skip
 
     def check(self) -> None:
-        """The laws of `_shared.lua`."""
+        """The laws of `queue_eval.campaign.scripts`."""
         last_id = int(self.meta[b"last_id"])
         places = [*self.scheduled, *self.pending, *itertools.chain(*self.held.values()), *self.index]
         assert len(places) == last_id, "conservation"

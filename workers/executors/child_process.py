@@ -15,12 +15,9 @@ from queue_eval.marks import STARTED_BY
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from queue_eval.runtime.pipe import (
-    LEFT,
-    READY,
     TELL_LEFT,
     TELL_UP,
-    TIDY,
-    UP,
+    Kind,
     Report,
     Setup,
     encode_recall,
@@ -190,14 +187,14 @@ class ChildProcess(PipedProcess):
         self._stirred(self)
 
     def _receive(self, header: list[Any], body: bytes) -> None:
-        if header[0] == UP:
+        if header[0] == Kind.UP:
             self.is_up = True
-        elif header[0] == READY:
+        elif header[0] == Kind.READY:
             self.told = parse_told(header)
             self._become_ready(parse_ready(header))
-        elif header[0] == LEFT:
+        elif header[0] == Kind.LEFT:
             self.has_left = self.is_tidying = True
-        elif header[0] == TIDY:
+        elif header[0] == Kind.TIDY:
             self.is_tidying = False
             # What it was given meanwhile begins only now.
             self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())

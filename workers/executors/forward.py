@@ -28,7 +28,16 @@ from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.non_finite import judge_result
 from queue_eval.model.states import Outcome
 from queue_eval.runtime.failure_texts import describe_death
-from queue_eval.runtime.pipe import Report, Setup, encode_recall, encode_run, encode_stop, frame, parse_report
+from queue_eval.runtime.pipe import (
+    Kind,
+    Report,
+    Setup,
+    encode_recall,
+    encode_run,
+    encode_stop,
+    frame,
+    parse_report,
+)
 from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
@@ -71,20 +80,20 @@ class _ForwarderProcess(PipedProcess):
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         kind = header[0]
-        if kind == "slots":
+        if kind == Kind.SLOTS:
             self.slots, self.why = int(header[1]), str(header[2])
-        elif kind == "trouble":
+        elif kind == Kind.TROUBLE:
             self.trouble = str(header[1])
-        elif kind == "report":
+        elif kind == Kind.REPORT:
             self.heard.append((kind, parse_report(header, body)))
-        elif kind in ("begun", "returned"):
+        elif kind in (Kind.BEGUN, Kind.RETURNED):
             self.heard.append((kind, [(job, attempt) for job, attempt in header[1]]))
         else:
             raise ValueError(f"not a frame of a forwarder: {kind!r}")
 
     def end(self, timeout_s: float) -> None:
         """Let it end what it has forwarded, then kill it."""
-        self.add(frame(("close",)))
+        self.add(frame((Kind.CLOSE,)))
         self.flush()
         with selectors.DefaultSelector() as selector, suppress(ValueError, KeyError, OSError):
             # Its end of the pipe closes with it; what it still says is nobody's.
@@ -314,9 +323,9 @@ class Forwarder:
             self._why_away = process.why
         heard, process.heard = process.heard, []
         for kind, what in heard:
-            if kind == "report":
+            if kind == Kind.REPORT:
                 self._take_report(what, now)
-            elif kind == "begun":
+            elif kind == Kind.BEGUN:
                 for token in what:
                     if token in self._held:
                         self._begun_at.setdefault(token, now)

@@ -29,7 +29,7 @@ from rq import Queue, defaults
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
 from queue_eval.runtime.forwarder import Outlet, serve
-from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.runtime.pipe import FrameBuffer, Kind, Report, Setup, parse_report
 from queue_eval.transport.access import Access
 from queue_eval.transport.clients import new_client
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
@@ -233,7 +233,7 @@ class RqBackend:
         for entry, data in entries:
             try:
                 ((header, body),) = FrameBuffer().feed(data)
-                if header[0] == "report":
+                if header[0] == Kind.REPORT:
                     self._take_report(parse_report(header, body), entry)
                 else:
                     ((job, attempt),) = header[1]
@@ -249,7 +249,7 @@ class RqBackend:
             return  # another forwarder's, or long over
         if entry not in flight.entries:
             flight.entries += (entry,)
-        if kind == "begun":
+        if kind == Kind.BEGUN:
             self._begin(flight)
         else:
             # The setup was not there. A look will find the attempt missing, when RQ is through with it.

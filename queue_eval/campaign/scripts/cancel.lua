@@ -3,9 +3,10 @@
 -- ARGV: uid, then ids
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
+-- include bulk columns finish gone history hmget holders is_gone is_job now_ms wake_if_limited withdraw
 local FIRST_TIME_MS = 1e12
 local uid = ARGV[1]
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local ids, seen = {}, {}
 for i = 2, #ARGV do
@@ -15,36 +16,30 @@ for i = 2, #ARGV do
   end
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
-local entries, cancelled, marked, waiting = {}, {}, {}, {}
+local entries, cancelled, changed, waiting = {}, {}, {}, {}
 local now = now_ms()
 for i, id in ipairs(ids) do
   if not finished[i] then
     local h = parse_history(past[i])
     local worker, facts = '', nil
     if held[id] then
-      local attempt, request, started = parse_held(held[id][2])
+      local started, request = take_from(held[id], id, h)
       -- A worker numbers its requests by the time of the server.
       local began_ms = tonumber(string.match(request or '', '%-(%d+)$'))
       if started and began_ms and began_ms > FIRST_TIME_MS and began_ms <= now then
         facts = (now - began_ms) .. ' 0 '
       end
       worker = held[id][1]
-      h.attempts = math.max(h.attempts, attempt)
-      if not started then h.uncharged = h.uncharged + 1 end
-      redis.call('HDEL', held_key(worker), id)
     else
       waiting[#waiting + 1] = id
     end
     finish(entries, id, h.attempts - h.uncharged, h.releases, 'cancelled', { worker = worker, facts = facts })
     cancelled[#cancelled + 1] = id
-    if h.attempts > 0 then
-      marked[#marked + 1] = id
-      marked[#marked + 1] = format_history(h)
-    end
+    if h.attempts > 0 then note_history(changed, id, h) end
   end
 end
 withdraw(waiting)
 bulk('HSET', INDEX, entries)
-bulk('HSET', ATTEMPTS, marked)
+write_histories(changed)
 if #cancelled > #waiting then wake_if_limited() end
 return cancelled

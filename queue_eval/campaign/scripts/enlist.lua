@@ -3,8 +3,9 @@
 -- ARGV: uid, driver, digest, seconds (what was noted so long ago is forgotten), 1 to note it anew
 -- Reply: driver, digest, ... as they stood before this call
 -- Repeating it is safe: it notes the same again. Nothing is written when nothing is new.
+-- include gone is_gone now_ms
 local drivers, own, digest, kept_s = KEYS[#KEYS], ARGV[2], ARGV[3], tonumber(ARGV[4])
-if gone(ARGV[1]) then return GONE end
+if is_gone(ARGV[1]) then return GONE end
 local flat = redis.pcall('HGETALL', drivers)
 if flat.err then
   -- Damaged: whoever lives notes it anew.

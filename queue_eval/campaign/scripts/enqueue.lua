@@ -12,10 +12,12 @@
 -- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
+-- include bulk columns gone hmget is_gone is_resting newest_entry now_ms pending_score stamp_of submitted_ms
+-- include wake wide_key
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local priority, delay_ms, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST = 8
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local now = now_ms()
 local width = reuse and 3 or 2
 local count = (#ARGV - FIRST + 1) / width

@@ -5,6 +5,7 @@
 --   begun may go on: its success counts if it comes first. unknown is flat: id, attempt of what this worker
 --   holds without having named it: a lease on its way, or one forgotten because the server went back in time.
 -- Repeating it is safe: it only moves the expiry forward.
+-- include columns gone held_key hmget is_job now_ms parse_held
 local uid, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local meta = redis.call('HMGET', META, 'uid', 'revision', 'longest', 'shortest')
 if meta[1] ~= uid then return GONE end

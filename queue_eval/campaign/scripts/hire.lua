@@ -3,8 +3,9 @@
 -- ARGV: uid, token, ms (how long the guard holds; 0 frees it)
 -- Reply: 1 when the guard is held under this token now, else 0.
 -- Repeating it is safe: whoever holds the guard takes it again, and frees no one else's.
+-- include gone is_gone
 local guard, token, ms = KEYS[#KEYS], ARGV[2], tonumber(ARGV[3])
-if gone(ARGV[1]) then return GONE end
+if is_gone(ARGV[1]) then return GONE end
 -- A damaged guard is nobody's: the reply of GET is an error then, a table.
 local holder = redis.pcall('GET', guard)
 -- All take it for as long: one that would hold for longer is from before the server's clock was set back.

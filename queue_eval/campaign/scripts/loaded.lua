@@ -3,8 +3,9 @@
 -- ARGV: uid, revision or '', then per source: its hash, what it is made of (JSON)
 -- Reply: 1
 -- Repeating it is safe: it says the same again.
+-- include columns gone is_gone
 local MOST = 200
-if gone(ARGV[1]) then return GONE end
+if is_gone(ARGV[1]) then return GONE end
 if ARGV[2] ~= '' then redis.call('HSET', META, 'loaded', ARGV[2]) end
 for i = 3, #ARGV, 2 do
   local field = 'source:' .. ARGV[i]

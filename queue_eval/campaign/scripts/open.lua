@@ -3,10 +3,11 @@
 --       (function, method, source, options, max_attempts, max_losses, retry_first_ms, retry_factor,
 --       retry_max_ms, payload, signature, ...)
 --       With a pair signed_for ("uid revision") the signature is for just that opening.
--- Reply: as of standing() in _shared.lua; function, method, source and options are those of before
+-- Reply: as of include/standing.lua; function, method, source and options are those of before
 --   status: created | opened | conflict (nothing changed) | schema (nothing changed)
 --           | moved (nothing changed: another opening came first; no reply at all if it was purged)
 -- Repeating it is safe: the second call opens what the first created, or has moved.
+-- include columns now_ms server_run standing wake_for_waiting
 local uid, schema, accept = ARGV[1], ARGV[2], ARGV[3]
 local wanted = {}
 for i = 4, #ARGV, 2 do wanted[ARGV[i]] = ARGV[i + 1] end

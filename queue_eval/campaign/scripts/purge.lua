@@ -2,7 +2,8 @@
 -- ARGV: uid, and perhaps an age (ms): then only a campaign that expires, and was closed so long ago
 -- Reply: 1, or 0 for one that is not to go (nothing has changed)
 -- Repeating it is safe: the repeat is told GONE.
-if gone(ARGV[1]) then return GONE end
+-- include columns gone held_key is_gone now_ms prefix wide_key wide_pending
+if is_gone(ARGV[1]) then return GONE end
 
 -- Whether nothing has happened since its driver closed it, at least `age_ms` ago. `last_id` and `revision` show what
 -- drivers of an earlier version do to it, too, who know of no `closed`.

@@ -7,8 +7,10 @@
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
+-- include bulk chunk columns count_lease gone held_key history is_gone is_job leave lose now_ms server_run
+-- include to_pending wake_for_waiting
 local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local now = now_ms()
 local worker = dead
 
@@ -79,34 +81,29 @@ local ids = {}
 for i = 1, #all, 2 do ids[#ids + 1] = all[i] end
 local past = histories(ids)
 local max_losses = tonumber(redis.call('HGET', META, 'max_losses')) or 1
-local entries, again, marked = {}, {}, {}
+local entries, again, changed = {}, {}, {}
 for i, id in ipairs(ids) do
-  local attempt, _, started = parse_held(all[2 * i])
-  local h = parse_history(past[i])
-  h.attempts = math.max(h.attempts, attempt)
-  if not is_job(id, math.huge) then
-    -- Not put there by us: it goes, and nothing comes of it.
-  elseif started then
-    h.suspect = 0
-    lose(entries, again, id, h, max_losses,
-      { worker = worker, cause = 'lost', body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
-  else
-    h.uncharged = h.uncharged + 1
-    h.suspect = 1
-    again[#again + 1] = id
-    marked[#marked + 1] = id
-    marked[#marked + 1] = format_history(h)
+  -- What is no job was not put there by us: it goes, and nothing comes of it.
+  if is_job(id, math.huge) then
+    local h = parse_history(past[i])
+    if count_lease(h, all[2 * i]) then
+      h.suspect = 0
+      lose(entries, again, id, h, max_losses,
+        { worker = worker, cause = 'lost', body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
+    else
+      h.suspect = 1
+      again[#again + 1] = id
+    end
+    note_history(changed, id, h)
   end
 end
 bulk('HSET', INDEX, entries)
 bulk('HDEL', held, ids)
-bulk('HSET', ATTEMPTS, marked)
+write_histories(changed)
 to_pending(again)
 local more = redis.call('HLEN', held) > 0 and 1 or 0
 if more == 0 then
-  -- Its last request stays known: a worker that was only cut off may come back, and so may its old calls.
-  redis.call('ZREM', WORKERS, worker)
-  redis.call('ZREM', RESERVING, worker)
+  leave(worker)
   more = dead == '' and 1 or 0
 end
 -- The dead worker may have taken the marker with it.

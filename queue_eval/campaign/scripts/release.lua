@@ -1,16 +1,18 @@
 -- Give leases back, unrun or unfinished, without cost to the job: it is pending again.
--- ARGV: uid, worker, leave (0|1), then per token: id, attempt, reason
---   leave: the worker ends and attends the campaign no more, if it holds nothing else.
+-- ARGV: uid, worker, leaves (0|1), then per token: id, attempt, reason
+--   leaves: the worker ends and attends the campaign no more, if it holds nothing else.
 --   reason: why it is given back, which is counted and put on record; '' for what only waited on the worker.
 -- Reply: how many were released.
 -- Repeating it is safe: a released token is no longer held.
-local uid, worker, leave = ARGV[1], ARGV[2], ARGV[3] == '1'
-if gone(uid) then return GONE end
+-- include bulk gone held_key history hmget is_gone leave log_failure parse_held to_pending wake_for_waiting
+-- include wake_if_limited
+local uid, worker, leaves = ARGV[1], ARGV[2], ARGV[3] == '1'
+if is_gone(uid) then return GONE end
 local held = held_key(worker)
 local ids = {}
 for at = 4, #ARGV, 3 do ids[#ids + 1] = ARGV[at] end
 local tokens, past = hmget(held, ids), histories(ids)
-local again, history = {}, {}
+local again, changed = {}, {}
 for i, id in ipairs(ids) do
   local at = 4 + (i - 1) * 3
   local attempt = tonumber(ARGV[at + 1])
@@ -23,17 +25,14 @@ for i, id in ipairs(ids) do
       log_failure(id, attempt, 'released', worker, ARGV[at + 2])
     end
     again[#again + 1] = id
-    history[#history + 1] = id
-    history[#history + 1] = format_history(h)
+    note_history(changed, id, h)
   end
 end
 bulk('HDEL', held, again)
-bulk('HSET', ATTEMPTS, history)
+write_histories(changed)
 to_pending(again)
-if leave and redis.call('HLEN', held) == 0 then
-  -- Its last request stays known, for its old calls may still arrive.
-  redis.call('ZREM', WORKERS, worker)
-  redis.call('ZREM', RESERVING, worker)
+if leaves and redis.call('HLEN', held) == 0 then
+  leave(worker)
   -- It may have taken the marker and leave without having used it.
   wake_for_waiting()
 end

@@ -4,6 +4,7 @@
 -- ARGV: after_ms ('' to look only)
 -- Reply: { uid or '', revision, rests (0|1) }
 -- Repeating it is safe: it notes the same again, or sees that the campaign goes on.
+-- include columns newest_entry now_ms submitted_ms
 local meta = redis.call('HMGET', META, 'uid', 'revision', 'last_id', 'wakes', 'opened_ms')
 if not meta[1] then return { '', -1, 0 } end
 local revision = tonumber(meta[2]) or -1

@@ -3,10 +3,11 @@
 -- ARGV: uid, then ids; or uid, 'results', then per finished job, however it ended: id, its entry in the stream
 -- Reply: { the ids that are pending again by this call, resting (0|1) as in enqueue }
 -- Repeating it is safe: a job that is pending again is no longer failed or cancelled, and has no such entry.
+-- include bulk columns config_of gone history hmget is_gone is_resting now_ms stamp_of to_pending
 local uid = ARGV[1]
-if gone(uid) then return GONE end
+if is_gone(uid) then return GONE end
 local now = now_ms()
-local ids, marks = {}, {}
+local ids, changed = {}, {}
 local by_result = ARGV[2] == 'results'
 -- The history of what succeeded is forgotten but for what its outcome tells, and attempts that were given back
 -- without a word: so many numbers are left out for those.
@@ -20,7 +21,7 @@ local function history_of(entry)
     if fields[i] == 'releases' then releases = tonumber(fields[i + 1]) or 0 end
   end
   local uncharged = releases + UNTOLD
-  return (executions + uncharged) .. ' 0 0 ' .. uncharged .. ' 0'
+  return new_history(executions + uncharged, uncharged)
 end
 for i = by_result and 3 or 2, #ARGV, by_result and 2 or 1 do
   local id = ARGV[i]
@@ -30,8 +31,7 @@ for i = by_result and 3 or 2, #ARGV, by_result and 2 or 1 do
       ids[#ids + 1] = id
     elseif by_result then
       ids[#ids + 1] = id
-      marks[#marks + 1] = id
-      marks[#marks + 1] = history_of(ARGV[i + 1])
+      note_history(changed, id, history_of(ARGV[i + 1]))
     end
   end
 end
@@ -42,12 +42,11 @@ for i, id in ipairs(ids) do
   restamped[#restamped + 1] = stamp_of(now) .. config_of(configs[i])
   if past[i] then
     local h = parse_history(past[i])
-    marks[#marks + 1] = id
-    marks[#marks + 1] = h.attempts .. ' 0 0 ' .. h.uncharged .. ' 0'
+    note_history(changed, id, new_history(h.attempts, h.uncharged))
   end
 end
 bulk('HSET', CONFIGS, restamped)
-bulk('HSET', ATTEMPTS, marks)
+write_histories(changed)
 bulk('HDEL', INDEX, ids)
 bulk('HDEL', OUTPUTS, ids)
 if #ids > 0 then redis.call('HINCRBY', META, 'retried', #ids) end

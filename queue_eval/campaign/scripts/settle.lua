@@ -1,20 +1,23 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
--- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see is_older in _shared.lua), room, prefetch,
+-- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see include/requests.lua), room, prefetch,
 --       slots (how many the worker has in all), then per settlement: id, proof, outcome
 --       (ok|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
---   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known; digest: the first 16 digits of the SHA-1 of its config, or ''. A
---     server that has gone back in time (a power cut, a failover) gives ids and tokens again: what comes from
---     another lease under an equal token is not held, and counts only for a job of the same config.
+--   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known.
+--   digest: the first 16 digits of the SHA-1 of its config, or ''. A server that has gone back in time (a power cut,
+--     a failover) gives ids and tokens again: what comes from another lease under an equal token is not held, and
+--     counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
--- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved, aside, held_back }; leases is flat: id, attempt,
---   slots (0: prefetched), config; verdicts[i] is one of recorded, again, stale, finished; reserved, aside and held_back
---   are as of lease() in _shared.lua.
+-- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved_slots, has_other_wide_jobs (0|1),
+--   is_prefetch_limited (0|1) }; leases is flat: id, attempt, slots (0: prefetched), config; verdicts[i] is one of
+--   recorded, again, stale, finished; the last three are as of include/lease.lua.
 -- A cancelled attempt was stopped since its job was finished: its output is kept if the job was cancelled, and
 -- nothing else comes of it.
 -- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
 -- wherever it is. A stale failure is dropped.
 -- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
 -- request gets the same leases.
+-- include bulk columns config_of finish gone held_key history hmget holders is_job lease log_failure lose
+-- include now_ms to_pending wake wake_if_limited withdraw
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 -- One look for all that is needed of it: each call costs as much as several fields.
@@ -63,7 +66,7 @@ if #ARGV >= FIRST then
   end
   local elsewhere = #strays > 0 and holders(strays) or {}
 
-  local entries, dropped, forgotten, again, closed = {}, {}, {}, {}, {}
+  local entries, dropped, forgotten, changed, again, closed = {}, {}, {}, {}, {}, {}
   local report = { worker = worker }
   local function settle_one(i, id)
     local at = FIRST + (i - 1) * WIDTH
@@ -91,13 +94,7 @@ if #ARGV >= FIRST then
       local h = parse_history(past[i])
       if not mine[i] then
         withdraw({ id })
-        if elsewhere[id] then
-          local held_attempt, _, started = parse_held(elsewhere[id][2])
-          h.attempts = math.max(h.attempts, held_attempt)
-          -- Prefetched there: not begun, as far as anybody knows.
-          if not started then h.uncharged = h.uncharged + 1 end
-          redis.call('HDEL', held_key(elsewhere[id][1]), id)
-        end
+        if elsewhere[id] then take_from(elsewhere[id], id, h) end
       end
       -- At least one: this one may have been given back, or be of before a retry.
       finish(entries, id, math.max(math.max(h.attempts, attempt) - h.uncharged, 1), h.releases, 'succeeded', report)
@@ -125,8 +122,8 @@ if #ARGV >= FIRST then
           wake()
           verdicts[i] = 'again'
         end
-        redis.call('HSET', ATTEMPTS, id, format_history(h))
       end
+      note_history(changed, id, h)
       closed[id] = verdicts[i]
     else
       verdicts[i] = 'stale'
@@ -141,17 +138,18 @@ if #ARGV >= FIRST then
   end
   bulk('HSET', INDEX, entries)
   bulk('HDEL', held, dropped)
+  write_histories(changed)
   bulk('HDEL', ATTEMPTS, forgotten)
   to_pending(again)
 end
 
-local leases, due, reserved, aside, held_back = {}, nil, 0, 0, false
+local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited = {}, nil, 0, false, false
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
-  leases, due, reserved, aside, held_back =
+  leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited =
     lease(worker, request, room, prefetch, slots, now, meta[3] == '1', meta[4])
 else
   wake_if_limited()
 end
 return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
-         reserved, aside, held_back and 1 or 0 }
+         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0 }

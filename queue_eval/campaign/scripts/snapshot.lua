@@ -1,6 +1,7 @@
 -- Count a campaign's jobs by place, all at one moment.
 -- Reply: { last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms,
 --          worker, expiry_ms, held, worker, expiry_ms, held, ... }; nothing when there is no such campaign
+-- include columns held_key now_ms wide_pending
 local meta = redis.call('HMGET', META, 'last_id', 'paused')
 if not meta[1] then return {} end
 local reply = { tonumber(meta[1]) or '', redis.call('ZCARD', SCHEDULED), redis.call('ZCARD', PENDING) + wide_pending(),

@@ -1,0 +1,5 @@
+-- include stamp_digits
+
+local function config_of(stamped)
+  return string.sub(stamped or '', STAMP_DIGITS + 1)
+end

@@ -1,0 +1,88 @@
+-- include bulk columns held_key held_limit history hmget jobs_among prefetch_share promote requests
+-- include take_in_order to_pending wake wide_pending
+
+-- Give a worker up to room + prefetch pending jobs. The first `room` start at once; the others wait on the
+-- worker behind short jobs. A job that was prefetched when a worker died is suspect: it only ever starts at
+-- once, so that its next death is known to be its own. A wide job starts at once, when the room has its width.
+-- slots: how many the worker has for one job, when nothing else runs there.
+-- Returns
+--   leases: { id, attempt, the slots it starts on or 0 when prefetched, config, ... };
+--   due: the due time of the next scheduled job, or nil;
+--   reserved_slots: how many slots the worker is to let run free for a wide job, or 0;
+--   has_other_wide_jobs: whether wide jobs wait that it cannot take now;
+--   is_prefetch_limited: whether narrow jobs wait that are beyond its share.
+-- The last two are nil where nothing was to be taken.
+local function lease(worker, request, room, prefetch, slots, now, paused, most_running)
+  local field = 'worker:' .. worker
+  local due = promote(now)
+  local last = redis.call('HGET', REQUESTS, field)
+  -- The reply to this very request was lost.
+  if last == request then return leases_of(worker, request), due, 0 end
+  -- A call that was given up, sent again and overtaken by later ones, and arrives only now: nobody reads its
+  -- reply, and what it leased would stay held, unknown to the worker, for as long as that lives.
+  if last and is_older(request, last) then return {}, due, 0 end
+  -- Also when nothing is leased: this very call, arriving once more, must not lease then.
+  redis.call('HSET', REQUESTS, field, request)
+
+  if paused then return {}, due, 0 end
+  local most = left_under_limit(most_running)
+  -- At the limit no marker is put back: whatever ends will leave one.
+  if most < 1 then return {}, due, 0 end
+  local has_wide = redis.call('ZCARD', WIDE) > 0
+  -- Whoever came took the marker: put it back while there is more. Returns whether narrow jobs wait.
+  local function wake_for_others()
+    local waits = redis.call('ZCARD', PENDING) > 0
+    if waits then wake() end
+    if has_wide and wide_pending() > 0 then wake_wide() end
+    return waits
+  end
+
+  local share = prefetch_share(prefetch, room)
+  local is_prefetch_limited = share < prefetch
+  if room + share <= 0 then
+    local waits = wake_for_others()
+    return {}, due, 0, false, is_prefetch_limited and waits
+  end
+  local ids, wide, starting, reserved_slots, has_other_wide_jobs = {}, {}, room, 0, false
+  if has_wide then
+    ids, wide, starting, reserved_slots, has_other_wide_jobs =
+      take_in_order(worker, room, share, slots, most, now)
+  else
+    local popped = redis.call('ZPOPMIN', PENDING, math.min(room + share, most, 2000))
+    for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
+    if #ids == 0 then return {}, due, 0 end
+  end
+  local narrow = #ids
+  for i, job in ipairs(wide) do ids[narrow + i] = job[1] end
+
+  local configs, past = hmget(CONFIGS, ids), histories(ids)
+  local attempts, order, rest, again = {}, {}, {}, {}
+  for i, id in ipairs(ids) do
+    local h = past[i] and parse_history(past[i])
+    attempts[i] = h and h.attempts + 1 or 1
+    if i > narrow then
+      -- A wide job: it is granted below.
+    elseif not configs[i] and #jobs_among({ id }) == 0 then
+      -- It was not put there by us: nothing comes of it.
+    elseif h and h.suspect == 1 then
+      if #order < starting then order[#order + 1] = i else again[#again + 1] = id end
+    else
+      rest[#rest + 1] = i
+    end
+  end
+  to_pending(again)
+  for _, i in ipairs(rest) do order[#order + 1] = i end
+
+  local tokens, leases = {}, {}
+  local function grant(i, starts)
+    tokens[#tokens + 1] = ids[i]
+    tokens[#tokens + 1] = attempts[i] .. ' ' .. request .. (starts > 0 and ' 1' or ' 0')
+    local at = #leases
+    leases[at + 1], leases[at + 2], leases[at + 3], leases[at + 4] = ids[i], attempts[i], starts, configs[i] or ''
+  end
+  for rank, i in ipairs(order) do grant(i, rank <= starting and 1 or 0) end
+  for i, job in ipairs(wide) do grant(narrow + i, job[2]) end
+  bulk('HSET', held_key(worker), tokens)
+  local waits = #order + #wide < most and wake_for_others()
+  return leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited and waits and #order >= starting
+end

@@ -1,0 +1,13 @@
+-- include finish log_failure
+
+-- One attempt of a job ended by the death of what ran it: the job is failed after too many of these, else it goes
+-- on the list `again`. `h` is its history, already counting this attempt; the caller writes it.
+local function lose(entries, again, id, h, max_losses, outcome)
+  h.losses = h.losses + 1
+  log_failure(id, h.attempts, 'lost', outcome.worker, outcome.body, outcome.output)
+  if h.losses >= max_losses then
+    finish(entries, id, h.attempts - h.uncharged, h.releases, 'failed', outcome)
+  else
+    again[#again + 1] = id
+  end
+end
