@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from queue_eval.model.job import Job
     from queue_eval.model.states import State
 
-__version__ = "0.1.0"
+__version__ = "0.5.0.dev0"
 
 _HOMES = {
     "driver.callbacks": (
