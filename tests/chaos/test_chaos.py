@@ -22,6 +22,7 @@ from queue_eval.errors import ServerError
 from queue_eval.server.lifecycle import start_server
 from queue_eval.transport.access import Access
 from tests.support.cli import COMMAND, ROOT, cli_here
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
 EVERYTHING = {
@@ -129,7 +130,7 @@ def test_forwarding_methods(folder: Path, method: str) -> None:
 
 def test_an_attack_that_is_killed_leaves_nothing(folder: Path) -> None:
     words = command(folder, "--fault-every", "1m")
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=ROOT) as chaos:
+    with Started(words, stdout=subprocess.DEVNULL, cwd=ROOT) as chaos:
         wait_until(lambda: (folder / "side.log").exists() or chaos.poll() is not None, 30)
         assert chaos.poll() is None
         assert len(survivors(folder)) > 3
@@ -253,7 +254,7 @@ def test_a_drain_that_ends_badly_breaks_a_law(folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_stop_of_all_reaches_the_worker_and_all_its_descendants(turn: str) -> None:
     tree = "sleep 600 & (sleep 600 & sleep 600; :) & while :; do wait; done"
-    with subprocess.Popen(["sh", "-c", tree], start_new_session=True) as top:
+    with Started(["sh", "-c", tree], start_new_session=True) as top:
         process = psutil.Process(top.pid)
 
         def descendants() -> list[psutil.Process]:

@@ -18,6 +18,7 @@ from queue_eval.model.states import Outcome
 from queue_eval.server.lifecycle import server_state, start_server
 from queue_eval.transport.access import find_access
 from tests.support.cli import ROOT, Filled
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
 CAMPAIGN = "watched"
@@ -78,7 +79,7 @@ def test_a_server_that_stands_still_is_no_machine_that_does(own_home: Path) -> N
 
 
 def test_a_machine_that_stands_still_is_noticed() -> None:
-    with subprocess.Popen(
+    with Started(
         [sys.executable, "-c", WATCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         assert process.stdout is not None

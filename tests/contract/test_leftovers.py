@@ -17,6 +17,7 @@ from queue_eval.runtime import leftovers
 from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from tests.support import leftover_functions
 from tests.support.executor_harness import ROOT, is_running, result_of
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 from workers.executors.pool import ChildPool
 
@@ -203,7 +204,7 @@ def test_the_end_of_a_worker_leaves_nothing(method, tmp_path, end):
     files = [tmp_path / "timeout", tmp_path / "session"]
     configs = [f'{{"kind": "{file.name}", "file": "{file}"}}' for file in files]
     command = [sys.executable, "-c", textwrap.dedent(WORKER), str(method), str(ROOT), *configs]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True) as worker:
+    with Started(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True) as worker:
         pids = [pid_in(file) for file in files]
         if end == "kill":
             worker.kill()

@@ -17,6 +17,7 @@ import redis
 from queue_eval import Evaluator, WorkerError
 from queue_eval.server.lifecycle import server_state
 from tests.support.fake_worker import FakeWorker
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def start(folder, home):
     (folder / "script.py").write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, "script.py", str(home)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment)
+    return Started(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def test_a_script_that_was_killed_is_simply_run_again(tmp_path, own_home):
@@ -140,7 +141,7 @@ WAITING = """
 def test_an_interrupted_driver_says_in_one_sentence_how_to_come_back(tmp_path, fleet, campaign, call, named):
     (tmp_path / "script.py").write_text(textwrap.dedent(WAITING))
     words = ["script.py", str(fleet.home), call, *([campaign] if named else [])]
-    with subprocess.Popen(
+    with Started(
         [sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip

@@ -13,6 +13,7 @@ from queue_eval.model.states import State
 from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, signal_all, stop_now, wait_registered
+from tests.support.processes import ignored
 from tests.support.waiting import wait_until
 
 METHODS = ["thread", "process", "subprocess"]
@@ -149,16 +150,14 @@ def test_two_signals_at_once_are_one_and_a_later_one_stops(fleet, campaign):
         assert fleet.finished() == {}
 
 
-def test_a_signal_that_was_ignored_stays_ignored(fleet, campaign):
-    """`nohup queue-eval worker`."""
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_was_ignored_stays_ignored(fleet, campaign, number):
+    """`nohup queue-eval worker`, and `queue-eval worker &` in a script."""
     with fleet.driver(campaign) as driver:
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        try:
+        with ignored(number):
             worker = fleet.worker("--campaign", campaign, "--name", f"w-{campaign}")
-        finally:
-            signal.signal(signal.SIGHUP, before)
         wait_registered(fleet, f"w-{campaign}")
-        worker.send_signal(signal.SIGHUP)
+        worker.send_signal(number)
         driver.submit([fleet.config(1)])
         assert driver.gather("ALL", timeout=20)[0].result == 1
         assert "draining" not in fleet.output_of(worker)

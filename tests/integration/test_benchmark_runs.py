@@ -14,6 +14,7 @@ import pytest
 from benchmarks.extent import Extent
 from benchmarks.peers import PEERS, Peer
 from benchmarks.scenarios import driver, peers
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,7 @@ def test_what_is_interrupted_leaves_nothing(tmp_path_factory, during):
     folder = tmp_path_factory.mktemp("b")
     command = [sys.executable, "-m", "benchmarks", "--only", "peers", "--peer", "pool"]
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "XDG_STATE_HOME": str(folder)}
-    running = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    running = Started(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     with running:
         assert running.stderr is not None
         for line in running.stderr:

@@ -11,6 +11,7 @@ from queue_eval.model.codec import FAIL_RETURN_VALUE
 from queue_eval.model.states import State
 from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.cli import COMMAND, COUNTS, ROOT, cli, cli_here, complaint, document, filled_campaign
+from tests.support.processes import Started
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_a_damaged_campaign_is_told_of(filled, server, campaign):
 def test_reader_that_leaves(filled, server, campaign):
     filled.submit(*({"x": i} for i in range(5000)))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "QUEUE_EVAL_HOME": str(server)}
-    process = subprocess.Popen(
+    process = Started(
         [*COMMAND, "jobs", campaign], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with process:

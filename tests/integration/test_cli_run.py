@@ -12,6 +12,7 @@ import pytest
 
 from queue_eval.model.codec import FAIL_RETURN_VALUE
 from tests.support.cli import cli, cli_here, complaint, document, start_cli
+from tests.support.processes import ignored
 from tests.support.waiting import wait_until
 
 SEARCH = """
@@ -140,6 +141,29 @@ def test_interrupted_and_resumed(project, own_home):
     assert cli(*words, home=own_home, cwd=project).returncode == 0
     assert objectives(project / "results.csv") == {1: 2, 2: 4, 3: 6}
     assert runs(project) == {1: 1, 2: 1, 3: 1}
+
+
+def test_run_in_the_background_of_a_script_ignores_ctrl_c_and_ends_at_sigterm(project, own_home):
+    """The `&` of a script has SIGINT ignored, also by the workers that `run` starts."""
+    write_configs(project, [1], wait=True)
+    words = ("run", "search:run", "--configs", "c.jsonl", "--method", "thread", "--campaign", "c")
+    named = ("--home", own_home)
+    with ignored(signal.SIGINT):
+        first = start_cli(*words, *named, home=project, cwd=project)
+    with first:
+        wait_until(lambda: (project / "runs.txt").exists())
+        first.send_signal(signal.SIGINT)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == -signal.SIGTERM
+    with ignored(signal.SIGINT):
+        second = start_cli(*words, *named, home=project, cwd=project)
+    with second:
+        second.send_signal(signal.SIGINT)
+        (project / "go").touch()
+        _, errors = second.communicate(timeout=30)
+    assert second.returncode == 0, errors
+    assert objectives(project / "results.csv") == {1: 2}
+    assert runs(project) == {1: 1}
 
 
 def test_cancelled_from_outside(project, own_home):

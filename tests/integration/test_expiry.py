@@ -20,6 +20,7 @@ from queue_eval.transport.access import find_access
 from queue_eval.transport.link import Link
 from tests.support.cli import ROOT, cli, cli_here, complaint, document
 from tests.support.fake_worker import FakeWorker
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
 NAME = "tests.support.functions:run"
@@ -103,7 +104,7 @@ def driver_that_is_killed(bench: Bench) -> str:
         "one.submit([{'x': 1}])\nprint(one.campaign, flush=True)\none.gather('ALL')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = Started([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with process:
         name = process.stdout.readline().strip()
         bench.serve(name)

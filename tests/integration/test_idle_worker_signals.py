@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.support.processes import ignored
 from tests.support.waiting import wait_until
 
 
@@ -22,11 +23,8 @@ def test_a_worker_that_waits_for_its_access_file_ends_by_itself(own_fleet, numbe
 
 
 def test_a_signal_that_was_ignored_does_not_end_the_wait_for_an_access_file(own_fleet):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with ignored(signal.SIGHUP):
         worker = own_fleet.worker()
-    finally:
-        signal.signal(signal.SIGHUP, before)
     wait_until(lambda: "waiting for" in own_fleet.output_of(worker), 60)
     worker.send_signal(signal.SIGHUP)
     worker.send_signal(signal.SIGTERM)

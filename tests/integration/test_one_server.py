@@ -23,6 +23,7 @@ from queue_eval.transport.wire import Wire
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import ROOT
 from tests.support.namespaces import OTHER_NAME, OTHER_PIDS, python, queue_eval, run_inside, start_inside
+from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
 HIDDEN = "in another container or namespace of process ids of this machine, as process"
@@ -235,7 +236,7 @@ def test_a_killed_starter_blocks_nobody(
 ) -> None:  # fmt: skip
     environment = {} if has_locks else request.getfixturevalue("no_locks")
     command = python(HALF.replace("POINT", point), own_home)
-    with subprocess.Popen(
+    with Started(
         command, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, stdout=subprocess.PIPE, text=True
     ) as starter:
         assert starter.stdout is not None

@@ -41,6 +41,7 @@ from queue_eval.transport.access import Access, read_access, write_access
 from queue_eval.transport.link import Link
 from queue_eval.transport.wire import SOCKET_PATH_LIMIT, ReplyError, Wire
 from tests.support.homes import record_of, wire_to
+from tests.support.processes import Started
 
 START = (
     "import sys; from queue_eval.server.lifecycle import start_server; print(start_server(sys.argv[1]).url)"
@@ -83,7 +84,7 @@ def starter(home: Path, code: str = START, **options) -> subprocess.Popen[str]:
     root = str(Path(queue_eval.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.Popen(
+    return Started(
         [sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, text=True, env=environment, **options
     )
 
@@ -193,11 +194,11 @@ def test_threads_starting_at_once_give_one_server(home):
 def test_server_outlives_its_starter_and_ctrl_c(home):
     # In short pieces: a signal that Python has noted just before it sleeps is handled after that sleep.
     code = START + "; sys.stdout.flush(); import time\nwhile True: time.sleep(0.01)"
-    process = starter(home, code, start_new_session=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
-    process.communicate()
+    with starter(home, code, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
+        process.communicate()
     assert server_state(home).state == "running"
     assert len(processes_of(home)) == 2
 
@@ -258,7 +259,7 @@ def test_data_of_a_newer_program_are_kept_and_nobody_is_told_to_repair_them(home
 def test_pid_of_another_program_is_not_our_server(home):
     start_server(home)
     kill_server(home)
-    with subprocess.Popen(["sleep", "60"]) as other:
+    with Started(["sleep", "60"]) as other:
         (home / "server.pid").write_text(str(other.pid))
         assert server_state(home).state == "crashed"
         start_server(home)

@@ -23,6 +23,7 @@ from queue_eval.model.moves import Settlement, Submission
 from queue_eval.model.states import Outcome
 from queue_eval.transport.access import find_access
 from queue_eval.transport.link import Link
+from tests.support.processes import Started
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-P", "-m", "queue_eval")
@@ -38,7 +39,7 @@ def cli(*words: object, home: Path | None = None, cwd: Path | None = None, **env
 
 def start_cli(*words: object, home: Path, cwd: Path) -> subprocess.Popen[str]:
     """A call of the program that goes on."""
-    return subprocess.Popen(
+    return Started(
         [*COMMAND, *map(str, words)], env=_environment(home, {}), cwd=cwd, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

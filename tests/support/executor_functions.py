@@ -340,8 +340,10 @@ def do_share(config: Config) -> Any:
 
 
 def do_write_into_pipe(config: Config) -> Any:
-    """Writes into every descriptor it finds."""
-    for fd in range(3, 20):
+    """Writes into every descriptor it finds, whatever its number: a child's follow those of its parent."""
+    for fd in sorted(int(entry.name) for entry in pathlib.Path("/dev/fd").iterdir()):
+        if fd < 3:
+            continue
         try:
             os.write(fd, b"\xff\xff garbage")
         except OSError:
