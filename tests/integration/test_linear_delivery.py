@@ -119,7 +119,7 @@ def test_a_resumed_script_takes_each_job_with_as_many_steps(create, fake_worker,
     else:
         jobs = evaluator.gather("ALL") if taking == "gather" else evaluator.as_completed()
         taken = [job.id for job in jobs]
-    assert taken == [entry.id for entry in evaluator._campaign.queue.read_after("0-0")]
+    assert taken == [entry.id for entry in evaluator._session.queue.read_after("0-0")]
     assert taken[0] == JOBS // 2 + 1
     assert steps.count <= STEPS * JOBS
 
@@ -142,7 +142,7 @@ def test_a_resumed_script_whose_log_is_gone_gives_up_each_job_with_as_many_steps
     count = 2500  # several pages
     finish(create, fake_worker, count)
     evaluator = create()
-    queue = evaluator._campaign.queue
+    queue = evaluator._session.queue
     queue.link.client.xtrim(queue.keys.results, maxlen=0, approximate=False)
     steps = Steps(evaluator)
     evaluator.submit(configs(count))
