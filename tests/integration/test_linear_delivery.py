@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from queue_eval import Evaluator, Job, SearchTerminationError, ThreadPoolEvaluator, single
+from queue_eval import Evaluator, Job, SearchTerminationError, ThreadPoolEvaluator
+from queue_eval.driver import awaited
 from queue_eval.driver.callbacks import Callback
 from tests.support.waiting import wait_until
 
@@ -193,7 +194,7 @@ class OneByOne:
 def test_whether_awaited_jobs_are_finished_is_asked_with_as_many_steps(monkeypatch):
     looks = []
 
-    class Watched(single._Future):
+    class Watched(awaited._Future):
         @property
         def is_finished(self) -> bool:
             looks.append(self)
@@ -203,9 +204,9 @@ def test_whether_awaited_jobs_are_finished_is_asked_with_as_many_steps(monkeypat
         def is_finished(self, value: bool) -> None:
             self._is_finished = value
 
-    monkeypatch.setattr(single, "_Future", Watched)
+    monkeypatch.setattr(awaited, "_Future", Watched)
     waiter = OneByOne()
-    singles = single.SingleJobs(waiter)
+    singles = awaited.SingleJobs(waiter)
 
     async def main() -> None:
         jobs = [Job(number + 1, {}, None) for number in range(JOBS)]
