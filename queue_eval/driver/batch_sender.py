@@ -1,6 +1,6 @@
 """One batch of jobs: sent to the server, and entered in the ledger.
 
-Submission and recovery both send batches. What they have in common is here.
+Submission and recovery both send batches: this is the part that they share.
 """
 
 from __future__ import annotations
