@@ -71,11 +71,11 @@ class Ledger:
     completion_hooks: dict[int, CompletionHook] = field(default_factory=dict)
     """What to call when a job that is awaited by itself is finished."""
     adopted_resolved: IdSet = field(default_factory=IdSet)
-    """Ids of adopted jobs that are no longer outstanding as adopted: finished, joined or lost."""
+    """Ids of adopted jobs that are no longer outstanding as adopted: finished, joined or rolled back."""
     ignore_until: dict[int, Order] = field(default_factory=dict)
     """For waiting jobs that were retried: the entry up to which outcomes are out of date."""
     being_resubmitted: dict[int, Job] = field(default_factory=dict)
-    """Lost jobs under the ids that they have until they are resubmitted; also those that are not kept."""
+    """Rolled-back jobs under the ids that they have until they are resubmitted; also those not kept."""
     seen_during_submit: dict[int, str] = field(default_factory=dict)
     """Outcomes that were read during a submission, and may turn out to be of its jobs: id -> entry."""
     submitting: bool = False
@@ -136,9 +136,9 @@ class Ledger:
         self.last_id = max(self.last_id, job.id)
 
     def renumber(self, job: Job, new_id: int) -> None:
-        """Give a lost job the id under which the server has it again.
+        """Give a rolled-back job the id under which the server has it again.
 
-        If another job has had that id, the server has lost that one, too. Until it is renumbered itself, it
+        If another job has had that id, that one was rolled back, too. Until it is renumbered itself, it
         takes the former id of `job`, so that no two jobs are ever in one place.
         """
         former = job.id

@@ -31,11 +31,11 @@ class RecoveryState(Enum):
     UNVERIFIED = "unverified"
     """The epoch has changed: the server may have rolled back."""
     RESUBMITTING = "resubmitting"
-    """The same, and lost jobs were found before, of which some may not be resubmitted yet."""
+    """The same, and of the rolled-back jobs that were found before, some may not be resubmitted yet."""
 
 
 class Recovery:
-    """Resubmits the jobs of one driver that the server has lost.
+    """Resubmits rolled-back jobs of one driver: those that the server had acknowledged and has lost.
 
     ::
 
@@ -53,12 +53,12 @@ class Recovery:
     RESUBMITTING the jobs that were resubmitted have later times than those that were not, so every remembered
     job is looked up.
 
-    A campaign whose keys are damaged tells nothing about lost jobs: `verify` then ends in VERIFIED, with a
-    warning, so that the driver can go on. What it has not resubmitted is looked for in the next epoch.
+    Damaged keys of the campaign hide whether jobs are missing. `verify` then warns, and ends in VERIFIED,
+    so that the driver can go on. It looks again when the epoch has changed.
 
-    Guarantees: `verify` may be interrupted at any step, and called again. When it returns, every job that was
-    found lost is on the server again, under an id that no other job of this driver has; else the state is not
-    VERIFIED. Assumes: whoever calls `verify` holds the sender's lock.
+    Guarantees: in VERIFIED, keys undamaged, every remembered job is on the server, under an id that no other
+    job of this driver has. `verify` may be interrupted at any step, and called again. Assumes: whoever calls
+    `verify` holds the sender's lock.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Recovery:
         self._submissions = submissions
         self._verified_epoch = queue.link.epoch
         self._is_complete = True
-        """Whether every job that was found lost is on the server again."""
+        """Whether every rolled-back job that was found is on the server again."""
 
     @property
     def state(self) -> RecoveryState:
@@ -96,32 +96,32 @@ class Recovery:
         return True
 
     def verify(self) -> None:
-        """Look for jobs that the server has lost, and resubmit them. The epoch may change meanwhile: see
-        `state`."""
+        """Look for rolled-back jobs, and resubmit them. If the epoch changes meanwhile, so does `state`."""
         epoch = self._queue.link.epoch
         try:
-            epoch = self._resubmit_lost()
+            epoch = self._resubmit_rolled_back()
         except DamagedError as error:
             log.warning("cannot see whether the server has gone back in time: %s", error)
         self._verified_epoch = epoch
 
-    def _resubmit_lost(self) -> int:
+    def _resubmit_rolled_back(self) -> int:
         """Returns the epoch from before the look: if it has changed since, another rollback is possible."""
         is_registered = self._queue.is_registered()
         # The epoch is taken here, with as few calls after it as possible. Each lost reply changes the epoch,
         # and where replies are lost all the time, verification must still succeed in the end.
         epoch = self._queue.link.epoch
-        lost = self._submissions.find_lost(self._queue, in_order=self._is_complete)
+        rolled_back = self._submissions.find_rolled_back(self._queue, in_order=self._is_complete)
         standing = self._queue.standing()
-        if lost:
+        if rolled_back:
             self._is_complete = False
             log.warning(
                 "the server has gone back in time (a power cut, a failover): %d jobs of campaign %s are "
-                "submitted again, from job %d on", len(lost), self._queue.campaign, lost[0].job.id,
+                "submitted again, from job %d on", len(rolled_back), self._queue.campaign,
+                rolled_back[0].job.id,
             )  # fmt: skip
         with self._ledger.lock:
-            self._rewind_ledger(lost, standing)
-        for batch in groups(lost, PAGE):
+            self._rewind_ledger(rolled_back, standing)
+        for batch in groups(rolled_back, PAGE):
             self._resubmit(batch)
         with self._ledger.lock:
             self._ledger.being_resubmitted.clear()
@@ -131,13 +131,13 @@ class Recovery:
             self._queue.register(standing.created_ms)
         return epoch
 
-    def _rewind_ledger(self, lost: Sequence[Sent], standing: Opened) -> None:
+    def _rewind_ledger(self, rolled_back: Sequence[Sent], standing: Opened) -> None:
         """Take the ledger back to what the server still has. The caller holds the ledger's lock."""
         ledger = self._ledger
-        ledger.being_resubmitted = {sent.job.id: sent.job for sent in lost}
-        for lost_id in range(standing.last_id + 1, ledger.horizon + 1):
-            ledger.adopted_resolved.add(lost_id)  # An adopted job that is gone: no outcome will ever come.
-        if lost or entry_order(standing.tail) < entry_order(ledger.cursor):
+        ledger.being_resubmitted = {sent.job.id: sent.job for sent in rolled_back}
+        for missing_id in range(standing.last_id + 1, ledger.horizon + 1):
+            ledger.adopted_resolved.add(missing_id)  # An adopted job that is gone: no outcome will ever come.
+        if rolled_back or entry_order(standing.tail) < entry_order(ledger.cursor):
             # Entries that were added after the rollback may have lower ids than those that it took away.
             ledger.cursor = min(standing.tail, ledger.opened.tail, key=entry_order)
             ledger.seen_during_submit.clear()

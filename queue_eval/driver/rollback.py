@@ -1,4 +1,4 @@
-"""A driver's recent submissions, and which of them the server has lost in a rollback.
+"""A driver's recent submissions, and which of them a rollback of the server took away.
 
 A rollback takes away the server's last writes, from the last one backwards. So one job that is still there
 vouches for all jobs that were acknowledged before it. `recovery` says when and why this is looked at.
@@ -94,15 +94,16 @@ class SubmissionLog:
             self._batches.popleft()
             oldest = self._batches[0]
 
-    def find_lost(self, queue: CampaignQueue, *, in_order: bool = True) -> list[Sent]:
+    def find_rolled_back(self, queue: CampaignQueue, *, in_order: bool = True) -> list[Sent]:
         """The jobs that the server does not have any more, in the order of their submission.
 
-        `in_order`: the server acknowledged the jobs in the order of their times. That is not so when lost
-        jobs were resubmitted in part: those have later times than the rest, so they vouch for none of it.
+        `in_order`: the server acknowledged the jobs in the order of their times. That is not so when
+        rolled-back jobs were resubmitted in part: those have later times than the rest, and vouch for none
+        of it.
         """
         remembered = (sent for batch in self._batches for sent in batch.sent_jobs())
         newest_first = sorted(remembered, key=lambda sent: (_submitted_ms(sent), sent.job.id), reverse=True)
-        lost: list[Sent] = []
+        rolled_back: list[Sent] = []
         vouched_ms = -1
         retried = functools.cache(queue.retried)
         for page in _growing_pages(newest_first):
@@ -114,8 +115,8 @@ class SubmissionLog:
                     if in_order:
                         vouched_ms = max(vouched_ms, _submitted_ms(sent))
                 elif _submitted_ms(sent) >= vouched_ms:
-                    lost.append(sent)
-        return lost[::-1]
+                    rolled_back.append(sent)
+        return rolled_back[::-1]
 
 
 def groups(sent_jobs: Sequence[Sent], max_size: int) -> Iterator[list[Sent]]:

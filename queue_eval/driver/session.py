@@ -4,7 +4,7 @@
 
     evaluator ──▶ CampaignSession ─┬▶ Submitter       configs become jobs on the server         (submission)
                                    ├▶ OutcomeIntake   outcomes come back from the result stream (intake)
-                                   ├▶ Recovery        jobs that the server lost are resubmitted (recovery)
+                                   ├▶ Recovery        rolled-back jobs are resubmitted           (recovery)
                                    └▶ PastJobs        what had finished before is read          (past_jobs)
 
 All of them change one `Ledger`, the driver's memory of its jobs, and call one `CampaignQueue`, the campaign

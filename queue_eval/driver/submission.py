@@ -4,7 +4,7 @@
 
     configs ──▶ batches ──▶ send ──▶ is the recovery's state VERIFIED? ──yes──▶ ledger ──▶ submission log
                              ▲                │ no
-                             └── again, if ── verify: the server may have lost this batch, or jobs before it
+                             └── again, if ── verify: this batch, or jobs before it, may be rolled back
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ class Submitter:
     def _place(self, batch: Sequence[Submission], placement: Placement) -> EnqueueReply:
         """Send a batch. Returns the reply that still holds after a rollback of the server.
 
-        If the server may have rolled back, the jobs that it lost have ids again before this returns: the
-        server may have given their former ids to this batch.
+        If the server may have rolled back, rolled-back jobs have ids again before this returns: the server
+        may have given their former ids to this batch.
         """
         reply = self._sender.send(batch, placement)
         while self._recovery.state is not RecoveryState.VERIFIED:
             self._recovery.verify()
-            # With reuse, this batch may have taken the places of lost jobs with equal configs, which have
-            # joined them when they were resubmitted. Sent again, each config gets a job of its own.
+            # With reuse, this batch may have taken the places of rolled-back jobs with equal configs. Those
+            # have joined its jobs when they were resubmitted. Sent again, each config gets a job of its own.
             if self._reuse or not self._has(reply):
                 reply = self._sender.send(batch, placement)
         return reply

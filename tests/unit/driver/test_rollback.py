@@ -38,7 +38,7 @@ def send(log, ids, at_ms, *, done=True):
 
 
 def found(log):
-    return [sent.job.id for sent in log.find_lost(EmptyServer())]
+    return [sent.job.id for sent in log.find_rolled_back(EmptyServer())]
 
 
 def test_all_that_it_takes_to_send_them_again_is_kept_in_order():
@@ -46,7 +46,7 @@ def test_all_that_it_takes_to_send_them_again_is_kept_in_order():
     (job,) = send(log, [1], DAY_MS)
     send(log, [2, 3], DAY_MS + 1)
     send(log, [], DAY_MS + 2)
-    first, *others = log.find_lost(EmptyServer())
+    first, *others = log.find_rolled_back(EmptyServer())
     assert (first.job, first.submission) == (job, Submission(CONFIG, FINGERPRINT, 1))
     assert (first.placement.priority, first.placement.delay_ms, first.placement.slots) == (3, 5, 2)
     assert [sent.job.id for sent in others] == [2, 3]
