@@ -63,7 +63,7 @@ class DecidedAtCreation:
 
 
 def _parameters(evaluator: object) -> list[str]:
-    """The named parameters of the first class of its that is ours."""
+    """The named parameters of its first class that is ours."""
     ours = next(kind for kind in type(evaluator).__mro__ if _is_ours(kind))
     parameters = inspect.signature(ours).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]

@@ -16,8 +16,8 @@ from queue_eval.model.states import Outcome, State
 class JobFiller:
     """Writes outcomes into the jobs of one campaign.
 
-    Assumes: the host of an entry's worker was learnt, by `learn_hosts`, before the entry is written. So that
-    needs no call to the server, and may be done under a lock.
+    Assumes: `learn_hosts` was called with an entry before that is written into a job. Writing then needs no
+    call to the server, so it may be done under a lock.
     """
 
     def __init__(
