@@ -77,7 +77,10 @@ def _current(view: CampaignView, page: list[Past]) -> list[Past]:
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """No cyclic garbage is looked for meanwhile: among a million new jobs, which are none, over and over."""
+    """Turn the cyclic GC off while a million jobs are built.
+
+    None of them is garbage, and each collection would scan them all.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -23,7 +23,7 @@ from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.cli.options import SAFE_CELLS_HELP, json_option, server_options
 from queue_eval.cli.output import print_json
-from queue_eval.cli.records import Records
+from queue_eval.cli.records import JobRecordReader
 from queue_eval.cli.terminal import say
 from queue_eval.errors import UsageError
 from queue_eval.model.table_cells import finite
@@ -84,7 +84,7 @@ def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns, *, is_st
 
     `is_strict`: floats that JSON lacks are null; else they are as Python reads them.
     """
-    records = Records(queue)
+    records = JobRecordReader(queue)
     tail = queue.standing().tail
     cursor, count = "0-0", 0
     while page := queue.read_until(cursor, tail):

@@ -25,7 +25,7 @@ from queue_eval.cli.output import (
     shown_value,
     styled,
 )  # fmt: skip
-from queue_eval.cli.records import JobRecord, Records
+from queue_eval.cli.records import JobRecord, JobRecordReader
 from queue_eval.cli.terminal import Coloured, say, say_json
 from queue_eval.errors import UsageError
 from queue_eval.foreign_text import one_line
@@ -47,7 +47,7 @@ def jobs_command(
 ) -> None:
     """List a campaign's jobs in the order of their ids."""
     with campaign_queue(campaign, url, home, looks=True) as queue:
-        records = islice(Records(queue).of_state(State(state) if state else None), limit)
+        records = islice(JobRecordReader(queue).of_state(State(state) if state else None), limit)
         if as_json:
             _print_json_list(record.as_json() for record in records)
         else:
@@ -63,7 +63,7 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
     """Show one job whole: its config, its result or error, every attempt on record, captured output."""
     with campaign_queue(campaign, url, home, looks=True) as queue:
         check_ids(queue, [job_id])
-        found = Records(queue).of([job_id])
+        found = JobRecordReader(queue).of([job_id])
         if not found:
             raise damaged(f"the config of job {job_id} is missing")
         record = found[0]

@@ -100,8 +100,8 @@ class JobRecord:
         return round(max(0.0, self.entry.started_ms - self.submitted_ms) / 1000, 6)
 
 
-class Records:
-    """Reads jobs of one campaign. Guarantees: what is read of one page is of one moment."""
+class JobRecordReader:
+    """Reads `JobRecord`s of one campaign. Guarantees: all records of one page are of one moment."""
 
     def __init__(self, queue: CampaignQueue) -> None:
         self._queue = queue

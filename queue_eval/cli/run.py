@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from queue_eval import Evaluator
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
@@ -20,7 +21,6 @@ from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.target import Target, find_target
 from queue_eval.cli.terminal import say
-from queue_eval.driver.evaluator import Evaluator
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.model.states import Method, Outcome, State
 from queue_eval.model.table_cells import NOTHING, is_no_number, json_of

@@ -1,4 +1,5 @@
-"""What users hold: the evaluators, and one driver's side of a campaign.
+"""The driver's side: the evaluators that users hold, and a driver's session with a campaign.
 
-May import every wing above. Workers never import this one. Begin with `evaluator`, then `session`.
+This wing may import every wing below it. Workers never import it. Begin with `evaluator`, which users call,
+then read `session`, which draws the parts behind it.
 """

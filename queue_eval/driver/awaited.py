@@ -1,4 +1,4 @@
-"""Jobs that are awaited one by one, each in an event loop of its own choice."""
+"""Jobs that are awaited one by one (`execute`), each in any event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from queue_eval.driver.ledger import Watcher
+from queue_eval.driver.ledger import CompletionHook
 from queue_eval.driver.waiter import Waiter
 from queue_eval.errors import UsageError
 from queue_eval.model.job import Job
@@ -16,8 +16,8 @@ from queue_eval.model.job import Job
 class SingleJobs:
     """Any number of awaited jobs, served by one thread that submits and one that waits.
 
-    Not the loop's own threads: there are few of them, and a job may take days. Both threads are started
-    with the first awaited job and end with the last.
+    The event loop's own threads are not used: there are few of them, and a job may take days. Both threads
+    are started with the first awaited job and end with the last.
     """
 
     def __init__(self, waiter: Waiter) -> None:
@@ -25,20 +25,20 @@ class SingleJobs:
         self._lock = threading.Lock()
         self._awaited: dict[Job, _Future] = {}
         self._unfinished: set[_Future] = set()
-        """The awaited ones that are not finished. `_wait` asks after every outcome whether there are any.
+        """The awaited jobs that are not finished. `_wait` asks after every outcome whether there are any.
 
-        A set, because its single steps need no lock: a job is finished under the campaign's lock.
+        A set, because its single steps need no lock: a job is finished under the ledger's lock.
         """
         self._submitter: ThreadPoolExecutor | None = None
         self._thread: threading.Thread | None = None
 
     async def run(
-        self, job: Job, submit: Callable[[Watcher], None], hand_over: Callable[[Job], None]
+        self, job: Job, submit: Callable[[CompletionHook], None], hand_over: Callable[[Job], None]
     ) -> None:
-        """Submit (in a thread) with a watcher that is called when the job is finished; await that.
+        """Submit (in a thread) with a hook that is called when the job is finished, and await that.
 
-        Left by an error or a cancellation, the job is nobody's own: `hand_over` is told of it when it has
-        finished already, and later its watcher does not claim it.
+        When an error or a cancellation ends the wait, a gather is to return the job. If the job has finished
+        already, `hand_over` is called with it; else its hook will not claim it.
         """
         loop = asyncio.get_running_loop()
         future = _Future(loop, self._unfinished.discard)
@@ -51,13 +51,13 @@ class SingleJobs:
             with self._lock:
                 self._awaited[job] = future
                 self._unfinished.add(future)
-                if future.is_finished:  # it was finished before it was added, and found nothing to remove
+                if future.is_finished:  # It was finished before it was added, and found nothing to remove.
                     self._unfinished.discard(future)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._wait, name="queue_eval-await", daemon=True)
                     self._thread.start()
             await future.future
-        except BaseException:  # also when a loop that has stopped lets go of the coroutine
+        except BaseException:  # Also raised when a loop that has stopped lets go of the coroutine.
             if future.abandon():
                 hand_over(job)
             raise
@@ -71,7 +71,7 @@ class SingleJobs:
             while True:
                 self._waiter.until(self._nothing_unfinished, None, look_first=False)
                 with self._lock:
-                    # Not whether any is left: finished ones are until their coroutines go on.
+                    # Not `_awaited`: finished jobs stay in it until their coroutines go on.
                     if self._nothing_unfinished():
                         self._thread = None
                         return
@@ -98,20 +98,20 @@ class SingleJobs:
 class _Future:
     """A future of an event loop that other threads may finish.
 
-    Guarantees: of `finish` and `abandon`, which may come at the same instant, the second knows of the first.
+    Guarantees: `finish` and `abandon` may come at the same instant; the second of them knows of the first.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_finished: Callable[[_Future], None]) -> None:
         self._loop = loop
         self._on_finished = on_finished
-        self._lock = threading.RLock()  # a coroutine that is collected abandons from wherever that happens
+        self._lock = threading.RLock()  # A coroutine may be garbage collected, and so abandon, anywhere.
         self.future: asyncio.Future[None] = loop.create_future()
         self.is_finished = False
         self._is_claimed = False
         self._is_abandoned = False
 
     def finish(self, _: Job) -> bool:
-        """The job is finished; whether whoever awaits it will have it."""
+        """The `CompletionHook` of the job. Returns whether the coroutine that awaits it will get it."""
         with self._lock:
             self._note_finished()
             self._is_claimed = not self._is_abandoned and self._finish_with(None)
@@ -122,18 +122,18 @@ class _Future:
         self._finish_with(error)
 
     def abandon(self) -> bool:
-        """It is awaited no more; whether the job was claimed for the one who has left."""
+        """The coroutine has left. Returns whether the job was claimed for it before."""
         with self._lock:
             self._is_abandoned = True
             return self._is_claimed
 
     def _note_finished(self) -> None:
-        # In this order: `run` adds the future to the unfinished ones first, and looks at the mark then.
+        # In this order: `run` first adds the future to the unfinished ones, then looks at `is_finished`.
         self.is_finished = True
         self._on_finished(self)
 
     def _finish_with(self, error: BaseException | None) -> bool:
-        """Whether there is a loop to tell."""
+        """Finish the future in its loop. Returns whether the loop still runs."""
 
         def step() -> None:
             if self.future.done():
@@ -145,6 +145,6 @@ class _Future:
 
         try:
             self._loop.call_soon_threadsafe(step)
-        except RuntimeError:  # the loop is closed: nobody awaits any more
+        except RuntimeError:  # The loop is closed: nobody awaits any more.
             return False
         return True

@@ -1,4 +1,4 @@
-"""What the driver calls when jobs are submitted and gathered."""
+"""Callbacks: what a driver calls when its jobs are submitted and gathered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = plain(logging.getLogger(__name__))
 
 
 class Callback:
-    """Base for callbacks; any object with these two methods will do."""
+    """Base class for callbacks. Any object with these two methods will do."""
 
     def on_launch(self, job: Job) -> None:
         """Called in the driver when `job` has been submitted."""
@@ -57,7 +57,7 @@ class ProfilingCallback(Callback):
     @property
     def profile(self) -> pd.DataFrame:
         """Columns ``timestamp`` (Unix, s) and ``n_jobs_running``, one row per change."""
-        import pandas as pd  # heavy, and only a look at the profile needs it
+        import pandas as pd  # It is heavy, and only a look at the profile needs it.
 
         return pd.DataFrame(self.data, columns=["timestamp", "n_jobs_running"])
 
@@ -83,11 +83,11 @@ class LoggerCallback(Callback):
 class TqdmCallback(Callback):
     """A progress bar with the best objective so far, and how many jobs have failed.
 
-    `max_evals`: the bar's total; None: it grows with the jobs that are submitted.
+    `max_evals`: the bar's total. With None it grows with the jobs that are submitted.
     """
 
     def __init__(self, max_evals: int | None = None) -> None:
-        from tqdm.auto import tqdm  # only those who want a bar pay for it
+        from tqdm.auto import tqdm  # Only those who want a bar pay for it.
 
         self._best: float | None = None
         self._failed = 0
@@ -122,8 +122,8 @@ def _result_of(job: Job) -> Any:
 class SearchEarlyStopping(Callback):
     """Ends the search when the best objective has not improved for `patience` finished jobs.
 
-    `objective_func` maps a job to the number to maximise, by default its result. It is not asked about jobs
-    that failed or were cancelled: they have no objective, and improve nothing, nor do NaN, infinities and
+    `objective_func` maps a job to the number to maximise, by default its result. It is not called for jobs
+    that failed or were cancelled: they have no objective, and improve nothing. Nor do NaN, infinities and
     text, such as the "F_…" by which run functions written for DeepHyper say that they failed.
     Raises SearchTerminationError in `on_done`, which `gather` lets through.
     """
@@ -155,7 +155,7 @@ class SearchEarlyStopping(Callback):
 
 
 class Callbacks:
-    """Calls a driver's callbacks. One that raises is reported; the job and the other callbacks go on."""
+    """Calls a driver's callbacks. One that raises is reported, and the job and the other callbacks go on."""
 
     def __init__(self, callbacks: Iterable[Any] | None) -> None:
         try:
@@ -173,7 +173,7 @@ class Callbacks:
         self._call("on_launch", job)
 
     def done(self, job: Job) -> SearchTerminationError | None:
-        """What a callback wants to end the search with, if any does."""
+        """Call `on_done`. Returns the error by which a callback ends the search, if any does."""
         return self._call("on_done", job)
 
     def _call(self, name: str, job: Job) -> SearchTerminationError | None:
@@ -196,7 +196,7 @@ class Callbacks:
 
 
 def _warn(message: str) -> None:
-    # Where warnings are errors, this one must still not lose the job: it has been logged.
+    # Where warnings are errors, this one must not lose the job. It has been logged already.
     with contextlib.suppress(UserWarning):
         warn_user(message)
 
@@ -206,7 +206,7 @@ def _has_failed(job: Job) -> bool:
 
 
 def _end_of(job: Job, length: int) -> str:
-    """How a job without a result ended: of a traceback, its last line, with so many characters at most."""
+    """How a job without a result ended: the last line of its traceback, cut to `length` characters."""
     if job.state is State.CANCELLED:
         return "was cancelled"
     lines = (job.error or "").strip().splitlines() or [""]
@@ -224,10 +224,10 @@ def _better(best: float | None, job: Job) -> float | None:
 
 
 def _is_infinite_or_nan(value: Any) -> bool:
-    """Also numpy's scalars, which a function of the user's may give."""
+    """Works for numpy's scalars, too: the user's function may return them."""
     try:
         return not math.isfinite(value)
-    except (TypeError, ValueError, OverflowError):  # no number
+    except (TypeError, ValueError, OverflowError):  # It is no number.
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a waiting driver does besides waiting: keep its workers, take back lost leases, mind the server."""
+"""The chores of a waiting driver: it keeps its workers, reclaims lost leases and watches over the server."""
 
 from __future__ import annotations
 
@@ -26,26 +26,36 @@ RECLAIM_EVERY_S = 2.0
 ENSURE_EVERY_S = 1.0
 LOOK_EVERY_S = 3.0
 LIST_EVERY_S = 10.0
+
 UNSERVED_S = 10.0
+"""Time spent waiting after which the user is warned of what keeps jobs waiting: see `ServiceCheck`."""
+
 MOST_COUNTED_S = 2.0
+"""Longest single wait that counts: see `Chores.count_wait`."""
+
 REVIVE_AFTER_S = 1.0
+"""An embedded server that has been away for this long is restarted."""
+
 GRACE_MS = 30_000
-"""After the server was away, nothing is reclaimed for this long: one lease length."""
+"""After the server was away, nothing is reclaimed for this long, which is one lease."""
 
 
 class Patience:
-    """`on_wait` of a driver's link: restarts its embedded server, and ends a wait that has a deadline."""
+    """Called while a driver's link waits for its server (`on_wait` of `Link`).
+
+    Restarts the embedded server, and ends a wait that has a deadline.
+    """
 
     def __init__(self, home: Path | None) -> None:
         self._home = home
         self._local = threading.local()
         self._next_revival = 0.0
-        self._told = ""
+        self._last_message = ""
         self.closed = False
 
     @contextmanager
     def until(self, deadline: float | None) -> Iterator[None]:
-        """Within, this thread waits for the server until `deadline` (monotonic, s) at most: then GiveUp."""
+        """Within, a wait of this thread for the server raises GiveUp at `deadline` (monotonic, s)."""
         self._local.deadline = deadline
         try:
             yield
@@ -77,11 +87,11 @@ class Patience:
         start = f"queue-eval server start --home {quote(str(home))}"
         return f"the server of {home} was stopped, or ran elsewhere; start it: {start}"
 
-    def _tell(self, what: str) -> None:
-        """Once: it is tried again every few seconds."""
-        if what != self._told:
-            log.warning("%s", what)
-        self._told = what
+    def _tell(self, message: str) -> None:
+        """Log a message, but not twice in a row: the restart is tried again every few seconds."""
+        if message != self._last_message:
+            log.warning("%s", message)
+        self._last_message = message
 
 
 class Chores:
@@ -101,7 +111,7 @@ class Chores:
         self._waited_s = 0.0
 
     def run(self) -> None:
-        """Do what is due. Raises CampaignNotFoundError when the campaign was purged."""
+        """Do the chores that are due. Raises CampaignNotFoundError when the campaign was purged."""
         if self._ensure_workers is not None and self._is_due("ensure", ENSURE_EVERY_S):
             self._ensure_workers()
         if self._is_due("reclaim", RECLAIM_EVERY_S):
@@ -116,9 +126,10 @@ class Chores:
             self._queue.stay_listed()
 
     def count_wait(self, waited_s: float) -> None:
-        """The driver has waited for so long: by this it is judged how long nobody has served.
+        """Add to the time that the driver has spent waiting, by which it judges how long nobody has served.
 
-        At most `MOST_COUNTED_S` of it: a driver that stood still, or whose server was away, saw nothing.
+        At most `MOST_COUNTED_S` of one wait count: a driver that stood still, or whose server was away, did
+        not see whether anybody served.
         """
         self._waited_s += min(waited_s, MOST_COUNTED_S)
 

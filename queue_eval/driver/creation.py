@@ -1,4 +1,4 @@
-"""What is decided when an evaluator is created stays so: a change that would do nothing is refused."""
+"""Guards what an evaluator was created with: an assignment that would have no effect is refused."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from queue_eval.driver.options import Options
 from queue_eval.errors import UsageError
 
 _LIKENESS = 0.85
-"""A name that is so like a keyword (`difflib`: 1 is the same) was meant to be it."""
+"""A name at least this similar to a keyword (`difflib`: 1 is equal) is taken for a misspelling of it."""
 
 _SHOWN = ("run_function", "method", "num_workers", "campaign")
-"""What an evaluator shows of its creation."""
+"""Attributes by which an evaluator shows what it was created with."""
 
 
 class DecidedAtCreation:
     """The part of an evaluator that guards what it was created with.
 
-    Assigning to a keyword of creation, or to a name that is nearly one, would change nothing: workers and the
-    campaign have what was given. Other attributes are the user's own, also those that a class of the user's
-    declares, or sets in its constructor. Nor is there a second evaluator in a copy: its jobs and its
-    connections are those of one.
+    Assigning to a keyword of creation, or to a misspelt one, would change nothing, since workers and the
+    campaign have what was given: it is refused. Other attributes are the user's own, also those that a class
+    of the user's declares, or sets in its constructor. A copy is refused, too, since two evaluators cannot
+    share jobs and connections.
     """
 
     _is_decided = False
-    """Set when it has been created."""
+    """Whether the evaluator has been created."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and self._is_decided and not _is_own(self, name):
@@ -39,7 +39,7 @@ class DecidedAtCreation:
         object.__setattr__(self, name, value)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """Asked by `copy.copy`, `copy.deepcopy` and `pickle`. Raises UsageError."""
+        """Called by `copy.copy`, `copy.deepcopy` and `pickle`. Raises UsageError."""
         campaign = getattr(self, "campaign", None)
         raise UsageError(
             "an evaluator can be neither copied nor sent to another process; open its campaign there with: "
@@ -47,7 +47,7 @@ class DecidedAtCreation:
         )
 
     def _refuse_change(self, name: str) -> None:
-        """Raises UsageError when `name` is one that was decided at creation, or nearly."""
+        """Raises UsageError when `name` is a keyword of creation, or a misspelt one."""
         keywords = {field.name for field in fields(Options)} | {"method", "run_function", *_parameters(self)}
         meant = difflib.get_close_matches(name, keywords, 1, _LIKENESS)
         if name in keywords:
@@ -55,22 +55,22 @@ class DecidedAtCreation:
         if not meant:
             return
         keyword = meant[0]
-        what = name if name == keyword else f"{name} (for {keyword}?)"
+        attribute = name if name == keyword else f"{name} (for {keyword}?)"
         raise UsageError(
-            f"{what} is decided when an evaluator is created; create another one for the campaign, with "
+            f"{attribute} is decided when an evaluator is created; create another one for the campaign, with "
             f"{keyword}=…"
         )
 
 
 def _parameters(evaluator: object) -> list[str]:
-    """The named parameters of the first of its classes that is ours."""
+    """The named parameters of its first class that is ours."""
     ours = next(kind for kind in type(evaluator).__mro__ if _is_ours(kind))
-    found = inspect.signature(ours).parameters.values()
-    return [one.name for one in found if one.kind is not one.VAR_KEYWORD]
+    parameters = inspect.signature(ours).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
 
 
 def _is_own(evaluator: object, name: str) -> bool:
-    """Whether a class that is not ours has such an attribute, or has set it before."""
+    """Whether a class that is not ours declares this attribute, or the user has set it before."""
     return (name in vars(evaluator) and name not in _SHOWN) or any(
         name in vars(kind) or name in vars(kind).get("__annotations__", ())
         for kind in type(evaluator).__mro__
@@ -83,7 +83,7 @@ def _is_ours(kind: type) -> bool:
 
 
 def _is_constructor(frame: FrameType, evaluator: object) -> bool:
-    """Whether it is the constructor of a class of the user's, which calls ours first and goes on then."""
+    """Whether the frame is the constructor of a class of the user's, which goes on after calling ours."""
     parameters = frame.f_code.co_varnames
     is_one = frame.f_code.co_name == "__init__" and bool(parameters)
     return is_one and frame.f_locals.get(parameters[0]) is evaluator

@@ -1,4 +1,4 @@
-"""Rows of a table that is larger than memory: on disk, to be read as often as is needed."""
+"""Rows of a table that is larger than memory. They are kept on disk, and can be read repeatedly."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 
 class SpilledRows:
-    """Rows of JSON values, in several dicts per row; what is no JSON is text. Gone when it is."""
+    """Rows of JSON values, each of several dicts. Other values become text. `close` deletes the file."""
 
     def __init__(self, rows: Iterable[tuple[dict[str, Any], ...]], folder: Path) -> None:
-        self._file = tempfile.TemporaryFile("w+", encoding="ascii", dir=folder)  # noqa: SIM115 - it lives on
+        self._file = tempfile.TemporaryFile("w+", encoding="ascii", dir=folder)  # noqa: SIM115 - `close` closes it
         self._count = 0
         for row in rows:
             try:
                 text = json.dumps(row, default=str)
-            except (TypeError, ValueError, RecursionError):  # a callable of the user's gave it
+            except (TypeError, ValueError, RecursionError):  # A callable of the user's gave the row.
                 parts = [{c: _storable(value) for c, value in part.items()} for part in row]
                 text = json.dumps(parts, default=str)
             self._file.write(text + "\n")

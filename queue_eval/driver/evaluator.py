@@ -1,4 +1,4 @@
-"""The evaluator: what a driver submits to and gathers from, with the interface of DeepHyper 0.3.3."""
+"""The evaluator: a driver submits configs to it and gathers jobs. Its interface is DeepHyper 0.3.3's."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from typing import Any, ClassVar, Literal, Unpack
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.campaign.replicas import await_replicas
 from queue_eval.driver.awaited import SingleJobs
+from queue_eval.driver.batch_sender import Placement
 from queue_eval.driver.callbacks import Callbacks
 from queue_eval.driver.chores import Chores
 from queue_eval.driver.creation import DecidedAtCreation
 from queue_eval.driver.interruption import TellInterrupted, describe_interruption
-from queue_eval.driver.ledger import Watcher
+from queue_eval.driver.job_overview import JobOverview
+from queue_eval.driver.ledger import CompletionHook
 from queue_eval.driver.local_workers import LocalWorkers
-from queue_eval.driver.open import Line, attach_campaign, open_campaign
+from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
 from queue_eval.driver.options import Keywords, Options, count, seconds
-from queue_eval.driver.records import Records
-from queue_eval.driver.session import Campaign
+from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.waiter import Waiter
 from queue_eval.errors import (
     JobFailed,
@@ -47,11 +48,12 @@ _MAX_PRIORITY = 32767
 _MAX_SLOTS = 10_000
 
 
-class Evaluator(DecidedAtCreation, Records):
+class Evaluator(DecidedAtCreation, JobOverview):
     """Submits configs to a durable campaign and gathers the finished jobs.
 
-    Guarantees: a finished job is gathered once; leaving, being interrupted or being killed loses nothing,
-    since the campaign is on the server. May be used from several threads, and within a running event loop.
+    Guarantees: a finished job is gathered once. A driver that leaves, is interrupted or is killed loses
+    nothing, since the campaign is on the server. Several threads may use it, also within a running event
+    loop.
 
     `num_workers`: slots wanted in all on this machine, when workers are started here. `callbacks`: objects
     with ``on_launch(job)`` and ``on_done(job)``. `options`: see `queue_eval.driver.options.Options`.
@@ -63,16 +65,16 @@ class Evaluator(DecidedAtCreation, Records):
     method: Method = Method.SUBPROCESS
 
     _class_of: ClassVar[dict[Method, type[Evaluator]]] = {}
-    """The named classes. They are defined in `evaluators`, with which the package offers this class."""
+    """The named classes, which `evaluators` defines. The package imports that module with this class."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        Evaluator._class_of.setdefault(cls.method, cls)  # not a class that a user derives from one
+        Evaluator._class_of.setdefault(cls.method, cls)  # Not a class that a user derives from one.
 
     _forward: dict[str, Any] | None = None
-    """Where attempts are forwarded to, for the methods that do."""
+    """Where attempts are forwarded to, for methods that forward them."""
     _most_running: int | None = None
-    """How many jobs may be held by workers at one time, in all, for the methods that limit it."""
+    """How many jobs all workers together may hold at one time, for methods that limit it."""
 
     def __init__(
         self,
@@ -85,35 +87,35 @@ class Evaluator(DecidedAtCreation, Records):
         slots = count("num_workers", num_workers)
         calls = Callbacks(callbacks)
         with TellInterrupted(lambda: None):
-            line, campaign = open_campaign(
+            server, session = open_campaign(
                 run_function, self.method, slots, chosen, self._forward, self._most_running
             )
-        self._set_up(line, campaign, run_function, slots, calls, chosen)
+        self._set_up(server, session, run_function, slots, calls, chosen)
 
     def _set_up(
-        self, line: Line, campaign: Campaign, run_function: Any, num_workers: int, callbacks: Callbacks,
-        options: Options,
+        self, server: ServerSession, session: CampaignSession, run_function: Any, num_workers: int,
+        callbacks: Callbacks, options: Options,
     ) -> None:  # fmt: skip
-        super().__init__(campaign)
+        super().__init__(session)
         self.run_function = run_function
         self.num_workers = num_workers
-        self.campaign = campaign.queue.campaign
+        self.campaign = session.queue.campaign
         self._callbacks = callbacks
         self._options = options
         self._submit_lock = threading.Lock()
-        wanted = line.is_embedded if options.local_workers is None else options.local_workers
+        wanted = server.is_embedded if options.local_workers is None else options.local_workers
         self._workers = (
             LocalWorkers(
-                campaign.queue, line.home, num_workers, self.PYTHON_EXE, label=options.queue
+                session.queue, server.home, num_workers, self.PYTHON_EXE, label=options.queue
             )
             if wanted
             else None
         )
         ensure = self._workers.ensure if self._workers else None
         chores = Chores(
-            campaign.queue, ensure, label=options.queue, forwards=self.method in (Method.RAY, Method.RQ)
+            session.queue, ensure, label=options.queue, forwards=self.method in (Method.RAY, Method.RQ)
         )
-        self._waiter = Waiter(campaign, chores, line.patience)
+        self._waiter = Waiter(session, chores, server.patience)
         self._singles = SingleJobs(self._waiter)
         self._interruptible = TellInterrupted(self._describe_interruption)
         self._is_decided = True
@@ -142,38 +144,40 @@ class Evaluator(DecidedAtCreation, Records):
         cls, campaign: str, url: str | None = None, home: str | Path | None = None,
         *, access: str | Path | None = None,
     ) -> Evaluator:  # fmt: skip
-        """An existing campaign, without its run function; what is outstanding is adopted.
+        """Open an existing campaign without its run function, and adopt what is outstanding.
 
         Raises CampaignNotFoundError.
         """
         options = Options.checked(campaign=campaign, url=url, home=home, access=access)
         with TellInterrupted(lambda: None):
-            line, opened, meta = attach_campaign(campaign, options)
+            server, session, meta = attach_campaign(campaign, options)
         options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
         attached = Evaluator.__new__(Evaluator)
         attached.method = Method(meta["method"].decode())
         slots = int(meta.get("num_workers", b"1"))
-        attached._set_up(line, opened, None, slots, Callbacks(None), options)
+        attached._set_up(server, session, None, slots, Callbacks(None), options)
         return attached
 
     # Submitting ---------------------------------------------------------------------------------------
 
     def create_job(self, config: dict[str, Any]) -> Job:
-        """A job that is not submitted; its id is provisional until it is (see `execute`)."""
+        """A job that is not submitted. Its id is provisional until it is (see `execute`)."""
         copy, _ = encode_config(config, 0)
-        job = Job.owning(self._campaign.next_id(), copy, self.run_function)
-        with self._campaign.lock:
+        job = Job.owning(self._session.next_id(), copy, self.run_function)
+        with self._session.lock:
             self._created[job] = None
         return job
 
     def submit(
         self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1
     ) -> list[Job]:
-        """Send configs (dicts of JSON values) to be evaluated; returns when the server has them.
+        """Submit configs (dicts of JSON values) to be evaluated. Returns when the server has them.
 
-        Higher `priority` (-32767 to 32767) first, first in first out within one; `delay` in seconds. Each job
-        takes so many `slots` of one worker, with all that they own (cores, GPUs).
-        Raises ConfigError before anything is sent when a config cannot be.
+        Jobs of higher `priority` (-32767 to 32767) run first; within one priority, first in, first out.
+        `delay` is in seconds. Each job takes so many `slots` of one worker, with all that they own (cores,
+        GPUs).
+
+        Raises ConfigError, before anything is sent, when a config is not a dict of JSON values.
         """
         self._check_open()
         if isinstance(configs, (dict, str)) or not isinstance(configs, Iterable):
@@ -187,12 +191,10 @@ class Evaluator(DecidedAtCreation, Records):
         if not checked:
             return []
         with self._interruptible:
-            # First, so that a worker which finds that it cannot run these jobs knows that others are coming.
+            # Workers are started first: one that cannot run these jobs then knows that others are coming.
             self._ensure_workers()
         with self._interruptible, self._submit_lock:
-            jobs = self._campaign.submit(
-                checked, priority=int(priority), delay_ms=delay_ms, slots=int(slots)
-            )
+            jobs = self._session.submit(checked, Placement(int(priority), delay_ms, int(slots)))
             self._submitted += len(jobs)
         for job in jobs:
             self._callbacks.launched(job)
@@ -203,17 +205,17 @@ class Evaluator(DecidedAtCreation, Records):
         self._check_open()
         config, text = encode_config(job.own_config(), 0)
 
-        def submit(watcher: Watcher) -> None:
+        def submit(hook: CompletionHook) -> None:
             self._ensure_workers()
             with self._submit_lock:
-                self._campaign.submit([(config, text)], job=job, watcher=watcher)
+                self._session.submit([(config, text)], Placement(), job=job, hook=hook)
                 self._submitted += 1
-            with self._campaign.lock:
+            with self._session.lock:
                 self._created.pop(job, None)
             self._callbacks.launched(job)
 
         with self._interruptible:
-            await self._singles.run(job, submit, self._campaign.hand_to_gather)
+            await self._singles.run(job, submit, self._session.hand_to_gather)
         self._finish([job], self._callbacks.done(job))
         return job
 
@@ -222,10 +224,10 @@ class Evaluator(DecidedAtCreation, Records):
     def gather(
         self, type: Literal["ALL", "BATCH"] | str, size: int = 1, timeout: float | None = None  # noqa: A002
     ) -> list[Job]:
-        """Finished jobs, each returned once: "ALL" waits for all outstanding ones, "BATCH" for `size`.
+        """Finished jobs, each returned once. "ALL" waits for all outstanding jobs, "BATCH" for `size`.
 
-        `timeout` in seconds: returns what there is. Raises JobFailed with ``on_failure="raise"``, and
-        SearchTerminationError when a callback does; the batch is recorded before.
+        `timeout` (s): return what there is by then. Raises JobFailed with ``on_failure="raise"``, and
+        SearchTerminationError when a callback does. The batch is recorded before.
         """
         assert type in ("ALL", "BATCH"), f"Unsupported gather operation: {type}."
         wanted = count("size", size, 0)
@@ -266,8 +268,8 @@ class Evaluator(DecidedAtCreation, Records):
             yield from batch
 
     def _take(self, limit: int | None) -> list[Job]:
-        """Gather what is ready, at most `limit`: recorded first, so that an interruption loses nothing."""
-        ledger, lock = self._ledger, self._campaign.lock
+        """Gather ready jobs, at most `limit`. Records them first, so that an interruption loses nothing."""
+        ledger, lock = self._ledger, self._session.lock
         ending = None
         with lock:
             batch = list(itertools.islice(ledger.ready.values(), limit))
@@ -282,9 +284,9 @@ class Evaluator(DecidedAtCreation, Records):
         return batch
 
     def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
-        """Warn of other code than this driver's; raise what a gathered batch makes its gather raise."""
-        if self._campaign.sources is not None:
-            self._campaign.sources.look(batch)
+        """Warn of results of other code than this driver's. Raise what this batch makes its gather raise."""
+        if self._session.sources is not None:
+            self._session.sources.look(batch)
         if self._options.on_failure == "raise":
             failed = next((job for job in batch if job.state is State.FAILED), None)
             if failed is not None:
@@ -295,22 +297,25 @@ class Evaluator(DecidedAtCreation, Records):
     # Looking back -------------------------------------------------------------------------------------
 
     def history(self) -> list[Job]:
-        """Jobs that finished in earlier lives of this campaign, in that order. They count as gathered."""
+        """Jobs that had finished when the campaign was opened, in that order. They count as gathered."""
         self._check_open()
         with self._interruptible:
-            return self._campaign.history()
+            return self._session.history()
 
     # Ending -------------------------------------------------------------------------------------------
 
     def cancel(self, jobs: Iterable[Job] | None = None) -> int:
-        """Cancel these jobs, or all outstanding ones; how many were. `gather` returns them as cancelled."""
+        """Cancel these jobs, or all outstanding ones. `gather` returns them as cancelled.
+
+        Returns how many were cancelled.
+        """
         self._check_open()
         ids = None if jobs is None else [job.id for job in jobs]
         with self._interruptible:
-            return self._campaign.cancel_outstanding() if ids is None else self._campaign.cancel(ids)
+            return self._session.cancel_outstanding() if ids is None else self._session.cancel(ids)
 
     def close(self, *, cancel: bool = False) -> None:
-        """Detach: work goes on without the driver, unless `cancel`. What was gathered stays readable."""
+        """Detach from the campaign. Work goes on, unless `cancel`. What was gathered stays readable."""
         if self._waiter.closed:
             return
         with self._interruptible:
@@ -320,19 +325,22 @@ class Evaluator(DecidedAtCreation, Records):
             finally:
                 self._waiter.close(timeout_s=5.0)
                 if self._workers is not None and self._options.campaign is None and not self.num_outstanding:
-                    with contextlib.suppress(GiveUp, ServerError):  # it is away: they end by themselves
+                    # If the server is away, they end by themselves.
+                    with contextlib.suppress(GiveUp, ServerError):
                         self._workers.dismiss()
                 if self._workers is not None:
-                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away: its process ends
+                    # If the server is away, the driver's note counts no more once its process has ended.
+                    with contextlib.suppress(GiveUp, QueueEvalError):
                         self._workers.leave()
                 if self._options.campaign is None and not self._options.keep:
-                    with contextlib.suppress(GiveUp, QueueEvalError):  # it is away, or purged
-                        self._campaign.note_close()
+                    # The server may be away, or the campaign may have been purged.
+                    with contextlib.suppress(GiveUp, QueueEvalError):
+                        self._session.note_close()
                 if self._options.wait_replicas:
-                    # Last, so that it vouches for all that was done before.
-                    await_replicas(self._campaign.queue.link, self.campaign, self._options.wait_replicas)
+                    # This comes last, so that it covers every write before it.
+                    await_replicas(self._session.queue.link, self.campaign, self._options.wait_replicas)
                 self._singles.close()
-                self._campaign.close()
+                self._session.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -342,14 +350,14 @@ class Evaluator(DecidedAtCreation, Records):
             self.close()
 
     def _describe_interruption(self) -> str | None:
-        """What an interruption means for the campaign; None when it means nothing."""
+        """What an interruption means for the campaign, in a sentence. None when it means nothing."""
         if not self.num_outstanding:
             return None
         is_named = self._options.campaign is not None
-        return describe_interruption(self.campaign, self._campaign.queue.link.access, is_named=is_named)
+        return describe_interruption(self.campaign, self._session.queue.link.access, is_named=is_named)
 
     def _ensure_workers(self) -> None:
-        """Have workers on their way at once. If they cannot be started, the next gather says so."""
+        """Start workers at once. If they cannot be started, the next gather says so."""
         if self._workers is not None:
             with contextlib.suppress(WorkerError):
                 self._workers.ensure(before_submit=True)

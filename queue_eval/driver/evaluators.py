@@ -20,8 +20,8 @@ from queue_eval.transport.access import checked_url
 class ThreadPoolEvaluator(Evaluator):
     """Workers execute jobs in threads of one child process.
 
-    For functions that wait or release the GIL. A thread cannot be killed: past its `time_limit` it is
-    abandoned and may go on in the background until its process is replaced.
+    For functions that wait or release the GIL. A thread cannot be killed. Past its `time_limit` it is
+    abandoned, and may go on in the background until its process is replaced.
     """
 
     method: Method = Method.THREAD
@@ -34,7 +34,7 @@ class ProcessPoolEvaluator(Evaluator):
 
 
 class SubprocessEvaluator(Evaluator):
-    """Workers execute each attempt in a new interpreter: the best isolation, at some 50 ms a job."""
+    """Workers execute each attempt in a new interpreter: the best isolation, for some 50 ms a job."""
 
     method: Method = Method.SUBPROCESS
 
@@ -106,7 +106,7 @@ class RQEvaluator(Evaluator):
     """Workers forward jobs to a fleet of RQ workers: one RQ job for each attempt, none repeated by RQ.
 
     At most `num_workers` RQ jobs are in flight in `rq_queue`; `rq_url` is the Redis of the fleet, by
-    default our own server. The fleet is of stock ``rq worker`` processes that can import queue_eval.
+    default our own server. The fleet consists of stock ``rq worker`` processes that can import queue_eval.
 
     Raises MethodUnavailableError when workers are to be started here and RQ is not installed.
     """
@@ -137,20 +137,20 @@ class RQEvaluator(Evaluator):
             super().__init__(run_function, in_flight, callbacks, **options)
 
 
-def _amount(what: str, value: Any) -> float:
+def _amount(option: str, value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
         return value
-    raise UsageError(f"{what} is {value!r}; give a number of at least 0")
+    raise UsageError(f"{option} is {value!r}; give a number of at least 0")
 
 
-def _text(what: str, value: Any) -> str | None:
+def _text(option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"{what} is a {type(value).__name__}; give a str")
+        raise UsageError(f"{option} is a {type(value).__name__}; give a str")
     return value
 
 
 def _check_package(package: str, options: Keywords) -> None:
-    """Refuse before anything is touched what workers started here could not do."""
+    """Refuse a method that workers started here could not execute, before a server is touched."""
     chosen = Options.checked(**options)
     local = chosen.local_workers
     if local is None:

@@ -1,9 +1,11 @@
-"""How an entry of the result stream becomes the outcome of a job."""
+"""How an entry of the result stream becomes the outcome of a job, in the driver and in the commands."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.model.codec import decode
 from queue_eval.model.job import Job
@@ -11,22 +13,50 @@ from queue_eval.model.non_finite import is_finite, judge_result
 from queue_eval.model.states import Outcome, State
 
 
-def rebuilt(id_: int, submitted_ms: int, config: bytes, run_function: Any) -> Job:
-    """A job that this driver knew only by its number, or not at all."""
-    try:
-        known = decode(config)
-    except ValueError:
-        known = None
-    # What is damaged is shown as nothing: the outcome counts all the same.
-    job = Job.owning(id_, known if isinstance(known, dict) else {}, run_function)
-    job.submitted_ms = submitted_ms
-    return job
+class JobFiller:
+    """Writes outcomes into the jobs of one campaign.
+
+    Assumes: `learn_hosts` was called with an entry before that is written into a job. Writing then needs no
+    call to the server, so it may be done under a lock.
+    """
+
+    def __init__(
+        self, queue: CampaignQueue, run_function: Any, created_ms: int, failure_value: Any
+    ) -> None:
+        self._queue = queue
+        self._run_function = run_function
+        self._created_ms = created_ms
+        self._failure_value = failure_value
+        self._hosts: dict[str, str] = {}
+
+    def learn_hosts(self, entries: Iterable[ResultEntry]) -> None:
+        """Ask the server on which hosts the workers of these entries ran, where that is not known yet."""
+        unknown = list({e.worker for e in entries if e.worker and e.worker not in self._hosts})
+        for worker, host in zip(unknown, self._queue.hosts_of(unknown), strict=True):
+            # Without an entry on the roster: the default name of a worker begins with its host.
+            self._hosts[worker] = host or worker.rpartition("-")[0] or worker
+
+    def fill(self, job: Job, entry: ResultEntry) -> None:
+        """Write an outcome into its job."""
+        fill(job, entry, self._hosts.get(entry.worker), self._created_ms, self._failure_value)
+
+    def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> Job:
+        """The job of an outcome, where this driver has no object for it yet."""
+        try:
+            decoded = decode(config)
+        except ValueError:
+            decoded = None
+        # A damaged config is shown as an empty one: the outcome counts all the same.
+        job = Job.owning(entry.id, decoded if isinstance(decoded, dict) else {}, self._run_function)
+        job.submitted_ms = submitted_ms
+        self.fill(job, entry)
+        return job
 
 
 def judged(entry: ResultEntry) -> ResultEntry:
-    """The outcome, with a result that is NaN or infinite as a failure.
+    """The outcome, in which a result that is NaN or infinite has become a failure.
 
-    A worker of an earlier version calls it a success when the process that ran it is of this one.
+    A worker of an earlier version reports a success when the child that it runs is of this version.
     """
     if entry.state is not State.SUCCEEDED or is_finite(entry.body):
         return entry
@@ -35,8 +65,11 @@ def judged(entry: ResultEntry) -> ResultEntry:
 
 
 def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failure_value: Any) -> None:
-    """`host`: where its worker runs; `created_ms`: when the campaign was created; `failure_value`: the result
-    of a failed or cancelled job."""
+    """Write an outcome into its job.
+
+    `host`: where its worker ran. `created_ms`: when the campaign was created. `failure_value`: the result of
+    a failed or cancelled job.
+    """
     _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases = judged(entry)
     job.state = state
     job.attempts = attempts
@@ -53,7 +86,7 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failur
     if state is State.SUCCEEDED:
         try:
             job.result = decode(body)
-        except ValueError as error:  # not written by a worker of ours; one job is lost, not the gather
+        except ValueError as error:  # No worker of ours wrote it. It costs this job, not the gather.
             job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
     elif state is State.FAILED:
         job.error = body.decode(errors="replace")

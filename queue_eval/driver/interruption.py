@@ -1,4 +1,4 @@
-"""What a driver is told when it is interrupted (Ctrl-C) in a call of ours."""
+"""What a user reads after interrupting (Ctrl-C) a call of ours."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from queue_eval.transport.hints import spell_attach, spell_command
 
 
 class TellInterrupted:
-    """A block that may be interrupted. A KeyboardInterrupt leaves it with a sentence, without its frames.
+    """A `with` block that a KeyboardInterrupt leaves with a sentence, and without our frames.
 
-    The traceback that the user sees then shows the user's own frames only: those of ours, of redis-py and of
-    sockets tell nothing about an interruption. `sentence` is asked when it happens; None: say nothing.
-    Assumes: no code of the user's runs in the block, whose frames would be lost.
+    The traceback then shows the user's own frames only, since those of ours, of redis-py and of sockets tell
+    nothing about an interruption. `sentence` is called when an interruption happens; None says nothing.
+    Assumes: no code of the user's runs in the block, since its frames would be lost.
     """
 
     def __init__(self, sentence: Callable[[], str | None]) -> None:
@@ -28,8 +28,8 @@ class TellInterrupted:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, CancelledError):
-            error.__traceback__ = None  # how asyncio passes an interruption on
-        # Not a new error, nor one of another class: Python ends by the signal only for this one.
+            error.__traceback__ = None  # This is how asyncio passes an interruption on.
+        # Keep this very error: Python ends by the signal only for a KeyboardInterrupt that is not replaced.
         if not isinstance(error, KeyboardInterrupt):
             return
         if not error.args and (sentence := self._sentence()) is not None:
@@ -40,7 +40,7 @@ class TellInterrupted:
 
 
 def describe_interruption(campaign: str, access: Access, *, is_named: bool) -> str:
-    """That the jobs of a campaign go on, how to come back to them, and how to end them.
+    """Says that the jobs of a campaign go on, how to come back to them, and how to end them.
 
     `is_named`: the user gave the campaign its name, so that the same script opens it again.
     """

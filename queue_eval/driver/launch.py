@@ -1,10 +1,10 @@
 """What a driver starts a local worker with: interpreters, working folder and environment, and their digest.
 
-A worker runs user code with what it was started with, however often the driver is run again. By the digest
-on its card a driver knows whether that is what it has itself.
+A worker runs user code with what it was started with, however often the driver is run again. A driver sees by
+the digest on the worker's card whether that is the same as what it has itself.
 
-Guarantees: no variable and no part of one can be read or guessed from a digest: it is an HMAC, and its key is
-that of the access file, or one that never leaves the home.
+Guarantees: no variable, and no part of one, can be read or guessed from a digest. It is an HMAC, and its key
+is that of the access file, or one that never leaves the home.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOCAL_ACCESS = "local-access-{}.json"
 """The file in a home for local workers of a driver whose own access file lies elsewhere."""
 
 LAUNCH_KEY = "launch.key"
-"""The file in a home whose driver has no key of an access file."""
+"""The file in a home that holds the key of digests, where the driver has no key of an access file."""
 
 NOISE = frozenset(
     {
@@ -54,7 +54,7 @@ NOISE = frozenset(
         INSIDE_JOB,
     }
 )  # fmt: skip
-"""Variables that change from one terminal or login to the next, and not what a job does: see
+"""Variables that differ between terminals and logins, and do not change what a job does: see
 docs/evaluator.md."""
 
 NOISE_PREFIXES = (
@@ -72,7 +72,7 @@ class Launch:
     python: str
     """The interpreter that runs user code."""
     folder: str | None
-    """The working folder; None when it was removed."""
+    """The working folder, or None when it was removed."""
     environment: Mapping[str, str]
 
     @classmethod
@@ -81,16 +81,16 @@ class Launch:
         return cls(f"{sys.executable} {sys.version}", python, working_folder(), unmarked())
 
     def digest(self, key: bytes) -> str:
-        """Equal exactly for equal interpreters, folders and variables, `NOISE` apart."""
+        """A digest, equal exactly for equal interpreters, folders and variables without `NOISE`."""
         parts = [self.program, self.python, self.folder or ""]
         parts += sorted(f"{name}={value}" for name, value in self.environment.items() if not is_noise(name))
-        # No part holds a zero byte: the system allows it in none of them.
+        # A zero byte separates the parts, since the system allows it in none of them.
         message = b"\0".join(os.fsencode(part) for part in ("queue_eval launch 1", *parts))
         return hmac.new(key, message, hashlib.sha256).hexdigest()
 
     def start(self, command: Sequence[str], output: IO[bytes], access: Access) -> subprocess.Popen[bytes]:
         """Start a worker for the server of `access`, detached. Raises WorkerError when that fails at once."""
-        # Inherited where it is the same: a folder that was removed can be inherited, but not be entered.
+        # The same folder is inherited: one that was removed can be inherited, but not entered.
         folder = None if self.folder == working_folder() else self.folder
         try:
             return subprocess.Popen(
@@ -106,7 +106,7 @@ class Launch:
         if access.file is not None and access.home is None:
             environment["QUEUE_EVAL_ACCESS"] = str(access.file)
         elif access.home is None:
-            # Not on the command line, which every user of the machine can read.
+            # Not given on the command line, which every user of the machine can read.
             environment["QUEUE_EVAL_URL"] = access.url
             environment.pop("QUEUE_EVAL_ACCESS", None)
             if access.key is not None:
@@ -115,7 +115,7 @@ class Launch:
             key = environment["QUEUE_EVAL_KEY"].strip().encode()
             environment["QUEUE_EVAL_KEY"] = verifying_half(key).decode()
         if IMPORT_ROOT not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-            # Not installed: the worker is to use the same sources as this process.
+            # The package is not installed: the worker is to use the same sources as this process.
             path = filter(None, (IMPORT_ROOT, environment.get("PYTHONPATH")))
             environment["PYTHONPATH"] = os.pathsep.join(path)
         return environment
@@ -126,17 +126,17 @@ def is_noise(variable: str) -> bool:
 
 
 def for_workers(access: Access, home: Path) -> Access:
-    """What a driver gives to its local workers: no key that signs, for user code runs as their account.
+    """The access that a driver gives to its local workers. Its key cannot sign, since user code may read it.
 
-    Of a driver whose access file was named by itself they get a file of their own in `home` (mode 0600). It
-    follows the server as often as its driver writes it.
+    Where the driver was given an access file that lies outside `home`, the workers get a file of their own in
+    `home` (mode 0600). When the server moves, the driver writes it again.
     """
     key = None if access.key is None else verifying_half(access.key)
     if key == access.key:
         return access
     given = replace(access, key=key, verifies_only=True)
     if access.file is None or access.home is not None:
-        return given  # by the environment, and by the file for workers that the home has
+        return given  # The workers get it by the environment, or by the home's own file for workers.
     name = LOCAL_ACCESS.format(hashlib.sha256(os.fsencode(access.file)).hexdigest()[:8])
     make_home(home)
     write_access(home, access.url, key, name=name, role="worker", **({"ca": access.ca} if access.ca else {}))
@@ -144,7 +144,7 @@ def for_workers(access: Access, home: Path) -> Access:
 
 
 def launch_key(access: Access, home: Path) -> bytes:
-    """The key of digests: that of the access file, else one of the home's own, which is made if need be."""
+    """The key of digests: that of the access file, else one of the home's own, created if missing."""
     if access.key is not None:
         return access.key
     path = home / LAUNCH_KEY
@@ -155,14 +155,14 @@ def launch_key(access: Access, home: Path) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    """Write a key, unless another driver is faster: its key stays."""
+    """Write a key. If another driver was faster, its key stays."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
         with suppress(FileExistsError):
             os.link(temporary, path)
-    except OSError:  # a file system without hard links
+    except OSError:  # The file system has no hard links.
         write_private(path, secrets.token_hex(32))
     finally:
         Path(temporary).unlink()

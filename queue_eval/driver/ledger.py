@@ -1,20 +1,21 @@
-"""Which jobs are a driver's, and how far each has come: memory only, no connection.
+"""The jobs of one driver, and how far each has come. In memory only: a ledger knows no connection.
 
 ::
 
     submitted ──▶ waiting ──▶ ready ──▶ done          adopted: outstanding when the campaign was opened,
     adopted   ─────────────▶ ready ──▶ done          known only by number until its outcome arrives
 
-What was outstanding at the opening need not be listed, which would cost a million reads for a million
-jobs: those are exactly `adopted_total` jobs with ids up to `horizon`, and each has its one outcome in the
-result stream after the tail of the opening. A job that is joined while adopted is counted as submitted.
+Adopted jobs are never listed, since that would cost a million reads for a million jobs. They are exactly
+`opened.outstanding` jobs with ids up to `horizon`, and each has one outcome in the result stream after the
+tail of the opening. When a submission joins an adopted job, that counts as submitted from then on.
 
-Every change is made so that it may be cut off between any two steps and made again: an outcome is read
-again from the cursor, which moves last.
+Every change may be interrupted between any two steps, and is then made again: the cursor moves last, so the
+same outcome is read again.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -26,14 +27,15 @@ from queue_eval.model.job import Job
 from queue_eval.model.moves import Opened
 
 Order = tuple[int, int]
+"""The place of an entry in the result stream (see `entry_order`)."""
 
-Watcher = Callable[[Job], bool]
-"""Told that a job is finished; True when it is still awaited: then no gather returns it."""
+CompletionHook = Callable[[Job], bool]
+"""Called when a job is finished. Returns whether somebody still awaits it: then no gather returns it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an unknown job came from: its submission and its config, as the server has them."""
+    """Submission time and config of a job that this driver does not know, as the server has them."""
 
     submitted_ms: int
     config: bytes
@@ -41,156 +43,172 @@ class Origin:
 
 @dataclass
 class Ledger:
-    """The jobs of one driver. Assumes: the caller holds its lock for every call."""
+    """The jobs of one driver. Assumes: the caller holds `lock` for every look and every change."""
 
     opened: Opened
     keep: bool = True
     """Whether jobs that were gathered stay in memory."""
+    lock: threading.Condition = field(default_factory=threading.Condition)
+    """It is notified when outcomes have arrived."""
     gathered: IdSet = field(default_factory=IdSet)
-    """Gathered, or given by history: also those that are kept no more."""
+    """Ids of all jobs that were gathered or given by history, also of those that are not kept."""
     tracked: dict[int, Job] = field(default_factory=dict)
-    """Every job of this life that is kept, by id."""
+    """Every job that this driver has an object for and keeps, by id."""
     waiting: dict[int, Job] = field(default_factory=dict)
-    """Submitted, outcome not known here."""
+    """Submitted jobs whose outcome is not known here."""
     joined: dict[int, str] = field(default_factory=dict)
-    """Of these, the entry of the outcome that the server already has."""
+    """Of the waiting jobs, those whose outcome the server has already: id -> its entry."""
     ready: OrderedDict[int, Job] = field(default_factory=OrderedDict)
-    """Finished, not gathered, in the order in which they finished.
+    """Finished jobs that were not gathered, in the order in which they finished.
 
     `as_completed` takes them from the front, one at a time. To find the first item of a plain dict, Python
     steps over all that were taken from its front before.
     """
-    told: set[int] = field(default_factory=set)
-    """Of the ready ones, those that the callbacks have seen."""
+    announced: set[int] = field(default_factory=set)
+    """Of the ready jobs, those that the callbacks have seen."""
     done: dict[int, Job] = field(default_factory=dict)
-    """Gathered, or given by history."""
-    watchers: dict[int, Watcher] = field(default_factory=dict)
-    """Who awaits a job by itself."""
-    counted: IdSet = field(default_factory=IdSet)
-    """Adopted ids that are no longer outstanding as adopted."""
-    fences: dict[int, Order] = field(default_factory=dict)
-    """Entry up to which the outcomes of a waiting job are out of date."""
-
-    forgotten: dict[int, Job] = field(default_factory=dict)
-    """Jobs that are being submitted again, by the ids that they have until then: also those not kept."""
-
-    early: dict[int, str] = field(default_factory=dict)
-    """Outcomes read while a submission was on its way, which may turn out to be of its jobs: id -> entry."""
+    """Jobs that were gathered or given by history."""
+    completion_hooks: dict[int, CompletionHook] = field(default_factory=dict)
+    """What to call when a job that is awaited by itself is finished."""
+    adopted_resolved: IdSet = field(default_factory=IdSet)
+    """Ids of adopted jobs that are no longer outstanding as adopted: finished, joined or rolled back."""
+    ignore_until: dict[int, Order] = field(default_factory=dict)
+    """For waiting jobs that were retried: the entry up to which outcomes are out of date."""
+    being_resubmitted: dict[int, Job] = field(default_factory=dict)
+    """Rolled-back jobs under the ids that they have until they are resubmitted; also those not kept."""
+    seen_during_submit: dict[int, str] = field(default_factory=dict)
+    """Outcomes that were read during a submission, and may turn out to be of its jobs: id -> entry."""
     submitting: bool = False
+    """Whether a submission is on its way."""
 
     def __post_init__(self) -> None:
         self.cursor = self.opened.tail
+        """The entry up to which outcomes have been taken in."""
         self.tail = entry_order(self.opened.tail)
         self.horizon = self.opened.last_id
         self.last_id = self.opened.last_id
+        """The highest id known here."""
 
     @property
     def adopted(self) -> int:
-        """Outstanding jobs of earlier lives that were not joined in this one."""
-        return max(0, self.opened.outstanding - len(self.counted))
+        """How many jobs of earlier lives are outstanding and were not joined in this one."""
+        return max(0, self.opened.outstanding - len(self.adopted_resolved))
 
     @property
     def unresolved(self) -> int:
+        """How many jobs are not finished, as far as is known here."""
         return len(self.waiting) + self.adopted
 
     @property
     def outstanding(self) -> int:
-        """Jobs that no gather has returned."""
+        """How many jobs no gather has returned."""
         return self.unresolved + len(self.ready)
 
-    def add(self, job: Job, entry: str | None, fence: str | None, *, retried: bool) -> None:
-        """A job whose id the server has just given. `retried`: its stamp is later than the opening."""
+    def has_new_retries(self, retried: int) -> bool:
+        """Whether the user has retried jobs since the opening. `retried`: how many ever, as of now.
+
+        Needs no lock, since the opening never changes.
+        """
+        return retried != self.opened.retried
+
+    def add(self, job: Job, entry: str | None, ignore_until: str | None, *, retried: bool) -> None:
+        """Add a job whose id the server has just given.
+
+        `entry`: that of its outcome, if it has joined a finished job. `ignore_until`: the entry up to which
+        its outcomes are out of date. `retried`: whether the job was retried after the opening.
+        """
         if job.id <= self.horizon and not retried and (entry is None or entry_order(entry) > self.tail):
-            # Outstanding at the opening; its outcome, if it was not read yet, now belongs to this job.
-            self.counted.add(job.id)
-        if entry is None and fence is not None:
-            self.fences[job.id] = entry_order(fence)
-        if entry is None and job.id in self.early:
-            # Another thread read it between the server's reply and now.
-            read = self.early[job.id]
-            if fence is None or entry_order(read) > entry_order(fence):
-                entry = read
+            # It was outstanding at the opening. Its outcome, if not read yet, now belongs to this job.
+            self.adopted_resolved.add(job.id)
+        if entry is None and ignore_until is not None:
+            self.ignore_until[job.id] = entry_order(ignore_until)
+        if entry is None and job.id in self.seen_during_submit:
+            # Another thread has read the outcome between the server's reply and now.
+            seen = self.seen_during_submit[job.id]
+            if ignore_until is None or entry_order(seen) > entry_order(ignore_until):
+                entry = seen
         if entry is not None:
             self.joined[job.id] = entry
         self.waiting[job.id] = job
         self.tracked[job.id] = job
         self.ready.pop(job.id, None)
-        self.told.discard(job.id)
+        self.announced.discard(job.id)
         self.last_id = max(self.last_id, job.id)
 
-    def renumber(self, job: Job, id_: int) -> None:
-        """The server has forgotten this job, and has it under this id now.
+    def renumber(self, job: Job, new_id: int) -> None:
+        """Give a rolled-back job the id under which the server has it again.
 
-        Who has had that id was forgotten, too: until it is renumbered itself, it takes the former one of
-        `job`, so that no two are ever in one place.
+        If another job has had that id, that one was rolled back, too. Until it is renumbered itself, it
+        takes the former id of `job`, so that no two jobs are ever in one place.
         """
         former = job.id
-        if id_ != former:
-            for jobs in (self.forgotten, self.tracked, self.ready, self.done):
-                if id_ in jobs:
-                    jobs[id_].id = jobs[id_].config["id"] = former
+        if new_id != former:
+            for jobs in (self.being_resubmitted, self.tracked, self.ready, self.done):
+                if new_id in jobs:
+                    jobs[new_id].id = jobs[new_id].config["id"] = former
             places: tuple[dict[int, Any], ...] = (
-                self.forgotten, self.tracked, self.waiting, self.ready, self.done, self.watchers,
-                self.joined, self.fences,
+                self.being_resubmitted, self.tracked, self.waiting, self.ready, self.done,
+                self.completion_hooks, self.joined, self.ignore_until,
             )  # fmt: skip
             for place in places:
-                _exchange(place, former, id_)
-            for ids in (self.told, self.gathered):
-                _exchange_members(ids, former, id_)
-        job.id = job.config["id"] = id_
-        self.joined.pop(id_, None)
-        self.fences.pop(id_, None)
-        self.last_id = max(self.last_id, id_)
+                _exchange(place, former, new_id)
+            for ids in (self.announced, self.gathered):
+                _exchange_members(ids, former, new_id)
+        job.id = job.config["id"] = new_id
+        self.joined.pop(new_id, None)
+        self.ignore_until.pop(new_id, None)
+        self.last_id = max(self.last_id, new_id)
 
     def is_candidate(self, entry: ResultEntry) -> bool:
         """Whether this may be the outcome of an adopted job."""
-        if entry.id > self.horizon or entry.id in self.tracked or entry.id in self.counted:
+        if entry.id > self.horizon or entry.id in self.tracked or entry.id in self.adopted_resolved:
             return False
         return self.keep or entry.id not in self.gathered
 
     def take(self, entry: ResultEntry) -> Job | None:
-        """The waiting job of which this is the outcome."""
-        fence = self.fences.get(entry.id)
-        if fence is not None and entry_order(entry.entry) <= fence:
+        """The waiting job of which this is the outcome; None when there is none, or it is out of date."""
+        ignore_until = self.ignore_until.get(entry.id)
+        if ignore_until is not None and entry_order(entry.entry) <= ignore_until:
             return None
         return self.waiting.get(entry.id)
 
     def is_adopted(self, entry: ResultEntry, origin: Origin, *, retried: bool) -> bool:
-        """Whether the job was outstanding at the opening. `retried`: some job was retried since.
+        """Whether an outcome is that of an adopted job. `retried`: some job was retried since the opening.
 
-        Without retries every such outcome is of an adopted job. With them, one whose submission is later
-        than both the opening and the outcome itself had finished before it was retried, so it counts; one
-        whose submission lies between the two was retried first, and is not ours.
+        Without retries, every candidate is one. A retry gives its job a new time of submission. If that time
+        is later than the opening and later than the outcome, the job finished first and was retried then: it
+        was outstanding at the opening. If that time is between the two, the job was retried first: it had
+        finished before the opening, and is not ours.
         """
         if not retried or origin.submitted_ms <= self.opened.opened_ms:
             return True
         return entry_order(entry.entry)[0] <= origin.submitted_ms
 
     def resolve(self, job: Job) -> None:
-        """A job is finished, its fields are filled in."""
-        watcher = self.watchers.get(job.id)
+        """A job is finished, and its outcome was written into it."""
+        hook = self.completion_hooks.get(job.id)
         self.tracked[job.id] = job
-        if watcher is not None and watcher(job):
+        if hook is not None and hook(job):
             self.settle_in(job)
         else:
             self.ready[job.id] = job
-        self.watchers.pop(job.id, None)
+        self.completion_hooks.pop(job.id, None)
         self.waiting.pop(job.id, None)
         self.joined.pop(job.id, None)
-        self.fences.pop(job.id, None)
+        self.ignore_until.pop(job.id, None)
 
     def record(self, job: Job) -> bool:
-        """A ready job is being gathered; whether the callbacks have not seen it yet."""
-        if self.ready.get(job.id) is not job or job.id in self.told:
+        """A ready job is being gathered. Returns whether the callbacks have not seen it yet."""
+        if self.ready.get(job.id) is not job or job.id in self.announced:
             return False
-        # In this order: interrupted in between, it is recorded again, and told then.
+        # In this order: interrupted in between, it is recorded again, and announced then.
         self.done[job.id] = job
         self.gathered.add(job.id)
-        self.told.add(job.id)
+        self.announced.add(job.id)
         return True
 
     def settle_in(self, job: Job) -> None:
-        """A job is gathered by another way than a gather."""
+        """A job counts as gathered without a gather: it was awaited, or given by history."""
         self.gathered.add(job.id)
         if self.keep:
             self.done.setdefault(job.id, job)
@@ -198,19 +216,19 @@ class Ledger:
             self.tracked.pop(job.id, None)
 
     def reopen(self, job: Job) -> None:
-        """A job that was settled in for somebody who has left is ready again, for a gather."""
+        """Make a job ready again, for a gather: who awaited it has left after it was settled in."""
         # In this order: interrupted in between, it is returned once too often rather than never.
         self.ready[job.id] = job
         self.tracked[job.id] = job
         self.gathered.discard(job.id)
-        self.told.discard(job.id)
+        self.announced.discard(job.id)
         self.done.pop(job.id, None)
 
     def hand_over(self, jobs: Iterable[Job]) -> list[Job]:
-        """Those of the jobs that no other gather has returned meanwhile."""
+        """Take jobs out of the ready ones. Returns those that no other gather has returned meanwhile."""
         handed = [job for job in jobs if self.ready.get(job.id) is job]
         for job in handed:
-            self.told.discard(job.id)
+            self.announced.discard(job.id)
             del self.ready[job.id]
             if not self.keep:
                 self.done.pop(job.id, None)
@@ -218,17 +236,19 @@ class Ledger:
         return handed
 
 
-def _exchange(place: dict[int, Any], one: int, other: int) -> None:
-    found = {other: place.get(one), one: place.get(other)}
+def _exchange(place: dict[int, Any], first: int, second: int) -> None:
+    """Exchange what two ids have in one place; either may have nothing there."""
+    exchanged = {second: place.get(first), first: place.get(second)}
     # In this order: interrupted in between, nothing is missing.
-    place.update({id_: value for id_, value in found.items() if value is not None})
-    for id_, value in found.items():
+    place.update({job_id: value for job_id, value in exchanged.items() if value is not None})
+    for job_id, value in exchanged.items():
         if value is None:
-            place.pop(id_, None)
+            place.pop(job_id, None)
 
 
-def _exchange_members(ids: set[int] | IdSet, one: int, other: int) -> None:
-    if (one in ids) != (other in ids):
-        gone, come = (one, other) if one in ids else (other, one)
-        ids.discard(gone)
-        ids.add(come)
+def _exchange_members(ids: set[int] | IdSet, first: int, second: int) -> None:
+    """Exchange the membership of two ids."""
+    if (first in ids) != (second in ids):
+        leaving, entering = (first, second) if first in ids else (second, first)
+        ids.discard(leaving)
+        ids.add(entering)

@@ -1,4 +1,4 @@
-"""Which local workers of a campaign are still used by a living driver, and how the others are let go.
+"""Which local workers of a campaign a living driver still uses, and how the others are told to end.
 
 ::
 
@@ -7,9 +7,9 @@
     card of a local worker: its launch digest ──▶ does a living process have noted it?
                                                      no ──▶ it is asked to drain, and waited for
 
-A local worker whose digest nobody living has noted would run jobs with what an ended driver had: another
-environment, folder or interpreter. Only workers and drivers of this machine are judged, since only their
-processes can be seen.
+A local worker whose digest no living driver has noted would run jobs with what a driver had that has ended:
+another environment, folder or interpreter. Only workers and drivers of this machine are judged, since only
+their processes can be seen.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from queue_eval.driver.worker_logs import log_name
 from queue_eval.machine import birth_of, is_alive, machine_id, parse_process
 
 KEPT_S = 14 * 24 * 3600
-"""What a driver has noted is kept for so long, unless it is seen to be dead before."""
+"""A driver's note is kept for this long, unless the driver is seen to be dead before."""
 
 _NOTE_EVERY_S = 3600.0
+"""A driver renews its note this often."""
 
 DRAIN_HEARD_S = 3.0
-"""A worker that was asked to drain is waited for so long, until it leases no more."""
+"""Longest wait for a worker that was asked to drain, until it leases no more."""
 
 IDLE_HEARD_S = 10.0
-"""The same for one that has nothing to do: no driver waits for that."""
+"""The same for a worker that has nothing to do: no driver is kept waiting."""
 
 _LOOK_EVERY_S = 0.02
 
 
 class LocalRegister:
-    """The local workers of one campaign on this machine. `home`: where the logs of local workers are."""
+    """The local workers of one campaign on this machine. `home`: the folder that has their logs."""
 
     def __init__(self, queue: CampaignQueue, home: Path) -> None:
         self._queue = queue
@@ -57,7 +58,7 @@ class LocalRegister:
         return before, self._living(noted)
 
     def strike_off(self) -> None:
-        """This process uses no local worker any more."""
+        """Note that this process uses no local worker any more."""
         self._queue.delist_drivers([self._own_name()])
 
     def used(self) -> set[str]:
@@ -68,16 +69,15 @@ class LocalRegister:
         """Whether a driver has started this worker, here and for this campaign."""
         if card.machine != self.machine or not card.is_for(self._queue.campaign):
             return False
-        # A worker of an earlier build tells no digest. Only those that a driver has started log there.
+        # The card of an earlier build's worker has no digest. Only workers that a driver started log there.
         return card.launch is not None or (self._logs / log_name(card.name)).exists()
 
     def leasing(self, cards: Iterable[WorkerCard]) -> list[WorkerCard]:
-        """Those that are local workers of the campaign, and go on leasing its jobs."""
+        """Of these cards, those of local workers of the campaign that go on leasing its jobs."""
         return [card for card in cards if self.is_local(card) and _leases(card)]
 
     def retire(self, workers: Sequence[WorkerCard], wait_s: float = DRAIN_HEARD_S) -> list[WorkerCard]:
-        """Have these workers finish what they run, then end. Returns those that may still lease after
-        `wait_s`."""
+        """Ask workers to drain. Returns those that may still lease after `wait_s`."""
         link = self._queue.link
         ask_to_drain(link, [card.name for card in workers])
         left = list(workers)
@@ -89,8 +89,10 @@ class LocalRegister:
         return left
 
     def _living(self, noted: Mapping[str, str]) -> set[str]:
-        """The digests of living drivers of this machine; the dead ones are struck off. Those of other
-        machines, and of this one before it was booted, use no worker here."""
+        """The digests of living drivers of this machine. The notes of dead ones are deleted.
+
+        Drivers of other machines, and of this machine before its last boot, use no worker here.
+        """
         living: set[str] = set()
         dead: list[str] = []
         for driver, digest in noted.items():
@@ -106,7 +108,7 @@ class LocalRegister:
         return living
 
     def _own_name(self) -> str:
-        # Asked for each time: a process that was forked is a driver of its own.
+        # Found anew each time: a process that was forked is a driver of its own.
         return f"{self.machine} {os.getpid()} {birth_of(os.getpid())}"
 
 
@@ -119,10 +121,10 @@ def _leases(card: WorkerCard | None) -> bool:
 
 
 def retire_idle(queue: CampaignQueue, home: Path) -> list[WorkerCard]:
-    """Let go of the local workers of a campaign in which nothing is left to do, and which no driver uses.
+    """Drain the local workers of a campaign in which nothing is left to do, and which no driver uses.
 
-    What is to be done there next is done with what its next driver has. Returns those that have not answered
-    within `IDLE_HEARD_S`.
+    Jobs that are submitted later then run with what their driver has. Returns the workers that have not
+    answered within `IDLE_HEARD_S`.
     """
     register = LocalRegister(queue, home)
     local = register.leasing(worker.card for worker in live_workers(queue.link))

@@ -5,11 +5,11 @@
     driver A ─┐  count what serves ──▶ enough: nothing to do
     driver B ─┴▶ take the guard ──▶ count again ──▶ announce ──▶ start, detached ──▶ it registers itself
 
-Two drivers of a campaign share its workers: under the guard, each counts what the other has started or
-announced. A worker outlives the driver, and ends by itself when it has been idle for a while.
+Two drivers of a campaign share its workers: under the guard, each counts the workers that the other has
+started or announced. A worker outlives the driver, and ends by itself when it has been idle for a while.
 
-What counts was started with what this driver has (`launch`), or by hand. A local worker that was started with
-something else is drained, unless a living driver uses it (`local_register`).
+A worker counts if it was started by hand, or with what this driver has (`launch`). A local worker that was
+started with something else is drained, unless a living driver uses it (`local_register`).
 """
 
 from __future__ import annotations
@@ -50,20 +50,25 @@ from queue_eval.user_warning import warn_user
 log = plain(logging.getLogger(__name__))
 
 IDLE_TIMEOUT_S = 60
+"""A local worker ends after it has been idle for this long."""
+
 GUARD_MS = 10_000
+"""The guard of a driver that has died is free after this long."""
+
 EARLY_S = 5.0
 """A worker that fails sooner than this after its start will hardly do better the next time."""
 
 EARLY_DEATHS = 3
+"""After so many early deaths in a row, the user gets an error."""
 
 LOOK_EVERY_S = 5.0
-"""A driver that has started all its slots looks so often whether others' local workers are to go."""
+"""How often a driver that has started all its slots looks for local workers that are to be drained."""
 
 COUNT_EVERY_S = 1.0
-"""One that uses slots of others counts them so often."""
+"""How often a driver that uses workers of others counts their slots."""
 
-_AT_IT_S = 10.0
-"""For so long at most another thread is waited for."""
+_MAX_LOCK_WAIT_S = 10.0
+"""Longest wait for another thread that is keeping the workers."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class _Started:
 
 
 class LocalWorkers:
-    """Keeps `slots` slots in all on this machine that serve a campaign. May be used from several threads."""
+    """Keeps `slots` slots in all on this machine that serve a campaign. Several threads may use it."""
 
     def __init__(
         self, queue: CampaignQueue, home: Path, slots: int, python: str, *,
@@ -100,24 +105,26 @@ class LocalWorkers:
         self._asked: set[str] = set()
         self._mute: set[str] = set()
         self._has_warned = False
-        # Workers that this process runs in: their slots are taken, by the very job that this driver is in.
         self._inside = os.environ.get(INSIDE_JOB)
-        self._around = {one.pid for one in psutil.Process().parents()} if self._inside is not None else set()
+        """The campaign in one of whose jobs this process runs."""
+        # Processes that this one runs in. Slots of a worker among them are taken, by that very job.
+        parents = psutil.Process().parents() if self._inside is not None else []
+        self._around = {process.pid for process in parents}
         self._lock = threading.Lock()
         self._started: list[_Started] = []
         self._early_deaths = 0
         self._not_before = 0.0
 
     def ensure(self, *, before_submit: bool = False) -> None:
-        """Start what is missing, and let go of local workers that run jobs with what no driver has any more.
+        """Start missing slots, and drain local workers that run jobs with what no driver has any more.
 
-        `before_submit`: another thread that is at it is waited for, so that none of those gets what is
-        submitted. Raises WorkerError when what was started dies at once, again and again.
+        `before_submit`: wait for another thread that does this, so that no worker that is to be drained gets
+        the jobs that are submitted next. Raises WorkerError when started workers die at once, repeatedly.
         """
-        if not self._lock.acquire(timeout=_AT_IT_S if before_submit else 0.0):
-            return  # another thread is at it
+        if not self._lock.acquire(timeout=_MAX_LOCK_WAIT_S if before_submit else 0.0):
+            return  # Another thread does it.
         try:
-            # What cannot be seen now may be there: nobody is started for it.
+            # A worker that cannot be seen now may be there: none is started in its place.
             with contextlib.suppress(NodeAwayError), self._queue.link.skipping_nodes():
                 self._ensure(DRAIN_HEARD_S if before_submit else 0.0)
         finally:
@@ -145,10 +152,10 @@ class LocalWorkers:
             self._hire()
 
     def _note_launch(self) -> set[str]:
-        """Have others know what this driver's workers are started with. Returns the digests in use.
+        """Note on the server what this driver's workers are started with. Returns the digests in use.
 
-        Taken once, at the first look: what a program changes in its environment later changes no jobs. Only
-        where another evaluator of this process and campaign has begun since, both go by what there is now.
+        The environment is taken once, at the first look: a program that changes its environment later changes
+        no jobs. Only if another evaluator of this process and campaign has begun since, both take it anew.
         """
         is_first = self._launch is None
         if self._launch is None:
@@ -164,9 +171,9 @@ class LocalWorkers:
         self._digest = self._launch.digest(launch_key(self._queue.link.access, self._home))
 
     def _retire(self, cards: Sequence[WorkerCard], used: set[str], patience_s: float) -> None:
-        """Ask those to drain that no living driver uses, and wait so long (s) until each leases no more."""
+        """Drain workers that no living driver uses, and wait up to `patience_s` until each leases no more."""
         if self._queue.campaign == self._inside:
-            return  # they run this very job, and its like
+            return  # They run this very job, and others like it.
         foreign = [card for card in self._register.leasing(cards) if card.launch != self._digest]
         unused = [card for card in foreign if card.launch not in used]
         if len(foreign) > len(unused) and not self._has_warned:
@@ -179,7 +186,7 @@ class LocalWorkers:
             if card.name not in self._asked:
                 self._asked.add(card.name)
                 log.info("%s has another environment, folder or interpreter: asked to drain", card.name)
-        # Who has not answered once is not waited for before each submission.
+        # A worker that has not answered once is not waited for before each submission.
         is_patient = patience_s > 0 and not self._mute.issuperset(card.name for card in unused)
         for card in self._register.retire(unused, patience_s if is_patient else 0.0):
             if is_patient and card.name not in self._mute:
@@ -190,13 +197,13 @@ class LocalWorkers:
                 )
 
     def leave(self) -> None:
-        """This driver uses its workers no more; what they hold goes on."""
+        """This driver uses its workers no more. The jobs that they hold go on."""
         if self._launch is not None:
             with self._queue.link.skipping_nodes():
                 self._register.strike_off()
 
     def _serving(self, cards: Sequence[WorkerCard] | None = None) -> int:
-        """Slots on this machine that serve the campaign, or will in a moment."""
+        """How many slots on this machine serve the campaign, or will in a moment."""
         if cards is None:
             cards = [worker.card for worker in live_workers(self._queue.link)]
         return sum(card.slots or 0 for card in cards if self._counts(card))
@@ -207,7 +214,7 @@ class LocalWorkers:
         if not card.serves(self._queue.campaign, self._label) or self._queue.campaign in card.refused:
             return False
         if self._inside is not None and (not card.is_for(self._queue.campaign) or card.pid in self._around):
-            # Those for all campaigns may be full of jobs that wait as this one does, for the like of them.
+            # A worker for all campaigns may be full of jobs that wait for others, as this one does.
             return False
         if self._register.is_local(card) and card.launch != self._digest:
             return False
@@ -216,7 +223,7 @@ class LocalWorkers:
     def _hire(self) -> None:
         token = secrets.token_hex(8)
         if not self._queue.take_hiring(token, GUARD_MS):
-            return  # another driver is at it; the next look tells
+            return  # Another driver starts workers. The next look will see them.
         try:
             missing = self._slots - self._serving()
             if missing > 0:
@@ -226,7 +233,7 @@ class LocalWorkers:
 
     def _start(self, slots: int) -> None:
         name = new_worker_name()
-        # Announced before it exists: between its start and its registration it must count, too.
+        # Announced before it is started: until it has registered itself it must count, too.
         self._announce(
             WorkerCard(
                 name=name, host=name.rpartition("-")[0], machine=self._register.machine, slots=slots,
@@ -244,22 +251,22 @@ class LocalWorkers:
         ]  # fmt: skip
         clean_logs(logs, [worker.card.name for worker in live_workers(self._queue.link)])
         with open(log_file, "ab", opener=open_private) as output:
-            # The worker inherits the lock with the file: by it others see that the log is of a living one.
+            # The worker inherits the lock with the file. By the lock others see that the worker lives.
             with contextlib.suppress(OSError):
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            assert self._launch is not None  # it was noted before
+            assert self._launch is not None  # `_note_launch` has set it.
             try:
                 process = self._launch.start(command, output, self._given_access())
             except WorkerError:
-                self._forget(name)  # it would count, and the next look say nothing
+                self._forget(name)  # Else it would count, and the next look would find nothing missing.
                 raise
-        # Waits only to leave no zombie; a daemon, because the worker outlives the driver.
+        # The thread waits only to leave no zombie. It is a daemon, because the worker outlives the driver.
         threading.Thread(target=process.wait, name=f"queue_eval-{name}", daemon=True).start()
         self._started.append(_Started(name, slots, process, time.monotonic(), self._digest, log_file))
         log.info("started worker %s with %d slots for campaign %s", name, slots, self._queue.campaign)
 
     def _given_access(self) -> Access:
-        """What these workers join with; written again for them when the server has moved."""
+        """The access that these workers get. It is written again for them when the server has moved."""
         access = self._queue.link.access
         if self._given is None or self._given[0] is not access:
             self._given = access, for_workers(access, self._home)
@@ -274,16 +281,16 @@ class LocalWorkers:
         self._queue.link.call(operation)
 
     def dismiss(self) -> None:
-        """Let those go that this driver has started: their campaign has no name by which to come back."""
+        """Drain the workers that this driver has started: nobody comes back to an unnamed campaign."""
         with self._queue.link.skipping_nodes():
             ask_to_drain(self._queue.link, [started.name for started in self._started if started.is_alive])
 
     def _bury(self) -> None:
-        """Take note of workers of ours that have ended; what one held when it was killed is free at once."""
+        """Clean up after workers of ours that have ended, and free the leases of those that were killed."""
         dead = [started for started in self._started if not started.is_alive]
         for started in dead:
             self._started.remove(started)
-            # What it has kept on disk need not run again: the next worker delivers that, and frees the rest.
+            # What it has spooled need not run again: the next worker delivers that, and frees the rest.
             if not spool_file(spool_folder(self._home), started.name).exists():
                 self._forget(started.name)
                 while self._queue.reclaim(grace_ms=0, worker=started.name).more:

@@ -1,4 +1,4 @@
-"""How a driver comes to a campaign: which server, which function, which options."""
+"""How a driver opens a campaign: which server, which function, which options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.expiry import prune_in_passing
 from queue_eval.driver.chores import Patience
 from queue_eval.driver.options import Options, failure_value_of
-from queue_eval.driver.session import Campaign
+from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.sources import SourceCheck
 from queue_eval.errors import (
     CampaignConflictError,
@@ -36,8 +36,8 @@ from queue_eval.user_warning import warn_user
 
 
 @dataclass(frozen=True)
-class Line:
-    """A checked line to a server, and what it is to this driver."""
+class ServerSession:
+    """A driver's session with a server: a link that was checked, and what the driver knows of the server."""
 
     link: Link
     access: Access
@@ -47,7 +47,7 @@ class Line:
 
 
 def will_be_embedded(url: str | None, home: Path | None, file: Path | None = None) -> bool:
-    """Whether `reach` would give the embedded server; starts none."""
+    """Whether `reach` would give the embedded server. Starts none."""
     access = find_access(url, home, file)
     return access is None or _is_embedded(access)
 
@@ -56,8 +56,10 @@ def _is_embedded(access: Access) -> bool:
     return access.home is not None and server_state(access.home).state != "absent"
 
 
-def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
-    """The server that `url`, `file`, the environment or `home` name; the embedded one is started if need be.
+def reach(url: str | None, home: Path | None, file: Path | None = None) -> ServerSession:
+    """A session with the server that `url`, `file`, the environment or `home` name.
+
+    The embedded server is started if need be.
 
     Raises ServerUnreachableError, ServerRefusedError.
     """
@@ -71,45 +73,45 @@ def reach(url: str | None, home: Path | None, file: Path | None = None) -> Line:
     except BaseException:
         link.close()
         raise
-    return Line(link, access, folder, is_embedded, patience)
+    return ServerSession(link, access, folder, is_embedded, patience)
 
 
 def open_campaign(
     run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options,
     forward: dict[str, Any] | None = None, most_running: int | None = None,
-) -> tuple[Line, Campaign]:  # fmt: skip
-    """Create or continue the campaign of `options`; warns when the function's source has changed.
+) -> tuple[ServerSession, CampaignSession]:  # fmt: skip
+    """Create or continue the campaign of `options`. Warns when the function's source has changed.
 
-    `forward`: for methods that forward attempts to others, where those are (JSON values). `most_running`: how
-    many jobs of the campaign may be held by workers at one time, in all.
+    `forward`: for methods that forward attempts to another system, where that is (JSON values).
+    `most_running`: how many jobs of the campaign all workers together may hold at one time.
 
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
     """
     reference = describe(run_function, is_forwarded=forward is not None)
     name = options.campaign or _unique_name(reference)
-    line = reach(options.url, options.home, options.access)
+    server = reach(options.url, options.home, options.access)
     try:
-        _check_role(line.access)
-        check_build(line.access)
-        fields = _meta(line.access.key, reference, method, num_workers, options, forward)
+        _check_role(server.access)
+        check_build(server.access)
+        fields = _meta(server.access.key, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
         queue, opened = _open(
-            line.link, name, fields, reference, accept_change=options.on_change == "accept"
+            server.link, name, fields, reference, accept_change=options.on_change == "accept"
         )
         if not opened.created:
             _compare(name, opened, reference, str(fields["options"]))
         if options.campaign is None:
-            prune_in_passing(line.link)
+            prune_in_passing(server.link)
     except BaseException:
-        line.link.close()
+        server.link.close()
         raise
-    campaign = Campaign(
+    session = CampaignSession(
         queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs,
         failure_value=options.failure_value,
     )  # fmt: skip
-    campaign.sources = SourceCheck(queue, reference, opened.source)
-    return line, campaign
+    session.sources = SourceCheck(queue, reference, opened.source)
+    return server, session
 
 
 def _open(
@@ -126,7 +128,7 @@ def _open(
 
 
 def _seal(key: bytes | None, campaign: str, fields: dict[str, Any]) -> Callable[[str, int], str] | None:
-    """What signs these fields of meta for an opening; None where nobody asks for a signature."""
+    """A function that signs these fields of meta for an opening; None where no signature is asked for."""
     if key is None or not must_sign(key, fields["payload"]):
         return None
 
@@ -143,21 +145,23 @@ def _seal(key: bytes | None, campaign: str, fields: dict[str, Any]) -> Callable[
 
 
 def _is_same_function(meta: dict[str, bytes], reference: FunctionRef, method: str) -> bool:
-    """Whether a campaign's function is this one under its other name: `__main__:run` of a script is
-    `search:run` of the same file."""
+    """Whether a campaign's function is this one under another name.
+
+    `__main__:run` of a script is `search:run` of the same file.
+    """
     module, _, function = meta["function"].decode().partition(":")
     own_module, _, own_function = reference.name.partition(":")
     is_alias = "__main__" in (module, own_module) and function == own_function
     if not is_alias or meta["method"].decode() != method:
         return False
     file, own_file = _file_of(meta.get("options", b"")), reference.code.get("file")
-    if file is None or own_file is None:  # of an earlier build
+    if file is None or own_file is None:  # An earlier build wrote the campaign's meta.
         return bool(reference.source) and meta.get("source", b"").decode() == reference.source
     return is_same_file(file, own_file)
 
 
 def _file_of(options: bytes) -> str | None:
-    """The file of the function's module, as the last driver had it."""
+    """The file of the function's module on the machine of the last driver."""
     try:
         file = decode(options)["code"]["file"]
     except (ValueError, TypeError, LookupError):
@@ -165,29 +169,35 @@ def _file_of(options: bytes) -> str | None:
     return file if isinstance(file, str) else None
 
 
-def attach_campaign(campaign: str, options: Options) -> tuple[Line, Campaign, dict[str, bytes]]:
-    """An existing campaign, unchanged, and its meta. Raises CampaignNotFoundError."""
+def attach_campaign(
+    campaign: str, options: Options
+) -> tuple[ServerSession, CampaignSession, dict[str, bytes]]:
+    """Open an existing campaign, which stays as it is. Returns its meta, too.
+
+    Raises CampaignNotFoundError.
+    """
     if find_access(options.url, options.home, options.access) is None:
         raise CampaignNotFoundError(
             f"there is no campaign {campaign!r}: {home_folder(options.home)} has no server; "
             "give the campaign's url or home"
         )
-    line = reach(options.url, options.home, options.access)
+    server = reach(options.url, options.home, options.access)
     try:
-        _check_role(line.access)
-        queue, meta = CampaignQueue.attach(line.link, campaign)
+        _check_role(server.access)
+        queue, meta = CampaignQueue.attach(server.link, campaign)
         if meta.get("expires"):
-            queue.keep()  # somebody knows it by name
+            queue.keep()  # Somebody knows it by name, so it must not expire.
         opened = queue.standing()
     except BaseException:
-        line.link.close()
+        server.link.close()
         raise
     failure_value = failure_value_of(meta)
-    return line, Campaign(queue, opened, None, reuse=options.reuse, failure_value=failure_value), meta
+    session = CampaignSession(queue, opened, None, reuse=options.reuse, failure_value=failure_value)
+    return server, session, meta
 
 
 def _check_role(access: Access) -> None:
-    """The server would refuse a worker's user only half-way."""
+    """Refuse a worker's access file at once: the server would refuse its user only half-way."""
     if access.role == "worker":
         raise ServerRefusedError(
             f"{access.file} is the access file of workers; a driver needs access.json of the same home"
@@ -205,7 +215,7 @@ def _meta(
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
     payload = reference.payload
     if payload is not None and key is None and reference.may_import_script:
-        payload = None  # then it runs where its script is
+        payload = None  # Then the function runs only where its script is.
     if payload is not None and key is None:
         raise FunctionError(
             f"{reference.name} travels by value, which needs a key to sign it; "
@@ -232,7 +242,7 @@ def _meta(
         "retry_factor": retry.factor,
         "retry_max_ms": round(retry.maximum_s * 1000),
         "payload": payload or b"",
-        "signature": "",  # made when it is known for which opening
+        "signature": "",  # Made once the number of the opening is known.
         "num_workers": num_workers,
         "queue": options.queue,
         "failure_value": encode(options.failure_value),
@@ -241,7 +251,7 @@ def _meta(
 
 
 def _kwargs(options: str) -> Any:
-    """Those of an earlier opening; None when they are not known."""
+    """The keyword arguments of an earlier opening; None when they are not known."""
     try:
         return decode(options)["kwargs"]
     except (ValueError, TypeError, LookupError):

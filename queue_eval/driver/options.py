@@ -1,4 +1,4 @@
-"""What a driver may choose about a campaign, checked before anything is touched."""
+"""The options of a campaign, checked before a server is touched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from queue_eval.errors import ResultError, UsageError
 from queue_eval.model.codec import FAIL_RETURN_VALUE, decode, encode_options, encode_result
 
 MAX_DELAY_S = 10 * 365.25 * 86400
-"""Longest delay or time limit: ten years. What is longer is a mistake in the unit."""
+"""Longest delay or time limit: ten years. A longer one is a mistake in the unit."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RetryDelay:
 
 
 class Keywords(TypedDict, total=False):
-    """The keyword arguments that every evaluator class takes; see the class `Options`."""
+    """The keyword arguments that every evaluator class takes. The class `Options` says what they mean."""
 
     campaign: str | None
     url: str | None
@@ -52,18 +52,18 @@ class Keywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a campaign is opened and its jobs are run.
+    """How a campaign is opened, and how its jobs are run.
 
     campaign: name of the durable campaign to open or create; None: a new unique name.
-    url: server; None: as `access` says, else ``$QUEUE_EVAL_URL``, else the access file in `home`, else the
-        embedded server.
+    url: the server; None: as `access` says, else ``$QUEUE_EVAL_URL``, else the access file in `home`, else
+        the embedded server.
     access: access file of the server; None: ``$QUEUE_EVAL_ACCESS``. It is read again when the server is
         away, and may then name another address.
     home: folder of the embedded server; None: ``$QUEUE_EVAL_HOME``, else ``.queue_eval`` here.
     local_workers: start workers on this machine; None: exactly with the embedded server.
     run_function_kwargs: static keyword arguments of the run function, JSON values.
     max_attempts: executions allowed when the run function raises or runs out of time. More of them also
-        repeat what fails for good.
+        repeat jobs that always fail.
     max_losses: executions that may end in the death of the process running them, before the job is
         quarantined. More of them forgive flaky machines, but let a job that kills workers kill more.
     time_limit: seconds one attempt may run; a thread can only be abandoned, anything else is killed.
@@ -75,14 +75,14 @@ class Options:
         campaign continues with the new one.
     queue: label of the campaign, by which workers choose what they serve; workers that name no label serve
         "default". The last driver to open the campaign decides.
-    keep_jobs: whether the driver keeps jobs that were gathered. Without, its memory stays flat, `jobs_done`
+    keep_jobs: whether the driver keeps jobs that were gathered. If not, its memory stays flat, `jobs_done`
         and `to_dataframe` show none of them, and `dump_evals` reads them from the server.
-    keep: whether an unnamed campaign never expires. Else it is deleted 14 days after its driver has closed it
-        with every result gathered.
-    wait_replicas: how many replicas of the server must have all that was acknowledged before `close` returns;
-        after 10 s it warns. 0: none is waited for.
-    values: "json": a result that JSON cannot hold fails its job; "text": what JSON cannot hold in it becomes
-        its `str`, so that no hours of work are lost, but comes back as text.
+    keep: whether an unnamed campaign never expires. If not, it is deleted 14 days after its driver has closed
+        it with every result gathered.
+    wait_replicas: how many replicas of the server must have every acknowledged write before `close` returns;
+        after 10 s it warns. 0: it waits for none.
+    values: "json": a result that JSON cannot hold fails its job; "text": a value in it that JSON cannot hold
+        becomes its `str`, so that no hours of work are lost, but it comes back as text.
     failure_value: result of failed and cancelled jobs, for those who minimise: a number (also nan and inf),
         text, True, False or None. The last driver to open the campaign decides what tables and commands show.
     """
@@ -142,30 +142,30 @@ class Options:
         )
 
 
-def count(what: str, value: Any, minimum: int = 1) -> int:
-    """`value` as an int of at least `minimum`, else UsageError."""
+def count(option: str, value: Any, minimum: int = 1) -> int:
+    """`value` as an int. Raises UsageError unless it is one of at least `minimum`."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < minimum:
-        raise UsageError(f"{what} is {value!r}; give a whole number of at least {minimum}")
+        raise UsageError(f"{option} is {value!r}; give a whole number of at least {minimum}")
     return number
 
 
 def _number(value: Any) -> float:
-    """`value` as a float; NaN for what is no number."""
+    """`value` as a float, or NaN if it is no number."""
     try:
         return math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
-def seconds(what: str, value: Any) -> float:
-    """`value` as seconds from 0 to MAX_DELAY_S, else UsageError."""
+def seconds(option: str, value: Any) -> float:
+    """`value` as seconds. Raises UsageError unless it is from 0 to MAX_DELAY_S."""
     number = _number(value)
     if not 0 <= number <= MAX_DELAY_S:
-        raise UsageError(f"{what} is {value!r}; give seconds, from 0 to ten years")
+        raise UsageError(f"{option} is {value!r}; give seconds, from 0 to ten years")
     return number
 
 
@@ -209,47 +209,47 @@ def _values(value: Any) -> Any:
     return _choice("values", value, ("json", "text"))
 
 
-def _flag(what: str, value: Any) -> bool | None:
+def _flag(option: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool):
-        raise UsageError(f"{what} is {value!r}; give True or False")
+        raise UsageError(f"{option} is {value!r}; give True or False")
     return value
 
 
-def _scalar(what: str, value: Any) -> Any:
-    """`value` as JSON has it; numpy's scalars become Python's."""
+def _scalar(option: str, value: Any) -> Any:
+    """`value` as JSON gives it back: numpy's scalars become Python's."""
     try:
         plain = decode(encode_result(value))
     except ResultError:
         plain = []
     if isinstance(plain, (dict, list)):
-        raise UsageError(f"{what} is a {type(value).__name__}; give a number, text, True, False or None")
+        raise UsageError(f"{option} is a {type(value).__name__}; give a number, text, True, False or None")
     return plain
 
 
 def failure_value_of(meta: Mapping[str, bytes]) -> Any:
-    """The `failure_value` of a campaign, from its meta; campaigns of earlier versions name none."""
+    """The `failure_value` of a campaign, from its meta. Campaigns of earlier versions have none."""
     try:
         return decode(meta["failure_value"])
     except (KeyError, ValueError):
         return FAIL_RETURN_VALUE
 
 
-def _text(what: str, value: Any) -> str | None:
+def _text(option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"{what} is a {type(value).__name__}; give a str")
+        raise UsageError(f"{option} is a {type(value).__name__}; give a str")
     return value
 
 
-def _path(what: str, kind: str, value: Any) -> Path | None:
+def _path(option: str, kind: str, value: Any) -> Path | None:
     if value is None:
         return None
     try:
         return Path(value)
     except TypeError:
-        raise UsageError(f"{what} is a {type(value).__name__}; give {kind}") from None
+        raise UsageError(f"{option} is a {type(value).__name__}; give {kind}") from None
 
 
-def _choice(what: str, value: Any, valid: tuple[str, ...]) -> Any:
+def _choice(option: str, value: Any, valid: tuple[str, ...]) -> Any:
     if value not in valid:
-        raise UsageError(f"{what} is {value!r}; give {' or '.join(map(repr, valid))}")
+        raise UsageError(f"{option} is {value!r}; give {' or '.join(map(repr, valid))}")
     return value

@@ -54,7 +54,7 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
         if not isinstance(given, dict):
             raise UsageError(f"saved_keys returned a {type(given).__name__} for job {job.id}; return a dict")
         state = given.get("state")
-        # The state of the job, or one of the user's own, as of the config.
+        # The callable gives the state of the job, or a key `state` of the user's own.
         own_keys = RESULT_COLUMNS if isinstance(state, str) and state == job.state else RESULT_COLUMNS[:-1]
         saved = {key: value for key, value in given.items() if key not in own_keys}
     elif isinstance(saved_keys, (list, tuple)):
@@ -73,12 +73,13 @@ def write_results(
     jobs: Iterable[Job], saved_keys: SavedKeys, folder: Path, *, spill: bool = False,
     name: str = "results.csv", owner: Owner | None = None, safe_cells: bool = False,
 ) -> Path | None:  # fmt: skip
-    """Replace ``results.csv``, or the file `name`, in `folder` by one row per job; the file, or None
-    without jobs.
+    """Write one row per job to ``results.csv`` in `folder`, or to the file `name` there.
 
-    `spill`: the rows are not held in memory, but on disk. `owner`: whose results these are; those of
-    others are kept under another name, with a warning. `safe_cells`: see `table_cells.safe_cell`.
-    A reader, or a crash at any moment, finds the old file or the new one, never a part.
+    Returns the file; None without jobs. `spill`: hold the rows on disk instead of in memory. `owner`: whose
+    results these are. Those of another owner are kept under another name, with a warning. `safe_cells`: see
+    `table_cells.safe_cell`.
+
+    Guarantees: a reader finds the old file or the new one, never a part, also after a crash at any moment.
     """
     made = (csv_row(job, saved_keys) for job in jobs)
     if not spill:
@@ -102,11 +103,11 @@ def _write(
             cells.learn(saved)
         if not saved.keys() <= seen.keys():
             seen |= dict.fromkeys(saved)
-    # A key that was asked for has its column, even if no job has the key.
+    # A key that was asked for gets a column, even if no job has it.
     asked = saved_keys if isinstance(saved_keys, (list, tuple)) else ()
     first = [key for key in asked if key in seen or key not in RESULT_COLUMNS]
     names = column_names([*first, *seen], RESULT_COLUMNS)
-    folder, told = target.parent, ""
+    folder, warning = target.parent, ""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{_temporary_prefix(target)}{os.getpid()}.{secrets.token_hex(4)}"
     try:
@@ -129,26 +130,26 @@ def _write(
             mark(temporary, owner)
         with one_at_a_time(folder):
             if owner is not None:
-                told = keep_of_others(target, owner, (own for _, own in rows))
+                warning = keep_of_others(target, owner, (own for _, own in rows))
             temporary.replace(target)
         failpoints.reach("results.after-rename")
         _clean(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if told:
-        warn_user(told)
+    if warning:
+        warn_user(warning)
     return target
 
 
 def _shown_by(writer: CellWriter | None, names: dict[str, str]) -> Callable[[Row], dict[str, Any]]:
-    """How a row is shown in a table: by `writer`, where it is to be read back."""
+    """A function that gives the cells of a row. `writer`: for tables that are to be read back."""
 
     def shown(row: Row) -> dict[str, Any]:
         saved, own = row
         cells = {
             names[key]: value
-            if type(value) is int or type(value) is float  # most are, and there are many
+            if type(value) is int or type(value) is float  # Most values are numbers, and there are many.
             else plain_cell(value)
             if writer is None
             else writer.cell(key, value)
@@ -164,7 +165,7 @@ def _temporary_prefix(target: Path) -> str:
 
 
 def _clean(target: Path) -> None:
-    """Remove what drivers that were killed while they wrote have left, on this host."""
+    """Remove temporary files of drivers that were killed on this host while they wrote."""
     prefix = _temporary_prefix(target)
     for path in target.parent.glob(f"{escape(prefix)}*"):
         pid = path.name.removeprefix(prefix).partition(".")[0]
@@ -173,8 +174,8 @@ def _clean(target: Path) -> None:
 
 
 def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
-    """One row per job, the config's keys first; times are UTC."""
-    import pandas as pd  # heavy, and few drivers need it
+    """One row per job, with the config's keys first. Times are in UTC."""
+    import pandas as pd  # It is heavy, and few drivers need it.
 
     configs = [job.own_config() for job in jobs]
     names = column_names((key for config in configs for key in config), _FRAME_COLUMNS)
@@ -207,7 +208,7 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
 
 
 def _keep_integers(frame: pd.DataFrame, rows: list[dict[str, Any]]) -> None:
-    """Give integers back that pandas has rounded, since their column holds floats or nothing beside them."""
+    """Restore integers that pandas has rounded, because their column holds floats or gaps, too."""
     import pandas as pd
 
     for name in [name for name in frame.columns if frame[name].dtype.kind == "f"]:

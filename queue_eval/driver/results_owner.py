@@ -1,7 +1,7 @@
-"""Whose results a file holds: no campaign overwrites those of another, it keeps them under another name.
+"""Whose results a file holds. No campaign overwrites those of another: it keeps them under another name.
 
 A file that we write bears its campaign as an extended attribute, where the file system has these. Elsewhere,
-and for files of earlier versions, its first rows tell: an equal job of the same campaign has the same times.
+and for files of earlier versions, its first rows are compared: in one campaign, equal jobs have equal times.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from queue_eval.model.table_cells import cells_of_any_length
 _ATTRIBUTE = "user.queue_eval.campaign"
 
 _SAMPLE = 1000
-"""Rows of a file without a mark that are compared."""
+"""How many rows of a file without a mark are compared."""
 
 
 class Owner(NamedTuple):
-    """A campaign; `uid` tells it from others of the same name."""
+    """A campaign. `uid` tells it from others of the same name."""
 
     campaign: str
     uid: str
 
 
 def mark(path: Path, owner: Owner) -> None:
-    """Write on a file whose results it holds, if the file system can."""
+    """Mark a file with the owner of its results, if the file system can hold that."""
     if hasattr(os, "setxattr"):
         with suppress(OSError):
             os.setxattr(path, _ATTRIBUTE, f"{owner.campaign} {owner.uid}".encode())
 
 
 def owner_of(path: Path) -> Owner | None:
-    """Whose results a file holds, if it bears a mark."""
+    """The owner of a file's results; None without a mark."""
     if not hasattr(os, "getxattr"):
         return None
     try:
@@ -52,10 +52,10 @@ def owner_of(path: Path) -> Owner | None:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Between the look at a file there and its replacement nobody else replaces it."""
+    """Within, no other driver replaces a file in `folder`."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # not every file system has locks
+        with suppress(OSError):  # Not every file system has locks.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -63,9 +63,10 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def keep_of_others(target: Path, owner: Owner, rows: Iterable[dict[str, Any]]) -> str:
-    """Give `target` a second name if it is not of `owner`, whose rows these are, so that it may be replaced.
+    """Give `target` a second name if its results are not `owner`'s, so that it may be replaced.
 
-    What was done, in words for the user; "" for nothing. May be repeated.
+    `rows`: those of `owner`. Returns a sentence for the user that says what was done; "" for nothing. May be
+    repeated.
     """
     if not target.is_file():
         return ""
@@ -82,7 +83,7 @@ def keep_of_others(target: Path, owner: Owner, rows: Iterable[dict[str, Any]]) -
 
 
 def _is_same(target: Path, rows: Iterable[dict[str, Any]]) -> bool:
-    """Whether a file holds results of the same campaign as `rows`: most jobs that are in both are equal."""
+    """Whether a file is of the same campaign as `rows`: most jobs that are in both are equal."""
     try:
         with cells_of_any_length(), target.open(newline="", encoding="utf-8", errors="replace") as file:
             known = {
@@ -99,17 +100,17 @@ def _is_same(target: Path, rows: Iterable[dict[str, Any]]) -> bool:
             same, different = same + is_equal, different + (not is_equal)
         if not known:
             break
-    # Jobs that were retried since have other times.
+    # Not all are equal: jobs that were retried since have other times.
     return same > 0 and same >= different
 
 
 def _free_name(target: Path, found: Owner | None) -> Path:
-    """A name for what is kept: none that holds anything but an older state of the same."""
-    told = found.campaign if found else time.strftime("%Y%m%d-%H%M%S", time.localtime(target.stat().st_mtime))
+    """A name for the kept file. It is free, or holds older results of the same campaign."""
+    part = found.campaign if found else time.strftime("%Y%m%d-%H%M%S", time.localtime(target.stat().st_mtime))
     number = 1
     while True:
         ending = f".{number}" if number > 1 else ""
-        kept = target.with_name(f"{target.stem}.{told}{ending}{target.suffix}")
+        kept = target.with_name(f"{target.stem}.{part}{ending}{target.suffix}")
         if not kept.exists() or kept.samefile(target) or (found is not None and owner_of(kept) == found):
             return kept
         number += 1
@@ -121,7 +122,7 @@ def _name_twice(target: Path, kept: Path) -> None:
     try:
         try:
             os.link(target, temporary)
-        except OSError:  # no second names here
+        except OSError:  # The file system has no hard links.
             shutil.copy2(target, temporary)
         temporary.replace(kept)
     finally:

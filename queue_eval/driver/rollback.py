@@ -1,8 +1,7 @@
-"""What a driver has submitted of late, and what of it the server has forgotten.
+"""A driver's recent submissions, and which of them a rollback of the server took away.
 
-A server may go back in time: a power cut under everysec undoes a second, a failover what had not been
-replicated. What was acknowledged then is gone, and the ids are given again. Moves are undone from the last
-one backwards, so that one job that is still there vouches for all that were submitted before it.
+A rollback takes away the server's last writes, from the last one backwards. So one job that is still there
+vouches for all jobs that were acknowledged before it. `recovery` says when and why this is looked at.
 """
 
 from __future__ import annotations
@@ -14,138 +13,147 @@ from dataclasses import dataclass
 
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.paging import pages
+from queue_eval.driver.batch_sender import Placement
 from queue_eval.model.codec import decode
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Submission
 
-_MOST = 20_000
-_KEPT_MS = 60_000
-"""What is finished is kept for so long: nobody goes back further."""
+MAX_REMEMBERED_SUBMISSIONS = 20_000
+"""More recent ones than these are remembered, up to one batch more."""
 
-_PAGE = 500
+REMEMBER_FINISHED_MS = 60_000
+"""A finished job is remembered for this long: no server rolls back further."""
+
+_LOOKUP_PAGE = 500
+"""Jobs that are looked up in one call."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
-    """A job that was submitted, and all it takes to submit it again."""
+    """A job that was submitted, and all that it takes to submit it again."""
 
     job: Job
     submission: Submission
-    priority: int
-    delay_ms: int
-    slots: int
+    placement: Placement
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """Jobs that were sent together. Tuples of plain values: thousands of small objects that live for long and
-    then die would have Python look for garbage among all jobs, several times as often."""
+    """Jobs that were sent together, in columns.
+
+    Each column is one tuple of plain values. Thousands of small objects that live long and then die would
+    start Python's garbage collector several times as often, and each time it scans all jobs.
+    """
 
     jobs: tuple[Job, ...]
     configs: tuple[str, ...]
     fingerprints: tuple[bytes, ...]
     occurrences: tuple[int, ...]
-    priority: int
-    delay_ms: int
-    slots: int
+    placement: Placement
     newest_ms: float
     """When the last of them was submitted."""
 
-    def each(self) -> Iterator[Sent]:
+    def sent_jobs(self) -> Iterator[Sent]:
         columns = zip(self.jobs, self.configs, self.fingerprints, self.occurrences, strict=True)
         for job, config, fingerprint, occurrence in columns:
-            submission = Submission(config, fingerprint, occurrence)
-            yield Sent(job, submission, self.priority, self.delay_ms, self.slots)
+            yield Sent(job, Submission(config, fingerprint, occurrence), self.placement)
 
     def is_past(self, end_ms: float) -> bool:
-        """Whether all was submitted before, and is over."""
+        """Whether all its jobs were submitted before `end_ms`, and are finished."""
         return self.newest_ms < end_ms and all(job.status == Job.DONE for job in self.jobs)
 
 
-class Undone:
-    """Assumes: one thread at a time."""
+class SubmissionLog:
+    """Remembers recent submissions, so that they can be sent again after the server lost acknowledged writes.
+
+    Guarantees: an unfinished job is remembered, unless `MAX_REMEMBERED_SUBMISSIONS` were submitted after it.
+    Assumes: one thread at a time.
+    """
 
     def __init__(self) -> None:
-        self._sent: deque[_Batch] = deque()
-        self._count = 0
+        self._batches: deque[_Batch] = deque()
+        self._job_count = 0
 
     def add(
-        self, jobs: Sequence[Job], submissions: Sequence[Submission], *,
-        priority: int, delay_ms: int, slots: int,
-    ) -> None:  # fmt: skip
-        """The server has acknowledged these."""
+        self, jobs: Sequence[Job], submissions: Sequence[Submission], placement: Placement
+    ) -> None:
+        """Remember jobs that the server has acknowledged."""
         if not jobs:
             return
         configs, fingerprints, occurrences = zip(*submissions, strict=True)
         newest_ms = max(job.submitted_ms or 0 for job in jobs)
-        batch = _Batch(
-            tuple(jobs), configs, fingerprints, occurrences, priority, delay_ms, slots, newest_ms
-        )
-        self._sent.append(batch)
-        self._count += len(jobs)
-        end_ms = newest_ms - _KEPT_MS
-        while self._count - len(self._sent[0].jobs) >= _MOST or self._sent[0].is_past(end_ms):
-            self._count -= len(self._sent.popleft().jobs)
+        batch = _Batch(tuple(jobs), configs, fingerprints, occurrences, placement, newest_ms)
+        self._batches.append(batch)
+        self._job_count += len(jobs)
+        self._forget_old(newest_ms - REMEMBER_FINISHED_MS)
 
-    def find(self, queue: CampaignQueue, *, in_order: bool = True) -> list[Sent]:
-        """Those that the server does not have (any more), in the order of submission.
+    def _forget_old(self, end_ms: float) -> None:
+        oldest = self._batches[0]
+        while self._job_count - len(oldest.jobs) >= MAX_REMEMBERED_SUBMISSIONS or oldest.is_past(end_ms):
+            self._job_count -= len(oldest.jobs)
+            self._batches.popleft()
+            oldest = self._batches[0]
 
-        `in_order`: they were acknowledged in this order. Not when what was undone has been submitted again
-        in part: that has later times than the rest, for which it vouches nothing.
+    def find_rolled_back(self, queue: CampaignQueue, *, in_order: bool = True) -> list[Sent]:
+        """The jobs that the server does not have any more, in the order of their submission.
+
+        `in_order`: the server acknowledged the jobs in the order of their times. That is not so when
+        rolled-back jobs were resubmitted in part: those have later times than the rest, and vouch for none
+        of it.
         """
-        each = (sent for batch in self._sent for sent in batch.each())
-        by_age = sorted(each, key=lambda sent: (_stamp(sent), sent.job.id), reverse=True)
-        undone: list[Sent] = []
+        remembered = (sent for batch in self._batches for sent in batch.sent_jobs())
+        newest_first = sorted(remembered, key=lambda sent: (_submitted_ms(sent), sent.job.id), reverse=True)
+        rolled_back: list[Sent] = []
         vouched_ms = -1
         retried = functools.cache(queue.retried)
-        for page in _growing(by_age):
-            if all(_stamp(sent) < vouched_ms for sent in page):
+        for page in _growing_pages(newest_first):
+            if all(_submitted_ms(sent) < vouched_ms for sent in page):
                 break
-            there = queue.configs_of([sent.job.id for sent in page])
-            for sent, origin in zip(page, there, strict=True):
+            origins = queue.configs_of([sent.job.id for sent in page])
+            for sent, origin in zip(page, origins, strict=True):
                 if origin is not None and _is_same(sent, *origin, retried):
                     if in_order:
-                        vouched_ms = max(vouched_ms, _stamp(sent))
-                elif _stamp(sent) >= vouched_ms:
-                    undone.append(sent)
-        return undone[::-1]
+                        vouched_ms = max(vouched_ms, _submitted_ms(sent))
+                elif _submitted_ms(sent) >= vouched_ms:
+                    rolled_back.append(sent)
+        return rolled_back[::-1]
 
 
-def groups(sent: Sequence[Sent], most: int) -> Iterator[list[Sent]]:
-    """In batches of those that can be sent in one call."""
+def groups(sent_jobs: Sequence[Sent], max_size: int) -> Iterator[list[Sent]]:
+    """Split jobs into batches that can each be sent in one call: of one placement, and not too large."""
     batch: list[Sent] = []
-    for one in sent:
-        if batch and (len(batch) == most or _how(one) != _how(batch[0])):
+    for sent in sent_jobs:
+        if batch and (len(batch) == max_size or sent.placement != batch[0].placement):
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(sent)
     if batch:
         yield batch
 
 
-def _how(sent: Sent) -> tuple[int, int, int]:
-    return sent.priority, sent.delay_ms, sent.slots
-
-
 def _is_same(sent: Sent, submitted_ms: int, config: bytes, retried: Callable[[], int]) -> bool:
-    """Whether what has this id is this job. A `retry` by the user gives it a new time."""
+    """Whether the job that the server has under this id is the one that was sent.
+
+    A job is known by its id and its time of submission. A `retry` by the user gives it a new time: where
+    there were retries, an equal config is enough.
+    """
     if submitted_ms == sent.job.submitted_ms:
         return True
-    return bool(retried()) and _config(config) == _config(sent.submission.config.encode())
+    return bool(retried()) and _decoded(config) == _decoded(sent.submission.config.encode())
 
 
-def _config(text: bytes) -> object:
+def _decoded(text: bytes) -> object:
     try:
         return decode(text)
     except ValueError:
         return None
 
 
-def _growing(sent: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
-    """The first by itself, for it mostly tells all."""
-    yield sent[:1]
-    yield from pages(sent[1:], _PAGE)
+def _growing_pages(sent_jobs: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
+    """Pages of which the first has one job: it mostly vouches for all others."""
+    yield sent_jobs[:1]
+    yield from pages(sent_jobs[1:], _LOOKUP_PAGE)
 
 
-def _stamp(sent: Sent) -> int:
+def _submitted_ms(sent: Sent) -> int:
     return int(sent.job.submitted_ms or 0)

@@ -1,4 +1,4 @@
-"""Who serves a campaign, as its waiting driver sees it, and what keeps its jobs waiting.
+"""Which workers serve a campaign, as its waiting driver sees it, and what keeps its jobs waiting.
 
 ::
 
@@ -8,7 +8,7 @@
                                    ├──▶ all that serve it are full of others'    the same
                                    └──▶ a job is wider than all that serve it    the same
 
-Each look costs the same however long the driver waits: two reads, and the card of every live worker.
+Each look costs the same, however long the driver waits: two reads, and the card of every live worker.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ from queue_eval.transport.hints import spell_worker
 from queue_eval.user_warning import warn_user
 
 LEASE_S = 30.0
-"""The lease of a worker that does not tell it."""
+"""The lease of a worker whose card does not say it."""
 
 MOST_WARNINGS = 5
-"""So many of workers that refuse; what comes after them is counted in one more."""
+"""So many warnings of workers that refuse. One more counts the workers that come after them."""
 
 
 @dataclass
 class _Trouble:
-    """Something that is told once, when it has been seen by each look of so much waiting."""
+    """A condition of which the user is warned once, after every look has seen it for a while of waiting."""
 
     since_s: float | None = None
-    is_told: bool = False
+    is_warned: bool = False
 
-    def is_due(self, there: bool, waited_s: float, patience_s: float) -> bool:
-        if not there:
+    def is_due(self, is_present: bool, waited_s: float, patience_s: float) -> bool:
+        """Whether to warn now. `waited_s`: the time spent waiting so far."""
+        if not is_present:
             self.since_s = None
         elif self.since_s is None:
             self.since_s = waited_s
-        elif not self.is_told and waited_s - self.since_s >= patience_s:
-            self.is_told = True
+        elif not self.is_warned and waited_s - self.since_s >= patience_s:
+            self.is_warned = True
             return True
         return False
 
 
 class ServiceCheck:
-    """Looks, and warns the user of a wait that would be without a word.
+    """Warns the user of what keeps a campaign's jobs waiting.
 
-    Assumes: one thread at a time. Durations are counted in time spent waiting, which the caller tells: a
+    Assumes: one thread at a time. Durations are counted in time spent waiting, which the caller gives: a
     driver that computed meanwhile has not seen whether anybody served. `forwards`: attempts run elsewhere,
-    so that slots of workers say nothing. `hires`: this driver starts workers itself.
+    so the workers' slots do not show whether they are busy. `hires`: this driver starts workers itself.
     """
 
     def __init__(self, queue: CampaignQueue, *, label: str, hires: bool, forwards: bool) -> None:
@@ -64,7 +65,7 @@ class ServiceCheck:
         self._hires = hires
         self._forwards = forwards
         self._is_inside = os.environ.get(INSIDE_JOB) == queue.campaign
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
         self._warnings = 0
         self._unserved, self._full, self._too_wide = _Trouble(), _Trouble(), _Trouble()
         self._finished = 0
@@ -75,16 +76,16 @@ class ServiceCheck:
         try:
             with self._queue.link.skipping_nodes():
                 workers = live_workers(self._queue.link)
-        except (DamagedError, NodeAwayError):  # of the register: it costs no campaign its results
+        except (DamagedError, NodeAwayError):  # Without the register of workers, results still arrive.
             return
-        cards = {one.card.name: one.card for one in workers if _beats(one)}
+        cards = {worker.card.name: worker.card for worker in workers if _beats(worker)}
         serving = self._serving(snapshot, cards)
         refusals = self._new_refusals(cards)
         refusing = {card.name for card in cards.values() if self._queue.campaign in card.refused}
         if refusals:
-            # One that refuses may hold a job all the same, to see whether it can do it by now.
+            # A worker that refuses may still hold a job, to see whether it can run that by now.
             self._tell_refusals(refusals, served=bool(serving.keys() - refusing))
-        # Where workers refuse, that is the reason, and was told.
+        # Where workers refuse, that is the reason, and the user was warned of it.
         is_unserved = not serving and not refusing and not self._hires
         if self._unserved.is_due(is_unserved, waited_s, patience_s):
             self._tell_unserved(patience_s)
@@ -95,8 +96,8 @@ class ServiceCheck:
     # Who serves -------------------------------------------------------------------------------------------
 
     def _serving(self, snapshot: Snapshot, cards: dict[str, WorkerCard]) -> dict[str, WorkerCard | None]:
-        """The workers that lease jobs of the campaign, or run one; without a card, those known by a lease."""
-        attending = {one.worker: one for one in snapshot.workers if one.expiry_ms > snapshot.now_ms}
+        """The workers that lease jobs of the campaign or run one. Without a card, only a lease shows them."""
+        attending = {lease.worker: lease for lease in snapshot.workers if lease.expiry_ms > snapshot.now_ms}
         serving: dict[str, WorkerCard | None] = {
             name: None for name in attending if name not in cards or attending[name].running
         }
@@ -108,40 +109,40 @@ class ServiceCheck:
         return serving
 
     def _all_full(self, snapshot: Snapshot, serving: dict[str, WorkerCard | None]) -> bool:
-        """Whether jobs wait while all that serve run other campaigns' jobs, or those of drivers in jobs."""
+        """Whether jobs wait while all serving workers are full of other campaigns' jobs, or of drivers."""
         counts = snapshot.counts
         finished = sum(counts[state] for state in State if state.is_final)
         has_moved, self._finished = finished != self._finished, finished
         if self._forwards or snapshot.paused or has_moved or not counts[State.PENDING] or not serving:
             return False
-        # A driver inside a job of its own campaign: what runs may be nothing but drivers that wait.
+        # In a driver inside a job of its own campaign, all running jobs may be drivers that wait.
         is_idle = counts[State.RUNNING] == 0 or self._is_inside
         return is_idle and all(card is not None and card.is_full for card in serving.values())
 
-    # What is told -----------------------------------------------------------------------------------------
+    # Warnings ---------------------------------------------------------------------------------------------
 
     def _new_refusals(self, cards: dict[str, WorkerCard]) -> dict[str, list[str]]:
-        """Reason -> workers that gave it and were not told of yet."""
+        """Reason -> workers that gave it and were not reported yet."""
         campaign = self._queue.campaign
         found: dict[str, list[str]] = {}
         if self._warnings > MOST_WARNINGS:
             return found
         for card in cards.values():
             reason = card.refused.get(campaign)
-            if reason is not None and (card.name, reason) not in self._told:
-                self._told.add((card.name, reason))
+            if reason is not None and (card.name, reason) not in self._reported:
+                self._reported.add((card.name, reason))
                 found.setdefault(reason, []).append(card.name)
         return found
 
     def _tell_refusals(self, refusals: dict[str, list[str]], *, served: bool) -> None:
         campaign = self._queue.campaign
         room = MOST_WARNINGS - self._warnings
-        told, rest = list(refusals.items())[:room], list(refusals.items())[room:]
-        for reason, workers in told:
+        shown, rest = list(refusals.items())[:room], list(refusals.items())[room:]
+        for reason, workers in shown:
             others = f" (and {len(workers) - 1} others)" if len(workers) > 1 else ""
             verb = "has stepped aside from" if served else "does not serve"
             warn_user(f"worker {workers[0]}{others} {verb} campaign {campaign!r}: {reason}")
-        self._warnings += len(told)
+        self._warnings += len(shown)
         if rest:
             self._warnings += 1
             count = len({name for _, workers in rest for name in workers})
@@ -159,7 +160,7 @@ class ServiceCheck:
 
     def _tell_full(self, count: int, patience_s: float) -> None:
         campaign = self._queue.campaign
-        who = f"all {count} workers that serve" if count > 1 else "the only worker that serves"
+        workers = f"all {count} workers that serve" if count > 1 else "the only worker that serves"
         have = "have" if count > 1 else "has"
         if self._is_inside:
             why = "with jobs that may wait as this one does, for a slot that they take themselves"
@@ -168,13 +169,13 @@ class ServiceCheck:
         else:
             why = "with jobs of other campaigns"
         warn_user(
-            f"{who} campaign {campaign!r} {have} been busy for {patience_s:.0f} s {why}; wait, "
+            f"{workers} campaign {campaign!r} {have} been busy for {patience_s:.0f} s {why}; wait, "
             f"or start another with: {spell_worker(self._queue.link.access, campaign)}"
         )
 
     def _look_for_width(self, cards: dict[str, WorkerCard], waited_s: float, patience_s: float) -> None:
-        """A job that takes more slots than any worker has that serves the campaign."""
-        if self._too_wide.is_told:
+        """Warn of a job that takes more slots than any worker has that serves the campaign."""
+        if self._too_wide.is_warned:
             return
         campaign = self._queue.campaign
         wanted = self._queue.widest_pending()
@@ -189,5 +190,5 @@ class ServiceCheck:
 
 
 def _beats(worker: LiveWorker) -> bool:
-    """Whether it has given a sign of life within its lease; its card stays for two."""
+    """Whether a worker has given a sign of life within its lease. Its card stays for two leases."""
     return worker.last_seen_s <= (worker.card.lease_s or LEASE_S)

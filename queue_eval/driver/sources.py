@@ -1,10 +1,10 @@
-"""Of what code results are: what workers have told of it, and how that compares with the code here.
+"""Which code gave a result: what workers have reported of it, and how that compares with the code here.
 
 ::
 
     child: loads the function ──ready──▶ worker ──note_load──▶ meta, `source:<hash>` ──▶ driver, command line
 
-A result bears a hash, its source: of the function and of the user's files that loading it has reached.
+A result bears its source, a hash of the function and of the user's files that loading it has reached.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ _FIELD = "source:"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the hash of a result is made of, as a worker has told it."""
+    """The parts of a result's source hash, as a worker has reported them."""
 
     function: str
     """Hash of the function's own code."""
     files: Mapping[str, tuple[str, str]]
-    """Module -> file there, and digest."""
+    """Module -> its file on the worker's machine, and the digest of that."""
     parts: tuple[str, ...] = ()
     """Hashes of the functions that came with it by value."""
 
     @classmethod
     def parse(cls, text: bytes) -> Source | None:
-        """None for what was not told, or is damaged."""
+        """From the field of meta. None when it is missing or damaged."""
         try:
-            said = decode(text)
-            files = {str(name): (str(file), str(hash_)) for name, (file, hash_) in said["files"].items()}
-            return cls(str(said["function"]), files, tuple(sorted(map(str, said["parts"]))))
+            report = decode(text)
+            files = {str(name): (str(file), str(hash_)) for name, (file, hash_) in report["files"].items()}
+            return cls(str(report["function"]), files, tuple(sorted(map(str, report["parts"]))))
         except (ValueError, TypeError, LookupError, AttributeError):
             return None
 
     def digest_of(self, module: str) -> str | None:
-        """Of the function's own file; None when it came by value."""
-        told = self.files.get(module) or self.files.get("__main__")
-        return None if told is None else told[1]
+        """The digest of the function's own file, in `module`; None when the function came by value."""
+        found = self.files.get(module) or self.files.get("__main__")
+        return None if found is None else found[1]
 
     def is_of(self, digests: Container[str]) -> bool:
-        """Whether all files that loading has reached are these."""
+        """Whether the digests of all its files are among these."""
         return all(known in digests for _, known in self.files.values())
 
     def is_current(self, wanted: _Wanted) -> bool | None:
-        """Whether the code is what this machine has now; None when nothing here tells."""
+        """Whether this machine has the same code now. None when nothing here shows it."""
         own = self.digest_of(wanted.module)
         if own is None:
             if wanted.function and self.function and wanted.function != self.function:
@@ -75,19 +75,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The run function as the driver has it that opened the campaign last."""
+    """The run function, as the last driver that opened the campaign has it."""
 
     module: str
     function: str
-    """Its hash; empty when it is not known."""
+    """Its hash, or empty when it is not known."""
     file: str
-    """Of its module, on the driver's machine; empty when there is none."""
+    """The file of its module on the driver's machine, or empty when there is none."""
     path: tuple[str, ...]
-    """Its import path, if that was on this machine."""
+    """Its import path, if the driver is on this machine."""
     pins: Mapping[str, str]
 
     def digest_of(self, module: str, file: str) -> str:
-        """Of a module's file here: that which the driver has, else that of the worker. Empty without one."""
+        """The digest of a module's file here: the driver's file, else the worker's. Empty without a file."""
         own = self.file if module in ("__main__", self.module) else self.pins.get(module, "")
         if not own and (spec := find_fresh(module, self.path)) is not None and spec.has_location:
             own = spec.origin or ""
@@ -109,7 +109,7 @@ class _Wanted:
 
 
 def known_sources(meta: Mapping[str, bytes]) -> dict[str, Source | None]:
-    """Source -> what it is made of, of all that workers have told."""
+    """All sources that workers have reported: hash -> its parts."""
     return {
         name.removeprefix(_FIELD): Source.parse(value)
         for name, value in meta.items()
@@ -118,7 +118,7 @@ def known_sources(meta: Mapping[str, bytes]) -> dict[str, Source | None]:
 
 
 def digest_at(file: str) -> str:
-    """Of a file, or of a member of an archive; empty when there is none."""
+    """The digest of a file, or of a member of an archive. Empty when there is none."""
     if not file:
         return ""
     path = Path(file)
@@ -133,8 +133,10 @@ def digest_at(file: str) -> str:
 
 
 def results_by_source(view: CampaignView) -> dict[str, dict[int, str]]:
-    """Source -> jobs whose results are of it, with their entries; that of the newest is last. Reads the whole
-    log."""
+    """Source -> the jobs whose results have it, with their entries. The source of the newest result is last.
+
+    Reads the whole result stream.
+    """
     found: dict[str, dict[int, str]] = {}
     cursor = "0-0"
     while page := view.read_after(cursor):
@@ -142,41 +144,44 @@ def results_by_source(view: CampaignView) -> dict[str, dict[int, str]]:
         current = view.index_of([entry.id for entry in page])
         for entry, now in zip(page, current, strict=True):
             if entry.entry == now and entry.source:
-                # The one of the newest result is the last.
+                # Removed and added again, so that the source of the newest result is the last.
                 found[entry.source] = jobs = found.pop(entry.source, {})
                 jobs[entry.id] = entry.entry
     return found
 
 
 def changed_sources(meta: Mapping[str, bytes], found: Iterable[str]) -> set[str] | None:
-    """Which of the sources of results (that of the newest last) are not of the code as it is now on this
-    machine; None when nothing here tells."""
+    """The sources in `found` whose code is not what this machine has now. None when nothing here shows it.
+
+    `found`: the sources of results, with that of the newest result last.
+    """
     known = known_sources(meta)
     wanted = _Wanted.of(meta)
-    told = {one: known.get(one) for one in found}
-    verdicts = {one: source.is_current(wanted) if source else None for one, source in told.items()}
-    current = [one for one, verdict in verdicts.items() if verdict]
+    sources = {hash_: known.get(hash_) for hash_ in found}
+    verdicts = {hash_: source.is_current(wanted) if source else None for hash_, source in sources.items()}
+    current = [hash_ for hash_, verdict in verdicts.items() if verdict]
     if not current and None in verdicts.values():
         return None
-    # Files of other machines that are not here: they are current if their like is here, and is.
-    here = {known for one in current if (source := told[one]) for _, known in source.files.values()}
+    # Files of other machines may not be here. They are current if equal files of current sources are here.
+    digests = {known for hash_ in current if (source := sources[hash_]) for _, known in source.files.values()}
     current = [
-        one for one, source in told.items()
-        if verdicts[one] or (verdicts[one] is None and source is not None and source.is_of(here))
+        hash_ for hash_, source in sources.items()
+        if verdicts[hash_] or (verdicts[hash_] is None and source is not None and source.is_of(digests))
     ]  # fmt: skip
-    # Of code by value there is nothing on the disk: that of the newest result counts as what is now.
-    if current and (newest := told[current[-1]]) is not None:
+    # Code by value has no file to compare with: the code of the newest result counts as what there is now.
+    if current and (newest := sources[current[-1]]) is not None:
         current = [
-            one for one in current
-            if (source := told[one]) and (source.digest_of(wanted.module) or source.parts == newest.parts)
+            hash_ for hash_ in current
+            if (source := sources[hash_])
+            and (source.digest_of(wanted.module) or source.parts == newest.parts)
         ]  # fmt: skip
-    return set(told) - set(current)
+    return set(sources) - set(current)
 
 
 class SourceCheck:
-    """Warns a driver once of each source of results that is not of its own code.
+    """Warns a driver once of each source of results that differs from its own code.
 
-    `before`: the function's hash when this driver opened the campaign; a change since is told elsewhere.
+    `before`: the function's hash before this driver opened the campaign. Of that change the opening warns.
     """
 
     def __init__(self, view: CampaignView, reference: FunctionRef, before: str) -> None:
@@ -184,7 +189,7 @@ class SourceCheck:
         self._reference = reference
         self._before = before
         self._judged: set[str | None] = {None}
-        # As they are now: what this driver has loaded does not change with its file.
+        # The files as they are now: what this driver has loaded does not change with them.
         self._loaded = files_reached(())
 
     def look(self, jobs: Iterable[Job]) -> None:
@@ -196,11 +201,11 @@ class SourceCheck:
     def _judge(self, job: Job) -> None:
         key = self._view.keys.meta
         text = self._view.link.call(lambda client: client.hget(key, f"{_FIELD}{job.source}"))
-        told = Source.parse(text or b"")
-        if told is None:
+        source = Source.parse(text or b"")
+        if source is None:
             return
         where = f"worker {job.worker}" + (f" on {job.host}" if job.host else "")
-        for module, (file, hash_) in sorted(told.files.items()):
+        for module, (file, hash_) in sorted(source.files.items()):
             own = self._own(module)
             if own is not None and own[1] != hash_:
                 same = "which has changed since" if own[0] == file else f"and this driver has {own[0]}"
@@ -211,9 +216,9 @@ class SourceCheck:
                 )
                 return
         own_function, module = self._reference.source, self._reference.name.partition(":")[0]
-        # What is in a file was compared by that: the driver's own may be instrumented, as tests are.
-        is_in_file = told.digest_of(module) is not None or not told.function
-        if own_function and not is_in_file and told.function not in (own_function, self._before):
+        # A function in a file was compared by that: the driver's function may be instrumented, as in tests.
+        is_in_file = source.digest_of(module) is not None or not source.function
+        if own_function and not is_in_file and source.function not in (own_function, self._before):
             warn_user(
                 f"results of campaign {self._view.campaign!r} (source {job.source}) are of another "
                 f"{self._reference.name} than this driver's, by {where}; run them again with: "
@@ -224,10 +229,10 @@ class SourceCheck:
         return spell_command(self._view.link.access, "retry", self._view.campaign, "--source-changed")
 
     def _own(self, module: str) -> list[str] | None:
-        """File and digest of a module as this driver has it; None when it has not."""
+        """File and digest of a module, as this driver has it. None when it does not have the module."""
         if module in ("__main__", self._reference.name.partition(":")[0]):
             script = self._reference.code.get("script")
-            if script is not None:  # as it was when this driver began
+            if script is not None:  # As it was when this driver began.
                 return [script["file"], script["digest"]]
             file = self._reference.code.get("file")
             own = self._loaded.get(module)

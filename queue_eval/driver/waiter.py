@@ -1,4 +1,4 @@
-"""Waiting for outcomes: one thread reads for all, the others wait for what it brings."""
+"""Waiting for outcomes. One thread reads the stream on behalf of all waiters."""
 
 from __future__ import annotations
 
@@ -7,56 +7,60 @@ import time
 from collections.abc import Callable
 
 from queue_eval.driver.chores import Chores, Patience
-from queue_eval.driver.session import STEP_S, Campaign
+from queue_eval.driver.intake import MAX_BLOCK_S
+from queue_eval.driver.session import CampaignSession
 from queue_eval.errors import UsageError
 from queue_eval.transport.link import GiveUp
 
-_MOST_IN_VAIN = 5
-"""Behind a deadline it is read on while that brings something, or this often: each reading may fail."""
+_MAX_EMPTY_READS = 5
+"""Past its deadline a wait still reads on: while reads bring outcomes, or for this many empty ones in a row.
+
+One empty read does not prove that there is nothing, since each read may fail.
+"""
 
 
 class Waiter:
     """Lets any number of threads wait for outcomes of a campaign.
 
-    Guarantees: at most one thread reads at a time; when it ends, also by an interruption, another goes on.
-    Assumes: conditions are quick; they are asked under the campaign's lock.
+    Guarantees: at most one thread reads at a time. When it ends, also by an interruption, another goes on.
+    Assumes: conditions are quick, since they are asked under the ledger's lock.
     """
 
-    def __init__(self, campaign: Campaign, chores: Chores, patience: Patience) -> None:
-        self._campaign = campaign
+    def __init__(self, session: CampaignSession, chores: Chores, patience: Patience) -> None:
+        self._session = session
         self._chores = chores
         self._patience = patience
         self._reader: int | None = None
         self.closed = False
 
     def until(self, enough: Callable[[], bool], deadline: float | None, *, look_first: bool) -> None:
-        """Return when `enough`, or at `deadline` (monotonic, s).
+        """Wait until `enough` is true, or until `deadline` (monotonic, s).
 
-        `look_first`: take in what the server has before asking whether it is enough.
+        `look_first`: take in what the server has before `enough` is asked.
         """
-        lock = self._campaign.lock
+        lock = self._session.lock
         must_look = look_first
-        in_vain = 0
+        empty_reads = 0
         while True:
             with lock:
                 self.check_open()
                 if not must_look and enough():
                     return
-                left_s = STEP_S if deadline is None else deadline - time.monotonic()
-                if left_s <= 0 and (not must_look or in_vain > _MOST_IN_VAIN):
+                left_s = MAX_BLOCK_S if deadline is None else deadline - time.monotonic()
+                if left_s <= 0 and (not must_look or empty_reads > _MAX_EMPTY_READS):
                     return
-                # Itself, when an interruption left its mark behind: then it simply reads.
+                # If an interruption has left the mark of this very thread behind, it simply reads.
                 if self._reader not in (None, threading.get_ident()):
-                    # Whoever reads has what there is soon; it is not read twice for two threads.
-                    lock.wait(min(max(left_s, 0.001), STEP_S))
+                    # The reading thread soon has what there is. Nothing is read twice for two threads.
+                    lock.wait(min(max(left_s, 0.001), MAX_BLOCK_S))
                     must_look = False
                     continue
-                block_s = 0.0 if enough() else max(0.0, min(left_s, STEP_S))
+                block_s = 0.0 if enough() else max(0.0, min(left_s, MAX_BLOCK_S))
                 self._reader = threading.get_ident()
-                cursor = self._campaign.ledger.cursor
+                cursor = self._session.ledger.cursor
             try:
                 must_look = self._read(block_s, deadline)
-                in_vain = in_vain + 1 if must_look and cursor == self._campaign.ledger.cursor else 0
+                empty_reads = empty_reads + 1 if must_look and cursor == self._session.ledger.cursor else 0
             finally:
                 with lock:
                     self._reader = None
@@ -67,21 +71,21 @@ class Waiter:
         with self._patience.until(deadline):
             try:
                 self._chores.run()
-                return self._campaign.read(block_s)
+                return self._session.read(block_s)
             except GiveUp:
                 return False
             finally:
                 self._chores.count_wait(time.monotonic() - began_at)
 
     def check_open(self) -> None:
-        """Raises UsageError for one that waits when the evaluator is closed."""
+        """Raises UsageError in a thread that waits when the evaluator is closed."""
         if self.closed:
             raise UsageError("the evaluator was closed while it was waiting; gather before closing it")
 
     def close(self, timeout_s: float) -> None:
-        """End all waiting; when this returns, nobody reads (or `timeout_s` have passed)."""
-        with self._campaign.lock:
+        """End all waiting. When this returns, no thread reads, or `timeout_s` have passed."""
+        with self._session.lock:
             self.closed = True
             self._patience.closed = True
-            self._campaign.lock.notify_all()
-            self._campaign.lock.wait_for(lambda: self._reader in (None, threading.get_ident()), timeout_s)
+            self._session.lock.notify_all()
+            self._session.lock.wait_for(lambda: self._reader in (None, threading.get_ident()), timeout_s)

@@ -118,8 +118,9 @@ class Link:
         self._client: Any = None
         self._skips_nodes = skips_nodes
         self._skipping = threading.local()
-        self.doubts = 0
-        """Grows with each new connection and each error: what was acknowledged before may be undone since."""
+        self.epoch = 0
+        """Incremented on every reconnect or error. If it changed since you last looked, the server may have
+        rolled back acknowledged writes."""
 
     @property
     def client(self) -> Any:
@@ -137,7 +138,7 @@ class Link:
     def dedicated(self, reply_timeout_s: float) -> Any:
         """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
         return new_client(
-            self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._doubt,
+            self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._begin_epoch,
             nodes=self.outage.nodes,
         )  # fmt: skip
 
@@ -260,7 +261,7 @@ class Link:
                 else:
                     raise
                 away_since = now if away_since is None else away_since
-                self._doubt()
+                self._begin_epoch()
                 self.outage.begin(error)
                 if self._on_wait is not None:
                     self._on_wait(now - away_since)
@@ -283,7 +284,7 @@ class Link:
         cluster: for the node that holds `key`."""
         if not (is_transient(error) or is_refusal(error)):
             raise damaged(reason(error)) if is_damage(error) else error
-        self._doubt()
+        self._begin_epoch()
         self.call(lambda client: client.ping(**({} if key is None else node_of(client, key))))
 
     def run_script(self, script: Script, keys: Iterable[str], *arguments: Any) -> Any:
@@ -357,9 +358,9 @@ class Link:
             return False
         return any(True for _ in answering(client))
 
-    def _doubt(self) -> None:
-        # Two at once may count as one: it is another number all the same.
-        self.doubts += 1
+    def _begin_epoch(self) -> None:
+        # Without a lock, two increments at once may count as one. The number is another one all the same.
+        self.epoch += 1
 
     def _hidden_command(self, timeout_s: float) -> str | None:
         """What of all that we need reaches no server, as it said something else than that it is away."""

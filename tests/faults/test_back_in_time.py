@@ -121,7 +121,7 @@ def test_what_is_submitted_again_only_in_part_is_completed(fleet, campaign, monk
         driver.submit([fleet.config(0)])
         driver.submit([fleet.config(1)], priority=1)
         cut_power(fleet, size)
-        send_again = driver._campaign._send_again
+        resubmit = driver._session.recovery._resubmit
         parts = itertools.count()
 
         def cut_off(batch):
@@ -129,9 +129,9 @@ def test_what_is_submitted_again_only_in_part_is_completed(fleet, campaign, monk
                 if what == "interrupted":
                     raise KeyboardInterrupt
                 cut_power(fleet, size)
-            send_again(batch)
+            resubmit(batch)
 
-        monkeypatch.setattr(driver._campaign, "_send_again", cut_off)
+        monkeypatch.setattr(driver._session.recovery, "_resubmit", cut_off)
         with pytest.raises(KeyboardInterrupt) if what == "interrupted" else nullcontext():
             driver.gather("ALL", timeout=2)
         fleet.worker()
@@ -147,15 +147,15 @@ def test_a_server_that_goes_back_twice_within_one_submission(fleet, campaign, mo
         size = size_of(fleet.home)
         (one,) = driver.submit([fleet.config(0)])
         cut_power(fleet, size)
-        send_again = driver._campaign._send_again
+        resubmit = driver._session.recovery._resubmit
         parts = itertools.count()
 
         def cut(batch):
             if next(parts) == 0:
                 cut_power(fleet, size)
-            send_again(batch)
+            resubmit(batch)
 
-        monkeypatch.setattr(driver._campaign, "_send_again", cut)
+        monkeypatch.setattr(driver._session.recovery, "_resubmit", cut)
         (two,) = driver.submit([fleet.config(1)])
         fleet.worker()
         assert len(driver.gather("ALL", timeout=20)) == 2

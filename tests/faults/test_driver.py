@@ -170,7 +170,7 @@ def test_a_lost_reply_while_hiring_costs_nothing(own_home, monkeypatch):
     """The call is made again at once, and finds its own guard."""
     keywords = {"home": own_home, "num_workers": 1}
     with Evaluator.create("tests.support.functions:run", "thread", keywords) as evaluator:
-        link = evaluator._campaign.queue.link
+        link = evaluator._session.queue.link
         call, run = link.call, link.run_script
         running, lost = [], []
 

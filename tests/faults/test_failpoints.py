@@ -216,13 +216,13 @@ def a_call_of_the_program_dies(attack: Attack) -> None:
 
 def attack_keys(attack: Attack) -> list[bytes]:
     with attack.fleet.driver(f"{attack.campaign}-other") as other:
-        client = other._campaign.queue.link.client
+        client = other._session.queue.link.client
         return client.keys(f"qe:{{{attack.campaign}}}*")
 
 
 def registered(attack: Attack) -> list[bytes]:
     with attack.fleet.driver(f"{attack.campaign}-other") as other:
-        return other._campaign.queue.link.client.zrange(keys.CAMPAIGNS, 0, -1)
+        return other._session.queue.link.client.zrange(keys.CAMPAIGNS, 0, -1)
 
 
 def a_closing_driver_dies(attack: Attack) -> None:

@@ -99,7 +99,7 @@ class Search:
         self.submitted = 0
 
     def is_attended(self) -> bool:
-        return bool(self.evaluator._campaign.queue.snapshot().workers)
+        return bool(self.evaluator._session.queue.snapshot().workers)
 
     def submit(self, count: int, sleep_s: float) -> None:
         notes = str(self._notes)

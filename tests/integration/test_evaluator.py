@@ -89,7 +89,7 @@ def test_a_batch_is_a_minimum(create, fake_worker):
     evaluator = create()
     evaluator.submit(configs(10))
     fake_worker(evaluator.campaign, room=10)
-    wait_until(lambda: evaluator._campaign.queue.standing().finished == 10)
+    wait_until(lambda: evaluator._session.queue.standing().finished == 10)
     assert len(evaluator.gather("BATCH", size=3)) == 10
 
 
@@ -130,7 +130,7 @@ def test_a_timeout_returns_what_there_is(create, fake_worker):
     assert evaluator.gather("ALL", timeout=0) == []
     assert evaluator.gather("ALL", timeout=0.05) == []
     fake_worker(evaluator.campaign)
-    wait_until(lambda: evaluator._campaign.queue.standing().finished == 2)
+    wait_until(lambda: evaluator._session.queue.standing().finished == 2)
     evaluator.submit(configs(1, start=5), delay=1000)
     assert len(evaluator.gather("ALL", timeout=0)) == 2
     assert evaluator.num_outstanding == 1
@@ -158,7 +158,7 @@ def test_a_gather_ends_in_time_when_each_reading_is_to_be_made_again(create, mon
     """As when something between driver and server cuts off what blocks, and nothing else."""
     evaluator = create()
     evaluator.submit(configs(1))
-    monkeypatch.setattr(evaluator._campaign, "read", lambda _block_s: True)
+    monkeypatch.setattr(evaluator._session, "read", lambda _block_s: True)
     assert evaluator.gather("ALL", timeout=0.3) == []
 
 
@@ -194,7 +194,7 @@ def test_all_configs_are_checked_before_any_is_sent(create):
     evaluator = create()
     with pytest.raises(ConfigError, match='config 1: "x" is an object'):
         evaluator.submit([{"x": 1}, {"x": object()}])
-    assert (evaluator.num_submitted, evaluator._campaign.queue.standing().last_id) == (0, 0)
+    assert (evaluator.num_submitted, evaluator._session.queue.standing().last_id) == (0, 0)
 
 
 @pytest.mark.parametrize("words", [
@@ -399,7 +399,7 @@ def test_a_search_ends_after_the_batch_is_recorded(create, fake_worker):
     evaluator = create(callbacks=[callback])
     evaluator.submit(configs(3))
     fake_worker(evaluator.campaign, room=3)
-    wait_until(lambda: evaluator._campaign.queue.standing().finished == 3)
+    wait_until(lambda: evaluator._session.queue.standing().finished == 3)
     with pytest.raises(SearchTerminationError):
         evaluator.gather("ALL")
     assert (callback.seen, evaluator.num_gathered, evaluator.num_outstanding) == (3, 3, 0)
@@ -469,7 +469,7 @@ def test_joining_an_adopted_job_that_has_just_finished(create, fake_worker):
     first.submit(configs(4))
     second = create()
     fake_worker(second.campaign)
-    wait_until(lambda: second._campaign.queue.standing().finished == 4)
+    wait_until(lambda: second._session.queue.standing().finished == 4)
     second.submit(configs(2))
     assert second.num_outstanding == 4
     assert sorted(ids(second.gather("ALL"))) == [1, 2, 3, 4]
@@ -536,7 +536,7 @@ def test_a_retried_job_is_joined_with_its_new_outcome(create, fake_worker):
     second = create()  # its cursor is before the first outcome
     fake_worker(first.campaign, run)
     first.gather("ALL")
-    pause = second._campaign.queue
+    pause = second._session.queue
     pause.pause(True)
     assert pause.retry([1]) == [1]
     (job,) = second.submit([{"x": 1}])
@@ -553,9 +553,9 @@ def test_an_adopted_job_that_fails_and_is_retried_is_gathered_once(create, fake_
     second = create()
     fake_worker(first.campaign, lambda config: 1 / 0)
     first.gather("ALL")
-    second._campaign.queue.retry([1, 2])
+    second._session.queue.retry([1, 2])
     first.submit([{"x": 3}])
-    wait_until(lambda: second._campaign.queue.standing().finished == 3)
+    wait_until(lambda: second._session.queue.standing().finished == 3)
     assert sorted(ids(second.gather("ALL"))) == [1, 2]
     assert second.num_outstanding == 0
 
@@ -601,8 +601,8 @@ def test_history_leaves_out_former_outcomes(create, fake_worker):
     first.submit([{"y": 1}, {"x": 1}])
     fake_worker(first.campaign, room=1)
     first.gather("ALL")
-    first._campaign.queue.retry([1])
-    wait_until(lambda: first._campaign.queue.standing().finished == 2)
+    first._session.queue.retry([1])
+    wait_until(lambda: first._session.queue.standing().finished == 2)
     assert ids(create().history()) == [2, 1]
 
 
@@ -677,10 +677,10 @@ def test_attach(server, create, campaign, fake_worker):
     first.submit(configs(2))
     first.gather("ALL")
     first.submit(configs(1, start=2), delay=0.2)
-    before = first._campaign.queue.meta()
+    before = first._session.queue.meta()
     with Evaluator.attach(campaign, home=server) as attached:
         attached._workers = None
-        assert attached._campaign.queue.meta() == before
+        assert attached._session.queue.meta() == before
         assert (attached.campaign, attached.method, attached.num_workers) == (campaign, "thread", 3)
         assert len(attached.history()) == 2
         assert attached.num_outstanding == 1
@@ -728,7 +728,7 @@ def test_cancel_takes_adopted_ones_too_and_no_others(create):
     first.submit(configs(1))
     assert second.cancel() == 5
     assert len(second.gather("ALL")) == 5
-    assert third._campaign.queue.snapshot().outstanding == 1
+    assert third._session.queue.snapshot().outstanding == 1
 
 
 def test_leaving_detaches(create, fake_worker):
@@ -773,7 +773,7 @@ def test_closing_wakes_who_waits(create):
 def test_a_purged_campaign_ends_the_wait(create, fake_worker):
     evaluator = create()
     evaluator.submit(configs(1))
-    threading.Timer(0.1, create()._campaign.queue.purge).start()
+    threading.Timer(0.1, create()._session.queue.purge).start()
     with pytest.raises(CampaignNotFoundError, match="purged"):
         evaluator.gather("ALL", timeout=20)
 
@@ -813,7 +813,7 @@ def test_options_reach_the_server(create, campaign):
     evaluator = create(
         max_attempts=2, max_losses=4, retry_delay=(1, 3, 9), time_limit=5, run_function_kwargs={"a": 1}
     )
-    meta = evaluator._campaign.queue.meta()
+    meta = evaluator._session.queue.meta()
     assert [meta[name] for name in ("max_attempts", "max_losses", "num_workers")] == [b"2", b"4", b"1"]
     assert [float(meta[f"retry_{name}"]) for name in ("first_ms", "factor", "max_ms")] == [1000, 3, 9000]
     assert b'"kwargs":{"a":1},"time_limit":5' in meta["options"]

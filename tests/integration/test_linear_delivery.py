@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from queue_eval import Evaluator, Job, SearchTerminationError, ThreadPoolEvaluator, single
+from queue_eval import Evaluator, Job, SearchTerminationError, ThreadPoolEvaluator
+from queue_eval.driver import awaited
 from queue_eval.driver.callbacks import Callback
 from tests.support.waiting import wait_until
 
@@ -119,7 +120,7 @@ def test_a_resumed_script_takes_each_job_with_as_many_steps(create, fake_worker,
     else:
         jobs = evaluator.gather("ALL") if taking == "gather" else evaluator.as_completed()
         taken = [job.id for job in jobs]
-    assert taken == [entry.id for entry in evaluator._campaign.queue.read_after("0-0")]
+    assert taken == [entry.id for entry in evaluator._session.queue.read_after("0-0")]
     assert taken[0] == JOBS // 2 + 1
     assert steps.count <= STEPS * JOBS
 
@@ -142,7 +143,7 @@ def test_a_resumed_script_whose_log_is_gone_gives_up_each_job_with_as_many_steps
     count = 2500  # several pages
     finish(create, fake_worker, count)
     evaluator = create()
-    queue = evaluator._campaign.queue
+    queue = evaluator._session.queue
     queue.link.client.xtrim(queue.keys.results, maxlen=0, approximate=False)
     steps = Steps(evaluator)
     evaluator.submit(configs(count))
@@ -193,7 +194,7 @@ class OneByOne:
 def test_whether_awaited_jobs_are_finished_is_asked_with_as_many_steps(monkeypatch):
     looks = []
 
-    class Watched(single._Future):
+    class Watched(awaited._Future):
         @property
         def is_finished(self) -> bool:
             looks.append(self)
@@ -203,9 +204,9 @@ def test_whether_awaited_jobs_are_finished_is_asked_with_as_many_steps(monkeypat
         def is_finished(self, value: bool) -> None:
             self._is_finished = value
 
-    monkeypatch.setattr(single, "_Future", Watched)
+    monkeypatch.setattr(awaited, "_Future", Watched)
     waiter = OneByOne()
-    singles = single.SingleJobs(waiter)
+    singles = awaited.SingleJobs(waiter)
 
     async def main() -> None:
         jobs = [Job(number + 1, {}, None) for number in range(JOBS)]

@@ -46,7 +46,7 @@ def cluster() -> Iterator[RayCluster]:
 def test_how_many_at_a_time(server, arguments, num_workers, in_flight):
     with RayEvaluator(NAME, home=server, local_workers=False, **arguments) as evaluator:
         assert evaluator.num_workers == num_workers
-        meta = evaluator._campaign.queue.link.client.hgetall(Keys(evaluator.campaign).meta)
+        meta = evaluator._session.queue.link.client.hgetall(Keys(evaluator.campaign).meta)
         assert f'"in_flight":{in_flight or "null"}'.encode() in meta[b"options"]
 
 
@@ -132,7 +132,7 @@ def test_by_value_and_with_what_ray_gives(own_home: Path, cluster: RayCluster) -
         assert wide.result == {"y": 3, "cpus": 2}
         assert (bad.state, bad.cause) == ("failed", "error")
         assert bad.error.endswith("ValueError: unlucky\n")
-        output = evaluator._campaign.queue.outputs_of([1])[0]
+        output = evaluator._session.queue.outputs_of([1])[0]
     assert output == b"seen 5\n"
 
 

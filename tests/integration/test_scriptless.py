@@ -71,7 +71,7 @@ def test_it_goes_missing_while_a_campaign_runs(valkey: RqRedis, tmp_path: Path) 
             with pytest.raises(ServerRefusedError, match="runs no Lua scripts") as raised:
                 driver.gather("ALL", timeout=60)
             assert str(raised.value).startswith(refusal(valkey))
-            link = driver._campaign.queue.link
+            link = driver._session.queue.link
             wait_until(
                 lambda: any(REASON in worker.card.refused.get("c", "") for worker in live_workers(link)), 60
             )

@@ -63,7 +63,7 @@ def test_an_emptied_server_is_named_and_a_purge_is_a_purge(pair, tmp_path):
     node = pair[0]
     with Evaluator.create("math:sqrt", "process", options(node, tmp_path)) as evaluator:
         evaluator.submit([{"x": 1}])
-        evaluator._campaign.queue.purge()
+        evaluator._session.queue.purge()
         with pytest.raises(CampaignNotFoundError, match="campaign 'c' was purged"):
             evaluator.gather("ALL", timeout=60)
         node.client().flushall()

@@ -52,7 +52,7 @@ def test_a_result_that_is_not_json_is_kept(fleet, campaign):
 def test_a_worker_refuses_what_it_does_not_know(fleet, campaign):
     worker = fleet.worker("--campaign", campaign)
     with fleet.driver(campaign, FUNCTION) as evaluator:
-        queue = evaluator._campaign.queue
+        queue = evaluator._session.queue
         meta = queue.link.client.hget(queue.keys.meta, "options")
         queue.link.client.hset(
             queue.keys.meta, "options", json.dumps(json.loads(meta) | {"values": "future"})

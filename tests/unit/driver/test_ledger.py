@@ -37,7 +37,7 @@ def test_adopted_jobs_count_until_their_outcome_or_their_joining():
     assert book.is_candidate(entry(3, "1200-0"))
     assert not book.is_candidate(entry(6, "1200-0"))
     book.resolve(job(3))
-    book.counted.add(3)
+    book.adopted_resolved.add(3)
     assert (book.adopted, book.outstanding) == (1, 3)
     assert not book.is_candidate(entry(3, "1300-0"))
 
@@ -72,10 +72,10 @@ def test_outcomes_from_before_a_joined_retry_are_out_of_date():
 
 def test_an_outcome_read_while_its_submission_was_on_its_way():
     book = ledger()
-    book.early[6] = "1200-0"
+    book.seen_during_submit[6] = "1200-0"
     book.add(job(6), None, None, retried=False)
     assert book.joined == {6: "1200-0"}
-    book.early[1] = "1200-1"
+    book.seen_during_submit[1] = "1200-1"
     book.add(job(1), None, "1200-1", retried=True)
     assert 1 not in book.joined
 
@@ -93,10 +93,10 @@ def test_a_job_is_handed_over_once_and_its_callbacks_called_once():
     assert book.outstanding == 0
 
 
-def test_a_watched_job_is_not_ready_unless_its_watcher_has_gone():
+def test_an_awaited_job_is_not_ready_unless_its_hook_says_that_nobody_awaits_it():
     book = ledger(0, 0)
     for id_, awaited in ((1, True), (2, False)):
-        book.watchers[id_] = lambda _, awaited=awaited: awaited
+        book.completion_hooks[id_] = lambda _, awaited=awaited: awaited
         book.add(job(id_), None, None, retried=False)
         book.resolve(book.waiting[id_])
     assert (list(book.ready), list(book.done)) == ([2], [1])
@@ -116,7 +116,7 @@ def test_jobs_that_are_numbered_again_do_not_take_the_places_of_each_other(ids, 
     for one in gathered:
         book.record(one)
     book.hand_over(gathered)
-    book.forgotten = {one.id: one for one in jobs}
+    book.being_resubmitted = {one.id: one for one in jobs}
     for one, id_ in zip(jobs, ids, strict=True):
         book.renumber(one, id_)
     assert [one.id for one in jobs] == [one.config["id"] for one in jobs] == ids

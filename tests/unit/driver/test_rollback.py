@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from queue_eval.driver.rollback import _KEPT_MS as KEPT_MS
-from queue_eval.driver.rollback import _MOST as MOST
-from queue_eval.driver.rollback import Undone
+from queue_eval.driver.batch_sender import Placement
+from queue_eval.driver.rollback import (
+    MAX_REMEMBERED_SUBMISSIONS,
+    REMEMBER_FINISHED_MS,
+    SubmissionLog,
+)
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Submission
 
@@ -22,7 +25,7 @@ class EmptyServer:
         return 0
 
 
-def send(undone, ids, at_ms, *, done=True):
+def send(log, ids, at_ms, *, done=True):
     jobs = []
     for id_ in ids:
         job = Job(id_, {"x": 1}, None)
@@ -30,43 +33,43 @@ def send(undone, ids, at_ms, *, done=True):
         job.status = Job.DONE if done else Job.RUNNING
         jobs.append(job)
     submissions = [Submission(CONFIG, FINGERPRINT, id_) for id_ in ids]
-    undone.add(jobs, submissions, priority=3, delay_ms=5, slots=2)
+    log.add(jobs, submissions, Placement(priority=3, delay_ms=5, slots=2))
     return jobs
 
 
-def found(undone):
-    return [sent.job.id for sent in undone.find(EmptyServer())]
+def found(log):
+    return [sent.job.id for sent in log.find_rolled_back(EmptyServer())]
 
 
 def test_all_that_it_takes_to_send_them_again_is_kept_in_order():
-    undone = Undone()
-    (job,) = send(undone, [1], DAY_MS)
-    send(undone, [2, 3], DAY_MS + 1)
-    send(undone, [], DAY_MS + 2)
-    first, *others = undone.find(EmptyServer())
+    log = SubmissionLog()
+    (job,) = send(log, [1], DAY_MS)
+    send(log, [2, 3], DAY_MS + 1)
+    send(log, [], DAY_MS + 2)
+    first, *others = log.find_rolled_back(EmptyServer())
     assert (first.job, first.submission) == (job, Submission(CONFIG, FINGERPRINT, 1))
-    assert (first.priority, first.delay_ms, first.slots) == (3, 5, 2)
+    assert (first.placement.priority, first.placement.delay_ms, first.placement.slots) == (3, 5, 2)
     assert [sent.job.id for sent in others] == [2, 3]
 
 
 def test_what_is_over_is_forgotten_after_a_while():
-    undone = Undone()
-    send(undone, [1, 2], DAY_MS)
-    send(undone, [3], DAY_MS + KEPT_MS)
-    assert found(undone) == [1, 2, 3]
-    send(undone, [4], DAY_MS + KEPT_MS + 1)
-    assert found(undone) == [3, 4]
+    log = SubmissionLog()
+    send(log, [1, 2], DAY_MS)
+    send(log, [3], DAY_MS + REMEMBER_FINISHED_MS)
+    assert found(log) == [1, 2, 3]
+    send(log, [4], DAY_MS + REMEMBER_FINISHED_MS + 1)
+    assert found(log) == [3, 4]
 
 
 def test_what_is_not_over_is_kept():
-    undone = Undone()
-    send(undone, [1], DAY_MS, done=False)
-    send(undone, [2], DAY_MS + 2 * KEPT_MS)
-    assert found(undone) == [1, 2]
+    log = SubmissionLog()
+    send(log, [1], DAY_MS, done=False)
+    send(log, [2], DAY_MS + 2 * REMEMBER_FINISHED_MS)
+    assert found(log) == [1, 2]
 
 
 def test_no_more_than_so_many_are_kept():
-    undone = Undone()
-    for start in range(0, MOST + 3000, 1000):
-        send(undone, range(start + 1, start + 1001), DAY_MS, done=False)
-    assert found(undone) == list(range(3001, MOST + 3001))
+    log = SubmissionLog()
+    for start in range(0, MAX_REMEMBERED_SUBMISSIONS + 3000, 1000):
+        send(log, range(start + 1, start + 1001), DAY_MS, done=False)
+    assert found(log) == list(range(3001, MAX_REMEMBERED_SUBMISSIONS + 3001))

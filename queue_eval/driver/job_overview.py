@@ -1,4 +1,4 @@
-"""What a driver knows of its jobs: counts, lists, tables. Also when it is closed."""
+"""What a driver knows of its jobs, as counts, lists and tables. It works on a closed driver, too."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from typing import TYPE_CHECKING, Any
 
 from queue_eval.driver.results import SavedKeys, convert_for_csv, data_frame, write_results
 from queue_eval.driver.results_owner import Owner
-from queue_eval.driver.session import Campaign
+from queue_eval.driver.session import CampaignSession
 from queue_eval.model.job import Job
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Records:
-    """The part of an evaluator that only looks."""
+class JobOverview:
+    """The part of an evaluator that only shows jobs, and changes none."""
 
-    def __init__(self, campaign: Campaign) -> None:
-        self._campaign = campaign
-        self._ledger = campaign.ledger
+    def __init__(self, session: CampaignSession) -> None:
+        self._session = session
+        self._ledger = session.ledger
         self._created: dict[Job, None] = {}
-        """Created, not submitted. A dict, so that each leaves in constant time."""
+        """Jobs that were created and not submitted. A dict, so that each leaves in constant time."""
         self._submitted = 0
 
     @property
     def num_outstanding(self) -> int:
-        """Jobs, submitted or adopted, that no gather has returned."""
-        with self._campaign.lock:
+        """How many jobs, submitted or adopted, no gather has returned."""
+        with self._session.lock:
             return self._ledger.outstanding
 
     @property
     def num_submitted(self) -> int:
-        """Submissions of this life."""
+        """How many jobs this evaluator has submitted."""
         return self._submitted
 
     @property
     def num_gathered(self) -> int:
-        """Jobs gathered, awaited or given by `history`, each counted once."""
-        with self._campaign.lock:
+        """How many jobs were gathered, awaited or given by `history`, each counted once."""
+        with self._session.lock:
             return len(self._ledger.gathered)
 
     @property
     def jobs(self) -> list[Job]:
-        """Every job this driver knows. Adopted ones are known when they finish.
+        """Every job that this driver knows. It knows an adopted one when that has finished.
 
-        With ``keep_jobs=False`` those that no gather has returned yet.
+        With ``keep_jobs=False``, those that no gather has returned yet.
         """
-        with self._campaign.lock:
+        with self._session.lock:
             return [*self._ledger.tracked.values(), *self._created]
 
     @property
     def jobs_done(self) -> list[Job]:
-        """Every job that was gathered, awaited or given by `history`, each once; kept ones only."""
-        with self._campaign.lock:
+        """Every job that was gathered, awaited or given by `history`, each once, and that is kept."""
+        with self._session.lock:
             return list(self._ledger.done.values())
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -67,7 +67,7 @@ class Records:
         `saved_keys`: None for the whole config, a list of its keys, or a callable from `Job` to dict.
 
         What another campaign has written there is kept under another name, with a warning.
-        With ``keep_jobs=False`` they are read from the server, in the order in which they finished.
+        With ``keep_jobs=False`` the jobs are read from the server, in the order in which they finished.
         """
         self.write_evals(Path(log_dir) / "results.csv", saved_keys)
 
@@ -76,13 +76,13 @@ class Records:
     ) -> None:
         """As `dump_evals`, to a file of another name. `safe_cells`: for spreadsheets, without formulas."""
         folder, name = target.parent, target.name
-        owner = Owner(self._campaign.queue.campaign, self._campaign.queue.uid)
+        owner = Owner(self._session.queue.campaign, self._session.queue.uid)
         if self._ledger.keep:
             write_results(
                 self.jobs_done, saved_keys, folder, name=name, owner=owner, safe_cells=safe_cells
             )
         elif self.num_gathered:
-            gathered = self._campaign.gathered()
+            gathered = self._session.gathered()
             write_results(
                 gathered, saved_keys, folder, spill=True, name=name, owner=owner, safe_cells=safe_cells
             )

@@ -1,0 +1,63 @@
+"""Jobs that have finished, as a driver reads them back from the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.history import Past, past_pages, without_collections
+from queue_eval.driver.fill import JobFiller
+from queue_eval.driver.ledger import Ledger
+from queue_eval.model.job import Job
+
+
+class PastJobs:
+    """Reads finished jobs of a campaign.
+
+    Guarantees: one job is one object, as long as the ledger keeps it.
+    """
+
+    def __init__(self, queue: CampaignQueue, ledger: Ledger, filler: JobFiller) -> None:
+        self._queue = queue
+        self._ledger = ledger
+        self._filler = filler
+        self._history: list[Job] | None = None
+
+    def history(self) -> list[Job]:
+        """Jobs that had finished when the campaign was opened, in that order. They count as gathered."""
+        found = self._history
+        if found is None:
+            with without_collections():
+                found = list(self._read(self._ledger.opened.tail))
+            if self._ledger.keep:
+                self._history = found
+        with self._ledger.lock:
+            for job in found:
+                self._ledger.settle_in(job)
+        return list(found)
+
+    def gathered(self) -> Iterator[Job]:
+        """Every job that was gathered, read from the server in the order in which they finished."""
+        for job in self._read(self._queue.standing().tail):
+            if job.id in self._ledger.gathered:
+                yield job
+
+    def _read(self, tail: str) -> Iterator[Job]:
+        for page in past_pages(self._queue, tail):
+            yield from self._jobs_of(page)
+
+    def _jobs_of(self, page: Sequence[Past]) -> list[Job]:
+        self._filler.learn_hosts(entry for entry, _, _ in page)
+        jobs = []
+        with self._ledger.lock:
+            tracked = self._ledger.tracked
+            for entry, submitted_ms, config in page:
+                job = tracked.get(entry.id)
+                if job is None:
+                    job = self._filler.rebuild(entry, submitted_ms, config)
+                    if self._ledger.keep:
+                        tracked[entry.id] = job
+                elif job.status != Job.DONE:
+                    self._filler.fill(job, entry)
+                jobs.append(job)
+        return jobs
