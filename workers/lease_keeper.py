@@ -29,12 +29,12 @@ from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import GiveUp, Link
 from queue_eval.transport.script_calls import KeyCommand
-from workers.book import Book
-from workers.complaints import Complaints
 from workers.options import WorkerOptions
+from workers.repeated_log import RepeatedLog
 from workers.rounds import Rounds
 from workers.runner import Runner
-from workers.served import Served
+from workers.state.served_campaign import ServedCampaign
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -43,15 +43,16 @@ class LeaseKeeper:
     """Beats every third of a lease, and at once when poked. `start` and `stop` may be called twice."""
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, *, on_drain: Callable[[], None]
+        self, link: Link, options: WorkerOptions, state: WorkerState, runner: Runner, *,
+        on_drain: Callable[[], None],
     ) -> None:  # fmt: skip
         self._link = link
         self._options = options
-        self._book = book
+        self._state = state
         self._runner = runner
         self._on_drain = on_drain
         self._lease_ms = round(options.lease_s * 1000)
-        self._complaints = Complaints(log)
+        self._repeated_log = RepeatedLog(log)
         self._poked = threading.Event()
         self._stopped = threading.Event()
         self.is_draining = False
@@ -60,7 +61,7 @@ class LeaseKeeper:
         self._born = birth_of(os.getpid())
         self._allotted = _allotted(options)
         self._home = HomeLoss(link.access.home)
-        self._rounds = Rounds(link, options, book, self._try)
+        self._rounds = Rounds(link, options, state, self._try)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -105,7 +106,7 @@ class LeaseKeeper:
         """One heartbeat."""
         if (loss := self._home.tell()) is not None:
             log.warning("%s", loss)
-        reasons = self._book.reasons()
+        reasons = self._state.campaigns.reasons()
         # First: what waits for a node of a cluster comes after.
         self._extend_all()
         began_at = time.monotonic()
@@ -113,12 +114,12 @@ class LeaseKeeper:
         if time.monotonic() - began_at > self._options.lease_s / 3:
             self._extend_all()  # it has waited for one: the leases elsewhere must not end for that
         if campaigns is not None:
-            self._book.forget_unlisted(campaigns)
+            self._state.campaigns.forget_unlisted(campaigns)
         try:
             self._rounds.go([*(campaigns or ()), *self._rounds.wake()])
         except NodeAwayError as error:
-            self._complaints.add("the rounds could not be ended", error)
-        if self._book.reasons() != reasons:
+            self._repeated_log.add("the rounds could not be ended", error)
+        if self._state.campaigns.reasons() != reasons:
             self.poke()  # drivers wait to be told
         if drain_asked and not self.is_draining:
             log.info("asked to drain")
@@ -131,7 +132,7 @@ class LeaseKeeper:
             except GiveUp:
                 return
             except Exception as error:  # the heartbeat must not stop while jobs run
-                self._complaints.add("the heartbeat failed, trying again", error)
+                self._repeated_log.add("the heartbeat failed, trying again", error)
                 self._stopped.wait(1.0)
             self._poked.wait(self._options.lease_s / 3)
             self._poked.clear()
@@ -143,9 +144,9 @@ class LeaseKeeper:
         except GiveUp:
             raise
         except Exception as error:
-            self._complaints.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
+            self._repeated_log.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
             if not isinstance(error, NodeAwayError):  # its driver waits for the same node
-                self._book.cannot_serve(campaign, str(error))
+                self._state.campaigns.cannot_serve(campaign, str(error))
 
     def _show_life(self, reasons: dict[str, str]) -> tuple[list[str] | None, bool]:
         """The campaigns to look at, None where that cannot be seen now; and whether it is asked to drain."""
@@ -156,7 +157,7 @@ class LeaseKeeper:
             created=self._created, born=self._born, slots=self._options.slots,
             campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
-            lease_s=self._options.lease_s, busy=self._book.busy_slots(), launch=self._options.launch,
+            lease_s=self._options.lease_s, busy=self._state.busy_slots(), launch=self._options.launch,
             refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
             **self._allotted,
         ).encode()  # fmt: skip
@@ -181,7 +182,7 @@ class LeaseKeeper:
         return self._rounds.listed(seen[-1]) if is_listed else None, bool(seen[2])
 
     def _extend_all(self) -> None:
-        holdings = self._book.holdings()
+        holdings = self._state.campaigns.holdings()
         held = [(served.queue, tokens) for served, tokens in holdings]
         replies: Sequence[Extended | Exception]
         try:
@@ -193,9 +194,11 @@ class LeaseKeeper:
         for (served, tokens), reply in zip(holdings, replies, strict=True):
             self._try(served.name, partial(self._learn, served, tokens, reply))
 
-    def _learn(self, served: Served, tokens: list[tuple[int, int]], reply: Extended | Exception) -> None:
+    def _learn(
+        self, served: ServedCampaign, tokens: list[tuple[int, int]], reply: Extended | Exception
+    ) -> None:
         if isinstance(reply, CampaignNotFoundError):
-            self._book.leave(served.name)
+            self._state.campaigns.leave(served.name)
             return
         if isinstance(reply, Exception):
             raise reply
@@ -209,30 +212,30 @@ class LeaseKeeper:
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
             self._runner.forget(served.lane, [(job, sent[job]) for job in reply.taken], begun=False)
         self._release_unknown(served, reply.unknown)
-        if self._book.is_done_with(served):
+        if self._state.is_done_with(served):
             log.info("campaign %s is served no more", served.name)
             with suppress(CampaignNotFoundError):
                 served.queue.release(self._options.name, [], leave=True)
-            self._book.leave(served.name)
+            self._state.campaigns.leave(served.name)
         elif reply.revision != served.plan.revision:
             self._rounds.look_at(served.name)
 
-    def _release_unknown(self, served: Served, unknown: list[tuple[int, int]]) -> None:
+    def _release_unknown(self, served: ServedCampaign, unknown: list[tuple[int, int]]) -> None:
         """What the server thinks is held here, and nobody here knows of, because it has gone back in time (a
         power cut, a failover): settle again what is remembered, give back the rest after a whole lease."""
         now = time.monotonic()
-        known = served.tokens
-        if again := self._book.settle_again(served, unknown):
+        known = served.held.tokens
+        if again := self._state.settle_again(served, unknown):
             log.warning("jobs %s of %s are held here once more: settled again", again, served.name)
             unknown = [token for token in unknown if token not in again]
-        seen = served.unknown
+        seen = served.unknown_since
         still = {token: seen.get(token, now) for token in unknown if known.get(token[0]) != token[1]}
         lost = [token for token, since in still.items() if now - since > self._options.lease_s]
         if lost:
             log.warning("jobs %s of %s are held here unknown to us: given back", lost, served.name)
             reason = "unknown here since the server went back in time"
             served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
-        served.unknown = {token: at for token, at in still.items() if token not in lost}
+        served.unknown_since = {token: at for token, at in still.items() if token not in lost}
 
 
 def _allotted(options: WorkerOptions) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from queue_eval.campaign import keys
 from queue_eval.foreign_text import plain
 from queue_eval.transport.error_kinds import REDIS_ERRORS
 from queue_eval.transport.link import BlockingClient, GiveUp, Link
-from workers.book import Book
-from workers.cluster_ears import ClusterEars
-from workers.complaints import Complaints
-from workers.exchange import Exchange
+from workers.cluster_listener import ClusterListener
+from workers.repeated_log import RepeatedLog
+from workers.settler import Settler
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -41,7 +41,7 @@ class _Listener:
         self._key = key
         self._block_s = block_s
         self._client = BlockingClient(link, block_s + _MARGIN_S)
-        self._complaints = Complaints(log)
+        self._repeated_log = RepeatedLog(log)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -71,7 +71,7 @@ class _Listener:
             except GiveUp:
                 return
             except Exception as error:  # a listener that dies would leave the worker deaf
-                self._complaints.add(f"{self._thread.name} failed, trying again", error)
+                self._repeated_log.add(f"{self._thread.name} failed, trying again", error)
                 self._stopped.wait(1.0)
                 self._while_deaf()
 
@@ -83,26 +83,26 @@ class WakeListener(_Listener):
     """Blocks on the markers of all campaigns while the exchange has room and knows of no work.
 
     On a cluster the markers lie in different slots, so that no single command can block on them: see
-    `ClusterEars`.
+    `ClusterListener`.
 
     A marker that is to be listened for while this thread blocks without it would be heard when the block
     ends. So it blocks on a key of its own, too, which the exchange sets then.
     """
 
-    def __init__(self, link: Link, book: Book, exchange: Exchange, worker: str) -> None:
+    def __init__(self, link: Link, state: WorkerState, settler: Settler, worker: str) -> None:
         super().__init__(link, "wake-listener", _BLOCK_S)
-        self._book = book
-        self._exchange = exchange
+        self._state = state
+        self._settler = settler
         self._nudge_key = keys.nudge_key(worker)
         self._blocked_on: frozenset[str] | None = None
         """The markers that it blocks on; none while it looks which; None while it does not block."""
         self._asked_at = time.monotonic()
-        self._ears = ClusterEars(link, _BLOCK_S) if link.is_cluster else None
-        exchange.on_nothing_left = self._nudge
+        self._ears = ClusterListener(link, _BLOCK_S) if link.is_cluster else None
+        settler.on_nothing_left = self._nudge
 
     def stop(self) -> None:
         super().stop()
-        self._exchange.armed.set()
+        self._settler.armed.set()
         if self._ears is not None:
             self._ears.interrupt()
 
@@ -113,10 +113,10 @@ class WakeListener(_Listener):
             self._listen_to_nodes(self._ears)
 
     def _listen(self, client: Any) -> None:
-        self._exchange.armed.wait()
+        self._settler.armed.wait()
         # Before the look: what is to be listened for from then on is worth a nudge.
         self._blocked_on = frozenset()
-        wanted = self._book.wake_keys()
+        wanted = self._state.wake_keys()
         if self._stopped.is_set() or not wanted:
             self._blocked_on = None
             self._disarm()
@@ -134,11 +134,11 @@ class WakeListener(_Listener):
         else:
             self._ask_all_in_time()
 
-    def _listen_to_nodes(self, ears: ClusterEars) -> None:
+    def _listen_to_nodes(self, ears: ClusterListener) -> None:
         if not ears.are_open:
-            self._exchange.armed.wait()
+            self._settler.armed.wait()
         # Where the exchange needs no marker any more, what is blocked on still tells who has taken one.
-        wanted = self._book.wake_keys() if self._exchange.armed.is_set() else {}
+        wanted = self._state.wake_keys() if self._settler.armed.is_set() else {}
         if self._stopped.is_set():
             ears.close()
             return
@@ -160,7 +160,7 @@ class WakeListener(_Listener):
             self._ears.interrupt()
             return
         blocked_on = self._blocked_on
-        if blocked_on is None or self._book.wake_keys().keys() <= blocked_on:
+        if blocked_on is None or self._state.wake_keys().keys() <= blocked_on:
             return
         # Without an expiry, to which workers have no right; it is popped at once, or goes with the card.
         link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
@@ -170,15 +170,15 @@ class WakeListener(_Listener):
         self._report(None)
 
     def _report(self, campaign: str | None) -> None:
-        self._book.wanted(campaign)
+        self._state.wanted(campaign)
         self._disarm()
 
     def _disarm(self) -> None:
         """Block no more until the exchange finds nothing left, unless there are markers to block on: those of
         other campaigns, or of one that the exchange has just asked for."""
-        self._exchange.armed.clear()
-        if self._book.wake_keys():
-            self._exchange.armed.set()
+        self._settler.armed.clear()
+        if self._state.wake_keys():
+            self._settler.armed.set()
 
 
 class NoticeListener(_Listener):

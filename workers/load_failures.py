@@ -17,12 +17,12 @@ from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id
 from queue_eval.model.moves import Release
 from queue_eval.transport.link import Link
-from workers.book import Book
 from workers.executors.protocol import NO_INTERPRETER
-from workers.loads import Unloaded
 from workers.options import WorkerOptions
 from workers.runner import Runner
-from workers.served import Served
+from workers.state.loads import Unloaded
+from workers.state.served_campaign import ServedCampaign
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -34,16 +34,17 @@ class LoadFailures:
     """
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, show_card: Callable[[], None]
+        self, link: Link, options: WorkerOptions, state: WorkerState, runner: Runner,
+        show_card: Callable[[], None],
     ) -> None:  # fmt: skip
         self._link = link
         self._options = options
-        self._book = book
+        self._state = state
         self._runner = runner
         self._show_card = show_card
         self._machine = machine_id()
 
-    def judge(self, served: Served, unloaded: Sequence[Unloaded]) -> list[Release]:
+    def judge(self, served: ServedCampaign, unloaded: Sequence[Unloaded]) -> list[Release]:
         """If it is the function's fault, have them settled; else step aside, and return what to give back.
 
         Raises CampaignNotFoundError when the campaign is gone; then nothing has been done.
@@ -54,9 +55,9 @@ class LoadFailures:
         has_tried = not any(one.reason.startswith(NO_INTERPRETER) for one in unloaded)
         has_told_all = all(_has_told(other.card.refused.get(served.name)) for other in others)
         # What stops this worker may have ended its processes, too.
-        if may_blame and has_tried and has_told_all and not self._book.is_draining:
+        if may_blame and has_tried and has_told_all and not self._state.is_draining:
             # Alone it has nobody to convince, and its driver is told with each job.
-            if self._book.blame_function(served, unloaded, reason if others else ""):
+            if self._state.loads.blame_function(served, unloaded, reason if others else ""):
                 log.warning(
                     "no worker can load the run function of campaign %s, so its jobs fail: %s",
                     served.name, reason,
@@ -64,7 +65,7 @@ class LoadFailures:
             if others:
                 self._show_card()
             return []
-        pause_s = self._book.step_aside(served, unloaded, reason)
+        pause_s = self._state.loads.step_aside(served, unloaded, reason)
         if pause_s is not None:
             # Or each of them would be tried, and would fail, on its own.
             self._runner.take_back(key=served.lane)
@@ -75,7 +76,7 @@ class LoadFailures:
             self._show_card()
         return [Release(one.settlement.id, one.settlement.attempt, one_line(one.reason)) for one in unloaded]
 
-    def _look_at(self, served: Served) -> tuple[bool, str]:
+    def _look_at(self, served: ServedCampaign) -> tuple[bool, str]:
         """Whether it may be the function's fault, for nobody has ever loaded it; and the campaign's label."""
         key = served.queue.keys.meta
         fields = self._link.call(lambda client: client.hmget(key, "uid", "revision", "loaded", "queue"))

@@ -25,11 +25,11 @@ from queue_eval.model.moves import Reclaimed
 from queue_eval.server.home import spool_file
 from queue_eval.transport.clients import node_of
 from queue_eval.transport.link import GiveUp, Link
-from workers.book import Book
-from workers.complaints import Complaints
 from workers.options import WorkerOptions
-from workers.served import Served
+from workers.repeated_log import RepeatedLog
 from workers.spool import deliver_orphans
+from workers.state.served_campaign import ServedCampaign
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -48,17 +48,17 @@ _DRAIN_LIFE_S = 3600.0
 class Reclaimer:
     """Looks about once a second: one script per campaign, all in one call, cheap when nothing has expired."""
 
-    def __init__(self, link: Link, options: WorkerOptions, book: Book, spools: Path | None) -> None:
+    def __init__(self, link: Link, options: WorkerOptions, state: WorkerState, spools: Path | None) -> None:
         self._link = link
         self._spools = spools
         self._options = options
-        self._book = book
+        self._state = state
         self._grace_ms = round(options.lease_s * 1000)
         self._machine = machine_id()
         self._looked_at: set[tuple[str, str]] = set()
         """Dead neighbours (name, card) whose jobs this worker has taken back."""
         self._renew_at = 0.0
-        self._complaints = Complaints(log)
+        self._repeated_log = RepeatedLog(log)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="reclaimer", daemon=True)
 
@@ -96,7 +96,7 @@ class Reclaimer:
         except GiveUp:
             raise
         except Exception as error:
-            self._complaints.add(f"{what} failed, trying again", error)
+            self._repeated_log.add(f"{what} failed, trying again", error)
             return None
 
     def try_spools(self) -> None:
@@ -105,7 +105,7 @@ class Reclaimer:
 
     def _deliver_spools(self) -> None:
         if self._spools is not None:
-            deliver_orphans(self._spools, self._link, self._complaints)
+            deliver_orphans(self._spools, self._link, self._repeated_log)
 
     def _is_spooled(self, worker: str) -> bool:
         """Whether another worker is delivering what a dead one has left."""
@@ -117,7 +117,7 @@ class Reclaimer:
 
     def _reclaim(self, worker: str) -> None:
         """In all campaigns, a page of each at a time."""
-        asked = [served for served, _ in self._book.holdings()]
+        asked = [served for served, _ in self._state.campaigns.holdings()]
         while asked:
             queues = [served.queue for served in asked]
             replies = CampaignQueue.reclaim_all(self._link, queues, grace_ms=self._grace_ms, worker=worker)
@@ -127,10 +127,10 @@ class Reclaimer:
                 if self._try(f"reclaiming for {served.name}", partial(self._take_back, served, worker, reply))
             ]
 
-    def _take_back(self, served: Served, worker: str, reply: Reclaimed | Exception) -> bool:
+    def _take_back(self, served: ServedCampaign, worker: str, reply: Reclaimed | Exception) -> bool:
         """Whether there is more."""
         if isinstance(reply, CampaignNotFoundError):
-            self._book.leave(served.name)
+            self._state.campaigns.leave(served.name)
             return False
         if isinstance(reply, Exception):
             raise reply

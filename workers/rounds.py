@@ -22,9 +22,9 @@ from queue_eval.errors import (
 from queue_eval.foreign_text import plain
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import KeyCommand
-from workers.book import Book
 from workers.options import WorkerOptions
-from workers.served import label_of, make_plan
+from workers.plan import label_of, make_plan
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -41,13 +41,13 @@ class Rounds:
     """
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book,
+        self, link: Link, options: WorkerOptions, state: WorkerState,
         attempt: Callable[[str, Callable[[], None]], None],
     ) -> None:  # fmt: skip
         """`attempt` runs a step for a campaign, and goes on when it fails."""
         self._link = link
         self._options = options
-        self._book = book
+        self._state = state
         self._attempt = attempt
         self._may_rest = options.campaigns is None
         self._sweep_at = time.monotonic()
@@ -101,7 +101,7 @@ class Rounds:
 
     def go(self, listed: Sequence[str]) -> None:
         """Look at what is listed and not served, and at what is served and has nothing to do here."""
-        holdings = self._book.holdings()
+        holdings = self._state.campaigns.holdings()
         served = {one.name for one, _ in holdings}
         idle = [one.name for one, tokens in holdings if not tokens] if self._may_rest else []
         names = sorted({*listed} - served) + idle
@@ -125,7 +125,7 @@ class Rounds:
         if isinstance(look, Exception):
             raise look
         # Not the whole meta at each beat: of a campaign that is for others it may be megabytes of code.
-        if not look.uid or self._book.is_refused(campaign, look.uid, look.revision):
+        if not look.uid or self._state.campaigns.is_refused(campaign, look.uid, look.revision):
             return
         try:
             queue, meta = CampaignQueue.attach(self._link, campaign)
@@ -136,25 +136,25 @@ class Rounds:
             return
         revision = int(meta["revision"])
         if not self._options.serves(campaign, label_of(meta)):
-            self._book.refuse(campaign, queue.uid, revision)
-            self._book.withdraw(campaign)
+            self._state.campaigns.refuse(campaign, queue.uid, revision)
+            self._state.campaigns.withdraw(campaign)
             return
         try:
             plan = make_plan(queue, meta, self._options, self._link.access)
         except (FunctionError, MethodUnavailableError) as error:
             self._refuse(campaign, queue.uid, revision, error)
             return
-        self._book.serve(queue, plan)
+        self._state.campaigns.serve(queue, plan)
 
     def _refuse(self, campaign: str, uid: str, revision: int, error: Exception) -> None:
         log.error("campaign %s is not served: %s", campaign, error)
-        self._book.refuse(campaign, uid, revision, str(error))
+        self._state.campaigns.refuse(campaign, uid, revision, str(error))
         # What runs is of an opening that was accepted: it is finished.
-        self._book.withdraw(campaign)
+        self._state.campaigns.withdraw(campaign)
 
     def _rest(self, campaigns: Sequence[str]) -> None:
         resting = lay_to_rest(self._link, campaigns)
-        left = [queue for name in resting if (queue := self._book.leave_idle(name)) is not None]
+        left = [queue for name in resting if (queue := self._state.leave_idle(name)) is not None]
         if not left:
             return
         log.debug("campaigns %s are over", [queue.campaign for queue in left])

@@ -31,7 +31,7 @@ from queue_eval.server.home import spool_file
 from queue_eval.transport.link import GiveUp, Link
 from queue_eval.transport.private_files import open_private
 from queue_eval.transport.private_home import make_home
-from workers.complaints import Complaints
+from workers.repeated_log import RepeatedLog
 
 log = plain(logging.getLogger(__name__))
 
@@ -123,7 +123,7 @@ def _append(file: io.FileIO, lines: bytes) -> None:
         raise
 
 
-def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
+def deliver_orphans(folder: Path, link: Link, repeated_log: RepeatedLog) -> int:
     """Settle and give back what dead workers of this machine have left in `folder`. Returns how many leases.
 
     What a damaged campaign does not take stays there, in a file of its own.
@@ -148,7 +148,7 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
                 except GiveUp:
                     raise
                 except Exception as error:
-                    complaints.add(f"what {path} holds of campaign {campaign} cannot be settled", error)
+                    repeated_log.add(f"what {path} holds of campaign {campaign} cannot be settled", error)
                     refused += leases
             failpoints.reach("spool.after-deliver")
             if len(refused) == sum(map(len, lines.values())) > 0:

@@ -7,7 +7,7 @@
                  │ wake and notice listeners        runner ────────────────│
                  └─────────────────────────────────────────────────────────┘
 
-The book is what they share. The exchange trades settlements for leases; the runner owns the child
+The state is what they share. The exchange trades settlements for leases; the runner owns the child
 processes; the keeper extends leases whatever the others do; the listeners block so that nobody polls; the
 reclaimer looks for the dead.
 """
@@ -30,17 +30,17 @@ from queue_eval.transport.access import Access, safe_url
 from queue_eval.transport.link import REPLY_TIMEOUT_S, GiveUp, Link
 from queue_eval.transport.nodes import PACE_S
 from queue_eval.transport.urls import parse_url
-from workers.book import Book
 from workers.drain import END_MARGIN_S, drain_deadline
-from workers.exchange import Exchange
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
 from workers.load_failures import LoadFailures
 from workers.options import WorkerOptions
 from workers.reclaimer import Reclaimer
 from workers.runner import Runner
+from workers.settler import Settler
 from workers.signals import Signals
 from workers.spool import Spool
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -74,8 +74,8 @@ class Worker:
             reply_timeout_s=_NODE_TIMEOUT_S if parse_url(access.url).kind == "cluster" else None,
         )  # fmt: skip
         spool = Spool(spools, options.name) if spools is not None else None
-        self._exchange_link = Link(
-            access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage,
+        self._settler_link = Link(
+            access, name=name, on_wait=self._settler_while_away, outage=self._link.outage,
             reply_timeout_s=_NODE_TIMEOUT_S if self._link.is_cluster else None,
             on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
@@ -85,20 +85,20 @@ class Worker:
             reply_timeout_s=_beat_timeout_s(options.lease_s, on_nodes=self._link.is_cluster),
             on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
-        self._book = Book(self._signals)
-        self._runner = Runner(self._book)
-        self._book.attach_runner(self._runner)
+        self._state = WorkerState(self._signals)
+        self._runner = Runner(self._state)
+        self._state.attach_runner(self._runner)
         self._keeper = LeaseKeeper(
-            self._keeper_link, options, self._book, self._runner,
+            self._keeper_link, options, self._state, self._runner,
             on_drain=lambda: self._signals.drain("asked to"),
         )  # fmt: skip
-        self._book.on_trouble = self._keeper.poke
+        self._state.on_trouble = self._keeper.poke
         failures = LoadFailures(
-            self._exchange_link, options, self._book, self._runner, show_card=self._keeper.poke
+            self._settler_link, options, self._state, self._runner, show_card=self._keeper.poke
         )
-        self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool, failures)
-        self._reclaimer = Reclaimer(self._link, options, self._book, spools)
-        self._wake = WakeListener(self._link, self._book, self._exchange, options.name)
+        self._settler = Settler(self._settler_link, options, self._state, self._runner, spool, failures)
+        self._reclaimer = Reclaimer(self._link, options, self._state, spools)
+        self._wake = WakeListener(self._link, self._state, self._settler, options.name)
         self._notices = NoticeListener(self._link, self._keeper.hear)
         self._abandon = threading.Event()
         self._refusal: ServerUnreachableError | None = None
@@ -110,7 +110,7 @@ class Worker:
         )
         self._is_ending = False
         self._has_traded = False
-        self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
+        self._settler_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
 
     def run(self) -> None:
         """Serve until told to end. Call from the main thread.
@@ -125,7 +125,7 @@ class Worker:
         except GiveUp as reason:
             log.info("%s", reason)
         finally:
-            if self._exchange_thread.ident is not None:
+            if self._settler_thread.ident is not None:
                 self._end()
             self._signals.close()
         if self._refusal is not None:
@@ -140,14 +140,14 @@ class Worker:
         self._reclaimer.reclaim_own_name()
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
             service.start()
-        self._exchange_thread.start()
+        self._settler_thread.start()
         which = ", ".join(self._options.campaigns) if self._options.campaigns else "all campaigns"
         log.info("worker %s: %d slots for %s at %s", self._options.name, self._options.slots, which,
                  safe_url(self._access.url))  # fmt: skip
 
     def _trade(self) -> None:
         try:
-            self._exchange.run()
+            self._settler.run()
         except GiveUp as reason:
             log.info("%s", reason)
         except Exception:
@@ -173,8 +173,8 @@ class Worker:
         self._drained_at = time.monotonic()
         deadline = self._deadline()
         within = "" if deadline is None else f"; given back after {deadline - self._drained_at:.0f} s"
-        log.info("draining (%s): %d running%s", self._signals.reason, self._book.running(), within)
-        self._book.drain()
+        log.info("draining (%s): %d running%s", self._signals.reason, self._state.running(), within)
+        self._state.drain()
         # Told only now: whoever asked for it counts on it that nothing is leased any more.
         self._keeper.is_draining = True
         self._keeper.poke()
@@ -188,7 +188,7 @@ class Worker:
             self._has_reminded = True
             log.warning(
                 "still draining: %d running; another signal gives back what runs and ends this worker",
-                self._book.running(),
+                self._state.running(),
             )  # fmt: skip
 
     def _is_overdue(self) -> bool:
@@ -215,31 +215,31 @@ class Worker:
         self._wake.stop()
         self._notices.stop()
         self._reclaimer.stop()
-        self._exchange.stop()
+        self._settler.stop()
         left = self._runner.close() if self._runner.is_started else {}
         self._settle_up(left, f"drain: {self._signals.reason or 'the worker failed'}")
         log.info("worker %s has ended", self._options.name)
 
     def _settle_up(self, left: dict[str, list[Token]], reason: str) -> None:
         try:
-            self._exchange_thread.join(timeout=_SETTLE_S)
-            if self._exchange_thread.is_alive():
+            self._settler_thread.join(timeout=_SETTLE_S)
+            if self._settler_thread.is_alive():
                 # A reply does not come. What the call carries goes to disk, as when the server is away.
-                self._exchange_link.interrupt()
-                self._exchange_thread.join(timeout=_SPOOL_S)
-            if self._exchange_thread.is_alive() or self._abandon.is_set():
+                self._settler_link.interrupt()
+                self._settler_thread.join(timeout=_SPOOL_S)
+            if self._settler_thread.is_alive() or self._abandon.is_set():
                 raise GiveUp("the server is away")
             # No beat may come after the end and show this worker again; the leases last long enough.
             self._keeper.stop()
-            self._exchange.finish(left, reason)
+            self._settler.finish(left, reason)
             self._keeper.sign_off()
         except GiveUp:
             self._give_back_later(left, reason)
 
     def _give_back_later(self, left: dict[str, list[Token]], reason: str) -> None:
         """Keep on disk what cannot be told now: whoever serves here next tells it."""
-        kept = 0 if self._exchange_thread.is_alive() else self._exchange.keep_rest(left, reason)
-        held = sum(len(tokens) for _, tokens in self._book.holdings())
+        kept = 0 if self._settler_thread.is_alive() else self._settler.keep_rest(left, reason)
+        held = sum(len(tokens) for _, tokens in self._state.campaigns.holdings())
         if kept:
             log.warning(
                 "the server is away: %d jobs are given back, uncharged, by the next worker on this machine "
@@ -250,7 +250,7 @@ class Worker:
 
     def _reason_to_end(self) -> str | None:
         idle = self._options.idle_timeout_s
-        if idle is not None and self._book.idle_s() > idle:
+        if idle is not None and self._state.idle_s() > idle:
             return f"idle for {idle:g} s"
         limit = self._options.time_limit_s
         if limit is not None and time.monotonic() - self._began_at > limit - _drain_margin_s(limit):
@@ -266,8 +266,8 @@ class Worker:
         ends_at = self._ends_at()
         return ends_at is not None and time.monotonic() > ends_at
 
-    def _exchange_while_away(self, away_s: float) -> None:
-        self._exchange.spool()
+    def _settler_while_away(self, away_s: float) -> None:
+        self._settler.spool()
         self._while_away(away_s)
 
     def _while_away(self, away_s: float) -> None:
@@ -289,7 +289,7 @@ class Worker:
     def _reason_to_give_up(self, away_s: float) -> str | None:
         if (self._signals.wants_stop or self._is_ending) and away_s > 2.0:
             return "the server is away"
-        if self._book.running() > 0:
+        if self._state.running() > 0:
             return None
         if self._signals.wants_drain and away_s > 5.0:
             return "the server is away"

@@ -399,7 +399,7 @@ def _time_ms(said: bytes) -> int | None:
 
 
 def _settled(reply: Sequence[Any], request: str) -> Settled:
-    leases, due, now_ms, revision, verdicts, reserved, aside, held_back = reply
+    leases, due, now_ms, revision, verdicts, reserved_slots, other_wide, limited = reply
     return Settled(
         leases=[
             Lease(
@@ -412,7 +412,7 @@ def _settled(reply: Sequence[Any], request: str) -> Settled:
         now_ms=now_ms,
         revision=revision,
         verdicts=[verdict.decode() for verdict in verdicts],
-        reserved=reserved,
-        aside=aside == 1,
-        held_back=held_back == 1,
+        reserved_slots=reserved_slots,
+        has_other_wide_jobs=other_wide == 1,
+        prefetch_limited=limited == 1,
     )  # fmt: skip

@@ -127,11 +127,11 @@ class Settled:
     now_ms: int
     revision: int
     verdicts: list[str]
-    reserved: int = 0
+    reserved_slots: int = 0
     """The slots that the worker is to let run free for a wide job; 0 for none."""
-    aside: bool = False
+    has_other_wide_jobs: bool = False
     """Whether wide jobs wait that are not for this worker now."""
-    held_back: bool = False
+    prefetch_limited: bool = False
     """Whether narrow jobs wait that are not: it was given its share of them in advance."""
 
 

@@ -404,7 +404,7 @@ def test_in_advance_a_worker_is_given_its_share_of_what_waits(campaign):
     campaign.settle("w3")
     settled = campaign.settle("w1", room=2, prefetch=9)
     assert [lease.started for lease in settled.leases] == [True, True, False, False, False]
-    assert settled.held_back
+    assert settled.prefetch_limited
     assert len(campaign.settle("w1", prefetch=9).leases) == 2, "a share of what is left"
     assert campaign.wakes(lambda: campaign.settle("w1", prefetch=9)), "the others are told of what waits"
 
@@ -412,16 +412,16 @@ def test_in_advance_a_worker_is_given_its_share_of_what_waits(campaign):
 def test_alone_a_worker_is_given_all_that_it_asks_for(campaign):
     campaign.add(12)
     settled = campaign.settle("w1", room=2, prefetch=10)
-    assert (len(settled.leases), settled.held_back) == (12, False)
+    assert (len(settled.leases), settled.prefetch_limited) == (12, False)
 
 
 def test_nobody_is_held_back_whose_slots_are_free_or_for_whom_nothing_is_left(campaign):
     campaign.add(3)
     campaign.settle("w2")
-    assert not campaign.settle("w1", room=3, prefetch=6).held_back, "nothing is left"
+    assert not campaign.settle("w1", room=3, prefetch=6).prefetch_limited, "nothing is left"
     campaign.add(4)
-    assert not campaign.settle("w1", room=1).held_back, "it asked for nothing in advance"
-    assert campaign.settle("w1", prefetch=6).held_back
+    assert not campaign.settle("w1", room=1).prefetch_limited, "it asked for nothing in advance"
+    assert campaign.settle("w1", prefetch=6).prefetch_limited
 
 
 @pytest.mark.parametrize("outcome", [Outcome.NAN, Outcome.INF])

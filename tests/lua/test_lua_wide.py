@@ -26,7 +26,7 @@ def test_a_wide_job_is_leased_with_its_slots(campaign):
     settled = campaign.settle("w1", room=4, slots=4)
     assert leased(settled) == [(1, 2), (2, 2)]
     assert all(lease.started for lease in settled.leases)
-    assert (settled.reserved, settled.aside) == (0, False)
+    assert (settled.reserved_slots, settled.has_other_wide_jobs) == (0, False)
 
 
 def test_a_repeated_request_gets_the_same_slots(campaign):
@@ -42,8 +42,8 @@ def test_a_narrow_worker_never_sees_wide_jobs(campaign):
     campaign.add(2)
     settled = campaign.settle("narrow", room=1, slots=1)
     assert leased(settled) == [(2, 1)]
-    assert settled.aside
-    assert not settled.reserved
+    assert settled.has_other_wide_jobs
+    assert not settled.reserved_slots
 
 
 def test_order_is_kept_among_widths(campaign):
@@ -75,16 +75,16 @@ def test_a_wide_job_is_not_overtaken_by_narrow_ones(campaign):
     campaign.add(1, slots=2)
     campaign.add(5)
     half = campaign.settle("w1", settlement(running[0]), room=1, slots=2)
-    assert (leased(half), half.reserved) == ([], 2)
+    assert (leased(half), half.reserved_slots) == ([], 2)
     whole = campaign.settle("w1", settlement(running[1]), room=2, slots=2)
-    assert (leased(whole), whole.reserved) == ([(3, 2)], 0)
+    assert (leased(whole), whole.reserved_slots) == ([(3, 2)], 0)
 
 
 def test_a_full_worker_prefetches_nothing_behind_a_wide_job(campaign):
     campaign.add(1, slots=2)
     campaign.add(5)
     settled = campaign.settle("w1", room=0, prefetch=3, slots=2)
-    assert (leased(settled), settled.reserved) == ([], 2)
+    assert (leased(settled), settled.reserved_slots) == ([], 2)
 
 
 def test_what_stands_before_a_wide_job_may_be_prefetched(campaign):
@@ -103,10 +103,10 @@ def test_nothing_is_prefetched_behind_a_wide_job_that_begins(campaign):
 def test_one_worker_reserves_for_one_wide_job(campaign):
     campaign.add(1, slots=2)
     campaign.add(4)
-    assert campaign.settle("w1", room=1, slots=2).reserved == 2
+    assert campaign.settle("w1", room=1, slots=2).reserved_slots == 2
     other = campaign.settle("w2", room=1, slots=2)
-    assert (leased(other), other.reserved, other.aside) == ([(2, 1)], 0, True)
-    assert campaign.settle("w1", room=1, slots=2).reserved == 2
+    assert (leased(other), other.reserved_slots, other.has_other_wide_jobs) == ([(2, 1)], 0, True)
+    assert campaign.settle("w1", room=1, slots=2).reserved_slots == 2
     # A worker that has the room takes it, whoever reserves.
     assert leased(campaign.settle("w3", room=2, slots=2)) == [(1, 2)]
     assert leased(campaign.settle("w1", room=1, slots=2)) == [(3, 1)]
@@ -116,16 +116,16 @@ def test_as_many_reserve_as_wide_jobs_are_first(campaign):
     campaign.add(2, slots=2)
     campaign.add(1)
     campaign.add(1, slots=2)
-    assert [campaign.settle(w, room=1, slots=2).reserved for w in ("w1", "w2", "w3")] == [2, 2, 0]
+    assert [campaign.settle(w, room=1, slots=2).reserved_slots for w in ("w1", "w2", "w3")] == [2, 2, 0]
 
 
 def test_a_reservation_keeps_others_away_for_a_while_only(campaign):
     campaign.add(1, slots=2)
     campaign.add(4)
-    assert campaign.settle("w1", room=1, slots=2).reserved == 2
+    assert campaign.settle("w1", room=1, slots=2).reserved_slots == 2
     age_reservations(campaign, 3000)
-    assert campaign.settle("w2", room=1, slots=2).reserved == 2
-    assert campaign.settle("w1", room=1, slots=2).reserved == 2, "who reserves goes on"
+    assert campaign.settle("w2", room=1, slots=2).reserved_slots == 2
+    assert campaign.settle("w1", room=1, slots=2).reserved_slots == 2, "who reserves goes on"
 
 
 def test_a_reservation_ends_with_its_worker(campaign):
@@ -133,9 +133,9 @@ def test_a_reservation_ends_with_its_worker(campaign):
     campaign.add(4)
     campaign.settle("w1", room=1, slots=2)
     campaign.queue.release("w1", [], leave=True)
-    assert campaign.settle("w2", room=1, slots=2).reserved == 2
+    assert campaign.settle("w2", room=1, slots=2).reserved_slots == 2
     campaign.die("w2")
-    assert campaign.settle("w3", room=1, slots=2).reserved == 2
+    assert campaign.settle("w3", room=1, slots=2).reserved_slots == 2
 
 
 @pytest.mark.parametrize("end", ["release", "reclaim", "lost", "retry", "due"])

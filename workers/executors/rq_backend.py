@@ -34,7 +34,7 @@ from queue_eval.transport.access import Access
 from queue_eval.transport.clients import new_client
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
 from queue_eval.transport.urls import safe_url
-from workers.executors.rq_broom import CLOSE_S, Broom
+from workers.executors.rq_cleanup import CLOSE_S, TraceCleanup
 from workers.executors.rq_fleet import FleetWatch
 
 _REPLY_TIMEOUT_S = 10.0
@@ -94,7 +94,7 @@ class RqBackend:
         self._by_rq: dict[Token, Token] = {}
         self._recalled: dict[Token, None] = {}
         self._stopping: dict[Token, float] = {}
-        self._broom = Broom(self._moves)
+        self._cleanup = TraceCleanup(self._moves)
         self._fleet = FleetWatch(self._moves, forward["queue"], safe_url(forward["url"]))
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
         self._begun_now: list[Token] = []
@@ -183,12 +183,12 @@ class RqBackend:
         now = time.monotonic()
         if not self._connected:
             return max(0.0, self._retry_at - now)
-        due = (self._look_at, self._fleet.look_at, self._broom.due_at(), *self._stopping.values())
+        due = (self._look_at, self._fleet.look_at, self._cleanup.due_at(), *self._stopping.values())
         return max(0.0, min(due) - now)
 
     def _is_tidy(self) -> bool:
         """Whether nothing is left to be done before the end."""
-        return not self._stopping and self._broom.is_tidy()
+        return not self._stopping and self._cleanup.is_tidy()
 
     def _tell(self) -> None:
         begun, self._begun_now = self._begun_now, []
@@ -227,7 +227,7 @@ class RqBackend:
     def _take_close(self, closed: threading.Event) -> None:
         self._closed = closed
         self._take_stopped([*self._waiting, *self._flying])
-        self._broom.hurry()
+        self._cleanup.hurry()
 
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
@@ -263,7 +263,7 @@ class RqBackend:
             self._deliver(flight, report, entry)
             return
         if rq in self._stopping:
-            self._broom.claim(rq, (entry,))
+            self._cleanup.claim(rq, (entry,))
             return
         # Of an attempt that was given up, or of another forwarder's.
         flights = (*self._flying.values(), *self._waiting.values())
@@ -273,7 +273,7 @@ class RqBackend:
                 self._stopping[later.rq] = 0.0
             self._deliver(later, report, entry)
         elif later is not None:
-            self._broom.claim(rq, (entry,))
+            self._cleanup.claim(rq, (entry,))
         elif report.outcome == "ok":
             self._late[rq[0]] = (rq, entry)
             while len(self._late) > _LATE_MOST:
@@ -286,9 +286,9 @@ class RqBackend:
             Report(job, attempt, report.outcome, report.run_ms, report.source, report.body, report.output)
         )
         rq = (report.id, report.attempt)
-        self._broom.claim(rq, (*flight.entries, entry))
+        self._cleanup.claim(rq, (*flight.entries, entry))
         if flight.shaken:
-            self._broom.claim_later_by_force(rq)
+            self._cleanup.claim_later_by_force(rq)
 
     def _begin(self, flight: _Flight) -> None:
         flight.missed = 0
@@ -331,7 +331,7 @@ class RqBackend:
         if now >= self._look_at:
             self._look(now)
             self._look_at = now + _LOOK_S
-        self._broom.sweep(now, self._by_rq)
+        self._cleanup.sweep(now, self._by_rq)
         if (trouble := self._fleet.look(now)) is not None:
             self._outlet.trouble(trouble)
 
@@ -344,7 +344,7 @@ class RqBackend:
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
             flight.shaken = True
-        self._broom.distrust(now)
+        self._cleanup.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
     def _lose(self, error: BaseException) -> None:
@@ -367,7 +367,7 @@ class RqBackend:
             back = [flight for flight, is_back in zip(flights, taken, strict=True) if is_back]
             for flight in back:
                 self._strike_off(flight)
-                self._broom.claim(flight.rq, flight.entries)
+                self._cleanup.claim(flight.rq, flight.entries)
             if back:
                 self._outlet.returned([flight.token for flight in back])
         self._recalled.clear()
@@ -381,7 +381,7 @@ class RqBackend:
                 self._stopping[token] = now + (0.1 if self._closed is not None else 1.0)
             else:
                 del self._stopping[token]
-                self._broom.claim(token)
+                self._cleanup.claim(token)
 
     def _enqueue(self) -> None:
         """Make RQ jobs of some that wait, or join what is under way already."""
@@ -458,7 +458,7 @@ class RqBackend:
         self._strike_off(flight)
         body = f"the RQ worker that ran this job died: no sign of life for {BEAT_S:g} s".encode()
         self._reports.append(Report(*flight.token, "lost", 0.0, "", body, b""))
-        self._broom.claim_by_force(flight.rq, flight.entries)
+        self._cleanup.claim_by_force(flight.rq, flight.entries)
 
     def _connect(self, reply_timeout_s: float) -> Any:
         return new_client(self._access, name="queue_eval-rq", reply_timeout_s=reply_timeout_s)

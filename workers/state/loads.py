@@ -7,7 +7,7 @@
        │                       ▼ this worker's fault: given back, nothing is asked for 1 s
        └──── loaded ◀──── one job at a time, to see ────▶ not loaded: twice as long, up to 60 s
 
-Nothing here talks to the server, nor locks: the book does.
+Nothing here talks to the server, nor locks: the state does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Unloaded:
 
 @dataclass
 class Loads:
-    """Of one campaign; guarded by the lock of the book."""
+    """Of one campaign; guarded by the lock of the state."""
 
     unloaded: list[Unloaded] = field(default_factory=list)
     """Not judged yet. They are held, though no process has them."""
@@ -113,7 +113,7 @@ class Loads:
         """These were leased; while it is not known whether they can be loaded, they are to show it."""
         self._probes = set(tokens) if self._pause_s else set()
 
-    def most(self, in_hand: Iterable[Token], now: float) -> int | None:
+    def job_limit(self, in_hand: Iterable[Token], now: float) -> int | None:
         """How many jobs may be asked for; None for no limit. `in_hand`: the attempts that the runner has."""
         if self.unloaded or self.is_paused(now):
             return 0

@@ -12,7 +12,7 @@ _AGAIN_S = 60.0
 _MOST = 1000
 
 
-class Complaints:
+class RepeatedLog:
     """Logs errors about subjects (a campaign, a key). May be used from several threads."""
 
     def __init__(self, log: logging.Logger) -> None:

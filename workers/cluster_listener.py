@@ -51,7 +51,7 @@ class _Ear:
     since: float
 
 
-class ClusterEars:
+class ClusterListener:
     """Assumes: one thread listens; `interrupt` may be called from any.
 
     A marker that is popped is always told of, also when it is wanted no more: whoever has taken it owes the

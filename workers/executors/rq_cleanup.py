@@ -36,7 +36,7 @@ _RECENT_S = 60.0
 """What has ended so shortly before RQ's Redis went away may be there again when it is back."""
 
 
-class Broom:
+class TraceCleanup:
     """The claims of one forwarder. Assumes: one thread."""
 
     def __init__(self, moves: RqMoves) -> None:
