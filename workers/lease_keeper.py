@@ -1,6 +1,6 @@
-"""The heartbeat: extends all leases, shows that this worker lives, and learns what it must know.
+"""The heartbeat: extends all leases, shows that this worker lives, and learns of changes on the server.
 
-Its thread does nothing that can take long, so that a busy exchange or a stuck child never costs a lease.
+Its thread does nothing that can take long, so that a busy settler or a stuck child never costs a lease.
 """
 
 from __future__ import annotations
@@ -69,23 +69,23 @@ class LeaseKeeper:
             self._thread.start()
 
     def poke(self) -> None:
-        """Beat now: a notice says that something has changed."""
+        """Beat now: something has changed."""
         self._poked.set()
 
     def hear(self, campaigns: set[str]) -> None:
-        """Beat now: notices name these campaigns, or none."""
+        """Beat now: notices have come, which may name these campaigns."""
         self._rounds.hear(campaigns)
         self.poke()
 
     def stop(self) -> None:
-        """Beat no more; a beat under way is waited for."""
+        """Beat no more, and wait for a beat that is under way."""
         self._stopped.set()
         self._poked.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
     def sign_off(self) -> None:
-        """Take this worker off the registries; called once, when it holds nothing any more."""
+        """Take this worker off the registries. Called once, when it holds nothing any more."""
         name = self._options.name
 
         machine = keys.machine_key(self._machine)
@@ -107,12 +107,12 @@ class LeaseKeeper:
         if (loss := self._home.tell()) is not None:
             log.warning("%s", loss)
         reasons = self._state.campaigns.reasons()
-        # First: what waits for a node of a cluster comes after.
+        # First extend the leases: the rest may wait for a node of a cluster that is away.
         self._extend_all()
         began_at = time.monotonic()
         campaigns, drain_asked = self._show_life(reasons)
         if time.monotonic() - began_at > self._options.lease_s / 3:
-            self._extend_all()  # it has waited for one: the leases elsewhere must not end for that
+            self._extend_all()  # it has waited for a node: the leases on the others must not end for that
         if campaigns is not None:
             self._state.campaigns.forget_unlisted(campaigns)
         try:
@@ -120,7 +120,7 @@ class LeaseKeeper:
         except NodeAwayError as error:
             self._repeated_log.add("the rounds could not be ended", error)
         if self._state.campaigns.reasons() != reasons:
-            self.poke()  # drivers wait to be told
+            self.poke()  # drivers wait for these reasons
         if drain_asked and not self.is_draining:
             log.info("asked to drain")
             self._on_drain()
@@ -138,27 +138,30 @@ class LeaseKeeper:
             self._poked.clear()
 
     def _try(self, campaign: str, step: Callable[[], None]) -> None:
-        """Whatever is wrong with one campaign, the leases of the others must be extended."""
+        """Run `step`, and log an error of it: the leases of the other campaigns must be extended."""
         try:
             step()
         except GiveUp:
             raise
         except Exception as error:
             self._repeated_log.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
-            if not isinstance(error, NodeAwayError):  # its driver waits for the same node
+            if not isinstance(error, NodeAwayError):  # the driver waits for the same node
                 self._state.campaigns.cannot_serve(campaign, str(error))
 
     def _show_life(self, reasons: dict[str, str]) -> tuple[list[str] | None, bool]:
-        """The campaigns to look at, None where that cannot be seen now; and whether it is asked to drain."""
+        """Write this worker's card. Returns the campaigns to look at and whether to drain.
+
+        The campaigns are None while they cannot be listed.
+        """
         name = self._options.name
-        told = dict(sorted(reasons.items())[:MOST_REFUSALS])
+        refusals = sorted(reasons.items())[:MOST_REFUSALS]
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
             created=self._created, born=self._born, slots=self._options.slots,
             campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
             lease_s=self._options.lease_s, busy=self._state.busy_slots(), launch=self._options.launch,
-            refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
+            refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in refusals},
             **self._allotted,
         ).encode()  # fmt: skip
 
@@ -172,12 +175,12 @@ class LeaseKeeper:
             now_s, micros = self._link.call(lambda client: client.time(**node_of(client, keys.WORKERS)))
             seen_ms = now_s * 1000 + micros // 1000
             commands.append((keys.WORKERS, ("ZADD", keys.WORKERS, seen_ms, name)))
-        # On a cluster these keys lie on different nodes: what is on one that is away is not shown this time.
+        # On a cluster these keys lie on different nodes. A node that is away is left out this time.
         replies = self._link.ask_each(commands + self._rounds.asks())
         if self._rounds.is_barred(replies[-1]):
             return self._show_life(reasons)
         is_listed = self._options.campaigns is not None or not isinstance(replies[-1], NodeAwayError)
-        # What is damaged in the registries must not cost anybody a lease.
+        # Damaged registries must not cost any worker a lease.
         seen = undamaged([None if isinstance(reply, NodeAwayError) else reply for reply in replies])
         return self._rounds.listed(seen[-1]) if is_listed else None, bool(seen[2])
 
@@ -189,7 +192,7 @@ class LeaseKeeper:
             replies = CampaignQueue.extend_all(self._link, self._options.name, self._lease_ms, held)
         except GiveUp:
             raise
-        except Exception as error:  # of the server, such as no scripts: the card says why nothing is served
+        except Exception as error:  # such as refused scripts: the card says why nothing is served
             replies = [error] * len(held)
         for (served, tokens), reply in zip(holdings, replies, strict=True):
             self._try(served.name, partial(self._learn, served, tokens, reply))
@@ -202,13 +205,13 @@ class LeaseKeeper:
             return
         if isinstance(reply, Exception):
             raise reply
-        # By token: the job may have come back to this very worker as another attempt.
+        # Stop tokens, not jobs: a job may have come back to this very worker as another attempt.
         sent = dict(tokens)
         if reply.finished:
             log.debug("jobs %s of %s are finished", reply.finished, served.name)
             self._runner.stop(served.lane, [(job, sent[job]) for job in reply.finished])
         if reply.taken:
-            # What has begun goes on: its success still counts if it comes first.
+            # Attempts that have begun go on: their success still counts if it comes first.
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
             self._runner.forget(served.lane, [(job, sent[job]) for job in reply.taken], begun=False)
         self._release_unknown(served, reply.unknown)
@@ -221,8 +224,9 @@ class LeaseKeeper:
             self._rounds.look_at(served.name)
 
     def _release_unknown(self, served: ServedCampaign, unknown: list[tuple[int, int]]) -> None:
-        """What the server thinks is held here, and nobody here knows of, because it has gone back in time (a
-        power cut, a failover): settle again what is remembered, give back the rest after a whole lease."""
+        """Deal with leases that only the server knows: it has gone back in time (a power cut, a failover).
+
+        Settle again what is remembered, and give back the rest after a whole lease."""
         now = time.monotonic()
         known = served.held.tokens
         if again := self._state.settle_again(served, unknown):
@@ -239,7 +243,7 @@ class LeaseKeeper:
 
 
 def _allotted(options: WorkerOptions) -> dict[str, Any]:
-    """The fields of the card that tell of the allocation."""
+    """The fields of the card that describe the allocation."""
     allocation = options.allocation
     if allocation is None:
         return {}

@@ -28,10 +28,11 @@ def label_of(meta: dict[str, bytes]) -> str:
 def make_plan(queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptions, access: Access) -> Plan:
     """What to run for a campaign, by its meta.
 
-    Raises FunctionError when it is not to be run here (a bad signature, malformed options), and
-    MethodUnavailableError when it cannot.
+    Raises FunctionError when the campaign must not run here (a bad signature, malformed options), and
+    MethodUnavailableError when it cannot run here.
     """
-    # Whoever chooses a folder chooses what is in a module of any name: with a list, not the campaign.
+    # A campaign that chooses a folder chooses the code of every module name. With a list of allowed modules,
+    # it may not choose.
     allow = options.allow
     try:
         name = meta["function"].decode()
@@ -52,7 +53,7 @@ def make_plan(queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptio
         queue.campaign, queue.uid, revision, name, method.value, label_of(meta), meta["options"],
         payload or b"",
     )  # fmt: skip
-    signing.verify(access.key, opening, signature)  # first: what is not signed may be anything
+    signing.verify(access.key, opening, signature)  # verify first: what is not signed may be anything
     if values not in ("json", "text"):
         raise FunctionError(f"values={values!r} is not known to this worker; upgrade its queue_eval")
     check_method(method)
@@ -68,7 +69,7 @@ def make_plan(queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptio
         if code is not None:
             code = code | {"path": [], "pins": {}, "exact": False}
     if forward is not None:
-        if code is not None:  # it runs in processes of others, with what they have
+        if code is not None:  # it runs in processes of a backend, with the code that is there
             code = code | {"exact": False, "script": None}
         forward = {
             **forward, "campaign": queue.campaign, "uid": queue.uid, "revision": revision,
@@ -100,7 +101,7 @@ def _forward(value: Any) -> dict[str, Any] | None:
 
 
 def _code(value: Any) -> dict[str, Any] | None:
-    """How the driver finds its code, and whether this is its machine; None of an earlier build's."""
+    """How the driver finds its code, and whether this is its machine. None: an earlier build opened it."""
     if value is None:
         return None
     script = value.get("script")

@@ -1,4 +1,4 @@
-"""What goes wrong again and again is said once a minute: a log that is flooded hides all else."""
+"""Logs an error that occurs again and again once a minute: a flooded log hides everything else."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import time
 
 from queue_eval.errors import NodeAwayError, QueueEvalError
 
-_AGAIN_S = 60.0
-_MOST = 1000
+_REPEAT_AFTER_S = 60.0
+
+_MAX_REMEMBERED = 1000
+"""How many errors are remembered; then all are forgotten."""
 
 
 class RepeatedLog:
@@ -18,21 +20,21 @@ class RepeatedLog:
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._lock = threading.Lock()
-        self._said: dict[tuple[str, str], float] = {}
+        self._silent_until: dict[tuple[str, str], float] = {}
 
     def add(self, subject: str, error: BaseException) -> None:
-        """Say that this is wrong with `subject`, unless it was said within the last minute."""
+        """Log this error of `subject`, unless it was logged within the last minute."""
         if isinstance(error, NodeAwayError):
             self._log.debug("%s: %s", subject, error)
-            return  # told once for all that lies there
+            return  # the link logs it once for all campaigns on that node
         now = time.monotonic()
-        told = (subject, str(error))
+        entry = (subject, str(error))
         with self._lock:
-            if now < self._said.get(told, 0.0):
+            if now < self._silent_until.get(entry, 0.0):
                 return
-            if len(self._said) >= _MOST:
-                self._said.clear()
-            self._said[told] = now + _AGAIN_S
-        # What is raised on purpose says all there is to say.
+            if len(self._silent_until) >= _MAX_REMEMBERED:
+                self._silent_until.clear()
+            self._silent_until[entry] = now + _REPEAT_AFTER_S
+        # Errors of our own say everything in their text, and need no traceback.
         is_known = isinstance(error, QueueEvalError)
         self._log.error("%s: %s", subject, error, exc_info=None if is_known else error)

@@ -1,13 +1,13 @@
-"""The one thread that trades with the queue: settlements against leases, in one call, as they come.
+"""The one thread that settles and leases: one call to the server does both.
 
 ::
 
     runner ──ended──▶ state ──┐                         ┌──▶ runner.submit
-                             ├──▶ settle (one call) ──▶│
+                              ├──▶ settle (one call) ──▶│
     listener ─"work"▶ state ──┘                         └──▶ arms the listener when nothing was left
 
-While one call is under way, what ends meanwhile collects for the next: batches grow under load and vanish
-when idle. While the server is away the call waits, and what it carries is spooled.
+Attempts that end during a call are settled by the next one: batches grow under load and vanish when idle.
+While the server is away the call waits, and what it carries is spooled.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ log = plain(logging.getLogger(__name__))
 
 
 class Settler:
-    """Settles and leases for all campaigns in the state.
+    """Settles and leases for all campaigns that this worker serves.
 
-    Guarantees: every lease taken is settled, released, or known to be somebody else's once `run` and
-    `finish` have returned; what a damaged campaign does not take is in the spool, or expires. Assumes:
-    `Link.call` may wait for ever; then the other threads go on.
+    Guarantees: once `run` and `finish` have returned, every lease taken is settled, released, or known to
+    belong to another worker. What a damaged campaign refuses is in the spool, or expires. Assumes:
+    `Link.call` may wait for ever, while the other threads go on.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Settler:
         self._spool = spool
         self._load_failures = load_failures
         self._in_flight: tuple[CampaignQueue, Sequence[Settlement]] | None = None
-        # "<life>-<number>": unique over all lives of a worker's name, and growing within one, so that the
-        # server can tell a call that was overtaken.
+        # A request is "<life>-<number>". It is unique over all lives of a worker's name, and grows
+        # within one life, so that the server can tell when a call was overtaken.
         self._life = secrets.token_hex(4)
         self._number = 0
         self._server_ahead_ms = (time.time() - time.monotonic()) * 1000
@@ -81,7 +81,7 @@ class Settler:
         self.armed = threading.Event()
         """Set while some campaign has nothing left for a worker that has room: block on its marker."""
         self.on_nothing_left: Callable[[Link], None] | None = None
-        """Called when that begins: who blocks already may do so without that marker."""
+        """Called when that begins: the listener may block already, without that marker."""
 
     def stop(self) -> None:
         """Make `run` return at its next turn."""
@@ -90,14 +90,14 @@ class Settler:
             self._state.changed.notify()
 
     def spool(self) -> None:
-        """The server is away: everything that has ended goes to disk. Called in the exchange's thread."""
+        """Write everything that has ended to disk: the server is away. Called in the settler's thread."""
         if self._spool is None:
             return
-        for queue, settlements in self._waiting():
+        for queue, settlements in self._unacknowledged():
             self._spool.keep(queue, settlements)
 
     def run(self) -> None:
-        """SettleCall until drained or stopped."""
+        """Make calls until drained or stopped."""
         state = self._state
         while True:
             with state.changed:
@@ -115,22 +115,25 @@ class Settler:
                     self._make_call(call)
 
     def finish(self, left: dict[str, list[Token]], reason: str) -> None:
-        """Settle what has ended, release all else that is held, and leave. `left` was running when the
-        runner closed, and is given back for `reason`; what was leased too late to reach it is held, too."""
+        """Settle what has ended, release all other leases, and leave the campaigns.
+
+        `left`, by lane, was running when the runner closed, and is given back for `reason`. Leases that came
+        too late to reach the runner are held, too.
+        """
         self._state.decide_doubtful()
         self._release_due()
-        owing = {queue.uid for queue, batch in self._state.unsettled() if batch}
+        has_unsettled = {queue.uid for queue, batch in self._state.unsettled() if batch}
         idle: list[CampaignQueue] = []
-        done: list[bool] = []
+        are_complete: list[bool] = []
         for served, held in self._state.campaigns.holdings():
-            if held or served.unanswered or served.queue.uid in owing:
-                done.append(self._finish(served, held, left.get(served.lane, []), reason))
+            if held or served.unanswered or served.queue.uid in has_unsettled:
+                are_complete.append(self._finish(served, held, left.get(served.lane, []), reason))
             else:
                 idle.append(served.queue)
         self._leave(idle)
         if self._spool is None:
             return
-        if all(done) and not self._state.releases.all():
+        if all(are_complete) and not self._state.releases.all():
             self._spool.clear()
             return
         self.spool()
@@ -138,18 +141,19 @@ class Settler:
             self._spool.keep(served.queue, releases)
 
     def keep_rest(self, left: dict[str, list[Token]], reason: str) -> int:
-        """The server is away at the end: what has ended goes to disk, and what is given back instead of
-        `finish`. How many leases are given back so; their jobs would be charged when they expire.
+        """Write to disk what `finish` would have told the server, which is away. Returns how many leases are
+        given back so: their jobs would be charged when the leases expire.
 
-        Assumes: the exchange's thread has ended.
+        Assumes: the settler's thread has ended.
         """
         if self._spool is None:
             return 0
         self._state.decide_doubtful()
         self.spool()
         ended: dict[str, set[Token]] = {}
-        for queue, batch in self._waiting():
-            ended.setdefault(queue.uid, set()).update((one.id, one.attempt) for one in batch)
+        for queue, batch in self._unacknowledged():
+            tokens = ended.setdefault(queue.uid, set())
+            tokens.update((settlement.id, settlement.attempt) for settlement in batch)
         given_back = [
             (served, _rest(held, ended.get(served.queue.uid, ()), left.get(served.lane, ()), reason))
             for served, held in self._state.campaigns.holdings()
@@ -161,23 +165,23 @@ class Settler:
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _waiting(self) -> list[tuple[CampaignQueue, Sequence[Settlement]]]:
-        """What has ended and is not acknowledged."""
-        waiting: list[tuple[CampaignQueue, Sequence[Settlement]]] = [*self._state.unsettled()]
+    def _unacknowledged(self) -> list[tuple[CampaignQueue, Sequence[Settlement]]]:
+        """Attempts that have ended and are not acknowledged, with those of the call under way."""
+        batches: list[tuple[CampaignQueue, Sequence[Settlement]]] = [*self._state.unsettled()]
         if self._in_flight is not None:
-            waiting.append(self._in_flight)
-        return waiting
+            batches.append(self._in_flight)
+        return batches
 
     def _finish(
         self, served: ServedCampaign, held: Sequence[Token], running: Sequence[Token], reason: str
     ) -> bool:
-        """Whether a campaign has been told everything."""
+        """Settle and release all of a campaign. Returns whether the server has taken everything."""
         settled: set[Token] = set()
         batch: Sequence[Settlement] = ()
         try:
             while batch := self._state.take_batch(served):
                 self._settle(served, batch, lease_ms=0)
-                settled.update((one.id, one.attempt) for one in batch)
+                settled.update((settlement.id, settlement.attempt) for settlement in batch)
             held = [*held, *self._unknown_leases(served)]
             releases = _rest(held, settled, running, reason)
             self._queue(served).release(self._options.name, releases, leave=True)
@@ -195,7 +199,7 @@ class Settler:
         return True
 
     def _unknown_leases(self, served: ServedCampaign) -> list[Token]:
-        """What a call without a reply has leased, as far as that is known now: it is given back, too."""
+        """The leases of a call whose reply never came: they are given back, too."""
         if not served.unanswered:
             return []
         reply = self._settle(served, (), lease_ms=self._lease_ms)
@@ -205,22 +209,28 @@ class Settler:
         self, served: ServedCampaign, held: Sequence[Token], settled: Container[Token],
         running: Sequence[Token], reason: str,
     ) -> list[Release]:  # fmt: skip
-        ended = {(one.id, one.attempt) for queue, batch in self._state.unsettled() for one in batch
-                 if queue.uid == served.queue.uid}  # fmt: skip
-        return [one for one in _rest(held, settled, running, reason) if (one.id, one.attempt) not in ended]
+        """What is to be released of a campaign, without what has ended meanwhile."""
+        ended = {
+            (settlement.id, settlement.attempt)
+            for queue, batch in self._state.unsettled()
+            for settlement in batch
+            if queue.uid == served.queue.uid
+        }
+        releases = _rest(held, settled, running, reason)
+        return [release for release in releases if (release.id, release.attempt) not in ended]
 
     def _keep(self, served: ServedCampaign, leases: Sequence[Settlement | Release]) -> None:
-        """The node of this campaign is away: what became of these leases goes to disk."""
+        """Write to disk what became of these leases: the node of this campaign is away."""
         if self._spool is not None:
             self._spool.keep(served.queue, leases)
 
     def _leave(self, idle: Sequence[CampaignQueue]) -> None:
-        """What has nothing here, in one call: it may be many."""
+        """Leave campaigns that have nothing here, in one call: there may be many."""
         try:
             CampaignQueue.leave_all(self._link, self._options.name, idle)
         except GiveUp:
             raise
-        except Exception as error:  # the attendance ends with its lease, too
+        except Exception as error:  # this worker's attendance ends with its lease anyway
             self._repeated_log.add(f"{len(idle)} idle campaigns cannot be left in order", error)
 
     def _make_call(self, call: SettleCall) -> None:
@@ -254,20 +264,22 @@ class Settler:
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
         # A call that was put off may have run, and have leased jobs that nobody here knows of. Its request,
-        # sent again, gets those that are still held under it; a new one would leave them held in vain until
-        # the heartbeat gives them back, a lease later. If it has not run, it leases by the room of now. Other
-        # campaigns have had later numbers meanwhile, but each campaign only knows its own last one.
+        # sent again, gets the leases that are still held under it. A new request would leave them unused
+        # until the heartbeat gives them back, a lease later. If the call has not run, it leases by the room
+        # of now. Other campaigns have had later numbers meanwhile, but each campaign only knows its own last
+        # one.
         request = served.unanswered or self._new_request()
         try:
             if settlements:
-                # First of what code these results are: a driver looks that up once, as it gathers them.
+                # The code of these results must be known first: a driver looks it up once, as it gathers
+                # them.
                 self._tell_load(served)
             reply = queue.settle(
                 self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
                 prefetch=prefetch, slots=slots, now=time.monotonic(),
             )  # fmt: skip
         except CampaignNotFoundError:
-            self._in_flight = None  # of a campaign that is gone there is nothing to spool
+            self._in_flight = None  # nothing is spooled of a campaign that is gone
             raise
         except NodeAwayError:
             if lease_ms:
@@ -278,11 +290,11 @@ class Settler:
         if lease_ms:
             served.unanswered = ""
         if self._spool is not None:
-            self._spool.tell_time(reply.now_ms)
+            self._spool.set_server_time(reply.now_ms)
         return reply
 
     def _new_request(self) -> str:
-        # By its number the server knows when a job was leased, should it be cancelled.
+        # The number tells the server when a job was leased, should it be cancelled.
         self._number = max(self._number + 1, int(time.monotonic() * 1000 + self._server_ahead_ms))
         return f"{self._life}-{self._number}"
 
@@ -305,27 +317,28 @@ class Settler:
             try:
                 plan = self._new_plan(served, reply.revision)
             finally:
-                if plan is None:  # what was leased has not begun, nor will it here
+                if plan is None:  # these leases have not begun, and will not begin here
                     self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
         if plan is None:
             return
         if twins := self._state.known(served, leases):
-            self._part(served, twins)
+            self._drop_foreign(served, twins)
             leases = [lease for lease in leases if lease not in twins]
             reply = replace(reply, leases=leases)
         if leases and self._state.is_draining:
-            # The call was under way when it was asked to drain, maybe by a driver that has added these jobs
-            # since, for workers with its own environment.
+            # The drain began while the call was under way. Maybe a driver has asked for it, and has added
+            # these jobs since, for workers with its own environment.
             self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
             return
         nothing_left = self._state.leased(call, plan, reply)
         if leases:
-            # First of all: what is booked and never reaches the runner would take its slots for ever.
+            # Nothing may fail before this: a lease that never reaches the runner would take its slots for
+            # ever.
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
             failpoints.reach("worker.after-lease")
             self._sign_roster(served)
         elif reply.has_other_wide_jobs and served.is_forwarding:
-            # Too wide for the slots of this worker; but those that it forwards to may have more.
+            # The jobs are too wide for the slots known here, but the backend may have more: ask it.
             self._runner.submit(served.lane, plan, [])
         if nothing_left:
             self.armed.set()
@@ -333,22 +346,22 @@ class Settler:
                 self.on_nothing_left(self._link)
 
     def _new_plan(self, served: ServedCampaign, revision: int) -> Plan | None:
-        """How the campaign is served since it was opened anew; None: not here."""
+        """The plan of a campaign that was opened anew. None when it is not to be served here any more."""
         try:
             queue = self._queue(served)
             meta = queue.meta()
             if self._options.serves(served.name, label_of(meta)):
                 return make_plan(queue, meta, self._options, self._link.access)
-            # It got another label before this worker has looked.
+            # The campaign got another label before this worker has looked.
         except (FunctionError, MethodUnavailableError, ServerRefusedError) as error:
             log.error("campaign %s is not served: %s", served.name, error)
             self._state.campaigns.refuse(served.name, served.queue.uid, revision, str(error))
-        # What runs is of an opening that was accepted: it is finished.
+        # The jobs that run belong to an opening that was accepted: they are finished.
         self._state.campaigns.withdraw(served.name)
         return None
 
-    def _part(self, served: ServedCampaign, twins: Sequence[Lease]) -> None:
-        """What runs here under a token that was given again, for another config, is nobody's any more."""
+    def _drop_foreign(self, served: ServedCampaign, twins: Sequence[Lease]) -> None:
+        """Stop attempts whose token was leased again for another config: nobody wants their results."""
         foreign = [lease for lease in twins if not self._state.is_leased(served, lease)]
         log.warning(
             "the server has gone back in time: jobs %s of %s are leased again while they run here",
@@ -359,7 +372,7 @@ class Settler:
             self._release(served, [Release(lease.id, lease.attempt) for lease in foreign])
 
     def _judge(self, served: ServedCampaign, unloaded: Sequence[Unloaded]) -> None:
-        """These attempts have not begun: settle them, or give them back, by whose fault it is."""
+        """Settle attempts that have not begun, or give them back, by whose fault it is."""
         try:
             releases = self._load_failures.judge(served, unloaded)
         except CampaignNotFoundError:
@@ -380,12 +393,12 @@ class Settler:
             self._state.campaigns.leave(served.name)
         except GiveUp:
             raise
-        except Exception as error:  # whoever cannot load it then fails jobs that others could run
+        except Exception as error:  # workers that cannot load it would fail jobs that others could run
             self._repeated_log.add(f"campaign {served.name} cannot be told that it was loaded", error)
             self._state.put_off(served, ())
 
     def _tell_load(self, served: ServedCampaign) -> None:
-        """What was loaded here of this campaign and it does not know yet."""
+        """Tell the server what was loaded here of this campaign, as far as it does not know."""
         revision, sources = self._state.loads.untold(served)
         if revision is not None or sources:
             self._queue(served).note_load(revision, sources)
@@ -396,9 +409,9 @@ class Settler:
         for number, (served, releases) in enumerate(due):
             try:
                 self._release(served, releases)
-            except GiveUp:  # it has put its own back; those behind it must not be forgotten either
-                for other, rest in due[number + 1 :]:
-                    self._state.releases.add_failed(other, rest)
+            except GiveUp:  # `_release` has put its own back; those behind them must not be forgotten either
+                for later_served, later_releases in due[number + 1 :]:
+                    self._state.releases.add_failed(later_served, later_releases)
                 raise
 
     def _release(self, served: ServedCampaign, releases: Sequence[Release]) -> None:
@@ -424,18 +437,18 @@ class Settler:
         return False
 
     def _queue(self, served: ServedCampaign) -> CampaignQueue:
-        """The campaign over the exchange's own link, whose waiting is what spools."""
+        """The campaign over the settler's own link: while that link waits, it spools."""
         if served.settler_queue is None:
             served.settler_queue = CampaignQueue(self._link, served.name, served.queue.uid)
         return served.settler_queue
 
     def _sign_roster(self, served: ServedCampaign) -> None:
         if not served.is_on_roster:
-            who = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+            host = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
             key = served.queue.keys.column("roster")
             try:
-                self._link.call(lambda client: client.hset(key, self._options.name, who))
-            except (DamagedError, NodeAwayError) as error:  # it only tells on which host a job ran
+                self._link.call(lambda client: client.hset(key, self._options.name, host))
+            except (DamagedError, NodeAwayError) as error:  # the roster only tells on which host a job ran
                 self._repeated_log.add(f"the roster of campaign {served.name} cannot be signed", error)
                 if isinstance(error, NodeAwayError):
                     return
@@ -445,7 +458,7 @@ class Settler:
 def _rest(
     held: Sequence[Token], ended: Container[Token], running: Container[Token], reason: str
 ) -> list[Release]:
-    """What is held and has not ended is given back: for `reason` what was running, the rest for none."""
+    """Releases of what is held and has not ended. Only attempts that were running get the `reason`."""
     return [Release(*token, reason if token in running else "") for token in held if token not in ended]
 
 

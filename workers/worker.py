@@ -1,15 +1,15 @@
-"""A long-running worker: composes the services, then waits to be told to end.
+"""A long-running worker: composes the services, then waits for a reason to end.
 
 ::
 
                  ┌───────────── parent (never runs user code) ─────────────┐
-    server ◀────▶│ exchange (settle + lease)   lease keeper   reclaimer    │◀─pipes─▶ children (user code)
+    server ◀────▶│ settler (settle + lease)    lease keeper   reclaimer    │◀─pipes─▶ children (user code)
                  │ wake and notice listeners        runner ────────────────│
                  └─────────────────────────────────────────────────────────┘
 
-The state is what they share. The exchange trades settlements for leases; the runner owns the child
-processes; the keeper extends leases whatever the others do; the listeners block so that nobody polls; the
-reclaimer looks for the dead.
+They share one `WorkerState`. The settler settles and leases in one call. The runner owns the child
+processes. The keeper extends leases, whatever the other threads do. The listeners block, so that nothing
+polls. The reclaimer takes back the jobs of dead workers.
 """
 
 from __future__ import annotations
@@ -47,18 +47,20 @@ log = plain(logging.getLogger(__name__))
 _TICK_S = 0.5
 
 _SETTLE_S = 5.0
-"""At the end, the call under way may take so long."""
+"""How long the call under way may take at the end."""
 
 _SPOOL_S = 2.0
+"""How long a call that was interrupted may take to end."""
 
 _NODE_TIMEOUT_S = 5.0
-"""So long does a campaign on a cluster wait, once, when the node of another falls silent."""
+"""How long a campaign on a cluster waits, once, when the node of another falls silent."""
 
-_LONG_DRAIN_S = 30.0
+_REMIND_AFTER_S = 30.0
+"""A drain without a deadline that takes longer is logged, once."""
 
 
 class Worker:
-    """One worker. `run` returns when it has drained, released everything, or has nothing to do any more."""
+    """One worker. `run` returns when it has drained, has released everything, or has nothing left to do."""
 
     def __init__(self, access: Access, options: WorkerOptions) -> None:
         self._options = options
@@ -79,7 +81,7 @@ class Worker:
             reply_timeout_s=_NODE_TIMEOUT_S if self._link.is_cluster else None,
             on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
-        # Of its own: a connection that stalls must not cost it a lease.
+        # The keeper has a link of its own: a connection that stalls must not cost a lease.
         self._keeper_link = Link(
             access, name=name, on_wait=self._while_away, outage=self._link.outage,
             reply_timeout_s=_beat_timeout_s(options.lease_s, on_nodes=self._link.is_cluster),
@@ -109,13 +111,13 @@ class Worker:
             None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
         )
         self._is_ending = False
-        self._has_traded = False
-        self._settler_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
+        self._settler_has_ended = False
+        self._settler_thread = threading.Thread(target=self._run_settler, name="exchange", daemon=True)
 
     def run(self) -> None:
-        """Serve until told to end. Call from the main thread.
+        """Serve until there is a reason to end. Call from the main thread.
 
-        Raises ServerUnreachableError, when all is put in order, if the server has refused this worker for
+        Raises ServerUnreachableError, after putting all in order, if the server has refused this worker for
         longer than a new access file may take to come.
         """
         self._signals.install()
@@ -135,7 +137,7 @@ class Worker:
         self._check_name()
         self._runner.start()
         self._keeper.beat()
-        # Before anything is leased: what is on disk need not run again.
+        # Deliver spools before anything is leased: jobs that are settled on disk need not run again.
         self._reclaimer.try_spools()
         self._reclaimer.reclaim_own_name()
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
@@ -145,18 +147,18 @@ class Worker:
         log.info("worker %s: %d slots for %s at %s", self._options.name, self._options.slots, which,
                  safe_url(self._access.url))  # fmt: skip
 
-    def _trade(self) -> None:
+    def _run_settler(self) -> None:
         try:
             self._settler.run()
         except GiveUp as reason:
             log.info("%s", reason)
         except Exception:
             log.exception("the exchange failed: this worker ends; its jobs are released")
-        self._has_traded = True
+        self._settler_has_ended = True
         self._signals.wake()
 
     def _wait_for_end(self) -> None:
-        while not self._has_traded and not self._abandon.is_set():
+        while not self._settler_has_ended and not self._abandon.is_set():
             self._signals.wait(_TICK_S)
             if not self._signals.wants_drain and (reason := self._reason_to_end()):
                 self._signals.drain(reason)
@@ -175,16 +177,16 @@ class Worker:
         within = "" if deadline is None else f"; given back after {deadline - self._drained_at:.0f} s"
         log.info("draining (%s): %d running%s", self._signals.reason, self._state.running(), within)
         self._state.drain()
-        # Told only now: whoever asked for it counts on it that nothing is leased any more.
+        # The card says so only now: whoever asked for the drain relies on it that nothing is leased any more.
         self._keeper.is_draining = True
         self._keeper.poke()
 
     def _remind(self) -> None:
-        """Say once that a drain without a deadline takes long: what runs may never end, such as a pool whose
+        """Log once that a drain without a deadline takes long. What runs may never end, such as a pool whose
         processes have died of the signal."""
         if self._drained_at is None or self._has_reminded or self._deadline() is not None:
             return
-        if time.monotonic() - self._drained_at > _LONG_DRAIN_S:
+        if time.monotonic() - self._drained_at > _REMIND_AFTER_S:
             self._has_reminded = True
             log.warning(
                 "still draining: %d running; another signal gives back what runs and ends this worker",
@@ -196,12 +198,12 @@ class Worker:
         return deadline is not None and time.monotonic() > deadline
 
     def _deadline(self) -> float | None:
-        """When what still runs is given back, as far as it is known now."""
+        """When what still runs is given back (monotonic, s), as far as it is known now."""
         if self._drained_at is None:
             return self._ends_at()
         batch = self._options.allocation
         ends = [self._ends_at()]
-        # Past its end an allocation is in its grace, which begins with SIGTERM.
+        # After its end an allocation is in its grace time, which begins with SIGTERM.
         if self._allocation_ends_at is not None and self._allocation_ends_at > self._drained_at:
             ends.append(self._allocation_ends_at)
         return drain_deadline(
@@ -224,12 +226,12 @@ class Worker:
         try:
             self._settler_thread.join(timeout=_SETTLE_S)
             if self._settler_thread.is_alive():
-                # A reply does not come. What the call carries goes to disk, as when the server is away.
+                # The reply does not come. What the call carries goes to disk, as when the server is away.
                 self._settler_link.interrupt()
                 self._settler_thread.join(timeout=_SPOOL_S)
             if self._settler_thread.is_alive() or self._abandon.is_set():
                 raise GiveUp("the server is away")
-            # No beat may come after the end and show this worker again; the leases last long enough.
+            # A beat after the end would show this worker again. The leases last long enough without one.
             self._keeper.stop()
             self._settler.finish(left, reason)
             self._keeper.sign_off()
@@ -237,7 +239,7 @@ class Worker:
             self._give_back_later(left, reason)
 
     def _give_back_later(self, left: dict[str, list[Token]], reason: str) -> None:
-        """Keep on disk what cannot be told now: whoever serves here next tells it."""
+        """Keep on disk what cannot be settled now: the next worker on this machine delivers it."""
         kept = 0 if self._settler_thread.is_alive() else self._settler.keep_rest(left, reason)
         held = sum(len(tokens) for _, tokens in self._state.campaigns.holdings())
         if kept:
@@ -271,8 +273,11 @@ class Worker:
         self._while_away(away_s)
 
     def _while_away(self, away_s: float) -> None:
-        """Whether to go on waiting for the server. A drained worker gives it a few seconds; one that was
-        started for an embedded server ends when that was stopped on purpose."""
+        """Raise GiveUp when this worker is to wait for the server no longer.
+
+        A draining worker waits for a few seconds. A worker that was started for an embedded server ends when
+        that server was stopped on purpose.
+        """
         reason = self._reason_to_give_up(away_s)
         if reason is not None:
             self._abandon.set()
@@ -280,7 +285,7 @@ class Worker:
             raise GiveUp(reason)
 
     def _end_refused(self, refusal: ServerUnreachableError) -> None:
-        """End: the server will not have this worker. Called in whatever thread has met that."""
+        """End, because the server refuses this worker. Called in the thread that was refused."""
         self._refusal = refusal
         self._abandon.set()
         self._signals.wake()
@@ -322,14 +327,19 @@ class Worker:
 
 
 def _pace_s(lease_s: float) -> float:
-    """How seldom a server that is away is tried. One that was frozen may lease jobs as soon as it is back, by
-    a call that waited in its buffers: the next beat must come before that lease ends."""
+    """The pause between attempts to reach a server that is away.
+
+    A server that was frozen may lease jobs as soon as it is back, by a call that waited in its buffers. The
+    next beat must come before that lease ends.
+    """
     return min(PACE_S, lease_s / 4)
 
 
 def _beat_timeout_s(lease_s: float, *, on_nodes: bool) -> float:
-    """After how long without a reply a beat is sent again: one that is lost must leave time for another; on
-    a cluster also where two of its nodes fall silent at once."""
+    """After how long without a reply a beat is sent again.
+
+    A beat that is lost must leave time for another one; on a cluster also when two nodes fall silent at once.
+    """
     if on_nodes:
         return min(_NODE_TIMEOUT_S, max(0.5, lease_s / 6))
     return min(REPLY_TIMEOUT_S, max(1.0, lease_s / 3))

@@ -1,4 +1,4 @@
-"""A pool of child processes behind the executor protocol: what `thread`, `process` and `subprocess` share.
+"""A pool of child processes behind the executor protocol: `thread`, `process` and `subprocess` share it.
 
 ::
 
@@ -6,8 +6,8 @@
                   ▲                 │ dies: its running attempts are lost, or unloaded if it was not
                   └─────────────────┘ ready; those that had not begun go back to waiting
 
-A child is started when an attempt waits and no child is free. It is killed at a time limit (with one
-thread) or when nothing but abandoned threads is left in it (with several), and replaced when it dies.
+The pool starts a child when an attempt waits and no child is free. It kills a child with one thread at a time
+limit, and a child with several threads when only abandoned threads are left in it. It replaces one that dies.
 
 Beside it: `child_starter` starts the children, `child_set` knows which need attention, `attempt_limits` finds
 those that exceed a limit, and `child_endings` waits for those that end, with the reports that wait for them.
@@ -57,24 +57,24 @@ _MAX_QUEUED = 32
 """How many jobs may queue in a child."""
 
 _DEATH_S = 0.5
-"""How long a process may take to die whose end of the pipe has closed."""
+"""How long a process may take to die after its end of the pipe has closed."""
 
 CLOSE_S = 2.0
 """How long idle children may take to end by themselves when all is closed."""
 
-_STUCK_MS = 1000.0
-"""What an attempt counts for behind which others were stuck: none are queued until it is forgotten."""
+_STUCK_JOB_MS = 1000.0
+"""An attempt that others were stuck behind counts as so long: none are queued until it is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What tells the methods apart."""
+    """The differences between the methods."""
 
     children: int
     threads: int
     one_attempt_each: bool
     by_slot: bool = True
-    """Whether each child has slots of its own, rather than one child all of them."""
+    """Whether each child has slots of its own. Otherwise one child has all of them."""
 
 
 class ChildPool:
@@ -149,11 +149,11 @@ class ChildPool:
                 kept.append((submitted_at, attempt))
         self._waiting = kept
         for child in self._children:
-            # Behind attempts that have all run for long, what was queued in the child is stuck.
+            # Attempts that were queued in the child are stuck if all running ones have run for long.
             if all(begun_at < waiting_since for begun_at in child.begun_at.values()):
                 stuck = child.recall()
                 if stuck:
-                    self._pace.add(_STUCK_MS)
+                    self._pace.add(_STUCK_JOB_MS)
                     self._children.note_room(child)
                 back += stuck
         return back
@@ -239,8 +239,8 @@ class ChildPool:
         return min((child.idle_since for child in self._idle()), default=None)
 
     def let_go(self) -> bool:
-        """End the child that has been idle longest, whose place is wanted elsewhere; False when there is
-        none."""
+        """End the child that has been idle longest: its place is wanted elsewhere. False when none is
+        idle."""
         idle = min(self._idle(), key=lambda child: child.idle_since, default=None)
         if idle is not None:
             self._retire(idle)
@@ -258,7 +258,7 @@ class ChildPool:
     def _dispatch(self) -> None:
         self._may_be_wide = self._may_be_wide and self._has_wide()
         while self._waiting:
-            # In order: an attempt that takes several slots is not overtaken here either.
+            # Keep the order: an attempt that takes several slots is not overtaken here either.
             child = self._child_for(self._waiting[0][1])
             if child is None:
                 break
@@ -322,8 +322,10 @@ class ChildPool:
         return given + sum(child.abandoned for child in self._children)
 
     def _slots_beside(self) -> int:
-        """Slots that other campaigns take, while what one of their attempts has started is ending: its slot
-        is not free for others. That is not known where jobs are leased."""
+        """Slots that other campaigns take, while processes that one of their attempts has started are ending.
+
+        The slot of such an attempt is not free yet, which `WorkerState` does not know when it leases jobs.
+        """
         ending = 0 if self._board is not None else self._endings.slots_taken_elsewhere()
         return ending + self._limit.slots_elsewhere(self) if ending else 0
 
@@ -340,14 +342,14 @@ class ChildPool:
         try:
             return self._launch(width)
         except OSError as error:
-            if not is_lasting(error):  # no memory, no process or file to be had: it costs no job an attempt
+            if not is_lasting(error):  # no memory, process or file is left: no job is charged for that
                 log.warning("cannot start a process for now: %s", error)
                 return None
             self._end_unstarted(error)
             return None
 
     def _end_unstarted(self, error: OSError) -> None:
-        """No process can be started: all that waits would meet the same."""
+        """End all waiting attempts: no process can be started for any of them."""
         reason = f"cannot start {self._plan.python} to run this job: {error}"
         for _, attempt in self._waiting:
             unloaded = NO_INTERPRETER + reason
@@ -365,20 +367,22 @@ class ChildPool:
         return serving >= self._shape.children
 
     def _prepare_successor(self) -> None:
-        """Have the next process load the run function while the last attempts of another one run."""
-        # Where slots own something, they are not free before it is gone.
+        """Start the next process while the last attempts of another one run, so that it loads in time."""
+        # Where slots own something, they are not free before the other process is gone.
         if self._board is None and not self._shape.one_attempt_each and not self._is_full():
-            with contextlib.suppress(OSError):  # the next attempt says so
+            with contextlib.suppress(OSError):  # the next attempt reports the error
                 if (child := self._launch(1, is_wanted_now=False)) is not None:
                     self._children.note_unsent(child)
 
     def _start_spares(self) -> None:
-        """Have an interpreter start for each attempt that waits, up to one a slot, while others run. It is
-        told nothing, and so runs nothing of the user's, before it is given its attempt."""
+        """Start an interpreter for each attempt that waits, up to one for each slot, while others run.
+
+        It is told nothing before it is given its attempt, and so runs no user code before.
+        """
         if self._board is not None or not self._shape.one_attempt_each:
             return
         wanted = min(self._plan.slots, len(self._waiting))
-        with contextlib.suppress(OSError):  # the next attempt says so
+        with contextlib.suppress(OSError):  # the next attempt reports the error
             while wanted and sum(not child.given for child in self._children) < wanted:
                 if self._launch(1, is_wanted_now=False) is None:
                     break
@@ -399,7 +403,7 @@ class ChildPool:
         if child not in self._children or not child.reports:
             return
         reports, child.reports = child.reports, []
-        # What several have printed is that of the first: none were queued behind one that prints.
+        # Output of the child belongs to the first report: nothing is queued behind an attempt that prints.
         printed = child.take_output() if child.threads == 1 else b""
         self._noisy = self._noisy or bool(printed)
         ended: list[Ended] = []
@@ -429,7 +433,7 @@ class ChildPool:
         outcome, body = judge_result(report.outcome, report.body)
         return Ended(
             token, outcome, report.run_ms, slot_ms, now, report.source, body, report.output,
-            unloaded=child.load_error, told=child.told,
+            unloaded=child.load_error, source_parts=child.source_parts,
         )  # fmt: skip
 
     def _is_through(self, child: ChildProcess) -> bool:
@@ -452,7 +456,7 @@ class ChildPool:
         # While it tidies up, the next attempt has not begun.
         if self._endings.is_tidying(child) or not self._time_limit.late(child, now):
             return
-        # Had this process stood still, its select would have timed out without looking.
+        # If this process was stopped for a while, reports may wait unread: read them first.
         child.hear()
         self._take_reports(child, now)
         if child not in self._children:
@@ -476,7 +480,7 @@ class ChildPool:
         for excess in excesses:
             self._stop_excess(excess, now)
         for child in near:
-            # What it holds beyond its attempt must not be charged to the next one.
+            # Memory that stays after an attempt must not be charged to the next one.
             child.left = 0
             if not child.given and not self._endings.is_tidying(child):
                 self._retire(child)
@@ -484,8 +488,8 @@ class ChildPool:
     def _stop_excess(self, excess: Excess, now: float) -> None:
         child = excess.child
         begun = self._forget_begun(child)
-        # One attempt alone would only do it again. Of several in one process nobody knows which one it was:
-        # they are lost, as by any death of it.
+        # A single attempt would only do it again, so it fails. Of several in one process nobody knows which
+        # one it was: they are lost, as by any death of the process.
         outcome = Outcome.ERROR if len(begun) == 1 else Outcome.LOST
         body = describe_excess(excess.limit, excess.used, max(0, len(begun) - 1))
         output = self._replace(child)
@@ -502,10 +506,10 @@ class ChildPool:
         return {} if self._endings.is_tidying(child) else child.forget_begun()
 
     def _bury(self, child: ChildProcess, now: float) -> None:
-        # Whose end of the pipe is closed dies in a moment, unless user code has closed it.
+        # A child whose end of the pipe is closed dies in a moment, unless user code has closed it.
         has_died = child.wait_for_exit(_DEATH_S)
         child.kill()
-        self._take_reports(child, now)  # it may have reported before it died
+        self._take_reports(child, now)  # the child may have reported before it died
         if child not in self._children:
             return
         death = child.describe_exit() if has_died else CUT_OFF
@@ -519,7 +523,7 @@ class ChildPool:
         self._replace(child)
 
     def _replace(self, child: ChildProcess) -> bytes:
-        """Kill a child; what it had not begun goes back to waiting. Returns its last output."""
+        """Kill a child. What it has been given goes back to waiting. Returns its last output."""
         child.kill()
         output = child.take_output()
         report = self._endings.end_tidying(child)
@@ -532,8 +536,8 @@ class ChildPool:
 
     def _retire(self, child: ChildProcess, report: Ended | None = None) -> None:
         """Let an idle child end as Python ends; `report` is told when it has."""
-        # One that still loads the run function has nothing to bring to an end, and would hear of it late. One
-        # with abandoned threads never ends.
+        # A child that still loads the run function has nothing to finish, and would notice late. A child with
+        # abandoned threads never ends.
         gently = (child.ready or not child.is_up) and not child.abandoned
         self._endings.depart(child, self._children.remove(child), report, gently=gently)
 
@@ -551,7 +555,7 @@ class ChildPool:
 
 
 def _unloaded(child: ChildProcess, body: bytes) -> str:
-    """Why the run function was never loaded in a child that was ended with this text; '' when it was."""
+    """Why a child that was ended with this text has never loaded the run function; '' if it has loaded it."""
     if child.ready:
         return child.load_error
     return ("" if child.is_up else NO_INTERPRETER) + body.decode(errors="replace")

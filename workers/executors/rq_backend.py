@@ -6,9 +6,9 @@
                 ▲                                                                 │ XREAD, blocking
                 └────────────── another: reads replies ◀── RQ workers ◀───────────┘
 
-All that is known here lives in the first thread. It may be lost: what RQ holds of an earlier life is joined
-when the attempt, or a later one of its job, is submitted again. While RQ's Redis is away everything stays as
-it is; back again, nothing is trusted before those that run have had the time to be heard.
+The first thread holds all state. The state may be lost: when an attempt, or a later one of its job, is
+submitted again, it joins what RQ still holds of an earlier life. While RQ's Redis is away everything stays as
+it is. When it is back, running attempts first get the time to show that they live.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BLOCK_S = 5.0
 _READ_COUNT = 64
 
 _LOOK_S = 3.0
-"""What is in flight is looked at this often; what is missing twice is given up."""
+"""How often to look at attempts in flight. One that is missing twice is given up."""
 
 _REFRESH_S = 60.0
 _RETRY_S = (0.1, 5.0)
@@ -53,7 +53,7 @@ _BATCH_BYTES = 8 * 2**20
 _FAILURE_TTL_S = 60
 
 _LATE_MOST = 10_000
-"""So many successes that nobody has claimed are remembered."""
+"""How many successes are remembered that no attempt has claimed."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,10 +64,10 @@ class _Flight:
     config: bytes
     rq: Token
     tried: bool = False
-    """RQ may have it."""
+    """Whether RQ may have it."""
     begun: bool = False
     shaken: bool = False
-    """RQ may have more than one trace of it."""
+    """Whether RQ may have more than one trace of it."""
     missed: int = 0
     entries: tuple[bytes, ...] = ()
 
@@ -146,7 +146,8 @@ class RqBackend:
             except (*REDIS_ERRORS, OSError):
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, _RETRY_S[1])
-                since = b"0"  # a server that has lost something begins anew; what was read before is known
+                # a server that has lost entries begins anew; replies that come twice are ignored
+                since = b"0"
                 continue
             pause_s = _RETRY_S[0]
             if entries:
@@ -166,7 +167,7 @@ class RqBackend:
                 self._closed.set()
 
     def _take_inbox(self) -> None:
-        """Wait until there is something to do, and note all that has come. Talks to nobody."""
+        """Wait until there is something to do, and take in all that has come. This talks to no server."""
         takers: dict[str, Callable[[Any], None]] = {
             "submit": self._take_attempts, "recall": self._take_recalled, "stop": self._take_stopped,
             "replies": self._take_replies, "close": self._take_close,
@@ -187,7 +188,7 @@ class RqBackend:
         return max(0.0, min(due) - now)
 
     def _is_tidy(self) -> bool:
-        """Whether nothing is left to be done before the end."""
+        """Whether nothing is left to do before the end."""
         return not self._stopping and self._cleanup.is_tidy()
 
     def _tell(self) -> None:
@@ -239,20 +240,20 @@ class RqBackend:
                     ((job, attempt),) = header[1]
                     self._take_beginning(header[0], (job, attempt), entry)
             except (ValueError, TypeError, IndexError) as error:
-                # It would end one forwarder after the other.
+                # An error here would end one forwarder after the other.
                 sys.stderr.write(f"entry {entry.decode()} of the replies is none of ours: {error}\n")
 
     def _take_beginning(self, kind: str, rq: Token, entry: bytes) -> None:
         token = self._by_rq.get(rq)
         flight = self._find(token) if token is not None else None
         if flight is None:
-            return  # another forwarder's, or long over
+            return  # it belongs to another forwarder, or is long over
         if entry not in flight.entries:
             flight.entries += (entry,)
         if kind == "begun":
             self._begin(flight)
         else:
-            # The setup was not there. A look will find the attempt missing, when RQ is through with it.
+            # The setup was not there. A look will find the attempt missing, when RQ is done with it.
             self._refresh_at = 0.0
 
     def _take_report(self, report: Report, entry: bytes) -> None:
@@ -265,7 +266,7 @@ class RqBackend:
         if rq in self._stopping:
             self._cleanup.claim(rq, (entry,))
             return
-        # Of an attempt that was given up, or of another forwarder's.
+        # The attempt was given up, or belongs to another forwarder.
         flights = (*self._flying.values(), *self._waiting.values())
         later = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
         if later is not None and report.outcome == "ok":  # the first success wins
@@ -307,7 +308,7 @@ class RqBackend:
             del self._by_rq[flight.rq]
 
     def _put_back(self, flight: _Flight) -> None:
-        """It is to become an RQ job again."""
+        """Let an attempt become an RQ job again."""
         self._flying.pop(flight.token, None)
         flight.missed, flight.shaken = 0, True
         self._waiting[flight.token] = flight
@@ -316,7 +317,7 @@ class RqBackend:
     # What is to be done -----------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Whatever is due. May fail at any call: each is made again."""
+        """Do all that is due. Any call may fail, and is then made again."""
         now = time.monotonic()
         if not self._connected:
             self._come_back(now)
@@ -340,7 +341,7 @@ class RqBackend:
         self._connected, self._pause_s, self._why = True, _RETRY_S[0], ""
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
         self._fleet.begin(now)
-        # Those that run have lost their way to it, too, or it has forgotten them.
+        # The RQ workers have lost their connection, too, or Redis has forgotten their attempts.
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
             flight.shaken = True
@@ -384,7 +385,7 @@ class RqBackend:
                 self._cleanup.claim(token)
 
     def _enqueue(self) -> None:
-        """Make RQ jobs of some that wait, or join what is under way already."""
+        """Make RQ jobs of waiting attempts, or join RQ jobs that are under way already."""
         room = min(self._forward["in_flight"] - len(self._flying), _BATCH)
         batch: list[_Flight] = []
         size = 0
@@ -415,7 +416,7 @@ class RqBackend:
                 self._begin(flight)
 
     def _deliver_late(self, flight: _Flight) -> bool:
-        """Tell of a success of an earlier attempt that nobody has claimed."""
+        """Report the success of an earlier attempt that none has claimed."""
         rq, entry = self._late.pop(flight.token[0])
         data = self._moves.read_one(entry)
         if data is None or rq[1] > flight.token[1]:
@@ -430,7 +431,7 @@ class RqBackend:
         return Queue.prepare_data(
             "queue_eval.rq_bridge.job.run",
             args=(self._forward["uid"], job, attempt, self._forward["revision"]),
-            timeout=-1,  # the limit is ours, and RQ's would end the report with the attempt
+            timeout=-1,  # we enforce the limit: RQ's own would end the report with the attempt
             result_ttl=0,
             failure_ttl=_FAILURE_TTL_S,
             description=f"{self._forward['campaign']} job {job} attempt {attempt}: {self._name}",
@@ -438,7 +439,7 @@ class RqBackend:
         )
 
     def _look(self, now: float) -> None:
-        """Find what has died or got lost, and what has begun without our knowing."""
+        """Find attempts that have died or got lost, and attempts that have begun unnoticed."""
         begun = [flight for flight in self._flying.values() if flight.begun]
         others = [flight for flight in self._flying.values() if not flight.begun]
         if begun:

@@ -100,7 +100,7 @@ class WorkerState:
             request, digest,
         )  # fmt: skip
         if ended.source and ended.source not in served.loads.sources:
-            served.loads.note_source(ended.source, encode(ended.told or {}))
+            served.loads.note_source(ended.source, encode(ended.source_parts or {}))
         if ended.unloaded:
             served.loads.unloaded.append(Unloaded(settlement, ended.unloaded))
         else:

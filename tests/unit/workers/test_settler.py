@@ -69,7 +69,7 @@ def test_what_code_a_result_is_of_is_told_before_the_result(why: str, monkeypatc
 
     def end(job: int, source: str) -> None:
         token = (job, 1)
-        ended = Ended(token, Outcome.OK, 1.0, 1.0, time.monotonic(), source, b"1", b"", told={})
+        ended = Ended(token, Outcome.OK, 1.0, 1.0, time.monotonic(), source, b"1", b"", source_parts={})
         state.ended(served.lane, [ended], 0)
 
     def end_second() -> None:
