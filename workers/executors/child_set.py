@@ -18,9 +18,9 @@ class ChildSet:
         self._slots: dict[ChildProcess, tuple[int, ...]] = {}
         self._stirred: dict[ChildProcess, None] = {}
         self.free: dict[ChildProcess, None] = {}
-        """Those that may be able to begin an attempt. Whoever finds one that cannot strikes it off."""
+        """Children that may be able to begin an attempt. The pool strikes off those that are busy."""
         self.roomy: dict[ChildProcess, None] = {}
-        """Those in which attempts may queue. Whoever finds one that is full strikes it off."""
+        """Children in which attempts may queue. The pool strikes off those that are full."""
         self._unsent: dict[ChildProcess, None] = {}
 
     def __iter__(self) -> Iterator[ChildProcess]:

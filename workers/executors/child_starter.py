@@ -29,7 +29,7 @@ class ChildStarter:
         self._limit = limit
         self._bare_environment = {**os.environ, INSIDE_JOB: plan.campaign}
         self._environment = dict(self._bare_environment)
-        """Of the processes of slots that own no cores; made once."""
+        """The environment of processes whose slots own no cores; made once."""
         if plan.library_threads is not None:
             set_thread_limits(self._environment, plan.library_threads)
 

@@ -1,4 +1,4 @@
-"""What an executor does for the worker, and the data that passes between them."""
+"""The protocol of executors, and the data that passes between them and the worker."""
 
 from __future__ import annotations
 

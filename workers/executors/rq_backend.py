@@ -52,7 +52,7 @@ _BATCH_BYTES = 8 * 2**20
 
 _FAILURE_TTL_S = 60
 
-_LATE_MOST = 10_000
+_MAX_LATE_SUCCESSES = 10_000
 """How many successes are remembered that no attempt has claimed."""
 
 
@@ -277,7 +277,7 @@ class RqBackend:
             self._cleanup.claim(rq, (entry,))
         elif report.outcome == "ok":
             self._late[rq[0]] = (rq, entry)
-            while len(self._late) > _LATE_MOST:
+            while len(self._late) > _MAX_LATE_SUCCESSES:
                 self._late.popitem(last=False)
 
     def _deliver(self, flight: _Flight, report: Report, entry: bytes) -> None:

@@ -71,7 +71,7 @@ class LoadOutcomes:
         with self._changed:
             for attempt in unloaded:
                 served.held.strike_off(attempt.settlement.id, attempt.settlement.attempt)
-            # It knows of work that it does not want: their marker is for the others.
+            # This worker does not want the jobs that it knows of: it leaves their marker to others.
             served.may_have_work = True
             return served.loads.step_aside(time.monotonic(), reason)
 
