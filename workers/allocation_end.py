@@ -1,7 +1,7 @@
-"""When a worker's allocation ends, as its scheduler says.
+"""Finds out from the scheduler when a worker's allocation ends.
 
-Newer versions of Slurm tell it in a variable. Else the controller is asked once, by `squeue`, which takes
-long when the controller is away. Without an answer the end is *unknown*, and the worker has no time limit.
+Newer versions of Slurm set a variable. Otherwise `squeue` asks the controller once, which takes long when the
+controller is away. Without an answer the end is *unknown*, and the worker has no time limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ ASK_S = 30.0
 _DEADLY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 _NO_LIMIT = ("UNLIMITED", "NONE", "N/A")
-_FOREVER_S = 100 * 365 * 86400.0
+_MAX_END_AFTER_S = 100 * 365 * 86400.0
+"""An end that is further away is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +42,25 @@ class AllocationEnd:
     at: float | None
     """Seconds since 1970, on the clock of this machine; None when it is unknown, or when there is none."""
     why: str = ""
-    """One clause that says why there is no time."""
+    """Why there is no time, as one clause."""
 
 
 class _NoAnswerError(Exception):
-    """The scheduler does not answer; why."""
+    """The scheduler does not answer. The text says why."""
 
 
 def allocation_end(
     allocation: Allocation | None, environment: Mapping[str, str], *, ask: bool, ask_s: float = ASK_S
 ) -> AllocationEnd:
-    """The end of this worker's allocation. `ask`: by a program of the scheduler, if it must be."""
+    """The end of this worker's allocation. `ask`: whether to run a program of the scheduler, if needed."""
     if allocation is None:
         return AllocationEnd(None, "this worker runs in no allocation of Slurm or Grid Engine")
     if allocation.scheduler != "slurm":
         return AllocationEnd(None, "Grid Engine does not tell its jobs when they end")
     now = time.time()
-    told = environment.get("SLURM_JOB_END_TIME", "").strip()
-    if re.fullmatch(r"\d{9,11}", told) and int(told) < now + _FOREVER_S:
-        return AllocationEnd(float(told))
+    end_time = environment.get("SLURM_JOB_END_TIME", "").strip()
+    if re.fullmatch(r"\d{9,11}", end_time) and int(end_time) < now + _MAX_END_AFTER_S:
+        return AllocationEnd(float(end_time))
     if not ask:
         return AllocationEnd(None, "Slurm was not asked")
     try:
@@ -69,7 +70,7 @@ def allocation_end(
 
 
 def time_limit_until(end: AllocationEnd, began_at: float) -> float | None:
-    """Seconds from `began_at` (monotonic) to the end; None when that is unknown. The log is told which."""
+    """Seconds from `began_at` (monotonic) to the end; None when that is unknown. Logs which."""
     if end.at is None:
         log.info("--time-limit auto: there is no time limit, because %s", end.why)
         return None
@@ -80,7 +81,7 @@ def time_limit_until(end: AllocationEnd, began_at: float) -> float | None:
 
 
 def parse_end(text: str, now: float) -> AllocationEnd:
-    """The end that squeue prints by %e, as a local time, or by %L, as what is left; the first of several."""
+    """The end that squeue prints: a local time (%e), or the time that is left (%L). Of several, the first."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return AllocationEnd(None, "squeue knows of no such job that runs")
@@ -100,18 +101,18 @@ def _parse_time(text: str, now: float) -> float | None:
         return None
     try:
         local = datetime.fromisoformat(text)
-        # When clocks go back, an hour comes twice.
+        # When clocks go back, an hour comes twice: take the end that lies ahead.
         first, second = (local.replace(fold=fold).timestamp() for fold in (0, 1))
     except (ValueError, OverflowError, OSError):
         return None
-    if max(first, second) > now + _FOREVER_S:
+    if max(first, second) > now + _MAX_END_AFTER_S:
         return None
     return min(first, second) if min(first, second) > now else max(first, second)
 
 
 def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> str:
     """What squeue prints. Raises _NoAnswerError with the reason."""
-    # A user's own defaults would leave jobs out, or write times in another way.
+    # The user's own defaults may leave jobs out, or write times in another way.
     own = {
         name: value
         for name, value in environment.items()
@@ -121,7 +122,7 @@ def _ask_squeue(job_id: str, environment: Mapping[str, str], ask_s: float) -> st
     if squeue is None:
         raise _NoAnswerError("there is no squeue on the PATH")
     command = [squeue, "-h", "-j", job_id, "-o", "%e"]
-    # It dies with this process: a signal may end the worker meanwhile.
+    # The program dies with this process: a signal may end the worker meanwhile.
     lifeline, end_of_life = os.pipe()
     try:
         return _answer_of(command, own, ask_s, lifeline)
@@ -148,7 +149,7 @@ def _answer_of(command: Sequence[str], environment: Mapping[str, str], ask_s: fl
         try:
             out, err = process.communicate(timeout=ask_s)
         except BaseException as error:
-            # The group: what it has started may keep its pipes open.
+            # Kill the group: a process that it has started may keep its pipes open.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""When a drain must be over: what still runs then is given back, before somebody kills it.
+"""Computes when a drain must be over: what still runs then is given back, before it is killed.
 
 =============================  ======================================================================
 what ends the worker           what still runs is given back
@@ -18,8 +18,13 @@ import signal
 from collections.abc import Mapping
 
 END_MARGIN_S = 5.0
+"""How long before the known end of the worker jobs are given back."""
+
 TERM_S = 20.0
+"""How long after SIGTERM, in a batch job."""
+
 WARNING_S = 50.0
+"""How long after SIGUSR1 or SIGUSR2."""
 
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
@@ -31,8 +36,8 @@ def drain_deadline(
     """When what still runs is to be given back (monotonic, s); None: never.
 
     `received`: when each stop signal came; `drained_at`: when the drain began; `ends_at`: the end of the
-    worker, with its margin, where it is known; `is_batch`: whether SIGKILL follows SIGTERM; `timeout_s`: what
-    the user says.
+    worker, with its margin, where it is known; `is_batch`: whether SIGKILL follows SIGTERM; `timeout_s`: the
+    user's `--drain-timeout`.
     """
     deadlines = [] if ends_at is None else [ends_at]
     if timeout_s is not None:

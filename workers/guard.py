@@ -1,4 +1,4 @@
-"""A process that outlives its worker for a moment, to end what the worker's jobs have started.
+"""A process that outlives its worker for a moment, to end the programs that the worker's jobs have started.
 
 ::
 
@@ -6,9 +6,9 @@
        └─pipe, nothing is ever written──▶ its end: the worker has ended, however
 
 The kernel kills the process groups of a dead worker's children (see
-`queue_eval.runtime.lifeline`). What has left these groups is found by the mark in its environment. The guard
-takes no notice of stop signals: a batch system sends them to all processes, and the worker goes on for as
-long as it drains.
+`queue_eval.runtime.lifeline`). The guard finds processes that have left these groups by the mark in their
+environment. It ignores stop signals: a batch system sends them to all processes, and the worker goes on for
+as long as it drains.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _PROGRAM = "from workers.guard import main; main()"
 
 
 class Guard:
-    """Watches over one worker. `mark`: how the marks of all its children begin; `secrets`: variables that are
-    not for it."""
+    """Watches over one worker. `mark`: the prefix of the marks of all its children; `secrets`: variables that
+    the guard must not get."""
 
     def __init__(self, mark: str, secrets: Collection[str]) -> None:
         self._mark = mark
@@ -40,15 +40,16 @@ class Guard:
         self._pipe: int | None = None
 
     def start(self) -> None:
-        """Start it, unless it is there or has nothing to do. May be called twice."""
+        """Start the guard, unless it runs or has nothing to do. May be called twice."""
         if self._pipe is not None or not CAN_BE_FOUND or dies_with_first_process():
             return
         theirs, self._pipe = os.pipe()
-        # It outlives this worker, and the job in which the worker may run.
+        # The guard outlives this worker, and the job in which the worker may run: it gets no mark of that
+        # job.
         env = {name: value for name, value in unmarked().items() if name not in self._secrets}
         command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs), self._mark]
         try:
-            with blocked():  # for as long as it lives
+            with blocked():  # the guard inherits this for as long as it lives
                 subprocess.run(
                     ["/bin/sh", "-c", '"$@" &', "sh", *command], check=True, pass_fds=(theirs,),
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -61,7 +62,7 @@ class Guard:
             os.close(theirs)
 
     def close(self) -> None:
-        """Let it end. May be called twice."""
+        """Let the guard end. May be called twice."""
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None

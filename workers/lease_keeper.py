@@ -1,6 +1,6 @@
-"""The heartbeat: extends all leases, shows that this worker lives, and learns what it must know.
+"""The heartbeat: extends all leases, shows that this worker lives, and learns of changes on the server.
 
-Its thread does nothing that can take long, so that a busy exchange or a stuck child never costs a lease.
+Its thread does nothing that can take long, so that a busy settler or a stuck child never costs a lease.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import GiveUp, Link
 from queue_eval.transport.script_calls import KeyCommand
-from workers.book import Book
-from workers.complaints import Complaints
 from workers.options import WorkerOptions
+from workers.repeated_log import RepeatedLog
 from workers.rounds import Rounds
 from workers.runner import Runner
-from workers.served import Served
+from workers.state.served_campaign import ServedCampaign
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
@@ -43,15 +43,16 @@ class LeaseKeeper:
     """Beats every third of a lease, and at once when poked. `start` and `stop` may be called twice."""
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book, runner: Runner, *, on_drain: Callable[[], None]
+        self, link: Link, options: WorkerOptions, state: WorkerState, runner: Runner, *,
+        on_drain: Callable[[], None],
     ) -> None:  # fmt: skip
         self._link = link
         self._options = options
-        self._book = book
+        self._state = state
         self._runner = runner
         self._on_drain = on_drain
         self._lease_ms = round(options.lease_s * 1000)
-        self._complaints = Complaints(log)
+        self._repeated_log = RepeatedLog(log)
         self._poked = threading.Event()
         self._stopped = threading.Event()
         self.is_draining = False
@@ -60,7 +61,7 @@ class LeaseKeeper:
         self._born = birth_of(os.getpid())
         self._allotted = _allotted(options)
         self._home = HomeLoss(link.access.home)
-        self._rounds = Rounds(link, options, book, self._try)
+        self._rounds = Rounds(link, options, state, self._try)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
@@ -68,23 +69,23 @@ class LeaseKeeper:
             self._thread.start()
 
     def poke(self) -> None:
-        """Beat now: a notice says that something has changed."""
+        """Beat now: something has changed."""
         self._poked.set()
 
     def hear(self, campaigns: set[str]) -> None:
-        """Beat now: notices name these campaigns, or none."""
+        """Beat now: notices have come, which may name these campaigns."""
         self._rounds.hear(campaigns)
         self.poke()
 
     def stop(self) -> None:
-        """Beat no more; a beat under way is waited for."""
+        """Beat no more, and wait for a beat that is under way."""
         self._stopped.set()
         self._poked.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
     def sign_off(self) -> None:
-        """Take this worker off the registries; called once, when it holds nothing any more."""
+        """Take this worker off the registries. Called once, when it holds nothing any more."""
         name = self._options.name
 
         machine = keys.machine_key(self._machine)
@@ -105,21 +106,21 @@ class LeaseKeeper:
         """One heartbeat."""
         if (loss := self._home.tell()) is not None:
             log.warning("%s", loss)
-        reasons = self._book.reasons()
-        # First: what waits for a node of a cluster comes after.
+        reasons = self._state.campaigns.reasons()
+        # First extend the leases: the rest may wait for a node of a cluster that is away.
         self._extend_all()
         began_at = time.monotonic()
         campaigns, drain_asked = self._show_life(reasons)
         if time.monotonic() - began_at > self._options.lease_s / 3:
-            self._extend_all()  # it has waited for one: the leases elsewhere must not end for that
+            self._extend_all()  # it has waited for a node: the leases on the others must not end for that
         if campaigns is not None:
-            self._book.forget_unlisted(campaigns)
+            self._state.campaigns.forget_unlisted(campaigns)
         try:
             self._rounds.go([*(campaigns or ()), *self._rounds.wake()])
         except NodeAwayError as error:
-            self._complaints.add("the rounds could not be ended", error)
-        if self._book.reasons() != reasons:
-            self.poke()  # drivers wait to be told
+            self._repeated_log.add("the rounds could not be ended", error)
+        if self._state.campaigns.reasons() != reasons:
+            self.poke()  # drivers wait for these reasons
         if drain_asked and not self.is_draining:
             log.info("asked to drain")
             self._on_drain()
@@ -131,33 +132,36 @@ class LeaseKeeper:
             except GiveUp:
                 return
             except Exception as error:  # the heartbeat must not stop while jobs run
-                self._complaints.add("the heartbeat failed, trying again", error)
+                self._repeated_log.add("the heartbeat failed, trying again", error)
                 self._stopped.wait(1.0)
             self._poked.wait(self._options.lease_s / 3)
             self._poked.clear()
 
     def _try(self, campaign: str, step: Callable[[], None]) -> None:
-        """Whatever is wrong with one campaign, the leases of the others must be extended."""
+        """Run `step`, and log an error of it: the leases of the other campaigns must be extended."""
         try:
             step()
         except GiveUp:
             raise
         except Exception as error:
-            self._complaints.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
-            if not isinstance(error, NodeAwayError):  # its driver waits for the same node
-                self._book.cannot_serve(campaign, str(error))
+            self._repeated_log.add(f"the heartbeat of campaign {campaign} failed, trying again", error)
+            if not isinstance(error, NodeAwayError):  # the driver waits for the same node
+                self._state.campaigns.cannot_serve(campaign, str(error))
 
     def _show_life(self, reasons: dict[str, str]) -> tuple[list[str] | None, bool]:
-        """The campaigns to look at, None where that cannot be seen now; and whether it is asked to drain."""
+        """Write this worker's card. Returns the campaigns to look at and whether to drain.
+
+        The campaigns are None while they cannot be listed.
+        """
         name = self._options.name
-        told = dict(sorted(reasons.items())[:MOST_REFUSALS])
+        refusals = sorted(reasons.items())[:MOST_REFUSALS]
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
             created=self._created, born=self._born, slots=self._options.slots,
             campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
-            lease_s=self._options.lease_s, busy=self._book.busy_slots(), launch=self._options.launch,
-            refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in told.items()},
+            lease_s=self._options.lease_s, busy=self._state.busy_slots(), launch=self._options.launch,
+            refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in refusals},
             **self._allotted,
         ).encode()  # fmt: skip
 
@@ -171,72 +175,75 @@ class LeaseKeeper:
             now_s, micros = self._link.call(lambda client: client.time(**node_of(client, keys.WORKERS)))
             seen_ms = now_s * 1000 + micros // 1000
             commands.append((keys.WORKERS, ("ZADD", keys.WORKERS, seen_ms, name)))
-        # On a cluster these keys lie on different nodes: what is on one that is away is not shown this time.
+        # On a cluster these keys lie on different nodes. A node that is away is left out this time.
         replies = self._link.ask_each(commands + self._rounds.asks())
         if self._rounds.is_barred(replies[-1]):
             return self._show_life(reasons)
         is_listed = self._options.campaigns is not None or not isinstance(replies[-1], NodeAwayError)
-        # What is damaged in the registries must not cost anybody a lease.
+        # Damaged registries must not cost any worker a lease.
         seen = undamaged([None if isinstance(reply, NodeAwayError) else reply for reply in replies])
         return self._rounds.listed(seen[-1]) if is_listed else None, bool(seen[2])
 
     def _extend_all(self) -> None:
-        holdings = self._book.holdings()
+        holdings = self._state.campaigns.holdings()
         held = [(served.queue, tokens) for served, tokens in holdings]
         replies: Sequence[Extended | Exception]
         try:
             replies = CampaignQueue.extend_all(self._link, self._options.name, self._lease_ms, held)
         except GiveUp:
             raise
-        except Exception as error:  # of the server, such as no scripts: the card says why nothing is served
+        except Exception as error:  # such as refused scripts: the card says why nothing is served
             replies = [error] * len(held)
         for (served, tokens), reply in zip(holdings, replies, strict=True):
             self._try(served.name, partial(self._learn, served, tokens, reply))
 
-    def _learn(self, served: Served, tokens: list[tuple[int, int]], reply: Extended | Exception) -> None:
+    def _learn(
+        self, served: ServedCampaign, tokens: list[tuple[int, int]], reply: Extended | Exception
+    ) -> None:
         if isinstance(reply, CampaignNotFoundError):
-            self._book.leave(served.name)
+            self._state.campaigns.leave(served.name)
             return
         if isinstance(reply, Exception):
             raise reply
-        # By token: the job may have come back to this very worker as another attempt.
+        # Stop tokens, not jobs: a job may have come back to this very worker as another attempt.
         sent = dict(tokens)
         if reply.finished:
             log.debug("jobs %s of %s are finished", reply.finished, served.name)
             self._runner.stop(served.lane, [(job, sent[job]) for job in reply.finished])
         if reply.taken:
-            # What has begun goes on: its success still counts if it comes first.
+            # Attempts that have begun go on: their success still counts if it comes first.
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
             self._runner.forget(served.lane, [(job, sent[job]) for job in reply.taken], begun=False)
         self._release_unknown(served, reply.unknown)
-        if self._book.is_done_with(served):
+        if self._state.is_done_with(served):
             log.info("campaign %s is served no more", served.name)
             with suppress(CampaignNotFoundError):
                 served.queue.release(self._options.name, [], leave=True)
-            self._book.leave(served.name)
+            self._state.campaigns.leave(served.name)
         elif reply.revision != served.plan.revision:
             self._rounds.look_at(served.name)
 
-    def _release_unknown(self, served: Served, unknown: list[tuple[int, int]]) -> None:
-        """What the server thinks is held here, and nobody here knows of, because it has gone back in time (a
-        power cut, a failover): settle again what is remembered, give back the rest after a whole lease."""
+    def _release_unknown(self, served: ServedCampaign, unknown: list[tuple[int, int]]) -> None:
+        """Deal with leases that only the server knows: it has gone back in time (a power cut, a failover).
+
+        Settle again what is remembered, and give back the rest after a whole lease."""
         now = time.monotonic()
-        known = served.tokens
-        if again := self._book.settle_again(served, unknown):
+        known = served.held.tokens
+        if again := self._state.settle_again(served, unknown):
             log.warning("jobs %s of %s are held here once more: settled again", again, served.name)
             unknown = [token for token in unknown if token not in again]
-        seen = served.unknown
+        seen = served.unknown_since
         still = {token: seen.get(token, now) for token in unknown if known.get(token[0]) != token[1]}
         lost = [token for token, since in still.items() if now - since > self._options.lease_s]
         if lost:
             log.warning("jobs %s of %s are held here unknown to us: given back", lost, served.name)
             reason = "unknown here since the server went back in time"
             served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
-        served.unknown = {token: at for token, at in still.items() if token not in lost}
+        served.unknown_since = {token: at for token, at in still.items() if token not in lost}
 
 
 def _allotted(options: WorkerOptions) -> dict[str, Any]:
-    """The fields of the card that tell of the allocation."""
+    """The fields of the card that describe the allocation."""
     allocation = options.allocation
     if allocation is None:
         return {}

@@ -1,7 +1,7 @@
-"""Blocking readers, each with a connection of its own: they wake the others, and never move a job.
+"""Blocking readers, each with a connection of its own: they wake the other threads, and never move a job.
 
-What they would tell is also learnt without them (by extending, and by asking again after a while), so a
-notice lost with a connection costs seconds, never a job.
+The worker also learns without them that there is work, by extending leases and by asking again after a while.
+So a notice that is lost with a connection costs seconds, never a job.
 """
 
 from __future__ import annotations
@@ -17,31 +17,34 @@ from queue_eval.campaign import keys
 from queue_eval.foreign_text import plain
 from queue_eval.transport.error_kinds import REDIS_ERRORS
 from queue_eval.transport.link import BlockingClient, GiveUp, Link
-from workers.book import Book
-from workers.cluster_ears import ClusterEars
-from workers.complaints import Complaints
-from workers.exchange import Exchange
+from workers.cluster_listener import ClusterListener
+from workers.repeated_log import RepeatedLog
+from workers.settler import Settler
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
 _BLOCK_S = 2.0
-"""A worker with room asks again after so long without a marker: one may have died with who took it."""
+"""A worker with room asks again after so long without a marker: a worker that took one may have died."""
 
 _NOTICES_BLOCK_S = 20.0
-_SAID_BEFORE = 100
+_MAX_EARLIER_NOTICES = 100
+"""How many notices are read that came before this worker began to listen."""
+
 _MARGIN_S = 5.0
+"""A reply may come so much later than the block ends."""
 
 
 class _Listener:
     """A thread that blocks on the server until it is stopped."""
 
     def __init__(self, link: Link, name: str, block_s: float, key: str | None = None) -> None:
-        """`key`: what it reads; on a cluster it waits for the node of this."""
+        """`key`: the key that it reads. On a cluster it waits for the node of this key."""
         self._link = link
         self._key = key
         self._block_s = block_s
         self._client = BlockingClient(link, block_s + _MARGIN_S)
-        self._complaints = Complaints(log)
+        self._repeated_log = RepeatedLog(log)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -50,7 +53,7 @@ class _Listener:
             self._thread.start()
 
     def stop(self) -> None:
-        """It ends with its present block; nobody waits for it."""
+        """Make it end with its present block; nobody waits for it."""
         self._stopped.set()
 
     def _listen(self, client: Any) -> None:
@@ -71,52 +74,52 @@ class _Listener:
             except GiveUp:
                 return
             except Exception as error:  # a listener that dies would leave the worker deaf
-                self._complaints.add(f"{self._thread.name} failed, trying again", error)
+                self._repeated_log.add(f"{self._thread.name} failed, trying again", error)
                 self._stopped.wait(1.0)
                 self._while_deaf()
 
     def _while_deaf(self) -> None:
-        """Nothing can be heard for now."""
+        """Called while nothing can be heard."""
 
 
 class WakeListener(_Listener):
-    """Blocks on the markers of all campaigns while the exchange has room and knows of no work.
+    """Blocks on the markers of all campaigns while the settler has room and knows of no work.
 
     On a cluster the markers lie in different slots, so that no single command can block on them: see
-    `ClusterEars`.
+    `ClusterListener`.
 
-    A marker that is to be listened for while this thread blocks without it would be heard when the block
-    ends. So it blocks on a key of its own, too, which the exchange sets then.
+    A new marker would not be heard before the present block ends. So this thread also blocks on a nudge key
+    of its own, which the settler sets when there is another marker to listen for.
     """
 
-    def __init__(self, link: Link, book: Book, exchange: Exchange, worker: str) -> None:
+    def __init__(self, link: Link, state: WorkerState, settler: Settler, worker: str) -> None:
         super().__init__(link, "wake-listener", _BLOCK_S)
-        self._book = book
-        self._exchange = exchange
+        self._state = state
+        self._settler = settler
         self._nudge_key = keys.nudge_key(worker)
         self._blocked_on: frozenset[str] | None = None
-        """The markers that it blocks on; none while it looks which; None while it does not block."""
+        """The markers that it blocks on: none while it looks which; None while it does not block."""
         self._asked_at = time.monotonic()
-        self._ears = ClusterEars(link, _BLOCK_S) if link.is_cluster else None
-        exchange.on_nothing_left = self._nudge
+        self._cluster = ClusterListener(link, _BLOCK_S) if link.is_cluster else None
+        settler.on_nothing_left = self._nudge
 
     def stop(self) -> None:
         super().stop()
-        self._exchange.armed.set()
-        if self._ears is not None:
-            self._ears.interrupt()
+        self._settler.armed.set()
+        if self._cluster is not None:
+            self._cluster.interrupt()
 
     def _listen_once(self) -> None:
-        if self._ears is None:
+        if self._cluster is None:
             super()._listen_once()
         else:
-            self._listen_to_nodes(self._ears)
+            self._listen_to_nodes(self._cluster)
 
     def _listen(self, client: Any) -> None:
-        self._exchange.armed.wait()
-        # Before the look: what is to be listened for from then on is worth a nudge.
+        self._settler.armed.wait()
+        # Set before the look: a marker that is added after the look must cause a nudge.
         self._blocked_on = frozenset()
-        wanted = self._book.wake_keys()
+        wanted = self._state.wake_keys()
         if self._stopped.is_set() or not wanted:
             self._blocked_on = None
             self._disarm()
@@ -134,18 +137,18 @@ class WakeListener(_Listener):
         else:
             self._ask_all_in_time()
 
-    def _listen_to_nodes(self, ears: ClusterEars) -> None:
-        if not ears.are_open:
-            self._exchange.armed.wait()
-        # Where the exchange needs no marker any more, what is blocked on still tells who has taken one.
-        wanted = self._book.wake_keys() if self._exchange.armed.is_set() else {}
+    def _listen_to_nodes(self, cluster: ClusterListener) -> None:
+        if not cluster.is_blocking:
+            self._settler.armed.wait()
+        # When the settler needs no marker any more, open blocks are still read: they may have taken one.
+        wanted = self._state.wake_keys() if self._settler.armed.is_set() else {}
         if self._stopped.is_set():
-            ears.close()
+            cluster.close()
             return
-        if not wanted and not ears.are_open:
+        if not wanted and not cluster.is_blocking:
             self._disarm()
             return
-        for campaign in ears.listen(wanted):
+        for campaign in cluster.listen(wanted):
             self._report(campaign)
         self._ask_all_in_time()
 
@@ -155,34 +158,35 @@ class WakeListener(_Listener):
             self._report(None)
 
     def _nudge(self, link: Link) -> None:
-        """Have it block anew, if it does so without a marker that is to be listened for."""
-        if self._ears is not None:
-            self._ears.interrupt()
+        """Make it block anew, if it blocks without a marker that is to be listened for."""
+        if self._cluster is not None:
+            self._cluster.interrupt()
             return
         blocked_on = self._blocked_on
-        if blocked_on is None or self._book.wake_keys().keys() <= blocked_on:
+        if blocked_on is None or self._state.wake_keys().keys() <= blocked_on:
             return
-        # Without an expiry, to which workers have no right; it is popped at once, or goes with the card.
+        # The key gets no expiry, to which workers have no right. It is popped at once, or deleted with the
+        # card.
         link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
 
     def _while_deaf(self) -> None:
-        # One campaign's marker may be damaged: the others are asked without any.
+        # The marker of one campaign may be damaged: the others are asked without a marker.
         self._report(None)
 
     def _report(self, campaign: str | None) -> None:
-        self._book.wanted(campaign)
+        self._state.wanted(campaign)
         self._disarm()
 
     def _disarm(self) -> None:
-        """Block no more until the exchange finds nothing left, unless there are markers to block on: those of
-        other campaigns, or of one that the exchange has just asked for."""
-        self._exchange.armed.clear()
-        if self._book.wake_keys():
-            self._exchange.armed.set()
+        """Block no more until the settler finds nothing left, unless there are markers to block on: those of
+        other campaigns, or of a campaign that the settler has just asked for."""
+        self._settler.armed.clear()
+        if self._state.wake_keys():
+            self._settler.armed.set()
 
 
 class NoticeListener(_Listener):
-    """Reads the stream of notices, and tells the keeper which campaigns they name."""
+    """Reads the stream of notices, and passes on which campaigns they name."""
 
     def __init__(self, link: Link, hear: Callable[[set[str]], None]) -> None:
         super().__init__(link, "notice-listener", _NOTICES_BLOCK_S, keys.NOTICES)
@@ -191,9 +195,10 @@ class NoticeListener(_Listener):
 
     def _listen(self, client: Any) -> None:
         if self._cursor is None:
-            newest = client.xrevrange(keys.NOTICES, count=_SAID_BEFORE)
+            newest = client.xrevrange(keys.NOTICES, count=_MAX_EARLIER_NOTICES)
             self._cursor = newest[0][0].decode() if newest else "0-0"
-            self._hear(_campaigns_in(newest))  # what was said since this worker has looked first
+            # notices that came since this worker first looked at the campaigns
+            self._hear(_campaigns_in(newest))
         reply = client.xread({keys.NOTICES: self._cursor}, count=1000, block=round(self._block_s * 1000))
         if reply:
             notices = reply[0][1]
@@ -202,4 +207,4 @@ class NoticeListener(_Listener):
 
 
 def _campaigns_in(notices: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> set[str]:
-    return {about[b"campaign"].decode(errors="replace") for _, about in notices if b"campaign" in about}
+    return {fields[b"campaign"].decode(errors="replace") for _, fields in notices if b"campaign" in fields}

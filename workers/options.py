@@ -1,4 +1,4 @@
-"""What a worker is told when it is started."""
+"""The options of a worker, as its command line or its driver gives them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class WorkerOptions:
     queues: tuple[str, ...] | None = None
     """The labels of the campaigns to serve. None: those without a label, or whichever `campaigns` names."""
     board: SlotBoard | None = None
-    """What the slots own; None: nothing, they share what there is."""
+    """The cores and GPUs that the slots own; None: they own nothing, and share what there is."""
     name: str = field(default_factory=new_worker_name)
     lease_s: float = DEFAULT_LEASE_S
-    """Shorter finds a dead worker sooner; longer survives longer pauses of a live one."""
+    """A shorter lease finds a dead worker sooner. A longer one survives longer pauses of a live worker."""
     idle_timeout_s: float | None = None
     """End after so long without a job."""
     time_limit_s: float | None = None
@@ -43,7 +43,7 @@ class WorkerOptions:
     """The interpreter that runs user code."""
 
     allow: AllowList | None = None
-    """What may run here; None: whatever a campaign says."""
+    """Which functions may run here; None: whichever a campaign names."""
     memory_limit: int | None = None
     """Bytes of memory that one slot may use."""
     jobs_per_child: int | None = None
@@ -51,11 +51,11 @@ class WorkerOptions:
     library_threads: int | None = None
     """How many threads a library is to use in a process whose slots own no cores; None: as it likes."""
     allocation: Allocation | None = None
-    """What a scheduler has given to this worker."""
+    """The allocation that a scheduler has given to this worker."""
     allocation_ends_at: float | None = None
-    """When that ends (s since 1970), where it is known."""
+    """When the allocation ends (s since 1970), where it is known."""
     launch: str | None = None
-    """Digest of what the driver that has started it has started it with: see queue_eval/driver/launch.py."""
+    """Digest of how its driver has started it, of a local worker: see queue_eval/driver/launch.py."""
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

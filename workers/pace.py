@@ -1,8 +1,9 @@
-"""How long the jobs of a campaign take, judged by the longest of late: may others wait behind them?"""
+"""How long the jobs of a campaign take: this tells whether other jobs may wait behind them."""
 
 from __future__ import annotations
 
-_ENOUGH = 20
+MIN_SAMPLES = 20
+"""No job waits behind others before so many durations are known."""
 
 
 class Pace:
@@ -20,8 +21,8 @@ class Pace:
         self._longest_ms = max(duration_ms, 0.98 * self._longest_ms)
 
     def fitting(self, work_ms: float, *, longest_ms: float, most: int) -> int:
-        """How many jobs make up `work_ms`, from 1 to `most`; 0 until all of late are known to be shorter than
-        `longest_ms`."""
-        if self._seen < _ENOUGH or self._longest_ms > longest_ms:
+        """How many jobs make up `work_ms`, from 1 to `most`; 0 unless all recent jobs are known to be shorter
+        than `longest_ms`."""
+        if self._seen < MIN_SAMPLES or self._longest_ms > longest_ms:
             return 0
         return max(1, min(most, int(work_ms / max(self._mean_ms, 0.05))))

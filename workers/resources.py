@@ -22,14 +22,15 @@ THREAD_LIMITS = (
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
-_MOST_CORES = 1 << 16
+_MAX_CORE_NUMBER = 1 << 16
+"""Core numbers are below this."""
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What one slot owns, or several together. Empty: nothing of its own, it shares what there is."""
+    """What one slot owns, or several together. Empty: it owns nothing, and shares what there is."""
 
     gpus: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
@@ -40,7 +41,8 @@ class Means:
         return "; ".join(parts) or "nothing"
 
     def environment(self, base: Mapping[str, str], *, threads: int = 1) -> dict[str, str]:
-        """`base` for a process that owns this and runs user code in so many threads."""
+        """The environment `base`, changed for a process that owns this and runs user code in so many
+        threads."""
         environment = dict(base)
         if self.gpus:
             environment[VISIBLE_GPUS] = ",".join(self.gpus)
@@ -50,7 +52,7 @@ class Means:
 
 
 def set_thread_limits(environment: dict[str, str], threads: int) -> None:
-    """Have libraries use so many threads, where the user has not said it."""
+    """Have libraries use so many threads, unless the user has set the variable."""
     for name in THREAD_LIMITS:
         environment.setdefault(name, str(threads))
 
@@ -63,7 +65,7 @@ def usable_cores() -> int:
 
 
 def cores_of(allocation: Allocation | None) -> int:
-    """How many cores are this worker's, as its scheduler says, else as many as it may run on."""
+    """How many cores this worker has: as many as its scheduler says, else all that it may run on."""
     share = allocation.cores_share if allocation is not None else None
     return usable_cores() if share is None else min(share, usable_cores())
 
@@ -71,25 +73,25 @@ def cores_of(allocation: Allocation | None) -> int:
 def auto_slots(allocation: Allocation | None) -> int:
     """How many slots `--slots auto` means."""
     usable = usable_cores()
-    told = allocation.slots if allocation is not None else None
-    if told is None:
+    granted = allocation.slots if allocation is not None else None
+    if granted is None:
         return usable
-    # A scheduler that offers more than the node has is meant so; a mask that leaves cores out is a limit.
-    return told if usable >= (os.cpu_count() or 1) else min(told, usable)
+    # A scheduler that grants more than the node has means it. A mask that leaves cores out is a limit.
+    return granted if usable >= (os.cpu_count() or 1) else min(granted, usable)
 
 
 def joined(means: Iterable[Means]) -> Means:
     """What several slots own together."""
-    several = tuple(means)
+    parts = tuple(means)
     return Means(
-        tuple(dict.fromkeys(gpu for one in several for gpu in one.gpus)),
-        tuple(sorted({core for one in several for core in one.cores})),
+        tuple(dict.fromkeys(gpu for part in parts for gpu in part.gpus)),
+        tuple(sorted({core for part in parts for core in part.cores})),
     )
 
 
 @contextmanager
 def on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """What the calling thread starts meanwhile begins, and stays, on these cores."""
+    """Keep processes that the calling thread starts meanwhile on these cores."""
     if not cores:
         yield
         return
@@ -106,9 +108,9 @@ def share_out(
 ) -> tuple[Means, ...]:
     """What each slot owns.
 
-    GPUs: as many for each as there are, evenly; with more slots than GPUs they are shared in turn. Cores:
-    sets that do not overlap, of `cores_per_slot`, else as large as can be. Raises UsageError when there are
-    too few.
+    GPUs are shared out evenly; with more slots than GPUs, slots share them in turn. Each slot gets a set of
+    `cores_per_slot` cores, else as large as possible, and the sets do not overlap. Raises UsageError when
+    there are too few cores.
     """
     wanted = slots * (cores_per_slot or 1)
     if cores and len(cores) < wanted:
@@ -119,7 +121,7 @@ def share_out(
         )
     if cores and cores_per_slot:
         cores = cores[:wanted]
-    # In turn: neighbours, which a wide job takes first, are then on different GPUs.
+    # GPUs are given in turn: neighbouring slots, which a wide job takes first, are then on different GPUs.
     in_turn = [gpus[i % len(gpus)] for i in range(slots)] if gpus else []
     gpu_sets = _portions(gpus if len(gpus) >= slots else in_turn, slots)
     core_sets = _portions(cores, slots)
@@ -127,7 +129,7 @@ def share_out(
 
 
 def _portions(items: Sequence[_Item], count: int) -> list[Sequence[_Item]]:
-    """Neighbours together, the first portions one larger when it does not come out even."""
+    """Cut items into portions of neighbours. If they do not divide evenly, the first are one larger."""
     each, more = divmod(len(items), count)
     starts = [i * each + min(i, more) for i in range(count + 1)]
     return [items[first:last] for first, last in pairwise(starts)]
@@ -167,7 +169,7 @@ def parse_cores(text: str | None) -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last < _MOST_CORES:
+        if not first <= last < _MAX_CORE_NUMBER:
             raise UsageError(f"--cores {text!r} is not valid; give numbers and ranges, like 0-7 or 0,2,4-6")
         wanted += range(first, last + 1)
     if hidden := sorted(set(wanted) - set(allowed)):
@@ -179,7 +181,7 @@ def parse_cores(text: str | None) -> tuple[int, ...]:
 
 
 def own_cores(allocation: Allocation | None) -> tuple[int, ...]:
-    """The cores of this worker when the user names none. Raises UsageError when others may have the same."""
+    """The cores of this worker when the user names none. Raises UsageError if others may have the same."""
     allowed = parse_cores(None)
     share = allocation.cores_share if allocation is not None else None
     if allocation is None or share is None or share >= len(allowed):

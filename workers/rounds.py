@@ -1,4 +1,4 @@
-"""The rounds of the heartbeat: which campaigns this worker serves, refuses, or leaves to rest."""
+"""Part of the heartbeat: decides which campaigns this worker serves, refuses, or leaves to rest."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ from queue_eval.errors import (
 from queue_eval.foreign_text import plain
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import KeyCommand
-from workers.book import Book
 from workers.options import WorkerOptions
-from workers.served import label_of, make_plan
+from workers.plan import label_of, make_plan
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
 _SWEEP_EVERY_S = 6 * 3600
+"""How often a worker looks at all resting campaigns."""
+
 _SWEPT_S = 60
-"""Of workers that start together one sweeps."""
+"""For so long after a sweep no other worker sweeps: of workers that start together, one does it."""
 
 
 class Rounds:
-    """Called by the lease keeper alone, but for `hear`.
+    """Only the lease keeper calls this, except for `hear`.
 
-    A worker for all campaigns leaves those that are over (see queue_eval/campaign/resting.py); one for some
-    goes on looking at these.
+    A worker for all campaigns leaves those that are over (see queue_eval/campaign/resting.py). A worker for
+    named campaigns goes on looking at these.
     """
 
     def __init__(
-        self, link: Link, options: WorkerOptions, book: Book,
+        self, link: Link, options: WorkerOptions, state: WorkerState,
         attempt: Callable[[str, Callable[[], None]], None],
     ) -> None:  # fmt: skip
-        """`attempt` runs a step for a campaign, and goes on when it fails."""
+        """`attempt` runs a step for a campaign, and logs its error."""
         self._link = link
         self._options = options
-        self._book = book
+        self._state = state
         self._attempt = attempt
         self._may_rest = options.campaigns is None
         self._sweep_at = time.monotonic()
@@ -55,12 +57,13 @@ class Rounds:
         self._heard: set[str] = set()
 
     def hear(self, campaigns: set[str]) -> None:
-        """A notice names these: a driver that does not know of rest may have added jobs to them."""
+        """A notice names these campaigns: a driver of an earlier build, which wakes none, may have added
+        jobs."""
         with self._lock:
             self._heard |= campaigns
 
     def asks(self) -> list[KeyCommand]:
-        """What asks which campaigns there are: one command, or none."""
+        """The command that lists the campaigns, or none when this worker serves named ones."""
         if self._options.campaigns is not None:
             return []
         if self._may_rest:
@@ -68,8 +71,8 @@ class Rounds:
         return [(keys.CAMPAIGNS, ("ZRANGE", keys.CAMPAIGNS, 0, -1))]
 
     def is_barred(self, reply: object) -> bool:
-        """Whether the server, which was set up by an earlier build, lets no worker know what rests: then ask
-        again, for all."""
+        """Whether the server forbids workers to read which campaigns rest, as an earlier build has set it up.
+        Then ask again, for all campaigns."""
         if self._may_rest and isinstance(reply, ServerRefusedError):
             self._may_rest = False
             return True
@@ -83,7 +86,8 @@ class Rounds:
         return [campaign for campaign in names if keys.is_campaign_name(campaign)]
 
     def wake(self) -> list[str]:
-        """Put back what rests and is not over: whoever died, or an earlier build, may have left it so."""
+        """Wake campaigns that rest and are not over: a process that died, or an earlier build, may have left
+        them. Returns which these are."""
         if not self._may_rest:
             return []
         with self._lock:
@@ -95,28 +99,29 @@ class Rounds:
                     heard |= set(all_resting(self._link))
                 self._sweep_at = now + _SWEEP_EVERY_S
             return wake_open(self._link, sorted(filter(keys.is_campaign_name, heard)))
-        except NodeAwayError:  # the next beat does it
+        except NodeAwayError:  # the next beat tries again
             self.hear(heard)
             return []
 
     def go(self, listed: Sequence[str]) -> None:
-        """Look at what is listed and not served, and at what is served and has nothing to do here."""
-        holdings = self._book.holdings()
-        served = {one.name for one, _ in holdings}
-        idle = [one.name for one, tokens in holdings if not tokens] if self._may_rest else []
-        names = sorted({*listed} - served) + idle
+        """Look at campaigns that are listed and not served, and at served ones that have nothing to do
+        here."""
+        holdings = self._state.campaigns.holdings()
+        names_served = {served.name for served, _ in holdings}
+        idle = [served.name for served, tokens in holdings if not tokens] if self._may_rest else []
+        names = sorted({*listed} - names_served) + idle
         over: list[str] = []
         looks = look_at_all(self._link, names, may_rest=self._may_rest)
         for name, look in zip(names, looks, strict=True):
             if isinstance(look, Look) and look.rests:
                 over.append(name)
-            elif isinstance(look, Exception) or name not in served:
+            elif isinstance(look, Exception) or name not in names_served:
                 self._attempt(name, partial(self._judge, name, look))
         if over:
             self._rest(over)
 
     def look_at(self, campaign: str) -> None:
-        """It may have been opened anew."""
+        """Look at a campaign that may have been opened anew."""
         (look,) = look_at_all(self._link, [campaign], may_rest=False)
         self._judge(campaign, look)
 
@@ -124,8 +129,8 @@ class Rounds:
         """Serve a campaign, unless it is not there, or not for this worker."""
         if isinstance(look, Exception):
             raise look
-        # Not the whole meta at each beat: of a campaign that is for others it may be megabytes of code.
-        if not look.uid or self._book.is_refused(campaign, look.uid, look.revision):
+        # Do not read the whole meta at each beat: it may hold megabytes of code for other workers.
+        if not look.uid or self._state.campaigns.is_refused(campaign, look.uid, look.revision):
             return
         try:
             queue, meta = CampaignQueue.attach(self._link, campaign)
@@ -136,25 +141,25 @@ class Rounds:
             return
         revision = int(meta["revision"])
         if not self._options.serves(campaign, label_of(meta)):
-            self._book.refuse(campaign, queue.uid, revision)
-            self._book.withdraw(campaign)
+            self._state.campaigns.refuse(campaign, queue.uid, revision)
+            self._state.campaigns.withdraw(campaign)
             return
         try:
             plan = make_plan(queue, meta, self._options, self._link.access)
         except (FunctionError, MethodUnavailableError) as error:
             self._refuse(campaign, queue.uid, revision, error)
             return
-        self._book.serve(queue, plan)
+        self._state.campaigns.serve(queue, plan)
 
     def _refuse(self, campaign: str, uid: str, revision: int, error: Exception) -> None:
         log.error("campaign %s is not served: %s", campaign, error)
-        self._book.refuse(campaign, uid, revision, str(error))
-        # What runs is of an opening that was accepted: it is finished.
-        self._book.withdraw(campaign)
+        self._state.campaigns.refuse(campaign, uid, revision, str(error))
+        # The jobs that run belong to an opening that was accepted: they are finished.
+        self._state.campaigns.withdraw(campaign)
 
     def _rest(self, campaigns: Sequence[str]) -> None:
         resting = lay_to_rest(self._link, campaigns)
-        left = [queue for name in resting if (queue := self._book.leave_idle(name)) is not None]
+        left = [queue for name in resting if (queue := self._state.leave_idle(name)) is not None]
         if not left:
             return
         log.debug("campaigns %s are over", [queue.campaign for queue in left])

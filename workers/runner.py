@@ -1,7 +1,7 @@
-"""The one thread that owns the processes running user code: it starts, watches and kills them.
+"""The one thread that owns the processes that run user code: it starts, watches and kills them.
 
-Other threads speak to it through calls that it carries out in its own time; it answers through the
-callbacks of `Reports`. It never talks to the server, so that time limits hold while the server is away.
+Other threads queue calls, which this thread carries out. It answers through the callbacks of `Reports`. It
+never talks to the server, so that time limits hold while the server is away.
 """
 
 from __future__ import annotations
@@ -28,32 +28,34 @@ from workers.executors.protocol import Ended, Executor, Plan
 log = plain(logging.getLogger(__name__))
 
 _TICK_S = 0.5
-"""Processes whose death no file descriptor tells of are looked at this often."""
+"""How often processes are looked at whose death no file descriptor tells."""
 
 _IDLE_CLOSE_S = 60.0
 """Warm processes of a campaign without jobs are kept this long."""
 
 _EMPTY_CLOSE_S = 1.0
-"""So is a lane whose processes have ended for others (see `ChildLimit`): each is looked at in every turn."""
+"""A lane whose processes have ended for others (see `ChildLimit`) is kept this long: each lane costs time in
+every turn."""
 
 
 class Reports(Protocol):
-    """What the runner tells of a lane; called in its thread, must not block. `key` names the lane."""
+    """What the runner reports of a lane, whose name is `key`. Called in its thread; must not block."""
 
-    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None: ...
+    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None:
+        """These attempts have ended. `missing_slots` are taken by abandoned threads."""
 
     def loaded(self, key: str, revision: int) -> None:
         """A process has loaded the run function of this revision."""
 
     def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
-        """Attempts that will not end: to be released, or forgotten because the server already has."""
+        """These attempts will not end. Release them, or forget them because the server already has."""
 
     def troubled(self, key: str, why: str) -> None:
-        """Nothing of the lane runs, and why; "" when it does again."""
+        """Nothing of the lane runs, and why; "" when it runs again."""
 
 
 class _Lane:
-    """The executors of one campaign: the current one, and retired ones that finish what they have."""
+    """The executors of one campaign: the current one, and retired ones that finish their attempts."""
 
     def __init__(self, plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit) -> None:
         self.plan = plan
@@ -62,9 +64,9 @@ class _Lane:
         self.retired: list[Executor] = []
         self.used_at = time.monotonic()
         self.missing_slots = 0
-        """As it was last told."""
+        """As it was last reported."""
         self.trouble = ""
-        """As it was last told."""
+        """As it was last reported."""
 
     def executors(self) -> list[Executor]:
         return [self.current, *self.retired]
@@ -76,7 +78,7 @@ class _Lane:
 
 
 class Runner:
-    """Guarantees: each attempt submitted is told of exactly once (ended or given up). `close` leaves no
+    """Guarantees: each attempt submitted is reported exactly once, as ended or given up. `close` leaves no
     process behind."""
 
     def __init__(self, reports: Reports) -> None:
@@ -112,19 +114,20 @@ class Runner:
         self._call(lambda: self._forget(key, tokens, begun=begun))
 
     def stop(self, key: str, tokens: Sequence[Token]) -> None:
-        """Drop attempts whose jobs are finished; of those that run it is told what they have printed."""
-        self._call(lambda: self._forget(key, tokens, begun=True, tells=True))
+        """Drop attempts whose jobs are finished. What running ones have printed is reported."""
+        self._call(lambda: self._forget(key, tokens, begun=True, reports=True))
 
     def take_back(self, waiting_longer_s: float = 0.0, key: str | None = None) -> None:
-        """Give up, for release, what has waited longer than this without having begun, in one lane or all."""
+        """Give up, for release, attempts that have waited for longer and have not begun. None: in all
+        lanes."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, key))
 
     def drop(self, key: str) -> None:
-        """Kill all of a lane; nothing is told, nobody is interested."""
+        """Kill all processes of a lane, and report nothing."""
         self._call(lambda: self._drop(key))
 
     def close(self) -> dict[str, list[Token]]:
-        """Kill everything; the tokens that were running, by lane. May be called twice."""
+        """Kill everything. Returns the tokens that were running, by lane. May be called twice."""
         self._call(self._stop)
         self._thread.join()
         left: dict[str, list[Token]] = {}
@@ -135,12 +138,12 @@ class Runner:
         self._departures.settle(CLOSE_S, then_kill=True)
         self._departures.close()
         for key, lane in self._lanes.items():
-            # Reports that were held back until their processes had ended.
+            # Some reports were held back until their processes had ended.
             now = time.monotonic()
-            if ended := [one for executor in lane.executors() for one in executor.collect(now)]:
+            if ended := [report for executor in lane.executors() for report in executor.collect(now)]:
                 self._reports.ended(key, ended, lane.missing_slots)
-                told = {one.token for one in ended}
-                left[key] = [token for token in left[key] if token not in told]
+                reported = {report.token for report in ended}
+                left[key] = [token for token in left[key] if token not in reported]
         self._lanes.clear()
         return left
 
@@ -161,28 +164,28 @@ class Runner:
             log.exception("the runner failed")
 
     def _collect(self, key: str, lane: _Lane, now: float) -> None:
-        ended = [one for executor in lane.executors() for one in executor.collect(now)]
+        ended = [report for executor in lane.executors() for report in executor.collect(now)]
         returned = [token for executor in lane.executors() for token in executor.take_returned()]
         if lane.current.take_load():
             self._reports.loaded(key, lane.plan.revision)
         if ended:
             failpoints.reach("worker.after-run")
             lane.used_at = now
-        self._tell(key, lane, ended, returned)
+        self._report(key, lane, ended, returned)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close(wait=False)
                 lane.retired.remove(executor)
-        # One that has lost those it forwards to goes on looking for them: nothing is leased until it has.
+        # An executor that has lost its backend goes on looking for it: nothing is leased until it is found.
         if now - lane.used_at <= (_IDLE_CLOSE_S if lane.current.children else _EMPTY_CLOSE_S):
             return
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
             lane.current.close(wait=False)  # its processes start again when there is work
-            self._tell(key, lane, [], [])
+            self._report(key, lane, [], [])
             if not lane.retired and not lane.current.departing:  # most campaigns do not come back
                 del self._lanes[key]
 
-    def _tell(self, key: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
+    def _report(self, key: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
         missing_slots = lane.plan.slots - lane.current.slots
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
@@ -213,16 +216,16 @@ class Runner:
         failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
 
-    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool, tells: bool = False) -> None:
+    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool, reports: bool = False) -> None:
         lane = self._lanes.get(key)
         if lane is None:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
-        stopped = [one for executor in lane.executors() for one in executor.take_stopped()]
-        if tells and stopped:
+        stopped = [report for executor in lane.executors() for report in executor.take_stopped()]
+        if reports and stopped:
             self._reports.ended(key, stopped, lane.missing_slots)
-            told = {one.token for one in stopped}
-            dropped = [token for token in dropped if token not in told]
+            reported = {report.token for report in stopped}
+            dropped = [token for token in dropped if token not in reported]
         if dropped:
             self._reports.given_up(key, dropped, lane.missing_slots, release=False)
 
@@ -252,5 +255,5 @@ class Runner:
 
     def _call(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
-        with contextlib.suppress(BlockingIOError):  # it is ringing already
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: it wakes anyway
             os.write(self._bell_write, b"!")

@@ -1,7 +1,7 @@
 """What a batch system (Slurm, Grid Engine) tells a worker about its allocation, by environment variables.
 
-Standard library only. What a scheduler does not say is None; what it says in a form that we do not know
-counts as not said.
+This file uses the standard library only. A value is None when the scheduler does not state it, or states it
+in a form that we do not know.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Allocation:
     job_id: str
     """As users and the scheduler's commands write it; a task of an array is `12_3` (Slurm) or `12.3`."""
     is_batch: bool
-    """Whether the scheduler sends KILL a while after a signal: not where somebody sits at a terminal."""
+    """Whether the scheduler sends KILL a while after a signal. It does not where a user sits at a
+    terminal."""
     node: str | None = None
     """What the scheduler calls this node."""
     restarts: int = 0
@@ -92,7 +93,8 @@ def _slurm_tasks(environment: Mapping[str, str], is_step: bool) -> int:
 
 
 def _of_this_node(text: str, node: int) -> int | None:
-    """Of a number for each node, as in ``4(x2),3``, the one of this node, whose place is `node`."""
+    """The number of this node, from numbers of all nodes as in ``4(x2),3``. `node`: the place of this
+    node."""
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip())
         if match is None:

@@ -1,4 +1,4 @@
-"""What tells a worker to end: stop signals, and requests that are none."""
+"""The reasons for which a worker ends: stop signals, and requests without a signal."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 from queue_eval.runtime.stop_signals import STOP_SIGNALS
 
 ONE_S = 2.0
-"""Signals within so long are one: a batch system sends SIGTERM twice within a tenth of a second."""
+"""Signals within so long count as one: a batch system sends SIGTERM twice within a tenth of a second."""
 
 DOUBT_S = 0.25
-"""A batch system signals one process of a job after the other: what died of it may be known so long before
-the worker's own signal."""
+"""A batch system signals one process of a job after the other: a child may have died of it so long before
+the worker gets its own signal."""
 
 STOPPED_S = 30.0
-"""So long after it, an error or a death is taken to come of it."""
+"""An error or a death within so long after a signal is taken to come from it."""
 
 
 class Signals:
     """Knows how urgently the worker is to end, and why: the first stop signal drains, a second one stops now.
 
-    Installed in the main thread; `explain` and `reason` may be asked in any.
+    Installed in the main thread; `explain` and `reason` may be called in any.
     """
 
     def __init__(self) -> None:
@@ -56,12 +56,12 @@ class Signals:
         return "; ".join(filter(None, (self._request, names)))
 
     def explain(self, ended_at: float) -> bool:
-        """Whether an attempt that failed or died at this moment (monotonic, s) may owe it to a stop signal,
-        which the worker and all its descendants were sent."""
+        """Whether a stop signal may be why an attempt failed or died at this moment (monotonic, s): the
+        signal was sent to the worker and all its descendants."""
         return any(at - DOUBT_S <= ended_at <= at + STOPPED_S for at in tuple(self._heard_at))
 
     def install(self) -> None:
-        """Hear the stop signals from now on, until `uninstall` or `close`."""
+        """Handle the stop signals from now on, until `uninstall` or `close`."""
         self._bell = os.pipe()
         for end in self._bell:
             os.set_blocking(end, False)
@@ -75,7 +75,7 @@ class Signals:
                 self._before[number] = before
 
     def uninstall(self) -> None:
-        """Put back what was there before `install`. What has come until then is known."""
+        """Restore the handlers from before `install`. Signals that have come until then are known."""
         for number, before in self._before.items():
             signal.signal(number, before)
         signal.set_wakeup_fd(-1)
@@ -86,14 +86,14 @@ class Signals:
     def close(self) -> None:
         """Ignore all stop signals from now on, for a process that is about to end.
 
-        At its end Python puts its own handlers back to the default, and a signal that comes then would kill
-        a worker that has done all its work. It leaves ignored ones alone.
+        At its end Python restores the default for signals that it handles, and a signal that comes then would
+        kill a worker that has done all its work. Python leaves ignored signals alone.
         """
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def drain(self, reason: str) -> None:
-        """Ask for a drain without a signal: the first signal then stops nothing yet."""
+        """Ask for a drain without a signal. The first signal after it does not stop the worker yet."""
         if self._request is None:
             self._request = reason
         self.wake()
@@ -105,7 +105,7 @@ class Signals:
                 os.write(self._bell[1], b"\0")
 
     def wait(self, timeout_s: float) -> None:
-        """Return at the next request or signal, or after `timeout_s`. Once installed."""
+        """Return at the next request or signal, or after `timeout_s`. Assumes: `install` was called."""
         assert self._bell is not None
         poll = select.poll()
         poll.register(self._bell[0], select.POLLIN)

@@ -16,7 +16,7 @@ log = plain(logging.getLogger(__name__))
 
 
 class Holder(Protocol):
-    """Who takes slots for its processes."""
+    """Takes slots for its processes."""
 
     def let_go(self) -> bool:
         """Give the slots of one idle process back; False when there is none."""
@@ -31,22 +31,21 @@ class SlotBoard:
         self.means = tuple(means)
         self._free = set(range(len(self.means)))
         self._leaving: dict[int, Callable[[], object]] = {}
-        """Slots whose processes are ending, and what finds out whether they have."""
+        """Slots whose processes are ending, and a call that finds out whether they have ended."""
         self._holders: list[Holder] = []
 
     def join(self, holder: Holder) -> None:
-        """May be asked to let go from now on. May be called twice."""
+        """From now on `holder` may be asked to let go. May be called twice."""
         if holder not in self._holders:
             self._holders.append(holder)
 
     def leave(self, holder: Holder) -> None:
-        """It holds nothing any more. May be called twice."""
+        """`holder` holds nothing any more. May be called twice."""
         if holder in self._holders:
             self._holders.remove(holder)
 
     def take(self, count: int) -> tuple[int, ...] | None:
-        """So many slots; idle processes are ended for them. None when others are busy with them, or just
-        ending."""
+        """Take so many slots; idle processes end for them. None while other processes use the slots."""
         for look in set(self._leaving.values()):
             look()
         while len(self._free) + len(self._leaving) < count:
@@ -64,7 +63,7 @@ class SlotBoard:
         return tuple(sorted(taken))
 
     def expect_back(self, slots: Iterable[int], look: Callable[[], object]) -> None:
-        """Their process is ending; `give_back` follows, maybe when `look` is called."""
+        """The process of these slots is ending. `give_back` follows, maybe when `look` is called."""
         self._leaving.update(dict.fromkeys(slots, look))
 
     def give_back(self, slots: Iterable[int]) -> None:
@@ -81,7 +80,8 @@ def board_for(
     slots: int, *, gpus: str | None, cores: str | None, cores_per_slot: int | None,
     allocation: Allocation | None = None,
 ) -> SlotBoard | None:  # fmt: skip
-    """What a worker's slots own, as its command line says; None when it says nothing. Raises UsageError."""
+    """The slots of a worker and what its command line gives them. None when it gives nothing. Raises
+    UsageError."""
     if gpus is None and cores is None and cores_per_slot is None:
         return None
     owned: tuple[int, ...] = ()
@@ -95,9 +95,9 @@ def board_for(
         cores=owned,
         cores_per_slot=cores_per_slot,
     )
-    for slot, one in enumerate(means):
-        log.info("slot %d owns %s", slot, one)
-    shared = [gpu for gpu, count in Counter(gpu for one in means for gpu in one.gpus).items() if count > 1]
+    for slot, owned_by_slot in enumerate(means):
+        log.info("slot %d owns %s", slot, owned_by_slot)
+    shared = [gpu for gpu, count in Counter(gpu for part in means for gpu in part.gpus).items() if count > 1]
     if shared:
         log.info("there are more slots than GPUs: GPU %s is shared by several slots", ", ".join(shared))
     return SlotBoard(means)

@@ -31,24 +31,25 @@ from queue_eval.server.home import spool_file
 from queue_eval.transport.link import GiveUp, Link
 from queue_eval.transport.private_files import open_private
 from queue_eval.transport.private_home import make_home
-from workers.complaints import Complaints
+from workers.repeated_log import RepeatedLog
 
 log = plain(logging.getLogger(__name__))
 
 _PAGE = 500
+"""How many leases are delivered in one call."""
 
 _LeaseKey = tuple[str, int, int, str, str]
 
 
 def _lease_key(queue: CampaignQueue, kept: Settlement | Release) -> _LeaseKey:
-    """Tells a lease from all others: a campaign that was purged and made anew, and a server that has gone
-    back in time, give the same ids and attempts again."""
+    """Identifies a lease. Id and attempt alone do not: a campaign that was purged and made anew, or a server
+    that has gone back in time, gives the same ones again."""
     proof = ("", "") if isinstance(kept, Release) else (kept.request, kept.digest)
     return queue.uid, kept.id, kept.attempt, *proof
 
 
 class Spool:
-    """This worker's file. Assumes: one thread at a time."""
+    """The spool of this worker. Assumes: one thread at a time."""
 
     def __init__(self, folder: Path, worker: str) -> None:
         self._path = spool_file(folder, worker)
@@ -57,21 +58,21 @@ class Spool:
         self._kept: set[_LeaseKey] = set()
         self._has_failed = False
         self._offset_s = time.time() - time.monotonic()
-        """From this machine's monotonic clock to the server's time."""
+        """The server's time minus this machine's monotonic clock."""
 
-    def tell_time(self, server_ms: int) -> None:
-        """What the server's clock shows now."""
+    def set_server_time(self, server_ms: int) -> None:
+        """The server's clock shows this now."""
         self._offset_s = server_ms / 1000 - time.monotonic()
 
     def keep(self, queue: CampaignQueue, leases: Sequence[Settlement | Release]) -> None:
-        """Write what became of these leases, unless it is written; on return it is on disk."""
-        new = [one for one in leases if _lease_key(queue, one) not in self._kept]
+        """Write what became of these leases, unless it is written already. On return it is on disk."""
+        new = [lease for lease in leases if _lease_key(queue, lease) not in self._kept]
         if not new:
             return
         try:
             file = self._file or self._open()
             failpoints.reach("spool.before-write")
-            lines = [_encode(queue, self._worker, one, self._offset_s) + "\n" for one in new]
+            lines = [_encode(queue, self._worker, lease, self._offset_s) + "\n" for lease in new]
             _append(file, "".join(lines).encode())
             failpoints.reach("spool.before-fsync")
             os.fsync(file.fileno())
@@ -86,10 +87,10 @@ class Spool:
             self._has_failed = True
             return
         self._has_failed = False
-        self._kept.update(_lease_key(queue, one) for one in new)
+        self._kept.update(_lease_key(queue, lease) for lease in new)
 
     def clear(self) -> None:
-        """All that was kept has been acknowledged."""
+        """Remove the file: all that it held has been acknowledged."""
         if self._file is not None:
             failpoints.reach("spool.before-remove")
             self._path.unlink(missing_ok=True)
@@ -113,7 +114,7 @@ class Spool:
 
 
 def _append(file: io.FileIO, lines: bytes) -> None:
-    """All of it or, on a disk that is full, nothing: half a line would spoil the next."""
+    """Write all lines or, on a full disk, none: half a line would spoil the next one."""
     before = os.fstat(file.fileno()).st_size
     try:
         while lines:
@@ -123,10 +124,10 @@ def _append(file: io.FileIO, lines: bytes) -> None:
         raise
 
 
-def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
+def deliver_orphans(folder: Path, link: Link, repeated_log: RepeatedLog) -> int:
     """Settle and give back what dead workers of this machine have left in `folder`. Returns how many leases.
 
-    What a damaged campaign does not take stays there, in a file of its own.
+    What a damaged campaign refuses stays there, in a file of its own.
     """
     delivered = 0
     for path in sorted(folder.glob("*.jsonl")):
@@ -148,7 +149,7 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
                 except GiveUp:
                     raise
                 except Exception as error:
-                    complaints.add(f"what {path} holds of campaign {campaign} cannot be settled", error)
+                    repeated_log.add(f"what {path} holds of campaign {campaign} cannot be settled", error)
                     refused += leases
             failpoints.reach("spool.after-deliver")
             if len(refused) == sum(map(len, lines.values())) > 0:
@@ -157,7 +158,7 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
                 _rename_unreadable(path)
                 continue
             if refused:
-                _set_aside(path, refused)
+                _keep_refused(path, refused)
             path.unlink(missing_ok=True)
     if delivered:
         log.info("delivered what became of %d leases of a dead worker from %s", delivered, folder)
@@ -165,24 +166,27 @@ def deliver_orphans(folder: Path, link: Link, complaints: Complaints) -> int:
 
 
 def _rename_unreadable(path: Path) -> None:
-    """Keep a file without one line of ours: nobody can tell what it is."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.unreadable")
-    path.rename(aside)
-    log.warning("no line of the spool %s can be read; it is kept as %s", path, aside.name)
+    """Rename a file that holds no readable line: nobody can tell what it is."""
+    kept = path.with_name(f"{path.name}.{secrets.token_hex(4)}.unreadable")
+    path.rename(kept)
+    log.warning("no line of the spool %s can be read; it is kept as %s", path, kept.name)
 
 
-def _set_aside(path: Path, lines: Sequence[str]) -> None:
-    """On disk when it returns. In a file whose name no worker can have: a worker removes its own."""
-    aside = path.with_name(f"{path.stem.partition('+')[0]}+{secrets.token_hex(4)}.jsonl")
-    with open(aside, "x", encoding="ascii", opener=open_private) as file:
+def _keep_refused(path: Path, lines: Sequence[str]) -> None:
+    """Write these lines to a file of their own; on return they are on disk.
+
+    No worker can have the name of that file: a worker would remove its own file.
+    """
+    refused = path.with_name(f"{path.stem.partition('+')[0]}+{secrets.token_hex(4)}.jsonl")
+    with open(refused, "x", encoding="ascii", opener=open_private) as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _deliver(queue: CampaignQueue, worker: str, leases: Sequence[Settlement | Release]) -> None:
-    settlements = [one for one in leases if isinstance(one, Settlement)]
-    releases = [one for one in leases if isinstance(one, Release)]
+    settlements = [lease for lease in leases if isinstance(lease, Settlement)]
+    releases = [lease for lease in leases if isinstance(lease, Release)]
     try:
         for page in pages(settlements, _PAGE):
             queue.settle(worker, page, lease_ms=0, request="", room=0, prefetch=0, now=time.monotonic())
@@ -194,10 +198,10 @@ def _deliver(queue: CampaignQueue, worker: str, leases: Sequence[Settlement | Re
 
 @contextmanager
 def _claim(path: Path) -> Iterator[IO[str] | None]:
-    """The open file when its worker is dead, else None."""
+    """Open and lock a spool whose worker is dead; None when the worker lives."""
     try:
         file = open(path, "r+", encoding="ascii", errors="replace", opener=open_private)  # noqa: SIM115
-    except OSError:  # another worker was faster, or it is another user's
+    except OSError:  # another worker was faster, or the file is another user's
         yield None
         return
     with file:
@@ -206,12 +210,12 @@ def _claim(path: Path) -> Iterator[IO[str] | None]:
         except BlockingIOError:
             yield None
         else:
-            # Its worker may have removed it, and begun another one, before it could be locked.
+            # The worker may have removed the file, and begun another one, before it could be locked.
             yield file if _is_at(path, file) else None
 
 
 def _is_at(path: Path, file: IO[Any]) -> bool:
-    """Whether what is open is still what the path names."""
+    """Whether this open file is still the one at `path`."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -228,7 +232,7 @@ def _encode(queue: CampaignQueue, worker: str, kept: Settlement | Release, offse
     return json.dumps(
         lease | {
             "outcome": kept.outcome.value, "run_ms": kept.run_ms,
-            # By the server's clock: whoever delivers it may have another one, or has set it meanwhile.
+            # By the server's clock: the machine that delivers this may have another one, or has set it since.
             "ended_s": kept.ended_at + offset_s, "source": kept.source,
             "body": kept.body.decode("utf-8", "surrogateescape"),
             "output": kept.output.decode("utf-8", "surrogateescape"),

@@ -1,15 +1,15 @@
-"""A long-running worker: composes the services, then waits to be told to end.
+"""A long-running worker: composes the services, then waits for a reason to end.
 
 ::
 
                  ┌───────────── parent (never runs user code) ─────────────┐
-    server ◀────▶│ exchange (settle + lease)   lease keeper   reclaimer    │◀─pipes─▶ children (user code)
+    server ◀────▶│ settler (settle + lease)    lease keeper   reclaimer    │◀─pipes─▶ children (user code)
                  │ wake and notice listeners        runner ────────────────│
                  └─────────────────────────────────────────────────────────┘
 
-The book is what they share. The exchange trades settlements for leases; the runner owns the child
-processes; the keeper extends leases whatever the others do; the listeners block so that nobody polls; the
-reclaimer looks for the dead.
+They share one `WorkerState`. The settler settles and leases in one call. The runner owns the child
+processes. The keeper extends leases, whatever the other threads do. The listeners block, so that nothing
+polls. The reclaimer takes back the jobs of dead workers.
 """
 
 from __future__ import annotations
@@ -30,35 +30,37 @@ from queue_eval.transport.access import Access, safe_url
 from queue_eval.transport.link import REPLY_TIMEOUT_S, GiveUp, Link
 from queue_eval.transport.nodes import PACE_S
 from queue_eval.transport.urls import parse_url
-from workers.book import Book
 from workers.drain import END_MARGIN_S, drain_deadline
-from workers.exchange import Exchange
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
 from workers.load_failures import LoadFailures
 from workers.options import WorkerOptions
 from workers.reclaimer import Reclaimer
 from workers.runner import Runner
+from workers.settler import Settler
 from workers.signals import Signals
 from workers.spool import Spool
+from workers.state.worker_state import WorkerState
 
 log = plain(logging.getLogger(__name__))
 
 _TICK_S = 0.5
 
 _SETTLE_S = 5.0
-"""At the end, the call under way may take so long."""
+"""How long the call under way may take at the end."""
 
 _SPOOL_S = 2.0
+"""How long a call that was interrupted may take to end."""
 
 _NODE_TIMEOUT_S = 5.0
-"""So long does a campaign on a cluster wait, once, when the node of another falls silent."""
+"""How long a campaign on a cluster waits, once, when the node of another falls silent."""
 
-_LONG_DRAIN_S = 30.0
+_REMIND_AFTER_S = 30.0
+"""A drain without a deadline that takes longer is logged, once."""
 
 
 class Worker:
-    """One worker. `run` returns when it has drained, released everything, or has nothing to do any more."""
+    """One worker. `run` returns when it has drained, has released everything, or has nothing left to do."""
 
     def __init__(self, access: Access, options: WorkerOptions) -> None:
         self._options = options
@@ -74,31 +76,31 @@ class Worker:
             reply_timeout_s=_NODE_TIMEOUT_S if parse_url(access.url).kind == "cluster" else None,
         )  # fmt: skip
         spool = Spool(spools, options.name) if spools is not None else None
-        self._exchange_link = Link(
-            access, name=name, on_wait=self._exchange_while_away, outage=self._link.outage,
+        self._settler_link = Link(
+            access, name=name, on_wait=self._settler_while_away, outage=self._link.outage,
             reply_timeout_s=_NODE_TIMEOUT_S if self._link.is_cluster else None,
             on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
-        # Of its own: a connection that stalls must not cost it a lease.
+        # The keeper has a link of its own: a connection that stalls must not cost a lease.
         self._keeper_link = Link(
             access, name=name, on_wait=self._while_away, outage=self._link.outage,
             reply_timeout_s=_beat_timeout_s(options.lease_s, on_nodes=self._link.is_cluster),
             on_refused=self._end_refused, skips_nodes=True,
         )  # fmt: skip
-        self._book = Book(self._signals)
-        self._runner = Runner(self._book)
-        self._book.attach_runner(self._runner)
+        self._state = WorkerState(self._signals)
+        self._runner = Runner(self._state)
+        self._state.attach_runner(self._runner)
         self._keeper = LeaseKeeper(
-            self._keeper_link, options, self._book, self._runner,
+            self._keeper_link, options, self._state, self._runner,
             on_drain=lambda: self._signals.drain("asked to"),
         )  # fmt: skip
-        self._book.on_trouble = self._keeper.poke
+        self._state.on_trouble = self._keeper.poke
         failures = LoadFailures(
-            self._exchange_link, options, self._book, self._runner, show_card=self._keeper.poke
+            self._settler_link, options, self._state, self._runner, show_card=self._keeper.poke
         )
-        self._exchange = Exchange(self._exchange_link, options, self._book, self._runner, spool, failures)
-        self._reclaimer = Reclaimer(self._link, options, self._book, spools)
-        self._wake = WakeListener(self._link, self._book, self._exchange, options.name)
+        self._settler = Settler(self._settler_link, options, self._state, self._runner, spool, failures)
+        self._reclaimer = Reclaimer(self._link, options, self._state, spools)
+        self._wake = WakeListener(self._link, self._state, self._settler, options.name)
         self._notices = NoticeListener(self._link, self._keeper.hear)
         self._abandon = threading.Event()
         self._refusal: ServerUnreachableError | None = None
@@ -109,13 +111,13 @@ class Worker:
             None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
         )
         self._is_ending = False
-        self._has_traded = False
-        self._exchange_thread = threading.Thread(target=self._trade, name="exchange", daemon=True)
+        self._settler_has_ended = False
+        self._settler_thread = threading.Thread(target=self._run_settler, name="exchange", daemon=True)
 
     def run(self) -> None:
-        """Serve until told to end. Call from the main thread.
+        """Serve until there is a reason to end. Call from the main thread.
 
-        Raises ServerUnreachableError, when all is put in order, if the server has refused this worker for
+        Raises ServerUnreachableError, after putting all in order, if the server has refused this worker for
         longer than a new access file may take to come.
         """
         self._signals.install()
@@ -125,7 +127,7 @@ class Worker:
         except GiveUp as reason:
             log.info("%s", reason)
         finally:
-            if self._exchange_thread.ident is not None:
+            if self._settler_thread.ident is not None:
                 self._end()
             self._signals.close()
         if self._refusal is not None:
@@ -135,28 +137,28 @@ class Worker:
         self._check_name()
         self._runner.start()
         self._keeper.beat()
-        # Before anything is leased: what is on disk need not run again.
+        # Deliver spools before anything is leased: jobs that are settled on disk need not run again.
         self._reclaimer.try_spools()
         self._reclaimer.reclaim_own_name()
         for service in (self._keeper, self._reclaimer, self._wake, self._notices):
             service.start()
-        self._exchange_thread.start()
+        self._settler_thread.start()
         which = ", ".join(self._options.campaigns) if self._options.campaigns else "all campaigns"
         log.info("worker %s: %d slots for %s at %s", self._options.name, self._options.slots, which,
                  safe_url(self._access.url))  # fmt: skip
 
-    def _trade(self) -> None:
+    def _run_settler(self) -> None:
         try:
-            self._exchange.run()
+            self._settler.run()
         except GiveUp as reason:
             log.info("%s", reason)
         except Exception:
             log.exception("the exchange failed: this worker ends; its jobs are released")
-        self._has_traded = True
+        self._settler_has_ended = True
         self._signals.wake()
 
     def _wait_for_end(self) -> None:
-        while not self._has_traded and not self._abandon.is_set():
+        while not self._settler_has_ended and not self._abandon.is_set():
             self._signals.wait(_TICK_S)
             if not self._signals.wants_drain and (reason := self._reason_to_end()):
                 self._signals.drain(reason)
@@ -173,22 +175,22 @@ class Worker:
         self._drained_at = time.monotonic()
         deadline = self._deadline()
         within = "" if deadline is None else f"; given back after {deadline - self._drained_at:.0f} s"
-        log.info("draining (%s): %d running%s", self._signals.reason, self._book.running(), within)
-        self._book.drain()
-        # Told only now: whoever asked for it counts on it that nothing is leased any more.
+        log.info("draining (%s): %d running%s", self._signals.reason, self._state.running(), within)
+        self._state.drain()
+        # The card says so only now: whoever asked for the drain relies on it that nothing is leased any more.
         self._keeper.is_draining = True
         self._keeper.poke()
 
     def _remind(self) -> None:
-        """Say once that a drain without a deadline takes long: what runs may never end, such as a pool whose
+        """Log once that a drain without a deadline takes long. What runs may never end, such as a pool whose
         processes have died of the signal."""
         if self._drained_at is None or self._has_reminded or self._deadline() is not None:
             return
-        if time.monotonic() - self._drained_at > _LONG_DRAIN_S:
+        if time.monotonic() - self._drained_at > _REMIND_AFTER_S:
             self._has_reminded = True
             log.warning(
                 "still draining: %d running; another signal gives back what runs and ends this worker",
-                self._book.running(),
+                self._state.running(),
             )  # fmt: skip
 
     def _is_overdue(self) -> bool:
@@ -196,12 +198,12 @@ class Worker:
         return deadline is not None and time.monotonic() > deadline
 
     def _deadline(self) -> float | None:
-        """When what still runs is given back, as far as it is known now."""
+        """When what still runs is given back (monotonic, s), as far as it is known now."""
         if self._drained_at is None:
             return self._ends_at()
         batch = self._options.allocation
         ends = [self._ends_at()]
-        # Past its end an allocation is in its grace, which begins with SIGTERM.
+        # After its end an allocation is in its grace time, which begins with SIGTERM.
         if self._allocation_ends_at is not None and self._allocation_ends_at > self._drained_at:
             ends.append(self._allocation_ends_at)
         return drain_deadline(
@@ -215,31 +217,31 @@ class Worker:
         self._wake.stop()
         self._notices.stop()
         self._reclaimer.stop()
-        self._exchange.stop()
+        self._settler.stop()
         left = self._runner.close() if self._runner.is_started else {}
         self._settle_up(left, f"drain: {self._signals.reason or 'the worker failed'}")
         log.info("worker %s has ended", self._options.name)
 
     def _settle_up(self, left: dict[str, list[Token]], reason: str) -> None:
         try:
-            self._exchange_thread.join(timeout=_SETTLE_S)
-            if self._exchange_thread.is_alive():
-                # A reply does not come. What the call carries goes to disk, as when the server is away.
-                self._exchange_link.interrupt()
-                self._exchange_thread.join(timeout=_SPOOL_S)
-            if self._exchange_thread.is_alive() or self._abandon.is_set():
+            self._settler_thread.join(timeout=_SETTLE_S)
+            if self._settler_thread.is_alive():
+                # The reply does not come. What the call carries goes to disk, as when the server is away.
+                self._settler_link.interrupt()
+                self._settler_thread.join(timeout=_SPOOL_S)
+            if self._settler_thread.is_alive() or self._abandon.is_set():
                 raise GiveUp("the server is away")
-            # No beat may come after the end and show this worker again; the leases last long enough.
+            # A beat after the end would show this worker again. The leases last long enough without one.
             self._keeper.stop()
-            self._exchange.finish(left, reason)
+            self._settler.finish(left, reason)
             self._keeper.sign_off()
         except GiveUp:
             self._give_back_later(left, reason)
 
     def _give_back_later(self, left: dict[str, list[Token]], reason: str) -> None:
-        """Keep on disk what cannot be told now: whoever serves here next tells it."""
-        kept = 0 if self._exchange_thread.is_alive() else self._exchange.keep_rest(left, reason)
-        held = sum(len(tokens) for _, tokens in self._book.holdings())
+        """Keep on disk what cannot be settled now: the next worker on this machine delivers it."""
+        kept = 0 if self._settler_thread.is_alive() else self._settler.keep_rest(left, reason)
+        held = sum(len(tokens) for _, tokens in self._state.campaigns.holdings())
         if kept:
             log.warning(
                 "the server is away: %d jobs are given back, uncharged, by the next worker on this machine "
@@ -250,7 +252,7 @@ class Worker:
 
     def _reason_to_end(self) -> str | None:
         idle = self._options.idle_timeout_s
-        if idle is not None and self._book.idle_s() > idle:
+        if idle is not None and self._state.idle_s() > idle:
             return f"idle for {idle:g} s"
         limit = self._options.time_limit_s
         if limit is not None and time.monotonic() - self._began_at > limit - _drain_margin_s(limit):
@@ -266,13 +268,16 @@ class Worker:
         ends_at = self._ends_at()
         return ends_at is not None and time.monotonic() > ends_at
 
-    def _exchange_while_away(self, away_s: float) -> None:
-        self._exchange.spool()
+    def _settler_while_away(self, away_s: float) -> None:
+        self._settler.spool()
         self._while_away(away_s)
 
     def _while_away(self, away_s: float) -> None:
-        """Whether to go on waiting for the server. A drained worker gives it a few seconds; one that was
-        started for an embedded server ends when that was stopped on purpose."""
+        """Raise GiveUp when this worker is to wait for the server no longer.
+
+        A draining worker waits for a few seconds. A worker that was started for an embedded server ends when
+        that server was stopped on purpose.
+        """
         reason = self._reason_to_give_up(away_s)
         if reason is not None:
             self._abandon.set()
@@ -280,7 +285,7 @@ class Worker:
             raise GiveUp(reason)
 
     def _end_refused(self, refusal: ServerUnreachableError) -> None:
-        """End: the server will not have this worker. Called in whatever thread has met that."""
+        """End, because the server refuses this worker. Called in the thread that was refused."""
         self._refusal = refusal
         self._abandon.set()
         self._signals.wake()
@@ -289,7 +294,7 @@ class Worker:
     def _reason_to_give_up(self, away_s: float) -> str | None:
         if (self._signals.wants_stop or self._is_ending) and away_s > 2.0:
             return "the server is away"
-        if self._book.running() > 0:
+        if self._state.running() > 0:
             return None
         if self._signals.wants_drain and away_s > 5.0:
             return "the server is away"
@@ -322,14 +327,19 @@ class Worker:
 
 
 def _pace_s(lease_s: float) -> float:
-    """How seldom a server that is away is tried. One that was frozen may lease jobs as soon as it is back, by
-    a call that waited in its buffers: the next beat must come before that lease ends."""
+    """The pause between attempts to reach a server that is away.
+
+    A server that was frozen may lease jobs as soon as it is back, by a call that waited in its buffers. The
+    next beat must come before that lease ends.
+    """
     return min(PACE_S, lease_s / 4)
 
 
 def _beat_timeout_s(lease_s: float, *, on_nodes: bool) -> float:
-    """After how long without a reply a beat is sent again: one that is lost must leave time for another; on
-    a cluster also where two of its nodes fall silent at once."""
+    """After how long without a reply a beat is sent again.
+
+    A beat that is lost must leave time for another one; on a cluster also when two nodes fall silent at once.
+    """
     if on_nodes:
         return min(_NODE_TIMEOUT_S, max(0.5, lease_s / 6))
     return min(REPLY_TIMEOUT_S, max(1.0, lease_s / 3))

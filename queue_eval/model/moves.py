@@ -181,7 +181,7 @@ class Settled:
     @classmethod
     def of(cls, reply: Sequence[Any], request: str) -> Settled:
         """From the reply of ``lua/settle.lua`` to this request."""
-        leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, prefetch_limited = reply
+        leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, is_prefetch_limited = reply
         by_lease = zip(leases[::4], leases[1::4], leases[2::4], leases[3::4], strict=True)
         return cls(
             leases=[
@@ -194,7 +194,7 @@ class Settled:
             verdicts=[_VERDICTS[verdict] for verdict in verdicts],
             reserved_slots=reserved_slots,
             has_other_wide_jobs=other_wide_jobs == 1,
-            is_prefetch_limited=prefetch_limited == 1,
+            is_prefetch_limited=is_prefetch_limited == 1,
         )
 
 

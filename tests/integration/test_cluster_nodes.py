@@ -16,7 +16,7 @@ from queue_eval.campaign.keys import CAMPAIGNS, WORKERS, Keys
 from tests.support.cli import start_cli
 from tests.support.networks import Node, cluster, place_of
 from tests.support.waiting import wait_until
-from workers.cluster_ears import MOST_BLOCKED
+from workers.cluster_listener import MOST_BLOCKED
 from workers.listener import _BLOCK_S
 
 LEASE_S = 2

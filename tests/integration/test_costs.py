@@ -227,14 +227,14 @@ class IdleWorker:
         return self._sent() - before
 
     def listens_to(self) -> int:
-        return len(self._worker._book.wake_keys())
+        return len(self._worker._state.wake_keys())
 
     def serves(self) -> int:
-        return len(self._worker._book.holdings())
+        return len(self._worker._state.campaigns.holdings())
 
     def close(self) -> None:
         self._worker._keeper.sign_off()
-        for link in (self._worker._link, self._worker._exchange_link, self._worker._keeper_link):
+        for link in (self._worker._link, self._worker._settler_link, self._worker._keeper_link):
             link.close()
 
     def _sent(self) -> int:

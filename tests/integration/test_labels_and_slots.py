@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from queue_eval import Job, chores
+from queue_eval import Job
+from queue_eval.driver import chores
 from queue_eval.driver.evaluators import ProcessPoolEvaluator
 from queue_eval.model.states import State
 from tests.support.fault_fleet import WORK, Fleet, check_all_recorded, wait_registered

@@ -377,7 +377,7 @@ def test_what_a_call_under_way_has_leased_is_given_back(fleet, campaign, monkeyp
     def drain_before_the_reply(queue: CampaignQueue, *arguments: Any, **keywords: Any) -> Settled:
         reply = settle(queue, *arguments, **keywords)
         if reply.leases:
-            worker._book.drain()
+            worker._state.drain()
         return reply
 
     monkeypatch.setattr(CampaignQueue, "settle", drain_before_the_reply)
@@ -386,7 +386,7 @@ def test_what_a_call_under_way_has_leased_is_given_back(fleet, campaign, monkeyp
         queue = fleet.queue(campaign)
         worker._start()
         try:
-            wait_until(lambda: not worker._exchange_thread.is_alive())
+            wait_until(lambda: not worker._settler_thread.is_alive())
             assert not queue.snapshot().counts[State.RUNNING]
         finally:
             worker._end()

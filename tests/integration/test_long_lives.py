@@ -47,7 +47,7 @@ def living(server: Path) -> Iterator[Callable[..., Worker]]:
 
     yield start
     for worker in started:
-        worker._book.drain()
+        worker._state.drain()
         worker._end()
 
 
@@ -82,9 +82,9 @@ def test_a_worker_forgets_campaigns_that_are_gone(fleet, campaign, living):
     link = queues[0].link
     link.call(lambda client: client.hdel(queues[2].keys.meta, "options"))
     worker = living()
-    book = worker._book
+    campaigns = worker._state.campaigns
     wait_until(lambda: queues[0].snapshot().outstanding == 0)
-    wait_until(lambda: {refused, broken} <= book._refused.keys() and broken in book.reasons())
+    wait_until(lambda: {refused, broken} <= campaigns._refused.keys() and broken in campaigns.reasons())
     wait_until(lambda: {served, refused, broken} <= texts_in(worker))  # what looks finds them
     for queue in queues:
         queue.purge()

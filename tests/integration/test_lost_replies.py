@@ -56,7 +56,7 @@ def worker(fleet, campaign) -> Iterator[Worker]:
     worker = Worker(access, options)
     worker._start()
     yield worker
-    worker._book.drain()
+    worker._state.drain()
     worker._end()
 
 
@@ -82,14 +82,14 @@ def test_a_worker_that_ends_gives_it_back(fleet, campaign, losses, worker):
         wait_until(lambda: [1, 2] in losses.leased)
         wait_state(fleet.queue(campaign), State.RUNNING, 2)
         # At its end the worker hears the node again: it asks once more before it leaves.
-        finish = worker._exchange.finish
+        finish = worker._settler.finish
 
         def hear(*arguments: Any) -> None:
             losses.is_losing = False
             finish(*arguments)
 
-        worker._exchange.finish = hear
-        worker._book.drain()
+        worker._settler.finish = hear
+        worker._state.drain()
         worker._end()
         wait_state(fleet.queue(campaign), State.PENDING, 2)
         assert not fleet.begun()

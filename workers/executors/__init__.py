@@ -1,4 +1,4 @@
-"""How attempts are executed: one small protocol, one module per method."""
+"""Executes attempts: one small protocol, one module for each method."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _EXECUTORS: dict[Method, Callable[[Plan, selectors.BaseSelector, ChildLimit], Ex
     Method.RQ: rq_executor,
 }
 
-_NEEDS = {Method.RAY: "ray", Method.RQ: "rq"}
+_PACKAGES = {Method.RAY: "ray", Method.RQ: "rq"}
 
 
 def check_method(method: Method) -> None:
     """Raise MethodUnavailableError for a method whose package is missing here."""
-    package = _NEEDS.get(method)
+    package = _PACKAGES.get(method)
     if package is not None and importlib.util.find_spec(package) is None:
         raise MethodUnavailableError(
             f"method {method.value!r} needs the package {package}; "
@@ -40,5 +40,5 @@ def check_method(method: Method) -> None:
 def make_executor(
     plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit | None = None
 ) -> Executor:
-    """`limit` is over all executors of a worker; None: over this one alone."""
+    """`limit` bounds the children of all executors of a worker; None: of this one alone."""
     return _EXECUTORS[plan.method](plan, selector, limit or ChildLimit())

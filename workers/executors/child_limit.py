@@ -1,13 +1,13 @@
-"""How many child processes a worker keeps, over all its campaigns, and which idle ones end for new ones.
+"""Bounds the child processes of a worker over all its campaigns: idle ones end for new ones.
 
 ::
 
     a lane wants a child ──▶ room? ──▶ start it
-                              │ no: end the child that has been idle longest, of whichever lane
-                              └ none is idle: by the number, start it; by the open files, wait
+                              │ no: end the child that has been idle longest, in any lane
+                              └ none is idle: start it if only the number is exceeded; wait for open files
 
 Children stay warm for a while after the last job of their campaign. Campaigns that come one after the other
-would each leave theirs, until processes and open files run out.
+would each leave their children, until processes and open files run out.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from workers.executors.departures import Departures
 
 log = plain(logging.getLogger(__name__))
 
-_WARM_LEAST = 8
+_MIN_WARM = 8
 """So many idle children may stay beside the busy ones, or one per slot if that is more."""
 
-_SPARE_FILES = 24
-"""Open files that must be free before a child is started: it takes nine at its start and four afterwards, and
-the worker's connections and spool need some at any time."""
+_MIN_FREE_FILES = 24
+"""So many open files must be free before a child is started. A child takes nine at its start and four
+afterwards; the worker's connections and spool need some at any time."""
 
-_FREE_S = 1.0
-"""How long an idle child may take to end where others wait for its files."""
+_END_S = 1.0
+"""How long an idle child may take to end when another one needs its files."""
 
 
 class ChildHolder(Protocol):
-    """Who starts children: the executor of one campaign."""
+    """Starts children: the executor of one campaign."""
 
     @property
     def children(self) -> int:
-        """How many it has."""
+        """How many children it has."""
 
     @property
     def idle_since(self) -> float | None:
@@ -62,57 +62,58 @@ class ChildLimit:
 
     def __init__(self, departures: Departures | None = None) -> None:
         self.departures = departures or Departures()
-        """Children that end, of all holders."""
+        """The children of all holders that end."""
         self._holders: list[ChildHolder] = []
         self._has_warned = False
 
     def join(self, holder: ChildHolder) -> None:
-        """Its children count from now on. May be called twice."""
+        """The children of `holder` count from now on. May be called twice."""
         if holder not in self._holders:
             self._holders.append(holder)
 
     def leave(self, holder: ChildHolder) -> None:
-        """It has no children any more. May be called twice."""
+        """`holder` has no children any more. May be called twice."""
         if holder in self._holders:
             self._holders.remove(holder)
 
     def slots_elsewhere(self, holder: ChildHolder) -> int:
-        """How many slots others than `holder` use at the moment."""
-        return sum(one.busy_slots for one in self._holders if one is not holder)
+        """How many slots all holders except this one use at the moment."""
+        return sum(each.busy_slots for each in self._holders if each is not holder)
 
     def make_room(self, holder: ChildHolder, slots: int, *, is_wanted_now: bool = True) -> bool:
-        """Whether `holder` may start one more child, in a worker with `slots` slots; idle ones end for it.
+        """Whether `holder` may start one more child, in a worker with `slots` slots. Idle children end for
+        it.
 
-        One that is only to be ready in time (not `is_wanted_now`) never takes the place of another such.
+        A child that is only to be ready in time (not `is_wanted_now`) never takes the place of another such.
         """
-        most = slots + max(slots, _WARM_LEAST)
-        while self._count() >= most:
+        max_children = slots + max(slots, _MIN_WARM)
+        while self._count() >= max_children:
             if not self._end_oldest(spare_waiting=not is_wanted_now):
                 if not is_wanted_now:
                     return False
-                break  # all are busy: they are no more than the slots allow
+                break  # all are busy: there are no more than the slots allow
         while self._count() and _is_short_of_files():
             if self._end_oldest(spare_waiting=not is_wanted_now):
-                self.departures.settle(_FREE_S)
+                self.departures.settle(_END_S)
             else:
                 if is_wanted_now:
                     self._warn()
-                # The first one of a campaign may have what is left: no other would run its jobs.
+                # The first child of a campaign may have the last files: no other child would run its jobs.
                 return is_wanted_now and not holder.children
         return True
 
     def end_oldest(self) -> bool:
-        """End the child that has been idle longest, and wait until what it took is free; False when all are
-        busy."""
+        """End the child that has been idle longest, and wait until its files and memory are free. False when
+        all are busy."""
         has_ended = self._end_oldest(spare_waiting=False)
-        self.departures.settle(_FREE_S)
+        self.departures.settle(_END_S)
         return has_ended
 
     def _count(self) -> int:
         return sum(holder.children for holder in self._holders)
 
     def _end_oldest(self, *, spare_waiting: bool) -> bool:
-        """With `spare_waiting`, those stay that are about to be used: attempts wait for them."""
+        """With `spare_waiting`, the children of holders stay that have attempts waiting for them."""
         idle = [
             (since, number)
             for number, holder in enumerate(self._holders)
@@ -139,5 +140,5 @@ def _is_short_of_files() -> bool:
         return False
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError), os.scandir(folder) as found:
-            return limit - sum(1 for _ in found) < _SPARE_FILES
+            return limit - sum(1 for _ in found) < _MIN_FREE_FILES
     return False

@@ -1,4 +1,4 @@
-"""One process that runs user code: what it was given, what it runs, what it has reported."""
+"""One process that runs user code, with the attempts that it was given and has reported."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from workers.executors.piped_process import PipedProcess
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start.
 _PROGRAM = ("-P", "-c", "from queue_eval.runtime.child import main; main()")
 
-_BELIEVED_S = 0.5
-"""What a process could not load is not tried again for so long, so that all jobs of a function that nobody
-can load fail at once. Shorter than a worker steps aside for."""
+_RETRY_LOAD_AFTER_S = 0.5
+"""A function that a process could not load is not tried again for so long, so that all jobs of a function
+that no process can load fail at once. This is shorter than the time for which a worker steps aside."""
 
 
 class ChildProcess(PipedProcess):
-    """A child and what it was given, in the order in which it begins them.
+    """A child and the attempts that it was given, in the order in which it begins them.
 
-    The first `threads` of `given` are running, the rest wait in the child. `kill` kills the process itself;
-    what it leaves behind is ended by `workers.executors.departures`, which then calls `release`.
+    The first `threads` of `given` are running, the rest wait in the child. `kill` kills the process itself.
+    `workers.executors.departures` ends what it leaves behind, and then calls `release`.
     """
 
     flags = (TELL_UP, TELL_LEFT)
@@ -49,14 +49,16 @@ class ChildProcess(PipedProcess):
         self, python: str, setup: Setup, selector: selectors.BaseSelector,
         stirred: Callable[[ChildProcess], object], env: Mapping[str, str], most: int | None = None,
     ) -> None:  # fmt: skip
-        """`stirred` is called when it has spoken or is broken. What it is to know is sent by `flush`."""
+        """`stirred` is called when the child has spoken or is broken. `flush` sends what was added for it.
+        `most`: how many attempts it may be given; None: no limit."""
         self.mark = env[STARTED_BY]
         self.width = 1
-        """How many slots it takes: those of the last attempt that it was given."""
+        """How many slots it takes: as many as the last attempt that it was given."""
         self.has_left = setup.threads > 1
-        """Whether user code may have left processes: it has told so. With several threads it cannot tell."""
+        """Whether user code may have left processes: the child says so. With several threads it cannot
+        know."""
         self.is_tidying = False
-        """Whether it is ending some of those, before it begins its next attempt."""
+        """Whether it is ending such processes, before it begins its next attempt."""
         self.left = math.inf if most is None else most
         """How many attempts it may still be given; with none left it is replaced when it is idle."""
         self.threads = setup.threads
@@ -66,23 +68,23 @@ class ChildProcess(PipedProcess):
         self._stirred = stirred
         self.abandoned = 0
         self.idle_since = time.monotonic()
-        """Since when nothing has been given to it, while that is so."""
+        """Since when it has had nothing to do, while it has nothing to do (monotonic, s)."""
         self.is_up = False
         """Whether its interpreter works, and has come to load the run function."""
         self.ready = False
         self.load_error = ""
-        """Why its run function could not be loaded: then every attempt given to it ends with that error."""
+        """Why it could not load its run function: then every attempt given to it ends with that error."""
         self.ready_at = 0.0
-        self.told: dict[str, Any] = {}
+        self.source_parts: dict[str, Any] = {}
         """What the source of its run function is made of."""
-        self._has_load_to_tell = False
+        self._has_new_load = False
         self.reports: list[Report] = []
         super().__init__([python, *_PROGRAM], selector, env)
         self.add(setup.encode())
 
     @property
     def free(self) -> int:
-        """Threads that have nothing to do, and may be given something."""
+        """How many threads have nothing to do, and may be given an attempt."""
         if self.is_retiring or self.is_tidying:
             return 0
         return max(0, self.threads - self.abandoned - len(self.given))
@@ -103,8 +105,11 @@ class ChildProcess(PipedProcess):
         self.add(encode_run(*attempt.token, attempt.config))
 
     def recall(self, wanted: Container[Token] | None = None) -> list[Token]:
-        """Take back, of `wanted` or all, what has not begun. It may begin nevertheless when what it waits
-        behind ends at this very moment; its report is then nobody's."""
+        """Take back attempts that have not begun, all or those `wanted`.
+
+        One may begin nevertheless, when the attempt before it ends at this very moment. Its report is then
+        ignored.
+        """
         recalled = [token for token in self._queued if wanted is None or token in wanted]
         for token in recalled:
             del self.given[token], self._queued[token]
@@ -114,30 +119,30 @@ class ChildProcess(PipedProcess):
         return recalled
 
     def end_input(self) -> None:
-        """Tell it to end as Python ends."""
-        with contextlib.suppress(OSError):  # it is gone
+        """Tell the child to end as Python ends."""
+        with contextlib.suppress(OSError):  # the child is gone
             self._pipe.shutdown(socket.SHUT_WR)
 
     def has_exited(self) -> bool:
-        """Whether the process itself has, and not only its end of the pipe. One that has closed its end
-        without that is not heard any more."""
+        """Whether the process has exited, and not only closed its end of the pipe. If it has only closed its
+        end, we listen to it no more."""
         if self.broken:
             self._unwatch(self._pipe.fileno())
         return self._process.poll() is not None
 
     def wait_for_exit(self, timeout_s: float) -> bool:
-        """Whether it exits so soon by itself."""
+        """Whether the process exits by itself within this time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
             return True
         return False
 
     def has_ended_well(self) -> bool:
-        """Whether it has ended as Python ends, and has left nothing running. Once it is dead."""
+        """Whether it has ended as Python ends, and has left nothing running. Assumes: it is dead."""
         return self._process.returncode == 0 and not self.has_left
 
     def release(self) -> None:
-        """Let go of the last of it, once nothing is left that it has started. May be called twice."""
+        """Close what is left, once nothing runs any more that it has started. May be called twice."""
         super()._let_go()
 
     def _send_kill(self) -> None:
@@ -147,19 +152,20 @@ class ChildProcess(PipedProcess):
             super()._send_kill()
 
     def _let_go(self) -> None:
-        """Not yet: what it has started may still print, and there may be resource trackers in its group."""
+        """Close nothing yet: what it has started may still print, and its group may hold resource
+        trackers."""
 
     def take_load(self) -> bool:
-        """Whether it has loaded the run function; said once."""
-        has_load, self._has_load_to_tell = self._has_load_to_tell, False
-        return has_load
+        """Whether it has loaded the run function; True once."""
+        has_new_load, self._has_new_load = self._has_new_load, False
+        return has_new_load
 
     def is_worn_out(self, now: float) -> bool:
-        """Whether it could not load the run function a while ago: another process may do better."""
-        return self.load_error != "" and now - self.ready_at > _BELIEVED_S
+        """Whether it failed to load the run function a while ago: another process may succeed."""
+        return self.load_error != "" and now - self.ready_at > _RETRY_LOAD_AFTER_S
 
     def take(self, token: Token) -> Attempt | None:
-        """Strike an attempt off; the next one in the child begins."""
+        """Strike an attempt off, whereupon the next one in the child begins."""
         attempt = self.given.pop(token, None)
         if self.begun_at.pop(token, None) is None:
             self._queued.pop(token, None)
@@ -172,7 +178,7 @@ class ChildProcess(PipedProcess):
         return attempt
 
     def forget_begun(self) -> dict[Token, float]:
-        """Strike off what is running, with nothing in its place, and return it and when it began."""
+        """Strike off the running attempts, with none in their place. Returns when each began."""
         begun, self.begun_at = self.begun_at, {}
         for token in begun:
             del self.given[token]
@@ -190,13 +196,13 @@ class ChildProcess(PipedProcess):
         if header[0] == Kind.UP:
             self.is_up = True
         elif header[0] == Kind.READY:
-            self.told = parse_told(header)
+            self.source_parts = parse_told(header)
             self._become_ready(parse_ready(header))
         elif header[0] == Kind.LEFT:
             self.has_left = self.is_tidying = True
         elif header[0] == Kind.TIDY:
             self.is_tidying = False
-            # What it was given meanwhile begins only now.
+            # Attempts that it was given meanwhile begin only now.
             self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())
         else:
             self.reports.append(parse_report(header, body))
@@ -205,6 +211,6 @@ class ChildProcess(PipedProcess):
         # Loading the run function does not count as running.
         self.ready = True
         self.load_error = load_error
-        self._has_load_to_tell = not load_error
+        self._has_new_load = not load_error
         self.ready_at = now = time.monotonic()
         self.begun_at = dict.fromkeys(self.begun_at, now)

@@ -1,4 +1,4 @@
-"""Children that end, and what they have left running, over all campaigns of a worker.
+"""Children that end, and processes that they have left running, over all campaigns of a worker.
 
 ::
 
@@ -6,8 +6,8 @@
                                        │ takes too long: SIGKILL  │ something is left: see `leftovers`
     child to be killed ──SIGKILL───────┴──────────────────────────┘
 
-Its slots are free when all is gone: nothing of the next attempt begins before. The runner waits for none of
-this; it looks in each of its turns.
+The slots of a child are free when all is gone: the next attempt does not begin before. The runner does not
+wait for that; it looks in each of its turns.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ END_S = 5.0
 
 _KILLED = b"[the process had not ended %g s after this job, and was killed: a thread or an exit handler]\n"
 
-_LAST_S = 1.0
-"""A worker that is about to be killed must have told of all by then."""
+_KILL_REST_AFTER_S = 1.0
+"""A worker that is about to be killed gives the rest no more time than this."""
 
 _POLL_S = 0.05
-"""Where no file descriptor tells of a process's death."""
+"""How often to look where no file descriptor tells of a process's death."""
 
 
 class Departure:
@@ -46,16 +46,16 @@ class Departure:
     def __init__(self, child: ChildProcess, on_gone: Callable[[Departure], object], slots: int) -> None:
         self.child = child
         self.slots = slots
-        """How many others must leave free meanwhile."""
+        """How many slots it still takes."""
         self._on_gone = on_gone
         self._kill_at = time.monotonic() + END_S
         self._kill_rest_at = math.inf
         self._ending: Ending | None = None
         self.last_words = b""
-        """What it has printed at its end."""
+        """What the child has printed at its end."""
 
     def hurry(self, kill_rest_at: float = math.inf) -> None:
-        """Kill it without waiting for its end; what it has left, at that time at the latest."""
+        """Kill the child now, and what it has left at `kill_rest_at` at the latest."""
         self._kill_at = 0.0
         self._kill_rest_at = kill_rest_at
         if self._ending is not None:
@@ -68,7 +68,7 @@ class Departure:
         return min(self._kill_at, time.monotonic() + _POLL_S)
 
     def turn(self, now: float) -> bool:
-        """Whether all is gone."""
+        """Do what is due. Returns whether all is gone."""
         if self._ending is None and not self._bury(now):
             return False
         if self._ending is not None:
@@ -85,7 +85,7 @@ class Departure:
         return True
 
     def _bury(self, now: float) -> bool:
-        """Whether the process itself is dead; then what it has left is asked to end."""
+        """Kill the child if it is time. Returns whether it is dead; then what it has left is asked to end."""
         if not self.child.has_exited():
             if now < self._kill_at:
                 return False
@@ -103,8 +103,9 @@ class Departures:
     """Assumes: all calls come from the runner's thread."""
 
     def __init__(self, *, guarded: bool = False) -> None:
-        """`guarded`: a process outlives this one, to end what the children have started."""
-        # Of a worker that runs within a job: the mark of that job finds all that is below.
+        """`guarded`: whether a guard process is to outlive this one, to end what the children have
+        started."""
+        # If the worker runs within a job, the mark of that job must also find all processes below.
         outer = os.environ.get(STARTED_BY)
         self._mark = (f"{outer}/" if outer else "") + secrets.token_hex(8)
         self._children = 0
@@ -121,8 +122,8 @@ class Departures:
     def end(
         self, child: ChildProcess, on_gone: Callable[[Departure], object], *, gently: bool, slots: int = 0
     ) -> Departure | None:
-        """Let a child end, `gently` or not; it takes so many `slots` for as long. None when all is gone
-        already; `on_gone` has then been called."""
+        """Let a child end, `gently` or not. It takes so many `slots` until all is gone. Returns None when all
+        is gone already; then `on_gone` has been called."""
         departure = Departure(child, on_gone, slots)
         if gently:
             child.end_input()
@@ -133,22 +134,23 @@ class Departures:
         self._under_way[departure] = None
         return departure
 
-    def slots_taken(self, but: Container[Departure] = ()) -> int:
-        """How many slots they take, `but` for some."""
-        return sum(one.slots for one in self._under_way if one not in but)
+    def slots_taken(self, excluded: Container[Departure] = ()) -> int:
+        """How many slots the departures take, without those `excluded`."""
+        return sum(departure.slots for departure in self._under_way if departure not in excluded)
 
     def next_at(self) -> float:
         """When `turn` has something to do (monotonic, s)."""
-        return min((one.next_at for one in self._under_way), default=math.inf)
+        return min((departure.next_at for departure in self._under_way), default=math.inf)
 
     def turn(self, now: float) -> None:
+        """Do what is due for each departure."""
         for departure in list(self._under_way):
             if departure.turn(now):
                 del self._under_way[departure]
 
     def settle(self, timeout_s: float, *, then_kill: bool = False) -> None:
-        """Wait until all are gone, for so long at most; `then_kill`: kill the rest, and wait for that.
-        Programs have a second more."""
+        """Wait until all are gone, for so long at most. `then_kill`: kill the rest, and wait for that too;
+        programs that they have left have a second more."""
         deadline = time.monotonic() + timeout_s
         while self._under_way:
             now = time.monotonic()
@@ -156,12 +158,12 @@ class Departures:
                 if not then_kill:
                     return
                 for departure in self._under_way:
-                    departure.hurry(deadline + _LAST_S)
+                    departure.hurry(deadline + _KILL_REST_AFTER_S)
             self.turn(now)
             if self._under_way:
                 time.sleep(min(max(0.0, self.next_at() - time.monotonic()), _POLL_S / 5))
 
     def close(self) -> None:
-        """No child is left. May be called twice."""
+        """End the guard: no child is left. May be called twice."""
         if self._guard is not None:
             self._guard.close()

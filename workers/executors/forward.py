@@ -1,13 +1,13 @@
-"""Executor of the methods that forward attempts to others: one process that talks to them.
+"""Executor of the methods that forward attempts to a backend, Ray or RQ: one process talks to it.
 
 ::
 
     submit ──▶ held ──▶ sent ──▶ begun ──report──▶ ended
                 │         └─ recalled, not begun ─▶ returned
-                └─ the others are away for long ──▶ returned
+                └─ the backend is away for long ─▶ returned
 
-The forwarder process may die with what it forwards to: what had begun is then lost, the rest is sent by the
-next one. While the others are away there are no slots, so that nothing more is leased.
+The forwarder process may die with its backend. Attempts that had begun are then lost, and the next process
+sends the rest. While the backend is away there are no slots, so that nothing more is leased.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 log = plain(logging.getLogger(__name__))
 
 _AWAY_S = 10.0
-"""What cannot be forwarded for so long goes back to the queue: others may be able to."""
+"""Attempts that cannot be forwarded for so long go back to the queue: other workers may be able to run
+them."""
 
 _RESTART_S = (0.5, 30.0)
 """Pause before a forwarder that has died is started again: the first, doubled up to the last."""
@@ -54,14 +55,14 @@ _STEADY_S = 60.0
 """A forwarder that has lived for so long is started again without delay."""
 
 _TROUBLE_S = 3.0
-"""Drivers are told of those that are away for so long."""
+"""Drivers are told when the backend has been away for so long."""
 
 _CLOSE_S = 6.0
 """How long a forwarder may take to end what it has forwarded."""
 
 
 class _ForwarderProcess(PipedProcess):
-    """The process, and what it has said since it was last heard."""
+    """The forwarder process, and the frames that it has sent since they were last taken."""
 
     def __init__(
         self, command: Sequence[str], setup: Setup, selector: selectors.BaseSelector,
@@ -69,7 +70,7 @@ class _ForwarderProcess(PipedProcess):
     ) -> None:  # fmt: skip
         self.started_at = time.monotonic()
         self.slots: int | None = None
-        """None until it has said whether it reaches those that it forwards to."""
+        """None until it has reported whether it reaches its backend."""
         self.why = ""
         self.trouble = ""
         self.was_heard = False
@@ -92,11 +93,11 @@ class _ForwarderProcess(PipedProcess):
             raise ValueError(f"not a frame of a forwarder: {kind!r}")
 
     def end(self, timeout_s: float) -> None:
-        """Let it end what it has forwarded, then kill it."""
+        """Let the process end the attempts that it has forwarded, then kill it."""
         self.add(frame((Kind.CLOSE,)))
         self.flush()
         with selectors.DefaultSelector() as selector, suppress(ValueError, KeyError, OSError):
-            # Its end of the pipe closes with it; what it still says is nobody's.
+            # Its end of the pipe closes when it ends. What it still sends is ignored.
             selector.register(self._pipe, selectors.EVENT_READ)
             deadline = time.monotonic() + timeout_s
             while not self.is_dead() and (left := deadline - time.monotonic()) > 0:
@@ -108,10 +109,10 @@ class _ForwarderProcess(PipedProcess):
 class Forwarder:
     """An Executor; see `protocol.Executor` for what it guarantees and assumes.
 
-    `backend` is the script of the forwarder. With `tells_begun` it says which attempts have begun; without,
-    those are taken to have begun that there were slots for, in order. With `outlives`, what it has forwarded
-    goes on when it dies, and is sent to the next one, which joins it; and it is asked to end also when it
-    reaches nobody, since it may still have to clear away what has ended.
+    `backend` is the script of the forwarder. With `tells_begun` it reports which attempts have begun.
+    Without, as many as there are slots count as begun, in order. With `outlives`, forwarded attempts go on
+    when the forwarder dies: they are sent to the next one, which joins them. Such a forwarder is also asked
+    to end when it does not reach its backend, since it may still have to remove traces of ended attempts.
     """
 
     def __init__(
@@ -121,9 +122,10 @@ class Forwarder:
         self._limit = limit
         self._idle_since = time.monotonic()
         self._plan = plan
-        # By its path and with -P: no user's package can shadow it, nor does its folder shadow any other.
+        # It is run by its path and with -P: no user's package can shadow it, nor does its folder shadow
+        # another.
         self._command = [plan.python, "-P", str(backend)]
-        # Of a Ray that the forwarder starts, all processes are its children.
+        # All processes of a Ray that the forwarder starts are its children, and inherit this.
         self._env = {**(os.environ if env is None else env), INSIDE_JOB: plan.campaign}
         self._selector = selector
         self._tells_begun = tells_begun
@@ -132,15 +134,15 @@ class Forwarder:
         self._held: OrderedDict[Token, Attempt] = OrderedDict()
         self._unsent: OrderedDict[Token, float] = OrderedDict()
         self._queued: deque[Token] = deque()
-        """Sent and not begun, in order; may still name what is held no more."""
+        """Attempts that were sent and have not begun, in order. Some may not be held any more."""
         self._submitted_at: dict[Token, float] = {}
         self._begun_at: dict[Token, float] = {}
         self._recalled: set[Token] = set()
         self._ended: list[Ended] = []
         self._returned: list[Token] = []
         self._has_started = False
-        """A forwarder has spoken: the run function is loaded elsewhere, and what goes wrong there is told
-        with each attempt."""
+        """A forwarder has spoken. The run function is loaded elsewhere, and errors of that are reported with
+        each attempt."""
         self._slots = plan.slots
         self._trouble = ""
         self._why_away = ""
@@ -159,7 +161,7 @@ class Forwarder:
     def submit(self, attempts: Sequence[Attempt]) -> None:
         now = time.monotonic()
         if not attempts and self._process is None:
-            self._away_since = self._away_since or now  # until it is known how many slots there are
+            self._away_since = self._away_since or now  # away until it is known how many slots there are
         for attempt in attempts:
             self._held[attempt.token] = attempt
             self._unsent[attempt.token] = self._submitted_at[attempt.token] = now
@@ -185,7 +187,7 @@ class Forwarder:
         back = [token for token in waiting if token in self._unsent]
         for token in back:
             self._strike_off(token)
-        # The others answer later: `returned`, or a report if they have begun meanwhile.
+        # The rest is answered later: by `returned`, or by a report if an attempt has begun meanwhile.
         recalled = [token for token in waiting if token in self._held and token not in self._recalled]
         if recalled and self._process is not None:
             self._recalled.update(recalled)
@@ -224,8 +226,8 @@ class Forwarder:
     def close(self, *, wait: bool = True) -> list[Token]:  # noqa: ARG002 - it always waits
         unfinished = list(self._held)
         if self._process is not None:
-            # Also when nothing is under way: Ray counts the slot of an attempt that has just ended as taken,
-            # for half a minute and more, when its driver is killed then.
+            # Let it end also when nothing runs: if its driver is killed just after an attempt has ended, Ray
+            # counts the slot of that attempt as taken for half a minute and more.
             if self._outlives or self._process.slots or len(self._held) > len(self._unsent):
                 self._process.end(_CLOSE_S)
             else:
@@ -250,14 +252,14 @@ class Forwarder:
 
     @property
     def busy_slots(self) -> int:
-        return 0  # it takes none here
+        return 0  # forwarded attempts take none here
 
     def take_stopped(self) -> list[Ended]:
         return []
 
     @property
     def idle_since(self) -> float | None:
-        # One that has lost those it forwards to goes on looking for them.
+        # A forwarder that has lost its backend goes on looking for it.
         is_idle = self._process is not None and not self._held and self._away_since is None
         return self._idle_since if is_idle else None
 
@@ -270,7 +272,7 @@ class Forwarder:
     # ----------------------------------------------------------------------------------------------------
 
     def _advance(self, now: float) -> None:
-        """Start the forwarder, send it what it has not got, give back what it cannot take."""
+        """Start the forwarder, send it new attempts, and give back attempts that it cannot take."""
         wanted = bool(self._held) or self._away_since is not None
         if self._process is None and wanted and now >= self._restart_at:
             self._start(now)
@@ -284,7 +286,7 @@ class Forwarder:
             process.flush()
             self._begin(now)
         elif self._away_since is not None and now - self._away_since > _AWAY_S:
-            self._slots = 0  # or they would be leased again at once
+            self._slots = 0  # else the same attempts would be leased again at once
             for token in [token for token in self._unsent if token not in self._begun_at]:
                 self._strike_off(token)
                 self._returned.append(token)
@@ -346,7 +348,7 @@ class Forwarder:
         self._slots = slots
 
     def _note_trouble(self, now: float) -> None:
-        """Find out why nothing that is forwarded runs; the log is told of what it has not been told yet."""
+        """Find out why no forwarded attempt runs, and log it when it is new."""
         process = self._process
         if process is not None and process.slots:
             if process.trouble and process.trouble != self._trouble:
@@ -360,7 +362,7 @@ class Forwarder:
     def _take_report(self, report: Report, now: float) -> None:
         token = (report.id, report.attempt)
         if token not in self._held:
-            return  # forgotten meanwhile
+            return  # it was forgotten meanwhile
         begun_at = self._begun_at.get(token, now)
         slot_ms = max(report.run_ms, (now - begun_at) * 1000)
         self._strike_off(token)
@@ -370,7 +372,7 @@ class Forwarder:
         )  # fmt: skip
 
     def _begin(self, now: float) -> None:
-        """Count as begun, in order, what there are slots for."""
+        """Count as many attempts as begun as there are slots, in order."""
         if self._tells_begun:
             self._queued.clear()
             return
@@ -381,16 +383,16 @@ class Forwarder:
 
     def _bury(self, process: _ForwarderProcess, now: float) -> None:
         process.kill()
-        self._listen(now)  # it may have spoken before it died
+        self._listen(now)  # the process may have spoken before it died
         self._process = None
         death, output = process.describe_exit(), process.take_output()
         told = describe_death(f"forwarded this job to {self._plan.method}", death, output)
         log.warning("%s", told.decode(errors="replace"))
-        if process.slots is None:  # the next one may not come to say anything either
+        if process.slots is None:  # the next process may not report anything either
             self._why_away = told.decode(errors="replace")
         for token in [] if self._outlives else list(self._begun_at):
             self._end(token, Outcome.LOST, now, told)
-        # In the order in which they came.
+        # Send them in the order in which they came.
         self._unsent = OrderedDict((token, self._submitted_at[token]) for token in self._held)
         self._queued.clear()
         self._recalled.clear()

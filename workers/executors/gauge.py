@@ -1,4 +1,4 @@
-"""How much memory processes use, with all that they have started."""
+"""Measures how much memory processes use, with all that they have started."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterable
 
 import psutil
 
-_EVERY_S = 0.5
-_SHARE = 20
-"""Of the time that passes, measuring takes at most one part in so many."""
+_MIN_PAUSE_S = 0.5
+
+_PAUSE_FACTOR = 20
+"""The pause is at least so many times as long as the measurement: it then costs at most 5 % of the time."""
 
 
 class Gauge:
-    """Measures now and then. RSS of a process tree; where that is too much and several share it, PSS."""
+    """Measures the RSS of process trees; if that exceeds `limit` and a tree has several processes, its
+    PSS."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -33,7 +35,7 @@ class Gauge:
             children[process.info["ppid"]].append(process)
         used = {root: self._used(by_pid[root], children) for root in roots if root in by_pid}
         now = time.monotonic()
-        self._due_at = now + max(_EVERY_S, _SHARE * (now - began_at))
+        self._due_at = now + max(_MIN_PAUSE_S, _PAUSE_FACTOR * (now - began_at))
         return used
 
     def _used(self, root: psutil.Process, children: dict[int, list[psutil.Process]]) -> int:
@@ -41,7 +43,8 @@ class Gauge:
         for process in family:
             family += children.get(process.pid, ())
         rss = sum(_rss(process) for process in family)
-        # What a fork shares with its parent is counted twice in RSS. PSS is dear: only where it decides.
+        # RSS counts memory twice that a fork shares with its parent. PSS does not, but takes long: only if
+        # needed.
         if rss > self.limit and len(family) > 1:
             return sum(_pss(process) for process in family)
         return rss
@@ -50,7 +53,7 @@ class Gauge:
 def _rss(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # the process has just ended
         return 0
 
 

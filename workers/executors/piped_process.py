@@ -1,4 +1,4 @@
-"""A process on a pipe, seen from the worker: its frames, its output, its death."""
+"""A process on a pipe, from the worker's side: its frames, its output, its death."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from queue_eval.runtime.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, Kept
 from queue_eval.runtime.stop_signals import blocked
 
 _READ_BYTES = 1 << 16
-"""Larger buffers are mapped and unmapped for every read."""
+"""Python maps and unmaps memory for every read into a larger buffer."""
 
 DEATHS_ARE_TOLD = hasattr(os, "pidfd_open")
-"""Else processes must be asked whether they are dead."""
-
+"""Whether the system tells of a death. If not, processes must be asked whether they are dead."""
 
 _SCARCE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
-"""No memory, process, file or watch to be had."""
+"""There is no memory, process, file or watch left."""
 
-_PASSING = (*_SCARCE, errno.ETXTBSY)
-"""The same, or the program is just being written."""
+_TEMPORARY = (*_SCARCE, errno.ETXTBSY)
+"""As before, or the program is just being written."""
 
 
 def is_scarcity(error: OSError) -> bool:
-    """Whether a process could not be started for want of what other processes take."""
+    """Whether a process could not be started because other processes take what it needs."""
     return error.errno in _SCARCE
 
 
 def is_lasting(error: OSError) -> bool:
-    """Whether a process that could not be started will not start the next time either."""
-    return error.errno not in _PASSING
+    """Whether a process that could not be started will fail to start the next time, too."""
+    return error.errno not in _TEMPORARY
 
 
 SECRETS = ("QUEUE_EVAL_KEY", "QUEUE_EVAL_URL")
 
 
 def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """User code is not ours: what it prints, logs and sends elsewhere of its environment holds no key."""
+    """The environment without our keys: user code may print it, log it, or send it elsewhere."""
     return {name: value for name, value in env.items() if name not in SECRETS}
 
 
@@ -58,7 +57,7 @@ class PipedProcess:
     """
 
     flags: tuple[str, ...] = (TELL_UP,)
-    """What it is told that this side knows."""
+    """Which frames this side understands, as the process is told."""
 
     def __init__(
         self, command: Sequence[str], selector: selectors.BaseSelector, env: Mapping[str, str] | None = None
@@ -84,7 +83,7 @@ class PipedProcess:
             self._output_fd, output_write = os.pipe()
             undo.callback(os.close, self._output_fd)
             passed.callback(os.close, output_write)
-            with blocked():  # it begins so, and lets them in when it can survive them
+            with blocked():  # it starts with stop signals blocked, and admits them when it can survive them
                 self._process = subprocess.Popen(
                     [*command, str(theirs.fileno()), str(lifeline_read), *armed, *self.flags],
                     stdin=subprocess.DEVNULL,
@@ -97,14 +96,15 @@ class PipedProcess:
             undo.callback(self._process.wait)
             undo.callback(self.begin_to_kill)
             if armed:
-                # Before it is told anything: should this process die now, it finds the pipe closed and ends.
+                # Arm before telling it anything: should this process die now, the child finds the pipe closed
+                # and ends.
                 arm(lifeline_read, self._process.pid)
             self._pipe = ours
             self._pipe.setblocking(False)
             os.set_blocking(self._output_fd, False)
             self._watch(self._pipe.fileno(), self._read)
             self._watch(self._output_fd, self.read_output)
-            # The pipe's end does not tell of the process's death when it has forked: watch the process.
+            # When the process has forked, its pipe stays open after its death: watch the process, too.
             self._pidfd = os.pidfd_open(self._process.pid) if DEATHS_ARE_TOLD else None
             if self._pidfd is not None:
                 undo.callback(os.close, self._pidfd)
@@ -112,7 +112,7 @@ class PipedProcess:
             undo.pop_all()
 
     def _stir(self) -> None:
-        """Called when it has spoken or is broken."""
+        """Called when the process has spoken or is broken."""
 
     def _break(self) -> None:
         self.broken = True
@@ -135,20 +135,20 @@ class PipedProcess:
         return self.broken or self._process.poll() is not None
 
     def is_known_dead(self) -> bool:
-        """The same without asking, where the system tells."""
+        """Like `is_dead`, but without a system call where the system tells of deaths."""
         return self.broken or (self._pidfd is None and self.is_dead())
 
     def add(self, frame: bytes) -> None:
-        """Add to what is sent by the next `flush`."""
+        """Add a frame to what the next `flush` sends."""
         self._outbox += frame
 
     def hear(self) -> None:
-        """Take all that has been sent by now."""
+        """Read all that the process has sent by now."""
         while self._read():
             pass
 
     def flush(self) -> None:
-        """Send what was added: many frames in one system call, which wakes the process once."""
+        """Send the added frames in one system call, which wakes the process once."""
         if not self._outbox:
             return
         self._write()
@@ -162,20 +162,20 @@ class PipedProcess:
         return self._output.take()
 
     def read_output(self) -> None:
-        # More than a pipe holds, but not without end: others want to be read too.
+        # Read more than a pipe holds, but not without end: other processes must be read, too.
         with contextlib.suppress(OSError):
             for _ in range(4):
                 if not (data := os.read(self._output_fd, 1 << 16)):
-                    self._unwatch(self._output_fd)  # it would be ready for ever
+                    self._unwatch(self._output_fd)  # it would stay ready for ever
                     break
                 self._output.add(data)
 
     def describe_exit(self) -> str:
-        """How it ended, once it is dead."""
+        """How the process ended. Assumes: it is dead."""
         return describe_exit(self._process.wait())
 
     def begin_to_kill(self) -> None:
-        """Send the signal; `kill` waits until it has taken effect, which takes the kernel a moment."""
+        """Send the signal. `kill` waits until it has taken effect, which takes the kernel a moment."""
         if self._is_killed:
             return
         self._is_killed = True
@@ -191,12 +191,12 @@ class PipedProcess:
             self._process.kill()
 
     def kill(self) -> None:
-        """Kill the process group and let go of everything. May be called twice."""
+        """Kill the process group and close everything. May be called twice."""
         if self._pipe.fileno() < 0:
             return
         self.begin_to_kill()
         self._process.wait()
-        self.hear()  # it may have spoken before it died
+        self.hear()  # the process may have spoken before it died
         self.read_output()
         self._pipe.close()
         if self._pidfd is not None:
@@ -204,14 +204,15 @@ class PipedProcess:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Of what its group may still use: the kernel kills what is left of that. May be called twice."""
+        """Close what its group may still use: the kernel kills what is left of the group. May be called
+        twice."""
         if self._lifeline >= 0:
             os.close(self._output_fd)
             os.close(self._lifeline)
-        self._output_fd = self._lifeline = -1  # the numbers may be other files' from now on
+        self._output_fd = self._lifeline = -1  # the numbers may belong to other files from now on
 
     def _receive(self, header: list[Any], body: bytes) -> None:
-        """Take one frame. Raises ValueError or TypeError when it is none of ours."""
+        """Take one frame. Raises ValueError or TypeError when it is not a frame of ours."""
         raise NotImplementedError
 
     def _write(self) -> None:
@@ -232,7 +233,7 @@ class PipedProcess:
             self._selector.modify(self._pipe.fileno(), selectors.EVENT_READ, self._read)
 
     def _read(self) -> bool:
-        """Take what has been sent. Whether there may be more."""
+        """Read what has been sent. Returns whether there may be more."""
         try:
             data = self._pipe.recv(_READ_BYTES)
             if not data:
@@ -243,7 +244,7 @@ class PipedProcess:
             self._stir()
         except BlockingIOError:
             return False
-        except (OSError, ValueError, TypeError):  # gone, or user code wrote into the pipe
+        except (OSError, ValueError, TypeError):  # the process is gone, or user code wrote into the pipe
             self._break()
             return False
         return True

@@ -1,4 +1,4 @@
-"""A pool of child processes behind the executor protocol: what `thread`, `process` and `subprocess` share.
+"""A pool of child processes behind the executor protocol: `thread`, `process` and `subprocess` share it.
 
 ::
 
@@ -6,27 +6,24 @@
                   ▲                 │ dies: its running attempts are lost, or unloaded if it was not
                   └─────────────────┘ ready; those that had not begun go back to waiting
 
-A child is started when an attempt waits and no child is free. It is killed at a time limit (with one
-thread) or when nothing but abandoned threads is left in it (with several), and replaced when it dies.
+The pool starts a child when an attempt waits and no child is free. It kills a child with one thread at a time
+limit, and a child with several threads when only abandoned threads are left in it. It replaces one that dies.
 
-A report is held back until nothing of its attempt runs any more: until the child has ended, if that was its
-last attempt, or until it has ended the programs that the attempt has left.
+Beside it: `child_starter` starts the children, `child_set` knows which need attention, `attempt_limits` finds
+those that exceed a limit, and `child_endings` waits for those that end, with the reports that wait for them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from queue_eval.foreign_text import plain
-from queue_eval.marks import INSIDE_JOB, STARTED_BY
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.non_finite import judge_result
 from queue_eval.model.states import Outcome
@@ -37,51 +34,47 @@ from queue_eval.runtime.failure_texts import (
     describe_excess,
     describe_lateness,
 )
-from queue_eval.runtime.pipe import bounded
+from queue_eval.runtime.pipe import Report
+from workers.executors.attempt_limits import Excess, MemoryLimit, TimeLimit
+from workers.executors.child_endings import ChildEndings
 from workers.executors.child_limit import ChildLimit
 from workers.executors.child_process import ChildProcess
-from workers.executors.departures import Departure
-from workers.executors.gauge import Gauge
-from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting, is_scarcity
+from workers.executors.child_set import ChildSet
+from workers.executors.child_starter import ChildStarter
+from workers.executors.piped_process import DEATHS_ARE_TOLD, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 from workers.pace import Pace
-from workers.resources import Means, joined, on_cores, set_thread_limits
 
 log = plain(logging.getLogger(__name__))
 
-_SHORT_MS = 5.0
+_QUEUE_IF_SHORTER_MS = 5.0
 """Jobs that are all shorter than this may queue in a child, so that its pipe never runs dry."""
 
-_QUEUED_MS = 5.0
+_QUEUED_WORK_MS = 5.0
 """About so much work may queue in a child."""
 
-_QUEUED_MOST = 32
-
-_TIDY_S = 12.0
-"""How long a child may take to end the programs that an attempt has left: twice what that takes at most."""
-
-_LAST_BYTES = 4096
-"""How much is kept of what a process prints at its end."""
+_MAX_QUEUED = 32
+"""How many jobs may queue in a child."""
 
 _DEATH_S = 0.5
-"""How long a process may take to die whose end of the pipe has closed."""
+"""How long a process may take to die after its end of the pipe has closed."""
 
 CLOSE_S = 2.0
 """How long idle children may take to end by themselves when all is closed."""
 
-_STUCK_MS = 1000.0
-"""What an attempt counts for behind which others were stuck: none are queued until it is forgotten."""
+_STUCK_JOB_MS = 1000.0
+"""An attempt that others were stuck behind counts as so long: none are queued until it is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What tells the methods apart."""
+    """The differences between the methods."""
 
     children: int
     threads: int
     one_attempt_each: bool
     by_slot: bool = True
-    """Whether each child has slots of its own, rather than one child all of them."""
+    """Whether each child has slots of its own. Otherwise one child has all of them."""
 
 
 class ChildPool:
@@ -93,34 +86,18 @@ class ChildPool:
         self._limit = limit
         self._plan = plan
         self._shape = shape
-        self._selector = selector
-        self._children: dict[ChildProcess, tuple[int, ...]] = {}
-        """And the slots that each owns, where slots own something."""
-        # Each turn must cost the same with two children and with hundreds: those that something has happened
-        # to are noted, and those that may have room are struck off when they are found to have none.
-        self._stirred: dict[ChildProcess, None] = {}
-        self._free: dict[ChildProcess, None] = {}
-        self._roomy: dict[ChildProcess, None] = {}
-        self._unsent: dict[ChildProcess, None] = {}
-        self._departing: dict[Departure, tuple[int, Ended | None]] = {}
-        """How many slots each still takes, and the report that waits for it."""
-        self._tidying: dict[ChildProcess, tuple[float, Ended | None]] = {}
-        """Until when children may end what an attempt has left, and its report, which waits for that."""
-        self._look_at = 0.0
-        """No attempt reaches its time limit before."""
+        self._board = plan.board if shape.by_slot else None
+        self._children = ChildSet()
+        self._starter = ChildStarter(plan, self._board, shape.threads, selector, limit)
+        self._endings = ChildEndings(self._board, limit, tell=self._tell)
+        self._time_limit = TimeLimit(plan.time_limit_s, LOADING_S)
+        self._memory_limit = MemoryLimit(plan.memory_limit, shape.threads)
         self._waiting: deque[tuple[float, Attempt]] = deque()
         self._ended: list[Ended] = []
         self._stopped: list[Ended] = []
         self._has_loaded = False
         self._pace = Pace()
         self._noisy = False
-        self._board = plan.board if shape.by_slot else None
-        self._bare_environment = {**os.environ, INSIDE_JOB: plan.campaign}
-        self._environment = dict(self._bare_environment)
-        """Of the processes of slots that own no cores; made once."""
-        if plan.library_threads is not None:
-            set_thread_limits(self._environment, plan.library_threads)
-        self._gauge = Gauge(plan.memory_limit * shape.threads) if plan.memory_limit is not None else None
         self._may_retire = plan.jobs_per_child is not None or plan.memory_limit is not None
         self._may_be_wide = False
         """Some attempt here takes several slots, or did a moment ago."""
@@ -143,7 +120,7 @@ class ChildPool:
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
         unwanted = set(tokens)
-        held = self._drop_held(unwanted) if begun else []
+        reported = self._endings.drop_reports(unwanted) if begun else []
         dropped = [attempt.token for _, attempt in self._waiting if attempt.token in unwanted]
         self._waiting = deque(item for item in self._waiting if item[1].token not in unwanted)
         for child in list(self._children):
@@ -158,9 +135,9 @@ class ChildPool:
                 if child.threads == 1 and output:
                     self._note_stopped(running[0], began_at[0], output)
             else:
-                self._note_room(child)
+                self._children.note_room(child)
         self._dispatch()
-        return dropped + held
+        return dropped + reported
 
     def take_back(self, waiting_since: float) -> list[Token]:
         kept: deque[tuple[float, Attempt]] = deque()
@@ -172,12 +149,12 @@ class ChildPool:
                 kept.append((submitted_at, attempt))
         self._waiting = kept
         for child in self._children:
-            # Behind attempts that have all run for long, what was queued in the child is stuck.
+            # Attempts that were queued in the child are stuck if all running ones have run for long.
             if all(begun_at < waiting_since for begun_at in child.begun_at.values()):
                 stuck = child.recall()
                 if stuck:
-                    self._pace.add(_STUCK_MS)
-                    self._note_room(child)
+                    self._pace.add(_STUCK_JOB_MS)
+                    self._children.note_room(child)
                 back += stuck
         return back
 
@@ -189,9 +166,8 @@ class ChildPool:
         return []
 
     def collect(self, now: float) -> list[Ended]:
-        if self._departing:
-            self._limit.departures.turn(now)
-        stirred, self._stirred = self._stirred, {}
+        self._endings.turn(now)
+        stirred = self._children.take_stirred()
         for child in stirred if DEATHS_ARE_TOLD else list(self._children):
             if child not in self._children:
                 continue
@@ -200,15 +176,14 @@ class ChildPool:
                 continue
             if child.is_known_dead():
                 self._bury(child, now)
-            elif child.is_retiring and not child.given and child not in self._tidying:
+            elif child.is_retiring and not child.given and not self._endings.is_tidying(child):
                 self._retire(child)
-        for child, (until, _) in list(self._tidying.items()):
-            if now >= until:
-                self._replace(child)
-        if now >= self._look_at:
+        for child in self._endings.overdue(now):
+            self._replace(child)
+        if self._time_limit.is_due(now):
             for child in list(self._children):
                 self._enforce_time_limit(child, now)
-            self._look_at = self._first_deadline(now)
+            self._time_limit.note_looked(self._children, now)
         self._enforce_memory_limit(now)
         self._dispatch()
         ended, self._ended = self._ended, []
@@ -219,16 +194,12 @@ class ChildPool:
         return has_loaded
 
     def next_deadline(self) -> float | None:
-        deadlines = [until for until, _ in self._tidying.values()]
-        if self._departing:
-            deadlines.append(self._limit.departures.next_at())
-        if self._plan.time_limit_s is not None and any(child.given for child in self._children):
-            deadlines.append(self._look_at)
+        deadlines = self._endings.deadlines() + self._time_limit.next_look(self._children)
         return min(deadlines, default=None)
 
     def begun(self) -> list[Token]:
         running = [token for child in self._children for token in child.begun_at]
-        return running + [one.token for one in self._held()]
+        return running + [report.token for report in self._endings.waiting_reports()]
 
     def waiting(self) -> int:
         return len(self._waiting) + sum(len(c.given) - len(c.begun_at) for c in self._children)
@@ -237,7 +208,7 @@ class ChildPool:
         unfinished = [token for child in self._children for token in child.given]
         unfinished += [attempt.token for _, attempt in self._waiting]
         for child in list(self._children):
-            if child.given or child.abandoned or child in self._tidying:
+            if child.given or child.abandoned or self._endings.is_tidying(child):
                 child.given.clear()
                 self._replace(child)
             else:
@@ -261,15 +232,15 @@ class ChildPool:
 
     @property
     def departing(self) -> int:
-        return len(self._departing)
+        return self._endings.departing
 
     @property
     def idle_since(self) -> float | None:
         return min((child.idle_since for child in self._idle()), default=None)
 
     def let_go(self) -> bool:
-        """End the child that has been idle longest, whose place is wanted elsewhere; False when there is
-        none."""
+        """End the child that has been idle longest: its place is wanted elsewhere. False when none is
+        idle."""
         idle = min(self._idle(), key=lambda child: child.idle_since, default=None)
         if idle is not None:
             self._retire(idle)
@@ -281,13 +252,13 @@ class ChildPool:
         return [
             child
             for child in self._children
-            if not child.given and not child.abandoned and child not in self._tidying
+            if not child.given and not child.abandoned and not self._endings.is_tidying(child)
         ]
 
     def _dispatch(self) -> None:
         self._may_be_wide = self._may_be_wide and self._has_wide()
         while self._waiting:
-            # In order: an attempt that takes several slots is not overtaken here either.
+            # Keep the order: an attempt that takes several slots is not overtaken here either.
             child = self._child_for(self._waiting[0][1])
             if child is None:
                 break
@@ -297,26 +268,21 @@ class ChildPool:
         if self._waiting and (extra := self._queue_depth()):
             self._fill(extra)
         self._start_spares()
-        for child in self._unsent:
-            child.flush()
-        self._unsent.clear()
+        self._children.flush()
 
     def _fill(self, extra: int) -> None:
         """Let attempts queue in the children."""
-        for child in list(self._roomy):
+        for child in list(self._children.roomy):
             depth = 0 if child.abandoned else child.threads + extra
             while len(child.given) < depth and not child.is_retiring:
                 if not self._waiting:
                     return
                 self._give(child)
-            del self._roomy[child]
+            del self._children.roomy[child]
 
     def _give(self, child: ChildProcess) -> None:
         child.give(self._waiting.popleft()[1])
-        self._unsent[child] = None
-
-    def _note_room(self, child: ChildProcess) -> None:
-        self._free[child] = self._roomy[child] = None
+        self._children.note_unsent(child)
 
     def _has_wide(self) -> bool:
         held = [attempt for child in self._children for attempt in child.given.values()]
@@ -328,7 +294,7 @@ class ChildPool:
         beside = self._slots_beside()
         is_crowded = (
             self._may_be_wide
-            or bool(self._departing)
+            or bool(self._endings.departing)
             or beside > 0
             or self._shape.one_attempt_each  # there are spares
             or (self._may_retire and any(child.is_retiring for child in self._children))
@@ -336,14 +302,14 @@ class ChildPool:
         if is_crowded and self._in_use() + beside + width > self._plan.slots:
             return None
         now = time.monotonic()
-        for child in list(self._free):
+        for child in list(self._children.free):
             if not child.free:
-                del self._free[child]
+                del self._children.free[child]
                 continue
             if child.is_worn_out(now) and not child.given:
                 self._replace(child)
                 continue
-            fits = self._board is None or len(self._children[child]) == width
+            fits = self._board is None or len(self._children.slots_of(child)) == width
             # A child that died unnoticed must not cost an attempt that never reached it.
             if fits and not child.is_dead():
                 return child
@@ -352,26 +318,23 @@ class ChildPool:
     def _in_use(self) -> int:
         """Slots that are taken."""
         given = sum(attempt.slots for child in self._children for attempt in child.given.values())
-        given += sum(width for width, _ in self._departing.values())
+        given += self._endings.slots_taken
         return given + sum(child.abandoned for child in self._children)
 
     def _slots_beside(self) -> int:
-        """Slots that other campaigns take, while what one of their attempts has started is ending: its slot
-        is not free for others. That is not known where jobs are leased."""
-        ending = 0 if self._board is not None else self._limit.departures.slots_taken(self._departing)
+        """Slots that other campaigns take, while processes that one of their attempts has started are ending.
+
+        The slot of such an attempt is not free yet, which `WorkerState` does not know when it leases jobs.
+        """
+        ending = 0 if self._board is not None else self._endings.slots_taken_elsewhere()
         return ending + self._limit.slots_elsewhere(self) if ending else 0
 
     def _queue_depth(self) -> int:
         # Output is attributed by the order of reports, which queueing in the child would blur.
         if self._noisy or self._shape.one_attempt_each or self._may_be_wide:
             return 0
-        fitting = self._pace.fitting(_QUEUED_MS, longest_ms=_SHORT_MS, most=_QUEUED_MOST)
-        return fitting * self._shape.threads
-
-    def _limit_of(self, child: ChildProcess) -> float:
-        if self._plan.time_limit_s is None:
-            return math.inf
-        return self._plan.time_limit_s + (0.0 if child.ready else LOADING_S)
+        depth = self._pace.fitting(_QUEUED_WORK_MS, longest_ms=_QUEUE_IF_SHORTER_MS, most=_MAX_QUEUED)
+        return depth * self._shape.threads
 
     def _start_child(self, width: int) -> ChildProcess | None:
         if self._is_full():
@@ -379,14 +342,14 @@ class ChildPool:
         try:
             return self._launch(width)
         except OSError as error:
-            if not is_lasting(error):  # no memory, no process or file to be had: it costs no job an attempt
+            if not is_lasting(error):  # no memory, process or file is left: no job is charged for that
                 log.warning("cannot start a process for now: %s", error)
                 return None
             self._end_unstarted(error)
             return None
 
     def _end_unstarted(self, error: OSError) -> None:
-        """No process can be started: all that waits would meet the same."""
+        """End all waiting attempts: no process can be started for any of them."""
         reason = f"cannot start {self._plan.python} to run this job: {error}"
         for _, attempt in self._waiting:
             unloaded = NO_INTERPRETER + reason
@@ -398,170 +361,107 @@ class ChildPool:
             return False
         serving = len(self._children)
         if not self._shape.one_attempt_each:
-            serving += len(self._departing)
+            serving += self._endings.departing
         if self._may_retire:
             serving = sum(not child.is_retiring for child in self._children)
         return serving >= self._shape.children
 
     def _prepare_successor(self) -> None:
-        """Have the next process load the run function while the last attempts of another one run."""
-        # Where slots own something, they are not free before it is gone.
+        """Start the next process while the last attempts of another one run, so that it loads in time."""
+        # Where slots own something, they are not free before the other process is gone.
         if self._board is None and not self._shape.one_attempt_each and not self._is_full():
-            with contextlib.suppress(OSError):  # the next attempt says so
+            with contextlib.suppress(OSError):  # the next attempt reports the error
                 if (child := self._launch(1, is_wanted_now=False)) is not None:
-                    self._unsent[child] = None
+                    self._children.note_unsent(child)
 
     def _start_spares(self) -> None:
-        """Have an interpreter start for each attempt that waits, up to one a slot, while others run. It is
-        told nothing, and so runs nothing of the user's, before it is given its attempt."""
+        """Start an interpreter for each attempt that waits, up to one for each slot, while others run.
+
+        It is told nothing before it is given its attempt, and so runs no user code before.
+        """
         if self._board is not None or not self._shape.one_attempt_each:
             return
         wanted = min(self._plan.slots, len(self._waiting))
-        with contextlib.suppress(OSError):  # the next attempt says so
+        with contextlib.suppress(OSError):  # the next attempt reports the error
             while wanted and sum(not child.given for child in self._children) < wanted:
                 if self._launch(1, is_wanted_now=False) is None:
                     break
 
     def _launch(self, width: int, *, is_wanted_now: bool = True) -> ChildProcess | None:
         """A new child; None when others are busy with the slots, or with the files that it needs."""
-        slots, means = self._take_slots(width)
-        if slots is None:
+        started = self._starter.start(self, width, self._children.note_stirred, is_wanted_now=is_wanted_now)
+        if started is None:
             return None
-        self._limit.join(self)
-        if not self._limit.make_room(self, self._plan.slots, is_wanted_now=is_wanted_now):
-            if self._board is not None:
-                self._board.give_back(slots)
-            return None
-        env: Mapping[str, str] = self._environment
-        if means is not None:
-            base = self._bare_environment if means.cores else env
-            env = means.environment(base, threads=self._shape.threads)
-        try:
-            # It inherits the cores, as does all that it starts: there is no moment when it runs elsewhere.
-            with on_cores(means.cores if means is not None else ()):
-                child = self._fork(env, may_end_others=is_wanted_now)
-        except OSError:
-            if self._board is not None:
-                self._board.give_back(slots)
-            raise
-        self._children[child] = slots
-        self._note_room(child)
+        child, slots = started
+        self._children.add(child, slots)
         return child
-
-    def _fork(self, env: Mapping[str, str], *, may_end_others: bool) -> ChildProcess:
-        """Start a child, if need be with what idle ones have taken. Raises OSError."""
-        while True:
-            try:
-                return ChildProcess(
-                    self._plan.python, self._plan.setup, self._selector, self._note_stirred,
-                    {**env, STARTED_BY: self._limit.departures.next_mark()}, self._plan.jobs_per_child,
-                )  # fmt: skip
-            except OSError as error:
-                if not (may_end_others and is_scarcity(error) and self._limit.end_oldest()):
-                    raise
-
-    def _note_stirred(self, child: ChildProcess) -> None:
-        self._stirred[child] = None
-
-    def _take_slots(self, width: int) -> tuple[tuple[int, ...] | None, Means | None]:
-        """Slots for a new child, and what it may use. The slots are None when others are busy with them."""
-        if self._board is None:
-            # One child for all slots has what they all own.
-            board = self._plan.board
-            return (), None if board is None else joined(board.means)
-        self._board.join(self)
-        slots = self._board.take(width)
-        return slots, None if slots is None else self._board.owned(slots)
 
     def _take_reports(self, child: ChildProcess, now: float) -> None:
         self._has_loaded = child.take_load() or self._has_loaded
-        if child in self._tidying and (child.reports or not child.is_tidying):
+        if self._endings.is_tidying(child) and (child.reports or not child.is_tidying):
             self._end_tidying(child)
         if child not in self._children or not child.reports:
             return
         reports, child.reports = child.reports, []
-        # What several have printed is that of the first: none were queued behind one that prints.
+        # Output of the child belongs to the first report: nothing is queued behind an attempt that prints.
         printed = child.take_output() if child.threads == 1 else b""
         self._noisy = self._noisy or bool(printed)
         ended: list[Ended] = []
         for report in reports:
-            token = (report.id, report.attempt)
-            begun_at = child.begun_at.get(token, now)
-            if child.take(token) is None:
-                continue  # abandoned or forgotten meanwhile
-            slot_ms = max(report.run_ms, (now - begun_at) * 1000)
-            output, printed = report.output or printed, b""
-            self._pace.add(report.run_ms)
-            outcome, body = judge_result(report.outcome, report.body)
-            ended.append(
-                Ended(token, outcome, report.run_ms, slot_ms, now, report.source, body, output,
-                      unloaded=child.load_error, told=child.told)
-            )  # fmt: skip
-        held = ended.pop() if ended and (child.is_tidying or self._is_through(child)) else None
+            if (outcome := self._outcome_of(child, report, now)) is not None:
+                ended.append(outcome._replace(output=outcome.output or printed))
+                printed = b""
+        waiting = ended.pop() if ended and (child.is_tidying or self._is_through(child)) else None
         self._ended += ended
         if child.is_tidying:
-            self._tidying[child] = (now + _TIDY_S, held)
+            self._endings.begin_tidying(child, waiting, now)
         elif self._is_through(child):
-            self._retire(child, held)
+            self._retire(child, waiting)
         elif child.abandoned and not child.given:
             self._replace(child)
         else:
-            self._note_room(child)
+            self._children.note_room(child)
+
+    def _outcome_of(self, child: ChildProcess, report: Report, now: float) -> Ended | None:
+        """What a report says; None when its attempt was abandoned or forgotten meanwhile."""
+        token = (report.id, report.attempt)
+        begun_at = child.begun_at.get(token, now)
+        if child.take(token) is None:
+            return None
+        slot_ms = max(report.run_ms, (now - begun_at) * 1000)
+        self._pace.add(report.run_ms)
+        outcome, body = judge_result(report.outcome, report.body)
+        return Ended(
+            token, outcome, report.run_ms, slot_ms, now, report.source, body, report.output,
+            unloaded=child.load_error, source_parts=child.source_parts,
+        )  # fmt: skip
 
     def _is_through(self, child: ChildProcess) -> bool:
         """Whether it has run its last attempt."""
         return self._shape.one_attempt_each or (child.is_retiring and not child.given)
 
     def _end_tidying(self, child: ChildProcess) -> None:
-        _, held = self._tidying.pop(child)
+        report = self._endings.end_tidying(child)
         if self._is_through(child):
-            self._retire(child, held)
+            self._retire(child, report)
             return
-        if held is not None:
-            self._ended.append(held)
-        self._note_room(child)
+        if report is not None:
+            self._tell(report)
+        self._children.note_room(child)
 
-    def _held(self) -> list[Ended]:
-        """Reports that wait."""
-        waiting = [held for _, held in (*self._departing.values(), *self._tidying.values())]
-        return [held for held in waiting if held is not None]
-
-    def _drop_held(self, unwanted: Container[Token]) -> list[Token]:
-        """Forget reports that wait; what they wait for goes on."""
-        dropped = [one.token for one in self._held() if one.token in unwanted]
-        for departure, (width, held) in list(self._departing.items()):
-            if held is not None and held.token in unwanted:
-                self._departing[departure] = (width, None)
-        for child, (until, held) in list(self._tidying.items()):
-            if held is not None and held.token in unwanted:
-                self._tidying[child] = (until, None)
-        return dropped
-
-    def _first_deadline(self, now: float) -> float:
-        """When the first attempt reaches its time limit, of these and of all that begin from now on."""
-        if self._plan.time_limit_s is None:
-            return math.inf
-        deadlines = (
-            begun_at + self._limit_of(child)
-            for child in self._children
-            for begun_at in child.begun_at.values()
-        )
-        return min([now + self._plan.time_limit_s, *deadlines])
+    def _tell(self, ended: Ended) -> None:
+        self._ended.append(ended)
 
     def _enforce_time_limit(self, child: ChildProcess, now: float) -> None:
-        if child in self._tidying:  # the next attempt has not begun
+        # While it tidies up, the next attempt has not begun.
+        if self._endings.is_tidying(child) or not self._time_limit.late(child, now):
             return
-        limit = self._limit_of(child)
-        if all(now < begun_at + limit for begun_at in child.begun_at.values()):
-            return
-        # Had this process stood still, its select would have timed out without looking.
+        # If this process was stopped for a while, reports may wait unread: read them first.
         child.hear()
         self._take_reports(child, now)
         if child not in self._children:
             return
-        for token, begun_at in list(child.begun_at.items()):
-            if now < begun_at + limit:
-                continue
+        for token, begun_at in self._time_limit.late(child, now):
             run_ms = (now - begun_at) * 1000
             assert self._plan.time_limit_s is not None
             body = describe_lateness(self._plan.time_limit_s, was_ready=child.ready)
@@ -576,29 +476,22 @@ class ChildPool:
             self._replace(child)
 
     def _enforce_memory_limit(self, now: float) -> None:
-        gauge = self._gauge
-        if gauge is None or not self._children or not gauge.is_due():
-            return
-        used = gauge.measure([child.pid for child in self._children])
-        for child in list(self._children):
-            held = used.get(child.pid, 0)
-            width = max((attempt.slots for attempt in child.given.values()), default=1)
-            limit = gauge.limit * (width if child.threads == 1 else 1)
-            if held > limit:
-                self._stop_excess(child, limit, held, now)
-            elif held > limit / 2:
-                # What it holds beyond its attempt must not be charged to the next one.
-                child.left = 0
-                if not child.given and child not in self._tidying:
-                    self._retire(child)
+        excesses, near = self._memory_limit.measure(self._children)
+        for excess in excesses:
+            self._stop_excess(excess, now)
+        for child in near:
+            # Memory that stays after an attempt must not be charged to the next one.
+            child.left = 0
+            if not child.given and not self._endings.is_tidying(child):
+                self._retire(child)
 
-    def _stop_excess(self, child: ChildProcess, limit: int, held: int, now: float) -> None:
-        # While it tidies up, the next attempt has not begun.
-        begun = {} if child in self._tidying else child.forget_begun()
-        # One attempt alone would only do it again. Of several in one process nobody knows which one it was:
-        # they are lost, as by any death of it.
+    def _stop_excess(self, excess: Excess, now: float) -> None:
+        child = excess.child
+        begun = self._forget_begun(child)
+        # A single attempt would only do it again, so it fails. Of several in one process nobody knows which
+        # one it was: they are lost, as by any death of the process.
         outcome = Outcome.ERROR if len(begun) == 1 else Outcome.LOST
-        body = describe_excess(limit, held, max(0, len(begun) - 1))
+        body = describe_excess(excess.limit, excess.used, max(0, len(begun) - 1))
         output = self._replace(child)
         for token, begun_at in begun.items():
             printed = output if child.threads == 1 else b""
@@ -607,16 +500,20 @@ class ChildPool:
                 unloaded=_unloaded(child, body),
             )  # fmt: skip
 
+    def _forget_begun(self, child: ChildProcess) -> dict[Token, float]:
+        """Strike off what runs in a child that is to end, and return it and when it began."""
+        # While it tidies up, the next attempt has not begun.
+        return {} if self._endings.is_tidying(child) else child.forget_begun()
+
     def _bury(self, child: ChildProcess, now: float) -> None:
-        # Whose end of the pipe is closed dies in a moment, unless user code has closed it.
+        # A child whose end of the pipe is closed dies in a moment, unless user code has closed it.
         has_died = child.wait_for_exit(_DEATH_S)
         child.kill()
-        self._take_reports(child, now)  # it may have reported before it died
+        self._take_reports(child, now)  # the child may have reported before it died
         if child not in self._children:
             return
         death = child.describe_exit() if has_died else CUT_OFF
-        # While it tidies up, the next attempt has not begun.
-        begun = {} if child in self._tidying else child.forget_begun()
+        begun = self._forget_begun(child)
         output = child.take_output() if begun else b""
         did = "ran this job" if child.ready else "was to load the run function"
         for token, begun_at in begun.items():
@@ -626,50 +523,23 @@ class ChildPool:
         self._replace(child)
 
     def _replace(self, child: ChildProcess) -> bytes:
-        """Kill a child; what it had not begun goes back to waiting. Returns its last output."""
+        """Kill a child. What it has been given goes back to waiting. Returns its last output."""
         child.kill()
         output = child.take_output()
-        _, held = self._tidying.pop(child, (0.0, None))
+        report = self._endings.end_tidying(child)
         now = time.monotonic()
         for attempt in reversed(child.given.values()):
             self._waiting.appendleft((now, attempt))
         child.given.clear()
-        self._depart(child, held, gently=False)
+        self._endings.depart(child, self._children.remove(child), report, gently=False)
         return output
 
-    def _retire(self, child: ChildProcess, held: Ended | None = None) -> None:
-        """Let an idle child end as Python ends; `held` is told of when it has."""
-        # One that still loads the run function has nothing to bring to an end, and would hear of it late. One
-        # with abandoned threads never ends.
+    def _retire(self, child: ChildProcess, report: Ended | None = None) -> None:
+        """Let an idle child end as Python ends; `report` is told when it has."""
+        # A child that still loads the run function has nothing to finish, and would notice late. A child with
+        # abandoned threads never ends.
         gently = (child.ready or not child.is_up) and not child.abandoned
-        self._depart(child, held, gently=gently)
-
-    def _depart(self, child: ChildProcess, held: Ended | None, *, gently: bool) -> None:
-        """The slots of a child are free when nothing that it has started runs any more."""
-        slots = self._strike_off(child)
-
-        def clear(departure: Departure) -> None:
-            _, left = self._departing.pop(departure, (0, held))
-            if self._board is not None:
-                self._board.give_back(slots)
-            if left is not None:
-                last_words = bounded(departure.last_words, _LAST_BYTES)
-                self._ended.append(left._replace(output=left.output + last_words))
-
-        if self._board is not None:
-            self._board.expect_back(slots, self._look_at_departures)
-        taken = 0 if gently and held is None else child.width  # an idle one takes none
-        departure = self._limit.departures.end(child, clear, gently=gently, slots=taken)
-        if departure is not None:
-            self._departing[departure] = (child.width, held)
-
-    def _look_at_departures(self) -> None:
-        self._limit.departures.turn(time.monotonic())
-
-    def _strike_off(self, child: ChildProcess) -> tuple[int, ...]:
-        for noted in (self._stirred, self._free, self._roomy, self._unsent):
-            noted.pop(child, None)
-        return self._children.pop(child)
+        self._endings.depart(child, self._children.remove(child), report, gently=gently)
 
     def _note_stopped(self, token: Token, began_at: float, output: bytes) -> None:
         now = time.monotonic()
@@ -685,7 +555,7 @@ class ChildPool:
 
 
 def _unloaded(child: ChildProcess, body: bytes) -> str:
-    """Why the run function was never loaded in a child that was ended with this text; '' when it was."""
+    """Why a child that was ended with this text has never loaded the run function; '' if it has loaded it."""
     if child.ready:
         return child.load_error
     return ("" if child.is_up else NO_INTERPRETER) + body.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What the worker asks of an executor, and the data that passes between them."""
+"""The protocol of executors, and the data that passes between them and the worker."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from queue_eval.runtime.pipe import Setup
 from workers.slot_board import SlotBoard
 
 NO_INTERPRETER = "no working interpreter here: "
-"""How `Ended.unloaded` begins where no process came so far as to load the run function: that cannot be the
+"""`Ended.unloaded` begins so if no process came so far as to load the run function: that cannot be the
 function's fault."""
 
 
 class Ended(NamedTuple):
-    """One execution that was made, or given up."""
+    """The end of one attempt, whether it was executed or given up."""
 
     token: Token
     outcome: Outcome
     run_ms: float
     """How long the run function took."""
     slot_ms: float
-    """How long the slot was taken, with whatever it took to start."""
+    """How long the slot was taken, with the time to start."""
     ended_at: float
     """On the monotonic clock (s)."""
     source: str
     body: bytes
     output: bytes
     is_limit: bool = False
-    """A limit on its memory ended it: that is its outcome, whatever else happened to the worker."""
+    """A memory limit ended it. That is its outcome, even when the worker gets a stop signal."""
     unloaded: str = ""
-    """Why no process was found, started or able to load the run function for it: it has not begun, and
-    `outcome` is what it comes to if that is the function's own fault. Empty: it has begun."""
-    told: dict[str, Any] | None = None
+    """Why no process could be started for it, or could load the run function. Then it has not begun, and
+    `outcome` is its outcome if that is the function's own fault. Empty: it has begun."""
+    source_parts: dict[str, Any] | None = None
     """What `source` is made of, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an executor executes, and with how much."""
+    """What an executor executes, and with which means."""
 
     method: Method
     setup: Setup
@@ -49,18 +49,18 @@ class Plan:
     time_limit_s: float | None
     python: str
     revision: int
-    """Of the campaign: each opening gets new processes, which see the code as it is then."""
+    """The campaign's revision: each opening gets new processes, which see the code as it is then."""
     board: SlotBoard | None = None
-    """Where slots own something: which are whose, over all campaigns of the worker."""
+    """Which process owns which slots, over all campaigns of the worker; None where slots own nothing."""
     memory_limit: int | None = None
-    """Bytes that one slot may use; not for attempts that are forwarded."""
+    """Bytes that one slot may use. Attempts that are forwarded have no such limit."""
     jobs_per_child: int | None = None
     """How many attempts a process may run before it is replaced."""
     library_threads: int | None = None
-    """How many threads a library is to use in a process whose slots own no cores; None: as it likes. Not for
-    attempts that are forwarded: where they run there may be other cores."""
+    """How many threads a library is to use in a process whose slots own no cores; None: as it likes.
+    Attempts that are forwarded have no such limit: where they run there may be other cores."""
     campaign: str = ""
-    """Whose jobs these are, as user code is told."""
+    """The name of the campaign, as user code is told."""
 
 
 class Executor(Protocol):
@@ -73,9 +73,11 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """Attempts of one slot that may run at once: fewer than planned while abandoned threads take some;
-        none while those that it forwards to are away, and as many as they have room for when they are
-        there."""
+        """How many attempts of one slot may run at once.
+
+        There are fewer than planned while abandoned threads take some. An executor that forwards has none
+        while its backend is away, and else as many as the backend has room for.
+        """
 
     @property
     def children(self) -> int:
@@ -83,31 +85,33 @@ class Executor(Protocol):
 
     @property
     def departing(self) -> int:
-        """How many more are ending."""
+        """How many more processes are ending."""
 
     @property
     def trouble(self) -> str:
-        """Why nothing that is forwarded runs, for those who wait for it; "" when all is well."""
+        """Why nothing that is forwarded runs, for drivers that wait for it; "" when all is well."""
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Begin as many as there is room for; keep the others waiting, in order. With none, one that forwards
-        asks how much room there is."""
+        """Begin as many attempts as there is room for; keep the others waiting, in order. Without attempts,
+        an executor that forwards asks its backend how much room there is."""
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
-        """Drop these attempts without a report, those that are running only when `begun`; return which."""
+        """Drop these attempts without a report; running ones only when `begun`. Returns which were
+        dropped."""
 
     def take_stopped(self) -> list[Ended]:
-        """What those had printed that `forget` has stopped since the last call, where that is known."""
+        """Attempts that `forget` has stopped since the last call, with what they had printed, if it is
+        known."""
 
     def take_back(self, waiting_since: float) -> list[Token]:
-        """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s);
-        those that were forwarded follow later, by `take_returned` or `collect`."""
+        """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s).
+        Attempts that were forwarded follow later, by `take_returned` or `collect`."""
 
     def take_returned(self) -> list[Token]:
-        """Attempts that have come back since the last call, not begun."""
+        """Attempts that have come back since the last call without having begun."""
 
     def collect(self, now: float) -> list[Ended]:
-        """What has ended since the last call; enforces time limits and replaces dead processes."""
+        """The attempts that have ended since the last call. Enforces limits and replaces dead processes."""
 
     def take_load(self) -> bool:
         """Whether a process has loaded the run function since the last call."""
@@ -122,6 +126,8 @@ class Executor(Protocol):
         """How many attempts have not begun."""
 
     def close(self, *, wait: bool = True) -> list[Token]:
-        """End everything; return the attempts that were running or waiting. What runs is killed, idle
-        processes may end by themselves. Without `wait`, processes may be on their way out; the departures of
-        the worker wait for these. May be called twice."""
+        """End everything. Returns the attempts that were running or waiting. May be called twice.
+
+        Busy processes are killed, idle ones may end by themselves. Without `wait`, processes may still be on
+        their way out, and the worker's `Departures` wait for them.
+        """

@@ -1,4 +1,4 @@
-"""``ray``: attempts are forwarded to a Ray cluster, or to a Ray of its own."""
+"""``ray``: forwards attempts to a Ray cluster, or to a Ray of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which Ray cluster `ray.init` would join, and whether anybody answers there.
+"""Finds out which Ray cluster `ray.init` would join, and whether it answers.
 
-Ray itself waits for a quarter of an hour, without a word, for a cluster that has died and is still named by
-its address file.
+Ray itself waits silently for a quarter of an hour for a cluster that has died, if an address file still names
+it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _CONNECT_S = 3.0
 
 
 def why_unreachable(arguments: dict[str, Any]) -> str | None:
-    """Why it is of no use to call `ray.init` with these arguments now; None when it may be."""
+    """Why `ray.init` with these arguments would wait in vain now; None when it may succeed."""
     address, source = _address_of(arguments)
     if address is None or address in ("auto", "local") or "://" in address:
-        return None  # a Ray of its own, or Ray's client, which gives up by itself
+        return None  # Ray starts its own cluster, or its client gives up by itself
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        return None  # Ray says what is wrong with it
+        return None  # Ray reports what is wrong with the address
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
@@ -34,7 +34,8 @@ def why_unreachable(arguments: dict[str, Any]) -> str | None:
 
 
 def _address_of(arguments: dict[str, Any]) -> tuple[str | None, str]:
-    """The address that Ray comes to, as its documentation says, and who names it if that is a file."""
+    """The address that Ray would use, by its documentation; and the file that names it, if any, as a
+    clause."""
     address = arguments.get("address")
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS") or address
@@ -46,7 +47,7 @@ def _address_of(arguments: dict[str, Any]) -> tuple[str | None, str]:
     except (OSError, ValueError):
         return None, ""
     if address == "auto" and _is_any_here():
-        return None, ""  # it may be taken in place of the one in the file
+        return None, ""  # Ray may join that cluster instead of the one in the file
     return named, f", which {file} names"
 
 
@@ -60,7 +61,7 @@ def _folder(arguments: dict[str, Any]) -> Path:
 
 
 def _is_any_here() -> bool:
-    """Whether some Ray runs on this machine."""
+    """Whether a Ray cluster runs on this machine."""
     return any(
         word.startswith("--gcs-address=")
         for process in psutil.process_iter(["cmdline"])

@@ -1,7 +1,7 @@
 """The process that forwards to Ray, started by `workers.executors.ray`: one Ray task for each attempt.
 
-It is a Ray driver of its own: when it dies, Ray ends what it has forwarded. Ray's retries are off, since
-attempts are ours. Nothing of this package need be installed on the nodes: what runs there is sent by value.
+It is a Ray driver of its own: when it dies, Ray ends its tasks. Ray's retries are off, since we count
+attempts. This package need not be installed on the nodes: the code that runs there is sent by value.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from queue_eval.runtime.ray_host import BorrowedProcess
 from workers.executors.ray_address import why_unreachable
 
 _BATCH_S = 0.03
-"""Results that come fast are awaited together, about so long, so that a look costs little for each."""
+"""Fast results are awaited together for about so long, so that a look costs little for each."""
 
 _BATCH = 128
 
 _WAIT_S = 0.1
-"""What is forwarded while a look waits for others is seen at the latest after so long."""
+"""A look takes at most so long: attempts that are forwarded meanwhile are seen by the next one."""
 
 _ASK_S = 10.0
 """How often the cluster is asked for its size."""
 
 _SILENT_S = 120.0
-"""A cluster that has not answered for so long is gone; a node of it gives it up after 60 s."""
+"""A cluster that has not answered for so long is gone. Its own nodes give it up after 60 s."""
 
 _RETRY_S = (1.0, 15.0)
 _LOOK_AGAIN_S = 2.0
 
 _INIT_S = 20.0
-"""That Ray has not begun after so long is told; it may wait for a quarter of an hour."""
+"""Report that Ray has not begun after so long: it may wait for a quarter of an hour."""
 
 
 class RayBackend:
@@ -81,11 +81,11 @@ class RayBackend:
         refused: list[Report] = []
         with self._lock:
             for attempt in attempts:
-                # One argument: Ray takes its time over each.
+                # Pass one argument only: Ray takes its time over each.
                 what = b"%d %d %b" % (*attempt.token, attempt.config)
                 try:
                     ref = self._remote_of(attempt.slots).remote(what)
-                except Exception as error:  # one that Ray does not take must not keep the others waiting
+                except Exception as error:  # an attempt that Ray refuses must not keep the others waiting
                     body = f"Ray does not take this job: {_one_line(error)}".encode()
                     refused.append(Report(*attempt.token, "lost", 0.0, "", body, b""))
                     continue
@@ -140,8 +140,8 @@ class RayBackend:
                 raise TimeoutError(f"Ray has not answered for {_SILENT_S:.0f} s")
 
     def _watch(self) -> None:
-        """Ask after the cluster, also whether it is still the one that this driver belongs to: Ray itself
-        lets what was submitted to one that is gone wait for ever."""
+        """Watch the size of the cluster, and whether this driver still belongs to it. Ray itself lets tasks
+        wait for ever whose cluster is gone."""
         own = None if _is_ray_client() else ray.get_runtime_context().get_node_id()
         while True:
             nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -169,14 +169,14 @@ class RayBackend:
         self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None))
 
     def _init(self, arguments: dict[str, Any]) -> str | None:
-        """Why it has failed, None when it has not."""
+        """Join or start Ray. Returns why that has failed; None when it has not."""
         why = f"Ray has been connecting or starting for {_INIT_S:.0f} s, and still is"
         alarm = threading.Timer(_INIT_S, self._outlet.slots, (0, why))
         alarm.daemon = True
         alarm.start()
         try:
             ray.init(**arguments)
-        except Exception as error:  # arguments that Ray does not know, too: the worker's log says so
+        except Exception as error:  # also for arguments that Ray does not know: the worker logs it
             return _one_line(error)
         finally:
             alarm.cancel()
@@ -201,7 +201,7 @@ class RayBackend:
             self._outlet.slots(slots)
 
     def _look(self) -> None:
-        """Wait a little for what ends, and tell of it."""
+        """Wait a little for attempts that end, and report them."""
         with self._lock:
             if not self._flight:
                 self._lock.wait(_ASK_S)
@@ -232,16 +232,16 @@ class RayBackend:
             for ref, got in zip(ready, frames, strict=True):
                 token = self._flight.get(ref)
                 if token is None or any(got is one for one in ends):
-                    continue  # stopped meanwhile; or it ends with this process
+                    continue  # it was stopped meanwhile, or it ends with this process
                 was_recalled = token in self._recalled
                 self._strike_off(token)
                 report = self._report(token, got)
                 if was_recalled and report.outcome != "ok":
-                    returned.append(token)  # if it had begun it was interrupted by this very recall
+                    returned.append(token)  # if it had begun, this very recall has interrupted it
                 else:
                     reports.append(report)
         if any(isinstance(got, NodeDiedError) for got in frames):
-            # It may be the whole cluster that dies: nothing more is to begin before that is known.
+            # Maybe the whole cluster dies: nothing more is to begin before that is known.
             self._slots = 0
             self._outlet.slots(0, "a node has died")
             self._doubt.set()
@@ -249,11 +249,12 @@ class RayBackend:
             self._outlet.report(reports)
         if returned:
             self._outlet.returned(returned)
-        if ends:  # Ray would fail all that is submitted from now on: this driver is of no use any more
+        if ends:  # Ray would fail all later tasks of this driver: it is of no use any more
             raise ends[0]
 
     def _advance(self, streams: list[Any]) -> list[Any]:
-        """Of streams that have a value: note which have begun; the values that are reports."""
+        """Read streams that have a value: note which attempts have begun, and return the values that are
+        reports."""
         begun: list[Token] = []
         values: list[Any] = []
         now = time.monotonic()
@@ -303,7 +304,7 @@ class RayBackend:
 
 
 def _make_run(setup: Setup, *, streaming: bool) -> Any:
-    """What Ray runs on its nodes, for one attempt."""
+    """The function that Ray runs on its nodes, for one attempt."""
     process = BorrowedProcess(setup)
 
     def run(what: bytes) -> bytes:
@@ -319,7 +320,7 @@ def _make_run(setup: Setup, *, streaming: bool) -> Any:
 
 
 def _provide_cloudpickle() -> None:
-    """A run function that travels by value names cloudpickle; Ray brings its own."""
+    """A run function that travels by value needs the module cloudpickle: offer the copy that Ray brings."""
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
@@ -338,7 +339,7 @@ def _init_arguments(forward: dict[str, Any]) -> dict[str, Any]:
     if address is not None:
         return arguments | {"address": address}
     own = {name: forward[name] for name in ("num_cpus", "num_gpus") if forward[name] is not None}
-    if own:  # a size is that of a Ray of our own; without one, Ray finds what is there
+    if own:  # with a size, start a Ray of our own; without one, Ray finds what is there
         arguments |= own | {"address": "local"}
     return arguments
 
@@ -348,7 +349,7 @@ def _is_ray_client() -> bool:
 
 
 def _capacity(resources: dict[str, float], forward: dict[str, Any]) -> int:
-    """How many attempts the cluster has room for; at least one, for which it may grow."""
+    """How many attempts the cluster has room for. At least one: the cluster may grow for it."""
     counts = [resources.get("CPU", 0) // forward["num_cpus_per_task"]]
     if forward["num_gpus_per_task"]:
         counts.append(resources.get("GPU", 0) // forward["num_gpus_per_task"])

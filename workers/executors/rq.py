@@ -1,4 +1,4 @@
-"""``rq``: attempts are forwarded to a fleet of RQ workers, as RQ jobs."""
+"""``rq``: forwards attempts to a fleet of RQ workers, as RQ jobs."""
 
 from __future__ import annotations
 

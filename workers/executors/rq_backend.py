@@ -6,9 +6,9 @@
                 ▲                                                                 │ XREAD, blocking
                 └────────────── another: reads replies ◀── RQ workers ◀───────────┘
 
-All that is known here lives in the first thread. It may be lost: what RQ holds of an earlier life is joined
-when the attempt, or a later one of its job, is submitted again. While RQ's Redis is away everything stays as
-it is; back again, nothing is trusted before those that run have had the time to be heard.
+The first thread holds all state. The state may be lost: when an attempt, or a later one of its job, is
+submitted again, it joins what RQ still holds of an earlier life. While RQ's Redis is away everything stays as
+it is. When it is back, running attempts first get the time to show that they live.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from queue_eval.transport.access import Access
 from queue_eval.transport.clients import new_client
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
 from queue_eval.transport.urls import safe_url
-from workers.executors.rq_broom import CLOSE_S, Broom
+from workers.executors.rq_cleanup import CLOSE_S, TraceCleanup
 from workers.executors.rq_fleet import FleetWatch
 
 _REPLY_TIMEOUT_S = 10.0
@@ -42,7 +42,7 @@ _BLOCK_S = 5.0
 _READ_COUNT = 64
 
 _LOOK_S = 3.0
-"""What is in flight is looked at this often; what is missing twice is given up."""
+"""How often to look at attempts in flight. One that is missing twice is given up."""
 
 _REFRESH_S = 60.0
 _RETRY_S = (0.1, 5.0)
@@ -52,8 +52,8 @@ _BATCH_BYTES = 8 * 2**20
 
 _FAILURE_TTL_S = 60
 
-_LATE_MOST = 10_000
-"""So many successes that nobody has claimed are remembered."""
+_MAX_LATE_SUCCESSES = 10_000
+"""How many successes are remembered that no attempt has claimed."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,10 +64,10 @@ class _Flight:
     config: bytes
     rq: Token
     tried: bool = False
-    """RQ may have it."""
+    """Whether RQ may have it."""
     begun: bool = False
     shaken: bool = False
-    """RQ may have more than one trace of it."""
+    """Whether RQ may have more than one trace of it."""
     missed: int = 0
     entries: tuple[bytes, ...] = ()
 
@@ -94,7 +94,7 @@ class RqBackend:
         self._by_rq: dict[Token, Token] = {}
         self._recalled: dict[Token, None] = {}
         self._stopping: dict[Token, float] = {}
-        self._broom = Broom(self._moves)
+        self._cleanup = TraceCleanup(self._moves)
         self._fleet = FleetWatch(self._moves, forward["queue"], safe_url(forward["url"]))
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
         self._begun_now: list[Token] = []
@@ -146,7 +146,8 @@ class RqBackend:
             except (*REDIS_ERRORS, OSError):
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, _RETRY_S[1])
-                since = b"0"  # a server that has lost something begins anew; what was read before is known
+                # a server that has lost entries begins anew; replies that come twice are ignored
+                since = b"0"
                 continue
             pause_s = _RETRY_S[0]
             if entries:
@@ -166,7 +167,7 @@ class RqBackend:
                 self._closed.set()
 
     def _take_inbox(self) -> None:
-        """Wait until there is something to do, and note all that has come. Talks to nobody."""
+        """Wait until there is something to do, and take in all that has come. This talks to no server."""
         takers: dict[str, Callable[[Any], None]] = {
             "submit": self._take_attempts, "recall": self._take_recalled, "stop": self._take_stopped,
             "replies": self._take_replies, "close": self._take_close,
@@ -183,12 +184,12 @@ class RqBackend:
         now = time.monotonic()
         if not self._connected:
             return max(0.0, self._retry_at - now)
-        due = (self._look_at, self._fleet.look_at, self._broom.due_at(), *self._stopping.values())
+        due = (self._look_at, self._fleet.look_at, self._cleanup.due_at(), *self._stopping.values())
         return max(0.0, min(due) - now)
 
     def _is_tidy(self) -> bool:
-        """Whether nothing is left to be done before the end."""
-        return not self._stopping and self._broom.is_tidy()
+        """Whether nothing is left to do before the end."""
+        return not self._stopping and self._cleanup.is_tidy()
 
     def _tell(self) -> None:
         begun, self._begun_now = self._begun_now, []
@@ -227,7 +228,7 @@ class RqBackend:
     def _take_close(self, closed: threading.Event) -> None:
         self._closed = closed
         self._take_stopped([*self._waiting, *self._flying])
-        self._broom.hurry()
+        self._cleanup.hurry()
 
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
@@ -239,20 +240,20 @@ class RqBackend:
                     ((job, attempt),) = header[1]
                     self._take_beginning(header[0], (job, attempt), entry)
             except (ValueError, TypeError, IndexError) as error:
-                # It would end one forwarder after the other.
+                # An error here would end one forwarder after the other.
                 sys.stderr.write(f"entry {entry.decode()} of the replies is none of ours: {error}\n")
 
     def _take_beginning(self, kind: str, rq: Token, entry: bytes) -> None:
         token = self._by_rq.get(rq)
         flight = self._find(token) if token is not None else None
         if flight is None:
-            return  # another forwarder's, or long over
+            return  # it belongs to another forwarder, or is long over
         if entry not in flight.entries:
             flight.entries += (entry,)
         if kind == Kind.BEGUN:
             self._begin(flight)
         else:
-            # The setup was not there. A look will find the attempt missing, when RQ is through with it.
+            # The setup was not there. A look will find the attempt missing, when RQ is done with it.
             self._refresh_at = 0.0
 
     def _take_report(self, report: Report, entry: bytes) -> None:
@@ -263,9 +264,9 @@ class RqBackend:
             self._deliver(flight, report, entry)
             return
         if rq in self._stopping:
-            self._broom.claim(rq, (entry,))
+            self._cleanup.claim(rq, (entry,))
             return
-        # Of an attempt that was given up, or of another forwarder's.
+        # The attempt was given up, or belongs to another forwarder.
         flights = (*self._flying.values(), *self._waiting.values())
         later = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
         if later is not None and report.outcome == "ok":  # the first success wins
@@ -273,10 +274,10 @@ class RqBackend:
                 self._stopping[later.rq] = 0.0
             self._deliver(later, report, entry)
         elif later is not None:
-            self._broom.claim(rq, (entry,))
+            self._cleanup.claim(rq, (entry,))
         elif report.outcome == "ok":
             self._late[rq[0]] = (rq, entry)
-            while len(self._late) > _LATE_MOST:
+            while len(self._late) > _MAX_LATE_SUCCESSES:
                 self._late.popitem(last=False)
 
     def _deliver(self, flight: _Flight, report: Report, entry: bytes) -> None:
@@ -286,9 +287,9 @@ class RqBackend:
             Report(job, attempt, report.outcome, report.run_ms, report.source, report.body, report.output)
         )
         rq = (report.id, report.attempt)
-        self._broom.claim(rq, (*flight.entries, entry))
+        self._cleanup.claim(rq, (*flight.entries, entry))
         if flight.shaken:
-            self._broom.claim_later_by_force(rq)
+            self._cleanup.claim_later_by_force(rq)
 
     def _begin(self, flight: _Flight) -> None:
         flight.missed = 0
@@ -307,7 +308,7 @@ class RqBackend:
             del self._by_rq[flight.rq]
 
     def _put_back(self, flight: _Flight) -> None:
-        """It is to become an RQ job again."""
+        """Let an attempt become an RQ job again."""
         self._flying.pop(flight.token, None)
         flight.missed, flight.shaken = 0, True
         self._waiting[flight.token] = flight
@@ -316,7 +317,7 @@ class RqBackend:
     # What is to be done -----------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Whatever is due. May fail at any call: each is made again."""
+        """Do all that is due. Any call may fail, and is then made again."""
         now = time.monotonic()
         if not self._connected:
             self._come_back(now)
@@ -331,7 +332,7 @@ class RqBackend:
         if now >= self._look_at:
             self._look(now)
             self._look_at = now + _LOOK_S
-        self._broom.sweep(now, self._by_rq)
+        self._cleanup.sweep(now, self._by_rq)
         if (trouble := self._fleet.look(now)) is not None:
             self._outlet.trouble(trouble)
 
@@ -340,11 +341,11 @@ class RqBackend:
         self._connected, self._pause_s, self._why = True, _RETRY_S[0], ""
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
         self._fleet.begin(now)
-        # Those that run have lost their way to it, too, or it has forgotten them.
+        # The RQ workers have lost their connection, too, or Redis has forgotten their attempts.
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
             flight.shaken = True
-        self._broom.distrust(now)
+        self._cleanup.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
     def _lose(self, error: BaseException) -> None:
@@ -367,7 +368,7 @@ class RqBackend:
             back = [flight for flight, is_back in zip(flights, taken, strict=True) if is_back]
             for flight in back:
                 self._strike_off(flight)
-                self._broom.claim(flight.rq, flight.entries)
+                self._cleanup.claim(flight.rq, flight.entries)
             if back:
                 self._outlet.returned([flight.token for flight in back])
         self._recalled.clear()
@@ -381,10 +382,10 @@ class RqBackend:
                 self._stopping[token] = now + (0.1 if self._closed is not None else 1.0)
             else:
                 del self._stopping[token]
-                self._broom.claim(token)
+                self._cleanup.claim(token)
 
     def _enqueue(self) -> None:
-        """Make RQ jobs of some that wait, or join what is under way already."""
+        """Make RQ jobs of waiting attempts, or join RQ jobs that are under way already."""
         room = min(self._forward["in_flight"] - len(self._flying), _BATCH)
         batch: list[_Flight] = []
         size = 0
@@ -415,7 +416,7 @@ class RqBackend:
                 self._begin(flight)
 
     def _deliver_late(self, flight: _Flight) -> bool:
-        """Tell of a success of an earlier attempt that nobody has claimed."""
+        """Report the success of an earlier attempt that none has claimed."""
         rq, entry = self._late.pop(flight.token[0])
         data = self._moves.read_one(entry)
         if data is None or rq[1] > flight.token[1]:
@@ -430,7 +431,7 @@ class RqBackend:
         return Queue.prepare_data(
             "queue_eval.rq_bridge.job.run",
             args=(self._forward["uid"], job, attempt, self._forward["revision"]),
-            timeout=-1,  # the limit is ours, and RQ's would end the report with the attempt
+            timeout=-1,  # we enforce the limit: RQ's own would end the report with the attempt
             result_ttl=0,
             failure_ttl=_FAILURE_TTL_S,
             description=f"{self._forward['campaign']} job {job} attempt {attempt}: {self._name}",
@@ -438,7 +439,7 @@ class RqBackend:
         )
 
     def _look(self, now: float) -> None:
-        """Find what has died or got lost, and what has begun without our knowing."""
+        """Find attempts that have died or got lost, and attempts that have begun unnoticed."""
         begun = [flight for flight in self._flying.values() if flight.begun]
         others = [flight for flight in self._flying.values() if not flight.begun]
         if begun:
@@ -458,7 +459,7 @@ class RqBackend:
         self._strike_off(flight)
         body = f"the RQ worker that ran this job died: no sign of life for {BEAT_S:g} s".encode()
         self._reports.append(Report(*flight.token, "lost", 0.0, "", body, b""))
-        self._broom.claim_by_force(flight.rq, flight.entries)
+        self._cleanup.claim_by_force(flight.rq, flight.entries)
 
     def _connect(self, reply_timeout_s: float) -> Any:
         return new_client(self._access, name="queue_eval-rq", reply_timeout_s=reply_timeout_s)

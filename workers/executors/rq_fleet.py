@@ -1,4 +1,4 @@
-"""Watches whether any RQ worker is there for a queue: RQ itself lets a queue wait without a word."""
+"""Watches whether any RQ worker listens to a queue: RQ itself lets a queue wait without a word."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from queue_eval.rq_bridge.commands import RqMoves
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_barred
 
 _LOOK_S = 2.0
-"""A fleet that is just being started is there at the second look."""
+"""How often to look. A fleet that is just being started is there at the second look."""
 
 
 class FleetWatch:
     """Looks for the RQ workers of one queue. `url` is safe to show.
 
-    Assumes: one thread. Does not see that a worker was killed: it stays on RQ's register for eight minutes.
+    Assumes: one thread. It does not notice a killed worker, which stays on RQ's register for eight minutes.
     """
 
     def __init__(self, moves: RqMoves, queue: str, url: str) -> None:
@@ -25,12 +25,12 @@ class FleetWatch:
         """When the next look is due (monotonic, s)."""
 
     def begin(self, now: float) -> None:
-        """RQ's Redis is there, for the first time or again."""
+        """Begin to look: RQ's Redis is there, for the first time or again."""
         self._was_idle, self.look_at = False, now + _LOOK_S
 
     def look(self, now: float) -> str | None:
-        """Why nobody takes what is forwarded, "" if all is well, None if nothing has changed or nothing is
-        due. Raises what the client raises."""
+        """Why no RQ worker takes the jobs; "" when all is well; None when nothing has changed, or no look is
+        due. Raises the client's errors."""
         if now < self.look_at:
             return None
         self.look_at = now + _LOOK_S
@@ -49,7 +49,7 @@ class FleetWatch:
             state = self._moves.fleet_state()
         except REDIS_ERRORS as error:
             if is_barred(error):
-                return ""  # this user may not know
+                return ""  # this Redis user has no right to look
             raise
         if state == "suspended":
             return f"the RQ workers at {self._url} are suspended; let them go on with: rq resume"

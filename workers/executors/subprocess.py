@@ -1,4 +1,4 @@
-"""``subprocess``: a new interpreter for each attempt, so that nothing of one reaches the next."""
+"""``subprocess``: a new interpreter for each attempt, so that no attempt affects the next one."""
 
 from __future__ import annotations
 

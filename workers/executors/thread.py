@@ -1,8 +1,8 @@
 """``thread``: one child process with a thread per slot.
 
-A thread cannot be killed: at its time limit or when cancelled it is abandoned, and its child is replaced
-once nothing else runs in it. Until then the slot is missing. When the child dies, the attempts of all its
-threads are lost. It owns what all slots own: threads of one process share its cores and GPUs.
+A thread cannot be killed. At its time limit, or when its job is cancelled, it is abandoned, and its child is
+replaced once nothing else runs there. Until then the slot is missing. When the child dies, the attempts of
+all its threads are lost. The child owns what all slots own: threads of one process share its cores and GPUs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 
 from queue_eval.model.moves import Settlement
 from queue_eval.model.states import Outcome
-from workers.loads import PAUSE_S, Loads, Unloaded
+from workers.state.loads import PAUSE_S, Loads, Unloaded
 
 UNLOADED = Unloaded(Settlement(1, 1, Outcome.ERROR, 0.0, 0.0, "", b"no"), "no")
 
@@ -14,16 +14,16 @@ UNLOADED = Unloaded(Settlement(1, 1, Outcome.ERROR, 0.0, 0.0, "", b"no"), "no")
 def test_all_is_well():
     loads = Loads()
     loads.lease([(1, 1)])
-    assert loads.most([(1, 1)], 0.0) is None
+    assert loads.job_limit([(1, 1)], 0.0) is None
     assert loads.pause_until(0.0) is None
 
 
 def test_nothing_is_asked_for_before_it_is_judged():
     loads = Loads(unloaded=[UNLOADED])
-    assert loads.most([], 0.0) == 0
+    assert loads.job_limit([], 0.0) == 0
     assert loads.take_unloaded() == [UNLOADED]
     assert loads.take_unloaded() == []
-    assert loads.most([], 0.0) is None
+    assert loads.job_limit([], 0.0) is None
 
 
 def test_each_step_aside_is_twice_as_long_up_to_the_longest():
@@ -34,7 +34,7 @@ def test_each_step_aside_is_twice_as_long_up_to_the_longest():
         assert pause_s is not None
         pauses.append(pause_s)
         assert loads.step_aside(now + pause_s / 2, "still no") is None
-        assert loads.most([], now + pause_s / 2) == 0
+        assert loads.job_limit([], now + pause_s / 2) == 0
         assert loads.pause_until(now) == now + pause_s
         now += pause_s
         assert loads.pause_until(now) is None
@@ -46,12 +46,12 @@ def test_each_step_aside_is_twice_as_long_up_to_the_longest():
 def test_one_job_at_a_time_until_it_is_loaded():
     loads = Loads()
     loads.step_aside(0.0, "no")
-    assert loads.most([(9, 1)], 1.0) == 1  # what runs from before shows nothing
+    assert loads.job_limit([(9, 1)], 1.0) == 1  # what runs from before shows nothing
     loads.lease([(1, 1)])
-    assert loads.most([(9, 1), (1, 1)], 1.0) == 0
-    assert loads.most([(9, 1)], 1.0) == 1  # it was run by an old process
+    assert loads.job_limit([(9, 1), (1, 1)], 1.0) == 0
+    assert loads.job_limit([(9, 1)], 1.0) == 1  # it was run by an old process
     loads.succeed(3)
-    assert loads.most([(1, 1)], 1.0) is None
+    assert loads.job_limit([(1, 1)], 1.0) is None
     assert (loads.reason, loads.step_aside(1.0, "no")) == ("", 1.0)
 
 
@@ -88,7 +88,7 @@ def test_a_function_that_nobody_can_load_is_not_waited_for(reason):
     assert loads.blame_function(reason)
     assert not loads.blame_function(reason)
     assert loads.reason == reason
-    assert loads.most([], 0.0) is None
+    assert loads.job_limit([], 0.0) is None
     assert loads.step_aside(0.0, "no") == 1.0
     assert loads.blame_function(reason)
     loads.reset()

@@ -13,7 +13,7 @@ import pytest
 from queue_eval.model.moves import Settlement
 from queue_eval.model.states import Outcome
 from workers import spool
-from workers.complaints import Complaints
+from workers.repeated_log import RepeatedLog
 from workers.spool import Spool, deliver_orphans
 
 QUEUE: Any = SimpleNamespace(campaign="search", uid="u1")
@@ -22,7 +22,7 @@ FOREIGN = json.dumps({
     "campaign": "../up", "uid": "u", "worker": "w", "id": 1, "attempt": 1, "outcome": "ok", "run_ms": 1,
     "ended_s": 1, "source": "", "body": "", "output": "",
 })  # fmt: skip
-COMPLAINTS = Complaints(logging.getLogger("test"))
+COMPLAINTS = RepeatedLog(logging.getLogger("test"))
 
 
 def settlement(job: int) -> Settlement:

@@ -14,10 +14,11 @@ from queue_eval.model.moves import Lease, Settled, Settlement
 from queue_eval.model.states import Method, Outcome
 from queue_eval.runtime.pipe import Setup
 from queue_eval.transport.link import NodeAwayError
-from workers.book import Book
-from workers.exchange import Exchange
 from workers.executors.protocol import Ended, Plan
 from workers.options import WorkerOptions
+from workers.settler import Settler
+from workers.state.served_campaign import ServedCampaign
+from workers.state.worker_state import WorkerState
 
 
 class _Campaign:
@@ -49,38 +50,38 @@ def _fail() -> None:
 @pytest.mark.parametrize("why", ["a result ends while another is told of", "the first call fails"])
 def test_what_code_a_result_is_of_is_told_before_the_result(why: str, monkeypatch: pytest.MonkeyPatch):
     """Its driver looks that up once, as it gathers the result, and warns of other code than its own."""
-    monkeypatch.setattr(sys.modules[Book.__module__], "_PUT_OFF_S", 0.01)
-    book, campaign = Book(), _Campaign()
+    monkeypatch.setattr(sys.modules[ServedCampaign.__module__], "PUT_OFF_S", 0.01)
+    state, campaign = WorkerState(), _Campaign()
     plan = Plan(Method.THREAD, Setup("run:run", None, (), {}, threads=1), 2, None, sys.executable, revision=1)
-    book.serve(CampaignQueue(cast("Any", None), "c", "uid"), plan)
-    ((served, _),) = book.holdings()
-    served.trading = cast("Any", campaign)
+    state.campaigns.serve(CampaignQueue(cast("Any", None), "c", "uid"), plan)
+    ((served, _),) = state.campaigns.holdings()
+    served.settler_queue = cast("Any", campaign)
     started: list[int] = []
 
     class Runner:
         def submit(self, key: str, plan: Plan, attempts: Sequence[Any]) -> None:
             started.extend(one.token[0] for one in attempts)
 
-    exchange = Exchange(
-        cast("Any", None), WorkerOptions(slots=2), book, cast("Any", Runner()), None, cast("Any", None)
+    settler = Settler(
+        cast("Any", None), WorkerOptions(slots=2), state, cast("Any", Runner()), None, cast("Any", None)
     )
-    exchange._sign_roster = lambda served: None  # type: ignore[method-assign]
+    settler._sign_roster = lambda served: None  # type: ignore[method-assign]
 
     def end(job: int, source: str) -> None:
         token = (job, 1)
-        ended = Ended(token, Outcome.OK, 1.0, 1.0, time.monotonic(), source, b"1", b"", told={})
-        book.ended(served.lane, [ended], 0)
+        ended = Ended(token, Outcome.OK, 1.0, 1.0, time.monotonic(), source, b"1", b"", source_parts={})
+        state.ended(served.lane, [ended], 0)
 
     def end_second() -> None:
         end(2, "of the second")
-        book.drain()
+        state.drain()
 
-    for trade in [book.prepare(one) for one in book.take_turn()]:
-        assert trade is not None
-        exchange._trade(trade)
+    for call in [state.prepare(one) for one in state.take_turn()]:
+        assert call is not None
+        settler._make_call(call)
     assert started == [1, 2]
     campaign.meanwhile = [_fail, end_second] if why == "the first call fails" else [end_second]
     end(1, "of the first")
-    exchange.run()
+    settler.run()
     assert sorted(campaign.settled) == [1, 2]
     assert campaign.unknown == []

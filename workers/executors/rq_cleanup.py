@@ -1,4 +1,4 @@
-"""What is over is swept off RQ's Redis: each trace in its time, and again where RQ may write one late."""
+"""Removes traces of ended jobs from RQ's Redis: each in its time, and again where RQ may write one late."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ from queue_eval.model.attempt import Token
 from queue_eval.rq_bridge.commands import Claim, RqMoves
 
 CLOSE_S = 5.5
-"""The end may take this long."""
+"""How long the end may take."""
 
 _CLOSE_GENTLY_S = 4.0
-_CLOSE_SOON_S = 0.5
+"""At the end, RQ workers have so long to note that their jobs are over."""
 
-_BATCH = 200
+_CLOSE_FORCE_AFTER_S = 0.5
+"""At the end, traces that are removed by force are removed so soon."""
 
-_CLAIM_S = 2.0
-"""A report stays among the replies for so long after it was told: the worker may die before it is settled,
-and RQ wants to finish its own bookkeeping."""
+_MAX_BATCH = 200
+"""How many traces are removed in one call."""
 
-_SWEEP_S = 0.25
+_CLAIM_AFTER_S = 2.0
+"""A report stays among the replies for so long after the worker has it: the worker may die before it is
+settled, and RQ must finish its own bookkeeping."""
+
+_SWEEP_EVERY_S = 0.25
 
 _PATIENCE_S = 10.0
 """An RQ worker that has not noted by then that its job is over is dead, or was paused."""
 
-_AGAIN_S = (3.0, 20.0)
-"""When what was swept by force is swept again: an RQ worker may note its end late."""
+_FORCE_AGAIN_AFTER_S = (3.0, 20.0)
+"""When traces that were removed by force are removed again: an RQ worker may note its end late."""
 
 _RECENT_S = 60.0
-"""What has ended so shortly before RQ's Redis went away may be there again when it is back."""
+"""Traces that were removed so shortly before RQ's Redis went away may be there again when it is back."""
 
 
-class Broom:
-    """The claims of one forwarder. Assumes: one thread."""
+class TraceCleanup:
+    """The traces that one forwarder has to remove. Assumes: one thread."""
 
     def __init__(self, moves: RqMoves) -> None:
         self._moves = moves
         self._claims: list[tuple[float, int, float, Claim]] = []
-        """A heap: when, a number, until when to be patient, what."""
+        """A heap of: when to remove, a number, until when to be patient, what to remove."""
         self._numbers = itertools.count()
         self._recent: deque[tuple[float, Token]] = deque()
         self._sweep_at = 0.0
@@ -50,38 +54,38 @@ class Broom:
         self._is_closing = False
 
     def claim(self, rq: Token, entries: tuple[bytes, ...] = ()) -> None:
-        """Sweep it when RQ is through with it."""
-        self._put(0.0 if self._is_closing else _CLAIM_S, Claim(rq, entries))
+        """Remove the traces of an attempt when RQ is done with it."""
+        self._put(0.0 if self._is_closing else _CLAIM_AFTER_S, Claim(rq, entries))
 
     def claim_by_force(self, rq: Token, entries: tuple[bytes, ...] = ()) -> None:
-        """Sweep it whatever RQ thinks of it."""
-        for after_s in (0.0, *_AGAIN_S):
+        """Remove the traces of an attempt, even if RQ is not done with it."""
+        for after_s in (0.0, *_FORCE_AGAIN_AFTER_S):
             self._put(after_s, Claim(rq, entries, by_force=True))
 
     def claim_later_by_force(self, rq: Token) -> None:
-        """It was claimed; but RQ may have more than one trace of it."""
-        for after_s in _AGAIN_S:
+        """Remove further traces of an attempt that was claimed: RQ may have more than one."""
+        for after_s in _FORCE_AGAIN_AFTER_S:
             self._put(after_s, Claim(rq, by_force=True))
 
     def distrust(self, now: float) -> None:
-        """RQ's Redis is back, maybe as it was before the latest had ended."""
+        """Remove recent traces again: RQ's Redis is back, maybe as it was before they were removed."""
         self._forget_old(now)
         for token in {token for _, token in self._recent} | {claim.token for *_, claim in self._claims}:
             self.claim_by_force(token)
 
     def due_at(self) -> float:
-        """When to sweep next, by the monotonic clock."""
+        """When to sweep next (monotonic, s)."""
         return max(self._sweep_at, self._claims[0][0]) if self._claims else math.inf
 
     def is_tidy(self) -> bool:
-        """Whether nothing is left to be swept before the end."""
+        """Whether nothing is left to be removed before the end."""
         return not self._claims or self._claims[0][0] >= time.monotonic() + CLOSE_S
 
     def hurry(self) -> None:
-        """The end is near."""
+        """Remove everything soon: the end is near."""
         self._is_closing = True
         self._patient_until = time.monotonic() + _CLOSE_GENTLY_S
-        soon = time.monotonic() + _CLOSE_SOON_S
+        soon = time.monotonic() + _CLOSE_FORCE_AFTER_S
         self._claims = [
             (soon if claim.by_force else 0.0, number, self._patient_until, claim)
             for _, number, _, claim in self._claims
@@ -89,21 +93,21 @@ class Broom:
         heapq.heapify(self._claims)
 
     def sweep(self, now: float, back: Container[Token]) -> None:
-        """Sweep what is due, many at a time; but what has come `back` under the same token is not over.
-        May fail at any call: what was due stays so."""
+        """Remove the traces that are due, many at a time. Attempts in `back` run again under the same token,
+        and keep theirs. A call may fail: then its traces stay due."""
         if now < self._sweep_at:
             return
-        self._sweep_at = now + (0.05 if self._is_closing else _SWEEP_S)
+        self._sweep_at = now + (0.05 if self._is_closing else _SWEEP_EVERY_S)
         while self._claims and self._claims[0][0] <= now:
             due: list[tuple[float, int, float, Claim]] = []
-            while self._claims and self._claims[0][0] <= now and len(due) < _BATCH:
+            while self._claims and self._claims[0][0] <= now and len(due) < _MAX_BATCH:
                 due.append(heapq.heappop(self._claims))
-            claims = {one[3]: one[2] for one in due if one[3].token not in back}
+            claims = {claim: until for _, _, until, claim in due if claim.token not in back}
             try:
                 left = self._moves.sweep(claims)
             except BaseException:
-                for one in due:
-                    heapq.heappush(self._claims, one)
+                for entry in due:
+                    heapq.heappush(self._claims, entry)
                 raise
             for (claim, patient_until), is_left in zip(claims.items(), left, strict=True):
                 self._recent.append((now, claim.token))

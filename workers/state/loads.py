@@ -4,10 +4,10 @@
 
     can load ──not loaded──▶ judged ──▶ the function's fault: its jobs end with that error
        ▲                       │
-       │                       ▼ this worker's fault: given back, nothing is asked for 1 s
+       │                       ▼ this worker's fault: jobs are given back, none is asked for during 1 s
        └──── loaded ◀──── one job at a time, to see ────▶ not loaded: twice as long, up to 60 s
 
-Nothing here talks to the server, nor locks: the book does.
+Nothing here talks to the server or takes the lock: `LoadOutcomes` does.
 """
 
 from __future__ import annotations
@@ -19,65 +19,66 @@ from queue_eval.model.attempt import Token
 from queue_eval.model.moves import Settlement
 
 PAUSE_S = (1.0, 60.0)
-"""A worker that steps aside asks for nothing for so long: the first time, doubled up to the last."""
+"""How long a worker that steps aside asks for nothing: the first time, and at most. It doubles each time."""
 
-_MOST_SOURCES = 100
+_MAX_SOURCES = 100
+"""How many sources of results are remembered for one campaign."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    """An attempt that has not begun, for its process never loaded the run function."""
+    """An attempt that has not begun, because its process never loaded the run function."""
 
     settlement: Settlement
-    """What it comes to if that is the function's own fault."""
+    """How the attempt is settled if that is the function's own fault."""
     reason: str
 
 
 @dataclass
 class Loads:
-    """Of one campaign; guarded by the lock of the book."""
+    """Loading of one campaign's run function; guarded by the lock of `WorkerState`."""
 
     unloaded: list[Unloaded] = field(default_factory=list)
-    """Not judged yet. They are held, though no process has them."""
+    """Attempts that are not judged yet. They are held, though no process has them."""
     reason: str = ""
-    """Why the run function was not loaded when this worker last tried, as drivers and other workers are to be
-    told; empty when there is nothing to tell."""
+    """Why this worker could not load the run function when it last tried. Drivers and other workers are told
+    this; it is empty when there is nothing to tell."""
     sources: set[str] = field(default_factory=set)
-    """Sources of results of this worker: the server knows them, or is about to be told."""
+    """Sources of this worker's results: the server knows them, or is about to be told."""
     new_sources: dict[str, str] = field(default_factory=dict)
-    """Those that it has not been told of, and what they are made of (JSON)."""
+    """Sources that the server does not know yet, and what they are made of (JSON)."""
     revision: int | None = None
-    """The last one that was loaded here and that the server has not been told of."""
-    _told: int | None = None
+    """The last revision that was loaded here, unless the server knows of it."""
+    _told_revision: int | None = None
     _pause_s: float = 0.0
     _resume_at: float = 0.0
     _is_blamed: bool = False
     _probes: set[Token] = field(default_factory=set)
 
     def reset(self) -> None:
-        """Another revision of the campaign: what was seen before says nothing about it."""
+        """Forget all failures: another revision of the campaign may load."""
         self.reason, self._pause_s, self._resume_at, self._is_blamed = "", 0.0, 0.0, False
 
     def succeed(self, revision: int) -> None:
         """A process has loaded the run function."""
         self.reset()
-        if revision != self._told:
-            self.revision = self._told = revision
+        if revision != self._told_revision:
+            self.revision = self._told_revision = revision
 
-    def note_source(self, source: str, told: str) -> None:
-        """A result is of this code."""
-        if source not in self.sources and len(self.sources) < _MOST_SOURCES:
+    def note_source(self, source: str, parts: str) -> None:
+        """A result was made by this code, which consists of `parts` (JSON)."""
+        if source not in self.sources and len(self.sources) < _MAX_SOURCES:
             self.sources.add(source)
-            self.new_sources[source] = told
+            self.new_sources[source] = parts
 
     def blame_function(self, reason: str) -> bool:
-        """Nobody can load it: its jobs are settled as fast as they come. Whether that is new."""
+        """No worker can load it: its jobs are settled as fast as they come. Returns whether that is new."""
         was_blamed = self._is_blamed
         self.reason, self._pause_s, self._resume_at, self._is_blamed = reason, 0.0, 0.0, True
         return not was_blamed
 
     def step_aside(self, now: float, reason: str) -> float | None:
-        """Ask for nothing for a while (s), which is returned; None when that is so already."""
+        """Ask for nothing for a while. Returns for how long (s), or None when that is so already."""
         self.reason, self._is_blamed = reason, False
         if self.is_paused(now):
             return None
@@ -87,7 +88,7 @@ class Loads:
         return self._pause_s
 
     def take_unloaded(self) -> list[Unloaded]:
-        """What is to be judged, once."""
+        """The attempts to be judged; they are returned once."""
         unloaded, self.unloaded = self.unloaded, []
         return unloaded
 
@@ -96,7 +97,7 @@ class Loads:
         return self.revision is not None or bool(self.new_sources)
 
     def know(self, revision: int | None, sources: Iterable[str]) -> None:
-        """The server has been told of this."""
+        """The server has been told this."""
         if self.revision == revision:
             self.revision = None
         for source in sources:
@@ -106,15 +107,15 @@ class Loads:
         return now < self._resume_at
 
     def pause_until(self, now: float) -> float | None:
-        """When to ask again, if not now."""
+        """When this worker may ask again (monotonic, s); None when it may ask now."""
         return self._resume_at if self.is_paused(now) else None
 
     def lease(self, tokens: Iterable[Token]) -> None:
-        """These were leased; while it is not known whether they can be loaded, they are to show it."""
+        """These attempts were leased. While the run function may not load, they are probes that show it."""
         self._probes = set(tokens) if self._pause_s else set()
 
-    def most(self, in_hand: Iterable[Token], now: float) -> int | None:
-        """How many jobs may be asked for; None for no limit. `in_hand`: the attempts that the runner has."""
+    def job_limit(self, in_hand: Iterable[Token], now: float) -> int | None:
+        """How many jobs may be asked for; None: no limit. `in_hand`: the attempts that the runner has."""
         if self.unloaded or self.is_paused(now):
             return 0
         if not self._pause_s:
