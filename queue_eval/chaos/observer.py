@@ -15,10 +15,10 @@ from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos.driver import CAMPAIGN
 from queue_eval.chaos.evidence import Entry, Sample
 from queue_eval.chaos.reading import entry_of, failures_after
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.errors import CampaignNotFoundError, GiveUp
 from queue_eval.model.states import State
 from queue_eval.transport.access import Access
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 
 _EVERY_S = 0.1
 _MEMORY_EVERY = 10

@@ -26,9 +26,9 @@ from queue_eval.chaos.fleet import Fleet
 from queue_eval.chaos.observer import Observer, StallWatch
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.errors import CampaignNotFoundError, GiveUp
 from queue_eval.model.states import Method
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 
 _TICK_S = 0.02
 _STUCK_S = 90.0

@@ -28,6 +28,7 @@ from queue_eval.driver.records import Records
 from queue_eval.driver.session import Campaign
 from queue_eval.driver.waiter import Waiter
 from queue_eval.errors import (
+    GiveUp,
     JobFailed,
     QueueEvalError,
     SearchTerminationError,
@@ -39,7 +40,6 @@ from queue_eval.errors import (
 from queue_eval.model.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.model.job import Job
 from queue_eval.model.states import Method, State
-from queue_eval.transport.link import GiveUp
 from queue_eval.transport.urls import unless_url
 from queue_eval.user_warning import warn_user
 

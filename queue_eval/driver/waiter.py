@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from queue_eval.driver.chores import Chores, Patience
 from queue_eval.driver.session import STEP_S, Campaign
-from queue_eval.errors import UsageError
-from queue_eval.transport.link import GiveUp
+from queue_eval.errors import GiveUp, UsageError
 
 _MOST_IN_VAIN = 5
 """Behind a deadline it is read on while that brings something, or this often: each reading may fail."""

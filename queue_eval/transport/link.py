@@ -83,10 +83,6 @@ SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use 
 T = TypeVar("T")
 
 
-class GiveUp(Exception):  # noqa: N818 - a signal, not an error
-    """Raised by an `on_wait` hook to end the waiting for the server."""
-
-
 class Link:
     """A line to the server that outlives the server.
 
