@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import Any
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.errors import FunctionError
-from queue_eval.foreign_text import plain
 from queue_eval.function import signing
 from queue_eval.machine import machine_id
 from queue_eval.model.attempt import Token
@@ -26,8 +24,6 @@ from workers.executors.protocol import Plan
 from workers.loads import Loads
 from workers.options import WorkerOptions
 from workers.pace import Pace
-
-log = plain(logging.getLogger(__name__))
 
 _LATELY = 1000
 _WORTH_MS = 50.0
