@@ -48,8 +48,6 @@ class FaultProxy:
         # Bound but not listening: it keeps the port while connections are refused.
         self._reservation = _bound(0)
         self.address: tuple[str, int] = self._reservation.getsockname()
-        self.strikes = 0
-        """Replies lost or cut so far."""
         self._listener: socket.socket | None = None
         self._lines: set[_Line] = set()
         self._resets_new = False
@@ -307,7 +305,6 @@ class FaultProxy:
             self._drop(line)
         else:
             self._reset(line)
-        self.strikes += 1
 
     def _watch(self, line: _Line) -> None:
         for end, source, sink in ((line.client, line.up, line.down), (line.server, line.down, line.up)):

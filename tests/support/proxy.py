@@ -8,9 +8,11 @@ from queue_eval.chaos.proxy import FaultProxy, Target
 
 
 class StrandingProxy(FaultProxy):
-    """It can also strand connections and lead to another server, and tells how many are open."""
+    """It can also strand connections and lead to another server, and counts what is open and lost."""
 
     def __init__(self, target: Target) -> None:
+        self.strikes = 0
+        """Replies lost or cut so far."""
         self._stranded: set[Any] = set()
         super().__init__(target)
 
@@ -40,6 +42,10 @@ class StrandingProxy(FaultProxy):
     def _heal(self) -> None:
         self._stranded = set()
         super()._heal()
+
+    def _hit(self, *strike: Any) -> None:
+        super()._hit(*strike)
+        self.strikes += 1
 
     def _stalls(self, line: Any) -> bool:
         return line in self._stranded or super()._stalls(line)
