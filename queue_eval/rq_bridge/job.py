@@ -23,7 +23,7 @@ from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Token
 from queue_eval.rq_bridge.commands import BEAT_S, Begun, RqMoves
 from queue_eval.runtime.forked import ForkedAttempt
-from queue_eval.runtime.pipe import FrameBuffer, Report, parse_setup
+from queue_eval.runtime.pipe import Report, parse_frame, parse_setup
 from queue_eval.runtime.stop_signals import Survival
 from queue_eval.transport.error_kinds import is_transient
 
@@ -83,8 +83,7 @@ def run(uid: str, job: int, attempt: int, revision: int) -> None:
 
 
 def _prepare(begun: Begun, token: Token) -> ForkedAttempt:
-    ((header, body),) = FrameBuffer().feed(begun.setup)
-    setup = parse_setup(header, body)
+    setup = parse_setup(*parse_frame(begun.setup))
     assert setup.forward is not None
     return ForkedAttempt(setup, *token, begun.config, setup.forward["time_limit_s"])
 

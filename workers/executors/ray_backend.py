@@ -22,7 +22,7 @@ from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.failure_texts import describe_death, describe_lateness
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
-from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_report
 from queue_eval.runtime.ray_host import BorrowedProcess
 from workers.executors.ray_address import why_unreachable
 
@@ -276,8 +276,7 @@ class RayBackend:
     def _report(self, token: Token, got: Any) -> Report:
         if isinstance(got, BaseException):
             return Report(*token, "lost", 0.0, "", _describe_loss(got).encode(), b"")
-        ((header, body),) = FrameBuffer().feed(got)
-        return parse_report(header, body)
+        return parse_report(*parse_frame(got))
 
     def _strike_off(self, token: Token) -> Any:
         ref = self._refs.pop(token)

@@ -28,7 +28,7 @@ from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
-from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_report
 from queue_eval.transport.access import Access
 from queue_eval.transport.clients import new_client
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
@@ -222,7 +222,7 @@ class RqBackend:
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
             try:
-                ((header, body),) = FrameBuffer().feed(data)
+                header, body = parse_frame(data)
                 if header[0] == "report":
                     self._take_report(parse_report(header, body), entry)
                 else:
@@ -409,9 +409,9 @@ class RqBackend:
         data = self._moves.read_one(entry)
         if data is None or rq[1] > flight.token[1]:
             return False
-        ((header, body),) = FrameBuffer().feed(data)
+        report = parse_report(*parse_frame(data))
         self._begin(flight)
-        self._deliver(flight, parse_report(header, body), entry)
+        self._deliver(flight, report, entry)
         return True
 
     def _job_data(self, flight: _Flight) -> Any:
