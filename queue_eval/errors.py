@@ -21,6 +21,8 @@ The tree::
     ├── JobFailed                  raised by gather with on_failure="raise"
     └── SearchTerminationError     raised by a callback to end a search
 
+    GiveUp                         a signal between our own threads; no caller sees it
+
 Messages are one line: what is wrong; what to do.
 """
 
@@ -120,3 +122,11 @@ class JobFailed(QueueEvalError):  # noqa: N818 - the contract's name
 
 class SearchTerminationError(QueueEvalError):
     """A callback ends the search; `gather` lets it through once the batch is recorded."""
+
+
+class GiveUp(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by a hook of a `Link` (``on_wait``, ``on_refused``) to end the waiting for the server.
+
+    Whoever gave the hook to the link catches it. It is no QueueEvalError: where the error of one campaign is
+    passed over for the sake of the others, the end of all waiting must get through.
+    """

@@ -20,14 +20,14 @@ import psutil
 from queue_eval.campaign import keys
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.registry import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
-from queue_eval.errors import CampaignNotFoundError, NodeAwayError
+from queue_eval.errors import CampaignNotFoundError, GiveUp, NodeAwayError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.model.moves import Extended, Release
 from queue_eval.server.home_loss import HomeLoss
 from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import KeyCommand
 from workers.options import WorkerOptions
 from workers.repeated_log import RepeatedLog

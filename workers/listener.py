@@ -14,9 +14,10 @@ from typing import Any
 
 from queue_eval import failpoints
 from queue_eval.campaign import keys
+from queue_eval.errors import GiveUp
 from queue_eval.foreign_text import plain
 from queue_eval.transport.error_kinds import REDIS_ERRORS
-from queue_eval.transport.link import BlockingClient, GiveUp, Link
+from queue_eval.transport.link import BlockingClient, Link
 from workers.cluster_listener import ClusterListener
 from workers.repeated_log import RepeatedLog
 from workers.settler import Settler

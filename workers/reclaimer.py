@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 from queue_eval.campaign import keys
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.registry import WorkerCard, live_workers
-from queue_eval.errors import CampaignNotFoundError, NodeAwayError, ServerRefusedError
+from queue_eval.errors import CampaignNotFoundError, GiveUp, NodeAwayError, ServerRefusedError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.model.moves import Reclaimed
 from queue_eval.server.home import spool_file
 from queue_eval.transport.clients import node_of
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 from workers.options import WorkerOptions
 from workers.repeated_log import RepeatedLog
 from workers.spool import deliver_orphans

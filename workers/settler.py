@@ -28,6 +28,7 @@ from queue_eval.errors import (
     CampaignNotFoundError,
     DamagedError,
     FunctionError,
+    GiveUp,
     MethodUnavailableError,
     NodeAwayError,
     ServerRefusedError,
@@ -35,7 +36,7 @@ from queue_eval.errors import (
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.moves import Lease, Release, Settled, Settlement
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 from workers.executors.protocol import Plan
 from workers.load_failures import LoadFailures
 from workers.options import WorkerOptions

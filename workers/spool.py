@@ -23,12 +23,12 @@ from queue_eval import failpoints
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.campaign.paging import pages
-from queue_eval.errors import CampaignNotFoundError, UsageError
+from queue_eval.errors import CampaignNotFoundError, GiveUp, UsageError
 from queue_eval.foreign_text import plain
 from queue_eval.model.moves import Release, Settlement
 from queue_eval.model.states import Outcome
 from queue_eval.server.home import spool_file
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 from queue_eval.transport.private_files import open_private
 from queue_eval.transport.private_home import make_home
 from workers.repeated_log import RepeatedLog

@@ -20,14 +20,14 @@ import time
 from pathlib import Path
 
 from queue_eval.campaign import keys
-from queue_eval.errors import NodeAwayError, ServerUnreachableError, UsageError
+from queue_eval.errors import GiveUp, NodeAwayError, ServerUnreachableError, UsageError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.model.attempt import Token
 from queue_eval.server.home import spool_folder
 from queue_eval.server.lifecycle import server_state
 from queue_eval.transport.access import Access, safe_url
-from queue_eval.transport.link import REPLY_TIMEOUT_S, GiveUp, Link
+from queue_eval.transport.link import REPLY_TIMEOUT_S, Link
 from queue_eval.transport.nodes import PACE_S
 from queue_eval.transport.urls import parse_url
 from workers.drain import END_MARGIN_S, drain_deadline

@@ -14,11 +14,11 @@ from typing import NoReturn
 from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos.driver import CAMPAIGN
 from queue_eval.chaos.evidence import Entry, Sample
-from queue_eval.chaos.reading import entry_of, failures_after
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.chaos.reading import entries_after, failures_after, used_memory
+from queue_eval.errors import CampaignNotFoundError, GiveUp
 from queue_eval.model.states import State
 from queue_eval.transport.access import Access
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 
 _EVERY_S = 0.1
 _MEMORY_EVERY = 10
@@ -107,7 +107,7 @@ class Observer:
             self._view = CampaignView.attach(self._link, CAMPAIGN)[0]
         snapshot = self._view.snapshot()
         if len(self.samples) % _MEMORY_EVERY == 0:
-            self._memory = self._link.call(lambda client: int(client.info("memory")["used_memory"]))
+            self._memory = used_memory(self._link)
         self.samples.append(
             Sample(
                 at=time.time(),
@@ -119,13 +119,13 @@ class Observer:
                 memory=self._memory,
             )
         )
-        while page := self._view.read_after(self._cursor):
-            self._cursor = page[-1].entry
-            self.seen.update((entry.entry, entry_of(entry)) for entry in page)
+        for entry in entries_after(self._view, self._cursor):
+            self._cursor = entry.entry
+            self.seen[entry.entry] = entry
         began = time.time()
-        for entry, _ in failures_after(self._link, self._view, self._failures_cursor):
-            self._failures_cursor = entry
-            self.failed_at.setdefault(entry, (self._looked_at, time.time()))
+        for failure, _ in failures_after(self._link, self._view, self._failures_cursor):
+            self._failures_cursor = failure
+            self.failed_at.setdefault(failure, (self._looked_at, time.time()))
         self._looked_at = began
 
 

@@ -48,8 +48,6 @@ class FaultProxy:
         # Bound but not listening: it keeps the port while connections are refused.
         self._reservation = _bound(0)
         self.address: tuple[str, int] = self._reservation.getsockname()
-        self.strikes = 0
-        """Replies lost or cut so far."""
         self._listener: socket.socket | None = None
         self._lines: set[_Line] = set()
         self._resets_new = False
@@ -71,11 +69,6 @@ class FaultProxy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def open_lines(self) -> int:
-        """Connections that have not come to their end on both sides."""
-        return len(self._lines)
 
     def heal(self) -> None:
         """Pass everything on. What was held back meanwhile arrives late."""
@@ -110,17 +103,6 @@ class FaultProxy:
 
         self._call(darken)
 
-    def strand(self) -> None:
-        """Connections that are open stall, new ones are well. Once healed, what was sent before arrives after
-        what was sent later."""
-
-        def strand() -> None:
-            self._heal()
-            for line in self._lines:
-                line.is_stranded = True
-
-        self._call(strand)
-
     def delay(self, seconds: float) -> None:
         """Everything arrives so much later, both ways."""
 
@@ -141,14 +123,6 @@ class FaultProxy:
     def cut_reply(self, bytes: int, after: int = 0, *, times: int | None = 1, of: bytes = b"") -> None:  # noqa: A002 - of the interface
         """As `drop_reply`, but up to so many bytes of the reply arrive, and never the whole."""
         self._arm(_Strike(after, times, of, bytes))
-
-    def retarget(self, target: Target) -> None:
-        """New connections lead there."""
-
-        def retarget() -> None:
-            self._target = target
-
-        self._call(retarget)
 
     def close(self) -> None:
         """Reset what is open and end. May be called twice."""
@@ -183,7 +157,7 @@ class FaultProxy:
                 for key, _ in self._selector.select(self._pause()):
                     key.data()
                 for line in list(self._lines):
-                    if not line.is_stranded and line.is_due():
+                    if not self._stalls(line) and line.is_due():
                         self._move(line)
         finally:
             self._reset_all()
@@ -209,7 +183,7 @@ class FaultProxy:
     def _pause(self) -> float | None:
         if self._is_dark:
             return None
-        due = min((line.due_at() for line in self._lines if not line.is_stranded), default=float("inf"))
+        due = min((line.due_at() for line in self._lines if not self._stalls(line)), default=float("inf"))
         return None if due == float("inf") else max(0.0, due - time.monotonic())
 
     def _stop(self) -> None:
@@ -222,7 +196,6 @@ class FaultProxy:
         if self._listener is None:
             self._listen()
         for line in list(self._lines):
-            line.is_stranded = False
             line.hurry()
             self._move(line)
 
@@ -272,8 +245,9 @@ class FaultProxy:
         elif line in self._lines:
             self._watch(line)
 
-    def _stalls(self, line: _Line) -> bool:
-        return self._is_dark or line.is_stranded
+    def _stalls(self, _line: _Line) -> bool:
+        """Whether nothing is passed on for now."""
+        return self._is_dark
 
     def _take(self, line: _Line) -> bool:
         """Read from both ends; whether anything came."""
@@ -331,7 +305,6 @@ class FaultProxy:
             self._drop(line)
         else:
             self._reset(line)
-        self.strikes += 1
 
     def _watch(self, line: _Line) -> None:
         for end, source, sink in ((line.client, line.up, line.down), (line.server, line.down, line.up)):
@@ -439,7 +412,6 @@ class _Line:
         self.server: socket.socket | None = None
         self.up = _Half()
         self.down = _Half()
-        self.is_stranded = False
         self.is_asking = False
         """The client has sent, and nothing has come back."""
         self.strike: _Strike | None = None

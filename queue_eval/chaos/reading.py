@@ -21,7 +21,14 @@ from queue_eval.transport.link import Link
 _SERVER_FILES = ("server.pid", "server.sock")
 
 
-def entry_of(raw: ResultEntry) -> Entry:
+def entries_after(view: CampaignView, cursor: str = "0-0") -> Iterator[Entry]:
+    """Each entry of the result stream after this one, page by page; without one, all of it."""
+    while page := view.read_after(cursor, 500):
+        cursor = page[-1].entry
+        yield from map(_entry_of, page)
+
+
+def _entry_of(raw: ResultEntry) -> Entry:
     token, value = "", ""
     if raw.state is State.SUCCEEDED:
         result = decode(raw.body)
@@ -32,12 +39,9 @@ def entry_of(raw: ResultEntry) -> Entry:
     )  # fmt: skip
 
 
-def read_entries(view: CampaignView) -> Iterator[Entry]:
-    """The whole result stream."""
-    cursor = "0-0"
-    while page := view.read_after(cursor, 500):
-        cursor = page[-1].entry
-        yield from map(entry_of, page)
+def used_memory(link: Link) -> int:
+    """Of the server, in bytes."""
+    return link.call(lambda client: int(client.info("memory")["used_memory"]))
 
 
 def read_index(link: Link, view: CampaignView) -> dict[int, str]:

@@ -26,9 +26,9 @@ from queue_eval.chaos.fleet import Fleet
 from queue_eval.chaos.observer import Observer, StallWatch
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
-from queue_eval.errors import CampaignNotFoundError
+from queue_eval.errors import CampaignNotFoundError, GiveUp
 from queue_eval.model.states import Method
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 
 _TICK_S = 0.02
 _STUCK_S = 90.0
@@ -154,11 +154,11 @@ class _Storm:
             observer.finish()
             evidence = dataclasses.replace(
                 evidence,
-                entries=list(reading.read_entries(view)),
+                entries=list(reading.entries_after(view)),
                 index=reading.read_index(link, view),
                 failures=list(reading.read_failures(link, view, self._failed_at)),
                 last_id=view.snapshot().last_id,
-                final_memory=link.call(lambda client: int(client.info("memory")["used_memory"])),
+                final_memory=reading.used_memory(link),
                 left={"leases": reading.read_leases(link, view), "markers": markers},
             )
         except CampaignNotFoundError:  # the driver never came so far as to open it

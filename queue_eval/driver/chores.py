@@ -13,11 +13,10 @@ from shlex import quote
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.driver.service import ServiceCheck
-from queue_eval.errors import ServerError
+from queue_eval.errors import GiveUp, ServerError
 from queue_eval.foreign_text import plain
 from queue_eval.server.home_loss import HomeLoss
 from queue_eval.server.lifecycle import revive_server, server_state
-from queue_eval.transport.link import GiveUp
 from queue_eval.user_warning import warn_user
 
 log = plain(logging.getLogger(__name__))

@@ -29,6 +29,7 @@ from queue_eval.driver.options import Keywords, Options, count, seconds
 from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.waiter import Waiter
 from queue_eval.errors import (
+    GiveUp,
     JobFailed,
     QueueEvalError,
     SearchTerminationError,
@@ -40,7 +41,6 @@ from queue_eval.errors import (
 from queue_eval.model.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.model.job import Job
 from queue_eval.model.states import Method, State
-from queue_eval.transport.link import GiveUp
 from queue_eval.transport.urls import unless_url
 from queue_eval.user_warning import warn_user
 

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from queue_eval.driver.evaluator import Evaluator
 from queue_eval.driver.interruption import TellInterrupted
 from queue_eval.driver.open import will_be_embedded
-from queue_eval.driver.options import Keywords, Options, count
+from queue_eval.driver.options import Keywords, Options, count, text
 from queue_eval.errors import MethodUnavailableError, UsageError
 from queue_eval.model.codec import encode_options
 from queue_eval.model.states import Method
@@ -85,8 +85,8 @@ class RayEvaluator(Evaluator):
         if str(address).startswith("ray://") and options.get("time_limit") is not None:
             raise UsageError("a time_limit needs a Ray that is joined: give the address host:port, not ray://")
         self._forward = {
-            "address": _text("address", address),
-            "password": _text("password", password),
+            "address": text("address", address),
+            "password": text("password", password),
             "num_cpus": cpus,
             "num_gpus": None if num_gpus is None else count("num_gpus", num_gpus, 0),
             "num_cpus_per_task": per_job,
@@ -123,9 +123,9 @@ class RQEvaluator(Evaluator):
         **options: Unpack[Keywords],
     ) -> None:
         in_flight = count("num_workers", num_workers)
-        if not _text("rq_queue", rq_queue):
+        if not text("rq_queue", rq_queue):
             raise UsageError("rq_queue is empty; give the name of the queue that the RQ workers listen to")
-        url = _text("rq_url", rq_url)
+        url = text("rq_url", rq_url)
         self._forward = {
             "queue": rq_queue,
             "url": None if url is None else checked_url(url),
@@ -141,12 +141,6 @@ def _amount(option: str, value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
         return value
     raise UsageError(f"{option} is {value!r}; give a number of at least 0")
-
-
-def _text(option: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"{option} is a {type(value).__name__}; give a str")
-    return value
 
 
 def _check_package(package: str, options: Keywords) -> None:

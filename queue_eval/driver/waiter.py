@@ -9,8 +9,7 @@ from collections.abc import Callable
 from queue_eval.driver.chores import Chores, Patience
 from queue_eval.driver.intake import MAX_BLOCK_S
 from queue_eval.driver.session import CampaignSession
-from queue_eval.errors import UsageError
-from queue_eval.transport.link import GiveUp
+from queue_eval.errors import GiveUp, UsageError
 
 _MAX_EMPTY_READS = 5
 """Past its deadline a wait still reads on: while reads bring outcomes, or for this many empty ones in a row.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import signal
 import threading
 import time
@@ -19,11 +18,12 @@ from typing import Any, TypeVar
 
 from rq import defaults, get_current_job
 
+from queue_eval.backoff import Backoff
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Token
 from queue_eval.rq_bridge.commands import BEAT_S, Begun, RqMoves
 from queue_eval.runtime.forked import ForkedAttempt
-from queue_eval.runtime.pipe import FrameBuffer, Report, parse_setup
+from queue_eval.runtime.pipe import Report, parse_frame, parse_setup
 from queue_eval.runtime.stop_signals import Survival
 from queue_eval.transport.error_kinds import is_transient
 
@@ -83,8 +83,7 @@ def run(uid: str, job: int, attempt: int, revision: int) -> None:
 
 
 def _prepare(begun: Begun, token: Token) -> ForkedAttempt:
-    ((header, body),) = FrameBuffer().feed(begun.setup)
-    setup = parse_setup(header, body)
+    setup = parse_setup(*parse_frame(begun.setup))
     assert setup.forward is not None
     return ForkedAttempt(setup, *token, begun.config, setup.forward["time_limit_s"])
 
@@ -114,7 +113,8 @@ class _Heart:
         if self._over.wait(_HEART_AFTER_S):
             return
         self.is_beating = True
-        since, kept_at, pause_s = b"0", 0.0, 0.1
+        since, kept_at = b"0", 0.0
+        backoff = Backoff(0.1, BEAT_S / 4, jitter=0.5)
         while not self._over.is_set():
             try:
                 self.moves.beat(self._token, self._execution)
@@ -122,12 +122,11 @@ class _Heart:
                     self.moves.keep(self._token, time.time(), _KEEP_S)
                     kept_at = time.monotonic()
                 stopped, since = self.moves.is_stopped(self._token, since, _BEAT_EVERY_S)
-                pause_s = 0.1
+                backoff.reset()
             except Exception as error:
                 if not is_transient(error):
                     log.warning("no sign of life of job %s: %s", self.moves.job_id(self._token), error)
-                self._over.wait(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, BEAT_S / 4)
+                self._over.wait(backoff.next_s())
                 since = b"0"  # its server may have begun anew
                 continue
             if stopped:
@@ -138,15 +137,14 @@ class _Heart:
 def _patiently(operation: Callable[[], T], for_s: float) -> T:
     """The reply of `operation`, repeated while RQ's Redis is away, but not for longer than this."""
     deadline = time.monotonic() + for_s
-    pause_s = 0.05
+    backoff = Backoff(0.05, 5.0, jitter=0.5)
     while True:
         try:
             return operation()
         except Exception as error:
             if not is_transient(error) or time.monotonic() > deadline:
                 raise
-        time.sleep(pause_s * random.uniform(0.5, 1.0))
-        pause_s = min(2 * pause_s, 5.0)
+        time.sleep(backoff.next_s())
 
 
 def _own_client(connection: Any) -> Any:

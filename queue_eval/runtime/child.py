@@ -24,7 +24,7 @@ import sys
 from time import perf_counter
 
 from queue_eval.marks import STARTED_BY
-from queue_eval.runtime.environment import Surroundings, ThreadOutput
+from queue_eval.runtime.environment import Surroundings, ThreadOutput, hide_program
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.leftovers import Ending, adopt_orphans, has_children, reap_adopted
 from queue_eval.runtime.pipe import (
@@ -63,8 +63,7 @@ def main() -> None:
     pipe = int(pipe_fd)
     for fd in (pipe, int(lifeline_fd)):
         os.set_inheritable(fd, False)
-    sys.argv = [""]
-    sys.modules["__main__"] = type(sys)("__main__")  # user code sees an empty main module, not this one
+    hide_program()
     if TELL_LEFT not in more:  # the parent waits for nothing
         _Child(pipe, tells_up=TELL_UP in more).serve()
         os._exit(0)

@@ -65,6 +65,12 @@ class Surroundings:
                 pass
 
 
+def hide_program() -> None:
+    """User code sees no arguments and an empty main module, not those of this process."""
+    sys.argv = [""]
+    sys.modules["__main__"] = type(sys)("__main__")
+
+
 def working_folder() -> str | None:
     """The working directory; None when it is not there any more."""
     try:

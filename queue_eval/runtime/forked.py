@@ -28,7 +28,7 @@ import warnings
 from typing import NoReturn
 
 from queue_eval.marks import INSIDE_JOB, STARTED_BY
-from queue_eval.runtime.environment import Surroundings
+from queue_eval.runtime.environment import Surroundings, hide_program
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.failure_texts import (
     CUT_OFF,
@@ -50,18 +50,13 @@ from queue_eval.runtime.pipe import (
     frame,
     parse_report,
 )
-from queue_eval.runtime.stop_signals import blocked
+from queue_eval.runtime.stop_signals import blocked, reset_signals
 
 _TICK_S = 0.2
 """Where no file descriptor tells of a process's death it is looked for this often."""
 
 _DEATH_S = 0.5
 """How long a process may take to die whose end of the pipe has closed."""
-
-_HANDLED = (
-    signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
-)  # fmt: skip
-"""Signals that the host may handle in its own way."""
 
 _READ_BYTES = 1 << 16
 
@@ -253,7 +248,10 @@ class ForkedAttempt:
             os.setsid()
             _hide_descriptors(pipe.fileno(), lifeline, output)
             die_with_parent(lifeline)
-            _forget_host()
+            # What user code finds is a process of its own.
+            reset_signals()
+            random.seed()
+            hide_program()
             self._serve(pipe)
         except BaseException:
             os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
@@ -305,14 +303,3 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _forget_host() -> None:
-    """What user code finds is a process of its own: signals, random numbers, arguments, main module."""
-    signal.set_wakeup_fd(-1)
-    for number in _HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    random.seed()
-    sys.argv = [""]
-    sys.modules["__main__"] = type(sys)("__main__")

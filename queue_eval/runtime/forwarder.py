@@ -25,6 +25,7 @@ from queue_eval.runtime.stop_signals import Survival
 
 _READ_BYTES = 1 << 20
 
+
 class Backend(Protocol):
     """Where attempts are forwarded to. Its methods are called from one thread, and do not wait long."""
 
@@ -74,6 +75,21 @@ class Outlet:
                 self._pipe.sendall(data)
             except OSError:  # the worker is gone
                 os._exit(1)
+
+
+def run_guarded(work: Callable[[], None]) -> None:
+    """Run `work` in a thread that ends the process when it fails: the worker starts another process, and
+    knows what was lost."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    threading.Thread(target=run, name=work.__name__, daemon=True).start()
 
 
 def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:

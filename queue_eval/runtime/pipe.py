@@ -260,6 +260,12 @@ class FrameBuffer:
         return end
 
 
+def parse_frame(data: bytes) -> tuple[list[Any], bytes]:
+    """Header and body of exactly one frame. Raises ValueError for anything else."""
+    (parts,) = FrameBuffer().feed(data)
+    return parts
+
+
 class Kept:
     """The first and last half of `limit` bytes of what comes, with a note of what is missing between."""
 
@@ -282,12 +288,17 @@ class Kept:
         first, last = bytes(self._first), bytes(self._last[-self._half :])
         missing = self._count - len(first) - len(last)
         self._clear()
-        return b"%b\n[... %d bytes left out ...]\n%b" % (first, missing, last) if missing else first + last
+        return with_gap(first, missing, last) if missing else first + last
 
     def _clear(self) -> None:
         self._first = bytearray()
         self._last = bytearray()
         self._count = 0
+
+
+def with_gap(first: bytes, missing: int, last: bytes) -> bytes:
+    """The first and the last of some text, with a note of the bytes that are missing between."""
+    return b"%b\n[... %d bytes left out ...]\n%b" % (first, missing, last)
 
 
 def bounded(data: bytes, limit: int) -> bytes:

@@ -15,7 +15,7 @@ import time
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.runtime.environment import open_stream, working_folder
 from queue_eval.runtime.execution import RunFunction
-from queue_eval.runtime.pipe import OUTPUT_BYTES, Report, Setup
+from queue_eval.runtime.pipe import OUTPUT_BYTES, Report, Setup, with_gap
 
 _HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 """Signals whose handlers user code may have changed."""
@@ -90,7 +90,7 @@ class Borrowed:
         if size <= 2 * half:
             return os.pread(self._file.fileno(), size, 0)
         first, last = os.pread(self._file.fileno(), half, 0), os.pread(self._file.fileno(), half, size - half)
-        return b"%b\n[... %d bytes left out ...]\n%b" % (first, size - 2 * half, last)
+        return with_gap(first, size - 2 * half, last)
 
 
 def _pass_over(*_: object) -> None:

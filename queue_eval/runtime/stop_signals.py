@@ -28,6 +28,13 @@ else:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
+def reset_signals() -> None:
+    """In a fork: signals that its host may handle in its own way do what they do when Python begins."""
+    signal.set_wakeup_fd(-1)
+    for number in (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD):
+        signal.signal(number, _default(number))
+
+
 class Survival:
     """This process takes no notice of stop signals, but where user code has handlers of its own.
 

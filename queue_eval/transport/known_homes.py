@@ -14,7 +14,6 @@ each finds it known. Raises no error where the state folder cannot be written: `
 
 from __future__ import annotations
 
-import logging
 import os
 import pwd
 import re
@@ -27,10 +26,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from queue_eval.foreign_text import plain
 from queue_eval.transport.private_files import open_private
-
-log = plain(logging.getLogger(__name__))
 
 ID_FILE = "home.id"
 

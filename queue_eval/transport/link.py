@@ -11,7 +11,6 @@ access file looks into it again at every attempt to come back, and follows.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 from redis.exceptions import BusyLoadingError
 
 from queue_eval import failpoints
+from queue_eval.backoff import Backoff
 from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError, ServerUnreachableError
 from queue_eval.foreign_text import plain
 from queue_eval.transport.access import Access, renewed, safe_url
@@ -81,10 +81,6 @@ TRIES_OF_A_NODE = 3
 SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
 
 T = TypeVar("T")
-
-
-class GiveUp(Exception):  # noqa: N818 - a signal, not an error
-    """Raised by an `on_wait` hook to end the waiting for the server."""
 
 
 class Link:
@@ -223,7 +219,7 @@ class Link:
         tries = 0
         away_since: float | None = None
         refused_since: float | None = None
-        pause_s = 0.02
+        backoff = Backoff(0.02, self.outage.pace_s, jitter=0.5)
         while True:
             client: Any = None
             try:
@@ -265,9 +261,7 @@ class Link:
                 self.outage.begin(error)
                 if self._on_wait is not None:
                     self._on_wait(now - away_since)
-                # Jitter, so that a fleet does not come back in one instant.
-                time.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, self.outage.pace_s)
+                time.sleep(backoff.next_s())
             except BaseException:
                 # Interrupted (Ctrl-C), maybe between a command and its reply, which must answer no other.
                 if client is not None:

@@ -21,19 +21,19 @@ from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.history import past_pages
 from queue_eval.campaign.result_stream import ResultReader
 from queue_eval.campaign.view import STAMP_DIGITS
-from queue_eval.chaos.proxy import FaultProxy
 from queue_eval.model.moves import Release
 from queue_eval.model.states import Outcome
 from queue_eval.transport.access import Access, find_access
 from queue_eval.transport.link import Link
 from tests.support.fault_fleet import Fleet, check_all_recorded, end
 from tests.support.lua_campaign import FIELDS, Columns, LuaCampaign, settlement, submission
+from tests.support.proxy import StrandingProxy
 from tests.support.waiting import wait_until
 
 JOBS = 3
 
 
-def behind(access: Access, proxy: FaultProxy) -> Access:
+def behind(access: Access, proxy: StrandingProxy) -> Access:
     """The same server, by way of the proxy."""
     host, port = proxy.address
     password = re.match(r"unix://:([^@]*)@", access.url)[1]
@@ -59,13 +59,13 @@ def direct(access: Access) -> Iterator[Link]:
 
 
 @pytest.fixture
-def proxy(access: Access) -> Iterator[FaultProxy]:
-    with FaultProxy(target(access)) as proxy:
+def proxy(access: Access) -> Iterator[StrandingProxy]:
+    with StrandingProxy(target(access)) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def link(access: Access, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+def link(access: Access, proxy: StrandingProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
     """Through the proxy, and with little patience."""
     monkeypatch.setattr("queue_eval.transport.link.REPLY_TIMEOUT_S", 0.1)
     monkeypatch.setattr("queue_eval.campaign.result_stream._MARGIN_S", 0.1)
@@ -196,7 +196,7 @@ CALLS = {
 
 
 @contextmanager
-def healing(proxy: FaultProxy, fault: Callable[[], None], after_s: float) -> Iterator[None]:
+def healing(proxy: StrandingProxy, fault: Callable[[], None], after_s: float) -> Iterator[None]:
     fault()
     timer = threading.Timer(after_s, proxy.heal)
     timer.start()
@@ -205,7 +205,7 @@ def healing(proxy: FaultProxy, fault: Callable[[], None], after_s: float) -> Ite
 
 
 @contextmanager
-def striking(proxy: FaultProxy, strike: Callable[[], None], times: int = 1) -> Iterator[None]:
+def striking(proxy: StrandingProxy, strike: Callable[[], None], times: int = 1) -> Iterator[None]:
     strike()
     before = proxy.strikes
     yield
@@ -213,7 +213,7 @@ def striking(proxy: FaultProxy, strike: Callable[[], None], times: int = 1) -> I
 
 
 @contextmanager
-def stranded(proxy: FaultProxy) -> Iterator[None]:
+def stranded(proxy: StrandingProxy) -> Iterator[None]:
     proxy.strand()
     lines = [line.client for line in proxy._lines]
     yield
@@ -229,7 +229,7 @@ def holds_back(line: socket.socket) -> bool:
         return False
 
 
-FAULTS: dict[str, Callable[[FaultProxy], Any]] = {
+FAULTS: dict[str, Callable[[StrandingProxy], Any]] = {
     "reply-lost": lambda proxy: striking(proxy, proxy.drop_reply),
     "reply-lost-twice": lambda proxy: striking(proxy, lambda: proxy.drop_reply(times=2), 2),
     "reply-cut": lambda proxy: striking(proxy, lambda: proxy.cut_reply(2)),
@@ -295,7 +295,7 @@ def without_a_fault(call: Call, name: str, direct: Link) -> tuple[Any, Any]:
     return reply, after
 
 
-def forget(link: Link, proxy: FaultProxy) -> None:
+def forget(link: Link, proxy: StrandingProxy) -> None:
     """Whatever is still on its way has arrived, and is done."""
     link.close()
     wait_until(lambda: proxy.open_lines == 0)
@@ -358,7 +358,7 @@ def test_a_connection_that_stalls_costs_no_lease(server, tmp_path, campaign, acc
     """As when a firewall has forgotten it: the heartbeat takes a new one before the lease has run out."""
     fleet = Fleet(server, tmp_path)
     try:
-        with FaultProxy(target(access)) as its, fleet.driver(campaign) as driver:
+        with StrandingProxy(target(access)) as its, fleet.driver(campaign) as driver:
             mine = ("--campaign", campaign)
             url = behind(access, its).url
             fleet.worker(*mine, "--name", "stalled", lease="2s", QUEUE_EVAL_URL=url)
@@ -394,10 +394,10 @@ def test_every_third_reply_is_lost(server, tmp_path, campaign, access, caplog, f
     fleet = Fleet(server, tmp_path)
     done = threading.Event()
 
-    def has_come(proxy: FaultProxy, strikes: int) -> bool:
+    def has_come(proxy: StrandingProxy, strikes: int) -> bool:
         return done.is_set() or proxy.strikes >= strikes
 
-    def strike_again_and_again(proxy: FaultProxy) -> None:
+    def strike_again_and_again(proxy: StrandingProxy) -> None:
         arguments = (3, 2) if fault == "cut_reply" else (2,)
         while not done.wait(0.01):
             next_one = proxy.strikes + 1
@@ -407,7 +407,7 @@ def test_every_third_reply_is_lost(server, tmp_path, campaign, access, caplog, f
             while not has_come(proxy, next_one) and time.monotonic() < given_up_at:
                 done.wait(0.005)
 
-    with FaultProxy(target(access)) as mine, FaultProxy(target(access)) as its:
+    with StrandingProxy(target(access)) as mine, StrandingProxy(target(access)) as its:
         threads = [threading.Thread(target=strike_again_and_again, args=(proxy,)) for proxy in (mine, its)]
         try:
             with fleet.driver(campaign, url=behind(access, mine).url, reuse=reuse) as driver:

@@ -20,11 +20,11 @@ from queue_eval.campaign import keys
 from queue_eval.campaign.commands import CampaignQueue
 from queue_eval.campaign.registry import live_workers
 from queue_eval.chaos.processes import send
-from queue_eval.errors import QueueEvalError
+from queue_eval.errors import GiveUp, QueueEvalError
 from queue_eval.model.states import State
 from queue_eval.server.lifecycle import server_state
 from queue_eval.transport.access import find_access
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 from tests.support.executor_harness import is_running
 from tests.support.waiting import wait_until
 from workers.signals import ONE_S

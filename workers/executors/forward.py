@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from queue_eval.backoff import Backoff
 from queue_eval.foreign_text import plain
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.model.attempt import Attempt, Token
@@ -148,7 +149,7 @@ class Forwarder:
         self._why_away = ""
         self._away_since: float | None = None
         self._restart_at = 0.0
-        self._pause_s = _RESTART_S[0]
+        self._backoff = Backoff(*_RESTART_S)
 
     @property
     def slots(self) -> int:
@@ -397,14 +398,13 @@ class Forwarder:
         self._queued.clear()
         self._recalled.clear()
         if now - process.started_at > _STEADY_S:
-            self._pause_s = _RESTART_S[0]
+            self._backoff.reset()
         self._wait_before_restart(now)
 
     def _wait_before_restart(self, now: float) -> None:
         self._slots = 0
         self._away_since = self._away_since or now
-        self._restart_at = now + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _RESTART_S[1])
+        self._restart_at = now + self._backoff.next_s()
 
     def _end(self, token: Token, outcome: Outcome, now: float, body: bytes, unloaded: str = "") -> None:
         run_ms = (now - self._begun_at.get(token, now)) * 1000

@@ -6,11 +6,10 @@ attempts. This package need not be installed on the nodes: the code that runs th
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -19,10 +18,11 @@ from ray import cloudpickle
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError, TaskCancelledError
 
 import queue_eval
+from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.failure_texts import describe_death, describe_lateness
-from queue_eval.runtime.forwarder import Outlet, serve
-from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
+from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
+from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_report
 from queue_eval.runtime.ray_host import BorrowedProcess
 from workers.executors.ray_address import why_unreachable
 
@@ -73,7 +73,7 @@ class RayBackend:
         self._heard_at = time.monotonic()
         """When the cluster last answered."""
         self._doubt = threading.Event()
-        self._guarded(self._work)
+        run_guarded(self._work)
 
     # From the worker --------------------------------------------------------------------------------------
 
@@ -116,24 +116,10 @@ class RayBackend:
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Run `work` in a thread, which ends the process when it fails: the worker starts another, and knows
-        what was lost."""
-
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                sys.stderr.write(f"{type(error).__name__}: {error}\n")
-                sys.stderr.flush()
-                os._exit(1)
-
-        threading.Thread(target=run, name=work.__name__, daemon=True).start()
-
     def _work(self) -> None:
         self._connect()
         self._heard_at = time.monotonic()
-        self._guarded(self._watch)
+        run_guarded(self._watch)
         while True:
             self._look()
             if time.monotonic() - self._heard_at > _SILENT_S:
@@ -153,7 +139,7 @@ class RayBackend:
             self._doubt.clear()
 
     def _connect(self) -> None:
-        pause_s = _RETRY_S[0]
+        backoff = Backoff(*_RETRY_S)
         arguments = _init_arguments(self._forward)
         while True:
             if why := why_unreachable(arguments):
@@ -163,8 +149,7 @@ class RayBackend:
             if (why := self._init(arguments)) is None:
                 break
             self._outlet.slots(0, why)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _RETRY_S[1])
+            time.sleep(backoff.next_s())
         cloudpickle.register_pickle_by_value(queue_eval)
         self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None))
 
@@ -292,8 +277,7 @@ class RayBackend:
     def _report(self, token: Token, got: Any) -> Report:
         if isinstance(got, BaseException):
             return Report(*token, "lost", 0.0, "", _describe_loss(got).encode(), b"")
-        ((header, body),) = FrameBuffer().feed(got)
-        return parse_report(header, body)
+        return parse_report(*parse_frame(got))
 
     def _strike_off(self, token: Token) -> Any:
         ref = self._refs.pop(token)

@@ -14,9 +14,7 @@ it is. When it is back, running attempts first get the time to show that they li
 from __future__ import annotations
 
 import dataclasses
-import os
 import queue
-import random
 import sys
 import threading
 import time
@@ -26,10 +24,11 @@ from typing import Any
 
 from rq import Queue, defaults
 
+from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
-from queue_eval.runtime.forwarder import Outlet, serve
-from queue_eval.runtime.pipe import FrameBuffer, Kind, Report, Setup, parse_report
+from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
+from queue_eval.runtime.pipe import Kind, Report, Setup, parse_frame, parse_report
 from queue_eval.transport.access import Access
 from queue_eval.transport.clients import new_client
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
@@ -102,13 +101,13 @@ class RqBackend:
         self._connected = False
         self._why = ""
         self._retry_at = 0.0
-        self._pause_s = _RETRY_S[0]
+        self._backoff = Backoff(*_RETRY_S, jitter=0.5)
         self._trust_at = 0.0
         self._look_at = 0.0
         self._refresh_at = 0.0
         self._closed: threading.Event | None = None
         for work in (self._work, self._read):
-            threading.Thread(target=self._guard, args=(work,), daemon=True).start()
+            run_guarded(work)
 
     # From the worker --------------------------------------------------------------------------------------
 
@@ -128,28 +127,19 @@ class RqBackend:
 
     # The threads ------------------------------------------------------------------------------------------
 
-    def _guard(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:  # the worker starts another process
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-            sys.stderr.flush()
-            os._exit(1)
-
     def _read(self) -> None:
         """Put replies into the inbox."""
         moves = self._moves.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
-        since, pause_s = b"0", _RETRY_S[0]
+        since, backoff = b"0", Backoff(*_RETRY_S, jitter=0.5)
         while True:
             try:
                 entries = moves.read(since, _READ_COUNT, _BLOCK_S)
             except (*REDIS_ERRORS, OSError):
-                time.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, _RETRY_S[1])
+                time.sleep(backoff.next_s())
                 # a server that has lost entries begins anew; replies that come twice are ignored
                 since = b"0"
                 continue
-            pause_s = _RETRY_S[0]
+            backoff.reset()
             if entries:
                 since = entries[-1][0]
                 self._inbox.put(("replies", entries))
@@ -233,7 +223,7 @@ class RqBackend:
     def _take_replies(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         for entry, data in entries:
             try:
-                ((header, body),) = FrameBuffer().feed(data)
+                header, body = parse_frame(data)
                 if header[0] == Kind.REPORT:
                     self._take_report(parse_report(header, body), entry)
                 else:
@@ -338,7 +328,8 @@ class RqBackend:
 
     def _come_back(self, now: float) -> None:
         self._client.ping()
-        self._connected, self._pause_s, self._why = True, _RETRY_S[0], ""
+        self._connected, self._why = True, ""
+        self._backoff.reset()
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
         self._fleet.begin(now)
         # The RQ workers have lost their connection, too, or Redis has forgotten their attempts.
@@ -356,9 +347,7 @@ class RqBackend:
             self._outlet.slots(0, why)
             self._why = why
         self._connected = False
-        # Jitter, so that a fleet does not come back in one instant.
-        self._retry_at = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
-        self._pause_s = min(2 * self._pause_s, _RETRY_S[1])
+        self._retry_at = time.monotonic() + self._backoff.next_s()
 
     def _recall(self) -> None:
         flights = [flight for token in self._recalled if (flight := self._find(token)) is not None]
@@ -421,9 +410,9 @@ class RqBackend:
         data = self._moves.read_one(entry)
         if data is None or rq[1] > flight.token[1]:
             return False
-        ((header, body),) = FrameBuffer().feed(data)
+        report = parse_report(*parse_frame(data))
         self._begin(flight)
-        self._deliver(flight, parse_report(header, body), entry)
+        self._deliver(flight, report, entry)
         return True
 
     def _job_data(self, flight: _Flight) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Token
 from queue_eval.model.moves import Settlement
 
@@ -50,14 +51,17 @@ class Loads:
     revision: int | None = None
     """The last revision that was loaded here, unless the server knows of it."""
     _told_revision: int | None = None
-    _pause_s: float = 0.0
+    _backoff: Backoff = field(default_factory=lambda: Backoff(*PAUSE_S))
+    _has_paused: bool = False
+    """Whether this worker has paused since the run function was last known to load here."""
     _resume_at: float = 0.0
     _is_blamed: bool = False
     _probes: set[Token] = field(default_factory=set)
 
     def reset(self) -> None:
         """Forget all failures: another revision of the campaign may load."""
-        self.reason, self._pause_s, self._resume_at, self._is_blamed = "", 0.0, 0.0, False
+        self.reason, self._is_blamed = "", False
+        self._end_pauses()
 
     def succeed(self, revision: int) -> None:
         """A process has loaded the run function."""
@@ -74,7 +78,8 @@ class Loads:
     def blame_function(self, reason: str) -> bool:
         """No worker can load it: its jobs are settled as fast as they come. Returns whether that is new."""
         was_blamed = self._is_blamed
-        self.reason, self._pause_s, self._resume_at, self._is_blamed = reason, 0.0, 0.0, True
+        self.reason, self._is_blamed = reason, True
+        self._end_pauses()
         return not was_blamed
 
     def step_aside(self, now: float, reason: str) -> float | None:
@@ -82,10 +87,13 @@ class Loads:
         self.reason, self._is_blamed = reason, False
         if self.is_paused(now):
             return None
-        first, longest = PAUSE_S
-        self._pause_s = min(longest, 2 * self._pause_s or first)
-        self._resume_at = now + self._pause_s
-        return self._pause_s
+        pause_s = self._backoff.next_s()
+        self._has_paused, self._resume_at = True, now + pause_s
+        return pause_s
+
+    def _end_pauses(self) -> None:
+        self._has_paused, self._resume_at = False, 0.0
+        self._backoff.reset()
 
     def take_unloaded(self) -> list[Unloaded]:
         """The attempts to be judged; they are returned once."""
@@ -112,12 +120,12 @@ class Loads:
 
     def lease(self, tokens: Iterable[Token]) -> None:
         """These attempts were leased. While the run function may not load, they are probes that show it."""
-        self._probes = set(tokens) if self._pause_s else set()
+        self._probes = set(tokens) if self._has_paused else set()
 
     def job_limit(self, in_hand: Iterable[Token], now: float) -> int | None:
         """How many jobs may be asked for; None: no limit. `in_hand`: the attempts that the runner has."""
         if self.unloaded or self.is_paused(now):
             return 0
-        if not self._pause_s:
+        if not self._has_paused:
             return None
         return 0 if not self._probes.isdisjoint(in_hand) else 1

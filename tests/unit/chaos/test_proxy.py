@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_eval.chaos.proxy import FaultProxy
+from tests.support.proxy import StrandingProxy
 from tests.support.waiting import wait_until
 
 PING = b"*1\r\n$4\r\nPING\r\n"
@@ -67,18 +67,18 @@ def echo() -> Iterator[Server]:
 
 
 @pytest.fixture
-def proxy(echo: Server) -> Iterator[FaultProxy]:
-    with FaultProxy(echo.address) as proxy:
+def proxy(echo: Server) -> Iterator[StrandingProxy]:
+    with StrandingProxy(echo.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def client(proxy: FaultProxy) -> Iterator[socket.socket]:
+def client(proxy: StrandingProxy) -> Iterator[socket.socket]:
     with connect(proxy) as client:
         yield client
 
 
-def connect(proxy: FaultProxy) -> socket.socket:
+def connect(proxy: StrandingProxy) -> socket.socket:
     return socket.create_connection(proxy.address, 10)
 
 
@@ -94,7 +94,7 @@ def test_it_passes_everything_on(echo, client):
 
 def test_a_unix_socket(tmp_path):
     echo = Server(socket.AF_UNIX, str(tmp_path / "s"))
-    with FaultProxy(str(tmp_path / "s")) as proxy, connect(proxy) as client:
+    with StrandingProxy(str(tmp_path / "s")) as proxy, connect(proxy) as client:
         assert ask(client) == b"+PONG\r\n"
     echo.close()
 
@@ -241,7 +241,8 @@ def test_the_server_moves(proxy, client):
 
 
 def test_nobody_at_the_target():
-    with FaultProxy(("127.0.0.1", 1)) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as client:
+    nowhere = ("127.0.0.1", 1)
+    with StrandingProxy(nowhere) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as client:
         client.recv(10)
 
 
@@ -251,7 +252,7 @@ def test_nothing_is_left_after_close(echo):
 
     before = mine()
     for fault in ("heal", "refuse", "reset", "blackhole"):
-        proxy = FaultProxy(echo.address)
+        proxy = StrandingProxy(echo.address)
         client = connect(proxy)
         ask(client)
         getattr(proxy, fault)()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import random
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from queue_eval.errors import GiveUp
 from queue_eval.transport import link as connection
 from queue_eval.transport import nodes
 from queue_eval.transport.access import Access
-from queue_eval.transport.link import GiveUp, Link
+from queue_eval.transport.link import Link
 from queue_eval.transport.nodes import NodeAway, Nodes
 from tests.support.networks import free_ports
 from workers.options import WorkerOptions
@@ -56,7 +58,7 @@ def test_a_worker_tries_often_enough_for_its_leases(lease_s, pace_s, monkeypatch
     worker = Worker(Access(url, b"k", None), WorkerOptions(name="w", slots=1, lease_s=lease_s, home=tmp_path))
     pauses_s: list[float] = []
     monkeypatch.setattr(connection.time, "sleep", pauses_s.append)
-    monkeypatch.setattr(connection.random, "uniform", lambda least, most: most)
+    monkeypatch.setattr(random, "uniform", lambda least, most: most)
 
     def wait(away_s: float) -> None:
         if len(pauses_s) > 12:
