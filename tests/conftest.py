@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -66,10 +67,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    """A program whose `main` is called in this process leaves handlers: they are not the next test's."""
+def _own_process() -> Iterator[None]:
+    """What a test calls in this process may change it; the next test finds it as it was.
+
+    The `main` of a program sets handlers of signals. What loads user code sorts `sys.path`.
+    """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    path = list(sys.path)
     yield
+    sys.path[:] = path
     for number, handler in before.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
