@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from queue_eval import Evaluator, certificates
+from queue_eval import Evaluator
 from queue_eval.errors import ServerError, UsageError
+from queue_eval.server import certificates
 from queue_eval.server.certificates import Certificates, provide, server_names
 from queue_eval.server.home import ServerHome
 from queue_eval.server.lifecycle import server_state, start_server, stop_server
