@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.model.moves import Settlement
 from queue_eval.model.states import Outcome
@@ -103,7 +103,7 @@ def serve(home: Path, campaign: str, ended: threading.Event) -> None:
     while not ended.is_set():
         if queue is None:
             try:
-                queue = CampaignQueue.attach(link, campaign)[0]
+                queue = CampaignCommands.attach(link, campaign)[0]
             except CampaignNotFoundError:
                 ended.wait(0.01)
                 continue

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
-from queue_eval.campaign.registry import CARD_LEASES, MOST_REASON, MOST_REFUSALS, WorkerCard
+from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.registry import CARD_LEASES, MAX_CARD_REFUSALS, MAX_REASON_CHARACTERS, WorkerCard
 from queue_eval.errors import CampaignNotFoundError, GiveUp, NodeAwayError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import birth_of, machine_id
@@ -154,14 +154,14 @@ class LeaseKeeper:
         The campaigns are None while they cannot be listed.
         """
         name = self._options.name
-        refusals = sorted(reasons.items())[:MOST_REFUSALS]
+        refusals = sorted(reasons.items())[:MAX_CARD_REFUSALS]
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
             created=self._created, born=self._born, slots=self._options.slots,
             campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
             lease_s=self._options.lease_s, busy=self._state.busy_slots(), launch=self._options.launch,
-            refused={campaign: " ".join(why.split())[:MOST_REASON] for campaign, why in refusals},
+            refused={campaign: " ".join(why.split())[:MAX_REASON_CHARACTERS] for campaign, why in refusals},
             **self._allotted,
         ).encode()  # fmt: skip
 
@@ -189,7 +189,7 @@ class LeaseKeeper:
         held = [(served.queue, tokens) for served, tokens in holdings]
         replies: Sequence[Extended | Exception]
         try:
-            replies = CampaignQueue.extend_all(self._link, self._options.name, self._lease_ms, held)
+            replies = CampaignCommands.extend_all(self._link, self._options.name, self._lease_ms, held)
         except GiveUp:
             raise
         except Exception as error:  # such as refused scripts: the card says why nothing is served

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from queue_eval.campaign.keys import DEFAULT_QUEUE
-from queue_eval.campaign.registry import MOST_REASON, LiveWorker, live_workers
+from queue_eval.campaign.registry import MAX_REASON_CHARACTERS, LiveWorker, live_workers
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id
@@ -117,4 +117,4 @@ def _has_failed(reason: str | None) -> bool:
 
 
 def one_line(reason: str) -> str:
-    return " ".join(reason.split())[:MOST_REASON]
+    return " ".join(reason.split())[:MAX_REASON_CHARACTERS]

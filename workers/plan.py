@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.errors import FunctionError
 from queue_eval.function import signing
@@ -25,7 +25,9 @@ def label_of(meta: dict[str, bytes]) -> str:
     return meta.get("queue", b"").decode(errors="replace") or DEFAULT_QUEUE
 
 
-def make_plan(queue: CampaignQueue, meta: dict[str, bytes], options: WorkerOptions, access: Access) -> Plan:
+def make_plan(
+    queue: CampaignCommands, meta: dict[str, bytes], options: WorkerOptions, access: Access
+) -> Plan:
     """What to run for a campaign, by its meta.
 
     Raises FunctionError when the campaign must not run here (a bad signature, malformed options), and

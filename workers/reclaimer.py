@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import WorkerCard, live_workers
 from queue_eval.errors import CampaignNotFoundError, GiveUp, NodeAwayError, ServerRefusedError
 from queue_eval.foreign_text import plain
@@ -121,7 +121,7 @@ class Reclaimer:
         asked = [served for served, _ in self._state.campaigns.holdings()]
         while asked:
             queues = [served.queue for served in asked]
-            replies = CampaignQueue.reclaim_all(self._link, queues, grace_ms=self._grace_ms, worker=worker)
+            replies = CampaignCommands.reclaim_all(self._link, queues, grace_ms=self._grace_ms, worker=worker)
             asked = [
                 served
                 for served, reply in zip(asked, replies, strict=True)

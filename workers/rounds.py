@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.resting import Look, all_resting, lay_to_rest, look_at_all, wake_open
 from queue_eval.errors import (
     CampaignNotFoundError,
@@ -133,7 +133,7 @@ class Rounds:
         if not look.uid or self._state.campaigns.is_refused(campaign, look.uid, look.revision):
             return
         try:
-            queue, meta = CampaignQueue.attach(self._link, campaign)
+            queue, meta = CampaignCommands.attach(self._link, campaign)
         except CampaignNotFoundError:
             return
         except (ServerRefusedError, DamagedError) as error:
@@ -163,7 +163,7 @@ class Rounds:
         if not left:
             return
         log.debug("campaigns %s are over", [queue.campaign for queue in left])
-        replies = CampaignQueue.leave_all(self._link, self._options.name, left)
+        replies = CampaignCommands.leave_all(self._link, self._options.name, left)
         for queue, reply in zip(left, replies, strict=True):
             if isinstance(reply, Exception) and not isinstance(reply, CampaignNotFoundError):
                 log.debug("the attendance of %s ends with its lease: %s", queue.campaign, reply)

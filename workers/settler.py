@@ -23,7 +23,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from queue_eval import failpoints
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import (
     CampaignNotFoundError,
     DamagedError,
@@ -70,7 +70,7 @@ class Settler:
         self._runner = runner
         self._spool = spool
         self._load_failures = load_failures
-        self._in_flight: tuple[CampaignQueue, Sequence[Settlement]] | None = None
+        self._in_flight: tuple[CampaignCommands, Sequence[Settlement]] | None = None
         # A request is "<life>-<number>". It is unique over all lives of a worker's name, and grows
         # within one life, so that the server can tell when a call was overtaken.
         self._life = secrets.token_hex(4)
@@ -124,7 +124,7 @@ class Settler:
         self._state.decide_doubtful()
         self._release_due()
         has_unsettled = {queue.uid for queue, batch in self._state.unsettled() if batch}
-        idle: list[CampaignQueue] = []
+        idle: list[CampaignCommands] = []
         are_complete: list[bool] = []
         for served, held in self._state.campaigns.holdings():
             if held or served.unanswered or served.queue.uid in has_unsettled:
@@ -166,9 +166,9 @@ class Settler:
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _unacknowledged(self) -> list[tuple[CampaignQueue, Sequence[Settlement]]]:
+    def _unacknowledged(self) -> list[tuple[CampaignCommands, Sequence[Settlement]]]:
         """Attempts that have ended and are not acknowledged, with those of the call under way."""
-        batches: list[tuple[CampaignQueue, Sequence[Settlement]]] = [*self._state.unsettled()]
+        batches: list[tuple[CampaignCommands, Sequence[Settlement]]] = [*self._state.unsettled()]
         if self._in_flight is not None:
             batches.append(self._in_flight)
         return batches
@@ -225,10 +225,10 @@ class Settler:
         if self._spool is not None:
             self._spool.keep(served.queue, leases)
 
-    def _leave(self, idle: Sequence[CampaignQueue]) -> None:
+    def _leave(self, idle: Sequence[CampaignCommands]) -> None:
         """Leave campaigns that have nothing here, in one call: there may be many."""
         try:
-            CampaignQueue.leave_all(self._link, self._options.name, idle)
+            CampaignCommands.leave_all(self._link, self._options.name, idle)
         except GiveUp:
             raise
         except Exception as error:  # this worker's attendance ends with its lease anyway
@@ -437,10 +437,10 @@ class Settler:
             return True
         return False
 
-    def _queue(self, served: ServedCampaign) -> CampaignQueue:
+    def _queue(self, served: ServedCampaign) -> CampaignCommands:
         """The campaign over the settler's own link: while that link waits, it spools."""
         if served.settler_queue is None:
-            served.settler_queue = CampaignQueue(self._link, served.name, served.queue.uid)
+            served.settler_queue = CampaignCommands(self._link, served.name, served.queue.uid)
         return served.settler_queue
 
     def _sign_roster(self, served: ServedCampaign) -> None:

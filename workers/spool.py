@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from queue_eval import failpoints
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.campaign.paging import pages
 from queue_eval.errors import CampaignNotFoundError, GiveUp, UsageError
@@ -41,7 +41,7 @@ _PAGE = 500
 _LeaseKey = tuple[str, int, int, str, str]
 
 
-def _lease_key(queue: CampaignQueue, kept: Settlement | Release) -> _LeaseKey:
+def _lease_key(queue: CampaignCommands, kept: Settlement | Release) -> _LeaseKey:
     """Identifies a lease. Id and attempt alone do not: a campaign that was purged and made anew, or a server
     that has gone back in time, gives the same ones again."""
     proof = ("", "") if isinstance(kept, Release) else (kept.request, kept.digest)
@@ -64,7 +64,7 @@ class Spool:
         """The server's clock shows this now."""
         self._offset_s = server_ms / 1000 - time.monotonic()
 
-    def keep(self, queue: CampaignQueue, leases: Sequence[Settlement | Release]) -> None:
+    def keep(self, queue: CampaignCommands, leases: Sequence[Settlement | Release]) -> None:
         """Write what became of these leases, unless it is written already. On return it is on disk."""
         new = [lease for lease in leases if _lease_key(queue, lease) not in self._kept]
         if not new:
@@ -144,7 +144,7 @@ def deliver_orphans(folder: Path, link: Link, repeated_log: RepeatedLog) -> int:
             refused: list[str] = []
             for (campaign, uid, worker), leases in lines.items():
                 try:
-                    _deliver(CampaignQueue(link, campaign, uid), worker, list(leases.values()))
+                    _deliver(CampaignCommands(link, campaign, uid), worker, list(leases.values()))
                     delivered += len(leases)
                 except GiveUp:
                     raise
@@ -184,7 +184,7 @@ def _keep_refused(path: Path, lines: Sequence[str]) -> None:
         os.fsync(file.fileno())
 
 
-def _deliver(queue: CampaignQueue, worker: str, leases: Sequence[Settlement | Release]) -> None:
+def _deliver(queue: CampaignCommands, worker: str, leases: Sequence[Settlement | Release]) -> None:
     settlements = [lease for lease in leases if isinstance(lease, Settlement)]
     releases = [lease for lease in leases if isinstance(lease, Release)]
     try:
@@ -222,7 +222,7 @@ def _is_at(path: Path, file: IO[Any]) -> bool:
         return False
 
 
-def _encode(queue: CampaignQueue, worker: str, kept: Settlement | Release, offset_s: float) -> str:
+def _encode(queue: CampaignCommands, worker: str, kept: Settlement | Release, offset_s: float) -> str:
     lease = {
         "campaign": queue.campaign, "uid": queue.uid, "worker": worker,
         "id": kept.id, "attempt": kept.attempt,

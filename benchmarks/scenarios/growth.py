@@ -16,7 +16,7 @@ from benchmarks.extent import Extent, Progress
 from benchmarks.findings import Found, Row, ratio
 from benchmarks.functions import small_configs
 from benchmarks.stage import BATCH, check
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import Keys
 
 TITLE = "what a job costs in a big campaign, against one in a small campaign"
@@ -60,7 +60,7 @@ def _block(campaign: Filled) -> dict[str, float]:
     """Microseconds per job of each step."""
     stage, driver = campaign.stage, campaign.driver
     evaluator = driver.evaluator
-    queue = CampaignQueue.attach(stage.link, evaluator.campaign)[0]
+    queue = CampaignCommands.attach(stage.link, evaluator.campaign)[0]
     index = Keys(evaluator.campaign).index
     configs = small_configs(driver.submitted, BLOCK)
     driver.submitted += BLOCK

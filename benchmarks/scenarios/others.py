@@ -13,7 +13,7 @@ from benchmarks.findings import Found, Row, ratio
 from benchmarks.functions import no_op
 from benchmarks.machine import cpu_s
 from benchmarks.stage import SLOTS, Driver, Stage, Worker, open_stage
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import RESTING, Keys, worker_key
 from queue_eval.model.moves import Settlement, Submission
 from queue_eval.model.states import Outcome
@@ -131,16 +131,16 @@ def _finish_one(stage: Stage, name: str) -> None:
     queue.release("filler", [], leave=True)
 
 
-def _open(stage: Stage, name: str) -> CampaignQueue:
+def _open(stage: Stage, name: str) -> CampaignCommands:
     fields: dict[str, str | bytes | int | float] = {
         "function": "benchmarks.functions:no_op", "method": "thread", "source": "", "options": _OPTIONS,
         "max_attempts": 1, "max_losses": 3, "retry_first_ms": 1, "retry_factor": 1, "retry_max_ms": 1,
         "num_workers": SLOTS, "queue": "default", "payload": b"", "signature": "",
     }  # fmt: skip
-    return CampaignQueue.open(stage.link, name, fields, accept_change=False)[0]
+    return CampaignCommands.open(stage.link, name, fields, accept_change=False)[0]
 
 
-def _add(queue: CampaignQueue, delay_ms: int = 0) -> None:
+def _add(queue: CampaignCommands, delay_ms: int = 0) -> None:
     queue.enqueue("filler", 1, [Submission('{"x":1}', b"x")], reuse=False, delay_ms=delay_ms)
 
 

@@ -51,27 +51,28 @@ log = plain(logging.getLogger(__name__))
 
 _T = TypeVar("_T")
 
-_OPENINGS = 100
-"""So often an opening is tried while others open the same campaign."""
+_MAX_OPENINGS = 100
+"""How often `open` tries again when others open the same campaign in between."""
 
 
-class CampaignQueue(CampaignView):
+class CampaignCommands(CampaignView):
     """The moves of one campaign."""
 
     @classmethod
     def open(
         cls, link: Link, campaign: str, fields: Mapping[str, str | bytes | int | float], *,
         accept_change: bool, sign: Callable[[str, int], str] | None = None,
-    ) -> tuple[CampaignQueue, Opened]:  # fmt: skip
+    ) -> tuple[CampaignCommands, Opened]:  # fmt: skip
         """Create or continue a campaign whose meta is to hold `fields`.
 
-        `sign`: gives the signature of these fields for a uid and a revision.
-        Raises CampaignConflictError when it is of another function or method and `accept_change` is not
-        set, ServerRefusedError when another version of the protocol wrote it; then nothing has changed.
+        `sign`: returns the signature of these fields for a uid and a revision.
+        Raises CampaignConflictError when the campaign is of another function or method and `accept_change`
+        is not set, and ServerRefusedError when another version of the protocol wrote it. Nothing has
+        changed then.
         """
         check_campaign_name(campaign)
         keys = Keys(campaign)
-        for _ in range(_OPENINGS):
+        for _ in range(_MAX_OPENINGS):
             uid, signed = secrets.token_hex(8), fields
             if sign is not None:
                 uid, revision = cls._next_opening(link, keys, uid)
@@ -81,12 +82,13 @@ class CampaignQueue(CampaignView):
                 script("open"), keys.columns, uid, SCHEMA_VERSION, int(accept_change), *flat
             )
             reply = StandingReply(*values) if values else None
-            # Another driver came in between; or the reply of this very call was lost, and it was repeated.
+            # MOVED: another driver came in between, or the reply to this very call was lost and the link
+            # has repeated it.
             if reply is not None and reply.opening is not Opening.MOVED:
                 break
         else:
             raise ServerRefusedError(
-                f"campaign {campaign!r} was opened by others {_OPENINGS} times in a row; try again"
+                f"campaign {campaign!r} was opened by others {_MAX_OPENINGS} times in a row; try again"
             )
         if reply.opening is Opening.SCHEMA:
             schema = reply.schema.decode(errors="replace")[:20]
@@ -102,10 +104,11 @@ class CampaignQueue(CampaignView):
                 f"{fields['function']!s} with method {fields['method']!r}; "
                 'use another campaign name, or on_change="accept"'
             )
-        # After the fact, so that a registered campaign exists; a crash in between is healed by reopening.
-        queue = cls(link, campaign, opened.uid)
-        queue.register(opened.created_ms)
-        return queue, opened
+        # Registered last, so that every registered campaign exists. After a crash in between, the next
+        # opening registers it.
+        commands = cls(link, campaign, opened.uid)
+        commands.register(opened.created_ms)
+        return commands, opened
 
     @staticmethod
     def _next_opening(link: Link, keys: Keys, new_uid: str) -> tuple[str, int]:
@@ -115,7 +118,10 @@ class CampaignQueue(CampaignView):
             return (new_uid if uid is None else uid.decode()), int(revision or 0) + 1
 
     def register(self, created_ms: int) -> None:
-        """Have workers know of it. While the node of the register is away this is left to `stay_listed`."""
+        """Put the campaign on the register, from which workers learn of it.
+
+        While the register's node is away, this is left to `stay_listed`.
+        """
         try:
             with self.link.skipping_nodes():
                 self.link.call(lambda client: client.zadd(names.CAMPAIGNS, {self.campaign: created_ms}))
@@ -125,15 +131,16 @@ class CampaignQueue(CampaignView):
             wake(self.link, self.campaign)
 
     def is_registered(self) -> bool:
-        """Whether workers may know of it, as far as can be seen now."""
+        """Whether the campaign is on the register. True, too, while the register's node is away."""
         with suppress(NodeAwayError), self.link.skipping_nodes():
             return self.link.call(lambda client: client.zscore(names.CAMPAIGNS, self.campaign)) is not None
         return True
 
     def stay_listed(self) -> None:
-        """Have workers go on looking at it.
+        """Put the campaign back where workers look, if it is missing there.
 
-        A failover may have undone its entry in the register; who laid it to rest may have died on the way.
+        A failover may have rolled back its entry in the register. A worker that laid it to rest may have died
+        before it was done.
 
         Raises CampaignNotFoundError when it was purged.
         """
@@ -142,9 +149,9 @@ class CampaignQueue(CampaignView):
                 [(key, ("ZSCORE", key, self.campaign)) for key in (names.CAMPAIGNS, names.RESTING)]
             )
         if any(isinstance(reply, NodeAwayError) for reply in replies):
-            return  # results come without it
+            return  # the register's node is away; results still come
         listed, rests = undamaged(replies)
-        with suppress(DamagedError):  # a damaged register must not end a driver that needs it no more
+        with suppress(DamagedError):  # a damaged register must not end a driver that can do without it
             if listed is None:
                 self.register(self.standing().created_ms)
             elif rests is not None:
@@ -156,8 +163,8 @@ class CampaignQueue(CampaignView):
     ) -> EnqueueReply:  # fmt: skip
         """Send one batch (see `batches`).
 
-        `sequence` grows with each batch of a `driver`: a repeated one adds nothing twice. Each of these jobs
-        takes so many `slots`.
+        `sequence` grows with each batch of a `driver`: a batch that is sent again adds nothing twice.
+        `slots`: how many each of these jobs takes.
         """
         arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots]
         for s in submissions:
@@ -167,7 +174,7 @@ class CampaignQueue(CampaignView):
             now_ms, submitted_ms, ids, fence, joined, resting = reply
             if isinstance(ids, int):
                 ids = range(ids, ids + len(submissions))
-            jobs = [Enqueued(int(id_), None, submitted_ms) for id_ in ids]
+            jobs = [Enqueued(int(job), None, submitted_ms) for job in ids]
             for at, entry, at_ms in zip(joined[::3], joined[1::3], joined[2::3], strict=True):
                 jobs[at - 1] = Enqueued(jobs[at - 1].id, entry.decode(errors="replace") or None, int(at_ms))
             enqueued = EnqueueReply(now_ms, jobs, fence.decode() or None)
@@ -193,21 +200,23 @@ class CampaignQueue(CampaignView):
             return Settled.of(reply, request)
 
     def extend(self, worker: str, lease_ms: int, tokens: Iterable[tuple[int, int]]) -> Extended:
-        """Extend the lease; say which of the tokens (id, attempt) are finished or no longer this worker's."""
+        """Extend the lease, and learn which of the tokens (id, attempt) are finished or no longer this
+        worker's."""
         reply = self._run("extend", worker, lease_ms, *itertools.chain.from_iterable(tokens))
         with reading(self.campaign):
             return self._extended(reply)
 
     @staticmethod
     def extend_all(
-        link: Link, worker: str, lease_ms: int, held: Sequence[tuple[CampaignQueue, Iterable[Token]]]
+        link: Link, worker: str, lease_ms: int, held: Sequence[tuple[CampaignCommands, Iterable[Token]]]
     ) -> list[Extended | Exception]:
         """`extend` for many campaigns at the cost of one; an error in place of what failed."""
         calls = [
-            (queue.keys.columns, (queue.uid, worker, lease_ms, *itertools.chain.from_iterable(tokens)))
-            for queue, tokens in held
+            (campaign.keys.columns, (campaign.uid, worker, lease_ms, *itertools.chain.from_iterable(tokens)))
+            for campaign, tokens in held
         ]
-        return _each("extend", link, [queue for queue, _ in held], calls, CampaignQueue._extended)
+        campaigns = [campaign for campaign, _ in held]
+        return _each("extend", link, campaigns, calls, CampaignCommands._extended)
 
     def _extended(self, reply: Sequence[Any]) -> Extended:
         finished, taken, revision, unknown = reply
@@ -218,52 +227,56 @@ class CampaignQueue(CampaignView):
         )  # fmt: skip
 
     @staticmethod
-    def leave_all(link: Link, worker: str, queues: Sequence[CampaignQueue]) -> list[int | Exception]:
+    def leave_all(
+        link: Link, worker: str, campaigns: Sequence[CampaignCommands]
+    ) -> list[int | Exception]:
         """End the attendance of a worker that holds nothing in these campaigns."""
-        calls = [(queue.keys.columns, (queue.uid, worker, 1)) for queue in queues]
-        return _each("release", link, queues, calls, lambda _, reply: int(reply))
+        calls = [(campaign.keys.columns, (campaign.uid, worker, 1)) for campaign in campaigns]
+        return _each("release", link, campaigns, calls, lambda _, reply: int(reply))
 
     def release(self, worker: str, releases: Iterable[Release], *, leave: bool = False) -> int:
-        """Give leases back; how many were held. `leave` ends the attendance."""
+        """Give leases back. Returns how many were held. `leave` ends the worker's attendance."""
         flat = itertools.chain.from_iterable(releases)
         return int(self._run("release", worker, int(leave), *flat))
 
     def reclaim(self, *, grace_ms: int, worker: str = "", page: int = 200) -> Reclaimed:
-        """Take back a page of what an expired (or the named, dead) worker holds."""
+        """Take back a page of what an expired worker holds, or the dead one that is named."""
         reply = self._run("reclaim", grace_ms, page, worker)
         with reading(self.campaign):
             return self._reclaimed(reply)
 
     @staticmethod
     def reclaim_all(
-        link: Link, queues: Sequence[CampaignQueue], *, grace_ms: int, worker: str = "", page: int = 200
+        link: Link, campaigns: Sequence[CampaignCommands], *, grace_ms: int, worker: str = "", page: int = 200
     ) -> list[Reclaimed | Exception]:
         """`reclaim` for many campaigns at the cost of one; an error in place of what failed."""
-        calls = [(queue.keys.columns, (queue.uid, grace_ms, page, worker)) for queue in queues]
-        return _each("reclaim", link, queues, calls, CampaignQueue._reclaimed)
+        calls = [(campaign.keys.columns, (campaign.uid, grace_ms, page, worker)) for campaign in campaigns]
+        return _each("reclaim", link, campaigns, calls, CampaignCommands._reclaimed)
 
     def _reclaimed(self, reply: Sequence[Any]) -> Reclaimed:
         ids, more, expiry = reply
         return Reclaimed([int(i) for i in ids if i.isdigit()], more == 1, _time_ms(expiry))
 
     def note_load(self, revision: int | None, sources: Mapping[str, str] | None = None) -> None:
-        """Have all know that a worker has loaded the run function of this revision, and of what code results
-        are: source -> what it is made of (see `sources.Source`)."""
-        told = itertools.chain.from_iterable((sources or {}).items())
-        self._run("loaded", "" if revision is None else revision, *told)
+        """Record that a worker has loaded the run function of this revision, and the code that gives results.
+
+        `sources`: source -> what it is made of (JSON, see `sources.Source`).
+        """
+        flat = itertools.chain.from_iterable((sources or {}).items())
+        self._run("loaded", "" if revision is None else revision, *flat)
 
     def cancel(self, ids: Iterable[int]) -> list[int]:
-        """Cancel those that are not finished; returns which. Tells workers to look."""
+        """Cancel those that are not finished, and return their ids. Asks workers to look."""
         cancelled = [int(i) for page in pages(ids, PAGE) for i in self._run("cancel", *page)]
         if cancelled:
             self.notify("cancel")
         return cancelled
 
     def cancel_up_to(self, last_id: int) -> int:
-        """Cancel every outstanding job up to this id; how many were."""
+        """Cancel every outstanding job up to this id. Returns how many."""
         count = 0
-        # More than once: jobs that move between places while these are listed are missed.
-        while ids := [id_ for id_, _, _ in self.outstanding() if id_ <= last_id]:
+        # Listed again until none is left: a job that moves to another place during a listing may be missed.
+        while ids := [job for job, _, _ in self.outstanding() if job <= last_id]:
             cancelled = len(self.cancel(ids))
             count += cancelled
             if not cancelled:
@@ -271,11 +284,14 @@ class CampaignQueue(CampaignView):
         return count
 
     def retry(self, ids: Iterable[int]) -> list[int]:
-        """Run failed or cancelled jobs again; returns which."""
+        """Run failed or cancelled jobs again, and return their ids."""
         return self._retry(pages(ids, PAGE))
 
     def retry_results(self, entries: Mapping[int, str]) -> list[int]:
-        """Run finished jobs again, however they ended, if this is still their entry; returns which."""
+        """Run finished jobs again, however they ended, and return their ids.
+
+        `entries`: id -> its entry in the result stream. A job that has another entry by now is left alone.
+        """
         batches = pages(entries.items(), PAGE)
         return self._retry(["results", *itertools.chain.from_iterable(page)] for page in batches)
 
@@ -289,11 +305,14 @@ class CampaignQueue(CampaignView):
         return again
 
     def pause(self, paused: bool) -> bool:
-        """Whether that changed anything."""
+        """Pause the campaign, or let it go on. Returns whether that changed anything."""
         return bool(self._run("pause", int(paused)))
 
     def take_hiring(self, token: str, hold_ms: int) -> bool:
-        """Whether this driver alone may start workers now, for so long or until it frees the guard."""
+        """Take the guard of drivers that start workers, for `hold_ms` or until it is freed.
+
+        Returns whether this driver has it: then it alone may start workers.
+        """
         return self._run_hire(token, hold_ms) == 1
 
     def free_hiring(self, token: str) -> None:
@@ -307,8 +326,11 @@ class CampaignQueue(CampaignView):
         return int(self._checked(reply))
 
     def enlist_driver(self, driver: str, digest: str, keep_s: int, *, anew: bool) -> dict[str, str]:
-        """Note which launch digest the local workers of a driver have, for `keep_s`; what all had noted
-        before, by driver. `anew`: from now, also when it is noted already."""
+        """Note for `keep_s` which launch digest the local workers of a driver have.
+
+        `anew`: the time counts from now, also when the digest is noted already.
+        Returns what all drivers had noted before: driver -> launch digest.
+        """
         keys = (*self.keys.columns, self.keys.drivers)
         reply = self._checked(
             self.link.run_script(script("enlist"), keys, self.uid, driver, digest, keep_s, int(anew))
@@ -316,25 +338,28 @@ class CampaignQueue(CampaignView):
         return {_text(name): _text(noted) for name, noted in zip(reply[::2], reply[1::2], strict=True)}
 
     def drivers(self) -> dict[str, str]:
-        """The launch digests that drivers have noted. Of a damaged register, none."""
+        """Driver -> the launch digest that it has noted. Empty when that hash is damaged."""
         try:
             noted = self.link.call(lambda client: client.hgetall(self.keys.drivers))
         except DamagedError:
             return {}
-        return {_text(name): _text(said).partition(" ")[0] for name, said in noted.items()}
+        return {_text(name): _text(entry).partition(" ")[0] for name, entry in noted.items()}
 
     def delist_drivers(self, drivers: Sequence[str]) -> None:
         """Forget what these drivers have noted."""
         if drivers:
-            with suppress(DamagedError):  # the next driver to note anything mends it
+            with suppress(DamagedError):  # the next driver that notes a digest mends it
                 self.link.call(lambda client: client.hdel(self.keys.drivers, *drivers))
 
     def close(self, gathered: int) -> bool:
-        """Its driver, which has gathered so many jobs, goes; whether it expires by itself from now on."""
+        """Note that the driver leaves, and has gathered so many jobs.
+
+        Returns whether the campaign expires from now on.
+        """
         return int(self._run("close", gathered)) == 1
 
     def keep(self) -> None:
-        """Have it expire no more."""
+        """Keep the campaign from expiring."""
         self.link.call(lambda client: client.hdel(self.keys.meta, "expires"))
 
     def purge(self) -> None:
@@ -343,7 +368,7 @@ class CampaignQueue(CampaignView):
         self._delete(_text(created_ms) if uid is not None and _text(uid) == self.uid else None)
 
     def purge_expired(self, listed_ms: float, age_ms: int) -> bool:
-        """Delete it if it expires and was closed so long ago; whether that was so.
+        """Delete the campaign if it expires and was closed at least `age_ms` ago. Returns whether it was.
 
         `listed_ms`: its score in the register, read before its uid.
         """
@@ -351,9 +376,10 @@ class CampaignQueue(CampaignView):
 
     def _delete(self, listed_ms: str | None, *age_ms: int) -> bool:
         """`listed_ms` is this campaign's own score in the register, or that of an earlier one of the name."""
-        # The register last: who dies in between leaves a name there that the next look for expired ones takes
-        # off. The other way round it would leave a campaign that nobody finds.
-        with suppress(CampaignNotFoundError):  # the first call did it, whose reply was lost
+        # Taken off the register last: a process that dies in between leaves a name there, which the next
+        # search for expired campaigns takes off. The other way round it would leave a campaign that nobody
+        # finds.
+        with suppress(CampaignNotFoundError):  # an earlier call deleted it, and its reply was lost
             if self._run("purge", *age_ms) != 1:
                 return False
         if listed_ms is not None:
@@ -367,26 +393,26 @@ class CampaignQueue(CampaignView):
 
 
 def _each(
-    name: str, link: Link, queues: Sequence[CampaignQueue], calls: Sequence[ScriptCall],
-    parse: Callable[[CampaignQueue, Any], _T],
+    name: str, link: Link, campaigns: Sequence[CampaignCommands], calls: Sequence[ScriptCall],
+    parse: Callable[[CampaignCommands, Any], _T],
 ) -> list[_T | Exception]:  # fmt: skip
-    """One script for each of these campaigns, and what `parse` makes of its reply, or why there is none."""
+    """Run one script for each of these campaigns. Returns each parsed reply, or the error in its place."""
     found: list[_T | Exception] = []
-    for queue, reply in zip(queues, link.run_scripts(script(name), calls), strict=True):
+    for campaign, reply in zip(campaigns, link.run_scripts(script(name), calls), strict=True):
         if isinstance(reply, Exception):
             found.append(reply)
             continue
         try:
-            with reading(queue.campaign):
-                found.append(parse(queue, queue._checked(reply)))
+            with reading(campaign.campaign):
+                found.append(parse(campaign, campaign._checked(reply)))
         except QueueEvalError as error:
             found.append(error)
     return found
 
 
 def unlist(link: Link, campaign: str, listed_ms: str) -> bool:
-    """Take a campaign that is gone off the register, where it has this score; whether it did."""
-    # One that has taken its name meanwhile may rest again.
+    """Take a campaign that is gone off the register, if it has this score there. Returns whether it had."""
+    # A new campaign of this name that rests is taken off, too. Workers lay it to rest again.
     link.call(lambda client: client.zrem(names.RESTING, campaign))
     return bool(link.run_script(script("unlist"), (names.CAMPAIGNS,), campaign, listed_ms) == 1)
 
@@ -395,6 +421,6 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")
 
 
-def _time_ms(said: bytes) -> int | None:
-    """A score that is a time; None for none, and for what no clock says."""
-    return int(float(said)) if said and math.isfinite(float(said)) else None
+def _time_ms(score: bytes) -> int | None:
+    """A score as a time (ms). None for an empty one, and for one that is not finite."""
+    return int(float(score)) if score and math.isfinite(float(score)) else None

@@ -1,13 +1,12 @@
-"""Campaigns that expire: whom nobody has named, all gathered, their driver gone.
+"""Finds and deletes expired campaigns: unnamed ones, all gathered, that their driver has closed long ago.
 
 ::
 
     open (unnamed)      close (all gathered)       14 days later, whoever looks
     expires = 1   ───▶  closed = now, …      ───▶  purge with an age: the script decides
 
-Here expired campaigns are only looked for. Whether one goes is decided by the script `purge`, in one step
-with its deletion, from what stands in its meta and columns then. Whoever opens a campaign by its name has it
-expire no more.
+This module only finds candidates. The script `purge` decides from the meta and the columns whether to delete
+one, in the same step as the deletion. A campaign that is opened by its name expires no more.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue, unlist
+from queue_eval.campaign.commands import CampaignCommands, unlist
 from queue_eval.campaign.keys import Keys, is_campaign_name
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.errors import NodeAwayError, QueueEvalError
@@ -32,20 +31,20 @@ from queue_eval.transport.link import Link
 log = plain(logging.getLogger(__name__))
 
 EXPIRE_AFTER_S = 14 * 86400.0
-"""An unnamed campaign is kept for so long after its driver has closed it."""
+"""How long an unnamed campaign is kept after its driver has closed it."""
 
-_EVERY_S = 3600
-"""How often drivers look in passing, all of a server together."""
+_PRUNE_EVERY_S = 3600
+"""How often one of all drivers of a server looks for expired campaigns in passing."""
 
-_MOST = 20
-_MOST_S = 0.1
-"""How many campaigns a driver deletes in passing, and for how long it goes on to the next."""
+_MAX_PRUNED = 20
+_MAX_PRUNING_S = 0.1
+"""How many campaigns a driver deletes in passing, and after what time it starts on no further one."""
 
 _FIELDS = ("uid", "expires", "closed", "last_id", "revision", "retried")
 
 
 class Expired(NamedTuple):
-    """A campaign whose driver has closed it so long ago, as far as its meta tells."""
+    """A campaign that its meta shows to have expired. Only the script `purge` knows for certain."""
 
     campaign: str
     uid: str
@@ -55,13 +54,13 @@ class Expired(NamedTuple):
     jobs: int
 
     def purge(self, link: Link, age_s: float) -> bool:
-        """Delete it, unless something has happened to it; whether it is gone."""
-        queue = CampaignQueue(link, self.campaign, self.uid)
-        return queue.purge_expired(self.listed_ms, round(age_s * 1000))
+        """Delete the campaign, unless something has happened to it since. Returns whether it is gone."""
+        commands = CampaignCommands(link, self.campaign, self.uid)
+        return commands.purge_expired(self.listed_ms, round(age_s * 1000))
 
 
 def closed_ms_of(meta: Mapping[str, bytes]) -> int | None:
-    """When the driver of a campaign that expires has closed it; None of all others."""
+    """When (ms) the driver of a campaign that expires closed it; None for all other campaigns."""
     closed = re.fullmatch(rb"(\d{1,15}) (\d{1,15}) (\d{1,15})", meta.get("closed", b""))
     if closed is None or meta.get("expires") != b"1" or "retried" in meta:
         return None
@@ -72,12 +71,13 @@ def closed_ms_of(meta: Mapping[str, bytes]) -> int | None:
 def find_expired(
     link: Link, age_s: float, *, deadline: float = math.inf, tidies: bool = True
 ) -> Iterator[Expired]:
-    """Campaigns that were closed at least so long ago, the oldest first, until `deadline` (monotonic, s).
+    """Campaigns that were closed at least `age_s` ago, the oldest first, until `deadline` (monotonic, s).
 
-    `tidies`: names whose campaign is gone are taken off the register. Somebody died who was deleting it.
+    `tidies`: take names off the register whose campaign is gone. A process has died while it deleted them.
     """
     seconds, micros = link.call(lambda client: client.time())
-    # What was closed then was created before. The scores come first: see `CampaignQueue.purge_expired`.
+    # A campaign that was closed by then was created by then, so the register's scores narrow the search.
+    # They are read before the uids: see `CampaignCommands.purge_expired`.
     before_ms = seconds * 1000 + micros / 1000 - age_s * 1000
     listed = link.call(
         lambda client: client.zrangebyscore(keys.CAMPAIGNS, "-inf", before_ms, withscores=True)
@@ -87,7 +87,7 @@ def find_expired(
         metas = _metas(link, [name for name, _ in page])
         for (name, score), meta in zip(page, metas, strict=True):
             if meta is None:
-                continue  # damaged: not ours to judge
+                continue  # it is damaged, or its node is away
             if "uid" not in meta:
                 if tidies:
                     unlist(link, name, repr(score))
@@ -101,11 +101,12 @@ def find_expired(
 
 
 def prune_in_passing(link: Link) -> None:
-    """Delete a few expired campaigns, if no driver has looked within the hour. Raises nothing of a server."""
+    """Delete a few expired campaigns, if no driver has looked within the hour. Errors of the server are not
+    raised."""
     try:
         with suppress(*REDIS_ERRORS), link.skipping_nodes():
-            if link.call(lambda client: client.set(keys.PRUNED, "1", nx=True, ex=_EVERY_S)):
-                _prune_some(link, time.monotonic() + _MOST_S)
+            if link.call(lambda client: client.set(keys.PRUNED, "1", nx=True, ex=_PRUNE_EVERY_S)):
+                _prune_some(link, time.monotonic() + _MAX_PRUNING_S)
     except QueueEvalError as error:
         log.info("expired campaigns are left to others: %s", error)
 
@@ -115,16 +116,17 @@ def _prune_some(link: Link, deadline: float) -> None:
     for expired in find_expired(link, EXPIRE_AFTER_S, deadline=deadline):
         with suppress(QueueEvalError):  # a damaged one must not keep the others
             count += expired.purge(link, EXPIRE_AFTER_S)
-        if count >= _MOST or time.monotonic() >= deadline:
+        if count >= _MAX_PRUNED or time.monotonic() >= deadline:
             break
     if count:
-        # What lies behind thousands that stay is left to `queue-eval campaigns --prune`.
+        # The time may end before thousands of campaigns that stay are looked through. What lies behind them
+        # is left to `queue-eval campaigns --prune`.
         log.info("deleted %d campaigns without a name that had expired", count)
 
 
 def _metas(link: Link, names: Sequence[str]) -> list[dict[str, bytes] | None]:
-    """The fields that tell of each campaign's end; None where they cannot be read."""
-    # On a cluster they lie in different slots.
+    """The meta fields that decide on each campaign's expiry; None where they cannot be read."""
+    # One command for each: on a cluster the campaigns lie in different slots.
     replies = link.ask_each([(Keys(name).meta, ("HMGET", Keys(name).meta, *_FIELDS)) for name in names])
     for reply in replies:
         if isinstance(reply, Exception) and not (is_damage(reply) or isinstance(reply, NodeAwayError)):

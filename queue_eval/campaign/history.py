@@ -6,8 +6,8 @@
     call 2:  HMGET configs of 1,  XRANGE page 2
     call 3:  HMGET configs of 2,  XRANGE page 3 ...
 
-One call brings the configs of a page and the outcomes of the next, for the way to the server and back takes
-as long as the server works on a page.
+One call reads the configs of a page and the outcomes of the next: the round trip takes as long as the server
+works on a page, so half as many calls take half the time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Past = tuple[ResultEntry, int, bytes]
 def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
     """The outcome of each finished job up to the entry `tail`, in the order in which they finished.
 
-    Those of jobs that were opened again by the user, or were never submitted, are left out.
+    Left out are outcomes of jobs that the user runs again (`retry`), and of jobs that were never submitted.
     """
     portion = Portion()
     page: list[ResultEntry] = []
@@ -44,7 +44,7 @@ def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
         if was_retried:
             found = _current(view, found)
         if page:
-            portion.seen(len(page), sum(len(entry.body) + len(config) for entry, _, config in found))
+            portion.adapt(len(page), sum(len(entry.body) + len(config) for entry, _, config in found))
             yield found
         if not following:
             return
@@ -54,7 +54,7 @@ def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
 def _read(
     view: CampaignView, ids: Sequence[int], cursor: str, tail: str, count: int
 ) -> tuple[list[bytes | None], bool, list[ResultEntry]]:
-    """Configs of `ids`, whether any job was ever opened again, and the outcomes after `cursor`."""
+    """Configs of `ids`, whether any job was ever retried, and the outcomes after `cursor`."""
 
     def operation(client: Any) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
@@ -70,9 +70,9 @@ def _read(
 
 
 def _current(view: CampaignView, page: list[Past]) -> list[Past]:
-    """The stream keeps former outcomes of jobs that were opened again; the index has forgotten them."""
+    """Those outcomes that are still in the index; the stream also keeps former ones of retried jobs."""
     index = view.index_of([entry.id for entry, _, _ in page])
-    return [one for one, current in zip(page, index, strict=True) if current == one[0].entry]
+    return [past for past, current in zip(page, index, strict=True) if current == past[0].entry]
 
 
 @contextmanager

@@ -46,11 +46,11 @@ CAMPAIGNS = "qe:campaigns"
 """zset: campaign by creation time (ms)."""
 
 RESTING = f"qe:resting:{{{CAMPAIGNS}}}"
-"""zset: campaign by when (ms) it was seen to be over: workers look at it no more. It lies in the slot of
+"""zset: campaign by when (ms) it was laid to rest: workers look at it no more. It lies in the slot of
 `CAMPAIGNS`."""
 
 SWEPT = "qe:resting:swept"
-"""The guard of workers that look whether all that rests is over; expires."""
+"""string: some worker has checked all resting campaigns; expires when the next may."""
 
 PRUNED = "qe:pruned"
 """string: some driver has looked for expired campaigns; expires when the next may."""
@@ -59,7 +59,8 @@ WORKERS = "qe:workers"
 """zset: worker by the time (ms) of its last heartbeat."""
 
 NOTICES = "qe:notices"
-"""stream: what workers had better look at soon (new campaign, cancel, drain), never the only way to know."""
+"""stream: what workers had better look at soon (new campaign, cancel, drain). A notice only saves time: each
+heartbeat finds the same."""
 
 COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
@@ -71,7 +72,7 @@ DRAIN = "qe:drain"
 """set: workers asked to drain."""
 
 DEFAULT_QUEUE = "default"
-"""The label of campaigns that were given none."""
+"""The label of campaigns that were opened without one."""
 
 _CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -99,8 +100,8 @@ def check_queue_name(name: str) -> str:
 
 
 def machine_key(machine: str) -> str:
-    """hash: worker -> "pid born" of the workers on one machine, which can see each other die. Expires when
-    none has served there for a while."""
+    """hash: worker -> "pid born" of the workers on one machine, which can see whether the others live.
+    Expires when none has served there for a while."""
     return f"qe:machine:{machine}"
 
 
@@ -110,7 +111,7 @@ def worker_key(worker: str) -> str:
 
 
 def nudge_key(worker: str) -> str:
-    """zset: what a worker sets to have its own listener block anew."""
+    """zset: a worker adds to it, so that its own wake listener returns and blocks on another set of keys."""
     return f"{worker_key(worker)}:nudge"
 
 
@@ -127,7 +128,7 @@ class Keys:
         return self.column(f"held:{worker}")
 
     def pending_of(self, width: int) -> str:
-        """Where pending jobs that take so many slots wait."""
+        """The key of the pending jobs that take `width` slots."""
         return self.column("pending" if width == 1 else f"pending:{width}")
 
     @cached_property
@@ -136,18 +137,18 @@ class Keys:
 
     @cached_property
     def hiring(self) -> str:
-        """The guard of drivers that start workers; expires."""
+        """string: the driver that may start workers now, by its token; expires."""
         return self.column("hiring")
 
     @cached_property
     def drivers(self) -> str:
-        """hash: "machine pid born" of a driver that uses local workers -> "digest noted", the launch digest
-        of these and when (ms) that was noted. Expires."""
+        """hash: "machine pid born" of a driver that uses local workers -> "digest noted", their launch digest
+        and when (ms) it was noted. Expires."""
         return self.column("drivers")
 
     @cached_property
     def closing(self) -> str:
-        """Written and deleted at once by a closing driver that waits for replicas."""
+        """hash: a closing driver that waits for replicas writes it and deletes it at once (`replicas`)."""
         return self.column("closing")
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Why a campaign that was there is not there any more: purged, or lost with all that the server held."""
+"""Finds out why a campaign is gone: it was purged, or the server has lost all its data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def campaign_gone(link: Link, campaign: str) -> CampaignNotFoundError:
     key = keys.Keys(campaign).meta
 
     def ask(client: Any) -> tuple[dict[str, Any], list[Any]]:
-        # A purge leaves its notice.
+        # A purge adds a notice, so an empty stream of notices means an emptied server.
         return client.info("replication", **node_of(client, key)), client.xrevrange(keys.NOTICES, count=1)
 
     try:
         with link.skipping_nodes():
             replication, notices = link.call(ask)
-    except ServerError:  # not for this user to know, or on a node that is away
+    except ServerError:  # this user has no right to INFO, or the node is away
         replication, notices = {}, [None]
     where = safe_url(link.access.url)
     if replication.get("role") == "slave":

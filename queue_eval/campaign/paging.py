@@ -1,4 +1,4 @@
-"""Nothing is sent or read whole: pages keep each call to the server short."""
+"""Splits what is sent and read into pages, so that each call keeps the server busy only for a short time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import Any
 from queue_eval.model.moves import Submission
 
 PAGE = 1000
-_SUBMIT_BYTES = 4 * 2**20
+"""How many items one call sends or reads at most."""
 
-_READ_BYTES = 8 * 2**20
+_MAX_BATCH_BYTES = 4 * 2**20
+"""How large the configs of one batch are together, unless a single one is larger."""
+
+_PORTION_BYTES = 8 * 2**20
+"""How much a portion is meant to read."""
+
 _FIRST_PORTION = 100
-_MOST_PORTION = 2000
+_MAX_PORTION = 2000
+"""How many values the first portion asks for, and any portion at most."""
 
 
 def batches(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
@@ -21,7 +27,7 @@ def batches(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
     batch: list[Submission] = []
     size = 0
     for submission in submissions:
-        if batch and (len(batch) == PAGE or size + len(submission.config) > _SUBMIT_BYTES):
+        if batch and (len(batch) == PAGE or size + len(submission.config) > _MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(submission)
@@ -37,12 +43,13 @@ def pages(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 class Portion:
-    """How many values of unknown size to ask for at a time: as many as came to some megabytes of late."""
+    """How many values of unknown size to ask for next: as many as make up `_PORTION_BYTES`, by the size of
+    those that came last."""
 
     def __init__(self) -> None:
         self.count = _FIRST_PORTION
 
-    def seen(self, count: int, size: int) -> None:
-        """So many were of so many bytes together."""
-        fitting = _READ_BYTES * count // max(size, 1)
-        self.count = max(1, min(fitting, 4 * self.count, _MOST_PORTION))
+    def adapt(self, count: int, size_bytes: int) -> None:
+        """Learn that `count` values had `size_bytes` together."""
+        fitting = _PORTION_BYTES * count // max(size_bytes, 1)
+        self.count = max(1, min(fitting, 4 * self.count, _MAX_PORTION))

@@ -1,4 +1,5 @@
-"""The workers of a server: what each says about itself, which campaigns are for it, how to speak to them."""
+"""The registry of a server's workers: what each says about itself, which campaigns it serves, and how drivers
+and commands send it word."""
 
 from __future__ import annotations
 
@@ -22,19 +23,19 @@ from queue_eval.transport.link import Link
 
 log = plain(logging.getLogger(__name__))
 
-MOST_REFUSALS, MOST_REASON = 20, 400
-"""How much a card tells of what its worker refuses."""
+MAX_CARD_REFUSALS, MAX_REASON_CHARACTERS = 20, 400
+"""How many refused campaigns a card names, and how long each reason may be."""
 
 CARD_LEASES = 2
-"""A card stays for so many leases."""
+"""For how many leases a card stays after the last sign of life."""
 
 ANNOUNCED_S = 15.0
-"""A worker that has not registered itself so long after its announcement is not counted any more."""
+"""An announced worker that has not registered itself after this time is not counted any more."""
 
-_CLOCK_MS = 1000
-_MOST = 2**53
-_LAST_DATE = 250_000_000_000
-_MOST_TEXT = 200
+_CLOCK_TOLERANCE_MS = 1000
+_MAX_NUMBER = 2**53
+_MAX_TIME_S = 250_000_000_000
+_MAX_TEXT_CHARACTERS = 200
 _N = TypeVar("_N", int, float)
 
 
@@ -49,25 +50,25 @@ class WorkerCard:
     created: float | None = None
     slots: int | None = None
     campaigns: tuple[str, ...] | None = None
-    """None: all campaigns of its queues."""
+    """None: all campaigns with the labels that it serves."""
     born: float | None = None
     """See `machine.birth_of`: with the pid, which process it is."""
     queues: tuple[str, ...] | None = None
-    """None: it names no label."""
+    """The labels that it was started for; None: it was given none."""
     state: str = "unknown"
     lease_s: float | None = None
     busy: int | None = None
     """How many of its slots were taken at its last heartbeat."""
     announced: bool = False
-    """It is about to be started by a driver, which says so on its behalf."""
+    """A driver wrote this card, because it is about to start the worker."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Campaigns that are for it and that it does not serve, and why."""
+    """Campaign -> why the worker does not serve it, though it should."""
     scheduler: str | None = None
     """`slurm` or `sge`, when it runs in an allocation of one."""
     scheduler_job: str | None = None
     """The allocation's job id, as the scheduler's commands take it."""
     node: str | None = None
-    """What the scheduler calls its node."""
+    """The scheduler's name of its node."""
     restarts: int | None = None
     """How often the scheduler has started its job again."""
     allocation_ends: float | None = None
@@ -80,45 +81,45 @@ class WorkerCard:
 
     @classmethod
     def parse(cls, name: str, text: bytes) -> WorkerCard:
-        """What is damaged reads as if nothing were said."""
+        """The card in `text` (JSON). A damaged field reads as if it were missing."""
         try:
-            said = decode(text)
+            fields = decode(text)
         except ValueError:
-            said = None
-        if not isinstance(said, dict):
-            said = {}
+            fields = None
+        if not isinstance(fields, dict):
+            fields = {}
         return cls(
             name=name,
-            host=str(said.get("host") or ""),
-            machine=str(said.get("machine") or ""),
-            pid=_number(said.get("pid"), int),
-            created=_number(said.get("created"), float),
-            born=_number(said.get("born"), float),
-            slots=_number(said.get("slots"), int),
-            campaigns=_names(said.get("campaigns")),
-            queues=_names(said.get("queues")),
-            state=str(said.get("state") or "unknown"),
-            lease_s=_number(said.get("lease_s"), float),
-            busy=_number(said.get("busy"), int),
-            announced=bool(said.get("announced")),
-            refused=_reasons(said.get("refused")),
-            scheduler=_text(said.get("scheduler")),
-            scheduler_job=_text(said.get("scheduler_job")),
-            node=_text(said.get("node")),
-            restarts=_number(said.get("restarts"), int),
-            allocation_ends=_time(said.get("allocation_ends")),
-            launch=_text(said.get("launch")),
+            host=str(fields.get("host") or ""),
+            machine=str(fields.get("machine") or ""),
+            pid=_number(fields.get("pid"), int),
+            created=_number(fields.get("created"), float),
+            born=_number(fields.get("born"), float),
+            slots=_number(fields.get("slots"), int),
+            campaigns=_names(fields.get("campaigns")),
+            queues=_names(fields.get("queues")),
+            state=str(fields.get("state") or "unknown"),
+            lease_s=_number(fields.get("lease_s"), float),
+            busy=_number(fields.get("busy"), int),
+            announced=bool(fields.get("announced")),
+            refused=_reasons(fields.get("refused")),
+            scheduler=_text(fields.get("scheduler")),
+            scheduler_job=_text(fields.get("scheduler_job")),
+            node=_text(fields.get("node")),
+            restarts=_number(fields.get("restarts"), int),
+            allocation_ends=_time(fields.get("allocation_ends")),
+            launch=_text(fields.get("launch")),
         )
 
     @property
     def life_s(self) -> float | None:
-        """For how long after a sign of life the card stays (s), where that is known."""
+        """How long the card stays after a sign of life (s); None where that is not known."""
         if self.announced:
             return ANNOUNCED_S
         return None if self.lease_s is None else CARD_LEASES * self.lease_s
 
     def allocation_as_json(self) -> dict[str, Any]:
-        """What it says of its allocation; nothing when it runs in none."""
+        """What the card says of the allocation, as JSON values; empty when the worker runs in none."""
         if self.scheduler is None:
             return {}
         ends = self.allocation_ends
@@ -131,7 +132,7 @@ class WorkerCard:
         }  # fmt: skip
 
     def is_for(self, campaign: str) -> bool:
-        """Whether it was started for this campaign by name."""
+        """Whether the worker was started for this campaign by name."""
         return self.campaigns is not None and campaign in self.campaigns
 
     @property
@@ -145,7 +146,7 @@ class WorkerCard:
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker whose card has not expired, and how long ago (by the server's clock) it last beat."""
+    """A worker whose card has not expired, and how long ago its last heartbeat was, by the server's clock."""
 
     card: WorkerCard
     last_seen_s: float
@@ -164,8 +165,8 @@ def is_served(
 ) -> bool:
     """Whether a worker for these campaigns and labels serves this one.
 
-    One that names labels serves only these. One that names none serves the campaigns that it names, whatever
-    their label, or else all that have none.
+    A worker that names labels serves only these. A worker that names none serves the campaigns that it names,
+    whatever their label. If it names no campaigns either, it serves all campaigns without a label.
     """
     if campaigns is not None and campaign not in campaigns:
         return False
@@ -177,10 +178,10 @@ def is_served(
 def live_workers(link: Link) -> list[LiveWorker]:
     """Every worker whose card has not expired, by name. Raises NodeAwayError when some cannot be seen."""
     names = link.call(lambda client: client.zrange(keys.WORKERS, 0, -1, withscores=True))
-    # By the clock that the scores are of.
+    # The node that holds the scores is asked, because they are by its clock.
     seconds, micros = link.call(lambda client: client.time(**node_of(client, keys.WORKERS)))
     now_ms = seconds * 1000 + micros / 1000
-    _pull_back(link, [name for name, seen_ms in names if seen_ms > now_ms + _CLOCK_MS], now_ms)
+    _pull_back(link, [name for name, seen_ms in names if seen_ms > now_ms + _CLOCK_TOLERANCE_MS], now_ms)
     found = []
     for page in pages(names, PAGE):
         cards = _cards(link, [keys.worker_key(name.decode(errors="replace")) for name, _ in page])
@@ -189,16 +190,16 @@ def live_workers(link: Link) -> list[LiveWorker]:
                 card = WorkerCard.parse(name.decode(errors="replace"), text)
                 silent_s = max(0.0, now_ms - seen_ms) / 1000
                 # A card outlives its time by as much as the server's clock was set back.
-                if card.life_s is None or silent_s <= card.life_s + _CLOCK_MS / 1000:
+                if card.life_s is None or silent_s <= card.life_s + _CLOCK_TOLERANCE_MS / 1000:
                     found.append(LiveWorker(card, round(silent_s, 3)))
     return sorted(found, key=lambda worker: worker.card.name)
 
 
 def _pull_back(link: Link, names: Sequence[bytes], now_ms: float) -> None:
-    """Signs of life from before the server's clock was set back: their silence is counted from now."""
+    """Date heartbeats to now that lie in the future, because the server's clock was set back since."""
     if names:
         seen = dict.fromkeys(names, round(now_ms))
-        with suppress(ServerRefusedError):  # who may only look leaves it to others
+        with suppress(ServerRefusedError):  # a user that may only read leaves it to others
             link.call(lambda client: client.zadd(keys.WORKERS, seen, xx=True, lt=True))
 
 
@@ -214,7 +215,7 @@ def notify(link: Link, what: str, **about: str) -> None:
     try:
         with link.skipping_nodes():
             link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))
-    except (DamagedError, NodeAwayError) as error:  # they look without it, too
+    except (DamagedError, NodeAwayError) as error:  # their next heartbeat looks anyway
         log.warning("workers cannot be told to look now: %s", error)
 
 
@@ -223,7 +224,7 @@ def ask_to_drain(link: Link, workers: Sequence[str]) -> None:
     if not workers:
         return
     link.call(lambda client: client.sadd(keys.DRAIN, *workers))
-    # Only so that it is noticed at once: every heartbeat looks at the set.
+    # The notice only makes it faster: every heartbeat looks at the set.
     for worker in workers:
         notify(link, "drain", worker=worker)
 
@@ -231,28 +232,30 @@ def ask_to_drain(link: Link, workers: Sequence[str]) -> None:
 def _cards(link: Link, places: Sequence[str]) -> list[bytes | None]:
     # Not MGET: on a cluster these keys lie in different slots.
     replies = link.ask_each([(place, ("GET", place)) for place in places])
-    # A card on a node that is away is not one that is not there: raised.
+    # This raises NodeAwayError: a card on a node that is away must not read as one that is not there.
     return undamaged(replies)
 
 
-def _number(said: Any, kind: Callable[[Any], _N]) -> _N | None:
-    is_number = isinstance(said, (int, float)) and not isinstance(said, bool) and abs(said) < _MOST
-    return kind(said) if is_number else None
+def _number(value: Any, kind: Callable[[Any], _N]) -> _N | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
+    return kind(value) if is_number else None
 
 
-def _time(said: Any) -> float | None:
-    """Seconds since 1970, of a moment that has a date."""
-    at = _number(said, float)
-    return at if at is not None and 0 <= at < _LAST_DATE else None
+def _time(value: Any) -> float | None:
+    """Seconds since 1970; None for what `datetime` cannot show."""
+    at = _number(value, float)
+    return at if at is not None and 0 <= at < _MAX_TIME_S else None
 
 
-def _text(said: Any) -> str | None:
-    return str(said)[:_MOST_TEXT] if isinstance(said, (str, int)) and said != "" else None
+def _text(value: Any) -> str | None:
+    return str(value)[:_MAX_TEXT_CHARACTERS] if isinstance(value, (str, int)) and value != "" else None
 
 
-def _reasons(said: Any) -> dict[str, str]:
-    return {str(name): str(why)[:MOST_REASON] for name, why in said.items()} if isinstance(said, dict) else {}
+def _reasons(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {str(name): str(why)[:MAX_REASON_CHARACTERS] for name, why in value.items()}
 
 
-def _names(said: Any) -> tuple[str, ...] | None:
-    return tuple(map(str, said)) if isinstance(said, (list, tuple)) else None
+def _names(value: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else None

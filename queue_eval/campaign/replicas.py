@@ -1,8 +1,8 @@
 """Waits until replicas have what a campaign's server has acknowledged (WAIT).
 
 Replication is asynchronous: what was acknowledged last may be missing on the replica that takes over. WAIT
-covers the writes of its own connection, and a replica confirms the stream of all writes up to some place.
-So a write of ours, which comes after all that was acknowledged, vouches for everybody's.
+covers only the writes of its own connection. But a replica confirms the stream of all writes up to some
+place. So when it confirms a new write of ours, it has all that was acknowledged before, whoever wrote that.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ PATIENCE_S = 10.0
 """How long replicas have to confirm."""
 
 _MARGIN_S = 5.0
+"""How much later than asked the reply to WAIT may come before it counts as lost."""
 
 
 def await_replicas(link: Link, campaign: str, wanted: int) -> None:
-    """Return when so many replicas of the campaign's server have all that it acknowledged until now; else,
-    after `PATIENCE_S`, warn. One attempt: a server that is away is not waited for."""
+    """Wait until `wanted` replicas have all that the campaign's server has acknowledged until now.
+
+    Warns when they have not confirmed it after `PATIENCE_S`. Tries once: a server that is away is not waited
+    for.
+    """
     where = safe_url(link.access.url)
     try:
         confirmed = _confirmed(link, campaign, wanted)
@@ -43,7 +47,7 @@ def _confirmed(link: Link, campaign: str, wanted: int) -> int:
         node = client
         if is_cluster(client):  # a campaign lies on one node
             node = client.get_redis_connection(client.get_node_from_key(keys.closing))
-        # One connection, and a write that leaves nothing behind.
+        # All on one connection, because WAIT covers its own only. The write leaves nothing behind.
         pipeline = node.pipeline(transaction=False)
         pipeline.hset(keys.closing, "at", 1)
         pipeline.delete(keys.closing)

@@ -1,13 +1,13 @@
-"""Campaigns that are over cost workers nothing: they rest until a driver wakes them.
+"""Lays campaigns to rest that are over, so that they cost workers nothing, and wakes them.
 
 ::
 
     worker   rest.lua notes it in the campaign ──▶ register of those that rest ──▶ rest.lua once more
-    driver   enqueue, retry tell of the note   ──▶ off that register, a notice ──▶ the note is taken off
+    driver   enqueue, retry report the note    ──▶ off that register, a notice ──▶ the note is taken off
 
-The note is what counts, for it lies beside the jobs; the register only tells workers what not to look at.
-So whoever adds jobs to a campaign that rests learns it in the same moment, and a worker that puts a campaign
-on the register after that sees that it is not over and takes it off again.
+The note decides, because it lies beside the jobs. The register only tells workers what not to look at.
+A driver that adds jobs to a resting campaign gets the note with the same reply. A worker that puts the
+campaign on the register after that sees that it is not over, and takes it off again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from queue_eval.transport.link import Link
 log = plain(logging.getLogger(__name__))
 
 REST_AFTER_S = 60.0
-"""A campaign is over when all its jobs have been finished, and nothing has happened, for so long."""
+"""A campaign is over when all its jobs are finished and nothing has happened for this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,16 @@ def look_at_all(link: Link, campaigns: Sequence[str], *, may_rest: bool) -> list
 
 
 def lay_to_rest(link: Link, campaigns: Sequence[str]) -> list[str]:
-    """Have workers look at these no more, as far as they are still over; returns which."""
+    """Have workers look no more at those of these campaigns that are still over. Returns those."""
     at = round(time.time() * 1000)
     link.call(lambda client: client.zadd(keys.RESTING, dict.fromkeys(campaigns, at)))
-    # A driver may have added jobs, and have woken the campaign, before it was put there.
+    # A driver may have added jobs, and woken the campaign, before it was put on the register.
     goes_on = set(wake_open(link, campaigns))
     return [campaign for campaign in campaigns if campaign not in goes_on]
 
 
 def wake_open(link: Link, campaigns: Sequence[str]) -> list[str]:
-    """Take those off the register that are not over, or not there any more; returns which."""
+    """Take those off the register of resting campaigns that are not over, or are gone. Returns those."""
     looks = look_at_all(link, campaigns, may_rest=True)
     goes_on = [
         campaign
@@ -75,7 +75,7 @@ def wake_open(link: Link, campaigns: Sequence[str]) -> list[str]:
 
 
 def all_resting(link: Link) -> list[str]:
-    """The register."""
+    """All campaigns on the register of resting ones."""
     names = link.call(lambda client: client.zrange(keys.RESTING, 0, -1))
     return [name.decode(errors="replace") for name in names]
 
@@ -86,11 +86,12 @@ def wake(link: Link, campaign: str) -> None:
         with link.skipping_nodes():
             link.call(lambda client: client.zrem(keys.RESTING, campaign))
     except NodeAwayError as error:
-        # Its note stays, by which it is woken later: see `CampaignQueue.stay_listed`.
+        # Its note stays, so it is woken later: see `CampaignCommands.stay_listed`.
         log.warning("campaign %s cannot be woken for now: %s", campaign, error)
         return
     notify(link, "wake", campaign=campaign)
-    # Last: until then whoever adds jobs is told to wake it, should this process die here.
+    # The note goes last: should this process die before, the next driver that adds jobs still sees the note
+    # and wakes the campaign.
     link.call(lambda client: client.hdel(keys.Keys(campaign).meta, "resting"))
 
 

@@ -1,4 +1,4 @@
-"""The result stream as a driver reads it: entries, and a reader that blocks from its own cursor."""
+"""Reads the result stream: its entries, and a blocking reader with its own cursor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from queue_eval.transport.link import BlockingClient, Link
 
 log = plain(logging.getLogger(__name__))
 
-_ID_DIGITS = 16
+_MAX_ID_DIGITS = 16
 _ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
 
 _STATES = {state.value[0]: state for state in State if state.is_final}
@@ -66,18 +66,18 @@ def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
 
 
 def _damaged(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
-    """An entry that is not as we wrote it: the failure of its job, or of none (id 0) if it does not name one.
+    """The failure that stands for an entry which we have not written like this.
 
-    One bad entry must not keep a driver from all others.
+    Its `id` is 0 if the entry names no job. One bad entry must not keep a driver from all others.
     """
     name = fields.get(b"outcome", b"").partition(b" ")[0]
-    job = int(name) if name.isdigit() and len(name) < _ID_DIGITS else 0
+    job = int(name) if name.isdigit() and len(name) < _MAX_ID_DIGITS else 0
     log.warning("entry %s of a result stream is damaged: %s", entry, f"job {job}" if job else "of no job")
     return lost_entry(job, entry)
 
 
 def lost_entry(job: int, entry: str) -> ResultEntry:
-    """What stands for an outcome that the server should have, and cannot give."""
+    """A failure in place of an outcome that the server should have and cannot give."""
     return ResultEntry(
         entry=entry, id=job, state=State.FAILED, attempts=1, run_ms=None,
         finished_ms=entry_order(entry)[0] if is_entry(entry) else 0, worker="", source="", cause="error",
@@ -86,7 +86,7 @@ def lost_entry(job: int, entry: str) -> ResultEntry:
 
 
 def entry_order(entry: str) -> tuple[int, int]:
-    """What sorts entries of a stream in the order in which they were added."""
+    """A sort key: the order in which entries were added to a stream."""
     time_ms, _, number = entry.partition("-")
     return int(time_ms), int(number)
 
@@ -99,8 +99,8 @@ def is_entry(text: str) -> bool:
 class ResultReader:
     """Reads a campaign's result stream from a cursor, blocking, on a connection of its own.
 
-    Guarantees: every entry after the first cursor is returned exactly once, in order: the cursor moves only
-    with what is returned, so a lost reply is read again. Assumes: one thread at a time.
+    Guarantees: every entry after the first cursor is returned exactly once, in order. The cursor only moves
+    past entries that are returned, so a lost reply is read again. Assumes: one thread uses it at a time.
     """
 
     def __init__(self, link: Link, key: str, cursor: str, *, max_block_s: float = 30.0) -> None:
@@ -114,8 +114,11 @@ class ResultReader:
         self._client = BlockingClient(link, max_block_s + _MARGIN_S)
 
     def read(self, block_s: float, count: int | None = None) -> list[ResultEntry]:
-        """Entries after the cursor, `count` or some megabytes of them; waits up to `block_s` for the first,
-        and for a server that is away."""
+        """Entries after the cursor: up to `count`, or else some megabytes of them.
+
+        Waits up to `block_s` for the first one, and as long as it takes for a server that is away. May return
+        none.
+        """
         count = count or self._portion.count
         self.may_have_more = False
         block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
@@ -129,13 +132,13 @@ class ResultReader:
             self._link.wait_until_back(error, self._key)
             return []
         except BaseException:
-            self.close()  # interrupted: a reply that is on its way must answer no later read
+            self.close()  # it was interrupted: a reply that is on its way must not answer a later read
             raise
         if not reply:
             return []
         entries = parse_entries(reply[0][1])
         self.cursor = reply[0][1][-1][0].decode()
-        self._portion.seen(len(entries), sum(len(entry.body) for entry in entries))
+        self._portion.adapt(len(entries), sum(len(entry.body) for entry in entries))
         self.may_have_more = len(reply[0][1]) == count
         return entries
 

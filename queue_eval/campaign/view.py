@@ -1,4 +1,4 @@
-"""A campaign on the server, read only: what every reader of it shares, and nothing cached."""
+"""Reads a campaign on the server: all queries that change nothing. It caches nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SCHEMA_VERSION = "2"
 
 @contextmanager
 def reading(campaign: str) -> Iterator[None]:
-    """What is tripped over within is damage: what the server holds is not as we wrote it."""
+    """Raise DamagedError for errors within: what the server holds cannot be parsed, so we have not written
+    it."""
     try:
         yield
     except QueueEvalError:
@@ -32,7 +33,10 @@ def reading(campaign: str) -> Iterator[None]:
 
 
 class CampaignView:
-    """The reading half of `CampaignQueue`. `uid` tells the campaign from an earlier one of the same name."""
+    """The reading half of `CampaignCommands`.
+
+    `uid` tells the campaign from an earlier one of the same name.
+    """
 
     def __init__(self, link: Link, campaign: str, uid: str) -> None:
         self.link = link
@@ -69,7 +73,7 @@ class CampaignView:
             return Opened.of(reply)
 
     def retried(self) -> int:
-        """How many finished jobs were ever opened again by the user."""
+        """How many finished jobs the user has ever had run again (`retry`)."""
         with reading(self.campaign):
             return int(self.link.call(lambda client: client.hget(self.keys.meta, "retried")) or 0)
 
@@ -98,11 +102,12 @@ class CampaignView:
         return parse_entries(raw)
 
     def entries(self, ids: Sequence[str]) -> list[ResultEntry]:
-        """The result-stream entries with these entry ids, in the order given; best when they are sorted."""
+        """The entries of the result stream with these entry ids, in the order given. Sorted ids are read in
+        fewer calls."""
         found: dict[str, ResultEntry] = {}
         for page in pages([entry for entry in ids if is_entry(entry)], PAGE):
-            # Whoever resumes a campaign asks for almost all of its log: one range, and single entries for the
-            # rest.
+            # A driver that resumes a campaign asks for almost all entries. So one range is read, and then the
+            # entries that were not in it.
             first, last = min(page, key=entry_order), max(page, key=entry_order)
             found |= {entry.entry: entry for entry in self._range(first, last, 2 * len(page))}
             found |= {entry.entry: entry for entry in self._each([e for e in page if e not in found])}
@@ -123,7 +128,7 @@ class CampaignView:
         return [entry for raw in self.link.call(operation) for entry in parse_entries(raw)] if ids else []
 
     def index_of(self, ids: Sequence[int]) -> list[str | None]:
-        """Entry in the result stream of each finished job, None for the others."""
+        """The entry in the result stream of each finished job; None for the others."""
         return [_text(v) if v is not None else None for v in self._hmget(self.keys.index, ids)]
 
     def configs_of(self, ids: Sequence[int]) -> list[tuple[int, bytes] | None]:
@@ -134,18 +139,18 @@ class CampaignView:
         return self._hmget(self.keys.column("outputs"), ids)
 
     def hosts_of(self, workers: Sequence[str]) -> list[str | None]:
-        """Host on which each worker runs, as it said when it first attended the campaign."""
+        """The host of each worker, as it said when it first attended the campaign; None where unknown."""
         if not workers:
             return []
         raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
         return [_host(v) if v is not None else None for v in raw]
 
     def widths(self) -> list[int]:
-        """The widths that jobs of the campaign have, or had, beside one slot."""
+        """The widths above one slot that jobs of the campaign have, or had."""
         return _numbers(self.link.call(lambda c: c.zrange(self.keys.column("wide"), 0, -1)))
 
     def widest_pending(self) -> int:
-        """How many slots the widest pending job takes; 1 when no wide one waits."""
+        """How many slots the widest pending job takes; 1 when no wide job waits."""
         for width in reversed(self.widths()):
             if self._count_pending(width):
                 return width
@@ -161,8 +166,10 @@ class CampaignView:
         return sorted(_numbers(members))
 
     def outstanding(self) -> Iterator[tuple[int, State, str]]:
-        """(id, state, worker) of every unfinished job, in pages; jobs that move meanwhile may be missed or
-        come twice, so callers that need all of them ask again."""
+        """(id, state, worker) of every unfinished job.
+
+        A job that moves meanwhile may be missed, or come twice. So callers that need all of them ask again.
+        """
         link, keys = self.link, self.keys
         places = [(keys.column("scheduled"), State.SCHEDULED)]
         places += [(keys.pending_of(width), State.PENDING) for width in (1, *self.widths())]
@@ -196,7 +203,8 @@ class CampaignView:
             values += self._hmget_page(key, page)
         return values
 
-    # One call each, so that what a loop repeats after a lost reply is bound to this turn's page.
+    # Each call stands in a function of its own: a lambda in a loop refers to the loop's variables, not to the
+    # values of this turn, and the link may repeat it.
 
     def _hmget_page(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
         return self.link.call(lambda client: client.hmget(key, ids))
@@ -223,7 +231,7 @@ class CampaignView:
 
 
 def parse_config(value: bytes) -> tuple[int, bytes]:
-    """(submission time in ms, config JSON) of what stands in the column; a damaged time reads as 0."""
+    """(submission time in ms, config JSON) of a value of the column `configs`. A damaged time reads as 0."""
     stamp = value[:STAMP_DIGITS]
     return int(stamp, 36) if stamp.isalnum() else 0, value[STAMP_DIGITS:]
 
@@ -233,12 +241,13 @@ def _text(value: bytes) -> str:
 
 
 def _numbers(members: Iterable[bytes]) -> list[int]:
-    """The ids among `members`: what is none was not put there by us."""
+    """The ids among `members`; we have not put there anything else."""
     return [int(member) for member in members if member.isdigit()]
 
 
-def _host(said: bytes) -> str | None:
+def _host(entry: bytes) -> str | None:
+    """The host in an entry of the roster (JSON)."""
     try:
-        return str(decode(said)["host"])
+        return str(decode(entry)["host"])
     except (ValueError, TypeError, LookupError):
         return None

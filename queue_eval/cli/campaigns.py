@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import EXPIRE_AFTER_S, closed_ms_of
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.campaign.registry import LiveWorker, live_workers
@@ -110,7 +110,7 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
                 say(f"run those of other code than now again with: {again}")
 
 
-def _sources_of(queue: CampaignQueue, meta: dict[str, bytes]) -> dict[str, int]:
+def _sources_of(queue: CampaignCommands, meta: dict[str, bytes]) -> dict[str, int]:
     """Results by source, where there are several; empty where there are not."""
     if len(known_sources(meta)) < 2:
         return {}
@@ -120,7 +120,7 @@ def _sources_of(queue: CampaignQueue, meta: dict[str, bytes]) -> dict[str, int]:
 
 def every_campaign(
     link: Link, on_damage: Callable[[str, Exception], object] | None = None
-) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignQueue]]:
+) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignCommands]]:
     """Name, meta and counts of each campaign, the oldest first; not those of another protocol version.
 
     What cannot be read is told to `on_damage`, or on standard error.
@@ -128,7 +128,7 @@ def every_campaign(
     for raw in link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1)):
         name = raw.decode(errors="replace")
         try:
-            queue, meta = CampaignQueue.attach(link, name)
+            queue, meta = CampaignCommands.attach(link, name)
             snapshot = queue.snapshot()
         except (CampaignNotFoundError, ServerRefusedError):
             continue  # purged this moment, or not ours to read
@@ -178,7 +178,7 @@ def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dic
 
 
 def _workers_of(
-    queue: CampaignQueue, snapshot: Snapshot, live: Iterable[LiveWorker]
+    queue: CampaignCommands, snapshot: Snapshot, live: Iterable[LiveWorker]
 ) -> list[dict[str, Any]]:
     """Live workers that attend the campaign or were started for it; dead ones that still hold its jobs."""
     alive = {worker.card.name: worker for worker in live}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import ServerUnreachableError
 from queue_eval.transport.access import Access, find_access, home_folder, safe_url
 from queue_eval.transport.link import Link
@@ -42,10 +42,10 @@ def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iter
 @contextmanager
 def campaign_queue(
     campaign: str, url: str | None, home: str | None, *, looks: bool = False
-) -> Iterator[CampaignQueue]:
+) -> Iterator[CampaignCommands]:
     """An existing campaign. Raises CampaignNotFoundError, and what `connected` raises."""
     with connected(url, home, looks=looks) as link:
-        yield CampaignQueue.attach(link, campaign)[0]
+        yield CampaignCommands.attach(link, campaign)[0]
 
 
 def named_access(url: str | None, home: str | None) -> Access:

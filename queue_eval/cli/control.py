@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import label_of
@@ -74,7 +74,7 @@ def retry_command(
         say(unserved)
 
 
-def _results_of_changed_source(queue: CampaignQueue) -> dict[int, str]:
+def _results_of_changed_source(queue: CampaignCommands) -> dict[int, str]:
     found = results_by_source(queue)
     changed = changed_sources(queue.meta(), found)
     if changed is None:
@@ -146,7 +146,7 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
         say(unserved)
 
 
-def _why_unserved(queue: CampaignQueue, *, tells_pause: bool) -> str | None:
+def _why_unserved(queue: CampaignCommands, *, tells_pause: bool) -> str | None:
     """Why nobody is at the jobs that are to be done now, and what to do.
 
     `tells_pause`: a pause counts as a reason; `status` shows it apart.

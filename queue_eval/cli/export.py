@@ -18,7 +18,7 @@ from typing import IO
 
 import click
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.cli.options import SAFE_CELLS_HELP, json_option, server_options
@@ -79,7 +79,7 @@ def export_command(
         say(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
 
 
-def _write_lines(queue: CampaignQueue, file: IO[str], columns: Columns, *, is_strict: bool) -> int:
+def _write_lines(queue: CampaignCommands, file: IO[str], columns: Columns, *, is_strict: bool) -> int:
     """Write the finished jobs of this moment, one JSON object per line, and learn the columns of a table.
 
     `is_strict`: floats that JSON lacks are null; else they are as Python reads them.

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import card_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.options import JOB_ID, json_option, server_options
@@ -81,7 +81,7 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         _show(campaign, record, slots, attempts, output, shown_allocation(allocation))
 
 
-def check_ids(queue: CampaignQueue, ids: Iterable[int]) -> None:
+def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
     """Raise UsageError unless the campaign has these jobs."""
     last_id = queue.snapshot().last_id
     unknown = [str(id_) for id_ in ids if id_ > last_id]
@@ -90,7 +90,7 @@ def check_ids(queue: CampaignQueue, ids: Iterable[int]) -> None:
         raise UsageError(f"campaign {queue.campaign!r} has no job {', '.join(unknown)}; {has}")
 
 
-def _attempts(queue: CampaignQueue, record: JobRecord) -> list[dict[str, Any]]:
+def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]]:
     """Every attempt on record, oldest first; the one that settled the job comes last."""
     found: list[dict[str, Any]] = [
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Snapshot
 
 SAMPLE = 500
@@ -22,7 +22,7 @@ class Pace:
     """None: nobody knows; 0: nothing is outstanding."""
 
 
-def pace_of(queue: CampaignQueue, snapshot: Snapshot, created_ms: int, *, is_served: bool = True) -> Pace:
+def pace_of(queue: CampaignCommands, snapshot: Snapshot, created_ms: int, *, is_served: bool = True) -> Pace:
     """The pace of the newest results; how long it may take is not known while nobody serves it."""
     times_ms = [entry.finished_ms for entry in queue.newest(SAMPLE)]
     rate = rate_per_s(times_ms, created_ms, snapshot.now_ms if snapshot.outstanding else None)

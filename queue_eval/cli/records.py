@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.result_stream import ResultEntry, lost_entry
 from queue_eval.campaign.view import parse_config
@@ -103,7 +103,7 @@ class JobRecord:
 class JobRecordReader:
     """Reads `JobRecord`s of one campaign. Guarantees: all records of one page are of one moment."""
 
-    def __init__(self, queue: CampaignQueue) -> None:
+    def __init__(self, queue: CampaignCommands) -> None:
         self._queue = queue
         meta = queue.meta()
         self._created_ms = int(meta["created_ms"])

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Enqueued, EnqueueReply, Submission
@@ -32,7 +32,7 @@ class BatchSender:
     number. Assumes: whoever calls a method holds `lock`.
     """
 
-    def __init__(self, queue: CampaignQueue, ledger: Ledger, *, reuse: bool) -> None:
+    def __init__(self, queue: CampaignCommands, ledger: Ledger, *, reuse: bool) -> None:
         self._queue = queue
         self._ledger = ledger
         self._reuse = reuse

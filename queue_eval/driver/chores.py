@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.driver.service import ServiceCheck
 from queue_eval.errors import GiveUp, ServerError
@@ -97,7 +97,7 @@ class Chores:
     """A waiting driver's regular duties, each at its own pace. Called by one thread at a time."""
 
     def __init__(
-        self, queue: CampaignQueue, ensure_workers: Callable[[], None] | None, *,
+        self, queue: CampaignCommands, ensure_workers: Callable[[], None] | None, *,
         label: str = DEFAULT_QUEUE, forwards: bool = False,
     ) -> None:  # fmt: skip
         self._queue = queue

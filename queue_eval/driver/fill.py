@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.model.codec import decode
 from queue_eval.model.job import Job
@@ -21,7 +21,7 @@ class JobFiller:
     """
 
     def __init__(
-        self, queue: CampaignQueue, run_function: Any, created_ms: int, failure_value: Any
+        self, queue: CampaignCommands, run_function: Any, created_ms: int, failure_value: Any
     ) -> None:
         self._queue = queue
         self._run_function = run_function

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import Portion
 from queue_eval.campaign.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
 from queue_eval.driver.fill import JobFiller
@@ -31,7 +31,7 @@ class OutcomeIntake:
     """
 
     def __init__(
-        self, queue: CampaignQueue, ledger: Ledger, recovery: Recovery, filler: JobFiller
+        self, queue: CampaignCommands, ledger: Ledger, recovery: Recovery, filler: JobFiller
     ) -> None:
         self._queue = queue
         self._ledger = ledger
@@ -72,7 +72,7 @@ class OutcomeIntake:
             if not self._take(found, epoch):
                 break
             taken += len(page)
-            portion.seen(len(page), sum(len(entry.body) for entry in found))
+            portion.adapt(len(page), sum(len(entry.body) for entry in found))
             found_names = {entry.entry for entry in found}
             self._give_up([(job_id, entry) for job_id, entry in page if entry not in found_names])
         return bool(joined)

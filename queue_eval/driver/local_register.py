@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import WorkerCard, ask_to_drain, card_of, live_workers
 from queue_eval.driver.worker_logs import log_name
 from queue_eval.machine import birth_of, is_alive, machine_id, parse_process
@@ -42,7 +42,7 @@ _LOOK_EVERY_S = 0.02
 class LocalRegister:
     """The local workers of one campaign on this machine. `home`: the folder that has their logs."""
 
-    def __init__(self, queue: CampaignQueue, home: Path) -> None:
+    def __init__(self, queue: CampaignCommands, home: Path) -> None:
         self._queue = queue
         self._logs = home / "logs"
         self.machine = machine_id()
@@ -120,7 +120,7 @@ def _leases(card: WorkerCard | None) -> bool:
     return card is not None and card.state != "draining" and _may_live(card)
 
 
-def retire_idle(queue: CampaignQueue, home: Path) -> list[WorkerCard]:
+def retire_idle(queue: CampaignCommands, home: Path) -> list[WorkerCard]:
     """Drain the local workers of a campaign in which nothing is left to do, and which no driver uses.
 
     Jobs that are submitted later then run with what their driver has. Returns the workers that have not

@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 
 from queue_eval.campaign import keys as names
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import ANNOUNCED_S, WorkerCard, ask_to_drain, live_workers
 from queue_eval.driver.launch import Launch, for_workers, launch_key
 from queue_eval.driver.local_register import DRAIN_HEARD_S, LocalRegister
@@ -89,7 +89,7 @@ class LocalWorkers:
     """Keeps `slots` slots in all on this machine that serve a campaign. Several threads may use it."""
 
     def __init__(
-        self, queue: CampaignQueue, home: Path, slots: int, python: str, *,
+        self, queue: CampaignCommands, home: Path, slots: int, python: str, *,
         label: str = names.DEFAULT_QUEUE,
     ) -> None:  # fmt: skip
         self._queue = queue

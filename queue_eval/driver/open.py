@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import prune_in_passing
 from queue_eval.driver.chores import Patience
 from queue_eval.driver.options import Options, failure_value_of
@@ -116,15 +116,15 @@ def open_campaign(
 
 def _open(
     link: Link, campaign: str, fields: dict[str, Any], reference: FunctionRef, *, accept_change: bool
-) -> tuple[CampaignQueue, Opened]:
+) -> tuple[CampaignCommands, Opened]:
     seal = _seal(link.access.key, campaign, fields)
     try:
-        return CampaignQueue.open(link, campaign, fields, accept_change=accept_change, sign=seal)
+        return CampaignCommands.open(link, campaign, fields, accept_change=accept_change, sign=seal)
     except CampaignConflictError:
-        _, meta = CampaignQueue.attach(link, campaign)
+        _, meta = CampaignCommands.attach(link, campaign)
         if not _is_same_function(meta, reference, str(fields["method"])):
             raise
-    return CampaignQueue.open(link, campaign, fields, accept_change=True, sign=seal)
+    return CampaignCommands.open(link, campaign, fields, accept_change=True, sign=seal)
 
 
 def _seal(key: bytes | None, campaign: str, fields: dict[str, Any]) -> Callable[[str, int], str] | None:
@@ -184,7 +184,7 @@ def attach_campaign(
     server = reach(options.url, options.home, options.access)
     try:
         _check_role(server.access)
-        queue, meta = CampaignQueue.attach(server.link, campaign)
+        queue, meta = CampaignCommands.attach(server.link, campaign)
         if meta.get("expires"):
             queue.keep()  # Somebody knows it by name, so it must not expire.
         opened = queue.standing()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.history import Past, past_pages, without_collections
 from queue_eval.driver.fill import JobFiller
 from queue_eval.driver.ledger import Ledger
@@ -17,7 +17,7 @@ class PastJobs:
     Guarantees: one job is one object, as long as the ledger keeps it.
     """
 
-    def __init__(self, queue: CampaignQueue, ledger: Ledger, filler: JobFiller) -> None:
+    def __init__(self, queue: CampaignCommands, ledger: Ledger, filler: JobFiller) -> None:
         self._queue = queue
         self._ledger = ledger
         self._filler = filler

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from enum import Enum
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import PAGE
 from queue_eval.campaign.result_stream import entry_order
 from queue_eval.driver.batch_sender import BatchSender
@@ -62,7 +62,7 @@ class Recovery:
     """
 
     def __init__(
-        self, queue: CampaignQueue, ledger: Ledger, sender: BatchSender, submissions: SubmissionLog
+        self, queue: CampaignCommands, ledger: Ledger, sender: BatchSender, submissions: SubmissionLog
     ) -> None:
         self._queue = queue
         self._ledger = ledger

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import pages
 from queue_eval.driver.batch_sender import Placement
 from queue_eval.model.codec import decode
@@ -94,7 +94,7 @@ class SubmissionLog:
             self._batches.popleft()
             oldest = self._batches[0]
 
-    def find_rolled_back(self, queue: CampaignQueue, *, in_order: bool = True) -> list[Sent]:
+    def find_rolled_back(self, queue: CampaignCommands, *, in_order: bool = True) -> list[Sent]:
         """The jobs that the server does not have any more, in the order of their submission.
 
         `in_order`: the server acknowledged the jobs in the order of their times. That is not so when

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
 from queue_eval.errors import DamagedError, NodeAwayError
 from queue_eval.marks import INSIDE_JOB
@@ -59,7 +59,7 @@ class ServiceCheck:
     so the workers' slots do not show whether they are busy. `hires`: this driver starts workers itself.
     """
 
-    def __init__(self, queue: CampaignQueue, *, label: str, hires: bool, forwards: bool) -> None:
+    def __init__(self, queue: CampaignCommands, *, label: str, hires: bool, forwards: bool) -> None:
         self._queue = queue
         self._label = label
         self._hires = hires

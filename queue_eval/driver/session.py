@@ -7,9 +7,9 @@
                                    ├▶ Recovery        rolled-back jobs are resubmitted           (recovery)
                                    └▶ PastJobs        what had finished before is read          (past_jobs)
 
-All of them change one `Ledger`, the driver's memory of its jobs, and call one `CampaignQueue`, the campaign
-on the server. They follow one rule: what takes time, or may be interrupted, is read from the server first and
-without the ledger's lock; then the ledger is changed under its lock.
+All of them change one `Ledger`, the driver's memory of its jobs, and call one `CampaignCommands`, the
+campaign on the server. They follow one rule: what takes time, or may be interrupted, is read from the server
+first and without the ledger's lock; then the ledger is changed under its lock.
 
 There are two locks. The sender's lock (`BatchSender.lock`) is held by a whole submission or recovery, and is
 taken first. The ledger's lock is held for moments, and no call to the server is made under it.
@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.driver.batch_sender import BatchSender, Placement
 from queue_eval.driver.fill import JobFiller
 from queue_eval.driver.intake import OutcomeIntake
@@ -44,7 +44,7 @@ class CampaignSession:
     """
 
     def __init__(
-        self, queue: CampaignQueue, opened: Opened, run_function: Any, *, reuse: bool, keep: bool = True,
+        self, queue: CampaignCommands, opened: Opened, run_function: Any, *, reuse: bool, keep: bool = True,
         failure_value: Any = FAIL_RETURN_VALUE,
     ) -> None:  # fmt: skip
         self.queue = queue

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import batches
 from queue_eval.driver.batch_sender import BatchSender, Placement
 from queue_eval.driver.ledger import CompletionHook, Ledger
@@ -40,7 +40,7 @@ class Submitter:
     """
 
     def __init__(
-        self, queue: CampaignQueue, ledger: Ledger, sender: BatchSender, recovery: Recovery,
+        self, queue: CampaignCommands, ledger: Ledger, sender: BatchSender, recovery: Recovery,
         submissions: SubmissionLog, run_function: Any, *, reuse: bool,
     ) -> None:  # fmt: skip
         self._queue = queue

@@ -19,7 +19,7 @@ import pytest
 from queue_eval import failpoints
 from queue_eval.campaign import keys
 from queue_eval.campaign import scripts as lua
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.failpoints import POINTS, VARIABLE
 from queue_eval.model.codec import FAIL_RETURN_VALUE
 from queue_eval.model.states import State
@@ -49,7 +49,7 @@ class Attack:
         """A worker that lives on."""
         return self.worker("--name", self.healer)
 
-    def queue(self) -> CampaignQueue:
+    def queue(self) -> CampaignCommands:
         return self.fleet.queue(self.campaign)
 
     def check(self, *, jobs: int, twice: int) -> None:
@@ -357,7 +357,7 @@ def test_a_driver_killed_at_any_call(server, tmp_path, campaign, point):
         fleet.close()
 
 
-def check_ended(queue: CampaignQueue) -> None:
+def check_ended(queue: CampaignCommands) -> None:
     snapshot = queue.snapshot()
     assert snapshot.conserved
     assert (snapshot.last_id, snapshot.counts[State.SUCCEEDED]) == (COUNT, COUNT - 1)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.history import past_pages
 from queue_eval.campaign.result_stream import ResultReader
 from queue_eval.campaign.view import STAMP_DIGITS
@@ -83,7 +83,7 @@ class Call:
 
     run: Callable[[Any], Any]
     prepare: Callable[[LuaCampaign], Any] = lambda _: None
-    connect: Callable[[CampaignQueue], Any] = lambda queue: queue
+    connect: Callable[[CampaignCommands], Any] = lambda queue: queue
     """Makes what `run` is called with, whose connection is there before the fault is."""
     replies_the_same: bool = True
     """Not where the reply tells of this call alone: its repeat, whose reply is read, has changed nothing."""
@@ -114,21 +114,21 @@ def finished(campaign: LuaCampaign) -> None:
     campaign.queue.cancel([3])
 
 
-def open_again(queue: CampaignQueue) -> Any:
+def open_again(queue: CampaignCommands) -> Any:
     fields = FIELDS | {"max_losses": 9}
-    return CampaignQueue.open(queue.link, queue.campaign, fields, accept_change=False)[1].last_id
+    return CampaignCommands.open(queue.link, queue.campaign, fields, accept_change=False)[1].last_id
 
 
-def create(queue: CampaignQueue) -> Any:
-    opened = CampaignQueue.open(queue.link, f"{queue.campaign}-new", FIELDS, accept_change=False)[1]
+def create(queue: CampaignCommands) -> Any:
+    opened = CampaignCommands.open(queue.link, f"{queue.campaign}-new", FIELDS, accept_change=False)[1]
     assert queue.link.call(lambda client: client.zscore("qe:campaigns", f"{queue.campaign}-new"))
     return opened.last_id
 
 
-def send(reuse: bool, **more: Any) -> Callable[[CampaignQueue], Any]:
+def send(reuse: bool, **more: Any) -> Callable[[CampaignCommands], Any]:
     batch = [submission({"x": x}) for x in range(JOBS - 1, JOBS + 2)]
 
-    def enqueue(queue: CampaignQueue) -> Any:
+    def enqueue(queue: CampaignCommands) -> Any:
         jobs = queue.enqueue("d", 100, batch, reuse=reuse, **more).jobs
         at = [submitted_ms for submitted_ms, _ in filter(None, queue.configs_of([job.id for job in jobs]))]
         assert at == [job.submitted_ms for job in jobs]
@@ -137,8 +137,8 @@ def send(reuse: bool, **more: Any) -> Callable[[CampaignQueue], Any]:
     return enqueue
 
 
-def settle(*what: Any, room: int = 1) -> Callable[[CampaignQueue], Any]:
-    def call(queue: CampaignQueue) -> Any:
+def settle(*what: Any, room: int = 1) -> Callable[[CampaignCommands], Any]:
+    def call(queue: CampaignCommands) -> Any:
         reply = queue.settle(
             "w1", what, lease_ms=60_000, request="life-100", room=room, prefetch=0, now=1000.0
         )
@@ -147,7 +147,7 @@ def settle(*what: Any, room: int = 1) -> Callable[[CampaignQueue], Any]:
     return call
 
 
-def reader_of(queue: CampaignQueue) -> ResultReader:
+def reader_of(queue: CampaignCommands) -> ResultReader:
     reader = ResultReader(queue.link, queue.keys.results, "0-0", max_block_s=0.05)
     reader.read(0)
     reader.cursor = "0-0"
@@ -257,7 +257,7 @@ def test_the_effect_is_that_of_one(call, fault, campaign, direct, link, proxy):
     expected_reply, expected = without_a_fault(call, f"{campaign}-beside", direct)
     prepared = prepare(call, campaign, direct)
     link.call(lambda client: client.ping())  # the connection is there: the fault meets the call
-    there = call.connect(CampaignQueue(link, campaign, prepared.uid))
+    there = call.connect(CampaignCommands(link, campaign, prepared.uid))
     with fault(proxy):
         reply = call.run(there)
     forget(link, proxy)
@@ -272,18 +272,18 @@ def test_a_call_of_several_commands_loses_a_later_reply(name, after, campaign, d
     call = CALLS[name]
     _, expected = without_a_fault(call, f"{campaign}-beside", direct)
     prepared = prepare(call, campaign, direct)
-    there = call.connect(CampaignQueue(link, campaign, prepared.uid))
+    there = call.connect(CampaignCommands(link, campaign, prepared.uid))
     proxy.drop_reply(after=after)
     call.run(there)
     forget(link, proxy)
     assert picture(prepared) == expected
 
 
-def prepare(call: Call, name: str, direct: Link) -> CampaignQueue:
+def prepare(call: Call, name: str, direct: Link) -> CampaignCommands:
     made = LuaCampaign(direct, name)
     made.queue.repeating = False
     call.prepare(made)
-    return CampaignQueue(direct, name, made.queue.uid)
+    return CampaignCommands(direct, name, made.queue.uid)
 
 
 def without_a_fault(call: Call, name: str, direct: Link) -> tuple[Any, Any]:
@@ -301,7 +301,7 @@ def forget(link: Link, proxy: StrandingProxy) -> None:
     wait_until(lambda: proxy.open_lines == 0)
 
 
-def picture(queue: CampaignQueue) -> Any:
+def picture(queue: CampaignCommands) -> Any:
     """All that a campaign holds, but for times, and for what only names this call."""
     client = queue.link.client
     there = Columns.read(client, queue)
@@ -339,7 +339,7 @@ def _without_age(outcome: bytes) -> list[bytes]:
 def test_what_arrives_after_later_calls_of_the_same_caller_does_nothing(campaign, direct, link, proxy):
     """A call was given up, repeated, and followed by others, when it arrives after all."""
     made = LuaCampaign(direct, campaign)
-    queue = CampaignQueue(link, campaign, made.queue.uid)
+    queue = CampaignCommands(link, campaign, made.queue.uid)
     link.call(lambda client: client.ping())
     proxy.strand()
     queue.enqueue("d", 1, [submission({"x": 1})], reuse=False)

@@ -15,7 +15,7 @@ import pytest
 
 from queue_eval import Evaluator
 from queue_eval.campaign import keys, resting
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import Keys
 from queue_eval.model.codec import encode
 from queue_eval.model.moves import Lease, Settlement, Submission
@@ -95,7 +95,7 @@ class Counter:
     def finished(self, campaign: str) -> int:
         return self._link.client.hlen(Keys(campaign).index)
 
-    def memory_of(self, queue: CampaignQueue) -> int:
+    def memory_of(self, queue: CampaignCommands) -> int:
         sizes = [self._link.client.memory_usage(key, samples=0) for key in queue.keys.columns]
         return sum(size or 0 for size in sizes)
 
@@ -121,7 +121,7 @@ def mover(own_home: Path, counter: Counter) -> Iterator[Link]:
 class Moves:
     """Each move for a batch, as one call."""
 
-    def __init__(self, queue: CampaignQueue) -> None:
+    def __init__(self, queue: CampaignCommands) -> None:
         self.queue = queue
         self._numbers = itertools.count(1)
         self._leases: list[Lease] = []
@@ -160,7 +160,7 @@ def configs(first: int, count: int) -> list[dict[str, Any]]:
 
 
 def test_a_call_executes_and_moves_what_is_written_down(counter: Counter, mover: Link) -> None:
-    queue, _ = CampaignQueue.open(mover, "c", {"function": "m:f", "method": "thread"}, accept_change=False)
+    queue, _ = CampaignCommands.open(mover, "c", {"function": "m:f", "method": "thread"}, accept_change=False)
     moves = Moves(queue)
     for move in (moves.enqueue, moves.enqueue, moves.lease, moves.settle):
         move()  # the first calls make keys and load the scripts
@@ -177,7 +177,7 @@ def test_a_call_executes_and_moves_what_is_written_down(counter: Counter, mover:
 
 
 def test_a_job_takes_as_much_memory_as_is_written_down(counter: Counter, mover: Link) -> None:
-    queue, _ = CampaignQueue.open(mover, "c", {"function": "m:f", "method": "thread"}, accept_change=False)
+    queue, _ = CampaignCommands.open(mover, "c", {"function": "m:f", "method": "thread"}, accept_change=False)
     moves = Moves(queue)
     memory = {}
     for _ in range(BATCHES):
@@ -250,7 +250,7 @@ def test_what_is_over_costs_an_idle_worker_nothing(
     try:
         for count in (1, 300):
             for number in range(counter.campaigns(), count):
-                CampaignQueue.open(
+                CampaignCommands.open(
                     mover, f"c{number}", {"function": "m:f", "method": "thread"}, accept_change=False
                 )
             worker.round()
@@ -279,7 +279,7 @@ def test_a_heartbeat_for_many_open_campaigns_takes_as_few_calls_as_for_one(
     try:
         for count in (1, 150):
             for number in range(counter.campaigns(), count):
-                CampaignQueue.open(mover, f"c{number}", fields, accept_change=False)
+                CampaignCommands.open(mover, f"c{number}", fields, accept_change=False)
             worker.round()
             assert worker.serves() == worker.listens_to() == count
             with monkeypatch.context() as patch:

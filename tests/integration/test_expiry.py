@@ -89,7 +89,7 @@ class Bench:
 @pytest.fixture
 def bench(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     # A tenth of a second may pass here between any two steps.
-    monkeypatch.setattr("queue_eval.campaign.expiry._MOST_S", 60.0)
+    monkeypatch.setattr("queue_eval.campaign.expiry._MAX_PRUNING_S", 60.0)
     bench = Bench(own_home)
     yield bench
     bench.close()
@@ -252,7 +252,7 @@ def test_at_most_some_are_pruned_in_passing(bench, monkeypatch):
     bench.client.delete(PRUNED)
     prune_in_passing(bench.link)
     assert len(bench.all() & old) == 5
-    monkeypatch.setattr("queue_eval.campaign.expiry._MOST_S", 0.0)
+    monkeypatch.setattr("queue_eval.campaign.expiry._MAX_PRUNING_S", 0.0)
     bench.client.delete(PRUNED)
     prune_in_passing(bench.link)
     assert len(bench.all() & old) == 4, "one at least, and no more when the time is over"

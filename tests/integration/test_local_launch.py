@@ -21,7 +21,7 @@ import pytest
 
 from queue_eval import Evaluator, WorkerError
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.driver.local_workers import LocalWorkers
 from queue_eval.model.moves import Settled
@@ -372,15 +372,15 @@ def test_what_a_call_under_way_has_leased_is_given_back(fleet, campaign, monkeyp
     access = find_access(None, fleet.home)
     assert access is not None
     worker = Worker(access, options)
-    settle = CampaignQueue.settle
+    settle = CampaignCommands.settle
 
-    def drain_before_the_reply(queue: CampaignQueue, *arguments: Any, **keywords: Any) -> Settled:
+    def drain_before_the_reply(queue: CampaignCommands, *arguments: Any, **keywords: Any) -> Settled:
         reply = settle(queue, *arguments, **keywords)
         if reply.leases:
             worker._state.drain()
         return reply
 
-    monkeypatch.setattr(CampaignQueue, "settle", drain_before_the_reply)
+    monkeypatch.setattr(CampaignCommands, "settle", drain_before_the_reply)
     with fleet.driver(campaign) as driver:
         (job,) = driver.submit([fleet.config(1)])
         queue = fleet.queue(campaign)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import NodeAwayError
 from queue_eval.model.moves import Settled
 from queue_eval.model.states import State
@@ -28,9 +28,9 @@ class Losses:
         self.requests: list[str] = []
         self.leased: list[list[int]] = []
         self.is_losing = True
-        settle = CampaignQueue.settle
+        settle = CampaignCommands.settle
 
-        def lose(queue: CampaignQueue, *arguments: Any, **keywords: Any) -> Settled:
+        def lose(queue: CampaignCommands, *arguments: Any, **keywords: Any) -> Settled:
             reply = settle(queue, *arguments, **keywords)
             if keywords["lease_ms"]:
                 self.requests.append(keywords["request"])
@@ -40,7 +40,7 @@ class Losses:
                     raise NodeAwayError("the node fell silent")
             return reply
 
-        monkeypatch.setattr(CampaignQueue, "settle", lose)
+        monkeypatch.setattr(CampaignCommands, "settle", lose)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from queue_eval import Evaluator
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import Keys
 from queue_eval.model.moves import Settled, Settlement, Submission
 from queue_eval.model.states import Outcome
@@ -45,7 +45,7 @@ def test_the_password_chooses_configs(group: Group, campaign: str):
     """It can: of a function that a driver has signed, but not its arguments."""
     with group.driver(campaign, lambda config, y: [config["x"], y], run_function_kwargs={"y": 1}):
         link = Link(find_access(file=group.file), name="test")
-        queue = CampaignQueue.attach(link, campaign)[0]
+        queue = CampaignCommands.attach(link, campaign)[0]
         queue.enqueue("intruder", 1, [Submission('{"x": 7}', b"f" * 12, 1)], reuse=False)
         client = group.client()
         wait_until(lambda: client.hlen(Keys(campaign).index))
@@ -106,9 +106,9 @@ def test_a_drivers_password_without_its_key(group: Group, campaign: str, tmp_pat
         pass
     access = find_access(file=group.home / ACCESS_FILE)
     link = Link(replace(access, key=None, file=None), name="test")
-    CampaignQueue.attach(link, campaign)[0].purge()
+    CampaignCommands.attach(link, campaign)[0].purge()
     assert link.client.zscore("qe:campaigns", campaign) is None
-    queue, _ = CampaignQueue.open(link, campaign, unsigned_campaign(marker), accept_change=False)
+    queue, _ = CampaignCommands.open(link, campaign, unsigned_campaign(marker), accept_change=False)
     queue.enqueue("d", 1, [Submission("{}", b"f" * 12, 1)], reuse=False)
     group.wait_refused(campaign, "is not signed")
     assert link.client.zscore("qe:campaigns", campaign) is not None
@@ -158,7 +158,7 @@ def test_a_forged_result_is_no_code(group: Group, campaign: str):
     with group.driver(campaign, "marks:run", queue="nobody", run_function_kwargs={"marker": "/"}) as driver:
         driver.submit([{"x": 1}, {"x": 2}])
         link = Link(find_access(file=group.file), name="test")
-        queue = CampaignQueue.attach(link, campaign)[0]
+        queue = CampaignCommands.attach(link, campaign)[0]
         leased = settle(queue, [], room=2).leases
         bodies = (b'"forged"', by_value({}, marker)["payload"])
         settle(queue, [
@@ -173,7 +173,7 @@ def test_a_forged_result_is_no_code(group: Group, campaign: str):
         link.close()
 
 
-def settle(queue: CampaignQueue, ended: list[Settlement], room: int) -> Settled:
+def settle(queue: CampaignCommands, ended: list[Settlement], room: int) -> Settled:
     return queue.settle(
         "intruder", ended, lease_ms=60_000, request=secrets.token_hex(4), room=room, prefetch=0,
         now=time.monotonic(),

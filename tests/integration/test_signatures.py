@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import NOTICES, Keys
 from queue_eval.errors import FunctionError, ServerRefusedError
 from queue_eval.function.signing import new_key
@@ -104,7 +104,7 @@ def test_a_worker_changes_nothing_of_what_runs(group: Group, campaign: str, atta
     marker = group.folder / f"{campaign}-was-run"
     with group.driver(campaign, lambda config, marker: None, run_function_kwargs={"marker": "/"}) as driver:
         client, keys = group.client(), Keys(campaign)
-        queue = CampaignQueue.attach(Link(find_access(file=group.file), name="test"), campaign)[0]
+        queue = CampaignCommands.attach(Link(find_access(file=group.file), name="test"), campaign)[0]
         queue.pause(True)
         driver.submit([{"x": 1}])
         meta = {name.decode(): value for name, value in client.hgetall(keys.meta).items()}
@@ -177,8 +177,8 @@ def test_a_campaign_that_a_worker_has_made(group: Group, campaign: str):
     marker = group.folder / f"{campaign}-was-run"
     link = Link(find_access(file=group.file), name="test")
     with suppress(ServerRefusedError):  # the list of campaigns is for drivers
-        CampaignQueue.open(link, campaign, unsigned_campaign(marker), accept_change=False)
-    queue = CampaignQueue.attach(link, campaign)[0]
+        CampaignCommands.open(link, campaign, unsigned_campaign(marker), accept_change=False)
+    queue = CampaignCommands.attach(link, campaign)[0]
     queue.enqueue("d", 1, [Submission("{}", b"f" * 12, 1)], reuse=False)
     worker = group.start_worker("--campaign", campaign)
     try:
@@ -229,10 +229,10 @@ def test_an_opening_between_signing_and_opening(group: Group, campaign: str):
     def seal(uid: str, revision: int) -> str:
         asked.append((uid, revision))
         if len(asked) < 3:
-            CampaignQueue.open(link, campaign, fields, accept_change=False)
+            CampaignCommands.open(link, campaign, fields, accept_change=False)
         return f"for {revision}"
 
-    queue, opened = CampaignQueue.open(link, campaign, fields, accept_change=False, sign=seal)
+    queue, opened = CampaignCommands.open(link, campaign, fields, accept_change=False, sign=seal)
     meta = queue.meta()
     assert [revision for _, revision in asked] == [1, 2, 3]
     assert (meta["revision"], meta["signature"], opened.uid) == (b"3", b"for 3", asked[-1][0])
@@ -252,7 +252,7 @@ def test_a_signed_opening_whose_reply_is_lost(group: Group, campaign: str, monke
         return run_script(*arguments)
 
     monkeypatch.setattr(link, "run_script", lose_first)
-    queue, opened = CampaignQueue.open(
+    queue, opened = CampaignCommands.open(
         link, campaign, fields, accept_change=False, sign=lambda uid, revision: f"for {uid} {revision}"
     )
     meta = queue.meta()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import batches
 from queue_eval.campaign.scripts import script
 from queue_eval.errors import CampaignConflictError, CampaignNotFoundError, ServerRefusedError, UsageError
@@ -16,7 +16,7 @@ from tests.support.lua_campaign import FIELDS, ids, submission
 
 
 def reopen(campaign, accept=False, **fields):
-    return CampaignQueue.open(campaign.link, campaign.name, FIELDS | fields, accept_change=accept)[1]
+    return CampaignCommands.open(campaign.link, campaign.name, FIELDS | fields, accept_change=accept)[1]
 
 
 def test_open_creates_then_continues(campaign):
@@ -40,7 +40,7 @@ def test_a_new_campaign_is_empty_and_registered(campaign):
 
 def test_open_repeated_is_the_same_campaign(link):
     arguments = ("qe-uid", "1", 0, "function", "f", "method", "m")
-    keys = CampaignQueue(link, "repeated", "").keys.columns
+    keys = CampaignCommands(link, "repeated", "").keys.columns
     first = link.run_script(script("open"), keys, *arguments)
     again = link.run_script(script("open"), keys, *arguments)
     assert (first[0], again[0]) == (b"created", b"opened")
@@ -64,16 +64,16 @@ def test_another_schema_is_refused_even_when_changes_are_accepted(campaign):
     with pytest.raises(ServerRefusedError, match="version 0"):
         reopen(campaign, accept=True)
     with pytest.raises(ServerRefusedError, match="'0'"):
-        CampaignQueue.attach(campaign.link, campaign.name)
+        CampaignCommands.attach(campaign.link, campaign.name)
     assert campaign.columns().meta == before
 
 
 def test_attach_needs_an_existing_campaign(campaign):
-    assert CampaignQueue.attach(campaign.link, campaign.name)[0].uid == campaign.queue.uid
+    assert CampaignCommands.attach(campaign.link, campaign.name)[0].uid == campaign.queue.uid
     with pytest.raises(CampaignNotFoundError, match="no campaign 'missing'"):
-        CampaignQueue.attach(campaign.link, "missing")
+        CampaignCommands.attach(campaign.link, "missing")
     with pytest.raises(UsageError):
-        CampaignQueue.attach(campaign.link, "no such name")
+        CampaignCommands.attach(campaign.link, "no such name")
 
 
 # enqueue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue, unlist
+from queue_eval.campaign.commands import CampaignCommands, unlist
 from queue_eval.campaign.expiry import closed_ms_of, find_expired
 from tests.support.lua_campaign import FIELDS, LuaCampaign, submission
 
@@ -102,11 +102,11 @@ def test_one_with_a_held_job_stays(unnamed):
 
 
 def reopen(campaign):
-    CampaignQueue.open(campaign.link, campaign.name, FIELDS, accept_change=False)
+    CampaignCommands.open(campaign.link, campaign.name, FIELDS, accept_change=False)
 
 
 def reopen_by_name(campaign):
-    CampaignQueue.open(campaign.link, campaign.name, FIELDS | {"expires": ""}, accept_change=False)
+    CampaignCommands.open(campaign.link, campaign.name, FIELDS | {"expires": ""}, accept_change=False)
 
 
 def submit_and_finish(campaign):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Release, Settlement
 from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import Columns, LuaCampaign, Token, settlement, submission
@@ -16,10 +16,10 @@ WORKERS = ("w1", "w2", "w3")
 STEPS = 150
 
 
-class LossyQueue(CampaignQueue):
+class LossyQueue(CampaignCommands):
     """Now and then a call is sent again at once, and an old one of anybody's arrives once more."""
 
-    def __init__(self, base: CampaignQueue, rng: random.Random) -> None:
+    def __init__(self, base: CampaignCommands, rng: random.Random) -> None:
         super().__init__(base.link, base.campaign, base.uid)
         self._rng = rng
         self._sent: list[tuple[Any, ...]] = []

@@ -54,16 +54,16 @@ def test_pages_of_large_values_are_short(campaign):
 def test_a_portion_follows_what_was_seen():
     portion = Portion()
     first = portion.count
-    portion.seen(first, 100 * first)
+    portion.adapt(first, 100 * first)
     assert portion.count == 4 * first
     for _ in range(10):
-        portion.seen(portion.count, 100 * portion.count)
+        portion.adapt(portion.count, 100 * portion.count)
     most = portion.count
-    portion.seen(most, 0)
+    portion.adapt(most, 0)
     assert portion.count == most
-    portion.seen(most, most * 2**20)
+    portion.adapt(most, most * 2**20)
     assert 1 <= portion.count < 100
-    portion.seen(1, 2**30)
+    portion.adapt(1, 2**30)
     assert portion.count == 1
 
 

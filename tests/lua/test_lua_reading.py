@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.result_stream import ResultReader, entry_order
 from queue_eval.model.states import State
 from tests.support.lua_campaign import settlement
@@ -92,7 +92,7 @@ def test_two_workers_race_for_the_same_jobs(campaign):
     leased: list[int] = []
 
     def work(worker: str) -> None:
-        queue = CampaignQueue(campaign.link, campaign.name, campaign.queue.uid)
+        queue = CampaignCommands(campaign.link, campaign.name, campaign.queue.uid)
         request = 0
         done = []
         while True:

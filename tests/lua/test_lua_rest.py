@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.resting import REST_AFTER_S, Look, all_resting, lay_to_rest, look_at_all, wake
 from queue_eval.campaign.scripts import script
 from queue_eval.model.states import Outcome
@@ -34,7 +34,7 @@ class Resting(StillCampaign):
         return bool(self.client.hexists(self.queue.keys.meta, "resting"))
 
     def open(self) -> None:
-        CampaignQueue.open(self.link, self.name, FIELDS, accept_change=False)
+        CampaignCommands.open(self.link, self.name, FIELDS, accept_change=False)
 
 
 @pytest.fixture

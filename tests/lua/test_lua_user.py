@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.model.moves import Release
 from queue_eval.model.states import Outcome, State
@@ -265,7 +265,7 @@ def test_a_note_that_stands_already_writes_nothing(campaign):
 # purge
 
 
-def every_move(queue: CampaignQueue):
+def every_move(queue: CampaignCommands):
     one = [submission({"x": 1})]
     settling = {"lease_ms": 1000, "request": "1", "room": 1, "prefetch": 0, "now": 0.0}
     return [
@@ -331,7 +331,7 @@ def damage(campaign, column, job, value):
 
 @pytest.mark.parametrize("value", [None, "", "garbage", b"\xff\x00"])
 def test_a_damaged_config_is_leased_and_fails_like_any_other(campaign, value):
-    queue = campaign.queue = CampaignQueue(campaign.link, campaign.name, campaign.queue.uid)
+    queue = campaign.queue = CampaignCommands(campaign.link, campaign.name, campaign.queue.uid)
     campaign.add(2)
     damage(campaign, "configs", 1, value)
     settled = campaign.settle("w1", room=2)
@@ -346,7 +346,7 @@ def test_a_damaged_config_is_leased_and_fails_like_any_other(campaign, value):
 @pytest.mark.parametrize("value", ["", "garbage", b"\xff\x00", "1 2", "-1 0 0 0 0"])
 def test_a_damaged_history_wedges_nothing(make_campaign, value):
     campaign = make_campaign(max_attempts=2, retry_first_ms=0)
-    queue = campaign.queue = CampaignQueue(campaign.link, campaign.name, campaign.queue.uid)
+    queue = campaign.queue = CampaignCommands(campaign.link, campaign.name, campaign.queue.uid)
     campaign.add(5)
     for job in range(1, 6):
         damage(campaign, "attempts", job, value)
@@ -366,7 +366,7 @@ def test_a_damaged_history_wedges_nothing(make_campaign, value):
 
 @pytest.mark.parametrize("value", ["", "garbage", b"\xff\x00", "1"])
 def test_a_damaged_lease_wedges_nothing(campaign, value):
-    queue = campaign.queue = CampaignQueue(campaign.link, campaign.name, campaign.queue.uid)
+    queue = campaign.queue = CampaignCommands(campaign.link, campaign.name, campaign.queue.uid)
     campaign.add(4)
     one, two, three = tokens(campaign.settle("w1", room=3, request="50"))
     for job in (1, 2, 3):
@@ -399,5 +399,5 @@ def test_opening_with_another_limit_leaves_a_marker(make_campaign):
     campaign.lease()
     fields = FIELDS | {"most_running": ""}
     assert campaign.wakes(
-        lambda: CampaignQueue.open(campaign.link, campaign.name, fields, accept_change=False)
+        lambda: CampaignCommands.open(campaign.link, campaign.name, fields, accept_change=False)
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.view import STAMP_DIGITS
 from queue_eval.model.moves import (
     EnqueueReply,
@@ -36,7 +36,7 @@ class Real:
     def __init__(self, link: StillLink, name: str, options: Options) -> None:
         self._link = link
         self._name = name
-        self.queue, opened = CampaignQueue.open(link, name, fields_of(options), accept_change=False)
+        self.queue, opened = CampaignCommands.open(link, name, fields_of(options), accept_change=False)
         assert opened.created
         assert opened.created_ms == opened.opened_ms
 
@@ -46,7 +46,7 @@ class Real:
         assert left == [], "purge leaves nothing"
 
     def open(self, options: Options) -> None:
-        queue, opened = CampaignQueue.open(self._link, self._name, fields_of(options), accept_change=False)
+        queue, opened = CampaignCommands.open(self._link, self._name, fields_of(options), accept_change=False)
         assert not opened.created
         assert queue.uid == self.queue.uid
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.cli import main
 from queue_eval.model.moves import Settlement, Submission
 from queue_eval.model.states import Outcome
@@ -90,7 +90,7 @@ class Filled:
             "options": '{"path": [], "kwargs": {}, "time_limit": null}', "retry_first_ms": 0,
             "retry_factor": 1, "retry_max_ms": 0, "payload": b"", "signature": "", "num_workers": 1,
         }  # fmt: skip
-        self.queue = CampaignQueue.open(self.link, name, fields, accept_change=False)[0]
+        self.queue = CampaignCommands.open(self.link, name, fields, accept_change=False)[0]
         self._number = 0
 
     def submit(self, *configs: dict[str, Any], delay_ms: int = 0) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.codec import encode_result
 from queue_eval.model.moves import Lease, Settlement
 from queue_eval.model.states import Outcome
@@ -31,7 +31,7 @@ class FakeWorker:
     ) -> None:  # fmt: skip
         self.name = name or f"box-{secrets.token_hex(3)}"
         self.link = Link(find_access(None, home), name="fake-worker")
-        self.queue = CampaignQueue.attach(self.link, campaign)[0]
+        self.queue = CampaignCommands.attach(self.link, campaign)[0]
         self.runs: list[int] = []
         self._function = function
         self._room = room

@@ -17,7 +17,7 @@ import psutil
 
 from queue_eval import Evaluator
 from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import live_workers
 from queue_eval.chaos.processes import send
 from queue_eval.errors import GiveUp, QueueEvalError
@@ -66,11 +66,11 @@ class Fleet:
     def output_of(self, worker: subprocess.Popen[str]) -> str:
         return (self.folder / f"worker-{self.started.index(worker)}.log").read_text()
 
-    def queue(self, campaign: str) -> CampaignQueue:
+    def queue(self, campaign: str) -> CampaignCommands:
         access = find_access(None, self.home)
         assert access is not None
         self._links.append(Link(access, name="test"))
-        return CampaignQueue.attach(self._links[-1], campaign)[0]
+        return CampaignCommands.attach(self._links[-1], campaign)[0]
 
     def driver(self, campaign: str, function: Any = WORK, method: str = "process", **more: Any) -> Evaluator:
         """A driver in this process, which starts no workers."""
@@ -150,7 +150,7 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)} | more
 
 
-def wait_state(queue: CampaignQueue, state: State, count: int) -> None:
+def wait_state(queue: CampaignCommands, state: State, count: int) -> None:
     wait_until(lambda: queue.snapshot().counts[state] == count)
 
 
@@ -192,7 +192,7 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGTERM, timeout_s:
     return process.wait(timeout_s)
 
 
-def kill_and_count(queue: CampaignQueue, name: str, worker: subprocess.Popen[str]) -> int:
+def kill_and_count(queue: CampaignCommands, name: str, worker: subprocess.Popen[str]) -> int:
     """Kill a worker, and count the jobs that it held: nothing else can run again because of it."""
     worker.send_signal(signal.SIGSTOP)
     held = sum(one.running for one in queue.snapshot().workers if one.worker == name)
@@ -207,7 +207,7 @@ def kill_server(fleet: Fleet) -> None:
     wait_until(lambda: not is_running(pid))
 
 
-def check_all_recorded(queue: CampaignQueue, count: int, state: State = State.SUCCEEDED) -> None:
+def check_all_recorded(queue: CampaignCommands, count: int, state: State = State.SUCCEEDED) -> None:
     """Each of `count` jobs has exactly one entry in the result stream, and nothing is anywhere else."""
     snapshot = queue.snapshot()
     assert snapshot.conserved

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import CampaignNotFoundError, ServerError
 from queue_eval.model.states import State
 from queue_eval.server.home import ServerHome
@@ -132,13 +132,13 @@ class Site:
     def wait_alive(self, *hosts: Host) -> None:
         wait_until(lambda: {host.name for host in hosts} == self.hosts_alive(), PATIENCE_S)
 
-    def queue(self, campaign: str) -> CampaignQueue:
+    def queue(self, campaign: str) -> CampaignCommands:
         """The campaign, once it is there, by the server's unix socket, which no broken network concerns."""
         record = ServerHome(self.home).read()
         assert record is not None
         url = f"unix://:{record.password}@{record.socket}"
         self._links.append(Link(Access(url, record.key.encode(), None), name="test"))
-        found: CampaignQueue = wait_until(lambda: _attached(self._links[-1], campaign), PATIENCE_S)
+        found: CampaignCommands = wait_until(lambda: _attached(self._links[-1], campaign), PATIENCE_S)
         return found
 
     def wait_succeeded(self, campaign: str, at_least: int) -> None:
@@ -181,9 +181,9 @@ def can_tls() -> bool:
         return False
 
 
-def _attached(link: Link, campaign: str) -> CampaignQueue | None:
+def _attached(link: Link, campaign: str) -> CampaignCommands | None:
     try:
-        return CampaignQueue.attach(link, campaign)[0]
+        return CampaignCommands.attach(link, campaign)[0]
     except CampaignNotFoundError:
         return None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.model.moves import EnqueueReply, Lease, Settled, Settlement, Submission
 from queue_eval.model.states import Outcome, State
@@ -57,7 +57,7 @@ class Columns:
     """Pending jobs by the slots they take."""
 
     @classmethod
-    def read(cls, client: redis.Redis, queue: CampaignQueue) -> Columns:
+    def read(cls, client: redis.Redis, queue: CampaignCommands) -> Columns:
         column = queue.keys.column
         prefix = column("held:")
         names = [key[len(prefix) :] for key in client.scan_iter(prefix.replace("{", "\\{") + "*", count=1000)]
@@ -121,7 +121,7 @@ class Columns:
         return waiting, self.held, self.index, self.results, self.failed, self.cancelled, self.attempts
 
 
-class CheckedQueue(CampaignQueue):
+class CheckedQueue(CampaignCommands):
     """Runs each script twice, as after a lost reply, and checks the laws and that once was the same as twice.
 
     Returns the first reply; `repeat` is the second.
@@ -155,7 +155,7 @@ class LuaCampaign:
         self.link = link
         self.name = name
         self.client = link.client
-        opened, _ = CampaignQueue.open(link, name, FIELDS | fields, accept_change=False)
+        opened, _ = CampaignCommands.open(link, name, FIELDS | fields, accept_change=False)
         self.queue = CheckedQueue(link, name, opened.uid)
         self._numbers = itertools.count(1)
 

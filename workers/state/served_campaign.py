@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.attempt import Token
 from workers.executors.protocol import Plan
 from workers.pace import Pace
@@ -30,7 +30,7 @@ PUT_OFF_S = 5.0
 class ServedCampaign:
     """Guarded by the lock of `WorkerState`."""
 
-    queue: CampaignQueue
+    queue: CampaignCommands
     plan: Plan
     held: HeldJobs = field(default_factory=HeldJobs)
     may_have_work: bool = True
@@ -60,7 +60,7 @@ class ServedCampaign:
     unanswered: str = ""
     """The request of a call to a node of a cluster whose reply never came. The call may have leased jobs, and
     the same request gets them."""
-    settler_queue: CampaignQueue | None = None
+    settler_queue: CampaignCommands | None = None
     """The campaign over the settler's own link, once the settler has called it."""
     is_in_call: bool = False
     """A call is under way, which may bring leases."""

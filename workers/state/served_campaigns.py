@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.attempt import Token
 from workers.executors.protocol import Plan
 from workers.runner import Runner
@@ -46,7 +46,7 @@ class ServedCampaigns:
 
     # From any thread ------------------------------------------------------------------------------------
 
-    def serve(self, queue: CampaignQueue, plan: Plan) -> None:
+    def serve(self, queue: CampaignCommands, plan: Plan) -> None:
         """Serve this campaign too, or with another plan."""
         with self._changed:
             served = self._by_name.get(queue.campaign)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.attempt import Token
 from queue_eval.model.codec import encode
 from queue_eval.model.moves import Lease, Release, Settled, Settlement
@@ -186,7 +186,7 @@ class WorkerState:
         with self.changed:
             return served.is_withdrawn and not self._holds_any_of(served)
 
-    def leave_idle(self, campaign: str) -> CampaignQueue | None:
+    def leave_idle(self, campaign: str) -> CampaignCommands | None:
         """Leave a campaign of which nothing is here. None when it is not served, or something is here."""
         with self.changed:
             served = self.campaigns.get(campaign)
@@ -245,7 +245,7 @@ class WorkerState:
         with self.changed:
             self._decide(at_once=True)
 
-    def unsettled(self) -> list[tuple[CampaignQueue, list[Settlement]]]:
+    def unsettled(self) -> list[tuple[CampaignCommands, list[Settlement]]]:
         """What has ended and is not settled, by campaign."""
         with self.changed:
             self._decide(at_once=self._draining)

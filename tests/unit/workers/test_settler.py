@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Lease, Settled, Settlement
 from queue_eval.model.states import Method, Outcome
 from queue_eval.runtime.pipe import Setup
@@ -53,7 +53,7 @@ def test_what_code_a_result_is_of_is_told_before_the_result(why: str, monkeypatc
     monkeypatch.setattr(sys.modules[ServedCampaign.__module__], "PUT_OFF_S", 0.01)
     state, campaign = WorkerState(), _Campaign()
     plan = Plan(Method.THREAD, Setup("run:run", None, (), {}, threads=1), 2, None, sys.executable, revision=1)
-    state.campaigns.serve(CampaignQueue(cast("Any", None), "c", "uid"), plan)
+    state.campaigns.serve(CampaignCommands(cast("Any", None), "c", "uid"), plan)
     ((served, _),) = state.campaigns.holdings()
     served.settler_queue = cast("Any", campaign)
     started: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, cast
 
-from queue_eval.campaign.commands import CampaignQueue
+from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Settled
 from queue_eval.model.states import Method
 from queue_eval.runtime.pipe import Setup
@@ -16,7 +16,7 @@ from workers.state.worker_state import SettleCall, WorkerState
 def test_a_call_that_was_under_way_does_not_take_a_refusal_back():
     """Else drivers would never be told why nobody serves them."""
     state = WorkerState()
-    queue = CampaignQueue(cast("Any", None), "c", "uid")
+    queue = CampaignCommands(cast("Any", None), "c", "uid")
     plan = Plan(Method.THREAD, cast("Any", None), 1, None, sys.executable, revision=1)
     state.campaigns.serve(queue, plan)
     ((served, _),) = state.campaigns.holdings()
@@ -39,7 +39,7 @@ def test_a_campaign_that_was_left_since_its_turn_was_taken_is_not_traded_with():
     setup = Setup("run:run", None, (), {}, threads=1)
     plan = Plan(Method.THREAD, setup, 1, None, sys.executable, revision=1)
     for name in ("first", "second"):
-        state.campaigns.serve(CampaignQueue(cast("Any", None), name, f"uid of {name}"), plan)
+        state.campaigns.serve(CampaignCommands(cast("Any", None), name, f"uid of {name}"), plan)
     turn = state.take_turn()
     assert sorted(served.name for served in turn) == ["first", "second"]
     assert state.leave_idle(turn[1].name) is not None
