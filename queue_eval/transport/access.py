@@ -5,11 +5,11 @@ the certificate of the authority that vouches for the server, where that is a pr
 it can run code on every worker, so it is written with mode 0600, is refused when others can read it, and
 neither the password nor the key is ever shown: messages use `safe_url`.
 
-`worker-access.json` beside it, of a server with a user of its own for workers, is theirs: its key verifies
-and does not sign. A worker keeps no more than that of whatever file it is given (`verifies_only`).
+A server with a user of its own for workers has a `worker-access.json` beside it, whose key verifies and does
+not sign. Whichever file a worker is given, it keeps only the verifying half of its key (`verifies_only`).
 
-The file may be replaced while a campaign runs, because the server came back elsewhere: `renewed` reads it
-again.
+The file may be replaced while a campaign runs, because the server came back at another address: `renewed`
+reads it again.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Access:
 
     `key` signs what workers run, or only verifies it; None when this side has none. `home` is the folder
     whose access file gave the URL, None when it came from an argument, the environment or a file named by
-    itself. `ca` is the private authority's certificate (PEM). `role` is whose rights these are. `file` is
-    where it was read, and `stamp` what the file was like then.
+    itself. `ca` is the private authority's certificate (PEM). `role` says whose rights these are. `file` is
+    the file that was read, and `stamp` its inode, time of change and size at that moment.
     """
 
     url: str
@@ -62,9 +62,9 @@ class Access:
     ca: str | None = None
     role: Role = "driver"
     verifies_only: bool = False
-    """This side is a worker: `key` has no half that signs, also when the file is read again."""
+    """Whether this side is a worker: then `key` never has a half that signs, even after `renewed`."""
     is_of_earlier_build: bool = False
-    """Of a server for a group whose workers could sign."""
+    """Whether an earlier build wrote the file, for a group whose workers could sign."""
     file: Path | None = field(default=None, compare=False)
     stamp: tuple[int, ...] = field(default=(), compare=False)
 
@@ -84,8 +84,10 @@ def is_home_named(home: str | Path | None = None) -> bool:
 
 
 def entered_home(home: str | Path | None = None) -> Path:
-    """As `home_folder`, for all who read or write there: UsageError for a home that is refused, see
-    private_home.py."""
+    """As `home_folder`, for callers that read or write there.
+
+    Raises UsageError for a home that is refused (see `private_home`).
+    """
     folder, is_named = home_folder(home), is_home_named(home)
     if not is_named and Path(DEFAULT_HOME).is_symlink():
         raise UsageError(
@@ -97,9 +99,9 @@ def entered_home(home: str | Path | None = None) -> Path:
 
 
 def named_file(file: str | Path | None = None) -> Path | None:
-    """The access file that is named by itself: `file`, else $QUEUE_EVAL_ACCESS; None if none is.
+    """The access file that the user names as such: `file`, else $QUEUE_EVAL_ACCESS; None if neither is set.
 
-    Raises UsageError for a URL in its place, which is not shown: it may hold a password.
+    Raises UsageError for a URL in its place. The URL is not shown, because it may hold a password.
     """
     named = file or os.environ.get("QUEUE_EVAL_ACCESS")
     if named and str(named).partition(":")[0] in SCHEMES:  # a Path has lost one of its slashes
@@ -115,7 +117,7 @@ def find_access(
     file in `home`; None if none is named.
 
     The key is $QUEUE_EVAL_KEY, else the one in the access file used, else in that of `home`. With the role
-    `worker` no key that signs is kept, and of a home the file for workers counts, where it has one.
+    `worker` no key that signs is kept, and a home's file for workers is used, if it has one.
 
     Raises UsageError for a URL that is no server's, and for an access file that cannot be trusted or read;
     ServerUnreachableError if a file is named that is not there.
@@ -148,8 +150,7 @@ def _key_of_environment() -> bytes | None:
 
 
 def read_access(home: str | Path | None = None, *, role: Role = "driver") -> Access | None:
-    """What the access file of `home` says, with the key of $QUEUE_EVAL_KEY if there is one; None if there
-    is no file.
+    """The access file of `home`, with the key of $QUEUE_EVAL_KEY if that is set; None if there is no file.
 
     Raises UsageError if others than its owner may read or write it, or if it is malformed.
     """
@@ -162,9 +163,10 @@ def read_access(home: str | Path | None = None, *, role: Role = "driver") -> Acc
 
 
 def renewed(access: Access) -> Access | None:
-    """What the file of `access` says by now, or None if it has not been replaced since it was read.
+    """The file of `access`, read again; None if it has not been replaced since it was read.
 
-    A file that is missing or cannot be read for the moment (a shared folder may serve it late) has not.
+    A file that is missing or cannot be read just now counts as not replaced: a shared folder may serve it
+    late.
     """
     if access.file is None:
         return None
@@ -178,12 +180,13 @@ def renewed(access: Access) -> Access | None:
 
 def _read(path: Path, home: Path | None, verifies_only: bool) -> Access | None:
     try:
-        # Opened, not only looked at: a shared folder may answer a look from memory, but not an opening.
-        # Of a home no link is followed; a file that the user names may be one.
+        # Opened, not only examined by stat: a shared folder may answer stat from a cache, but not open. In a
+        # home no symbolic link is followed; a file that the user names may be one.
         with open(path, encoding="utf-8", opener=open_private if home else None) as file:
-            # The open file is asked, not the path: what is judged is what is read.
+            # The open file is examined, not the path: so what is checked is what is read.
             status = os.fstat(file.fileno())
-            # Others than root read no closed file of another account, but where a mount shows foreign ids.
+            # A user other than root cannot read another account's closed file, unless a mount shows foreign
+            # ids.
             is_own = status.st_uid == os.geteuid() or os.geteuid() != 0
             text = file.read() if is_own and not status.st_mode & 0o077 else ""
     except FileNotFoundError:
@@ -200,16 +203,16 @@ def _read(path: Path, home: Path | None, verifies_only: bool) -> Access | None:
         raise UsageError(
             f"the access file {path} is open to other users; close it with: chmod 600 {quote(str(path))}"
         )
-    said = _parse(path, text)
-    url, key = checked_url(said["url"]), _key_of_environment()
-    if key is None and said.get("key") is not None:
-        key = checked_key(said["key"], f"the access file {path}")
+    content = _parse(path, text)
+    url, key = checked_url(content["url"]), _key_of_environment()
+    if key is None and content.get("key") is not None:
+        key = checked_key(content["key"], f"the access file {path}")
     if key is not None and verifies_only:
         key = verifying_half(key)
-    # A server of ours has these users where it serves a group.
-    is_for_group = said.get("embedded") is True and urlsplit(url).username in ("driver", "worker")
+    # A server that we start for a group has these users.
+    is_for_group = content.get("embedded") is True and urlsplit(url).username in ("driver", "worker")
     return Access(
-        url, key, home, said.get("ca"), said.get("role", "driver"), verifies_only,
+        url, key, home, content.get("ca"), content.get("role", "driver"), verifies_only,
         is_for_group and (key is None or not is_pair(key)), path,
         (status.st_ino, status.st_mtime_ns, status.st_size),
     )  # fmt: skip
@@ -229,7 +232,7 @@ def write_access(
 ) -> None:
     """Replace the access file of `home` (an existing folder), with mode 0600; `more` are further JSON values.
 
-    `key` is text in UTF-8: it must survive being copied into an environment variable.
+    `key` is text in UTF-8, because users copy it into an environment variable.
     """
     content = {"url": checked_url(url), "key": None if key is None else key.decode(), **more}
     write_private(home_folder(home) / name, json.dumps(content, indent=2) + "\n")
@@ -242,7 +245,8 @@ def write_private(path: Path, text: str) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            # On disk before it gets its name: a power cut must not leave an empty file under that name.
+            # The content is on disk before the file gets its name: a power cut must not leave an empty file
+            # there.
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:

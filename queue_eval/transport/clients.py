@@ -1,8 +1,8 @@
-"""Clients of redis-py for every kind of server URL, none of which ever repeats a command on its own.
+"""Makes redis-py clients for every kind of server URL. None of them ever repeats a command on its own.
 
-A command whose reply was lost may have run. What is sent again is decided in one place (`Link.call`), so
-here retries are off at every level. Redirections of a cluster (MOVED, ASK) are followed: the command that
-met one has not run.
+A command whose reply was lost may have run. One place decides what is sent again (`Link.call`), so here
+retries are off at every level. Redirections of a cluster (MOVED, ASK) are followed, because the redirected
+command has not run.
 """
 
 from __future__ import annotations
@@ -50,30 +50,32 @@ from queue_eval.transport.wire import ForeignPeerError, check_peer, short_path
 log = plain(logging.getLogger(__name__))
 
 CONNECT_TIMEOUT_S = 5.0
-"""How long a connection is tried before the server counts as unreachable."""
+"""How long an attempt to connect may take before the server counts as unreachable."""
 
-_RESHARDING_STEPS = 1
-"""Redirections of a cluster after which its layout is read anew."""
+_REDIRECTIONS_BEFORE_LAYOUT = 1
+"""After how many redirections of a cluster its layout is read again."""
 
-
-_ANYWHERE = ("COMMAND", "TIME")
-"""What any node of a cluster may answer; redis-py asks the first one only."""
+_ANY_NODE_COMMANDS = ("COMMAND", "TIME")
+"""Commands that any node of a cluster may answer. redis-py asks the first node only."""
 
 _ASKS_FAILED_LAST = "last_failed_node_name" in signature(NodesManager.initialize).parameters
 """Whether this version of redis-py can read the layout without waiting for the node that has just failed."""
 
 _LARGE_BYTES = 2**15
-"""What is as long is sent from where it lies: hiredis copies it several times, at 2 ms for each MB."""
+"""Arguments from this size on are sent without a copy: hiredis copies them several times, at 2 ms per MB."""
 
 
 class Packer(HiredisRespSerializer):
-    """Numbers are rendered here: a signal that arrives while hiredis renders one crashes the process."""
+    """Packs commands for the wire.
+
+    It renders numbers itself, because a signal that arrives while hiredis renders one crashes the process.
+    """
 
     def pack(self, *args: Any) -> Any:
         name = args[0]
         if " " in name if isinstance(name, str) else b" " in name:
-            return super().pack(*args)  # two words
-        # Not left to the serializer: it looks at each argument anew for what none of ours is.
+            return super().pack(*args)  # a command of two words, such as CONFIG GET
+        # Not left to redis-py's serializer, which checks each argument again for types that ours never have.
         packed: Any = tuple([str(a).encode() if isinstance(a, (int, float)) else a for a in args])
         if max(map(len, packed)) >= _LARGE_BYTES:
             return _in_pieces(packed)
@@ -81,7 +83,7 @@ class Packer(HiredisRespSerializer):
 
 
 def _in_pieces(arguments: Sequence[str | bytes]) -> list[bytes]:
-    """A command in RESP, large arguments as pieces of their own."""
+    """A command in RESP. Each large argument is a piece of its own."""
     pieces: list[bytes] = []
     between = bytearray(b"*%d\r\n" % len(arguments))
     for argument in arguments:
@@ -97,13 +99,16 @@ def _in_pieces(arguments: Sequence[str | bytes]) -> list[bytes]:
 
 
 class _Packing:
-    """A connection that packs as we do; set by class, because a cluster passes on no packer."""
+    """A connection that uses our `Packer`.
+
+    The class sets the packer, because redis-py's cluster client does not pass one on.
+    """
 
     def __init__(self, *, on_connected: Callable[[], None] | None = None, **keywords: Any) -> None:
         super().__init__(**{**keywords, "command_packer": Packer()})
         self._on_connected = on_connected
-        # Its name and version are not sent: two commands less, which a user would need a right to. By
-        # attribute, because the argument has another name in other versions of redis-py.
+        # The name and version of redis-py are not sent. That saves two commands, to which a user would need
+        # a right. They are set as attributes, because the arguments' names differ between its versions.
         for name in ("driver_info", "lib_name", "lib_version"):
             setattr(self, name, None)
 
@@ -117,8 +122,9 @@ class _Packing:
         try:
             return super().read_response(*arguments, **keywords)  # type: ignore[misc]  # as above
         except redis.ResponseError as error:
-            # Where nobody catches it, or what it is the cause of, Python shows it as it is.
-            error.args = tuple(printable(one) if isinstance(one, str) else one for one in error.args)
+            # Made printable here, because Python shows this error as it is where nobody catches it, and as
+            # the cause of another error.
+            error.args = tuple(printable(arg) if isinstance(arg, str) else arg for arg in error.args)
             raise
 
 
@@ -131,7 +137,10 @@ class _Tls(_Packing, SSLConnection):
 
 
 class _Unix(_Packing, UnixDomainSocketConnection):
-    """Sends nothing before it knows who listens. `is_named`: by the user, not by a home."""
+    """Sends nothing before it has checked who listens.
+
+    `is_named`: whether the user named the socket; else it is that of a home.
+    """
 
     def __init__(self, *, is_named: bool = False, **keywords: Any) -> None:
         super().__init__(**keywords)
@@ -144,7 +153,7 @@ class _Unix(_Packing, UnixDomainSocketConnection):
             try:
                 line = super()._connect()
             finally:
-                self.path = path  # messages name it
+                self.path = path  # error messages show it
         try:
             self._check_peer(line, path)
         except BaseException as error:
@@ -164,7 +173,7 @@ class _PrimaryTls(_Packing, SentinelManagedSSLConnection):
 
 
 class _Sentinel(Sentinel):
-    """Says in few words why there is no primary: redis-py prints its whole connections."""
+    """Raises a short error when there is no primary: redis-py's own prints all its connections."""
 
     def discover_master(self, service_name: str) -> Any:
         try:
@@ -180,7 +189,7 @@ class _Sentinel(Sentinel):
             else:
                 refusal = None
                 break
-        # If none answers, why the last one does not says most: nobody there, a wrong password, no trust.
+        # If no sentinel answers, the last one's error says why: nobody there, a wrong password, no trust.
         raise refusal or MasterNotFoundError(f"no sentinel knows a primary of {service_name!r} for now")
 
 
@@ -190,19 +199,18 @@ def new_client(
 ) -> Any:  # fmt: skip
     """A client of the server of `access`; its sockets wait `reply_timeout_s` for a reply.
 
-    `name`: what the server's list of clients says; None: it is told none.
+    `name` is shown in the server's list of clients; with None it has no name there. `on_connected` is called
+    after each new connection, except for those of a cluster. `nodes`: which nodes of the cluster are away, as
+    shared with other clients.
 
-    `on_connected` is called with each connection that is made, but for those within a cluster. `nodes`: those
-    of the cluster that are away, as far as others know.
-
-    Asks a cluster for its layout, and nobody else anything. Raises UsageError for options that make no
-    sense, and errors of redis-py when no node of a cluster answers.
+    Asks a cluster for its layout, and sends nothing to other servers. Raises UsageError for options that make
+    no sense, and errors of redis-py when no node of a cluster answers.
     """
     url = parse_url(access.url)
     try:
         settings: dict[str, Any] = parse_plain_url(url.base)
     except ValueError as error:
-        # Without its cause: that may repeat a value.
+        # Raised without its cause, which may show a secret value.
         raise UsageError(f"the options of {safe_url(access.url)} make no sense: {error}") from None
     for replaced in ("connection_class", "host", "port"):
         settings.pop(replaced, None)
@@ -229,7 +237,7 @@ def new_client(
 
 
 def drop_connections(client: Any) -> None:
-    """Close the connections of a client; it makes new ones when it is used again."""
+    """Close the connections of a client. It makes new ones when it is used again."""
     if isinstance(client, RedisCluster):
         client.disconnect_connection_pools()
     else:
@@ -237,12 +245,12 @@ def drop_connections(client: Any) -> None:
 
 
 def drop_idle_connections(client: Any) -> None:
-    """Close those that nobody uses just now."""
+    """Close the connections of a client that are not in use."""
     clients = [client]
     if isinstance(client, RedisCluster):
         clients = [node.redis_connection for node in client.get_nodes() if node.redis_connection is not None]
-    for one in clients:
-        one.connection_pool.disconnect(inuse_connections=False)
+    for each in clients:
+        each.connection_pool.disconnect(inuse_connections=False)
 
 
 def certificate_end(client: Any) -> float | None:
@@ -253,7 +261,7 @@ def certificate_end(client: Any) -> float | None:
     connection = pool.get_connection()
     try:
         connection.connect()
-        line = connection._sock  # redis-py has no other way to it
+        line = connection._sock  # redis-py has no public name for it
         if not isinstance(line, ssl.SSLSocket):
             return None
         end = (line.getpeercert() or {}).get("notAfter")
@@ -267,36 +275,38 @@ def is_cluster(client: Any) -> bool:
 
 
 def read_layout(client: Any, failed: str | None = None) -> None:
-    """Have the client of a cluster look again who has which slot; the old layout stays where nobody tells.
-    `failed`: the node to ask last."""
+    """Have the client of a cluster ask again which node holds which slot.
+
+    The old layout stays when no node answers. `failed`: the node to ask last.
+    """
     client.read_layout(failed)
 
 
 def node_of(client: Any, key: str) -> dict[str, Any]:
-    """How to ask, with a command that names no key, the server that holds this key."""
+    """Arguments that send a command without keys to the node that holds this key."""
     return {"target_nodes": client.get_node_from_key(key)} if is_cluster(client) else {}
 
 
 def answering(client: Any) -> Iterator[ClusterNode]:
-    """The nodes of a cluster that answer a PING just now, those first of which nothing bad is known."""
+    """The nodes of a cluster that answer a PING just now. Those that are not suspected come first."""
     for node in sorted(client.get_primaries(), key=lambda node: client.nodes.is_suspected(node.name)):
         if client.is_answering(node, anew=True):
             yield node
 
 
 class _Cluster(RedisCluster):
-    """Fails at once where a node is known to be away, and notes whose connections fail."""
+    """Fails at once when a node is known to be away, and suspects a node whose connection fails."""
 
     def __init__(self, *, nodes: Nodes, **settings: Any) -> None:
         self.nodes = nodes
         super().__init__(**settings)
 
     def look_at(self, node: ClusterNode) -> None:
-        """Raise NodeAway if it is away; what else keeps it from answering is raised as it is."""
+        """Raise NodeAway if the node is away. Other errors of it are raised as they are."""
         self.nodes.check(node.name, lambda: self._probe(node))
 
     def is_answering(self, node: ClusterNode, *, anew: bool = False) -> bool:
-        """`anew`: ask also one of which nothing bad is known."""
+        """Whether the node answers. `anew`: send a PING also when it is not suspected."""
         if anew:
             self.nodes.suspect(node.name)
         try:
@@ -314,7 +324,7 @@ class _Cluster(RedisCluster):
                 self.nodes_manager.initialize()
 
     def line_to(self, node: ClusterNode) -> Any:
-        """A connection of its own, which waits for no reply longer than a PING may take."""
+        """A new connection to the node, with the short timeouts of `Nodes`."""
         pool = self.get_redis_connection(node).connection_pool
         return pool.connection_class(**(pool.connection_kwargs | self.nodes.timeouts))
 
@@ -325,13 +335,13 @@ class _Cluster(RedisCluster):
             line.send_command("PING")
             line.read_response()
         except (RedisConnectionError, RedisTimeoutError):
-            self.read_layout(node.name)  # another may have taken its place
+            self.read_layout(node.name)  # another node may have taken its place
             raise
         finally:
             line.disconnect()
 
     def determine_slot(self, *words: Any) -> int | None:
-        # redis-py asks the first node of the cluster where the keys of this command stand, each time.
+        # For XREAD, redis-py would ask the first node each time which of the words are keys.
         if words[0] == "XREAD":
             return int(self.keyslot(words[words.index(b"STREAMS") + 1]))
         slot: int | None = super().determine_slot(*words)
@@ -339,7 +349,7 @@ class _Cluster(RedisCluster):
 
     def _execute_command(self, target_node: ClusterNode, *words: Any, **options: Any) -> Any:
         places = [target_node]
-        if words[0] in _ANYWHERE:
+        if words[0] in _ANY_NODE_COMMANDS:
             places += [node for node in self.get_primaries() if node.name != target_node.name]
         for place in places[:-1]:
             with suppress(NodeAway, RedisConnectionError, RedisTimeoutError):
@@ -356,7 +366,10 @@ class _Cluster(RedisCluster):
 
 
 class NodeLine:
-    """A connection to the node that holds a key, for one blocking command at a time. May be selected on."""
+    """A connection to the node that holds a key, for one blocking command at a time.
+
+    It has a `fileno`, so that `select` can wait for it.
+    """
 
     def __init__(self, client: Any, node: ClusterNode) -> None:
         self.node: str = node.name
@@ -369,10 +382,10 @@ class NodeLine:
             raise
 
     def fileno(self) -> int:
-        return int(self._line._sock.fileno())  # redis-py has no other way to it
+        return int(self._line._sock.fileno())  # redis-py has no public name for it
 
     def send(self, *words: Any) -> bool:
-        """Whether it could be sent."""
+        """Send a command. Returns whether it could be sent; else the connection is closed."""
         try:
             self._line.send_command(*words)
         except (RedisConnectionError, RedisTimeoutError):
@@ -381,18 +394,18 @@ class NodeLine:
         return True
 
     def read(self) -> Any:
-        """The reply, when there is one to read; an error in place of one."""
+        """The reply, or an error in its place. Call it when there is something to read."""
         try:
             return self._line.read_response()
         except (RedisConnectionError, RedisTimeoutError) as error:
             self.fail()
             return error
         except redis.RedisError as error:
-            self._client.read_layout()  # perhaps it lies elsewhere by now
+            self._client.read_layout()  # the key may have moved to another node
             return error
 
     def fail(self) -> None:
-        """Nothing comes: it may be the node."""
+        """Close the connection and suspect its node, because no reply comes."""
         self._client.nodes.suspect(self.node)
         self.close()
 
@@ -401,7 +414,10 @@ class NodeLine:
 
 
 def line_to(client: Any, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine:
-    """A connection to the node that holds this key: one of the `idle`, which are by node, or a new one."""
+    """A connection to the node that holds this key: an idle one, or a new one.
+
+    `idle`: name of a node -> its connections that nobody uses.
+    """
     node = client.get_node_from_key(key)
     client.look_at(node)
     lines = idle.get(node.name)
@@ -418,7 +434,7 @@ def _single(url: ServerUrl, settings: dict[str, Any]) -> Any:
     settings |= {"retry": _never(), "retry_on_error": []}
     sentinel_only = ("sentinel_username", "sentinel_password")
     settings = {name: value for name, value in settings.items() if name not in sentinel_only}
-    kind(**settings)  # connects nowhere, but refuses what it does not know
+    kind(**settings)  # made only to check the settings: it refuses those that it does not know
     return redis.Redis.from_pool(ConnectionPool(connection_class=kind, **settings))
 
 
@@ -428,11 +444,11 @@ def _primary(url: ServerUrl, settings: dict[str, Any]) -> Any:
     for_sentinels = {
         name: value for name, value in settings.items() if name.startswith(("ssl_", "socket_", "protocol"))
     } | {"username": username, "password": password, "ssl": url.is_encrypted, "retry": _never()}
-    # A sentinel answers at once, or another is asked.
+    # A sentinel answers at once. So after a short time the next one is asked.
     for_sentinels["socket_timeout"] = CONNECT_TIMEOUT_S
     sentinel = _Sentinel(url.nodes, sentinel_kwargs=for_sentinels)
-    for one in sentinel.sentinels:
-        one.connection_pool.connection_class = _Tls if url.is_encrypted else _Tcp
+    for each in sentinel.sentinels:
+        each.connection_pool.connection_class = _Tls if url.is_encrypted else _Tcp
     return redis.Redis.from_pool(
         SentinelConnectionPool(
             url.service, sentinel, connection_class=_PrimaryTls if url.is_encrypted else _PrimaryTcp,
@@ -450,18 +466,20 @@ def _cluster(url: ServerUrl, settings: dict[str, Any]) -> Any:
     (host, port), *more = _first_to_ask(url, kind, settings, nodes)
     return _Cluster(
         nodes=nodes,
-        # Given as a URL, because only then the class of the connections is ours to choose.
+        # Given as a URL, because redis-py takes a class for the connections only then.
         url=f"redis://{f'[{host}]' if ':' in host else host}:{port}",
         startup_nodes=[ClusterNode(*node) for node in more], connection_class=kind,
-        retry=_never(), reinitialize_steps=_RESHARDING_STEPS, **settings,
+        retry=_never(), reinitialize_steps=_REDIRECTIONS_BEFORE_LAYOUT, **settings,
     )  # fmt: skip
 
 
 def _first_to_ask(
     url: ServerUrl, kind: type[Any], settings: dict[str, Any], nodes: Nodes
 ) -> Sequence[tuple[str, int]]:
-    """One that answers, by which redis-py finds the others: it would wait for one that is silent as long as
-    for a reply. All, if none answers."""
+    """The first node that answers; all nodes, if none does.
+
+    redis-py finds the other nodes through it. It would wait for a silent node as long as for a reply.
+    """
     quick = nodes.timeouts | {"retry": _never()}
     for host, port in sorted(url.nodes, key=lambda node: nodes.is_suspected(f"{node[0]}:{node[1]}")):
         line = kind(host=host, port=port, **(settings | quick))
@@ -470,7 +488,7 @@ def _first_to_ask(
             line.send_command("PING")
             line.read_response()
         except AuthenticationError:
-            pass  # it is there
+            pass  # the node is there
         except (RedisConnectionError, RedisTimeoutError):
             continue
         except redis.RedisError:

@@ -1,15 +1,15 @@
-"""What an error on the way to the server means: wait and try again, give up, or look for a newer address.
+"""Judges an error on the way to the server: wait and try again, give up, or look for a newer address.
 
 =============  ===============================================================  =======================
 an error is    when                                                             what follows
 =============  ===============================================================  =======================
-transient      nobody there, loading, failing over, full, resharding            the same call again
-a refusal      somebody there who will not have us, or whom we must not trust   another access, or none
-a bar          known, but without the right to this one command                 an error
+transient      no server answers, or it loads, fails over, is full, reshards    the same call again
+a refusal      the server refuses us, or we must not trust it                   another access, or none
+a bar          the server knows us, but this user lacks a right                 an error
 damage         a key of ours holds what we have not written                     an error
-no scripts     it lacks what runs Lua                                           an error
-unknown        a proxy, or a server with renamed commands, knows no such one    an error
-anything else  our mistake                                                      it is raised as it is
+no scripts     the server cannot run Lua                                        an error
+unknown        a proxy, or a server with renamed commands, lacks the command    an error
+anything else  we made a mistake                                                it is raised as it is
 =============  ===============================================================  =======================
 """
 
@@ -39,7 +39,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 REDIS_ERRORS = (RedisError, RedisClusterException)
-"""Whatever redis-py may raise; those of its cluster client are no RedisErrors."""
+"""All that redis-py may raise: errors of its cluster client are no RedisErrors."""
 
 _TRANSIENT = (
     RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError,
@@ -60,16 +60,16 @@ _HINDRANCES = {
     "UNBLOCKED": "a failover is under way",
     "TRYAGAIN": "a slot of the cluster is being moved to another node; it is served again when that is done",
 }
-"""Replies of a server that is there and does nothing for now: by their code, the meaning and the remedy."""
+"""Code of an error -> its meaning and remedy, for servers that answer but cannot work for now."""
 
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join(_HINDRANCES)}) ")
-"""Where such a code stands: at first, in what a pipeline says, or in what a script of Redis 6.2 says."""
+"""Where such a code stands: at the beginning, or within the text of a pipeline or a script of Redis 6.2."""
 
 _CODES = {
     BusyLoadingError: "LOADING", ReadOnlyError: "READONLY", OutOfMemoryError: "OOM",
     TryAgainError: "TRYAGAIN",
 }  # fmt: skip
-"""Those that redis-py has a class for: it has taken the code from the words."""
+"""Classes of redis-py for some codes: it has removed the code from their text."""
 
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "invalid username-password", "invalid password")
 _BARRED_WORDS = ("NOPERM", "ACL failure in script", "no permissions to run", "No permissions to access")
@@ -78,11 +78,11 @@ _SCRIPTLESS = re.compile(r"Could not find scripting engine|unknown command '?`?(
 _UNKNOWN_COMMAND = re.compile(
     r"^(?:unsupported|unknown) (?:sub)?command|^invalid request$|^wrong number of arguments for '?(?i:eval)\b"
 )
-"""What proxies say, too; the last of them to a script without keys."""
+"""Texts of servers and of proxies; a proxy says the last one of a script without keys."""
 
 _CUT_OFF = ("closed by server", "reset by peer", "broken pipe")
-_REDIRECTED_IN_VAIN = "TTL exhausted"
-"""What redis-py says when it was sent from node to node until it had enough."""
+_TOO_MANY_REDIRECTIONS = "TTL exhausted"
+"""The text of redis-py's error after it was redirected too many times."""
 
 _CLUSTER_AWAY = (
     "Redis Cluster cannot be connected", "All slots are not covered", "startup_nodes could not agree",
@@ -94,11 +94,11 @@ _EXPIRED, _NOT_YET, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64  # of OpenSSL: X
 
 
 class DistrustError(AuthenticationError):
-    """Who listens at a unix socket is not to be told anything."""
+    """An account that we do not trust listens at a unix socket, so nothing was sent."""
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether somebody answered who will not have us (password), or whom we must not trust (certificate)."""
+    """Whether the server refuses us (password), or we must not trust it (certificate)."""
     error = _innermost(error)
     if _tls_refusal(error) is not None or _NO_CLUSTER in str(error) or isinstance(error, AskError):
         return True
@@ -106,14 +106,14 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def is_barred(error: BaseException) -> bool:
-    """Whether the server knows us, but this user may not do this."""
+    """Whether the server knows us, but this user has no right to the command."""
     return isinstance(error, NoPermissionError) or (
         isinstance(error, ResponseError) and any(words in str(error) for words in _BARRED_WORDS)
     )
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may do later, the server being away or taking no writes for now."""
+    """Whether the same call may succeed later: the server is away, or takes no writes for now."""
     if is_refusal(error) or is_barred(error):
         return False
     if isinstance(error, RedisClusterException):
@@ -122,35 +122,35 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_connection_loss(error: BaseException) -> bool:
-    """Whether a connection has failed, so that whoever is at its other end may be away."""
+    """Whether a connection has failed, so that the server or node at its other end may be away."""
     return isinstance(error, (RedisConnectionError, RedisTimeoutError)) and is_transient(error)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether a key holds what is not ours: another type of value, or one that a script trips over."""
+    """Whether a key holds what we have not written: another type, or a value that makes a script fail."""
     if not isinstance(error, ResponseError) or _code(error) is not None:
         return False
     return _DAMAGED.search(str(error)) is not None
 
 
 def is_scriptless(error: BaseException) -> bool:
-    """Whether the server runs no Lua at all: since Valkey 9.1 that is a module, which may be missing."""
+    """Whether the server runs no Lua at all: since Valkey 9.1 Lua is a module, which may be missing."""
     return isinstance(error, ResponseError) and _SCRIPTLESS.search(str(error)) is not None
 
 
 def is_unknown_command(error: BaseException) -> bool:
-    """Whether whoever answers does not know the command: a proxy, or a server that has renamed it."""
+    """Whether a proxy, or a server with renamed commands, answers that it does not know the command."""
     return isinstance(error, ResponseError) and _UNKNOWN_COMMAND.search(str(error)) is not None
 
 
 def is_cut_off(error: BaseException) -> bool:
-    """Whether the other side has ended the connection instead of a reply."""
+    """Whether the other side has closed the connection instead of sending a reply."""
     words = str(error).lower()
     return isinstance(error, RedisConnectionError) and any(each in words for each in _CUT_OFF)
 
 
 def undamaged(replies: list[Any]) -> list[Any]:
-    """Replies of a pipeline that was told not to raise, with None for what a damaged key gave.
+    """Replies of a pipeline with ``raise_on_error=False``, with None in place of errors of damaged keys.
 
     Raises any other error among them.
     """
@@ -161,17 +161,17 @@ def undamaged(replies: list[Any]) -> list[Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The words of an error in one line."""
+    """What an error says, in one line."""
     error = _innermost(error)
-    if isinstance(error, AskError):  # also MOVED; a client of clusters follows them
+    if isinstance(error, AskError):  # also MOVED; a cluster client follows both, so here a plain one met it
         return "it is a node of a cluster"
-    if _REDIRECTED_IN_VAIN in str(error):
+    if _TOO_MANY_REDIRECTIONS in str(error):
         return _HINDRANCES["TRYAGAIN"].partition(";")[0]
     return _tls_refusal(error) or " ".join(str(error).split()) or type(error).__name__
 
 
 def hindrance(error: BaseException) -> str | None:
-    """What keeps a server that answers from doing anything, and what to do; None when it is simply away."""
+    """Why a server that answers cannot work for now, and the remedy; None when it is simply away."""
     error = _innermost(error)
     code = _code(error)
     if code is None:
@@ -186,7 +186,7 @@ def _code(error: BaseException) -> str | None:
     for known, code in _CODES.items():
         if isinstance(error, known):
             return code
-    if isinstance(error, ClusterError) and _REDIRECTED_IN_VAIN in str(error):
+    if isinstance(error, ClusterError) and _TOO_MANY_REDIRECTIONS in str(error):
         return "TRYAGAIN"
     found = _CODE.search(str(error)) if isinstance(error, ResponseError) else None
     return found[1] if found is not None else None
@@ -217,7 +217,7 @@ def remedy(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What a cluster client has wrapped."""
+    """The error that redis-py's cluster client has wrapped in its own."""
     while isinstance(error, RedisClusterException) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -231,8 +231,8 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 
 
 def _tls_refusal(error: BaseException) -> str | None:
-    """What is wrong between a client and a TLS server for good; None for what may pass."""
-    # Only where a connection could not be made: an error may have been raised while another was handled.
+    """Why TLS can never work with this server; None for an error that may pass."""
+    # Only errors of a connection count: any other may merely have been raised while a TLS error was handled.
     found = _tls_error(error) if isinstance(error, RedisConnectionError) else None
     if isinstance(found, ssl.SSLCertVerificationError):
         if found.verify_code == _EXPIRED:

@@ -1,4 +1,4 @@
-"""Commands that messages tell the user to type; each names the server that it is for."""
+"""Spells the commands that messages ask the user to type, each with the server that it is for."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from shlex import quote
 from queue_eval.transport.access import Access, home_folder
 
 _URL = "URL"
-"""Stands for it: the user knows it, and it may hold a password."""
+"""Stands in place of a URL, which may hold a password. The user knows it."""
 
 
 def spell_command(access: Access | None, *words: str) -> str:
     """``queue-eval`` with these words, and the option that leads to the server of `access`.
 
-    The option is left out where the command finds the server without: in the default home, or in what
-    $QUEUE_EVAL_HOME or $QUEUE_EVAL_URL names. A URL may hold a password, so it is not shown.
+    The option is left out where the command finds the server without it: in the default home, or by
+    $QUEUE_EVAL_HOME or $QUEUE_EVAL_URL. A URL may hold a password, so it is not shown.
     """
     return " ".join(["queue-eval", *words, *_server_option(access)])
 
@@ -27,7 +27,7 @@ def spell_worker(access: Access, campaign: str, *words: str) -> str:
 
 
 def spell_attach(access: Access, campaign: str) -> str:
-    """The call in Python that comes back to a campaign of the server of `access`."""
+    """The call in Python that attaches to a campaign of the server of `access`."""
     arguments = [repr(campaign)]
     if (way := _way_to(access)) is not None:
         option, path = way
@@ -43,7 +43,7 @@ def _server_option(access: Access | None) -> list[str]:
 
 
 def _way_to(access: Access) -> tuple[str, Path | None] | None:
-    """The option that leads to a server, with its path or, for a URL, none. None where none is needed."""
+    """The option that leads to a server, and its path (None for a URL). None where no option is needed."""
     if access.home is not None:
         return None if access.home == home_folder() else ("home", access.home)
     if access.file is not None:

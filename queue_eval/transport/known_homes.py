@@ -1,4 +1,4 @@
-"""Which homes this account knows: each holds a random id, and the account's state folder holds the same.
+"""Records which homes this account knows: a home holds a random id, and the account's state folder has it.
 
 ::
 
@@ -6,10 +6,11 @@
 
 A `.queue_eval` that comes with a cloned repository or an archive holds no id that is known here, so it is not
 used. The id alone decides, not the path: a home that was moved, or is seen at another path on another host,
-stays known. Who could copy the id from a home could as well copy its password and key, which lie beside it.
+stays known. Whoever could copy the id from a home could also copy its password and key, which lie beside it.
 
-Guarantees: a home that `make_known` has made is known before it has its name, so of many that make it at once
-each finds it known. Raises no error where the state folder cannot be written: `why_forgetful` tells.
+Guarantees: a home that `make_known` makes is recorded before it gets its name. So when several processes make
+it at once, each of them finds it known. No error is raised where the state folder cannot be written:
+`why_forgetful` gives the reason.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _ID_BYTES = 32
 
 _NOTE_EVERY_S = 24 * 3600.0
-"""That a home is in use is noted so often."""
+"""How often the record of a home in use is dated again."""
 
-_KEPT_S = 180 * 24 * 3600.0
-"""A record of a home that is not at its path any more is kept for so long after its last use."""
+_KEEP_S = 180 * 24 * 3600.0
+"""How long after its last use the record of a home is kept that is not at its path any more."""
 
 
 def state_folder() -> Path:
     """Where the ids of known homes are: below $XDG_STATE_HOME, else $HOME, else this account's home folder.
 
-    One that is relative, or another account's, does not count: root with a user's $HOME (sudo) would leave
-    that user a folder in which only root may write, and follow what the user has put there. Raises
-    RuntimeError with the reason.
+    A relative path, or another account's folder, is not used. Root with a user's $HOME (sudo) would leave
+    that user a folder in which only root may write, and would follow links that the user has put there.
+    Raises RuntimeError with the reason when no folder can be used.
     """
     belongs_elsewhere = ""
     for base in _state_bases():
@@ -74,7 +75,10 @@ def _home_of_account() -> str:
 
 
 def _nearest_owner(folder: Path) -> int:
-    """Whose a folder is, or would be made in. 0 where nobody can look: then nothing can be made there."""
+    """The owner of a folder, or of the nearest existing one above it.
+
+    0 where that cannot be read: then nothing can be made there either.
+    """
     for place in (folder, *folder.parents):
         try:
             return place.stat().st_uid
@@ -86,7 +90,7 @@ def _nearest_owner(folder: Path) -> int:
 
 
 def why_forgetful() -> str:
-    """Why no home can be recorded in the state folder, with its path; "" if it can."""
+    """Why no home can be recorded in the state folder, with its path; "" if homes can."""
     try:
         folder = state_folder()
     except RuntimeError as error:
@@ -99,8 +103,9 @@ def why_forgetful() -> str:
 
 
 def make_known(folder: Path) -> None:
-    """Make the folder of a home, with an id that is recorded. FileExistsError: something is there."""
-    if os.path.lexists(folder):  # where it lies, nothing else may be made: a volume of a container
+    """Make the folder of a home, with an id that is recorded. Raises FileExistsError if the path exists."""
+    # Checked first: the folder beside it may not be writable, as around a volume of a container.
+    if os.path.lexists(folder):
         raise FileExistsError(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unnamed = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))  # its mode is 0700
@@ -149,7 +154,7 @@ def adopt(folder: Path) -> bool:
     own = _read_id(folder)
     if own is None:
         own = secrets.token_hex(_ID_BYTES // 2)
-        # Recorded first, as of several processes each may be the one whose id stays.
+        # Recorded before it is placed: of several processes that do this, any may be the one whose id stays.
         _record(own, folder)
         with suppress(OSError):
             _place(folder, own)
@@ -163,7 +168,7 @@ def adopt(folder: Path) -> bool:
 
 
 def _place(folder: Path, own: str) -> None:
-    """Give a home its id, unless another process is faster: its id stays."""
+    """Give a home its id. If another process is faster, that one's id stays."""
     temporary = folder / f".{ID_FILE}.{secrets.token_hex(4)}"
     _write_new(temporary, own)
     try:
@@ -184,7 +189,7 @@ def _read_id(folder: Path) -> str | None:
             text = file.read(_ID_BYTES + 2).decode(errors="replace").strip()
     except OSError:
         return None
-    # It becomes the name of a file.
+    # Checked, because it becomes the name of a file.
     return text if _ID.fullmatch(text) else None
 
 
@@ -197,15 +202,15 @@ def _record(own: str, folder: Path) -> None:
 
 
 def _note_path(record: Path, folder: Path) -> None:
-    """Where a home was seen last, and when: only for people, and for `_prune`."""
+    """Note where a home was seen last, and when. Only people and `_prune` read it."""
     temporary = record.with_name(f".{record.name}.{secrets.token_hex(4)}")
     _write_new(temporary, f"{folder}\n")
     temporary.rename(record)
 
 
 def _prune() -> None:
-    """Forget homes that were not used for long, and are not where they were: those of tests, most of all."""
-    oldest = time.time() - _KEPT_S
+    """Forget homes that were not used for long and are gone from their path. Most of them are of tests."""
+    oldest = time.time() - _KEEP_S
     for record in state_folder().iterdir():
         with suppress(OSError, ValueError):
             if not _ID.fullmatch(record.name):

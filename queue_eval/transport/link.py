@@ -1,11 +1,11 @@
-"""The only way to the server: connections that never repeat a command on their own, and one place that does.
+"""The only way to the server: a link that repeats calls until there is a reply, over clients that never do.
 
-redis-py by default repeats a command whose reply was lost, which runs it twice. Here connections never
-retry (clients.py); `Link.call` does, and everything that goes through it may be repeated safely
-(docs/protocol.md). What an error means is judged in faults.py.
+redis-py by default repeats a command whose reply was lost, which runs it twice. Here the clients never retry
+(`clients`). `Link.call` does, and all that goes through it may be repeated safely (docs/protocol.md).
+`error_kinds` judges what an error means.
 
-A server may come back at another address, with another password or certificate. Whoever was given an
-access file looks into it again at every attempt to come back, and follows.
+A server may come back at another address, with another password or certificate. So a link that was made from
+an access file reads the file again before every new try, and follows it.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ from queue_eval.transport.urls import parse_url
 log = plain(logging.getLogger(__name__))
 
 REPLY_TIMEOUT_S = 10.0
-"""A reply that takes longer counts as lost."""
+"""How long a reply may take before it counts as lost."""
 
 REFUSED_PATIENCE_S = 120.0
-"""A server that has served us and then refuses us may have come back with a new access file, which is on
-its way: shared folders show a new file after up to a minute."""
+"""How long a server is asked again that has served us and now refuses us. It may have come back with a new
+access file, which a shared folder shows after up to a minute."""
 
 FULL_PATIENCE_S = 4.0
-"""So much longer than for an answer is waited for a free connection: the watcher of a server of ours drops
-those who show no password."""
+"""How much longer `check` waits when all connections are taken. The watcher of an embedded server drops
+clients that show no password."""
 
 _FULL = "max number of clients"
 
 SCRIPTS_AT_ONCE = 200
-"""So many are sent before their replies are read."""
+"""How many scripts are sent before their replies are read."""
 
 TRIES_OF_A_NODE = 3
-"""So often is a node of a cluster asked that answers a PING, and loses the connection all the same."""
+"""How often a call tries a node of a cluster that answers a PING and still loses the connection."""
 
 SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
 
@@ -84,18 +84,20 @@ T = TypeVar("T")
 
 
 class Link:
-    """A line to the server that outlives the server.
+    """A connection to the server that outlives the server.
 
-    Guarantees: `call` returns a reply, however often the server dies in between, or raises what is not
-    transient. Assumes: what is called may be repeated after a lost reply. Safe to use from several threads.
+    Guarantees: `call` returns a reply, however often the server dies in between, or raises an error that is
+    not transient. Safe to use from several threads.
+    Assumes: every call may be repeated after a lost reply.
+
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
-    server, or raise GiveUp. `on_refused(error)` is called before a refusal that lasts is raised; it may raise
-    GiveUp instead. `outage`: that of another link to the same server, which tells the log for both.
+    server, or raise GiveUp. `on_refused(error)` is called before a lasting refusal is raised; it may raise
+    GiveUp instead. `outage`: the outage of another link to the same server, which writes to the log for both.
     `pace_s`: the longest pause between two tries, unless `outage` has one.
     A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
 
     `skips_nodes`: on a cluster, a call raises NodeAwayError when its node is away, or does nothing for now,
-    while others answer. Else it waits for that node, too. What the call has sent may have run all the same.
+    while others answer. Else the call waits for that node, too. What it has sent may have run all the same.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Link:
 
     @property
     def client(self) -> Any:
-        """The common client, of the newest access. Making that of a cluster asks it for its layout."""
+        """The client that all calls share, for the newest access. A cluster is asked for its layout first."""
         with self._lock:
             if self._client is None:
                 self._client = self.dedicated(self._reply_timeout_s)
@@ -128,11 +130,11 @@ class Link:
 
     @property
     def is_cluster(self) -> bool:
-        """Whether keys of two campaigns may not stand in one command."""
+        """Whether the server is a cluster, where one command must not name keys of two campaigns."""
         return parse_url(self.access.url).kind == "cluster"
 
     def dedicated(self, reply_timeout_s: float) -> Any:
-        """A client of its own, as every blocking reader needs one: its socket waits `reply_timeout_s`."""
+        """A new client that is not shared, as blocking readers need. Its sockets wait `reply_timeout_s`."""
         return new_client(
             self.access, name=self._name, reply_timeout_s=reply_timeout_s, on_connected=self._begin_epoch,
             nodes=self.outage.nodes,
@@ -149,15 +151,15 @@ class Link:
             self._skipping.on = before
 
     def check(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-        """Raise unless the server answers within about `timeout_s` and will not eat the queue.
+        """Raise unless the server answers within about `timeout_s` and is set up so that it loses no jobs.
 
-        Waits a little longer for one whose connections are all taken.
+        Waits for FULL_PATIENCE_S more when all its connections are taken.
 
-        Raises ServerUnreachableError (nobody there, wrong password, a certificate that is not to be
-        trusted) or ServerRefusedError (it evicts, runs no scripts, or is behind a proxy that hides commands).
+        Raises ServerUnreachableError (no answer, a wrong password, a certificate that cannot be trusted) or
+        ServerRefusedError (it evicts keys, runs no scripts, or is behind a proxy that hides commands).
         """
         deadline = time.monotonic() + timeout_s
-        probe: Any = None  # one that accepts and says nothing is no server either
+        probe: Any = None  # its short timeout also ends a wait for a peer that accepts and never replies
         while True:
             try:
                 if probe is None:
@@ -170,7 +172,7 @@ class Link:
                 if is_refusal(error):
                     raise self._refused(error) from error
                 if is_barred(error):
-                    settings, hidden = {}, None  # this user may not even ask; doctor says so
+                    settings, hidden = {}, None  # this user has no right to ask; `doctor` reports that
                     break
                 is_odd = is_cut_off(error) or is_unknown_command(error)
                 if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
@@ -193,14 +195,14 @@ class Link:
             raise self._behind_proxy(hidden)
         self.outage.has_served = True
         where = safe_url(self.access.url)
-        for node, said in settings.items():
-            policy = said.get("maxmemory-policy", "noeviction")
+        for node, values in settings.items():
+            policy = values.get("maxmemory-policy", "noeviction")
             if policy != "noeviction":
                 raise ServerRefusedError(
                     f"the server at {where} evicts keys{_on(node)} (maxmemory-policy {policy}), which "
                     "silently loses jobs; set it with: CONFIG SET maxmemory-policy noeviction"
                 )
-        without_log = [node for node, said in settings.items() if said.get("appendonly") == "no"]
+        without_log = [node for node, values in settings.items() if values.get("appendonly") == "no"]
         if without_log and (nodes := self._saving_nothing(probe) & set(without_log)):
             log.warning(
                 "the server at %s keeps nothing on disk%s: its death loses the campaign; "
@@ -211,10 +213,13 @@ class Link:
     def call(self, operation: Callable[[Any], T]) -> T:
         """The reply of `operation`, repeated until the server has given one.
 
-        Raises ServerUnreachableError when the server refuses us, at once or, with an access file that may
-        be replaced and a server that has served before, after REFUSED_PATIENCE_S; ServerRefusedError when
-        this user has no right to the operation, or no scripts run there any more; DamagedError when a key
-        holds what we have not written; NodeAwayError, see `skips_nodes`.
+        Raises:
+
+        - ServerUnreachableError when the server refuses us: at once, or after REFUSED_PATIENCE_S if it has
+          served us before and there is an access file that may be replaced;
+        - ServerRefusedError when this user has no right to the operation, or the server runs no scripts;
+        - DamagedError when a key holds what we have not written;
+        - NodeAwayError, see `skips_nodes`.
         """
         tries = 0
         away_since: float | None = None
@@ -244,7 +249,7 @@ class Link:
                     self._renew()
                     tries += 1
                     if client is not None and not isinstance(error, NodeAway):
-                        # They may have come to the same end, which each would take another timeout to show.
+                        # Idle connections may be dead, too. Each would take another timeout to show it.
                         drop_idle_connections(client)
                     if self._is_to_skip(client, error, tries):
                         raise _away(error) from error
@@ -263,7 +268,8 @@ class Link:
                     self._on_wait(now - away_since)
                 time.sleep(backoff.next_s())
             except BaseException:
-                # Interrupted (Ctrl-C), maybe between a command and its reply, which must answer no other.
+                # Interrupted (Ctrl-C), maybe between a command and its reply. That reply must not answer
+                # another command.
                 if client is not None:
                     drop_connections(client)
                 raise
@@ -274,8 +280,11 @@ class Link:
                 return reply
 
     def wait_until_back(self, error: BaseException, key: str | None = None) -> None:
-        """After an error of a dedicated client: wait for the server, if that can help, else raise it. On a
-        cluster: for the node that holds `key`."""
+        """After an error of a dedicated client, wait until the server is back.
+
+        On a cluster, wait for the node that holds `key`.
+        Raises `error`, or DamagedError for it, when waiting cannot help.
+        """
         if not (is_transient(error) or is_refusal(error)):
             raise damaged(reason(error)) if is_damage(error) else error
         self._begin_epoch()
@@ -290,11 +299,11 @@ class Link:
         return reply
 
     def run_scripts(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
-        """The replies of a script for many campaigns, each with its keys and arguments, at the cost
-        of one; an error in place of a reply for what failed alone.
+        """The replies of a script for many campaigns, at the cost of one call. `calls`: keys and arguments of
+        each.
 
-        Nodes of a cluster do not wait for each other: what is on one that is away fails alone, too, with
-        NodeAwayError.
+        A call that fails alone has its error in place of the reply. On a cluster, so do calls to a node that
+        is away, with NodeAwayError; they do not delay the others.
         """
         failpoints.reach(f"server.before-{script.name}")
         replies: list[Any] = []
@@ -303,35 +312,43 @@ class Link:
             replies += self._each(partial(run_each, script=script, calls=page), len(page))
         failpoints.reach(f"server.after-{script.name}")
         return [
-            damaged(reason(one)) if isinstance(one, Exception) and is_damage(one) else one for one in replies
+            damaged(reason(reply)) if isinstance(reply, Exception) and is_damage(reply) else reply
+            for reply in replies
         ]
 
     def ask_each(self, commands: Sequence[KeyCommand]) -> list[Any]:
-        """The same for plain commands, each on keys of one slot; ServerRefusedError in place of what this
-        user may not do."""
+        """The same for plain commands, each on keys of one slot.
+
+        Where this user has no right to a command, ServerRefusedError stands in place of its reply.
+        """
         if not commands:
             return []
         replies = self._each(partial(ask_each, commands=commands), len(commands))
         return [
-            self._barred(one) if isinstance(one, Exception) and is_barred(one) else one for one in replies
+            self._barred(reply) if isinstance(reply, Exception) and is_barred(reply) else reply
+            for reply in replies
         ]
 
     def _each(self, operation: Callable[[Any], list[Any]], count: int) -> list[Any]:
         try:
             replies = self.call(operation)
-        except NodeAwayError as error:  # they lie on nodes that are away, all of them
+        except NodeAwayError as error:  # all of them lie on nodes that are away
             return [error] * count
-        return [_away(one) if isinstance(one, REDIS_ERRORS) and is_transient(one) else one for one in replies]
+        return [
+            _away(reply) if isinstance(reply, REDIS_ERRORS) and is_transient(reply) else reply
+            for reply in replies
+        ]
 
     def line_to(self, key: str, idle: dict[str, list[NodeLine]]) -> NodeLine | None:
-        """See clients.py. None while the node is away."""
+        """A connection to the node that holds `key` (see `clients.line_to`). None while the node is away."""
         try:
             return self.call(partial(line_to, key=key, idle=idle))
         except NodeAwayError:
             return None
 
     def interrupt(self) -> None:
-        """Whoever waits for a reply, in another thread, meets a lost connection."""
+        """Close the shared connections. A thread that waits for a reply gets an error, and its call tries
+        again."""
         with self._lock:
             if self._client is not None:
                 drop_connections(self._client)
@@ -343,21 +360,21 @@ class Link:
                 self._client = None
 
     def _is_to_skip(self, client: Any, error: Exception, tries: int) -> bool:
-        """Whether to raise this error of a node, for others answer."""
+        """Whether to raise this error of a node instead of waiting for the node, because others answer."""
         skips = self._skips_nodes or getattr(self._skipping, "on", False)
         if not skips or client is None or not is_cluster(client):
             return False
-        # It may be the connection alone: the next try asks whether the node is there.
+        # Perhaps only the connection is lost: the next try asks whether the node is there.
         if is_connection_loss(error) and tries < TRIES_OF_A_NODE:
             return False
         return any(True for _ in answering(client))
 
     def _begin_epoch(self) -> None:
-        # Without a lock, two increments at once may count as one. The number is another one all the same.
+        # Without a lock, two increments at once may count as one. The epoch has changed all the same.
         self.epoch += 1
 
     def _hidden_command(self, timeout_s: float) -> str | None:
-        """What of all that we need reaches no server, as it said something else than that it is away."""
+        """A command of ours that something hides between us and the server, with the reason; else None."""
         if self.is_cluster:
             return None
         client = new_client(self.access, name=None, reply_timeout_s=timeout_s)
@@ -368,12 +385,12 @@ class Link:
 
     def _saving_nothing(self, probe: Any) -> set[str]:
         try:
-            return {node for node, said in read_configuration(probe).items() if said.get("save") == ""}
-        except REDIS_ERRORS:  # not for this user to know
+            return {node for node, values in read_configuration(probe).items() if values.get("save") == ""}
+        except REDIS_ERRORS:  # this user has no right to CONFIG
             return set()
 
     def _renew(self) -> bool:
-        """Look into the access file again; whether it names another server or another way to it."""
+        """Read the access file again. Returns whether it names another server, or another way to it."""
         with self._lock:
             fresh = renewed(self.access)
             if fresh is None:
@@ -381,7 +398,7 @@ class Link:
             before, self.access = self.access, fresh
             if fresh == before:
                 return False
-            # Not closed here: another thread may be about to use it. It goes with its last user.
+            # Not closed here: another thread may be about to use it. It is freed after its last use.
             self._client = None
         log.warning("the access file %s has changed: %s", fresh.file, safe_url(fresh.url))
         return True
@@ -411,7 +428,10 @@ class Link:
         )
 
     def _may_be_full(self, error: BaseException) -> bool:
-        """Whether all connections are taken. A server that cannot say so before it hangs up just hangs up."""
+        """Whether all connections of the server may be taken.
+
+        With TLS, or on a socket, the server may close the connection before it can say so.
+        """
         words, url = str(error), self.access.url
         if url.startswith("rediss:"):
             return "UNEXPECTED_EOF" in words
@@ -433,7 +453,7 @@ class Link:
 
 
 class BlockingClient:
-    """The client of one blocking reader: made when needed, and anew when the link has another access."""
+    """The client of one blocking reader. It is made when needed, and again when the link has a new access."""
 
     def __init__(self, link: Link, reply_timeout_s: float) -> None:
         self._link = link
@@ -467,7 +487,7 @@ def damaged(what: str) -> DamagedError:
 
 
 def why_scriptless(client: Any) -> str | None:
-    """Why the server runs no Lua scripts; None when it does, or lets this user not know."""
+    """Why the server runs no Lua scripts; None when it does, or when this user has no right to ask."""
     node = next(answering(client), None) if is_cluster(client) else None
     server = client if node is None else client.get_redis_connection(node)
     try:
@@ -481,10 +501,10 @@ def why_scriptless(client: Any) -> str | None:
 
 
 def read_settings(client: Any, *, only_answering: bool = False) -> dict[str, dict[str, str]]:
-    """What everybody is told of memory policy and persistence, named as in the configuration, by node.
+    """Node -> its memory policy and persistence as INFO shows them, named as in the configuration.
 
-    Not by CONFIG, to which a user with the least rights has none. `only_answering`: nodes of a cluster that
-    are away are left out.
+    INFO is used because a user with few rights has none to CONFIG. `only_answering`: leave out nodes of a
+    cluster that are away.
     """
     found = {}
     for node, where in nodes_of(client, only_answering=only_answering):
@@ -496,19 +516,19 @@ def read_settings(client: Any, *, only_answering: bool = False) -> dict[str, dic
 
 
 def read_configuration(client: Any) -> dict[str, dict[str, str]]:
-    """Memory policy and persistence in full, by node. Raises redis-py's errors where CONFIG is barred or
+    """Node -> its memory policy and persistence in full. Raises redis-py's errors where CONFIG is barred or
     renamed."""
     found: dict[str, dict[str, str]] = {}
     for node, where in nodes_of(client):
-        # One by one: several at once need Redis 7.
+        # One name in each call: several at once need Redis 7.
         for name in ("maxmemory-policy", "appendonly", "appendfsync", "save"):
-            said = client.config_get(name, **where)
-            found.setdefault(node, {}).update({_word(key): _word(value) for key, value in said.items()})
+            values = client.config_get(name, **where)
+            found.setdefault(node, {}).update({_word(key): _word(value) for key, value in values.items()})
     return found
 
 
 def nodes_of(client: Any, *, only_answering: bool = False) -> list[tuple[str, dict[str, Any]]]:
-    """Each server that holds data: its name, "" when there is but one, and how to ask just that."""
+    """Each server that holds data: its name ("" when there is only one), and arguments that address it."""
     if not is_cluster(client):
         return [("", {})]
     nodes = answering(client) if only_answering else client.get_primaries()

@@ -1,14 +1,14 @@
-"""Which nodes of a cluster are away, so that nobody waits for one twice.
+"""Remembers which nodes of a cluster are away, so that no caller waits for a node twice.
 
 ::
 
     a connection fails ──▶ suspected ──next use──▶ PING answers ──▶ forgotten
                                           │
                                           └─ no answer ──▶ away: every use fails at once,
-                                                           one in a while asks again
+                                                           the first after `pace_s` sends a PING
 
-Campaigns on the other nodes must not wait for a node that is away. So an error shows within one time-out,
-and what is asked of the node afterwards costs nothing until it answers a PING.
+Campaigns on the other nodes must not wait for a node that is away. So the first call fails after one timeout,
+and later calls to that node fail at once until it answers a PING.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from queue_eval.transport.error_kinds import REDIS_ERRORS, is_transient, reason
 PACE_S = 2.0
 """The longest pause between two tries."""
 
-_LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 0.5, 1.0
+_MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 0.5, 1.0
+"""Bounds of how long a PING may take."""
 
 
 class NodeAway(ClusterError):  # noqa: N818 - of redis-py's kind; NodeAwayError is ours
@@ -41,21 +42,25 @@ class _Absence:
 
 
 class Nodes:
-    """Shared by all links of one process to a cluster. Guarantees: one thread at a time waits for a probe,
-    and others only if they want a node that is suspected, too. A node that has not answered a PING
-    within `timeouts` (settings of a connection) is away, and is asked again `pace_s` later."""
+    """The nodes of a cluster that are suspected or away. All links of one process to the cluster share it.
+
+    A node that has not answered a PING within `timeouts` (settings of a connection) is away. It is asked
+    again `pace_s` later.
+    Guarantees: one thread at a time waits for a PING. Other threads wait for it only if they want a node that
+    is suspected, too.
+    """
 
     def __init__(self, log: logging.Logger, pace_s: float = PACE_S) -> None:
         self._log = log
         self._pace_s = pace_s
-        timeout_s = min(_MOST_TIMEOUT_S, max(_LEAST_TIMEOUT_S, pace_s / 2))
+        timeout_s = min(_MAX_TIMEOUT_S, max(_MIN_TIMEOUT_S, pace_s / 2))
         self.timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._absences: dict[str, _Absence] = {}
 
     def suspect(self, name: str) -> None:
-        """A connection to this node has failed: its next use asks whether it is there."""
+        """Note that a connection to this node has failed: its next use asks whether it is there."""
         with self._lock:
             self._absences.setdefault(name, _Absence(time.monotonic()))
 
@@ -64,7 +69,7 @@ class Nodes:
             return name in self._absences
 
     def check(self, name: str, probe: Callable[[], None]) -> None:
-        """Raise NodeAway if this node is away. `probe` asks it, and raises what redis-py raises."""
+        """Raise NodeAway if this node is away. `probe` sends it a PING, and raises redis-py's errors."""
         if not self.is_suspected(name):
             return
         with self._probing:
@@ -80,7 +85,7 @@ class Nodes:
                 if is_transient(error):
                     self._note(name, absence, error)
                     raise NodeAway(f"node {name} is away ({absence.why})") from error
-                self._forget(name, absence)  # somebody is there, who will not have us
+                self._forget(name, absence)  # the node is there, and refuses us
                 raise
             self._forget(name, absence)
 

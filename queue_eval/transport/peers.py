@@ -1,17 +1,17 @@
-"""Who may listen at the socket of a `unix://` URL that a user wrote.
+"""Decides which accounts may listen at the socket of a `unix://` URL that a user wrote.
 
 ====================================  =====================================================================
-who listens                           is trusted
+an account that listens               is trusted
 ====================================  =====================================================================
 root, or this account                 always
 the owner of the socket's folder      if only root, that owner and this account can change what stands there:
                                       that folder, and each one on the way to it, links included, belongs to
                                       one of the three and is writable by its owner only
-anybody else                          never
+any other                             never
 ====================================  =====================================================================
 
-The sticky bit is no help: where everybody may make files, the owner of a folder is whoever came first. The
-socket of a home has no folder's owner to trust: see `queue_eval.transport.wire.check_peer`.
+The sticky bit is no help: where everybody may make files, any account may have made the folder. For the
+socket of a home, the owner of a folder is not trusted: see `queue_eval.transport.wire.check_peer`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 
 from queue_eval.transport.wire import ForeignPeerError, check_peer, peer_uid
 
-_LINKS_MOST = 40
-"""As many symbolic links the kernel follows."""
+_MAX_LINKS = 40
+"""How many symbolic links the kernel follows on one path."""
 
 
 def check_named_peer(line: socket.socket, path: str) -> None:
-    """Raise ForeignPeerError unless whoever listens at `path`, which the user named, is to be trusted."""
+    """Raise ForeignPeerError unless the account that listens at `path`, which the user named, is trusted."""
     try:
         check_peer(line, path)
     except ForeignPeerError:
@@ -65,7 +65,7 @@ def _folders_on_the_way(path: Path) -> Iterator[Path]:
             place = step
             continue
         links += 1
-        if links > _LINKS_MOST:
+        if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         target = step.readlink()
         if target.is_absolute():

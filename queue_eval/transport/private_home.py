@@ -1,16 +1,17 @@
-"""The gate of a home: it belongs to one account, and nobody else may look into it, change it or prepare it.
+"""Checks a home before it is used: it belongs to one account, and no other may read, change or prepare it.
 
 =========================================  ================================================================
 a folder that                              is
 =========================================  ================================================================
 is not there                               made, with mode 0700, an id that is known and a `.gitignore`
-belongs to another account                 refused: also for root, whom its owner could lead anywhere
+belongs to another account                 refused: also for root, whom its owner could lead anywhere by links
 others may write to                        refused: nobody knows what they have put there
 holds symbolic links, pipes or devices,    refused: they would lead elsewhere what is written there
 or secrets that are open to others
-nobody has named, and is not known         refused, with the command that adopts it: see known_homes.py
-others may look into                       closed (0700), and the log says so
-the same, with other things in it          refused: to close it could lock out who needs them
+the user has not named, and is not known   refused, with the command that adopts it: see `known_homes`
+others may read                            closed (0700), and the log says so
+others may read, and holds more than a     refused: to close it could lock out accounts that need the rest
+home
 =========================================  ================================================================
 """
 
@@ -34,26 +35,28 @@ _ENTRIES = (
     "server.alive", "server.pid", "server.sock", "launch.key", "signing.key", "data", "logs", "spool", "tls",
     "checkpoints", ID_FILE,
 )  # fmt: skip
-"""What we make there."""
+"""The names of all that we make in a home."""
 
 DEFAULT_HOME = ".queue_eval"
-"""The home of a working folder, which nobody has named. It may hold no more than logs and spools."""
+"""The home of a working folder, when the user names none. It may hold no more than logs and spools."""
 
 _WALKED = ("data", "logs", "spool", "tls")
-"""The folders that only we write to. What user code keeps in `checkpoints` is its own."""
+"""The folders that are checked down to the last file, because only we write there. In `checkpoints` user
+code keeps its own files."""
 
 _MARKS = ("access.json", "worker-access.json", "server.json", "launch.key")
 """A folder with one of these is a home."""
 
 _SECRETS = ("access.json", "server.json", "server.conf", "launch.key", "signing.key", "-key.pem", ID_FILE)
-"""How the names of files end that hold secrets."""
+"""Ends of the names of files that hold secrets."""
 
 
 def enter_home(folder: Path, *, is_named: bool) -> None:
-    """Let pass a folder that is not there, or a home of this account. Comes before all that is done in it.
+    """Raise UsageError unless `folder` does not exist or is a home that this account may use.
 
-    Changes nothing but the id: who keeps something there calls `make_home` or `close_home`, too. A home that
-    the user names is known from now on; another one must be known. Raises UsageError.
+    Called before anything is done in a home. It changes nothing but the id: a caller that keeps files there
+    calls `make_home` or `close_home`, too. A home that the user names is known from now on; another one must
+    be known already.
     """
     if not os.path.lexists(folder):
         return
@@ -66,7 +69,7 @@ def enter_home(folder: Path, *, is_named: bool) -> None:
 
 
 def check_memory(folder: Path) -> None:
-    """Raise UsageError if a home that nobody names could not be known again after it was made."""
+    """Raise UsageError if a home that the user does not name could not be recorded, and so not be known."""
     if why := why_forgetful():
         raise UsageError(
             f"{folder} would not be known again, as {why}; set XDG_STATE_HOME to a folder of yours, or name "
@@ -91,26 +94,28 @@ def _why_unknown(folder: Path) -> str:
 def make_home(folder: Path) -> None:
     """Make the folder of a home; one that exists is closed to others. Raises UsageError if it is refused.
 
-    One that exists is not known by that: it may have come only now, whatever its user has named.
+    A folder that exists does not become known by this: another account may have made it just now, under the
+    name that the user gave.
     """
     try:
         make_known(folder)
     except FileExistsError:
         close_home(folder)
     else:
-        # Local workers and spools need a home beside a URL, too: its user is told before it is refused.
+        # Local workers and spools need a home also when the server has a URL. The user is warned now, before
+        # the home is refused the next time.
         if folder.name == DEFAULT_HOME and (why := why_forgetful()):
             log.warning(
                 "%s will not be known again, as %s; set XDG_STATE_HOME to a folder of yours, or name it each "
                 "time, by --home or QUEUE_EVAL_HOME", folder, why,
             )  # fmt: skip
     ignore = folder / ".gitignore"
-    if not ignore.exists():  # one that the user has made
+    if not ignore.exists():  # the user may have made the folder
         ignore.write_text("*\n", encoding="utf-8")
 
 
 def close_home(folder: Path) -> None:
-    """Close a folder that is or becomes a home to others; raises UsageError for one that is refused."""
+    """Close a folder to others that is or becomes a home. Raises UsageError for one that is refused."""
     mode = _check_folder(folder)
     _check_entries(folder)
     if not mode & 0o055:
@@ -125,7 +130,7 @@ def close_home(folder: Path) -> None:
 
 
 def _check_folder(folder: Path) -> int:
-    """Its mode, if owner, kind and mode let nobody else change what is in it."""
+    """The folder's mode. Raises UsageError unless only this account can change what is in it."""
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode):
         raise UsageError(f"{folder} is a symbolic link; name the folder that it leads to as --home")
@@ -143,14 +148,15 @@ def _check_folder(folder: Path) -> int:
 
 def _check_entries(folder: Path) -> None:
     for entry in _entries(str(folder)):
-        # As the listing tells it: a look at each of thousands of logs would take longer than all else.
+        # The listing already has the kind of each entry. To call stat for thousands of logs would take longer
+        # than all else.
         is_plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
         if is_plain and entry.name != "server.sock" and not _is_secret(entry.name):
             continue
         path = quote(entry.path)
         try:
             mode = entry.stat(follow_symlinks=False).st_mode
-        except FileNotFoundError:  # replaced at this moment
+        except FileNotFoundError:  # it was replaced just now
             continue
         if stat.S_ISLNK(mode):
             raise UsageError(
@@ -166,10 +172,10 @@ def _check_entries(folder: Path) -> None:
 
 
 def _entries(folder: str, *, is_ours: bool = False) -> Iterator[os.DirEntry[str]]:
-    """All in a home, but what is in folders of the user's own."""
+    """All entries of a home, down to the last file in the folders that are ours."""
     try:
         found = list(os.scandir(folder))
-    except FileNotFoundError:  # removed at this moment
+    except FileNotFoundError:  # it was removed just now
         return
     for entry in found:
         yield entry
@@ -191,6 +197,6 @@ def _is_secret(entry: str) -> bool:
 
 
 def _is_ours(entry: str) -> bool:
-    # Files that are just being written have names like `.access.json.x1`.
+    # A file that is just being written has a name like `.access.json.x1`.
     names = (*(f".{name}." for name in _ENTRIES), "local-access-", ".local-access-")
     return entry in _ENTRIES or entry.startswith(names)

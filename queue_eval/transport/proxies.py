@@ -1,8 +1,8 @@
-"""Whether something between us and the server passes on only some commands.
+"""Finds out whether something between us and the server passes on only some commands.
 
-Proxies that share out keys (twemproxy, Envoy) know some commands of Redis. At others twemproxy ends the
-connection, which looks like a server that wants TLS or has died; Envoy replies with an error. A server
-whose commands were renamed does the same.
+Proxies that distribute keys (twemproxy, Envoy) know only some commands of Redis. For any other command
+twemproxy closes the connection, which looks like a server that wants TLS or has died. Envoy replies with an
+error, and so does a server whose commands were renamed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_cut_off, is_unknown_command, reason
 
 _READABLE_STREAM = "qe:notices"
-"""One that each of our users may read (`queue_eval.server.acl`)."""
+"""A stream that each of our users may read (`queue_eval.server.acl`)."""
 
 _NEEDED: dict[str, Callable[[Any], Any]] = {
     "CLIENT": lambda client: client.client_setname("queue_eval"),
@@ -25,8 +25,11 @@ _NEEDED: dict[str, Callable[[Any], Any]] = {
 
 
 def hidden_command(client: Any, *names: str) -> str | None:
-    """The first command, of `names` or of all that we need, that reaches no server, and what was said to it;
-    None when all do, and when the server is away. Assumes: `client` sends nothing else at a connection."""
+    """The first command that reaches no server, with the reply to it, as text.
+
+    `names`: which of the commands in `_NEEDED` to try; else all of them. None when all of them reach the
+    server, or when it is away. Assumes: `client` sends nothing else when it connects.
+    """
     for name in names or _NEEDED:
         why = _why_hidden(client, _NEEDED[name])
         if why is not None:
@@ -36,7 +39,7 @@ def hidden_command(client: Any, *names: str) -> str | None:
 
 def _why_hidden(client: Any, ask: Callable[[Any], Any]) -> str | None:
     why = None
-    for _ in range(2):  # once may be a server that has just been started again
+    for _ in range(2):  # a connection may be cut once because the server has just been restarted
         try:
             ask(client)
             return None
@@ -47,7 +50,7 @@ def _why_hidden(client: Any, ask: Callable[[Any], Any]) -> str | None:
                 return None
             why = reason(error)
         try:
-            client.ping()  # a server that speaks TLS only, or is away, does not answer this either
+            client.ping()  # a server that speaks only TLS, or is away, does not answer this either
         except REDIS_ERRORS:
             return None
     return why

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Script:
-    """`name`: for failpoints and errors. `sha`: the SHA-1 of `source`, by which servers know it."""
+    """`name` is for failpoints and errors; `sha` is the SHA-1 of `source` (hex), by which servers know it."""
 
     name: str
     source: str

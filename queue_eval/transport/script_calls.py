@@ -1,4 +1,4 @@
-"""Scripts and commands on their way: one call, or one for each of many keys at the cost of one."""
+"""Sends scripts and commands: one call, or many, each to the server of its key, at the cost of one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ScriptCall: TypeAlias = tuple[Sequence[str], Sequence[Any]]
 """Keys and arguments."""
 
 KeyCommand: TypeAlias = tuple[str, Sequence[Any]]
-"""A key, and the command that is about it and others of its slot."""
+"""A key, and a command whose keys are all in the slot of that key."""
 
-_ELSEWHERE = (AskError, TryAgainError)
-"""Of a slot that moves; MOVED is one of the first."""
+_SLOT_MOVES = (AskError, TryAgainError)
+"""Errors of a slot that moves to another node. MOVED is a kind of AskError."""
 
 
 def run_one(client: Any, script: Script, call: ScriptCall) -> Any:
@@ -33,14 +33,14 @@ def run_one(client: Any, script: Script, call: ScriptCall) -> Any:
     keys, arguments = call
     try:
         return client.evalsha(script.sha, len(keys), *keys, *arguments)
-    except NoScriptError:  # a restart or failover forgets scripts; nothing has run yet
+    except NoScriptError:  # a server forgets scripts at a restart or failover; nothing has run yet
         return client.eval(script.source, len(keys), *keys, *arguments)
 
 
 def run_each(client: Any, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
-    """The replies in order; an error in place of a reply for what failed alone.
+    """The replies in order. A call that fails alone has its error in place of the reply.
 
-    Raises the error when a single server is away, or all nodes of a cluster that are asked.
+    Raises the error when a single server is away, or when all nodes of a cluster are that hold the keys.
     """
     return _each(
         client, [keys[0] for keys, _ in calls],
@@ -67,8 +67,11 @@ def _each(
     client: Any, keys: Sequence[str], *, ask: Callable[[Any, Sequence[int]], list[Any]],
     follow: Callable[[int], Any],
 ) -> list[Any]:  # fmt: skip
-    """A reply for each key, asked of the server that holds it. `ask` gets a plain client and the places in
-    `keys` of those that lie there; `follow` asks for one place, wherever its slot is by now."""
+    """A reply for each key, from the server that holds it.
+
+    `ask`: gets a plain client of one server, and the indices in `keys` of the keys that lie there; returns
+    their replies. `follow`: returns the reply for one index, from the node to which its slot has moved.
+    """
     if not is_cluster(client):
         replies = ask(client, range(len(keys)))
         _raise_all_but(replies, is_damage, is_barred)
@@ -78,19 +81,19 @@ def _each(
     for i, key in enumerate(keys):
         try:
             node = client.get_node_from_key(key)
-        except REDIS_ERRORS as error:  # nobody has this slot
+        except REDIS_ERRORS as error:  # no node has this slot
             replies[i] = error
         else:
             asked.setdefault(node.name, (node, []))[1].append(i)
 
     def ask_node(node: Any, places: Sequence[int]) -> None:
         for i, answer in zip(places, _ask_node(client, node, places, ask), strict=True):
-            replies[i] = _followed(follow, i) if isinstance(answer, _ELSEWHERE) else answer
+            replies[i] = _followed(follow, i) if isinstance(answer, _SLOT_MOVES) else answer
 
-    # Those that were away come last, so that nobody waits for them.
+    # Suspected nodes come last, so that the others need not wait for them.
     for name in sorted(asked, key=client.nodes.is_suspected):
         ask_node(*asked[name])
-    # Whether only the connection was lost is looked at when all others have been asked.
+    # A node may have lost only the connection. It is asked again when all others have been asked.
     for node, places in asked.values():
         if any(is_connection_loss(replies[i]) for i in places) and client.is_answering(node):
             ask_node(node, places)
@@ -121,7 +124,7 @@ def _pipelined(client: Any, script: Script, calls: Sequence[ScriptCall]) -> list
     replies = _send(client, "EVALSHA", script.sha, calls)
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:
-        # The first brings the script along.
+        # The first call sends the script's source along, and the others use it.
         first, *rest = unknown
         again = _send(client, "EVAL", script.source, [calls[first]])
         again += _send(client, "EVALSHA", script.sha, [calls[i] for i in rest])
@@ -131,14 +134,15 @@ def _pipelined(client: Any, script: Script, calls: Sequence[ScriptCall]) -> list
 
 
 def _raise_all_but(replies: Sequence[Any], *kinds: Callable[[BaseException], bool]) -> None:
-    """Errors of these kinds concern one campaign; any other concerns all."""
+    """Raise the first error that is of none of these kinds. An error of these kinds concerns only its own
+    key."""
     for reply in replies:
         if isinstance(reply, REDIS_ERRORS) and not any(is_kind(reply) for is_kind in kinds):
             raise reply
 
 
 def _followed(follow: Callable[[int], Any], place: int) -> Any:
-    """Where the slot is by now."""
+    """The reply from the node that has the slot now, or the error in its place."""
     try:
         return follow(place)
     except REDIS_ERRORS as error:

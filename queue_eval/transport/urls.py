@@ -1,4 +1,4 @@
-"""Server URLs: which there are, what they name, and how they are shown.
+"""Reads server URLs, and shows them without their passwords.
 
 =========================================================================  ============================
 URL                                                                        names
@@ -12,9 +12,9 @@ URL                                                                        names
 ``rediss+sentinel://`` and ``rediss+cluster://`` use TLS. Options follow after a ``?``, such as
 ``ssl_ca_certs=FILE``, and ``sentinel_username``, ``sentinel_password`` for the sentinels themselves.
 
-A message shows of a URL only what stands where no password can stand. So an ``@`` or a ``#`` behind the hosts
-is refused: it may belong to a password whose odd characters were not written as %40, %23 and so on. Of a URL
-that is refused nothing but its scheme is shown.
+A message shows only those parts of a URL where no password can stand. So an ``@`` or a ``#`` behind the hosts
+is refused: it may belong to a password whose special characters were not written as %40, %23 and so on. Of a
+refused URL only the scheme is shown.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ _DEFAULT_PORTS = {"": 6379, "cluster": 6379, "sentinel": 26379}
 
 _OPTIONS = re.compile(r"db|username|password|sentinel_username|sentinel_password|ssl_[a-z_]+")
 _VALUES = {"db": "[0-9]{1,9}", "ssl_cert_reqs": "none|optional|required"}
-"""What these options may say. Errors of redis-py and of Python repeat any other value."""
+"""Option -> what its value must match. Any other value would be shown in errors of redis-py and of Python."""
 _SHOWN_OPTION = re.compile(r"db=[0-9]*|ssl_(?!password|keyfile_password)[a-z_]+=.*")
-"""Options that are shown with their values. What follows any other may be a part of its value, and is not."""
+"""Options that are shown with their values. Behind any other option nothing is shown: it may be part of that
+option's value."""
 _SHOWN_USERS = ("default", "driver", "worker")
-"""Names that we give. Any other name may be a password that stands in the wrong place."""
+"""User names that we give. Any other one may be a password in the wrong place."""
 _HIDDEN = "***"
 _PUNCTUATION = "!\"$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
@@ -47,7 +48,7 @@ Kind = Literal["single", "sentinel", "cluster"]
 
 @dataclass(frozen=True, repr=False)
 class ServerUrl:
-    """A URL taken apart. `base` is a plain URL of the first node, with user, database and options."""
+    """A URL in its parts. `base` is a plain URL of the first node, with user, database and options."""
 
     kind: Kind
     base: str
@@ -66,7 +67,7 @@ class ServerUrl:
 
 @dataclass(frozen=True, repr=False)
 class _Parts:
-    """A URL's pieces, as they were written."""
+    """A URL's parts, as they were written."""
 
     scheme: str
     user: str
@@ -77,10 +78,10 @@ class _Parts:
 
 
 def parse_url(url: str) -> ServerUrl:
-    """`url` taken apart. Raises UsageError, which shows no password, for what is no server's URL."""
+    """`url` in its parts. Raises UsageError, which shows no password, if it is not a server's URL."""
     parts = _take_apart(url)
     plain, _, topology = parts.scheme.partition("+")
-    # Written anew: urllib drops some characters, and shows others in its errors.
+    # User and options are quoted again: urllib drops some characters, and shows others in its errors.
     user = _quoted_user(parts)
     options = f"?{quote(parts.options, safe=_PUNCTUATION)}" if parts.options else ""
     if plain == "unix":
@@ -106,7 +107,7 @@ def parse_url(url: str) -> ServerUrl:
 
 
 def checked_url(url: str) -> str:
-    """`url`, or UsageError."""
+    """Return `url`. Raises UsageError if it is not a server's URL."""
     parse_url(url)
     return url
 
@@ -130,12 +131,13 @@ def safe_url(url: str) -> str:
 
 
 def unless_url(name: object) -> object:
-    """The name of something, for messages; ``***`` where it may be a URL that stands in the wrong place."""
+    """`name` for messages; ``***`` if it may be a URL in the wrong place."""
     return _HIDDEN if isinstance(name, str) and ("://" in name or "@" in name) else name
 
 
 def _take_apart(url: str) -> _Parts:
-    """Raises UsageError for a URL whose pieces cannot be told apart for certain, or of unknown options."""
+    """The parts of `url`. Raises UsageError when they cannot be told apart for certain, or an option is
+    unknown."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES or not rest:
         wanted = ", ".join(f"{scheme}://" for scheme in SCHEMES)
@@ -160,7 +162,7 @@ def _take_apart(url: str) -> _Parts:
 def _check_options(scheme: str, options: str) -> None:
     for number, option in enumerate(options.split("&") if options else (), 1):
         name, is_sign, value = option.partition("=")
-        # Its name is not shown: it may be what follows an & in a password.
+        # The name is not shown: it may be the part of a password behind an &.
         if not is_sign or not _OPTIONS.fullmatch(name):
             raise _refusal(
                 scheme,

@@ -1,6 +1,7 @@
-"""A bare-bones client for one unix socket, and who listens there.
+"""A minimal client for one unix socket, which checks what account listens there.
 
-The watcher of an embedded server lives as long as that, so it imports the standard library and this only.
+The watcher of an embedded server uses it. It lives as long as the server, so it imports only this and the
+standard library.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import Self
 
 SOCKET_PATH_LIMIT = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
 HAS_SHORT_PATHS = hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")  # noqa: PTH112
-"""Whether this system reaches a file by an open folder."""
-
+"""Whether this system can reach a file through an open folder."""
 
 _XUCRED_BYTES = 76
-"""Size of what macOS and the BSDs tell of a peer."""
+"""Size of the struct in which macOS and the BSDs describe a peer."""
 
 
 class ForeignPeerError(PermissionError):
@@ -31,7 +31,7 @@ class ReplyError(Exception):
 
 @contextmanager
 def short_path(path: str) -> Iterator[str]:
-    """A path to a unix socket that is short enough for the kernel, however long its own is."""
+    """A path to the same unix socket that is short enough for the kernel, where the system has one."""
     if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT or not HAS_SHORT_PATHS:
         yield path
         return
@@ -44,9 +44,9 @@ def short_path(path: str) -> Iterator[str]:
 
 
 def peer_uid(line: socket.socket) -> int:
-    """The account that listens at the other end of a unix socket, as the kernel noted it. Asks nobody.
+    """The account (uid) that listens at the other end of a unix socket, by the kernel. Sends nothing.
 
-    Raises OSError where the system does not tell.
+    Raises OSError where the system does not know it.
     """
     if hasattr(socket, "SO_PEERCRED"):
         return int(struct.unpack("iII", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
@@ -57,7 +57,7 @@ def peer_uid(line: socket.socket) -> int:
 def check_peer(line: socket.socket, path: str) -> None:
     """Raise ForeignPeerError unless root or this account listens at `path`.
 
-    To be called before anything is sent: whoever can make a file there can listen, and would be told the
+    Call it before anything is sent. Any account that can make files there can listen, and would get the
     password.
     """
     uid = peer_uid(line)
@@ -101,7 +101,8 @@ class Wire:
         """The reply to one command: int, bytes, None, or a list of these."""
         encoded = [word.encode() for word in words]
         parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)]
-        # A server that is full has said so, and has closed the connection before it was asked.
+        # A server whose connections are all taken sends an error and closes at once, maybe before this is
+        # sent. The error can still be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(b"".join(parts))
         return self._reply()
