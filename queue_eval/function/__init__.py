@@ -1,4 +1,4 @@
-"""How a run function travels: named or pickled by the driver, signed, allowed, and loaded where it runs.
+"""Makes a run function travel: the driver names or pickles it and signs it; a worker checks and loads it.
 
 Knows neither servers nor processes. Begin with `reference` (the driver's end) and `loading` (the other end).
 """

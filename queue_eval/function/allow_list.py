@@ -1,4 +1,4 @@
-"""What a worker may be asked to run: the modules, and whether code by value, that its user allows."""
+"""The list of what a worker's user allows it to run: modules, and code by value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from queue_eval.function.loading import is_module_allowed, split_name
 from queue_eval.model.states import Method
 
 BY_VALUE = "by-value"
-"""What allows code by value. No module can have this name."""
+"""The item of the list that allows code by value. No module can have this name."""
 
 _FORWARDING = (Method.RAY, Method.RQ)
 
@@ -18,26 +18,26 @@ _FORWARDING = (Method.RAY, Method.RQ)
 @dataclass(frozen=True)
 class AllowList:
     modules: tuple[str, ...]
-    """Modules, and packages with all that is in them."""
+    """Allowed modules, and packages with all that is in them."""
     by_value: bool
 
     @classmethod
     def parse(cls, items: Iterable[str]) -> AllowList | None:
-        """From a command line; None when nothing is said, which allows all. Raises UsageError."""
-        said = [item.strip() for text in items for item in text.split(",")]
-        if not said:
+        """The list on a command line; None when that has none, which allows all. Raises UsageError."""
+        named = [item.strip() for text in items for item in text.split(",")]
+        if not named:
             return None
-        modules = [item.removesuffix(".*") for item in said if item != BY_VALUE]
+        modules = [item.removesuffix(".*") for item in named if item != BY_VALUE]
         for module in modules:
             if not all(part.isidentifier() for part in module.split(".")):
                 raise UsageError(
                     f"--allow {module!r} is not a module; give a module, a package (with all that is in it) "
                     f"or {BY_VALUE}"
                 )
-        return cls(tuple(dict.fromkeys(modules)), BY_VALUE in said)
+        return cls(tuple(dict.fromkeys(modules)), BY_VALUE in named)
 
     def check(self, name: str, method: Method, *, is_by_value: bool) -> None:
-        """Raise FunctionError unless this may run here, as far as its name tells."""
+        """Raise FunctionError unless the function of this name may run here. It is not loaded for that."""
         if method in _FORWARDING:
             raise FunctionError(
                 f"method {method.value!r} forwards to processes that this worker's list of modules does not "

@@ -1,7 +1,8 @@
-"""A run function by value: its pickle, and what in it does not do what a user expects.
+"""Pickles a run function, and finds random generators in it, whose state would be the same in every job.
 
-cloudpickle names all code `<dynamic-code>`, and pickles a memoised helper by a name that the other end has
-not: here code keeps its file, and the helper travels with what it wraps.
+cloudpickle names the file of all code `<dynamic-code>`, and pickles a memoised helper by a name that the
+other end does not have. Here code keeps its file's name, and the helper travels with the function that it
+wraps.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from queue_eval.function.generators import is_generator
 from queue_eval.function.user_code import globals_of
 
 MAX_PAYLOAD_BYTES = 64 * 2**20
+"""How large a pickled run function may be."""
 
-_NAMELESS = "<dynamic-code>"
+_DYNAMIC_CODE = "<dynamic-code>"
+"""What cloudpickle gives as the file of all code."""
 
 
 def pickle_function(function: Any, name: str, *, with_module: bool = False) -> tuple[bytes, list[str]]:
-    """Its pickle, and the names of the random generators that travel in it. Raises FunctionError.
+    """The pickle of a function, and the names of the random generators that travel in it.
 
-    `with_module`: what it uses of its own module travels by value, too.
+    `with_module`: what it uses of its own module travels by value, too. Raises FunctionError.
     """
     file = io.BytesIO()
     try:
@@ -53,7 +56,7 @@ def pickle_function(function: Any, name: str, *, with_module: bool = False) -> t
 def is_registered(module: str) -> bool:
     """Whether the user wants the module's code to travel by value (`register_pickle_by_value`)."""
     registered = cloudpickle.list_registry_pickle_by_value()
-    return any(module == one or module.startswith(f"{one}.") for one in registered)
+    return any(module == name or module.startswith(f"{name}.") for name in registered)
 
 
 @contextmanager
@@ -78,7 +81,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, CodeType):
             return _reduce_code(obj)
-        if isinstance(obj, functools._lru_cache_wrapper) and _is_nameless(obj):
+        if isinstance(obj, functools._lru_cache_wrapper) and _is_unfindable(obj):
             return _reduce_memoised(obj)
         if type(obj) is functools.cached_property:
             return _reduce_property(obj)
@@ -89,23 +92,23 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     kind, arguments = inside._code_reduce(code)
-    return kind, tuple(code.co_filename if one == _NAMELESS else one for one in arguments)
+    return kind, tuple(code.co_filename if arg == _DYNAMIC_CODE else arg for arg in arguments)
 
 
 def _reduce_property(helper: Any) -> tuple[Any, ...]:
-    # Up to Python 3.11 it holds a lock, which stays here.
+    # Up to Python 3.11 it holds a lock, which cannot be pickled.
     state = {"attrname": helper.attrname, "__doc__": helper.__doc__}
     return functools.cached_property, (helper.func,), state
 
 
-def _is_nameless(helper: Any) -> bool:
-    """Whether the other end does not find it by its name."""
+def _is_unfindable(helper: Any) -> bool:
+    """Whether the other end cannot find it by its name."""
     module = str(helper.__module__)
     return module == "__main__" or "<" in helper.__qualname__ or is_registered(module)
 
 
 def _reduce_memoised(helper: Any) -> tuple[Any, ...]:
-    # As functools.lru_cache makes it. Its results stay here.
+    # Made again as functools.lru_cache makes it. The results that it remembers do not travel.
     chosen = helper.cache_parameters()
     arguments = (helper.__wrapped__, chosen["maxsize"], chosen["typed"], functools._CacheInfo)
     return functools._lru_cache_wrapper, arguments, dict(vars(helper))

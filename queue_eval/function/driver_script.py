@@ -1,8 +1,8 @@
-"""The driver's script: whether its run function can be had by importing it, as multiprocessing's spawn does.
+"""Decides whether workers can get a run function by importing the driver's script, as multiprocessing does.
 
-It can when the script has a main guard, and this driver was started within it: then nothing of the search is
-begun anew by an import. And when what the function uses is there after an import, with the same values: what
-the guard has set is not.
+Two conditions must hold. The script has a main guard, and the driver was started within it: else an import
+would start the search again. And an import gives all that the function uses the same values: it does not run
+what stands within the guard.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from queue_eval.function.driver_path import made_absolute
 from queue_eval.function.script_changes import Changes, is_constant
 from queue_eval.function.user_code import digest, innermost
 
-_MOST_PARTS = 1000
-"""Larger containers hold data, and no functions."""
+_MAX_PARTS = 1000
+"""Containers with more elements are not searched: they hold data, and no functions."""
 
-_MOST_VALUES = 20_000
-"""What is still farther away is not looked at."""
+_MAX_VALUES = 20_000
+"""How many values are searched, the nearest to the function first."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script as those import it that run its function."""
+    """A script that the processes import which run its function."""
 
     file: str
     digest: str
     spec: str
-    """The module's name, when it was started by it (`python -m`); else empty."""
+    """The module's name when the script was started by it (`python -m`); else empty."""
 
     def as_json(self) -> dict[str, Any]:
         return {"file": self.file, "digest": self.digest, "spec": self.spec, "argv": list(sys.argv)}
@@ -51,7 +51,7 @@ def main_file() -> str | None:
 
 
 def find_script(function: Any, qualname: str) -> Script | None:
-    """The script to import for a function of the main module; None when it must travel by value."""
+    """The script to import for a function of the main module; None when the function must travel by value."""
     main, file = sys.modules["__main__"], main_file()
     if file is None or not _is_from(function, file):
         return None
@@ -69,7 +69,7 @@ def find_script(function: Any, qualname: str) -> Script | None:
 
 
 class _Parts:
-    """What a script binds when it is imported, and what only within its main guard."""
+    """The names that a script binds when it is imported, and those that its main guard binds."""
 
     def __init__(self, tree: ast.Module, file: str, function: str) -> None:
         outside: list[ast.stmt] = []
@@ -109,7 +109,7 @@ class _Parts:
         if name not in self.rebound and not self.changes.may_change(name, value):
             return True
         literal = self.literals.get(name, ...)
-        # By their text, too: 1 is True.
+        # Their texts are compared, too: within a list, 1 equals True.
         return type(literal) is type(value) and literal == value and repr(literal) == repr(value)
 
 
@@ -127,10 +127,10 @@ def _stores(code: CodeType, *kinds: str) -> tuple[set[str], bool]:
     """The names that a code object binds, and whether there may be others (`import *`)."""
     names: set[str] = set()
     is_dynamic = False
-    for one in dis.get_instructions(code):
-        if one.opname in (kinds or ("STORE_NAME", "STORE_GLOBAL")):
-            names.add(one.argval)
-        is_dynamic |= one.opname == "IMPORT_STAR" or one.argrepr == "INTRINSIC_IMPORT_STAR"
+    for step in dis.get_instructions(code):
+        if step.opname in (kinds or ("STORE_NAME", "STORE_GLOBAL")):
+            names.add(step.argval)
+        is_dynamic |= step.opname == "IMPORT_STAR" or step.argrepr == "INTRINSIC_IMPORT_STAR"
     return names, is_dynamic
 
 
@@ -142,7 +142,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _was_called_within(guards: Iterable[range], main: ModuleType, file: str) -> bool:
-    """Whether this is not called by what an import of the script would run, too."""
+    """Whether the script called us from within a main guard, and not from lines that an import runs, too."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         is_top = frame.f_code.co_name == "<module>" and frame.f_globals is vars(main)
@@ -157,8 +157,8 @@ def _is_from(function: Any, file: str) -> bool:
     return isinstance(code, CodeType) and _is_same(code.co_filename, file)
 
 
-def _is_same(one: str, other: str) -> bool:
-    return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - symlinks stay
+def _is_same(first: str, second: str) -> bool:
+    return os.path.abspath(first) == os.path.abspath(second)  # noqa: PTH100 - symlinks stay
 
 
 def _is_defined(function: Any, qualname: str, main: ModuleType, parts: _Parts) -> bool:
@@ -180,8 +180,12 @@ def _is_complete(function: Any, main: ModuleType, parts: _Parts) -> bool:
 
 
 def _names_reached(function: Any, space: dict[str, Any], kept: set[str]) -> set[str]:
-    """Globals of `space` that a function refers to, with those that its like there refer to, and those of
-    `kept` that name a value which it has in another way: the class of an object, an alias."""
+    """The names in `space` whose values a function may use.
+
+    These are the globals that it refers to by name, or that functions refer to which it reaches. With them
+    are those names of `kept` whose value it reaches in another way, such as the class of an object or an
+    alias.
+    """
     reached: set[str] = set()
     waiting = deque([function])
     seen: dict[int, Any] = {}
@@ -189,11 +193,11 @@ def _names_reached(function: Any, space: dict[str, Any], kept: set[str]) -> set[
     for name in kept & space.keys():
         if not is_constant(space[name]):
             names_of.setdefault(id(space[name]), set()).add(name)
-    while waiting and len(seen) < _MOST_VALUES:
+    while waiting and len(seen) < _MAX_VALUES:
         value = waiting.popleft()  # the nearest first
         if id(value) in seen:
             continue
-        seen[id(value)] = value  # kept, so that no other gets its id
+        seen[id(value)] = value  # kept alive, so that no other value gets its id
         reached |= names_of.get(id(value), set())
         if isinstance(value, FunctionType) and value.__globals__.get("__name__") == "__main__":
             for code in _codes(value.__code__):
@@ -205,12 +209,12 @@ def _names_reached(function: Any, space: dict[str, Any], kept: set[str]) -> set[
 
 
 def _parts_of(value: Any) -> list[Any]:
-    """What a call of this may call in turn, as far as it is seen without running user code."""
+    """What a call of this value may use in turn, as far as that is seen without running user code."""
     if isinstance(value, (dict, list, tuple, set, frozenset)):
         if type(value).__module__ not in ("builtins", "collections"):
-            return [type(value)]  # to look into it may run user code
+            return [type(value)]  # to iterate over it may run user code
         parts = value.values() if isinstance(value, dict) else value
-        return [part for part in parts if not is_constant(part)] if len(value) <= _MOST_PARTS else []
+        return [part for part in parts if not is_constant(part)] if len(value) <= _MAX_PARTS else []
     if isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
         return [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]

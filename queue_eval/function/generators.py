@@ -1,4 +1,4 @@
-"""Random generators of libraries, which are known without an import of these."""
+"""Recognises random generators of libraries without an import of the library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _GENERATORS = {
     ("numpy.random._generator", "Generator"), ("numpy.random.mtrand", "RandomState"), ("random", "Random"),
     ("torch._C", "Generator"), ("torch", "Generator"),
 }  # fmt: skip
-"""Their types, by module and name."""
+"""Module and name of their types."""
 
 
 def is_generator(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The other end of `function_ref`: a run function that has travelled is loaded, in a process that may run it.
+"""Loads a run function that has travelled, in a process that may run user code. `reference` is the other end.
 
 Imported by the processes that run user code, so it imports next to nothing.
 """
@@ -37,18 +37,19 @@ def split_name(name: str) -> tuple[str, str]:
 
 def is_module_allowed(module: str, allowed: Iterable[str]) -> bool:
     """Whether one of `allowed` is this module, or a package that it is in."""
-    return any(module == one or module.startswith(f"{one}.") for one in allowed)
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
 def load(
     name: str, payload: bytes | None, path: Iterable[str], allowed: Iterable[str] | None = None,
     code: dict[str, Any] | None = None,
 ) -> Callable[..., Any]:  # fmt: skip
-    """The run function, in a process that may run user code. A payload must have been verified before.
+    """The run function, loaded in a process that may run user code.
 
-    `allowed`: modules in one of which it must be defined when it comes by reference. `code`: how the driver
-    finds its code (see `user_code`); None where that is not known.
-    Raises FunctionError, with what was looked for and where, when it cannot be loaded.
+    Assumes: the signature of a `payload` was verified before.
+    `allowed`: a function by reference must be defined in one of these modules or packages; None allows all.
+    `code`: how the driver finds its code (see `user_code`); None where that is not known.
+    Raises FunctionError when it cannot be loaded, with what was looked for and where.
     """
     set_import_path(path, code)
     try:
@@ -87,8 +88,10 @@ def load(
 
 
 def _from_script(name: str, code: dict[str, Any] | None, *, must: bool) -> Any:
-    """The function of the driver's script; None when that is not here, or cannot be imported: it may need
-    what only its driver has, such as a working directory. `must`: then the error is raised."""
+    """The function, from the driver's script; None when the script is not here, or its import fails.
+
+    The import may need what only the driver has, such as a working directory. `must`: raise its error.
+    """
     source = read_script(code)
     if code is None or source is None:
         return None
@@ -114,7 +117,10 @@ def _where_driver_has_it(code: dict[str, Any] | None) -> str:
 
 
 def _check_python(name: str, code: dict[str, Any] | None) -> None:
-    """Code by value of another Python is loaded without an error, and kills the process when it is called."""
+    """Raise FunctionError unless code by value comes from the Python of this process.
+
+    Code of another Python loads without an error, and kills the process when it is called.
+    """
     wanted = (code or {}).get("python")
     if wanted and wanted != python_version():
         raise FunctionError(
@@ -124,7 +130,10 @@ def _check_python(name: str, code: dict[str, Any] | None) -> None:
 
 
 def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
-    """An allowed module leads to all that it has imported: "model:os.system" is no function of model."""
+    """Raise FunctionError unless the function is defined in an allowed module.
+
+    Its name may lead through an allowed module to one that this has imported, such as "model:os.system".
+    """
     inner = function
     while type(inner).__name__ == "partial" and hasattr(inner, "func"):
         inner = inner.func
@@ -137,7 +146,7 @@ def _check_origin(name: str, function: Any, allowed: tuple[str, ...]) -> None:
 
 
 def source_hash(function: Any) -> str:
-    """Hash of a function's code, equal as long as it does the same, wherever it stands; '' if unknown."""
+    """Hash of a function's code (8 hex digits); "" if it has none. Its place in the file does not count."""
     function = innermost(function)
     code = getattr(function, "__code__", None)
     if code is None and callable(function):  # an object with a __call__ of its own
@@ -146,6 +155,7 @@ def source_hash(function: Any) -> str:
 
 
 def hash_code(code: CodeType) -> str:
+    """Hash of a code object (8 hex digits)."""
     from _blake2 import blake2b  # hashlib would load OpenSSL
 
     return blake2b(repr(_essence(code)).encode(), digest_size=4).hexdigest()
@@ -155,7 +165,8 @@ _CODE = type(hash_code.__code__)
 
 
 def _essence(code: CodeType) -> tuple[Any, ...]:
-    """What a code object does, without where it stands. Sets are sorted: their order differs by process."""
+    """What decides the behaviour of a code object, without its file and lines. Sets are sorted, because their
+    order differs between processes."""
     constants = [
         _essence(constant) if isinstance(constant, _CODE)
         else sorted(map(repr, constant)) if isinstance(constant, frozenset)

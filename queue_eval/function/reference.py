@@ -1,4 +1,4 @@
-"""How a run function travels: by reference when a worker can import it, else by value (cloudpickle).
+"""Makes a run function ready to travel: by reference when workers can import it, else by value (cloudpickle).
 
 ::
 
@@ -6,7 +6,7 @@
     of a script with a main guard    ──▶ by its script, on this machine; by value elsewhere
     all others                       ──▶ by value, signed
 
-With each travels how this driver finds its modules: see `user_code` for the other end.
+In each case the reference also says how this driver finds its modules: see `user_code` for the other end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from queue_eval.user_warning import warn_user
 
 
 class FunctionName(str):
-    """``package.module:function``, with the folder in which its module is looked for before all others."""
+    """``package.module:function``, with the folder that is searched first for its module."""
 
     __slots__ = ("folder",)
     folder: str
@@ -54,8 +54,8 @@ class FunctionRef:
     path: tuple[str, ...]
     """Folders and archives that the worker puts on its import path, where they exist there."""
     code: dict[str, Any] = field(default_factory=dict)
-    """How this driver finds its code (JSON): machine, prefix, python; path (whole), pins, script; and the
-    file of the function's module."""
+    """How this driver finds its code (JSON values): machine, prefix, python; path (whole), pins, script; and
+    the file of the function's module."""
 
     @property
     def may_import_script(self) -> bool:
@@ -65,9 +65,9 @@ class FunctionRef:
 def describe(run_function: Callable[..., Any] | str, *, is_forwarded: bool = False) -> FunctionRef:
     """The reference of a callable, or of a string ``"package.module:function"`` (which is not imported).
 
-    `is_forwarded`: it runs in processes of others, which import no script.
-    Warns of random generators that travel by value. Raises FunctionError when it is neither, or cannot be
-    pickled.
+    `is_forwarded`: the function runs in a backend's processes, which import no script.
+    Warns of random generators that travel by value. Raises FunctionError for any other value, and for a
+    callable that cannot be pickled.
     """
     if isinstance(run_function, str):
         return _describe_name(run_function)
@@ -78,7 +78,7 @@ def describe(run_function: Callable[..., Any] | str, *, is_forwarded: bool = Fal
         )
     named: Any = run_function
     while type(named).__name__ == "partial" and hasattr(named, "func"):
-        named = named.func  # a partial is known by what it wraps
+        named = named.func  # a partial goes by the name of what it wraps
     module = getattr(named, "__module__", None) or "__main__"
     qualname = getattr(named, "__qualname__", type(named).__qualname__)
     name = f"{module}:{qualname}"
@@ -112,7 +112,7 @@ def describe(run_function: Callable[..., Any] | str, *, is_forwarded: bool = Fal
 
 
 def _is_to_travel(module: str) -> bool:
-    """Whether the user has asked for the module's code to travel by value; then cloudpickle is there."""
+    """Whether the user has asked cloudpickle to send the module's code by value. Then that is imported."""
     if "cloudpickle" not in sys.modules:
         return False
     from queue_eval.function.by_value import is_registered
@@ -125,14 +125,15 @@ def _describe_name(name: str) -> FunctionRef:
     path, folders = import_path(getattr(name, "folder", None))
     spec = find_fresh(module, path)
     if spec is None and find_fresh(module, [str(Path.cwd())]) is not None:
-        # Where a user who types the name is; last, so that it hides nothing.
+        # A user who types the name expects the working folder to be searched. It comes last, so that it hides
+        # no other module.
         path, folders = [*path, str(Path.cwd())], [*folders, str(Path.cwd())]
         spec = find_fresh(module, path)
     file = spec.origin if spec is not None and spec.has_location else None
     pins = {} if hasattr(name, "folder") else find_pins(path)
     code = _code(path, pins, file)
     if spec is None:
-        code["machine"] = ""  # this driver has it not: workers look on their own path, too
+        code["machine"] = ""  # this driver does not have the module, so workers search their own path, too
     return FunctionRef(str(name), None, _source_in_file(spec, function), tuple(folders), code)
 
 
@@ -152,7 +153,7 @@ def _warn_of_generators(name: str, generators: Sequence[str]) -> None:
 
 
 def _source_in_file(spec: importlib.machinery.ModuleSpec | None, function: str) -> str:
-    """The hash of a function that is not imported: its module's file is compiled and searched."""
+    """The hash of a function's code without an import: its module's file is compiled and searched."""
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return ""
     try:
@@ -168,7 +169,8 @@ def _source_in_file(spec: importlib.machinery.ModuleSpec | None, function: str) 
 
 
 def _module_root(module: str, folders: Sequence[str]) -> list[str]:
-    """The folder in which the top package of `module` was found, unless it is an installed or a known one."""
+    """The folder of the top package of `module`; empty if that is installed, or its folder is in
+    `folders`."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if module == "__main__" or not isinstance(file, str) or is_installed(file):
         return []

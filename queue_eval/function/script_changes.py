@@ -1,7 +1,7 @@
-"""What a script changes in place where it runs as the main module: an import of it lacks these changes.
+"""Finds out what a script changes in place within its main guard: an import of it lacks these changes.
 
 A guard that fills a dictionary, sets an attribute of a class or calls a method of an object binds no name.
-It is read, not run: in doubt a global counts as changed.
+The guard is read, not run. In doubt a global counts as changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from queue_eval.function.generators import is_generator
 
 _CONSTANT = (str, bytes, int, float, complex, bool, type(None), type(...), range, frozenset)
 
-_KEEPS = frozenset(
+_HARMLESS_FUNCTIONS = frozenset(
     {
         "abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "format", "frozenset", "getattr",
         "hasattr", "int", "isinstance", "issubclass", "len", "list", "max", "min", "print", "range", "repr",
@@ -25,23 +25,24 @@ _KEEPS = frozenset(
 )  # fmt: skip
 """Functions of Python that change none of their arguments."""
 
-_READS = frozenset({"copy", "count", "format", "get", "index", "items", "keys", "values"})
+_HARMLESS_METHODS = frozenset({"copy", "count", "format", "get", "index", "items", "keys", "values"})
 """Methods of containers that change nothing."""
 
 
 class Changes:
     """What the guarded statements of a script, and what they use of it, may change in place.
 
-    `without`: the name of the run function. What only that uses is run by the jobs.
+    `without`: the name of the run function. It is left out, because only jobs run it.
     """
 
     def __init__(self, tree: ast.Module, guarded: Iterable[ast.stmt], without: str) -> None:
         self.is_unknown = False
-        """Whether globals are bound by other means than their names: any may be another."""
+        """Whether globals may be bound by other means than their names. Then any of them may have changed."""
         self._set_on: set[str] = set()
-        """Globals of which an item or an attribute is set, or deleted."""
+        """Globals of which an item or an attribute is set or deleted."""
         self._handed: dict[str, list[list[ast.expr]]] = {}
-        """Global -> the ways from it to what is an argument of a call, or has a method called."""
+        """Global -> the ways from it to values that are handed on: to a call, a name, or the object of a
+        method."""
         definitions: dict[str, list[ast.stmt]] = {}
         for statement in tree.body:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -55,9 +56,9 @@ class Changes:
                     waiting += definitions.get(node.id, [])
 
     def may_change(self, name: str, value: Any) -> bool:
-        """Whether this global may not be what an import gives."""
+        """Whether this global may differ from what an import gives."""
         if isinstance(value, ModuleType) or is_generator(value):
-            return False  # a module's changes do not travel by value, either
+            return False  # changes of these do not travel by value, either
         if name in self._set_on:
             return True
         if isinstance(value, (type, FunctionType, BuiltinFunctionType, logging.Logger)):
@@ -82,14 +83,14 @@ class Changes:
         called = call.func
         function = called.id if isinstance(called, ast.Name) else ""
         arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-        if isinstance(called, ast.Attribute) and called.attr not in _READS:
+        if isinstance(called, ast.Attribute) and called.attr not in _HARMLESS_METHODS:
             self._hand(called.value)
             self.is_unknown |= _is_namespace(called.value)
         if function in ("setattr", "delattr") and arguments:
             self._note_set(arguments[0])
         elif function == "exec":
             self.is_unknown = True
-        elif function not in _KEEPS:
+        elif function not in _HARMLESS_FUNCTIONS:
             for argument in arguments:
                 self._hand(argument)
 
@@ -107,7 +108,7 @@ class Changes:
 
 
 def _way(node: ast.expr) -> tuple[ast.expr, list[ast.expr]]:
-    """What attributes and items are taken of, and these in their order."""
+    """The expression of which attributes and items are taken, and these in their order."""
     way: list[ast.expr] = []
     while isinstance(node, (ast.Subscript, ast.Attribute, ast.Starred)):
         way.append(node)
@@ -116,7 +117,7 @@ def _way(node: ast.expr) -> tuple[ast.expr, list[ast.expr]]:
 
 
 def _follow(value: Any, way: Iterable[ast.expr]) -> Any:
-    """What is at the end of a way, as far as it can be seen without running user code."""
+    """The value at the end of a way, or the last one before it that is seen without running user code."""
     for node in way:
         space: Any = None
         key: Any = None

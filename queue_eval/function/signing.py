@@ -1,15 +1,15 @@
-"""Signatures of openings: a worker runs what a driver with the key has decided, as it was decided.
+"""Signs openings and verifies them, so that a worker runs only what a driver with the key has decided.
 
 ::
 
     driver: key of access.json ──▶ sign(opening) ──▶ meta ──▶ verify(opening) ◀── worker: key of its file
 
-The kinds of keys: `queue_eval.model.signing_key`.
+`queue_eval.model.signing_key` has the kinds of keys.
 
-Guarantees: who has only a public key cannot make a signature that `verify` accepts. Signatures cover all that
-decides what runs, and the campaign, its uid and the opening they are for; not the configs of jobs.
-Assumes: the package cryptography is there where a key is of Ed25519. It is imported at the first use, because
-that takes 20 ms.
+Guarantees: a process that has only a public key cannot make a signature that `verify` accepts. A signature
+covers all that decides what runs, with the campaign, its uid and the revision of the opening. It does not
+cover the configs of jobs. Assumes: the package cryptography is installed where a key is of Ed25519. It is
+imported at its first use, because that takes 20 ms.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _INSTALL = "install it with: pip install 'queue-eval[group]'"
 
 @dataclass(frozen=True)
 class Opening:
-    """All that decides what runs in a campaign since one opening of it.
+    """All that decides what a campaign runs from this opening on.
 
     `options` are the bytes on the server: path, kwargs, values, time limit, forwarding, and how code is
-    found. `payload` is b"" for a function by reference. `queue` is the label, by which workers choose.
+    found. `payload` is b"" for a function by reference. `queue` is the label by which workers choose.
     """
 
     campaign: str
@@ -49,7 +49,7 @@ class Opening:
 
     @property
     def message(self) -> bytes:
-        """What is signed. Each part has its length in front: no two openings have the same message."""
+        """What is signed. Each part follows its length, so that no two openings have the same message."""
         parts = (
             b"queue_eval opening 2", self.campaign.encode(), self.uid.encode(), b"%d" % self.revision,
             self.function.encode(), self.method.encode(), self.queue.encode(), self.options, self.payload,
@@ -58,7 +58,7 @@ class Opening:
 
 
 def new_key() -> str:
-    """A key of Ed25519 that signs. Raises UsageError without the package cryptography."""
+    """A new private key of Ed25519, as text. Raises UsageError without the package cryptography."""
     check_installed("a server for a group signs code with a pair of keys")
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -68,11 +68,12 @@ def new_key() -> str:
 
 
 def must_sign(key: bytes | None, payload: bytes | None) -> bool:
-    """Whether an opening needs a signature: in a group each, else one whose function travels by value."""
+    """Whether an opening needs a signature: every one in a group; else one with a function by value."""
     return bool(payload) or (key is not None and is_pair(key))
 
 
 def check_installed(why: str) -> None:
+    """Raise UsageError unless the package cryptography is there. `why`: what needs it, for the message."""
     if importlib.util.find_spec("cryptography") is None:
         raise UsageError(f"{why}, which needs the package cryptography; {_INSTALL}")
 
@@ -94,10 +95,11 @@ def sign(key: bytes, opening: Opening) -> str:
 
 
 def verify(key: bytes | None, opening: Opening, signature: str) -> None:
-    """Raise FunctionError unless a driver with the key has signed this, or no signature is asked for.
+    """Raise FunctionError unless a driver with the key has signed this, or no signature is needed.
 
-    None is asked for by reference, where the key is a shared one or there is none: drivers without a key may
-    call functions that a worker has. So who may write to such a server can have them called, too.
+    None is needed for a function by reference where the key is a shared one or there is none: drivers without
+    a key may call functions that a worker has. So whoever may write to such a server can have them called,
+    too.
     """
     name = opening.function
     if key is None:
@@ -122,7 +124,7 @@ def verify(key: bytes | None, opening: Opening, signature: str) -> None:
             f"{name} is signed with the key of a group, and this worker has another; give it "
             "worker-access.json of the server's home as it is now"
         )
-    # As bytes: of text, only ASCII can be compared, and this may be anything.
+    # Compared as bytes: compare_digest takes only ASCII text, and the signature may be anything.
     if not hmac.compare_digest((_SHARED + _mac(key, opening)).encode(), signature.encode()):
         raise _invalid(name)
 

@@ -1,12 +1,13 @@
-"""How a process that runs user code finds it as the driver does: import path, scripts, what loading reaches.
+"""Lets a process find user code as the driver does: import path, scripts, and the files that loading reaches.
 
 ::
 
     driver: `reference` ──▶ options of the campaign ──▶ worker: `Setup.code` ──▶ here
 
-`code` is what the driver tells (JSON): see `FunctionRef.code`. The worker adds `exact`: it runs on the
-driver's machine. Imported by the processes that run user code, so it imports next to nothing. It is also sent
-by value to processes that have no queue_eval: a function here may use names of this module only.
+`code` comes from the driver (JSON values, see `FunctionRef.code`). The worker adds `exact`: whether it runs
+on the driver's machine. The processes that run user code import this module, so it imports next to nothing.
+It is also sent by value to processes that have no queue_eval, so a function here may use names of this module
+only.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 SCRIPT_MODULE = "__mp_main__"
-"""What a script is called while it is imported: the name that multiprocessing gives it."""
+"""The name of a script's module while it is imported, as multiprocessing names it."""
 
 _MAIN = "__main__"
-_MOST_FILES = 1000
+_MAX_FILES = 1000
+"""How many files count towards a source."""
 
 _LARGE_BYTES = 4 * 2**20
-"""Of larger files (compiled modules) only the ends are read: `subprocess` does it for each attempt."""
-
 _END_BYTES = 2**18
+"""Of files larger than the first size only the ends are read, each of the second size: they are compiled
+modules, and the method `subprocess` reads them for each attempt."""
 
 
 def python_version() -> str:
@@ -45,7 +47,7 @@ def digest(data: bytes) -> str:
 
 
 def digest_file(path: str) -> str:
-    """Raises OSError."""
+    """The digest of a file; of a large one, that of its size and ends. Raises OSError."""
     with open(path, "rb") as file:  # noqa: PTH123 - no pathlib in this process
         size = os.fstat(file.fileno()).st_size
         if size <= _LARGE_BYTES:
@@ -56,7 +58,7 @@ def digest_file(path: str) -> str:
 
 
 def is_installed(file: str) -> bool:
-    """Whether a file is of the standard library, of an installed package or of this one: no user's."""
+    """Whether a file is not the user's, but of the standard library, an installed package or this one."""
     return (
         "/site-packages/" in file
         or "/dist-packages/" in file
@@ -64,7 +66,7 @@ def is_installed(file: str) -> bool:
     )
 
 
-# Not `queue_eval.own_files`: this module is sent by value, too.
+# Not taken from `queue_eval.own_files`, because this module is also sent by value.
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # noqa: PTH100, PTH120
 
 
@@ -79,8 +81,11 @@ def is_as_in_driver(code: dict[str, Any] | None) -> bool:
 
 
 def set_import_path(path: Iterable[str], code: dict[str, Any] | None) -> None:
-    """The driver's path as it is there, where this is the driver's machine and interpreter; elsewhere its
-    user folders that exist here, and what this process has behind them. `path`: those folders."""
+    """Set the import path of this process to the driver's.
+
+    On the driver's machine and with its interpreter it is the same. Elsewhere the driver's user folders that
+    exist here (`path`) stand before the path of this process.
+    """
     if code is not None and is_as_in_driver(code):
         sys.path[:] = code["path"]
     else:
@@ -92,7 +97,7 @@ def set_import_path(path: Iterable[str], code: dict[str, Any] | None) -> None:
 
 
 class _Pins:
-    """A finder of modules that the driver has from files where its path does not lead."""
+    """Finds the modules that the driver has from files to which its path does not lead."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self._files = files
@@ -112,7 +117,7 @@ class _Pins:
 
 
 def read_script(code: dict[str, Any] | None) -> bytes | None:
-    """The function's script, if it is here as it was when the driver began."""
+    """The content of the function's script; None unless it is here as the driver has it."""
     script = (code or {}).get("script")
     if not script or not is_as_in_driver(code):
         return None
@@ -125,10 +130,10 @@ def read_script(code: dict[str, Any] | None) -> bytes | None:
 
 
 def import_script(script: dict[str, Any], source: bytes) -> ModuleType:
-    """The driver's script as a module: what its main guard guards does not run.
+    """Import the driver's script as a module. What stands in its main guard does not run.
 
-    Afterwards `__main__` is this module, and what it defines is known by that name: what is pickled here can
-    be read where the script runs, or is imported, as the main module.
+    Afterwards `__main__` is this module, and its classes and functions have that module name. So what is
+    pickled here can be read where the script runs as the main module, or is imported as that.
     """
     import _frozen_importlib as importlib  # importlib itself takes a while to import
     import _frozen_importlib_external as external
@@ -147,7 +152,8 @@ def import_script(script: dict[str, Any], source: bytes) -> ModuleType:
         module.__spec__ = importlib.ModuleSpec(name, external.SourceFileLoader(name, file), origin=file)
         module.__package__ = parent
     sys.modules[_MAIN] = sys.modules[SCRIPT_MODULE] = module
-    # Compiled here: what an import has kept of it may be of the second before, as the driver's never is.
+    # Compiled from the source, as the driver's main module was: a cached compilation may be of an older
+    # source that was changed within the same second.
     exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the user's script
     for value in list(vars(module).values()):
         _rename(value)
@@ -155,14 +161,14 @@ def import_script(script: dict[str, Any], source: bytes) -> ModuleType:
 
 
 def forget_script() -> None:
-    """Undo what an import of the script has left that failed."""
+    """Undo what a failed import of the script has left."""
     sys.argv[:] = [""]
     sys.modules.pop(SCRIPT_MODULE, None)
     sys.modules[_MAIN] = type(sys)(_MAIN)
 
 
 def _rename(value: Any) -> None:
-    """A class or function that was defined under the other name is one of `__main__`."""
+    """Give a class or function of the script the module name `__main__`."""
     is_named = isinstance(value, (type, type(_rename))) or type(value).__name__ == "_lru_cache_wrapper"
     if not is_named or value.__module__ != SCRIPT_MODULE:
         return
@@ -179,16 +185,18 @@ def _rename(value: Any) -> None:
 
 
 def fill_main(function: Any) -> None:
-    """Have the empty main module of this process hold what a function by value has around it, so that classes
-    and functions of a script can be pickled by name in its own jobs."""
+    """Fill the empty main module of this process with the globals of a function by value.
+
+    So classes and functions of its script can be pickled by name in its jobs.
+    """
     main = sys.modules.get(_MAIN)
-    if main is None or hasattr(main, "__file__"):  # a process of others, whose own it is
+    if main is None or hasattr(main, "__file__"):  # a backend's process, which has a main module of its own
         return
     found = globals_of(function)
     if found is None or found.get("__name__") != _MAIN:
         return
     for name, value in found.items():
-        # Without the file of the script, or multiprocessing would run it in its children.
+        # The script's `__file__` is left out: with it, multiprocessing would run the script in its children.
         if not name.startswith("__"):
             setattr(main, name, value)
     for value in list(vars(main).values()):
@@ -199,7 +207,7 @@ def fill_main(function: Any) -> None:
 
 
 def _qualify(value: Any, main: ModuleType) -> None:
-    """Give the classes within a class their whole name, which cloudpickle drops."""
+    """Give the classes within a class their qualified name, which cloudpickle drops."""
     if not isinstance(value, type) or value.__module__ != _MAIN:
         return
     for name, inner in list(vars(value).items()):
@@ -210,7 +218,7 @@ def _qualify(value: Any, main: ModuleType) -> None:
 
 
 def innermost(function: Any) -> Any:
-    """What decorators and partials wrap."""
+    """The function that decorators and partials wrap."""
     for _ in range(100):
         inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
         if inner is None:
@@ -233,14 +241,14 @@ def globals_of(function: Any) -> dict[str, Any] | None:
 
 
 def files_reached(before: Iterable[str]) -> dict[str, list[str]]:
-    """Module -> file and digest, of each that is not installed and was not there `before`."""
+    """Module -> [file, digest], for each module that is not installed and was not imported `before`."""
     known = set(before)
     reached: dict[str, list[str]] = {}
     for name, module in list(sys.modules.items()):
         if name in known or name == SCRIPT_MODULE:
             continue
         found = file_of(module)
-        if found is not None and len(reached) < _MOST_FILES:
+        if found is not None and len(reached) < _MAX_FILES:
             reached[name] = found
     main = sys.modules.get(_MAIN)
     if main is not None and main is sys.modules.get(SCRIPT_MODULE) and (found := file_of(main)) is not None:
@@ -249,7 +257,7 @@ def files_reached(before: Iterable[str]) -> dict[str, list[str]]:
 
 
 def file_of(module: Any) -> list[str] | None:
-    """File and digest of a module that is not installed; None for all others."""
+    """[file, digest] of a module that is not installed; None for all others."""
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or is_installed(file):
         return None
@@ -260,25 +268,28 @@ def file_of(module: Any) -> list[str] | None:
         pass
     try:  # in an archive
         return [named, digest(module.__loader__.get_data(file))]
-    except Exception:  # it has vanished, or no loader of ours can tell
+    except Exception:  # the file is gone, or the loader cannot read it
         return None
 
 
 def combine(function: str, parts: Iterable[str], files: dict[str, list[str]]) -> str:
-    """One hash (8 hex digits) of the hash of the run function, of those of others that came with it by value,
-    and of the files that loading it reached. Neither names nor places of files count."""
-    more = sorted({*parts, *(told[1] for told in files.values())})
+    """One hash (8 hex digits) for the code that gives a result. Names and places of files do not count.
+
+    `function`: hash of the run function; `parts`: those of the functions that came with it by value; `files`:
+    the files that loading it reached (see `files_reached`).
+    """
+    more = sorted({*parts, *(found[1] for found in files.values())})
     return digest(" ".join([function, *more]).encode())[:8] if more else function
 
 
 def sibling_hashes(function: Any, hash_of: Callable[[Any], str]) -> list[str]:
-    """Hashes of the functions that came by value with this one."""
+    """Hashes of the functions that came by value together with this one."""
     found = globals_of(function) or {}
     hashes = []
     for value in list(found.values()):
         inner = innermost(value) if callable(value) else None
         if isinstance(inner, type) and inner.__module__ == _MAIN:
-            hashes += [hash_of(one) for one in vars(inner).values() if hasattr(one, "__code__")]
+            hashes += [hash_of(method) for method in vars(inner).values() if hasattr(method, "__code__")]
         elif getattr(inner, "__globals__", None) is found:
             hashes.append(hash_of(inner))
-    return [one for one in hashes if one]
+    return list(filter(None, hashes))
