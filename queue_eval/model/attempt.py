@@ -1,4 +1,4 @@
-"""One execution of a job, as it passes between the processes that run or forward it."""
+"""Defines the attempt: one execution of a job, as it passes between processes that run or forward it."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ class Attempt(NamedTuple):
     token: Token
     config: bytes
     slots: int = 1
-    """How many it takes."""
+    """How many slots it takes."""

@@ -1,12 +1,12 @@
-"""JSON on the wire: what a config or a result may hold, and how it is written.
+"""Writes and reads configs and results as JSON, and decides what they may hold.
 
 `_plain` copies a value into dicts, lists, strings, numbers, booleans and None, turning tuples into lists,
 members of a str or number Enum into their values, and numpy-like scalars and arrays (anything with `dtype`
-and `tolist`) into numbers and lists. Whatever else it meets is named by its path, or becomes text.
+and `tolist`) into numbers and lists. For any other value it raises an error with its path, or makes it text.
 
-This module is imported by the processes that run user code, so it imports next to nothing: of `json` only
-what it is made of. The whole of it takes as long to import as an interpreter takes to start, and half of what
-it does for a small value is preparing to do it.
+The processes that run user code import this module, so it imports next to nothing: not `json`, but the C
+functions below it. To import `json` takes as long as the start of an interpreter, and for a small value half
+of its work is preparation.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ FAIL_RETURN_VALUE = -3.4028235e38
 """Result of a failed or cancelled job, where no other is asked for: the minimum of float32."""
 
 EXACT_FLOAT = 2**53
-"""Up to here floats hold every integer."""
+"""Floats hold every integer up to this one."""
 
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_RESULT_BYTES = 64 * 2**20
 _MAX_DEPTH = 200
 _INFINITY = float("inf")
-_LONG = 2**14
-"""From here on it is worth a look whether a text can be taken as it stands: that is three times faster."""
+_LONG_TEXT_BYTES = 2**14
+"""From this length on a text is first checked for characters to escape. One without any is copied as it is,
+which is three times faster."""
 _ESCAPED = ('"', "\\", "\x7f", *map(chr, range(32)))
 _ESCAPED_INSIDE = [character.encode() for character in _ESCAPED[1:]]
 _HUGE_INT = "an integer of more digits than Python reads back (4300)"
 _HUGE_INT_BITS = 14_284
 _SHOWN_CHARACTERS = 12_000
-"""Of a result that cannot be kept, so much is told in the error: nearly all that an error may hold."""
+"""How much of a result that cannot be kept the error shows: nearly all that an error may hold."""
 
 
-class _Reading:
-    """What a scanner asks of its decoder."""
+class _DecoderSettings:
+    """The attributes that the C scanner reads from a `json.JSONDecoder`."""
 
     strict = True
     object_hook = object_pairs_hook = array_hook = None
@@ -52,12 +53,12 @@ def _refuse(value: object) -> Any:
 
 
 class _Tools:
-    """What `json` is made of. It cannot be pickled, but what is sent by value, as to Ray, makes its own."""
+    """The C functions below `json`. They cannot be pickled, so a copy that is sent by value makes its own."""
 
     def __init__(self) -> None:
         from _json import encode_basestring_ascii, make_encoder, make_scanner
 
-        self.scan = make_scanner(_Reading)  # type: ignore[arg-type]
+        self.scan = make_scanner(_DecoderSettings)  # type: ignore[arg-type]
         rest = (None, _refuse, encode_basestring_ascii, None, ":", ",")
         self.write = make_encoder(*rest, False, False, True)
         self.write_sorted = make_encoder(*rest, True, False, True)
@@ -70,16 +71,16 @@ _tools = _Tools()
 
 
 def encode(value: Any) -> str:
-    """Compact JSON, ASCII only; NaN and infinities are written as Python's JSON reads them back."""
-    is_long = type(value) is str and len(value) >= _LONG and value.isascii()
+    """Compact JSON, ASCII only. NaN and infinities are written as Python's JSON reads them back."""
+    is_long = type(value) is str and len(value) >= _LONG_TEXT_BYTES and value.isascii()
     if is_long and not any(character in value for character in _ESCAPED):
         return f'"{value}"'
     return "".join(_tools.write(value, 0))
 
 
 def decode(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also for what is nested too deeply to be read."""
-    if len(text) >= _LONG and isinstance(text, bytes) and _is_text_as_it_stands(text):
+    """The value of a JSON text. Raises ValueError, also for a text that is nested too deeply to be read."""
+    if len(text) >= _LONG_TEXT_BYTES and isinstance(text, bytes) and _is_unescaped(text):
         return str(memoryview(text)[1:-1], "ascii")
     try:
         whole = text if isinstance(text, str) else text.decode()
@@ -87,7 +88,7 @@ def decode(text: str | bytes) -> Any:
         if end == len(whole):
             return value
     except (StopIteration, ValueError, RecursionError):
-        pass  # it is told well what is wrong, if anything is: there may be space around
+        pass  # `json` accepts white space around the value, and its error says what is wrong
     import json
 
     try:
@@ -96,8 +97,8 @@ def decode(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _is_text_as_it_stands(text: bytes) -> bool:
-    """Whether JSON is one string in which nothing is escaped."""
+def _is_unescaped(text: bytes) -> bool:
+    """Whether this JSON text is one string in which nothing is escaped."""
     return (
         text[:1] == b'"' and text.find(b'"', 1) == len(text) - 1 and text.isascii()
         and not any(character in text for character in _ESCAPED_INSIDE)
@@ -105,15 +106,16 @@ def _is_text_as_it_stands(text: bytes) -> bool:
 
 
 class _NotPlainError(Exception):
-    def __init__(self, path: str, what: str) -> None:
+    def __init__(self, path: str, problem: str) -> None:
         self.path = path
-        self.what = what
+        self.problem = problem
 
 
 def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
     """Check and copy the config at `position` of a submission; return the copy and its JSON.
 
-    Raises ConfigError naming the position, the path and the type of what JSON cannot hold.
+    Raises ConfigError with the position, the path and the type of a value that JSON cannot hold, and for a
+    config above MAX_CONFIG_BYTES.
     """
     where = f"config {position}"
     if not isinstance(config, dict):
@@ -123,7 +125,7 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
     try:
         copy = _plain(config, "", finite=True, depth=0)
     except _NotPlainError as error:
-        raise ConfigError(f'{where}: "{error.path}" {error.what}; configs hold JSON values only') from None
+        raise ConfigError(f'{where}: "{error.path}" {error.problem}; configs hold JSON values only') from None
     try:
         text = encode(copy)
     except ValueError:  # Python's limit for converting ints to text
@@ -137,18 +139,18 @@ def encode_config(config: Any, position: int) -> tuple[dict[str, Any], str]:
 
 
 def encode_result(value: Any, *, as_text: bool = False) -> str:
-    """JSON of what a run function returned; one that is not finite is written as Python's JSON reads it.
+    """JSON of what a run function returned. NaN and infinities are written as Python's JSON reads them back.
 
-    `as_text`: what JSON cannot hold becomes its `str`; otherwise it raises ResultError, which names its path
-    and type, and holds the text of the whole result.
+    `as_text`: a value that JSON cannot hold becomes its `str`. Else it raises ResultError with its path and
+    type, and the text of the whole result. A result above MAX_RESULT_BYTES raises it, too.
     """
     if type(value).__name__ in ("generator", "async_generator"):
-        as_text = False  # nothing of the run function has run yet: there is no result
+        as_text = False  # the body of the run function has not run yet, so there is no result
     try:
         plain = _plain(value, "result", finite=False, depth=0, as_text=as_text)
     except _NotPlainError as error:
         raise ResultError(
-            f"the result cannot be serialised: {error.path} {error.what}; "
+            f"the result cannot be serialised: {error.path} {error.problem}; "
             'return JSON values (numbers, strings, lists, dicts), or use values="text". '
             f"The result was {_shown(value)}"
         ) from None
@@ -168,16 +170,16 @@ def encode_result(value: Any, *, as_text: bool = False) -> str:
     return text
 
 
-def encode_options(what: str, value: Any) -> str:
-    """JSON of other user input (`what` names it in the UsageError)."""
+def encode_options(name: str, value: Any) -> str:
+    """JSON of other user input. Raises UsageError, in which `name` stands for it."""
     try:
-        return encode(_plain(value, what, finite=True, depth=0))
+        return encode(_plain(value, name, finite=True, depth=0))
     except _NotPlainError as error:
-        raise UsageError(f"{error.path} {error.what}; give JSON values only") from None
+        raise UsageError(f"{error.path} {error.problem}; give JSON values only") from None
 
 
 def canonical(config: dict[str, Any]) -> str:
-    """The one text of all equal configs: the order of keys does not count."""
+    """JSON that is the same for all equal configs: keys are sorted."""
     return "".join(_tools.write_sorted(config, 0))
 
 
@@ -217,7 +219,7 @@ def _plain(value: Any, path: str, *, finite: bool, depth: int, as_text: bool = F
     except _NotPlainError:
         if not as_text:
             raise
-        return _as_text(value)  # what it holds has become text before, where that was possible
+        return _as_text(value)  # parts have become text already, where that helps
 
 
 def _name(key: Any, path: str, *, as_text: bool) -> str:
@@ -229,20 +231,20 @@ def _name(key: Any, path: str, *, as_text: bool) -> str:
 
 
 def _unpacked(value: Any, path: str, *, as_text: bool) -> Any:
-    """The number, text or list behind a value that is no JSON value itself, but stands for one."""
-    if isinstance(value, type):  # also numpy's scalar types, which have all that their scalars have
+    """The number, text or list for a value that is no JSON value itself, but can be read as one."""
+    if isinstance(value, type):  # first, because numpy's scalar types have the attributes of their scalars
         raise _NotPlainError(path, f"is the type {value.__name__}")
     try:
         if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
             if _holds_times(value.dtype):
                 if as_text and getattr(value, "ndim", None):
                     return list(value)
-                # Only some units come as numbers from `tolist`, and nothing tells which unit that was.
+                # `tolist` gives numbers for some units only, and does not say for which unit.
                 raise _NotPlainError(path, f"is {_kind(value)} of type {value.dtype}")
             unpacked = value.tolist()
             if type(unpacked) is not type(value):
                 return unpacked
-            if getattr(value.dtype, "kind", "") == "f":  # a longdouble, for which Python has no type
+            if getattr(value.dtype, "kind", "") == "f":  # a longdouble, which `tolist` leaves as it is
                 return float(value)
         if isinstance(value, str):
             return str.__str__(value)
@@ -251,14 +253,14 @@ def _unpacked(value: Any, path: str, *, as_text: bool) -> Any:
                 return base(value)
     except _NotPlainError:
         raise
-    except Exception as error:  # as of a tensor without data, or one that is not stored as an array
+    except Exception as error:  # such as that of a tensor without data, or not stored as an array
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise _NotPlainError(path, f"is {_kind(value)} that cannot be read as numbers ({reason})") from None
     raise _NotPlainError(path, f"is {_kind(value)}")
 
 
 def _holds_times(dtype: Any) -> bool:
-    """Whether it is numpy's datetime64 or timedelta64, or has a field of these."""
+    """Whether a type is numpy's datetime64 or timedelta64, or has a field of one."""
     if getattr(dtype, "kind", "") in ("m", "M"):
         return True
     base = getattr(dtype, "base", dtype)

@@ -1,4 +1,4 @@
-"""A job as a driver holds it: plain data that knows no connection."""
+"""Defines the job as a driver holds it: plain data that knows no connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Job:
     `id` counts from 1 in each campaign; `config` is a copy of what was submitted, with ``"id"`` set.
     Unpacks as ``config, result = job``, the config then without ``"id"``.
 
-    Times are those of the server's clock. `state` of an unfinished job is as it was last heard of.
+    Times are by the server's clock. The `state` of an unfinished job is the last one that this driver knows.
     """
 
     READY: ClassVar[int] = 0
@@ -63,7 +63,7 @@ class Job:
 
     @classmethod
     def owning(cls, id: int, config: dict[str, Any], run_function: Any) -> Job:  # noqa: A002 - DeepHyper's
-        """A job that takes `config` over instead of copying it."""
+        """A job that owns `config` from now on, instead of a copy. The caller must not change it any more."""
         job = cls.__new__(cls)
         job._begin(id, config, run_function)
         return job

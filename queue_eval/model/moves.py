@@ -1,6 +1,7 @@
-"""What the moves of a campaign take and give: frozen data, free of connections.
+"""Defines what the moves of a campaign take and give: frozen data that knows no connection.
 
-What there is one of for each job is a named tuple: several times faster to make than a frozen dataclass.
+Data of which there is one for each job is a named tuple, which is several times faster to make than a frozen
+dataclass.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any, NamedTuple
 from queue_eval.model.states import Opening, Outcome, State, Verdict
 
 GONE = b"GONE"
-"""The reply to whoever knew an earlier campaign of this name."""
+"""The reply of a script when the campaign of the caller's uid is gone."""
 
 STAMP_DIGITS = 8
-"""A config stands behind the time of its submission, in so many digits to the base of 36."""
+"""How many digits, to the base of 36, the time of submission has that stands before each config."""
 
-_FAR_MS = 1e14
-"""Later than any clock says."""
+_MAX_TIME_MS = 1e14
+"""A damaged time counts as this one, which is later than any clock shows."""
 
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
@@ -27,7 +28,7 @@ _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 class StandingReply(NamedTuple):
     """The reply of `open` and `attach`, in the order of ``scripts/include/standing.lua``.
 
-    A damaged number is empty.
+    A damaged number is empty bytes.
     """
 
     status: bytes
@@ -51,7 +52,7 @@ class StandingReply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A campaign as it was at the moment it was opened."""
+    """A campaign at the moment when it was opened or attached."""
 
     created: bool
     uid: str
@@ -60,14 +61,14 @@ class Opened:
     last_id: int
     finished: int
     tail: str
-    """Newest entry of the result stream: what finishes later comes after it."""
+    """Newest entry of the result stream. Jobs that finish later have entries after it."""
     function: str
     method: str
     source: str
     options: str
     """Function, method, source hash and options (JSON) as they were before; empty when created."""
     retried: int
-    """How many finished jobs were ever opened again by the user."""
+    """How many finished jobs the user has ever had run again (`retry`)."""
 
     @property
     def outstanding(self) -> int:
@@ -93,7 +94,7 @@ class Opened:
 
 
 class Submission(NamedTuple):
-    """A config on its way: its JSON, its fingerprint, and its occurrence (from 1) when it may be reused."""
+    """A config to be submitted: its JSON, its fingerprint, and with reuse its occurrence (from 1), else 0."""
 
     config: str
     fingerprint: bytes
@@ -103,9 +104,10 @@ class Submission(NamedTuple):
 class Enqueued(NamedTuple):
     id: int
     entry: str | None
-    """Entry in the result stream when the config joined a finished job."""
+    """Entry in the result stream when the submission joined a finished job."""
     submitted_ms: int
-    """Unix time; that of the first call when the server had made it, or another submission joined, before."""
+    """When the job was submitted (Unix time, ms): earlier than this call for a repeated or joined
+    submission."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +126,21 @@ class Lease(NamedTuple):
     id: int
     attempt: int
     started: bool
-    """False when it was prefetched: it waits behind a short job."""
+    """Whether it is to be started at once. If not, it was prefetched, and waits behind a short job."""
     config: bytes
     slots: int = 1
     """How many slots of the worker it takes."""
     request: str = ""
-    """The request that it answers, which no other lease ever answers."""
+    """The id of the request that this lease answers. No other call ever has this id."""
 
     @property
     def digest(self) -> str:
-        """Tells its config from others."""
+        """A short hash of the config: 16 hex digits of its SHA-1."""
         return sha1(self.config, usedforsecurity=False).hexdigest()[:16]
 
 
 class Release(NamedTuple):
-    """A lease that is given back without cost to its job."""
+    """A lease to be given back without cost to its job."""
 
     id: int
     attempt: int
@@ -161,7 +163,8 @@ class Settlement(NamedTuple):
     output: bytes = b""
     request: str = ""
     digest: str = ""
-    """Those of the lease, where they are known: a server that has gone back in time gives tokens again."""
+    """Request and digest of the lease, where they are known. After a rollback a server gives the same tokens
+    again, and these two tell the leases apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +177,13 @@ class Settled:
     reserved_slots: int = 0
     """How many slots the worker is to let run free for a wide job; 0 for none."""
     has_other_wide_jobs: bool = False
-    """Whether wide jobs wait that are not for this worker now."""
+    """Whether other wide jobs wait, which this worker cannot have now."""
     is_prefetch_limited: bool = False
-    """Whether narrow jobs wait that are not: it was given its share of them in advance."""
+    """Whether narrow jobs wait that this worker cannot have now: it has prefetched its share of them."""
 
     @classmethod
     def of(cls, reply: Sequence[Any], request: str) -> Settled:
-        """From the reply of ``lua/settle.lua`` to this request."""
+        """From the reply of ``scripts/settle.lua`` to this request."""
         leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, is_prefetch_limited = reply
         by_lease = zip(leases[::4], leases[1::4], leases[2::4], leases[3::4], strict=True)
         return cls(
@@ -204,7 +207,7 @@ class Extended:
     taken: list[int]
     revision: int
     unknown: list[tuple[int, int]]
-    """Tokens that the worker holds and did not name."""
+    """Tokens that the worker holds on the server, and did not name in its call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +228,7 @@ class Attendance:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A campaign's jobs by place, all counted at one moment."""
+    """How many jobs of a campaign are in each state, all counted at one moment."""
 
     last_id: int
     counts: dict[State, int]
@@ -235,10 +238,10 @@ class Snapshot:
 
     @classmethod
     def of(cls, reply: Sequence[Any]) -> Snapshot:
-        """From the reply of ``lua/snapshot.lua``."""
+        """From the reply of ``scripts/snapshot.lua``."""
         last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms, *flat = reply
         workers = [
-            Attendance(worker.decode(errors="replace"), round(min(float(expiry_ms), _FAR_MS)), held)
+            Attendance(worker.decode(errors="replace"), round(min(float(expiry_ms), _MAX_TIME_MS)), held)
             for worker, expiry_ms, held in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         ]
         counts = {
@@ -253,7 +256,7 @@ class Snapshot:
 
     @property
     def conserved(self) -> bool:
-        """The law of conservation: every job is in exactly one place."""
+        """Whether the law of conservation holds: every job is in exactly one place."""
         return self.last_id == sum(self.counts.values())
 
     @property

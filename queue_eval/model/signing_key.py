@@ -1,6 +1,6 @@
-"""The text of a key that signs what runs, or verifies it. `queue_eval.function.signing` does both.
+"""Reads the text of a key that signs what runs, or verifies it. `queue_eval.function.signing` uses it.
 
-A key is a text, so that it can be copied into an environment variable:
+A key is text, so that it can be copied into an environment variable:
 
 ====================================  =================================================================
 ``ed25519-private:`` + 128 hex        signs and verifies: seed, then the public half. In ``access.json``
@@ -38,7 +38,7 @@ def is_pair(key: bytes) -> bool:
 
 
 def verifying_half(key: bytes) -> bytes:
-    """What a worker needs of a key: the public half; a shared key whole."""
+    """The part of a key that a worker needs: the public half of a pair, or a shared key whole."""
     if not key.startswith(PRIVATE.encode()):
         return key
     return PUBLIC.encode() + key[-64:]

@@ -1,4 +1,4 @@
-"""States of a job, methods of execution, and other words that code, keys and output share."""
+"""Defines the states of a job, the methods of execution, and other words that code, keys and output share."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Outcome(StrEnum):
     INF = "inf"
     """The result is NaN, or infinite: a failure, after which no further attempt is made."""
     CANCELLED = "cancelled"
-    """It was stopped since its job was finished already; what it had printed is told."""
+    """It was stopped because its job had finished already. It is settled only for its output."""
 
 
 class Opening(StrEnum):
-    """What an attempt to open a campaign has come to; the last three change nothing."""
+    """The result of a call that opens a campaign. The last three change nothing."""
 
     CREATED = "created"
     OPENED = "opened"
     CONFLICT = "conflict"
-    """It is of another function or method."""
+    """The campaign is of another function or method."""
     SCHEMA = "schema"
     """Another version of the protocol wrote it."""
     MOVED = "moved"
@@ -56,17 +56,17 @@ class Opening(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of one settlement."""
+    """The server's answer to one settlement."""
 
     RECORDED = "recorded"
     """It decided the job."""
     AGAIN = "again"
-    """It failed or was lost, and the job gets another attempt."""
+    """The attempt failed or was lost, and the job gets another one."""
     STALE = "stale"
-    """The attempt did not hold the job any more: dropped."""
+    """The attempt did not hold the job any more, so the settlement was dropped."""
     FINISHED = "finished"
-    """The job was finished before."""
+    """The job had finished before."""
 
 
 RELEASED = "released"
-"""How an attempt that was given back stands on record: it is no outcome, and no cause of a failure."""
+"""The word on record for an attempt that was given back. It is no outcome, and no cause of a failure."""

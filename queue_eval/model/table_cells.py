@@ -1,4 +1,4 @@
-"""The one dialect of tables: how values stand in the cells of a CSV file, and how such a cell is read.
+"""Writes values into the cells of a CSV file, and reads such cells: one dialect for all tables.
 
 =====================  ===================================================================================
 value                  cell
@@ -11,9 +11,9 @@ text                   as it is; as a JSON string where it would be read as anyt
                        column also holds other values
 =====================  ===================================================================================
 
-In columns of our own nothing is read back: text is as it is, and None an empty cell.
+Columns of our own are not read back: text stands as it is, and None is an empty cell.
 
-A table with safe cells (`safe_cell`) is for spreadsheets, and is not read back.
+A table with safe cells (`safe_cell`) is for spreadsheets, and is not read back either.
 """
 
 from __future__ import annotations
@@ -26,40 +26,41 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 RESULT_COLUMNS = ("id", "objective", "elapsed_sec", "duration", "state")
-"""The last columns of results.csv, which are ours."""
+"""The last columns of results.csv. They are our own; the others are the configs'."""
 
 NOTHING = object()
 """Stands for no value."""
 
 BOOLEANS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
-"""Words for which pandas reads a boolean."""
+"""Words that pandas reads as booleans."""
 
 NULLS = ("None", "null")
 
-_LONGEST_CELL = 2**31 - 1
-"""In characters: what the module csv takes on every system."""
+_MAX_CELL_CHARACTERS = 2**31 - 1
+"""The highest limit that the module csv takes on every system."""
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _NO_NUMBERS = re.compile(r"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
 _BLANKS = " \t\r\n"
-"""What may stand around a value: str.strip() takes more, such as the separators of ASCII."""
+"""What may stand around a value. str.strip() would remove more, such as the separators of ASCII."""
 
 _FORMULA = re.compile(
     "^(?=[ \0\ufeff]*[=+@\t\r\n\uff0b\uff0d\uff1d\uff20-])"
     "|(?<=[;\t\r\n])(?=[ \"\0\ufeff]*[=+@\uff0b\uff0d\uff1d\uff20-])"
 )
-"""Where text begins that a spreadsheet takes for a formula. What stands behind a semicolon or a tab is a cell
-of its own to a spreadsheet that takes these for the separator; full width letters count as plain ones. A mark
-of the byte order at the beginning of a file is no part of its first cell, and zero bytes are skipped."""
+"""Where text begins that a spreadsheet takes for a formula. To a spreadsheet whose separator is the semicolon
+or the tab, a new cell begins behind one. Full width characters count as plain ones. A byte order mark at the
+beginning of a file is no part of its first cell, and zero bytes are skipped."""
 
-_FIRST_OF_OTHERS = frozenset('"[{+-.0123456789TFNtfn' + _BLANKS)
-"""How cells begin that may be read as anything but their text."""
+_AMBIGUOUS_FIRST = frozenset('"[{+-.0123456789TFNtfn' + _BLANKS)
+"""First characters of cells that may be read as anything but their text."""
 
 
 @contextmanager
 def cells_of_any_length() -> Iterator[None]:
-    """The module csv writes cells of any length; by itself it reads none above 131,072 characters."""
-    limit = csv.field_size_limit(_LONGEST_CELL)
+    """Let the module csv read cells of any length within: by itself it reads none above 131,072
+    characters."""
+    limit = csv.field_size_limit(_MAX_CELL_CHARACTERS)
     try:
         yield
     finally:
@@ -67,22 +68,23 @@ def cells_of_any_length() -> Iterator[None]:
 
 
 class CellWriter:
-    """Writes the cells of the configs' columns, once it has learnt all values."""
+    """Writes the cells of the configs' columns. `learn` must have seen all rows before the first `cell`."""
 
     def __init__(self) -> None:
-        self._others: set[str] = set()
-        """Keys under which there is more than text and null."""
+        self._mixed: set[str] = set()
+        """Keys under which there are values other than text and null."""
 
     def learn(self, row: dict[str, Any]) -> None:
-        others = self._others
+        """Note under which keys this row has values other than text and null."""
+        mixed = self._mixed
         for key, value in row.items():
-            if type(value) is not str and value is not None and key not in others:
-                others.add(key)
+            if type(value) is not str and value is not None and key not in mixed:
+                mixed.add(key)
 
     def cell(self, key: str, value: Any) -> Any:
         """`value` as the module csv is to write it."""
         if type(value) is str:
-            is_plain = key not in self._others and reads_as_text(value)
+            is_plain = key not in self._mixed and reads_as_text(value)
             return value if is_plain else json.dumps(value)
         return "null" if value is None else plain_cell(value)
 
@@ -103,7 +105,7 @@ def plain_cell(value: Any) -> Any:
     if isinstance(value, (dict, list, tuple)):
         try:
             return json.dumps(finite(value), default=str)
-        except (TypeError, ValueError):  # a callable of the user's gave it
+        except (TypeError, ValueError):  # it comes from a function of the user's, and may hold anything
             return str(value)
     return value
 
@@ -116,7 +118,7 @@ def safe_cell(cell: Any) -> Any:
 
 def reads_as_text(text: str) -> bool:
     """Whether a cell of this text, alone in its column, is read as this text."""
-    if text and text[0] not in _FIRST_OF_OTHERS:
+    if text and text[0] not in _AMBIGUOUS_FIRST:
         return True
     return bool(text) and json_of(text) is NOTHING and word_of(text) is NOTHING
 
@@ -130,7 +132,7 @@ def json_of(cell: str) -> Any:
 
 
 def word_of(cell: str) -> Any:
-    """What pandas takes a cell for, if that is a boolean, null, or a number; else NOTHING."""
+    """The boolean, null or number as which pandas reads a cell; else NOTHING."""
     cell = cell.strip(_BLANKS)
     if cell in BOOLEANS:
         return BOOLEANS[cell]
@@ -145,15 +147,15 @@ def word_of(cell: str) -> Any:
 
 
 def is_no_number(cell: str) -> bool:
-    """Whether a cell is NaN or an infinity, for which a config has no value."""
+    """Whether a cell is NaN or an infinity, which no config can hold."""
     return _NO_NUMBERS.fullmatch(cell.strip(_BLANKS)) is not None
 
 
 def column_names(keys: Iterable[str], own: Collection[str]) -> dict[str, str]:
-    """Key -> column, one for each of the `keys` of all configs of a table, in their order.
+    """Key -> column, for each of the `keys` of all configs of a table, in their order.
 
-    A key named like one of our `own` columns gets ``config.`` in front, as often as it takes to get a name
-    that is no other key.
+    A key with the name of one of our `own` columns gets ``config.`` in front, as often as it takes to make a
+    name that no other key has.
     """
     known = dict.fromkeys(keys)
     names = {}
@@ -166,8 +168,11 @@ def column_names(keys: Iterable[str], own: Collection[str]) -> dict[str, str]:
 
 
 def keys_of_columns(columns: Iterable[str], own: Collection[str]) -> dict[str, str]:
-    """Column -> key of the config: a key that is named like one of our `own` columns stands under
-    ``config.<key>``, or behind as many ``config.`` as it took to find a free name."""
+    """Column -> key of the config: reverses `column_names`.
+
+    A column ``config.<own>`` holds the key that has the name of one of our `own` columns. If there are also
+    columns with more ``config.`` in front, the one with the most does.
+    """
     named = list(columns)
     keys = {column: column for column in named}
     for name in own:
@@ -180,5 +185,5 @@ def keys_of_columns(columns: Iterable[str], own: Collection[str]) -> dict[str, s
 
 
 def _refuse(constant: str) -> NoReturn:
-    """NaN and Infinity are words of Python's, not of JSON's."""
+    """Raise ValueError: NaN and Infinity are words of Python's, not of JSON's."""
     raise ValueError(constant)
