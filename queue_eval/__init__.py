@@ -1,12 +1,12 @@
 """Long searches that survive anything: a durable evaluator on a Redis/Valkey queue.
 
-The public names are resolved at first use: importing the package costs next to nothing, which every
-process that runs user code pays.
+The public names are resolved at their first use. So the import of the package, which every process that runs
+user code pays for, costs next to nothing.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as in `typing`, whose import takes as long as the start of an interpreter
+TYPE_CHECKING = False  # not taken from `typing`, whose import takes as long as the start of an interpreter
 
 if TYPE_CHECKING:
     from typing import Any
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.5.0.dev0"
 
-_HOMES = {
+_MODULES = {
     "driver.callbacks": (
         "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
     ),
@@ -68,9 +68,9 @@ _HOMES = {
     "model.job": ("Job",),
     "model.states": ("State",),
 }  # fmt: skip
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [  # noqa: RUF022 - grouped by what a reader looks for
+__all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
     "RQEvaluator", "Job", "State", "FAIL_RETURN_VALUE",
     "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
@@ -82,7 +82,7 @@ __all__ = [  # noqa: RUF022 - grouped by what a reader looks for
 
 
 def __getattr__(name: str) -> Any:
-    module = _HOME_OF.get(name)
+    module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -93,4 +93,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *_MODULE_OF})

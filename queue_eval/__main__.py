@@ -1,4 +1,4 @@
-"""The program `queue-eval`, and `python -m queue_eval`: the command line, loaded."""
+"""Starts the command line, as the program `queue-eval` or by `python -m queue_eval`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pauses between tries that grow from one to the next, up to a limit."""
+"""Exponential backoff: pauses between tries that grow up to a limit."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import random
 
 
 class Backoff:
-    """The pauses before each next try of something that fails: exponential backoff with jitter.
+    """The pauses between tries of something that fails: exponential backoff with jitter.
 
-    The first pause is `first_s`, and each one `factor` times that before it, until they are `most_s`. Jitter
-    takes a random part away from each, at most the share `jitter` of it: so a fleet that was cut off in one
-    instant does not come back in one instant.
+    The first pause is `first_s`. Each further pause is `factor` times the one before, and at most `max_s`. A
+    random part of each pause is left out, at most the share `jitter`. So workers that were cut off in one
+    instant do not come back in one instant.
 
     Assumes: one thread uses it at a time.
     """
 
-    def __init__(self, first_s: float, most_s: float, *, factor: float = 2.0, jitter: float = 0.0) -> None:
+    def __init__(self, first_s: float, max_s: float, *, factor: float = 2.0, jitter: float = 0.0) -> None:
         self._first_s = first_s
-        self._most_s = most_s
+        self._max_s = max_s
         self._factor = factor
         self._jitter = jitter
         self._next_s = first_s
@@ -25,9 +25,9 @@ class Backoff:
     def next_s(self) -> float:
         """How long to pause now (s)."""
         pause_s = self._next_s
-        self._next_s = min(self._factor * pause_s, self._most_s)
+        self._next_s = min(self._factor * pause_s, self._max_s)
         return pause_s * random.uniform(1 - self._jitter, 1.0) if self._jitter else pause_s
 
     def reset(self) -> None:
-        """It has worked: begin with the first pause again."""
+        """Begin with the first pause again, after a try that has worked."""
         self._next_s = self._first_s

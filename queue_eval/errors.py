@@ -3,17 +3,17 @@
 The tree::
 
     QueueEvalError
-    ├── UsageError                 the caller's words are off; nothing was sent (also a ValueError)
+    ├── UsageError                 the caller's arguments are wrong; nothing was sent (also a ValueError)
     │   ├── UnknownMethodError     also a RuntimeError, as DeepHyper raises
     │   ├── ConfigError            a config is not a dict of JSON values
     │   ├── ResultError            a result is not a JSON value
     │   └── FunctionError          the run function cannot travel or cannot be found
     ├── MethodUnavailableError     the method is valid, but cannot be used here
     ├── ServerError                the server cannot be used (also a ConnectionError)
-    │   ├── ServerUnreachableError nobody answers, or the password is wrong
+    │   ├── ServerUnreachableError no server answers, or the password is wrong
     │   │   └── NodeAwayError      one node of a cluster is away, others answer
     │   ├── ServerRefusedError     it answers, but would lose jobs (eviction, version, schema)
-    │   └── DamagedError           what it holds of a campaign, or of the workers, is not as we wrote it
+    │   └── DamagedError           something else has changed what it holds of a campaign or of workers
     ├── CampaignError
     │   ├── CampaignNotFoundError  no such campaign, or it was purged
     │   └── CampaignConflictError  it belongs to another run function or method
@@ -21,9 +21,9 @@ The tree::
     ├── JobFailed                  raised by gather with on_failure="raise"
     └── SearchTerminationError     raised by a callback to end a search
 
-    GiveUp                         a signal between our own threads; no caller sees it
+    GiveUp                         ends our own waiting for a server; no caller sees it
 
-Messages are one line: what is wrong; what to do.
+A message is one line: what is wrong; what to do.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class QueueEvalError(Exception):
     """Root of all errors of queue_eval."""
 
     def __str__(self) -> str:
-        # Names and reasons in it come from the server, and Python shows it on the user's terminal.
+        # Names and reasons in the message come from the server, and Python shows it on the user's terminal.
         return printable(super().__str__())
 
 
 class UsageError(QueueEvalError, ValueError):
-    """The caller's words are off; nothing was sent and no state has changed."""
+    """The caller's arguments are wrong. Nothing was sent and no state has changed."""
 
 
 class UnknownMethodError(UsageError, RuntimeError):
@@ -55,15 +55,15 @@ class UnknownMethodError(UsageError, RuntimeError):
 
 
 class ConfigError(UsageError):
-    """A config is not a dict of JSON values; the message holds the path of the offender."""
+    """A config is not a dict of JSON values. The message has the path of the wrong value."""
 
 
 class ResultError(UsageError):
-    """A result is not a JSON value; the message holds the path of the offender."""
+    """A result is not a JSON value. The message has the path of the wrong value."""
 
 
 class FunctionError(UsageError):
-    """A run function cannot travel to a worker, or cannot be found by one."""
+    """A run function cannot travel to a worker, or a worker cannot find it or must not run it."""
 
 
 class MethodUnavailableError(QueueEvalError, RuntimeError):
@@ -75,12 +75,14 @@ class ServerError(QueueEvalError, ConnectionError):
 
 
 class ServerUnreachableError(ServerError):
-    """Nobody answers at the address, or the password is refused."""
+    """No server answers at the address, or it refuses the password."""
 
 
 class NodeAwayError(ServerUnreachableError):
-    """One node of a cluster is away, or does nothing for now, while others answer. Never raised to drivers
-    for their own campaign: they wait."""
+    """One node of a cluster is away, or does nothing for now, while others answer.
+
+    A driver does not get it for its own campaign: it waits for the node.
+    """
 
 
 class ServerRefusedError(ServerError):
@@ -104,7 +106,7 @@ class CampaignConflictError(CampaignError, ValueError):
 
 
 class WorkerError(QueueEvalError):
-    """Workers that were started on this machine die at once; the message holds the end of the log."""
+    """Workers that were started on this machine die at once. The message has the end of their log."""
 
 
 class JobFailed(QueueEvalError):  # noqa: N818 - the contract's name
@@ -121,12 +123,12 @@ class JobFailed(QueueEvalError):  # noqa: N818 - the contract's name
 
 
 class SearchTerminationError(QueueEvalError):
-    """A callback ends the search; `gather` lets it through once the batch is recorded."""
+    """A callback raises it to end the search. `gather` lets it through when the batch is recorded."""
 
 
 class GiveUp(Exception):  # noqa: N818 - a signal, not an error
     """Raised by a hook of a `Link` (``on_wait``, ``on_refused``) to end the waiting for the server.
 
-    Whoever gave the hook to the link catches it. It is no QueueEvalError: where the error of one campaign is
-    passed over for the sake of the others, the end of all waiting must get through.
+    The code that gave the hook to the link catches it. It is no QueueEvalError: code that ignores the error
+    of one campaign for the sake of the others must let it through.
     """

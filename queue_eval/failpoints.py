@@ -1,8 +1,8 @@
-"""Named points between two steps of the protocol, at which a process may be made to die: for tests.
+"""Makes a process die at a named point between two steps of the protocol, for tests.
 
-``QUEUE_EVAL_FAILPOINT=worker.after-lease`` kills the process that comes there, and every other one that
-inherits the variable. ``worker.after-lease@3`` means the third time; ``worker.after-lease:stop`` stops the
-process (SIGSTOP) instead. Without the variable a point costs one call that looks at one name.
+``QUEUE_EVAL_FAILPOINT=worker.after-lease`` kills each process that has this variable when it reaches the
+point. ``worker.after-lease@3`` means the third time; ``worker.after-lease:stop`` stops the process (SIGSTOP)
+instead. Without the variable a point costs one call that checks one name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCRIPTS = (
 )  # fmt: skip
 
 POINTS = (
-    # Whatever is asked of the server; then each script by its name, and what blocks.
+    # Every call to the server; then each script by its name, and the blocking reads.
     "server.before-call", "server.after-call",
     *(f"server.{when}-{script}" for script in SCRIPTS for when in ("before", "after")),
     "server.before-read", "server.after-read",
@@ -51,13 +51,13 @@ class _Armed:
 
 
 def reach(point: str) -> None:
-    """Die here, if this is the armed point."""
+    """Kill or stop this process, if `point` is the armed one."""
     if _armed is not None:
         _armed.reach(point)
 
 
 def parse(text: str) -> _Armed:
-    """What the variable says. Raises UsageError."""
+    """The point and action in the variable's value. Raises UsageError."""
     match = re.fullmatch(r"([^@:]*)(?:@([1-9]\d*))?(?::(.*))?", text)
     action = (match[3] or "kill") if match else ""
     if match is None or action not in _ACTIONS:
@@ -69,5 +69,5 @@ def parse(text: str) -> _Armed:
     return _Armed(match[1], int(match[2] or 1), _ACTIONS[action])
 
 
-# Here and not where it is used: unarmed, a point must cost no more than a look.
+# Parsed at the import, so that a point that is not armed costs only a check.
 _armed = parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None

@@ -1,16 +1,16 @@
-"""Text that others wrote, on its way to a terminal, a log or a message.
+"""Makes text that others wrote safe for a terminal, a log or a message.
 
 Names, reasons, errors and outputs come from the server, where other drivers, workers and user code have
-written them. A terminal obeys what they hold of control sequences. So all text leaves through here::
+written them. A terminal obeys the control sequences in them. So all text passes through here::
 
     command line   `cli.terminal`, the one module of it that writes
     logs           `plain`, which every module puts around its logger
     warnings       `user_warning.warn_user`
-    errors         `errors.QueueEvalError`, when it is shown; those of the server that are its cause, as
-                   soon as `clients` reads them
+    errors         `errors.QueueEvalError`, when it is shown; a server's error that is its cause, as soon
+                   as `clients` reads it
     callbacks      what they print of a job
 
-Standard library only, and nothing at its import: every process that runs user code has it.
+It uses the standard library only, and imports nothing at first: every process that runs user code has it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """`text` without characters that move a cursor, change the state of a terminal, or hide or reorder
-    others: they are shown as Python writes them. Ends of lines and tabs stay."""
+    """`text` with those characters escaped that move a cursor, change a terminal, or hide or reorder others.
+
+    They are written as Python's `repr` writes them. Ends of lines and tabs stay.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
@@ -35,7 +37,7 @@ def one_line(text: str) -> str:
 
 
 def plain(log: Logger) -> Logger:
-    """`log`, whose records are printable from now on, whoever handles them."""
+    """Return `log`. All its records are printable from now on, in every handler."""
     log.addFilter(_make_plain)
     return log
 
@@ -47,11 +49,11 @@ def _make_plain(record: LogRecord) -> bool:
     if record.exc_info and not record.exc_text:
         from traceback import format_exception
 
-        # Formatters take this text instead of making their own.
+        # A formatter uses this text, if it is set, instead of making its own.
         record.exc_text = _indented("\n" + "".join(format_exception(*record.exc_info)).rstrip("\n"))[1:]
     return True
 
 
 def _indented(text: str) -> str:
-    """Printable, and no line of it but the first begins as a line of the log does."""
+    """Printable text whose further lines are indented, so that none of them looks like a line of the log."""
     return printable(text).replace("\n", "\n    ")

@@ -1,14 +1,14 @@
-"""Environment variables that tell a process that it is of a job. Imported by processes that run user code."""
+"""Environment variables that mark the processes of a job. Processes that run user code import this module."""
 
 from __future__ import annotations
 
 import os
 
 STARTED_BY = "QUEUE_EVAL_STARTED_BY"
-"""Of a process that runs user code, and of all that it starts."""
+"""It marks a process that runs user code, and all processes that this starts."""
 
 INSIDE_JOB = "QUEUE_EVAL_INSIDE_JOB"
-"""The campaign of the job in which user code runs."""
+"""It has the name of the campaign whose job the user code runs for."""
 
 
 def unmarked() -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""The former name of `queue_eval.rq_bridge.job`. Jobs that lie on RQ's Redis have it, and so have
-commands that users wrote: ``rq worker -c queue_eval.rq_job``."""
+"""The former name of `queue_eval.rq_bridge.job`. Jobs on RQ's Redis still name it, and so do commands that
+users wrote: ``rq worker -c queue_eval.rq_job``."""
 
 from __future__ import annotations
 

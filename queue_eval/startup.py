@@ -1,4 +1,4 @@
-"""Ctrl-C while the program is still being loaded."""
+"""Handles Ctrl-C while the program is still being loaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def quietly_interrupted() -> Iterator[None]:
-    """Ctrl-C meanwhile ends the process at once, with status 130.
+    """Let Ctrl-C within end the process at once, with status 130.
 
-    Assumes that nothing has begun that needs an end. A KeyboardInterrupt that is raised within an import may
-    come out of it as another error.
+    A KeyboardInterrupt that is raised within an import may come out of it as another error.
+    Assumes: nothing has begun yet that needs cleaning up.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

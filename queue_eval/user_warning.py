@@ -1,4 +1,4 @@
-"""Warnings to the user of a driver: each points at the user's own line that led to it."""
+"""Warns the user of a driver. Each warning points at the user's own line that led to it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from queue_eval.own_files import is_own
 
 
 def warn_user(sentence: str) -> None:
-    """Warn (UserWarning) from the innermost frame that is none of ours.
+    """Warn (UserWarning) from the innermost frame that is not in this package.
 
-    However deep in the package its reason is found, the user sees a call of theirs, and Python shows it once
-    for each such line. In a thread of ours there is no such call.
+    However deep in the package the reason is found, the warning shows the user's own call, and Python shows
+    it once for each such line. A thread of ours has no such call.
     """
     level = 2
     frame = sys._getframe(1)
