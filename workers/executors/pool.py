@@ -204,8 +204,7 @@ class ChildPool:
         return min((child.idle_since for child in self._idle()), default=None)
 
     def let_go(self) -> bool:
-        """End the child that has been idle longest: its place is wanted elsewhere. False when none is
-        idle."""
+        """End the child that has been idle longest, for its place is wanted. False when none is idle."""
         idle = min(self._idle(), key=lambda child: child.idle_since, default=None)
         if idle is not None:
             self._retire(idle)
