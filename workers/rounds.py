@@ -57,8 +57,7 @@ class Rounds:
         self._heard: set[str] = set()
 
     def hear(self, campaigns: set[str]) -> None:
-        """A notice names these campaigns: a driver of an earlier build, which wakes none, may have added
-        jobs."""
+        """A notice names these campaigns. A driver of an earlier build adds jobs without waking them."""
         with self._lock:
             self._heard |= campaigns
 
@@ -104,8 +103,7 @@ class Rounds:
             return []
 
     def go(self, listed: Sequence[str]) -> None:
-        """Look at campaigns that are listed and not served, and at served ones that have nothing to do
-        here."""
+        """Look at campaigns that are listed and not served, and at served ones that are idle here."""
         holdings = self._state.campaigns.holdings()
         names_served = {served.name for served, _ in holdings}
         idle = [served.name for served, tokens in holdings if not tokens] if self._may_rest else []
