@@ -266,11 +266,15 @@ class Book:
             self._reasons[campaign] = why
 
     def reasons(self) -> dict[str, str]:
-        """Why campaigns that are for this worker are not served by it, or in vain."""
+        """Why campaigns that are for this worker are not served by it, or in vain: the newest last, of
+        those that it refuses, and then those that it serves."""
         with self.changed:
             troubles = {served.name: served.trouble for served in self._served.values() if served.trouble}
             unloaded = {one.name: one.loads.reason for one in self._served.values() if one.loads.reason}
-            return troubles | unloaded | self._reasons
+            refused = dict(self._reasons)
+            for name, why in (troubles | unloaded).items():
+                refused.setdefault(name, why)
+            return refused
 
     def holdings(self) -> list[tuple[Served, list[Token]]]:
         """Every campaign served, with the tokens held."""

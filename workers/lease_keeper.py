@@ -150,7 +150,8 @@ class LeaseKeeper:
     def _show_life(self, reasons: dict[str, str]) -> tuple[list[str] | None, bool]:
         """The campaigns to look at, None where that cannot be seen now; and whether it is asked to drain."""
         name = self._options.name
-        told = dict(sorted(reasons.items())[:MOST_REFUSALS])
+        # Of the newest: abandoned campaigns stay listed, and must not hide one whose driver waits.
+        told = dict(list(reasons.items())[-MOST_REFUSALS:])
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
             created=self._created, born=self._born, slots=self._options.slots,

@@ -76,7 +76,7 @@ class Rounds:
         return False
 
     def listed(self, reply: list[bytes] | None) -> list[str]:
-        """The campaigns to look at, from the reply."""
+        """The campaigns to look at, from the reply: the oldest first, where the server lists them."""
         if self._options.campaigns is not None:
             return list(self._options.campaigns)
         names = (campaign.decode(errors="replace") for campaign in reply or ())
@@ -104,7 +104,7 @@ class Rounds:
         holdings = self._book.holdings()
         served = {one.name for one, _ in holdings}
         idle = [one.name for one, tokens in holdings if not tokens] if self._may_rest else []
-        names = sorted({*listed} - served) + idle
+        names = [name for name in dict.fromkeys(listed) if name not in served] + idle
         over: list[str] = []
         looks = look_at_all(self._link, names, may_rest=self._may_rest)
         for name, look in zip(names, looks, strict=True):
