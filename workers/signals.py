@@ -17,7 +17,7 @@ ONE_S = 2.0
 """Signals within so long count as one: a batch system sends SIGTERM twice within a tenth of a second."""
 
 _ALWAYS_HANDLED = (signal.SIGTERM, signal.SIGINT)
-"""A worker can always be asked to drain, also one that a script has started with `&`, which ignores SIGINT."""
+"""A worker can always be asked to drain, also where a script started it with `&`, which ignores SIGINT."""
 
 DOUBT_S = 0.25
 """A batch system signals one process of a job after the other: a child may have died of it so long before
