@@ -24,7 +24,7 @@ from queue_eval.transport.link import Link
 log = plain(logging.getLogger(__name__))
 
 MAX_CARD_REFUSALS, MAX_REASON_CHARACTERS = 20, 400
-"""How many refused campaigns a card names, and how long each reason may be."""
+"""How many refused campaigns a card names, the newest ones, and how long each reason may be."""
 
 CARD_LEASES = 2
 """For how many leases a card stays after the last sign of life."""
