@@ -1,5 +1,4 @@
-"""The registry of a server's workers: what each says about itself, which campaigns it serves, and how drivers
-and commands send it word."""
+"""The registry of a server's workers: the card of each, which campaigns it serves, and how it is notified."""
 
 from __future__ import annotations
 
