@@ -24,7 +24,7 @@ from queue_eval.model.attempt import Token
 from queue_eval.rq_bridge.commands import BEAT_S, Begun, RqMoves
 from queue_eval.runtime.forked import ForkedAttempt
 from queue_eval.runtime.pipe import Report, parse_frame, parse_setup
-from queue_eval.runtime.stop_signals import Survival
+from queue_eval.runtime.stop_signals import StopSignalHandlers
 from queue_eval.transport.error_kinds import is_transient
 
 log = plain(logging.getLogger("rq.worker.queue_eval"))
@@ -52,7 +52,7 @@ def run(uid: str, job: int, attempt: int, revision: int) -> None:
     """Run one attempt of the campaign `uid`, if it is still wanted and nobody else runs it."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         # A work horse, which is of this job alone: RQ's worker finishes it when both are told to stop.
-        Survival()
+        StopSignalHandlers()
     current: Any = get_current_job()
     prefix = getattr(defaults, "RQ_KEY_PREFIX", "rq")
     moves = RqMoves(current.connection, uid, current.origin, prefix=prefix)

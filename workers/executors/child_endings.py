@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Container
 
 from queue_eval.model.attempt import Token
-from queue_eval.runtime.pipe import bounded
+from queue_eval.runtime.pipe import truncate_middle
 from workers.executors.child_limit import ChildLimit
 from workers.executors.child_process import ChildProcess
 from workers.executors.departures import Departure
@@ -72,7 +72,7 @@ class ChildEndings:
             if self._board is not None:
                 self._board.give_back(slots)
             if waiting is not None:
-                last_words = bounded(departure.last_words, LAST_OUTPUT_BYTES)
+                last_words = truncate_middle(departure.last_words, LAST_OUTPUT_BYTES)
                 self._tell(waiting._replace(output=waiting.output + last_words))
 
         if self._board is not None:

@@ -23,7 +23,7 @@ from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.failure_texts import describe_death, describe_lateness
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
 from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_report
-from queue_eval.runtime.ray_host import BorrowedProcess
+from queue_eval.runtime.ray_host import RayHost
 from workers.executors.ray_address import why_unreachable
 
 _BATCH_S = 0.03
@@ -289,7 +289,7 @@ class RayBackend:
 
 def _make_run(setup: Setup, *, streaming: bool) -> Any:
     """The function that Ray runs on its nodes, for one attempt."""
-    process = BorrowedProcess(setup)
+    process = RayHost(setup)
 
     def run(what: bytes) -> bytes:
         job, attempt, config = what.split(b" ", 2)

@@ -80,7 +80,7 @@ class RqBackend:
         self._outlet = outlet
         self._name = setup.name
         told = {name: forward[name] for name in ("time_limit_s", "campaign")}
-        self._setup = setup.but(forward=told).encode()
+        self._setup = setup.replace(forward=told).encode()
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
         self._moves = RqMoves(
