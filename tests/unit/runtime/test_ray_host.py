@@ -41,8 +41,8 @@ def test_an_interrupted_load_is_made_again(
     process = RayHost(Setup(f"{module}:run", None, (str(tmp_path),), {}, threads=1))
     assert run(process, 1).outcome == "error"
     second = run(process, 2)
-    assert process._borrowed is not None
-    process._borrowed._file.close()  # as the end of the process would
+    assert process._state is not None
+    process._state._file.close()  # as the end of the process would
     assert second.outcome == then
     assert second.body == b"2" if then == "ok" else b"cannot be loaded" in second.body
 
@@ -57,8 +57,8 @@ def test_user_code_is_told_whose_job_it_runs_and_others_after_it_are_not(
     setup = Setup("looks_around:run", None, (str(tmp_path),), {}, threads=1, forward={"campaign": "mine"})
     process = RayHost(setup)
     report = run(process, 1)
-    assert process._borrowed is not None
-    process._borrowed._file.close()
+    assert process._state is not None
+    process._state._file.close()
     assert report.body == b'"mine"'
     assert INSIDE_JOB not in os.environ
 
@@ -82,7 +82,7 @@ def test_an_attempt_that_has_begun_is_not_interrupted(
     process = RayHost(Setup("interrupts_itself:run", None, (str(tmp_path),), {}, threads=1))
     run(process, 1)
     report = run(process, 2)
-    assert process._borrowed is not None
-    process._borrowed._file.close()
+    assert process._state is not None
+    process._state._file.close()
     assert (report.outcome, report.body) == ("ok", b'"whole"')
     assert signal.getsignal(signal.SIGINT) is before
