@@ -44,8 +44,7 @@ class Guard:
         if self._pipe is not None or not CAN_BE_FOUND or dies_with_first_process():
             return
         theirs, self._pipe = os.pipe()
-        # The guard outlives this worker, and the job in which the worker may run: it gets no mark of that
-        # job.
+        # The guard outlives the job in which this worker may run: it gets no mark of that job.
         env = {name: value for name, value in unmarked().items() if name not in self._secrets}
         command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs), self._mark]
         try:

@@ -154,7 +154,8 @@ class LeaseKeeper:
         The campaigns are None while they cannot be listed.
         """
         name = self._options.name
-        refusals = sorted(reasons.items())[:MOST_REFUSALS]
+        # The newest refusals: abandoned campaigns stay listed, and must not hide one whose driver waits.
+        refusals = list(reasons.items())[-MOST_REFUSALS:]
         card = WorkerCard(
             name=name, host=socket.gethostname(), machine=self._machine, pid=os.getpid(),
             created=self._created, born=self._born, slots=self._options.slots,

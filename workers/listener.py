@@ -166,8 +166,7 @@ class WakeListener(_Listener):
         blocked_on = self._blocked_on
         if blocked_on is None or self._state.wake_keys().keys() <= blocked_on:
             return
-        # The key gets no expiry, to which workers have no right. It is popped at once, or deleted with the
-        # card.
+        # Workers have no right to set an expiry. The key is popped at once, or deleted with the card.
         link.call(lambda client: client.zadd(self._nudge_key, {"look": 0}))
 
     def _while_deaf(self) -> None:

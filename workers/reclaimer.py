@@ -116,8 +116,7 @@ class Reclaimer:
         self._try("reclaiming", partial(self._reclaim, self._options.name))
 
     def _reclaim(self, worker: str) -> None:
-        """Take back the jobs of a worker in all campaigns, a page of each at a time. "": of expired
-        workers."""
+        """Take back the jobs of a worker in all campaigns, page by page. "": of expired workers."""
         asked = [served for served, _ in self._state.campaigns.holdings()]
         while asked:
             queues = [served.queue for served in asked]
@@ -194,8 +193,7 @@ class Reclaimer:
             self._link.call(partial(_strike_off_drain, gone))
 
     def _forget(self, worker: str | bytes) -> None:
-        """Take a worker off the register that shows no sign of life. If it lives, its heartbeat brings it
-        back."""
+        """Take a silent worker off the register. If it lives, its next heartbeat brings it back."""
         self._link.call(lambda client: client.zrem(keys.WORKERS, worker))
         name = worker.decode(errors="replace") if isinstance(worker, bytes) else worker
         self._link.call(lambda client: client.delete(keys.nudge_key(name)))

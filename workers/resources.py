@@ -41,8 +41,7 @@ class Means:
         return "; ".join(parts) or "nothing"
 
     def environment(self, base: Mapping[str, str], *, threads: int = 1) -> dict[str, str]:
-        """The environment `base`, changed for a process that owns this and runs user code in so many
-        threads."""
+        """The environment `base`, for a process that owns this and runs user code in so many threads."""
         environment = dict(base)
         if self.gpus:
             environment[VISIBLE_GPUS] = ",".join(self.gpus)

@@ -57,8 +57,7 @@ class Rounds:
         self._heard: set[str] = set()
 
     def hear(self, campaigns: set[str]) -> None:
-        """A notice names these campaigns: a driver of an earlier build, which wakes none, may have added
-        jobs."""
+        """A notice names these campaigns. A driver of an earlier build adds jobs without waking them."""
         with self._lock:
             self._heard |= campaigns
 
@@ -79,7 +78,7 @@ class Rounds:
         return False
 
     def listed(self, reply: list[bytes] | None) -> list[str]:
-        """The campaigns to look at, from the reply."""
+        """The campaigns to look at, from the reply: the oldest first, where the server lists them."""
         if self._options.campaigns is not None:
             return list(self._options.campaigns)
         names = (campaign.decode(errors="replace") for campaign in reply or ())
@@ -104,18 +103,18 @@ class Rounds:
             return []
 
     def go(self, listed: Sequence[str]) -> None:
-        """Look at campaigns that are listed and not served, and at served ones that have nothing to do
-        here."""
+        """Look at campaigns that are listed and not served, and at served ones that are idle here."""
         holdings = self._state.campaigns.holdings()
-        names_served = {served.name for served, _ in holdings}
+        served_names = {served.name for served, _ in holdings}
         idle = [served.name for served, tokens in holdings if not tokens] if self._may_rest else []
-        names = sorted({*listed} - names_served) + idle
+        # In the order of the list, the oldest campaign first: see `ServedCampaigns.reasons`.
+        names = [name for name in dict.fromkeys(listed) if name not in served_names] + idle
         over: list[str] = []
         looks = look_at_all(self._link, names, may_rest=self._may_rest)
         for name, look in zip(names, looks, strict=True):
             if isinstance(look, Look) and look.rests:
                 over.append(name)
-            elif isinstance(look, Exception) or name not in names_served:
+            elif isinstance(look, Exception) or name not in served_names:
                 self._attempt(name, partial(self._judge, name, look))
         if over:
             self._rest(over)

@@ -34,8 +34,7 @@ _IDLE_CLOSE_S = 60.0
 """Warm processes of a campaign without jobs are kept this long."""
 
 _EMPTY_CLOSE_S = 1.0
-"""A lane whose processes have ended for others (see `ChildLimit`) is kept this long: each lane costs time in
-every turn."""
+"""A lane without processes (see `ChildLimit`) is kept this long: each lane costs time in every turn."""
 
 
 class Reports(Protocol):
@@ -118,8 +117,7 @@ class Runner:
         self._call(lambda: self._forget(key, tokens, begun=True, reports=True))
 
     def take_back(self, waiting_longer_s: float = 0.0, key: str | None = None) -> None:
-        """Give up, for release, attempts that have waited for longer and have not begun. None: in all
-        lanes."""
+        """Give up, for release, attempts that have waited for longer, in one lane or all."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, key))
 
     def drop(self, key: str) -> None:

@@ -26,8 +26,7 @@ class Allocation:
     job_id: str
     """As users and the scheduler's commands write it; a task of an array is `12_3` (Slurm) or `12.3`."""
     is_batch: bool
-    """Whether the scheduler sends KILL a while after a signal. It does not where a user sits at a
-    terminal."""
+    """Whether the scheduler sends KILL a while after a signal: it does not for jobs at a terminal."""
     node: str | None = None
     """What the scheduler calls this node."""
     restarts: int = 0
@@ -93,8 +92,7 @@ def _slurm_tasks(environment: Mapping[str, str], is_step: bool) -> int:
 
 
 def _of_this_node(text: str, node: int) -> int | None:
-    """The number of this node, from numbers of all nodes as in ``4(x2),3``. `node`: the place of this
-    node."""
+    """The number for this node, from numbers as in ``4(x2),3``. `node`: its place."""
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip())
         if match is None:

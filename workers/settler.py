@@ -267,13 +267,11 @@ class Settler:
         # A call that was put off may have run, and have leased jobs that nobody here knows of. Its request,
         # sent again, gets the leases that are still held under it. A new request would leave them unused
         # until the heartbeat gives them back, a lease later. If the call has not run, it leases by the room
-        # of now. Other campaigns have had later numbers meanwhile, but each campaign only knows its own last
-        # one.
+        # of now. Other campaigns have had later numbers meanwhile, but each knows only its own last one.
         request = served.unanswered or self._new_request()
         try:
             if settlements:
-                # The code of these results must be known first: a driver looks it up once, as it gathers
-                # them.
+                # Their code must be known before the results: a driver looks it up once, as it gathers them.
                 self._tell_load(served)
             reply = queue.settle(
                 self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
@@ -333,8 +331,7 @@ class Settler:
             return
         nothing_left = self._state.leased(call, plan, reply)
         if leases:
-            # Nothing may fail before this: a lease that never reaches the runner would take its slots for
-            # ever.
+            # Nothing may fail before this: a lease that the runner never gets would hold its slots for ever.
             self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
             failpoints.reach("worker.after-lease")
             self._sign_roster(served)

@@ -23,7 +23,7 @@ from queue_eval.transport.link import Link
 log = plain(logging.getLogger(__name__))
 
 MOST_REFUSALS, MOST_REASON = 20, 400
-"""How much a card tells of what its worker refuses."""
+"""How much a card tells of what its worker refuses: so many campaigns, the newest, and so long reasons."""
 
 CARD_LEASES = 2
 """A card stays for so many leases."""

@@ -180,7 +180,7 @@ def test_what_is_queued_in_a_child_is_taken_back_too(method, slots, tmp_path):
     """Short attempts queue in the child; behind one that turns out long they are stuck."""
     executor = Harness(method, "do", slots=slots)
     try:
-        queue_depth = executor.executor._queue_depth
+        queue_depth = executor.executor._dispatcher.queue_depth
         executor.until(lambda: executor.run(*[{}] * 50) and queue_depth(), timeout_s=60)
         count = len(executor.ids)
         long = [waiting_job(tmp_path / "gate", str(i)) for i in range(slots)]

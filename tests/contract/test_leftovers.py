@@ -19,7 +19,7 @@ from tests.support import leftover_functions
 from tests.support.executor_harness import ROOT, is_running, result_of
 from tests.support.processes import Started
 from tests.support.waiting import wait_until
-from workers.executors.pool import ChildPool
+from workers.executors.dispatcher import Dispatcher
 
 pytestmark = pytest.mark.skipif(not CAN_BE_FOUND, reason="what has left its group cannot be found here")
 
@@ -167,7 +167,7 @@ def test_a_worker_that_ends_does_not_wait_long_for_programs(make, method, tmp_pa
 def test_what_programs_take_while_they_end_is_not_the_next_jobs(make, method, tmp_path, monkeypatch):
     if method in (Method.RQ, Method.SUBPROCESS):
         pytest.skip("no job waits in the process of another one")
-    monkeypatch.setattr(ChildPool, "_queue_depth", lambda _pool: 1)
+    monkeypatch.setattr(Dispatcher, "queue_depth", lambda _dispatcher: 1)
     executor = make(f"{FUNCTIONS}:leave", slots=1, memory_limit=200 * 2**20)
     first, second = executor.run({"kind": "growing", "file": str(tmp_path / "pid")}, {})
     assert (result_of(first), result_of(second)) == (1, 2)

@@ -201,7 +201,7 @@ def test_a_function_that_can_be_loaded_after_all(make, method, tmp_path, monkeyp
     executor.call()
     assert method is Method.SUBPROCESS or executor.children() == pids
     (tmp_path / "later.py").write_text("def run(config): return 1\n")
-    monkeypatch.setattr(child_process, "_BELIEVED_S", 0.0)
+    monkeypatch.setattr(child_process, "_RETRY_LOAD_AFTER_S", 0.0)
     assert result_of(executor.call()) == 1
     assert executor.executor.take_load()
 

@@ -379,7 +379,7 @@ def test_every_point_stands_in_the_code_and_no_other():
     for folder in ("queue_eval", "workers"):
         for file in (ROOT / folder).rglob("*.py"):
             named |= set(re.findall(r'failpoints\.reach\(f?"([^"]+)"\)', file.read_text()))
-    expanded = {name.replace("{name}", script) for name in named for script in failpoints.SCRIPTS}
+    expanded = {name.replace("{script.name}", script) for name in named for script in failpoints.SCRIPTS}
     assert expanded == set(POINTS)
 
 

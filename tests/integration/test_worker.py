@@ -11,8 +11,10 @@ import warnings
 
 import pytest
 
+from queue_eval.campaign.registry import MOST_REFUSALS
 from queue_eval.model.states import State
 from queue_eval.server.lifecycle import start_server, stop_server
+from tests.support.cli import Filled
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, stop_now, wait_registered, wait_state
 from tests.support.waiting import wait_until
@@ -277,6 +279,24 @@ def test_code_signed_with_another_key_is_not_run(fleet, campaign, tmp_path):
         fleet.worker("--name", f"friend-{campaign}", "--campaign", campaign)
         (job,) = driver.gather("ALL", timeout=20)
         assert (job.result, job.worker) == (1, f"friend-{campaign}")
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_many_abandoned_campaigns_hide_no_refusal(own_fleet, name):
+    """A worker tells of so many campaigns that it refuses: of the newest."""
+    start_server(own_fleet.home, keep=True)
+    abandoned = [Filled(own_fleet.home, f"m{number}") for number in range(MOST_REFUSALS + 5)]
+    try:
+        for one in abandoned:
+            one.submit({"x": 1})
+        with own_fleet.driver(name) as driver:
+            driver.submit([own_fleet.config(1)])
+            own_fleet.worker("--name", "strict", "--allow", "search")
+            with pytest.warns(UserWarning, match=f"worker strict does not serve campaign '{name}'"):
+                driver.gather("ALL", timeout=20)
+    finally:
+        for one in abandoned:
+            one.link.close()
 
 
 def test_a_name_is_used_by_one_worker_at_a_time(fleet, campaign):

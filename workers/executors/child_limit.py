@@ -81,8 +81,7 @@ class ChildLimit:
         return sum(each.busy_slots for each in self._holders if each is not holder)
 
     def make_room(self, holder: ChildHolder, slots: int, *, is_wanted_now: bool = True) -> bool:
-        """Whether `holder` may start one more child, in a worker with `slots` slots. Idle children end for
-        it.
+        """Whether `holder` may start a child, in a worker with `slots` slots. Idle children end for it.
 
         A child that is only to be ready in time (not `is_wanted_now`) never takes the place of another such.
         """
@@ -103,8 +102,7 @@ class ChildLimit:
         return True
 
     def end_oldest(self) -> bool:
-        """End the child that has been idle longest, and wait until its files and memory are free. False when
-        all are busy."""
+        """End the child that has been idle longest, and wait for that. False when all are busy."""
         has_ended = self._end_oldest(spare_waiting=False)
         self.departures.settle(_END_S)
         return has_ended

@@ -55,8 +55,7 @@ class ChildProcess(PipedProcess):
         self.width = 1
         """How many slots it takes: as many as the last attempt that it was given."""
         self.has_left = setup.threads > 1
-        """Whether user code may have left processes: the child says so. With several threads it cannot
-        know."""
+        """Whether user code may have left processes. A child with several threads cannot know it."""
         self.is_tidying = False
         """Whether it is ending such processes, before it begins its next attempt."""
         self.left = math.inf if most is None else most
@@ -152,8 +151,7 @@ class ChildProcess(PipedProcess):
             super()._send_kill()
 
     def _let_go(self) -> None:
-        """Close nothing yet: what it has started may still print, and its group may hold resource
-        trackers."""
+        """Close nothing yet: programs may still print, and its group may hold resource trackers."""
 
     def take_load(self) -> bool:
         """Whether it has loaded the run function; True once."""

@@ -103,8 +103,7 @@ class Departures:
     """Assumes: all calls come from the runner's thread."""
 
     def __init__(self, *, guarded: bool = False) -> None:
-        """`guarded`: whether a guard process is to outlive this one, to end what the children have
-        started."""
+        """`guarded`: whether a guard is to outlive this process, to end what children have started."""
         # If the worker runs within a job, the mark of that job must also find all processes below.
         outer = os.environ.get(STARTED_BY)
         self._mark = (f"{outer}/" if outer else "") + secrets.token_hex(8)

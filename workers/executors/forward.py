@@ -46,8 +46,7 @@ from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
 log = plain(logging.getLogger(__name__))
 
 _AWAY_S = 10.0
-"""Attempts that cannot be forwarded for so long go back to the queue: other workers may be able to run
-them."""
+"""Attempts that cannot be forwarded for so long go back to the queue, for other workers."""
 
 _RESTART_S = (0.5, 30.0)
 """Pause before a forwarder that has died is started again: the first, doubled up to the last."""
@@ -123,8 +122,7 @@ class Forwarder:
         self._limit = limit
         self._idle_since = time.monotonic()
         self._plan = plan
-        # It is run by its path and with -P: no user's package can shadow it, nor does its folder shadow
-        # another.
+        # Run it by its path and with -P: no user's package shadows it, nor does its folder shadow others.
         self._command = [plan.python, "-P", str(backend)]
         # All processes of a Ray that the forwarder starts are its children, and inherit this.
         self._env = {**(os.environ if env is None else env), INSIDE_JOB: plan.campaign}

@@ -43,8 +43,7 @@ class Gauge:
         for process in family:
             family += children.get(process.pid, ())
         rss = sum(_rss(process) for process in family)
-        # RSS counts memory twice that a fork shares with its parent. PSS does not, but takes long: only if
-        # needed.
+        # RSS counts memory twice that a fork shares with its parent. PSS does not, but takes long.
         if rss > self.limit and len(family) > 1:
             return sum(_pss(process) for process in family)
         return rss

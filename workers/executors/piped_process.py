@@ -204,8 +204,7 @@ class PipedProcess:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Close what its group may still use: the kernel kills what is left of the group. May be called
-        twice."""
+        """Close what its group may still use: the kernel kills the rest of it. May be called twice."""
         if self._lifeline >= 0:
             os.close(self._output_fd)
             os.close(self._lifeline)

@@ -96,12 +96,10 @@ class Executor(Protocol):
         an executor that forwards asks its backend how much room there is."""
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
-        """Drop these attempts without a report; running ones only when `begun`. Returns which were
-        dropped."""
+        """Drop these attempts without a report, running ones only when `begun`. Returns which."""
 
     def take_stopped(self) -> list[Ended]:
-        """Attempts that `forget` has stopped since the last call, with what they had printed, if it is
-        known."""
+        """Attempts that `forget` has stopped since the last call, and that had printed something."""
 
     def take_back(self, waiting_since: float) -> list[Token]:
         """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s).

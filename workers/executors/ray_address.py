@@ -34,8 +34,7 @@ def why_unreachable(arguments: dict[str, Any]) -> str | None:
 
 
 def _address_of(arguments: dict[str, Any]) -> tuple[str | None, str]:
-    """The address that Ray would use, by its documentation; and the file that names it, if any, as a
-    clause."""
+    """The address that Ray would use, by its documentation, and a clause that names its file."""
     address = arguments.get("address")
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS") or address

@@ -238,8 +238,7 @@ class RayBackend:
             raise ends[0]
 
     def _advance(self, streams: list[Any]) -> list[Any]:
-        """Read streams that have a value: note which attempts have begun, and return the values that are
-        reports."""
+        """Read streams that have a value: note begun attempts, and return the values that are reports."""
         begun: list[Token] = []
         values: list[Any] = []
         now = time.monotonic()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import selectors
 
 from workers.executors.child_limit import ChildLimit
-from workers.executors.pool import ChildPool, Shape
+from workers.executors.dispatcher import Shape
+from workers.executors.pool import ChildPool
 from workers.executors.protocol import Executor, Plan
 
 

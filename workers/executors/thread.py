@@ -11,7 +11,8 @@ import dataclasses
 import selectors
 
 from workers.executors.child_limit import ChildLimit
-from workers.executors.pool import ChildPool, Shape
+from workers.executors.dispatcher import Shape
+from workers.executors.pool import ChildPool
 from workers.executors.protocol import Executor, Plan
 
 

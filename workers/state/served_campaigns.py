@@ -106,11 +106,17 @@ class ServedCampaigns:
             self._reasons[campaign] = reason
 
     def reasons(self) -> dict[str, str]:
-        """Why campaigns that are for this worker are not served by it, or make no progress on it."""
+        """Why campaigns that are for this worker are not served by it, or make no progress on it.
+
+        Refused campaigns come first, the oldest of them at the head; then those that are served.
+        """
         with self._changed:
             troubles = {served.name: served.trouble for served in self if served.trouble}
             unloaded = {served.name: served.loads.reason for served in self if served.loads.reason}
-            return troubles | unloaded | self._reasons
+            reasons = dict(self._reasons)
+            for name, reason in (troubles | unloaded).items():
+                reasons.setdefault(name, reason)
+            return reasons
 
     def holdings(self) -> list[tuple[ServedCampaign, list[Token]]]:
         """Every campaign served, with the tokens held."""
