@@ -2,7 +2,7 @@
 
 ::
 
-    pipe ──▶ inbox ──▶ one thread: reserves, makes RQ jobs, looks, sweeps ──▶ RQ's Redis
+    pipe ──▶ inbox ──▶ one thread: notes what is wanted, makes RQ jobs, looks, sweeps ──▶ RQ's Redis
                 ▲                                                                 │ XREAD, blocking
                 └────────────── another: reads replies ◀── RQ workers ◀───────────┘
 
@@ -26,7 +26,7 @@ from rq import Queue, defaults
 
 from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
-from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
+from queue_eval.rq_bridge.commands import BEAT_S, RqCommands
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
 from queue_eval.runtime.pipe import Kind, Report, Setup, parse_frame, parse_report
 from queue_eval.transport.access import Access
@@ -83,7 +83,7 @@ class RqBackend:
         self._setup = setup.replace(forward=told).encode()
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
-        self._moves = RqMoves(
+        self._commands = RqCommands(
             self._client, forward["uid"], forward["queue"], prefix=getattr(defaults, "RQ_KEY_PREFIX", "rq")
         )
         self._queue = Queue(forward["queue"], connection=self._client)
@@ -93,8 +93,8 @@ class RqBackend:
         self._by_rq: dict[Token, Token] = {}
         self._recalled: dict[Token, None] = {}
         self._stopping: dict[Token, float] = {}
-        self._cleanup = TraceCleanup(self._moves)
-        self._fleet = FleetWatch(self._moves, forward["queue"], safe_url(forward["url"]))
+        self._cleanup = TraceCleanup(self._commands)
+        self._fleet = FleetWatch(self._commands, forward["queue"], safe_url(forward["url"]))
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
         self._begun_now: list[Token] = []
         self._reports: list[Report] = []
@@ -129,11 +129,11 @@ class RqBackend:
 
     def _read(self) -> None:
         """Put replies into the inbox."""
-        moves = self._moves.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
+        commands = self._commands.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
         since, backoff = b"0", Backoff(*_RETRY_S, jitter=0.5)
         while True:
             try:
-                entries = moves.read(since, _READ_COUNT, _BLOCK_S)
+                entries = commands.read(since, _READ_COUNT, _BLOCK_S)
             except (*REDIS_ERRORS, OSError):
                 time.sleep(backoff.next_s())
                 # a server that has lost entries begins anew; replies that come twice are ignored
@@ -312,8 +312,8 @@ class RqBackend:
         if not self._connected:
             self._come_back(now)
         if now >= self._refresh_at:
-            if not self._moves.refresh(self._forward["revision"]):
-                self._moves.store_setup(self._forward["revision"], self._setup)
+            if not self._commands.refresh(self._forward["revision"]):
+                self._commands.store_setup(self._forward["revision"], self._setup)
             self._refresh_at = now + _REFRESH_S
         self._recall()
         self._stop(now)
@@ -353,7 +353,7 @@ class RqBackend:
         flights = [flight for token in self._recalled if (flight := self._find(token)) is not None]
         flights = [flight for flight in flights if not flight.begun]
         if flights:
-            taken = self._moves.recall([flight.rq for flight in flights])
+            taken = self._commands.recall([flight.rq for flight in flights])
             back = [flight for flight, is_back in zip(flights, taken, strict=True) if is_back]
             for flight in back:
                 self._strike_off(flight)
@@ -366,7 +366,7 @@ class RqBackend:
         due = [token for token, at in self._stopping.items() if at <= now]
         if not due:
             return
-        for token, runs in zip(due, self._moves.stop(due), strict=True):
+        for token, runs in zip(due, self._commands.stop(due), strict=True):
             if runs:
                 self._stopping[token] = now + (0.1 if self._closed is not None else 1.0)
             else:
@@ -389,7 +389,7 @@ class RqBackend:
         own: dict[int, list[int]] = {}
         for job, attempt in self._by_rq:
             own.setdefault(job, []).append(attempt)
-        found = self._moves.reserve((one.token, one.config, own.get(one.token[0], ())) for one in batch)
+        found = self._commands.want((one.token, one.config, own.get(one.token[0], ())) for one in batch)
         new: list[_Flight] = []
         for flight, (joined, _) in zip(batch, found, strict=True):
             flight.tried = True
@@ -407,7 +407,7 @@ class RqBackend:
     def _deliver_late(self, flight: _Flight) -> bool:
         """Report the success of an earlier attempt that none has claimed."""
         rq, entry = self._late.pop(flight.token[0])
-        data = self._moves.read_one(entry)
+        data = self._commands.read_one(entry)
         if data is None or rq[1] > flight.token[1]:
             return False
         report = parse_report(*parse_frame(data))
@@ -424,7 +424,7 @@ class RqBackend:
             result_ttl=0,
             failure_ttl=_FAILURE_TTL_S,
             description=f"{self._forward['campaign']} job {job} attempt {attempt}: {self._name}",
-            job_id=self._moves.job_id(flight.token),
+            job_id=self._commands.job_id(flight.token),
         )
 
     def _look(self, now: float) -> None:
@@ -432,12 +432,12 @@ class RqBackend:
         begun = [flight for flight in self._flying.values() if flight.begun]
         others = [flight for flight in self._flying.values() if not flight.begun]
         if begun:
-            for flight, lives in zip(begun, self._moves.are_alive([f.rq for f in begun]), strict=True):
+            for flight, lives in zip(begun, self._commands.are_alive([f.rq for f in begun]), strict=True):
                 flight.missed = 0 if lives or now < self._trust_at else flight.missed + 1
                 if flight.missed >= 2:
                     self._lost(flight)
         if others:
-            for flight, state in zip(others, self._moves.look(f.rq for f in others), strict=True):
+            for flight, state in zip(others, self._commands.look(f.rq for f in others), strict=True):
                 flight.missed = flight.missed + 1 if state == "missing" else 0
                 if state == "begun":
                     self._begin(flight)
