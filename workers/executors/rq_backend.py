@@ -41,13 +41,13 @@ _BLOCK_S = 5.0
 _READ_COUNT = 64
 
 _LOOK_S = 3.0
-"""How often to look at attempts in flight. One that is missing twice is given up."""
+"""How often to check attempts in flight. An attempt that is missing twice is given up."""
 
 _REFRESH_S = 60.0
 _RETRY_S = (0.1, 5.0)
 
-_BATCH = 200
-_BATCH_BYTES = 8 * 2**20
+_MAX_BATCH = 200
+_MAX_BATCH_BYTES = 8 * 2**20
 
 _FAILURE_TTL_S = 60
 
@@ -65,8 +65,8 @@ class _Flight:
     tried: bool = False
     """Whether RQ may have it."""
     begun: bool = False
-    shaken: bool = False
-    """Whether RQ may have more than one trace of it."""
+    has_duplicates: bool = False
+    """Whether RQ may have traces of it more than once."""
     missed: int = 0
     entries: tuple[bytes, ...] = ()
 
@@ -79,8 +79,8 @@ class RqBackend:
         self._forward = forward = setup.forward
         self._outlet = outlet
         self._name = setup.name
-        told = {name: forward[name] for name in ("time_limit_s", "campaign")}
-        self._setup = setup.replace(forward=told).encode()
+        forwarded = {name: forward[name] for name in ("time_limit_s", "campaign")}
+        self._setup = setup.replace(forward=forwarded).encode()
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
         self._commands = RqCommands(
@@ -136,7 +136,7 @@ class RqBackend:
                 entries = commands.read(since, _READ_COUNT, _BLOCK_S)
             except (*REDIS_ERRORS, OSError):
                 time.sleep(backoff.next_s())
-                # a server that has lost entries begins anew; replies that come twice are ignored
+                # Read from the start: the server may have lost entries. Repeated replies are ignored.
                 since = b"0"
                 continue
             backoff.reset()
@@ -152,7 +152,7 @@ class RqBackend:
                     self._advance()
                 except (*REDIS_ERRORS, OSError) as error:
                     self._lose(error)
-            self._tell()
+            self._send_news()
             if self._closed is not None and (self._is_tidy() or not self._connected):
                 self._closed.set()
 
@@ -163,10 +163,10 @@ class RqBackend:
             "replies": self._take_replies, "close": self._take_close,
         }  # fmt: skip
         try:
-            kind, what = self._inbox.get(timeout=self._pause())
+            kind, content = self._inbox.get(timeout=self._pause())
             while True:
-                takers[kind](what)
-                kind, what = self._inbox.get_nowait()
+                takers[kind](content)
+                kind, content = self._inbox.get_nowait()
         except queue.Empty:
             return
 
@@ -181,7 +181,7 @@ class RqBackend:
         """Whether nothing is left to do before the end."""
         return not self._stopping and self._cleanup.is_tidy()
 
-    def _tell(self) -> None:
+    def _send_news(self) -> None:
         begun, self._begun_now = self._begun_now, []
         reports, self._reports = self._reports, []
         if begun:
@@ -243,7 +243,7 @@ class RqBackend:
         if kind == Kind.BEGUN:
             self._begin(flight)
         else:
-            # The setup was not there. A look will find the attempt missing, when RQ is done with it.
+            # The setup was missing: store it again. `_look` finds the attempt missing after RQ is done.
             self._refresh_at = 0.0
 
     def _take_report(self, report: Report, entry: bytes) -> None:
@@ -258,7 +258,7 @@ class RqBackend:
             return
         # The attempt was given up, or belongs to another forwarder.
         flights = (*self._flying.values(), *self._waiting.values())
-        later = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
+        later = next((f for f in flights if f.token[0] == rq[0] and f.token[1] > rq[1]), None)
         if later is not None and report.outcome == "ok":  # the first success wins
             if later.tried:
                 self._stopping[later.rq] = 0.0
@@ -278,7 +278,7 @@ class RqBackend:
         )
         rq = (report.id, report.attempt)
         self._cleanup.claim(rq, (*flight.entries, entry))
-        if flight.shaken:
+        if flight.has_duplicates:
             self._cleanup.claim_later_by_force(rq)
 
     def _begin(self, flight: _Flight) -> None:
@@ -300,7 +300,7 @@ class RqBackend:
     def _put_back(self, flight: _Flight) -> None:
         """Let an attempt become an RQ job again."""
         self._flying.pop(flight.token, None)
-        flight.missed, flight.shaken = 0, True
+        flight.missed, flight.has_duplicates = 0, True
         self._waiting[flight.token] = flight
         self._waiting.move_to_end(flight.token, last=False)
 
@@ -332,10 +332,10 @@ class RqBackend:
         self._backoff.reset()
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
         self._fleet.begin(now)
-        # The RQ workers have lost their connection, too, or Redis has forgotten their attempts.
+        # RQ workers may have lost their connection, too, or Redis their attempts: give them time.
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
-            flight.shaken = True
+            flight.has_duplicates = True
         self._cleanup.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
@@ -375,11 +375,11 @@ class RqBackend:
 
     def _enqueue(self) -> None:
         """Make RQ jobs of waiting attempts, or join RQ jobs that are under way already."""
-        room = min(self._forward["in_flight"] - len(self._flying), _BATCH)
+        room = min(self._forward["in_flight"] - len(self._flying), _MAX_BATCH)
         batch: list[_Flight] = []
         size = 0
         for flight in list(self._waiting.values()):
-            if len(batch) >= room or size > _BATCH_BYTES:
+            if len(batch) >= room or size > _MAX_BATCH_BYTES:
                 break
             if flight.token[0] not in self._late or not self._deliver_late(flight):
                 batch.append(flight)
@@ -389,7 +389,7 @@ class RqBackend:
         own: dict[int, list[int]] = {}
         for job, attempt in self._by_rq:
             own.setdefault(job, []).append(attempt)
-        found = self._commands.want((one.token, one.config, own.get(one.token[0], ())) for one in batch)
+        found = self._commands.want((f.token, f.config, own.get(f.token[0], ())) for f in batch)
         new: list[_Flight] = []
         for flight, (joined, _) in zip(batch, found, strict=True):
             flight.tried = True
