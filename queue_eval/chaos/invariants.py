@@ -155,7 +155,7 @@ def _results_are_true(facts: _Facts) -> Iterator[str]:
             if entry.token not in returned:
                 yield f"{facts.describe(job)}: no execution of it returned {entry.token!r}"
             elif entry.digest != digest(value_of(planned.config)):
-                yield f"{facts.describe(job)}: its value is another one's"
+                yield f"{facts.describe(job)}: its value is that of another config"
     yield f"{checked} results as they were returned"
 
 

@@ -374,7 +374,7 @@ class _Half:
         self.has_ended = False
         """Whether its source will send no more."""
         self.is_done = False
-        """Whether its sink was told so."""
+        """Whether its sink has been sent that end."""
         self.is_stuck = False
         """Whether its sink accepts no more for now."""
 

@@ -191,7 +191,7 @@ class RqCommands:
         return [bool(is_taken) for is_taken in reply]
 
     def stop(self, tokens: Sequence[Token]) -> list[bool]:
-        """End the attempts. Returns for each whether it runs; then its execution was told to stop."""
+        """End the attempts. Returns for each whether it runs; then its execution reads that it must stop."""
         fields = map(field_of, tokens)
         keys = (self._flight, self._list, self._stops)
         reply = self._run("stop", keys, KEEP_S, self._jobs, self._ids, self._beats, *fields)
