@@ -16,6 +16,9 @@ from queue_eval.runtime.stop_signals import STOP_SIGNALS
 ONE_S = 2.0
 """Signals within so long count as one: a batch system sends SIGTERM twice within a tenth of a second."""
 
+_ALWAYS_HANDLED = (signal.SIGTERM, signal.SIGINT)
+"""A worker can always be asked to drain, also where a script started it with `&`, which ignores SIGINT."""
+
 DOUBT_S = 0.25
 """A batch system signals one process of a job after the other: a child may have died of it so long before
 the worker gets its own signal."""
@@ -67,10 +70,9 @@ class Signals:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._bell[1], warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            # A signal that was ignored when the worker started stays ignored: nohup wants it so for SIGHUP,
-            # and a script's `&` for SIGINT. SIGTERM always ends a worker.
+            # A signal that was ignored when the worker started stays ignored, as nohup wants it for SIGHUP.
             before = signal.getsignal(number)
-            if number == signal.SIGTERM or before is not signal.SIG_IGN:
+            if number in _ALWAYS_HANDLED or before is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
                 self._before[number] = before
 

@@ -144,7 +144,7 @@ def test_interrupted_and_resumed(project, own_home):
 
 
 def test_run_in_the_background_of_a_script_ignores_ctrl_c_and_ends_at_sigterm(project, own_home):
-    """The `&` of a script has SIGINT ignored, also by the workers that `run` starts."""
+    """The `&` of a script has SIGINT ignored."""
     write_configs(project, [1], wait=True)
     words = ("run", "search:run", "--configs", "c.jsonl", "--method", "thread", "--campaign", "c")
     named = ("--home", own_home)
