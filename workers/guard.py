@@ -22,7 +22,7 @@ from collections.abc import Collection
 
 from queue_eval.foreign_text import plain
 from queue_eval.marks import unmarked
-from queue_eval.runtime.leftovers import CAN_BE_FOUND, Ending, dies_with_first_process
+from queue_eval.runtime.leftovers import CAN_BE_FOUND, Termination, dies_with_first_process
 from queue_eval.runtime.stop_signals import blocked
 
 log = plain(logging.getLogger(__name__))
@@ -72,4 +72,4 @@ def main() -> None:
     os.chdir("/")  # a folder that is to be removed must not be in use
     with contextlib.suppress(OSError):
         os.read(pipe, 1)
-    Ending(mark).run()
+    Termination(mark).run()

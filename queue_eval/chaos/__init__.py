@@ -1,1 +1,1 @@
-"""Attacks on a campaign, and what must hold whatever they do: `queue-eval chaos`."""
+"""Attacks a campaign with faults, and judges what must hold all the same: `queue-eval chaos`."""

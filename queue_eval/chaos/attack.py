@@ -1,7 +1,7 @@
-"""Does the faults of a schedule, and ends each when its time has come.
+"""Injects the faults of a schedule, and ends each when its time has come.
 
-Faults overlap: a worker may be paused while the server is dead. What cannot be done now, because the victim
-is not there, is tried again for a while, then left out.
+Faults overlap: a worker may be paused while the server is dead. A fault that cannot be injected now, because
+its victim does not run, is tried again for a while, then left out.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from queue_eval.chaos.schedule import Strike, strikes
 
 T = TypeVar("T")
 
-_INSIST_S = 2.5
-"""So long after it was asked to drain a worker is asked again: signals within 2 s are one to it."""
+_ASK_AGAIN_AFTER_S = 2.5
+"""A worker is asked to drain again after so long: it counts signals within 2 s as one."""
 
-_LONGEST_GAP_S = 0.03
-"""A batch system takes at most so long from the worker to its descendants, or from them to the worker."""
+_MAX_GAP_S = 0.03
+"""A batch system signals the worker and its descendants at most so long apart."""
 
-_AT_ONCE_S = 0.1
-"""srun sends the second of two signals within so long."""
+_MAX_REPEAT_GAP_S = 0.1
+"""srun sends a second signal within so long after the first one."""
 
-_LEAST_BACK_S, _LEASES_BACK, _LONG_BACK_S = 1.5, 5, 3600.0
-"""A clock is set back by so many seconds and up to so many leases in addition, now and then by an hour."""
+_MIN_BACK_S, _MAX_BACK_LEASES, _LONG_BACK_S = 1.5, 5, 3600.0
+"""A clock is set back by so many seconds plus up to so many leases; now and then by an hour."""
 
-_AGAIN_S = 0.2
-_PATIENCE_S = 5.0
-"""For how long a fault that cannot be done is tried again, this often."""
+_RETRY_PAUSE_S = 0.2
+_RETRY_FOR_S = 5.0
+"""How often, and for how long, a fault that cannot be injected is tried again."""
 
 
 class Attack:
-    """`step` does what is due; `calm` ends all faults at once. All calls come from the fleet's thread."""
+    """`step` injects and ends faults that are due; `calm` ends all at once.
+
+    Assumes: all calls come from the fleet's thread.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self.faults: list[Fault] = []
@@ -47,16 +50,16 @@ class Attack:
         self._next = next(self._strikes, None)
         self._next_at = time.monotonic() + (self._next.after_s if self._next else 0.0)
         self._put_off: list[tuple[Strike, float, float]] = []
-        """What could not be done: when to try it again, and until when."""
+        """Faults that could not be injected: when to try again, and until when."""
         self._ends: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._awaited: list[tuple[Fault, Seat, int]] = []
-        """Whose next life ends a fault, and which life it hit."""
+        """Faults that end with the next life of a seat, and the number of the life that they hit."""
         self._server_kill: Fault | None = None
         self._is_server_paused = False
 
     def step(self) -> None:
-        """Do the fault that is due, if any, and end what is over."""
+        """Inject the fault that is due, if any, and end those that are over."""
         now = time.monotonic()
         while self._ends and self._ends[0][0] <= now:
             heapq.heappop(self._ends)[2]()
@@ -64,14 +67,14 @@ class Attack:
         if self._next is not None and now >= self._next_at:
             strike, self._next = self._next, next(self._strikes)
             self._next_at = now + self._next.after_s
-            self._do(strike, now, now + _PATIENCE_S)
-        due = [one for one in self._put_off if one[1] <= now]
-        self._put_off = [one for one in self._put_off if one[1] > now]
+            self._do(strike, now, now + _RETRY_FOR_S)
+        due = [retry for retry in self._put_off if retry[1] <= now]
+        self._put_off = [retry for retry in self._put_off if retry[1] > now]
         for strike, _, until in due:
             self._do(strike, now, until)
 
     def calm(self) -> None:
-        """No more faults: continue and connect all, and have the dead started again now."""
+        """End all faults: continue and reconnect all processes, and start the dead ones again now."""
         self._next = None
         self._put_off = []
         while self._ends:
@@ -90,11 +93,11 @@ class Attack:
     # ----------------------------------------------------------------------------------------------------
 
     def _do(self, strike: Strike, now: float, until: float) -> None:
-        fault = _DEEDS[strike.what](self, strike)
+        fault = _ACTIONS[strike.what](self, strike)
         if fault is not None:
             self.faults.append(fault)
         elif now < until:
-            self._put_off.append((strike, now + _AGAIN_S, until))
+            self._put_off.append((strike, now + _RETRY_PAUSE_S, until))
 
     def _kill(self, strike: Strike) -> Fault | None:
         fleet = self._fleet
@@ -121,7 +124,7 @@ class Attack:
 
     def _drain(self, strike: Strike) -> Fault | None:
         fleet = self._fleet
-        seat = self._server_of_jobs(strike)
+        seat = self._serving_worker(strike)
         if seat is None:
             return None
         pid = seat.pid
@@ -135,17 +138,17 @@ class Attack:
                 fleet.ask_again(seat)
 
         if strike.twice:
-            self._end_after(_INSIST_S, insist)
+            self._end_after(_ASK_AGAIN_AFTER_S, insist)
         return fault
 
     def _term_all(self, strike: Strike) -> Fault | None:
         fleet = self._fleet
-        seat = self._server_of_jobs(strike)
+        seat = self._serving_worker(strike)
         if seat is None:
             return None
         pid = seat.pid
-        # Half of the time there is no pause at all.
-        gap_s = _LONGEST_GAP_S * max(0.0, 2 * strike.amount - 1)
+        # Half of the faults have no pause at all.
+        gap_s = _MAX_GAP_S * max(0.0, 2 * strike.amount - 1)
         fault = Fault("term-all", "worker", time.time(), workers=_names(seat), detail=strike.mode)
 
         def stop() -> None:
@@ -155,7 +158,7 @@ class Attack:
         stop()
         self._awaited.append((fault, seat, seat.lives))
         if strike.twice:
-            self._end_after(_AT_ONCE_S * strike.amount, stop)
+            self._end_after(_MAX_REPEAT_GAP_S * strike.amount, stop)
         return fault
 
     def _pause(self, strike: Strike) -> Fault | None:
@@ -195,12 +198,12 @@ class Attack:
 
     def _cut(self, strike: Strike) -> Fault | None:
         seats = [seat for seat in self._fleet.seats() if seat.proxy is not None]
-        # Now and then the whole network.
+        # Now and then the whole network is cut.
         chosen = seats if strike.pick > 0.9 else [_picked(seats, strike)]
         proxies = [seat.proxy for seat in chosen if seat.proxy is not None]
         names = tuple(name for seat in chosen for name in _names(seat))
         fault = Fault("cut", "network", time.time(), workers=names, detail=strike.mode)
-        deeds: dict[str, Callable[[Any], None]] = {
+        actions: dict[str, Callable[[Any], None]] = {
             "refuse": lambda proxy: proxy.refuse(),
             "reset": lambda proxy: proxy.reset(),
             "blackhole": lambda proxy: proxy.blackhole(),
@@ -209,7 +212,7 @@ class Attack:
             "cut_reply": lambda proxy: proxy.cut_reply(int(100 * strike.amount)),
         }
         for proxy in proxies:
-            deeds[strike.mode](proxy)
+            actions[strike.mode](proxy)
 
         def heal() -> None:
             for proxy in proxies:
@@ -221,7 +224,7 @@ class Attack:
 
     def _clock_back(self, strike: Strike) -> Fault | None:
         is_long = strike.pick > 0.7
-        by_s = _LEAST_BACK_S + _LEASES_BACK * strike.amount * self._fleet.settings.lease_s
+        by_s = _MIN_BACK_S + _MAX_BACK_LEASES * strike.amount * self._fleet.settings.lease_s
         by_s = _LONG_BACK_S if is_long else round(by_s, 3)
         at = time.time()
         self._fleet.set_clock_back(by_s)
@@ -231,22 +234,22 @@ class Attack:
         if self._is_server_paused or self._fleet.server_pid is None or self._fleet.server_due_at is not None:
             return None
         at = time.time()
-        said = self._fleet.try_second_server()
-        return Fault("second-server", "server", at, time.time(), detail=said)
+        outcome = self._fleet.try_second_server()
+        return Fault("second-server", "server", at, time.time(), detail=outcome)
 
     def _end_after(self, seconds: float, end: Callable[[], None]) -> None:
         heapq.heappush(self._ends, (time.monotonic() + seconds, next(self._numbers), end))
 
     def _seat(self, strike: Strike) -> Seat | None:
         everyone = [self._fleet.driver] if strike.victim == "driver" else self._fleet.workers
-        there = [seat for seat in everyone if seat.is_up and not seat.is_paused]
-        return _picked(there, strike) if there else None
+        running = [seat for seat in everyone if seat.is_up and not seat.is_paused]
+        return _picked(running, strike) if running else None
 
-    def _server_of_jobs(self, strike: Strike) -> Seat | None:
-        """A worker that serves, and has not been asked to end."""
+    def _serving_worker(self, strike: Strike) -> Seat | None:
+        """A worker that has begun to serve, and was not asked to end."""
         able = [
             seat for seat in self._fleet.workers
-            if not seat.is_paused and seat.drain is None and self._fleet.can_hear(seat)
+            if not seat.is_paused and seat.drain is None and self._fleet.can_drain(seat)
         ]  # fmt: skip
         return _picked(able, strike) if able else None
 
@@ -256,7 +259,7 @@ class Attack:
         for fault, seat, life in self._awaited:
             if seat.lives > life or (seat is driver and self._fleet.is_done):
                 fault.until = now
-        self._awaited = [one for one in self._awaited if one[0].until is None]
+        self._awaited = [awaited for awaited in self._awaited if awaited[0].until is None]
         if self._server_kill is not None and self._fleet.server_due_at is None:
             self._server_kill.until = now
             self._server_kill = None
@@ -270,7 +273,7 @@ def _picked(choices: Sequence[T], strike: Strike) -> T:
     return choices[int(strike.pick * len(choices)) % len(choices)]
 
 
-_DEEDS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
+_ACTIONS: dict[str, Callable[[Attack, Strike], Fault | None]] = {
     "kill": Attack._kill,
     "drain": Attack._drain,
     "term-all": Attack._term_all,

@@ -1,10 +1,10 @@
-"""Which recorded loss is whose doing: the job's own, a fault's, or nobody's.
+"""Finds the cause of each recorded loss: the job itself, a fault, or none.
 
-A fault on a worker takes at most what runs in its slots; a killed child, what ran in it. A loss is explained
-by a death that the job itself has logged, else by a fault that hit the worker which the loss names, not long
-before, and that has not explained as many losses yet as it can have caused. The death or pause of the server
-explains none. Nor does a stop by a signal: what a worker holds is given back, unless nobody is there to take
-it.
+A fault on a worker can cost at most the attempts in its slots; a killed child costs those that ran in it. A
+loss is explained by a death that the job itself has logged. Else it is explained by a fault that hit the
+loss's worker not long before, and that has explained fewer losses so far than it can have caused. The death
+or pause of the server explains none. Nor does a stop by a signal: the worker gives back what it holds, unless
+the server is out of reach.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from queue_eval.chaos.evidence import CLOCK_S, STOPS, Evidence, Failure, Fault, records_before
 from queue_eval.model.states import RELEASED, Method
 
-_LATE_S = 20.0
-"""A loss may be noticed so much later than a lease after the fault: a grace, a busy machine. Each time
-that the server was away this begins anew."""
+_NOTICE_S = 20.0
+"""A loss is noticed at most a lease and so long after the fault: there may be a grace, or the machine may be
+busy. This time begins anew whenever the server was away."""
 
-_LATE_RQ_S = 60.0
-"""What RQ runs is dead when it gives no sign of life for 16 s in which RQ's Redis was always there."""
+_NOTICE_RQ_S = 60.0
+"""The same with RQ: an execution counts as dead after 16 s without a sign of life, in which RQ's Redis was
+always there."""
 
-_BACK_S = 2.5
-"""Who was cut off tries to come back every two seconds."""
+_RECONNECT_S = 2.5
+"""A worker that was cut off tries to reconnect every two seconds."""
 
 
 class Blame:
@@ -59,9 +60,9 @@ class Blame:
         for failure in self._losses():
             if id(failure) in own:
                 continue
-            suspects = list(self._suspects(failure))
-            culprit = next((f for f in suspects if budget[id(f)] > 0), None)
-            if self._had_raised(failure) and any(self._harm(f) for f in suspects):
+            candidates = list(self._candidates(failure))
+            culprit = next((f for f in candidates if budget[id(f)] > 0), None)
+            if self._had_raised(failure) and any(self._harm(f) for f in candidates):
                 self.done += 1
             elif culprit is not None:
                 budget[id(culprit)] -= 1
@@ -69,11 +70,11 @@ class Blame:
             elif neighbours > 0:
                 neighbours -= 1
                 self.done += 1
-            elif not self._stood_still(failure):
+            elif not self._machine_stood_still(failure):
                 self.unexplained.append(
                     f"job {failure.id} lost attempt {failure.attempt} on {failure.worker} at {failure.at:.2f}"
                 )
-        self._look_at_neighbours()
+        self._check_neighbours()
 
     def _losses(self) -> Iterator[Failure]:
         return (failure for failure in self._evidence.failures if failure.cause == "lost")
@@ -81,7 +82,8 @@ class Blame:
     def _own_losses(self) -> set[int]:
         """By `id`: each death that a job has logged explains the nearest loss or release that follows it.
 
-        What came shortly before is of an earlier attempt; a worker may take a moment to charge a death.
+        A loss shortly before the death belongs to an earlier attempt. A worker may take a moment to charge a
+        death.
         """
         deaths: dict[int, list[float]] = defaultdict(list)
         for line in self._evidence.side:
@@ -102,13 +104,13 @@ class Blame:
         return own
 
     def _had_raised(self, failure: Failure) -> bool:
-        """Whether the attempt had raised and had no slot any more: its worker holds it for a moment, to see
-        whether a stop signal explains it."""
+        """Whether the attempt had raised and had no slot any more. Its worker holds it for a moment, to see
+        whether a stop signal explains the error."""
         return any(self._before[id(failure)] < at <= failure.at for at in self._raised[failure.id])
 
-    def _suspects(self, failure: Failure) -> Iterator[Fault]:
+    def _candidates(self, failure: Failure) -> Iterator[Fault]:
         """Faults that can have caused this loss, the latest first."""
-        late_s = self._settings.lease_s + (_LATE_RQ_S if self._settings.method is Method.RQ else _LATE_S)
+        late_s = self._settings.lease_s + (_NOTICE_RQ_S if self._settings.method is Method.RQ else _NOTICE_S)
         for fault in reversed(self._evidence.faults):
             if failure.worker not in fault.workers:
                 continue
@@ -116,7 +118,7 @@ class Blame:
                 yield fault
 
     def _noticed_by(self, fault: Fault, late_s: float) -> float:
-        """When at the latest it is noticed what a fault has cost."""
+        """When the losses of a fault are noticed at the latest."""
         noticed_by = _end(fault) + late_s
         for away in self._evidence.faults:  # in the order of time
             if away.victim == "server" and fault.at <= away.at <= noticed_by:
@@ -127,7 +129,7 @@ class Blame:
     def _slots(self) -> int:
         """How many attempts a worker may hold."""
         settings = self._settings
-        # A worker that forwards to RQ may hold all that is in flight.
+        # A worker that forwards to RQ may hold all attempts that are in flight.
         return settings.total_slots if settings.method is Method.RQ else settings.slots
 
     def _harm(self, fault: Fault) -> int:
@@ -138,16 +140,16 @@ class Blame:
         if fault.victim == "worker" and fault.what == "kill":
             return everything
         if fault.what in STOPS:
-            # What it could not give back, or what was granted by a reply that never came.
+            # It may hold attempts that it could not give back, or that a lost reply had granted.
             return everything if self._was_cut_off(fault) else 0
-        # The last heartbeat was up to a third of a lease before.
-        outlasts_s = 2 * self._settings.lease_s / 3 - (_BACK_S if fault.what == "cut" else 0.0)
+        # The last heartbeat was up to a third of a lease before the fault.
+        outlasts_s = 2 * self._settings.lease_s / 3 - (_RECONNECT_S if fault.what == "cut" else 0.0)
         if fault.workers and fault.what in ("pause", "cut") and fault.lasted_s > outlasts_s:
             return everything * len(fault.workers)
         return 0
 
     def _was_cut_off(self, drain: Fault) -> bool:
-        """Whether the server was out of reach of a worker while that was to give back what it ran."""
+        """Whether the server was out of a worker's reach while that worker gave back what it ran."""
         until = float("inf") if drain.until is None else drain.until
         return any(
             fault.at <= until and (fault.until is None or fault.until >= drain.at)
@@ -156,14 +158,14 @@ class Blame:
         )
 
     def _deaths_in_company(self) -> int:
-        """Attempts that may have ended because another one ended their common process."""
+        """How many attempts may have ended because another one ended their common process."""
         if self._settings.method is not Method.THREAD:
             return 0
         deaths = sum(line.what == "die" for line in self._evidence.side)
         return deaths * (self._settings.slots - 1)
 
-    def _look_at_neighbours(self) -> None:
-        """What was running in a process when another job ended that."""
+    def _check_neighbours(self) -> None:
+        """Find the jobs that ran in a process when another job ended it."""
         running: dict[int, dict[int, str]] = defaultdict(dict)
         for line in self._evidence.side:
             if line.what == "start":
@@ -175,8 +177,8 @@ class Blame:
                 for job in running.pop(line.pid).keys() - {killer}:
                     self.harmed_by_neighbours.append(f"job {job} ran where job {killer} ended its process")
 
-    def _stood_still(self, failure: Failure) -> bool:
-        late_s = self._settings.lease_s + _LATE_S
+    def _machine_stood_still(self, failure: Failure) -> bool:
+        late_s = self._settings.lease_s + _NOTICE_S
         return any(begun <= failure.at <= ended + late_s for begun, ended in self._evidence.stalls)
 
 

@@ -1,7 +1,7 @@
-"""The wall clock of one server, which is set back while it runs; everybody else's stays right.
+"""Sets back the wall clock of one server while it runs. All other processes keep the true time.
 
-libfaketime is loaded into the server's process, and reads from a file by how much its clock is off. Clocks
-that only count on (CLOCK_MONOTONIC) are left alone, as they are when a machine's clock is set.
+libfaketime is loaded into the server's process, and reads the offset of its clock from a file. Monotonic
+clocks (CLOCK_MONOTONIC) do not change, as when a machine's clock is set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LIBRARY = "vendor/libfaketime/src/libfaketime.so.1"
 
 
 def libfaketime() -> Path:
-    """The shared library of the package. Raises MethodUnavailableError where it is not."""
+    """The shared library of the package. Raises MethodUnavailableError if it is missing."""
     found = find_spec("libfaketime")
     if found is not None and found.origin is not None:
         library = Path(found.origin).parent / _LIBRARY
@@ -28,9 +28,9 @@ def libfaketime() -> Path:
 
 
 class ServerClock:
-    """What starts with `environment`, and its children, read their time from it.
+    """A clock that processes use when they, or their parents, are started with `environment`.
 
-    Raises MethodUnavailableError where libfaketime is not.
+    Raises MethodUnavailableError if libfaketime is missing.
     """
 
     def __init__(self, folder: Path, *, ahead_s: float = 0.0) -> None:
@@ -47,7 +47,7 @@ class ServerClock:
         self._write()
 
     def _write(self) -> None:
-        # Whoever reads it meanwhile reads the one or the other.
+        # Replace the file: a reader must see either the old offset or the new one.
         half = self._file.with_suffix(".half")
         half.write_text(f"{self._ahead_s:+.3f}\n")
         half.replace(self._file)

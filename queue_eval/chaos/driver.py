@@ -1,9 +1,10 @@
 """The driver of an attack: submits in rounds as a search does, and logs each job that it gathers.
 
-``python -P -m queue_eval.chaos.driver FOLDER``, with its orders in ``FOLDER/driver.json``. It takes no care
-of what earlier lives have done: it is a script that is simply run again.
+``python -P -m queue_eval.chaos.driver FOLDER``, with its orders in ``FOLDER/driver.json``. It does not
+consider what earlier lives have done: it is a script that is simply run again.
 
-``driver.log`` has one line for each beginning, each gathered job, and the end of a life that reached its end.
+``driver.log`` has one line for the beginning of each life, for each gathered job, and for the end of a life
+that was not killed.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ _BATCH = 10
 
 @dataclass(frozen=True)
 class Orders:
-    """What the driver is told."""
+    """The orders of the driver."""
 
     method: str
     method_kwargs: dict[str, Any]
     evaluations: int
     seed: int
     window: int
-    """Jobs outstanding at a time, about."""
+    """About how many jobs are outstanding at a time."""
     only_short: bool
 
     def write(self, folder: Path) -> None:
@@ -54,23 +55,23 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A job as a life of the driver was given it."""
+    """A job as one life of the driver gathered it."""
 
     life: int
     adopted: bool
-    """It was given before this life had submitted it."""
+    """Whether it was gathered before this life had submitted it."""
     id: int
     x: int
     state: str
     cause: str
     token: str
     digest: str
-    """Of the value in its result."""
+    """Digest of the value in its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriverLog:
-    """What all lives have logged."""
+    """The log of all lives."""
 
     gathered: Sequence[Gathered]
     lives: int
@@ -83,23 +84,23 @@ def digest(value: str) -> str:
 
 
 def read_log(folder: Path) -> DriverLog:
-    """What the driver has logged. A line that a dying life has not finished is no line."""
+    """Read the driver's log. Each line is written at once, so that a dying life leaves no half line."""
     gathered: list[Gathered] = []
     lives, has_ended = 0, False
     path = folder / LOG
     for line in path.read_text(encoding="ascii").splitlines() if path.exists() else ():
-        said = json.loads(line)
-        if said == "begin":
+        event = json.loads(line)
+        if event == "begin":
             lives, has_ended = lives + 1, False
-        elif said == "end":
+        elif event == "end":
             has_ended = True
         else:
-            gathered.append(Gathered(lives, *said))
+            gathered.append(Gathered(lives, *event))
     return DriverLog(gathered, lives, has_ended)
 
 
 class Driver:
-    """One life."""
+    """One life of the driver."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -112,27 +113,27 @@ class Driver:
         planned = workload.plan(
             orders.evaluations, orders.seed, self._folder, only_short=orders.only_short
         )
-        configs = [one.config for one in planned]
+        configs = [evaluation.config for evaluation in planned]
         with Evaluator.create(RUN_FUNCTION, orders.method, orders.method_kwargs) as evaluator:
             sent = 0
             while sent < len(configs) or evaluator.num_outstanding:
                 while sent < len(configs) and evaluator.num_outstanding < orders.window:
                     batch = configs[sent : sent + _BATCH]
-                    # Some rounds are urgent, some are for later.
+                    # Some rounds are urgent, some are delayed.
                     number = sent // _BATCH
                     priority, delay = int(number % 5 == 4), 0.3 * (number % 7 == 6)
                     evaluator.submit(batch, priority=priority, delay=delay)
                     sent += len(batch)
                 for job in evaluator.gather("BATCH", size=1):
-                    self._note([job.config["x"] >= sent, *_told(job)])
+                    self._note([job.config["x"] >= sent, *_as_logged(job)])
             evaluator.dump_evals(log_dir=str(self._folder))
         self._note("end")
 
-    def _note(self, said: Any) -> None:
-        os.write(self._log, (json.dumps(said) + "\n").encode("ascii"))
+    def _note(self, event: Any) -> None:
+        os.write(self._log, (json.dumps(event) + "\n").encode("ascii"))
 
 
-def _told(job: Job) -> list[Any]:
+def _as_logged(job: Job) -> list[Any]:
     succeeded = isinstance(job.result, dict)
     token = job.result["token"] if succeeded else ""
     value = digest(job.result["value"]) if succeeded else ""
@@ -143,5 +144,5 @@ if __name__ == "__main__":
     try:
         Driver(Path(sys.argv[1])).run()
     except ServerUnreachableError:
-        # Who opens a campaign is told soon that the server is away, and comes again.
+        # Opening a campaign fails soon when the server is away. The fleet starts this driver again.
         sys.exit(NOBODY_THERE)

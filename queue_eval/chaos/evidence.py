@@ -1,4 +1,4 @@
-"""What is known of an attack when it is over: frozen data, from which invariants are judged."""
+"""The evidence of an attack when it is over: frozen data, from which the invariants are judged."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from queue_eval.chaos.workload import Planned, SideLine
 
 
 SAME_NAME = "same name"
-"""Detail of a worker's death: its next life has its name."""
+"""Detail of a worker's death: its next life has the same name."""
 
 TWICE = "twice"
-"""Detail of a drain: it was asked for once more, and what still ran was stopped and given back."""
+"""Detail of a drain: the worker was asked twice, so it stopped its attempts and gave them back."""
 
 STOPS = ("drain", "term-all")
-"""What a worker that is to end is sent: SIGTERM, alone or with all its descendants."""
+"""Faults that stop a worker by SIGTERM: sent to it alone, or to it and all its descendants."""
 
 REFUSED = "refused"
 """Detail of the start of a second server: it did not start, and the first one is still there."""
 
 CLOCK_S = 0.01
-"""The server's records are of whole milliseconds."""
+"""The tolerance when times are compared: the server records whole milliseconds."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """A fault that was done."""
+    """A fault that was injected."""
 
     what: str
     victim: str
     at: float
     until: float | None = None
-    """When the victim was started again, continued or connected again; None while it is not."""
+    """When the victim was started again, continued or connected again; None before that."""
     workers: tuple[str, ...] = ()
-    """The workers that it hit; for a child, those whose child it may have been."""
+    """The workers that it hit. For a child: the workers that it may belong to."""
     detail: str = ""
 
     @property
@@ -53,7 +53,7 @@ class Fault:
 
 
 def write_faults(faults: Sequence[Fault], folder: Path) -> None:
-    """For whoever reads the logs: ``faults.jsonl``, one fault on a line."""
+    """Write ``faults.jsonl`` for readers of the logs: one fault on a line."""
     text = "".join(json.dumps(asdict(fault)) + "\n" for fault in faults)
     (folder / "faults.jsonl").write_text(text, encoding="utf-8")
 
@@ -70,7 +70,7 @@ class Entry:
     attempts: int
     token: str
     digest: str
-    """Of the value in the result."""
+    """Digest of the value in the result."""
     releases: int = 0
 
 
@@ -84,13 +84,14 @@ class Failure:
     worker: str
     at: float
     text: str = ""
-    """The error, or why it was given back."""
+    """The error, or the reason of the release."""
     after: float | None = None
-    """It was recorded between this and `at`, as an observer saw. None: at `at`, by the server's clock."""
+    """It was recorded between `after` and `at`, by the observer's clock. None: at `at`, by the server's."""
 
 
 def records_before(failures: Sequence[Failure]) -> dict[int, float]:
-    """By `id` of each: when the one before it of the same job was recorded at the earliest, or 0."""
+    """For each failure, by its Python `id`: when the failure before it of the same job was recorded at the
+    earliest; 0 without one."""
     found: dict[int, float] = {}
     latest: dict[int, float] = {}
     for failure in sorted(failures, key=lambda failure: failure.at):
@@ -101,18 +102,18 @@ def records_before(failures: Sequence[Failure]) -> dict[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The campaign at one moment, by a connection of its own."""
+    """The campaign at one moment, as the observer saw it."""
 
     at: float
     last_id: int
     placed: int
-    """Jobs in all places together."""
+    """How many jobs all places hold together."""
     pending: int
     finished: int
     running: Mapping[str, int]
-    """By worker that attends the campaign."""
+    """How many jobs each worker runs that attends the campaign."""
     memory: int
-    """Of the server, in bytes."""
+    """Memory of the server (bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,12 @@ class Row:
     x: int
     token: str
     digest: str
-    """Of the value; "" where the job failed."""
+    """Digest of the value; "" when the job failed."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All of it."""
+    """All evidence of one attack."""
 
     settings: Settings
     planned: Sequence[Planned]
@@ -140,23 +141,23 @@ class Evidence:
     seen: Mapping[str, Entry]
     """Each entry of the result stream as it was when it was first seen."""
     index: Mapping[int, str]
-    """Entry in the result stream by job, at the end."""
+    """The entry in the result stream of each job, at the end."""
     failures: Sequence[Failure]
     samples: Sequence[Sample]
     faults: Sequence[Fault]
     stalls: Sequence[tuple[float, float]]
-    """When this machine stood still."""
+    """From when to when this machine stood still."""
     casualties: Sequence[str]
     """Processes that ended without having been killed."""
     ended_at: float
-    """When the campaign came to its end, or was given up."""
+    """When the campaign ended, or was given up."""
     blind: Sequence[str] = ()
-    """What kept the observer from seeing all."""
+    """Why the observer has not seen everything."""
     left: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What was left over when all had ended, by what it is."""
+    """Leftovers when all had ended, by their kind."""
     has_ended: bool = True
     """Whether the campaign came to its end."""
     calm_s: float = 0.0
-    """How long it took after the last fault."""
+    """How long the campaign took to end after the last fault."""
     final_memory: int = 0
     last_id: int = 0

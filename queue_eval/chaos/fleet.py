@@ -1,7 +1,7 @@
-"""The processes under attack: a server, a driver, workers; kept running, and ended whatever happens.
+"""Runs the processes under attack: a server, a driver and workers. Ends them whatever happens.
 
-Whoever dies is started again when it is due. One that ends without having been killed is a casualty: that is
-noted, and it is started again too. All calls come from one thread.
+A process that was killed is started again when it is due. One that ends without having been killed is a
+casualty: that is noted, and it is started again too. All calls come from one thread.
 """
 
 from __future__ import annotations
@@ -35,41 +35,44 @@ from queue_eval.transport.wire import short_path
 
 RQ_QUEUE = "chaos"
 
-_WINDOW = 20
-_WINDOW_IF_SHORT = 200
-"""Jobs outstanding for each slot."""
+_JOBS_PER_SLOT = 20
+_SHORT_JOBS_PER_SLOT = 200
+"""How many jobs are outstanding for each slot; the latter if all are short."""
 
-_LOG_TAIL = 400
-_AGAIN_S = 0.5
+_LOG_TAIL_BYTES = 400
+_RESTART_AFTER_S = 0.5
 
-_SECOND_SERVER_S = 60.0
+_SECOND_SERVER_TIMEOUT_S = 60.0
 
-_DRAIN_S = 60.0
-"""A worker must have ended so long after it was asked to, frozen, or without a server, whichever was last."""
+_DRAIN_TIMEOUT_S = 60.0
+"""How long a worker may take to end after it was asked to. This time begins anew while it is paused or the
+server is away."""
 
 
 @dataclass
 class Drain:
-    """What was asked of a worker that is to end by itself."""
+    """A request that a worker end by itself."""
 
     by: float
+    """When it must have ended (monotonic, s)."""
     back_after_s: float
-    """How long after its end the next one is due."""
+    """How long after its end the next worker is due."""
     times: int = 1
+    """How often it was asked."""
 
 
 @dataclass
 class Seat:
-    """A place for one process at a time: what runs there now, and when the next one is due."""
+    """A place for one process at a time: the process that runs there now, and when the next one is due."""
 
     role: str
     """driver, worker or rq."""
     number: int
     access: Path
-    """The file by which it finds the server: through its own proxy, where there is one."""
+    """The access file by which it finds the server, through its own proxy if it has one."""
     proxy: FaultProxy | None = None
     name: str = ""
-    """Of the worker."""
+    """The name of the worker."""
     process: subprocess.Popen[bytes] | None = None
     due_at: float = 0.0
     is_paused: bool = False
@@ -77,7 +80,7 @@ class Seat:
     drain: Drain | None = None
     lives: int = 0
     log_from: int = 0
-    """Where in the log this life begins."""
+    """The offset in the log at which this life begins."""
     log: Path = field(default_factory=Path)
 
     @property
@@ -91,7 +94,7 @@ class Seat:
 
 
 class Fleet:
-    """A context manager: leaving it ends every process. `folder` holds all they write."""
+    """A context manager: leaving it ends every process. All that they write is in `folder`."""
 
     def __init__(self, settings: Settings, folder: Path, *, is_temporary: bool) -> None:
         self.settings = settings
@@ -102,7 +105,7 @@ class Fleet:
         self.is_done = False
         """Whether the driver has come to its end."""
         self.server_due_at: float | None = None
-        """When a killed server is to be started again."""
+        """When a killed server is due to be started again."""
         self.is_server_lost = False
         """Whether the server could not be started again."""
         self._temporary = folder / "tmp"
@@ -128,7 +131,7 @@ class Fleet:
 
     @property
     def access(self) -> Access:
-        """The server itself, past all proxies."""
+        """The access to the server itself, past all proxies."""
         assert self._access is not None
         return self._access
 
@@ -156,25 +159,27 @@ class Fleet:
     # Keeping them running -------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """Start again what is due; note what has ended by itself."""
+        """Start again the processes that are due, and note those that have ended by themselves."""
         now = time.monotonic()
         if self.server_due_at is not None and now >= self.server_due_at:
             self._revive_server()
         for seat in self.seats():
             if seat.drain is not None and (seat.is_paused or self.server_due_at is not None):
-                seat.drain.by = now + _DRAIN_S
+                seat.drain.by = now + _DRAIN_TIMEOUT_S
             if seat.drain is not None and seat.is_up and now > seat.drain.by:
-                self.casualties.append(f"worker {seat.name} did not end in {_DRAIN_S:g} s when asked to")
-                self.kill(seat, _AGAIN_S)
+                self.casualties.append(
+                    f"worker {seat.name} did not end in {_DRAIN_TIMEOUT_S:g} s when asked to"
+                )
+                self.kill(seat, _RESTART_AFTER_S)
             if seat.is_up or (seat is self.driver and self.is_done):
                 continue
             if seat.process is not None:
-                self._bury(seat)
+                self._note_end(seat)
             if now >= seat.due_at and not (seat is self.driver and self.is_done):
                 self._start(seat)
 
     def start_server(self) -> None:
-        """Start the server, or again after its death, with its settings and data."""
+        """Start the server; after its death, start it again with its settings and data."""
         clock = self._clock.environment if self._clock is not None else {}
         with _inherited(self._environment() | clock):
             self._access = start_server(self.home, keep=True)
@@ -193,12 +198,13 @@ class Fleet:
         self._clock.set_back(by_s)
 
     def try_second_server(self) -> str:
-        """Start a server on the living one's folder, where that cannot be seen; what came of it."""
+        """Try to start a second server on the living server's folder, where that server's process cannot be
+        seen. Returns REFUSED, or what has happened instead."""
         before = self.server_pid
         start = [sys.executable, "-P", "-m", "queue_eval", "server", "start", "--home", str(self.home)]
         done = subprocess.run(
             [*processes.hidden(), *start], capture_output=True, text=True, check=False, cwd=self.folder,
-            env=self._environment(), timeout=_SECOND_SERVER_S,
+            env=self._environment(), timeout=_SECOND_SERVER_TIMEOUT_S,
         )  # fmt: skip
         if self.server_pid != before:
             return f"the server was process {before}, and is {self.server_pid}"
@@ -214,25 +220,25 @@ class Fleet:
         seat.process.kill()
         seat.process.wait()
 
-    def can_hear(self, seat: Seat) -> bool:
-        """Whether a worker has begun to serve: from then on it ends in order when it is asked to."""
-        return seat.is_up and f" worker {seat.name}: ".encode() in self._said(seat)
+    def can_drain(self, seat: Seat) -> bool:
+        """Whether a worker has begun to serve: from then on it drains when it is asked to."""
+        return seat.is_up and f" worker {seat.name}: ".encode() in self._log_of(seat)
 
     def ask_to_end(self, seat: Seat, back_after_s: float) -> None:
-        """Have a worker finish what it runs and end; another one takes its place."""
-        seat.drain = Drain(time.monotonic() + _DRAIN_S, back_after_s)
+        """Ask a worker to finish what it runs and end. Another one takes its place."""
+        seat.drain = Drain(time.monotonic() + _DRAIN_TIMEOUT_S, back_after_s)
         processes.send(seat.pid, signal.SIGTERM)
 
     def stop_all(self, seat: Seat, back_after_s: float, *, turn: str, gap_s: float) -> None:
-        """The same, by a signal that all its descendants are sent, too; see `processes.signal_tree`."""
+        """Ask the same by a signal to the worker and all its descendants; see `processes.signal_tree`."""
         if seat.drain is None:
-            seat.drain = Drain(time.monotonic() + _DRAIN_S, back_after_s)
+            seat.drain = Drain(time.monotonic() + _DRAIN_TIMEOUT_S, back_after_s)
         else:
             seat.drain.times += 1
         processes.signal_tree(seat.pid, signal.SIGTERM, turn=turn, gap_s=gap_s)
 
     def ask_again(self, seat: Seat) -> None:
-        """Have a worker that was asked to end stop what it runs."""
+        """Ask a worker again, so that it stops what it runs."""
         assert seat.drain is not None
         seat.drain.times += 1
         processes.send(seat.pid, signal.SIGTERM)
@@ -246,7 +252,7 @@ class Fleet:
         seat.is_paused = False
 
     def child_pids(self) -> list[tuple[int, tuple[str, ...]]]:
-        """What runs user code: (pid, the workers it may be of)."""
+        """The processes that run user code: (pid, the workers that it may belong to)."""
         method = self.settings.method
         everyone = tuple(seat.name for seat in self.workers)
         if method is Method.RAY:
@@ -263,7 +269,7 @@ class Fleet:
     # The end --------------------------------------------------------------------------------------------
 
     def drain(self, timeout_s: float = 30.0) -> list[str]:
-        """Have all workers finish and end. Returns what did not."""
+        """Ask all workers to finish and end. Returns a description of each that has not drained in order."""
         for seat in self.workers:
             if seat.is_up:
                 processes.send(seat.pid, signal.SIGTERM)
@@ -284,9 +290,9 @@ class Fleet:
         stop_server(self.home)
 
     def temporary_files(self) -> list[str]:
-        """What processes have left where temporary files go."""
+        """The files that processes have left in their temporary folder."""
         found = sorted(path.relative_to(self._temporary) for path in self._temporary.rglob("*"))
-        # Ray keeps the logs of its sessions.
+        # Ray keeps the logs of its sessions there on purpose.
         return [str(path) for path in found if path.parts[0] != "ray"]
 
     # ----------------------------------------------------------------------------------------------------
@@ -330,9 +336,10 @@ class Fleet:
             keywords["num_cpus"] = settings.slots  # each worker has a Ray of its own
         elif settings.method is Method.RQ:
             keywords |= {"num_workers": settings.total_slots, "rq_queue": RQ_QUEUE}
+        jobs_per_slot = _SHORT_JOBS_PER_SLOT if settings.only_short else _JOBS_PER_SLOT
         return Orders(
             settings.method.value, keywords, settings.evaluations, settings.seed,
-            window=max(30, (_WINDOW_IF_SHORT if settings.only_short else _WINDOW) * settings.total_slots),
+            window=max(30, jobs_per_slot * settings.total_slots),
             only_short=settings.only_short,
         )  # fmt: skip
 
@@ -350,7 +357,7 @@ class Fleet:
                 str(Path(sys.executable).with_name("rq")), "worker",
                 "-c", "queue_eval.rq_bridge.job", RQ_QUEUE,
             ]  # fmt: skip
-            # Not on the command line, which every user of the machine can read.
+            # Not on the command line: every user of the machine can read that.
             more = {"RQ_REDIS_URL": self.access.url}
         else:
             seat.name = seat.name or f"w{seat.number}-{seat.lives}"
@@ -373,13 +380,14 @@ class Fleet:
             self.server_due_at = None
             self.is_server_lost = True
 
-    def _bury(self, seat: Seat) -> None:
+    def _note_end(self, seat: Seat) -> None:
         process, seat.process = seat.process, None
         assert process is not None
         if seat is self.driver and process.returncode == 0:
             self.is_done = True
-        elif process.returncode == NOBODY_THERE or seat.role == "rq":  # who loses its Redis gives up
-            seat.due_at = time.monotonic() + _AGAIN_S
+        elif process.returncode == NOBODY_THERE or seat.role == "rq":
+            # RQ's workers end when their Redis is away.
+            seat.due_at = time.monotonic() + _RESTART_AFTER_S
         elif seat.drain is not None and not seat.was_killed and self._has_drained(seat, process.returncode):
             seat.name = ""
             seat.due_at = time.monotonic() + seat.drain.back_after_s
@@ -389,17 +397,17 @@ class Fleet:
                 f"{'by itself' if seat.drain is None else 'when asked to, but'} with status "
                 f"{process.returncode}: {_tail(seat.log)}"
             )
-            seat.due_at = time.monotonic() + 2 * _AGAIN_S
+            seat.due_at = time.monotonic() + 2 * _RESTART_AFTER_S
 
     def _has_drained(self, seat: Seat, status: int) -> bool:
         assert seat.drain is not None
         if seat.drain.times > 1 and status == -signal.SIGTERM:
-            # An interpreter at its very end handles no signals any more: the second one may come then.
-            return f"worker {seat.name} has ended".encode() in self._said(seat)
+            # The second signal may come when Python is at its very end, and handles no signals any more.
+            return f"worker {seat.name} has ended".encode() in self._log_of(seat)
         return status == 0
 
-    def _said(self, seat: Seat) -> bytes:
-        """What this life has logged."""
+    def _log_of(self, seat: Seat) -> bytes:
+        """The log of this life."""
         with seat.log.open("rb") as log:
             log.seek(seat.log_from)
             return log.read()
@@ -408,7 +416,7 @@ class Fleet:
         return processes.environment(self.mark, self._temporary)
 
     def _start_guard(self, *, is_temporary: bool) -> subprocess.Popen[bytes]:
-        # It outlives this process, and is no victim: it bears no mark.
+        # It must outlive this process, and is no victim: so it has no mark.
         return subprocess.Popen(
             [
                 sys.executable, "-P", "-m", "queue_eval.chaos.guard", self.mark,
@@ -421,7 +429,7 @@ class Fleet:
 
 @contextlib.contextmanager
 def _inherited(environment: dict[str, str]) -> Iterator[None]:
-    """What is started meanwhile inherits this environment."""
+    """Let processes that are started within inherit this environment."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(environment)
@@ -433,10 +441,11 @@ def _inherited(environment: dict[str, str]) -> Iterator[None]:
 
 
 def _begins(process: psutil.Process, word: str) -> bool:
+    """Whether the command line of a process begins with `word`."""
     with contextlib.suppress(psutil.Error):
         return "".join(process.cmdline()).startswith(word)
     return False
 
 
 def _tail(path: Path) -> str:
-    return " ".join(path.read_bytes()[-_LOG_TAIL:].decode(errors="replace").split())
+    return " ".join(path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").split())

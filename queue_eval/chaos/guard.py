@@ -1,8 +1,8 @@
 """Ends the processes of an attack when the attack itself is killed.
 
-``python -P -m queue_eval.chaos.guard MARK FOLDER``: waits until standard input, a pipe that only the attack
-holds open, is at its end. FOLDER is removed then, unless it is empty text, or the attack has said by a
-byte that it came to its end itself.
+``python -P -m queue_eval.chaos.guard MARK FOLDER`` waits for the end of standard input, a pipe that only the
+attack holds open. Then it ends all processes with MARK. It also removes FOLDER, unless that is "", or the
+attack has sent a byte to say that it ended by itself.
 """
 
 from __future__ import annotations

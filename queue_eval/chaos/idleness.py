@@ -1,9 +1,9 @@
-"""Whether somebody had nothing to do while jobs waited, when nothing stood in the way.
+"""Finds workers that were idle while jobs waited, though no fault stood in the way.
 
-A worker is looked at when the last fault has been over for `SETTLED_S`, jobs are pending (not scheduled for
-later), and it has attended the campaign, alive, without a break for `SETTLED_S`. It is idle with a free slot.
-Under `thread`, where abandoned threads keep their slots, it is idle when it holds nothing; what forwards is
-idle when nothing at all is held, since it is others who have the slots.
+A worker is judged when the last fault has been over for `SETTLED_S`, jobs are pending (not scheduled for
+later), and it has attended the campaign, alive, without a break for `SETTLED_S`. It is idle if it has a free
+slot. With `thread`, abandoned threads keep their slots, so a worker is idle only if it holds nothing. Workers
+that forward have no slots of their own: they are idle only if none of them holds anything.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from queue_eval.chaos.settings import Settings
 from queue_eval.model.states import Method
 
 SETTLED_S = 2.0
-_BREAK_S = 1.0
-"""Samples that are further apart say nothing of the time between."""
+_MAX_SAMPLE_GAP_S = 1.0
+"""If two samples are further apart, nothing is known of the time between."""
 
 _EVERYONE = "(all)"
 
 _ENDS = ("kill worker", "drain worker", "term-all worker")
-"""After these a worker is gone, unless another one has its name."""
+"""After these faults a worker is gone, unless its next life has the same name."""
 
 
 @dataclass(frozen=True)
 class Idle:
-    """The longest time for which somebody was idle."""
+    """The longest time for which a worker was idle."""
 
     worker: str
     seconds: float
     at: float
     looked_at: int
-    """How many samples were such that idleness would count."""
+    """In how many samples workers were judged."""
 
 
 def longest_idle(evidence: Evidence) -> Idle:
-    """Over all samples."""
+    """The longest idle time of any worker, over all samples."""
     settled = _Settled(evidence)
     gone = {
         name: fault.at
@@ -51,7 +51,7 @@ def longest_idle(evidence: Evidence) -> Idle:
     last = 0.0
     for sample in evidence.samples:
         at = sample.at
-        if at - last > _BREAK_S:
+        if at - last > _MAX_SAMPLE_GAP_S:
             attending, idle = {}, {}
         last = at
         attending = {name: attending.get(name, at) for name in sample.running if at < gone.get(name, at + 1)}
@@ -72,12 +72,13 @@ def _idle(sample: Sample, there: list[str], settings: Settings) -> Iterator[str]
         if there and not any(sample.running.values()):
             yield _EVERYONE
         return
-    enough = 1 if settings.method is Method.THREAD else settings.slots
-    yield from (name for name in there if sample.running[name] < enough)
+    needed = 1 if settings.method is Method.THREAD else settings.slots
+    yield from (name for name in there if sample.running[name] < needed)
 
 
 class _Settled:
-    """Whether all faults before a moment have been over for a while; asked in the order of time."""
+    """Tells whether all faults before a moment have been over for `SETTLED_S`. Assumes: `at` is called in the
+    order of time."""
 
     def __init__(self, evidence: Evidence) -> None:
         spans = [(fault.at, fault.until) for fault in evidence.faults]

@@ -1,6 +1,7 @@
-"""What must hold whatever was done to a campaign: pure functions from evidence to verdicts.
+"""The laws that must hold whatever was done to a campaign: pure functions from evidence to verdicts.
 
-Each judges one law, and says what it has counted; the details of what is broken are few lines of text.
+Each function judges one law: it yields a line of text for each violation, and last a figure of what it has
+counted.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, value_of
 from queue_eval.model.states import Method
 
 IDLE_S = 1.0
-"""A worker that is idle for longer than this, counted from `idleness.SETTLED_S` after the last fault, should
-not be."""
+"""How long a worker may be idle, counted from `idleness.SETTLED_S` after the last fault."""
 
 IDLE_FORWARDING_S = 10.0
-"""What forwards leases nothing while those that it forwards to are starting."""
+"""How long workers that forward may be idle: they lease nothing while Ray or RQ is starting."""
 
 _MIB = 2**20
-_PER_JOB = 1200
-_PER_FAILURE = 4096
-_BUFFERS = 24 * _MIB
-"""What the server may take for each job beside its result, for each failure on record, and for all else."""
+_BYTES_PER_JOB = 1200
+_BYTES_PER_FAILURE = 4096
+_BUFFER_BYTES = 24 * _MIB
+"""Memory that the server may take for each job beside its result, for each failure on record, and for all
+else."""
 
-_PER_CLIENT = _MIB
-"""And while all run, for what is on its way to or from each of them, beside results."""
+_BYTES_PER_CLIENT = _MIB
+"""Memory that it may also take for each client while all run: data on its way, beside results."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a law holds, and in figures what was looked at."""
+    """Whether a law holds. `figure`: what was counted. `broken`: the violations."""
 
     law: str
     figure: str
@@ -48,14 +49,14 @@ class Verdict:
 
 
 def judge(evidence: Evidence) -> list[Verdict]:
-    """Every law, in the order of the report."""
+    """Judge every law, in the order of the report."""
     facts = _Facts(evidence)
-    return [Verdict(law, *_told(check(facts))) for law, check in LAWS.items()]
+    return [Verdict(law, *_split(check(facts))) for law, check in LAWS.items()]
 
 
-def _told(said: Iterator[str]) -> tuple[str, tuple[str, ...]]:
-    """A check yields what is broken, and last its figure."""
-    lines = list(said)
+def _split(lines_of_check: Iterator[str]) -> tuple[str, tuple[str, ...]]:
+    """The figure of a check, which it yields last, and the violations before."""
+    lines = list(lines_of_check)
     return lines[-1], tuple(lines[:-1])
 
 
@@ -66,7 +67,7 @@ class _Facts:
         self.all = evidence
         self.settings = evidence.settings
         self.planned = {planned.x + 1: planned for planned in evidence.planned}
-        """By the job that it must have become, as if nobody had ever been killed."""
+        """By the id of the job that it must have become, as if no process had ever been killed."""
         self.entries = defaultdict(list)
         for entry in evidence.entries:
             self.entries[entry.id].append(entry)
@@ -154,22 +155,22 @@ def _results_are_true(facts: _Facts) -> Iterator[str]:
             if entry.token not in returned:
                 yield f"{facts.describe(job)}: no execution of it returned {entry.token!r}"
             elif entry.digest != digest(value_of(planned.config)):
-                yield f"{facts.describe(job)}: its value is another one's"
+                yield f"{facts.describe(job)}: its value is that of another config"
     yield f"{checked} results as they were returned"
 
 
 def _gathered_once(facts: _Facts) -> Iterator[str]:
     log = facts.all.driver
-    # An adopted job that is submitted after it was gathered is given once more, in answer to that.
-    seen = Counter((one.life, one.id, one.adopted) for one in log.gathered)
+    # An adopted job that is submitted after it was gathered is gathered once more, for that submission.
+    seen = Counter((job.life, job.id, job.adopted) for job in log.gathered)
     for (life, job, _), times in seen.items():
         if times > 1:
             yield f"{facts.describe(job)} was gathered {times} times in life {life}"
     known = {entry.id: entry for entry in facts.all.entries}
-    for one in log.gathered:
-        entry = known.get(one.id)
-        if entry is None or (entry.state, entry.cause, entry.token) != (one.state, one.cause, one.token):
-            yield f"{facts.describe(one.id)} was gathered as {one}, and is recorded as {entry}"
+    for row in log.gathered:
+        entry = known.get(row.id)
+        if entry is None or (entry.state, entry.cause, entry.token) != (row.state, row.cause, row.token):
+            yield f"{facts.describe(row.id)} was gathered as {row}, and is recorded as {entry}"
     yield f"{len(log.gathered)} in {log.lives} lives"
 
 
@@ -177,12 +178,12 @@ def _as_if_never_killed(facts: _Facts) -> Iterator[str]:
     log = facts.all.driver
     if not log.has_ended:
         yield "the last life of the driver did not end"
-    last = [one for one in log.gathered if one.life == log.lives and not one.adopted]
-    for missing in sorted(facts.planned.keys() - {one.id for one in last}):
+    last = [job for job in log.gathered if job.life == log.lives and not job.adopted]
+    for missing in sorted(facts.planned.keys() - {job.id for job in last}):
         yield f"{facts.describe(missing)} was not gathered by the last life"
-    for one in last:
-        if one.id != one.x + 1:
-            yield f"config {one.x} became job {one.id}"
+    for gathered in last:
+        if gathered.id != gathered.x + 1:
+            yield f"config {gathered.x} became job {gathered.id}"
     entries = {entry.id: entry for entry in facts.all.entries}
     for row in facts.all.table:
         entry = entries.get(row.id)
@@ -224,7 +225,7 @@ def _stops_cost_nothing(facts: _Facts) -> Iterator[str]:
 
 def _executions_are_bounded(facts: _Facts) -> Iterator[str]:
     begun = sum(line.what == "start" for line in facts.all.side)
-    # A poison job that waited on a worker when that died is suspect: this death is not charged to it.
+    # A poison job that was prefetched when its worker died is suspect: that death is not charged to it.
     own = sum(planned.own_executions + (planned.kind == "poison") for planned in facts.planned.values())
     allowed = own + facts.blame.most_interrupted
     if begun > allowed:
@@ -245,12 +246,12 @@ def _poison_is_quarantined(facts: _Facts) -> Iterator[str]:
         elif facts.losses(job) != MAX_LOSSES:
             yield f"{facts.describe(job)} was quarantined after {facts.losses(job)} losses, not {MAX_LOSSES}"
     if facts.settings.method is not Method.THREAD:
-        # Nobody dies of another's death where each has a process of its own.
+        # Where each attempt has a process of its own, none dies with another.
         yield from facts.blame.harmed_by_neighbours
     yield f"{len(poison)} jobs"
 
 
-def _conserved(facts: _Facts) -> Iterator[str]:
+def _jobs_are_conserved(facts: _Facts) -> Iterator[str]:
     last = 0
     for sample in facts.all.samples:
         if sample.placed != sample.last_id:
@@ -300,14 +301,14 @@ def _nobody_else_died(facts: _Facts) -> Iterator[str]:
 
 def _memory_is_bounded(facts: _Facts) -> Iterator[str]:
     payload = sum(len(value_of(planned.config)) for planned in facts.planned.values())
-    records = _PER_JOB * len(facts.planned) + _PER_FAILURE * len(facts.all.failures)
-    allowed = _BUFFERS + records + payload * 5 // 4
+    records = _BYTES_PER_JOB * len(facts.planned) + _BYTES_PER_FAILURE * len(facts.all.failures)
+    allowed = _BUFFER_BYTES + records + payload * 5 // 4
     if facts.all.final_memory > allowed:
         yield f"{facts.all.final_memory / _MIB:.1f} MiB at the end, {allowed / _MIB:.1f} allowed"
     peak = max((sample.memory for sample in facts.all.samples), default=0)
-    # The driver and the observer may both be about to be sent all results there are.
+    # The server may be about to send all results to both the driver and the observer.
     clients = facts.settings.workers + 2
-    allowed_then = allowed + 2 * payload + _PER_CLIENT * clients
+    allowed_then = allowed + 2 * payload + _BYTES_PER_CLIENT * clients
     if peak > allowed_then:
         yield f"{peak / _MIB:.1f} MiB at most, {allowed_then / _MIB:.1f} allowed"
     yield (
@@ -330,7 +331,7 @@ LAWS: dict[str, Check] = {
     "a stop by signal costs no job anything": _stops_cost_nothing,
     "executions are bounded": _executions_are_bounded,
     "poison is quarantined, neighbours unharmed": _poison_is_quarantined,
-    "conservation at every sample": _conserved,
+    "conservation at every sample": _jobs_are_conserved,
     "nobody idle while jobs wait": _nobody_idle,
     "one server at a time": _one_server,
     "nothing left over": _nothing_left,

@@ -1,7 +1,7 @@
-"""Watches the campaign from outside, over a connection of its own, past all proxies.
+"""Observes the campaign from outside, over a connection of its own, past all proxies.
 
-It takes samples all the time and remembers each entry of the result stream as it was when first seen.
-Whether the machine stands still is seen by a thread that has nothing to do with the server.
+It takes samples all the time, and remembers each entry of the result stream as it was when first seen.
+Another thread, which has nothing to do with the server, detects when the machine stands still.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from queue_eval.model.states import State
 from queue_eval.transport.access import Access
 from queue_eval.transport.link import Link
 
-_EVERY_S = 0.1
-_MEMORY_EVERY = 10
-_STILL_S = 1.0
-"""Who only sleeps and wakes so late was on a machine that stood still."""
+_SAMPLE_EVERY_S = 0.1
+_MEMORY_EVERY_SAMPLES = 10
+_STALL_S = 1.0
+"""A thread that only sleeps, and wakes so late, was on a machine that stood still."""
 
 
-class StallWatch:
-    """Notes in a thread of its own, which only sleeps, when this machine stood still; `stalls` only grows."""
+class StallDetector:
+    """Notes when this machine stood still, in a thread of its own that only sleeps. `stalls` only grows."""
 
     def __init__(self) -> None:
         self.stalls: list[tuple[float, float]] = []
@@ -44,30 +44,33 @@ class StallWatch:
 
     def _work(self) -> None:
         last = time.time()
-        while not self._stopped.wait(_EVERY_S):
+        while not self._stopped.wait(_SAMPLE_EVERY_S):
             now = time.time()
-            if now - last > _STILL_S:
+            if now - last > _STALL_S:
                 self.stalls.append((last, now))
             last = now
 
 
 class Observer:
-    """Watches in a thread of its own from `start` to `stop` or `finish`; `samples` and `seen` only grow."""
+    """Takes samples in a thread of its own, from `start` to `stop` or `finish`.
+
+    `samples` and `seen` only grow.
+    """
 
     def __init__(self, access: Access) -> None:
         self.samples: list[Sample] = []
         self.seen: dict[str, Entry] = {}
         self.failed_at: dict[str, tuple[float, float]] = {}
-        """Between which two looks each failure was recorded, by its entry."""
-        self._looked_at = 0.0
+        """The times of the two samples between which each failure was recorded, by its entry."""
+        self._sampled_at = 0.0
         self.errors: list[str] = []
-        """Why it has seen nothing any more, if it came to an end before its time."""
+        """Why the thread has ended too early, if it has."""
         self._link = Link(access, name="queue-eval-chaos", on_wait=_give_up)
         self._view: CampaignView | None = None
         self._cursor = self._failures_cursor = "0-0"
         self._memory = 0
         self._stopped = threading.Event()
-        self._looks_once_more = False
+        self._takes_last_sample = False
         self._thread = threading.Thread(target=self._work, name="chaos-observer", daemon=True)
 
     def start(self) -> None:
@@ -80,8 +83,8 @@ class Observer:
         self._link.close()
 
     def finish(self) -> None:
-        """Stop after a last look, at what has come to its end."""
-        self._looks_once_more = True
+        """Stop after a last sample of the campaign, which has ended."""
+        self._takes_last_sample = True
         self.stop()
 
     @property
@@ -90,23 +93,23 @@ class Observer:
 
     def _work(self) -> None:
         try:
-            while not self._stopped.wait(_EVERY_S):
-                self._try_to_look()
-            if self._looks_once_more:
-                self._try_to_look()
-        except Exception as error:  # else nobody would know that nothing is seen any more
+            while not self._stopped.wait(_SAMPLE_EVERY_S):
+                self._try_to_sample()
+            if self._takes_last_sample:
+                self._try_to_sample()
+        except Exception as error:  # the judges must know that nothing was seen from now on
             self.errors.append(f"the observer failed at {time.time():.2f}: {type(error).__name__}: {error}")
 
-    def _try_to_look(self) -> None:
-        # The server may be away, the campaign not be there yet.
+    def _try_to_sample(self) -> None:
+        # The server may be away, or the campaign may not exist yet.
         with suppress(GiveUp, CampaignNotFoundError):
-            self._look()
+            self._sample()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         if self._view is None:
             self._view = CampaignView.attach(self._link, CAMPAIGN)[0]
         snapshot = self._view.snapshot()
-        if len(self.samples) % _MEMORY_EVERY == 0:
+        if len(self.samples) % _MEMORY_EVERY_SAMPLES == 0:
             self._memory = used_memory(self._link)
         self.samples.append(
             Sample(
@@ -125,8 +128,8 @@ class Observer:
         began = time.time()
         for failure, _ in failures_after(self._link, self._view, self._failures_cursor):
             self._failures_cursor = failure
-            self.failed_at.setdefault(failure, (self._looked_at, time.time()))
-        self._looked_at = began
+            self.failed_at.setdefault(failure, (self._sampled_at, time.time()))
+        self._sampled_at = began
 
 
 def _give_up(_: float) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The processes of an attack, known by a mark in their environment; what is below a worker."""
+"""Finds, signals and ends the processes of an attack. They have a mark in their environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARK = "QUEUE_EVAL_CHAOS"
 
 @functools.cache
 def hidden() -> tuple[str, ...]:
-    """What a command is preceded by to see no other processes; nothing where that cannot be had."""
+    """The words before a command that hide all other processes from it; () if this system cannot do that."""
     words = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
     try:
         done = subprocess.run([*words, "true"], capture_output=True, check=False, timeout=10)
@@ -32,17 +32,18 @@ def hidden() -> tuple[str, ...]:
 
 
 def environment(mark: str, temporary: Path, **more: str) -> dict[str, str]:
-    """For processes of an attack: nothing of the user's own queue_eval, and a temporary folder of theirs."""
+    """The environment for processes of an attack: without the user's settings of queue_eval, and with a
+    temporary folder of their own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUE_EVAL_")}
     kept |= {MARK: mark, "TMPDIR": str(temporary), **more}
     if IMPORT_ROOT not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        # Not installed: all are to use the same sources.
+        # The package is not installed: all processes must use the same sources.
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (IMPORT_ROOT, kept.get("PYTHONPATH"))))
     return kept
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Every living process that bears the mark."""
+    """Every living process that has the mark."""
     found = []
     for process in psutil.process_iter(["environ", "status"]):
         if process.info["status"] == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
@@ -53,7 +54,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def end_all(mark: str, timeout_s: float = 20.0) -> None:
-    """Kill every process that bears the mark, also those that they start meanwhile."""
+    """Kill every process that has the mark, also those that are started meanwhile."""
     deadline = time.monotonic() + timeout_s
     while (left := marked(mark)) and time.monotonic() < deadline:
         for process in left:
@@ -62,7 +63,7 @@ def end_all(mark: str, timeout_s: float = 20.0) -> None:
 
 
 def send(pid: int, number: int) -> bool:
-    """Whether there was such a process."""
+    """Send a signal. Returns whether there was such a process."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -71,7 +72,7 @@ def send(pid: int, number: int) -> bool:
 
 
 def below(pids: Iterable[int]) -> list[psutil.Process]:
-    """The living processes that these have started."""
+    """The living children of these processes."""
     found: list[psutil.Process] = []
     for pid in pids:
         with contextlib.suppress(psutil.Error):
@@ -80,24 +81,23 @@ def below(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def signal_tree(pid: int, number: int, *, turn: str, gap_s: float) -> None:
-    """Send a process and all its descendants a signal, as a batch system does: one after the other.
+    """Send a process and all its descendants a signal, one after the other, as a batch system does.
 
-    The process itself has its `turn` "first", "last" or "between"; there is a pause of `gap_s` before and
-    after it.
+    The turn of the process itself is "first", "last" or "between", with a pause of `gap_s` before and after.
     """
     pids: list[int] = []
     with contextlib.suppress(psutil.Error):
         pids = [process.pid for process in psutil.Process(pid).children(recursive=True)]
     before = {"first": 0, "last": len(pids)}.get(turn, len(pids) // 2)
-    for one in pids[:before]:
-        send(one, number)
+    for descendant in pids[:before]:
+        send(descendant, number)
     if before:
         time.sleep(gap_s)
     send(pid, number)
     if pids[before:]:
         time.sleep(gap_s)
-    for one in pids[before:]:
-        send(one, number)
+    for descendant in pids[before:]:
+        send(descendant, number)
 
 
 def describe(process: psutil.Process) -> str:
@@ -108,7 +108,7 @@ def describe(process: psutil.Process) -> str:
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float, step_s: float = 0.05) -> bool:
-    """Whether the condition came true in time."""
+    """Wait until the condition is true. Returns whether it was in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

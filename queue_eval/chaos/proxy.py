@@ -1,12 +1,12 @@
-"""A bad network between clients and one server: a TCP proxy that refuses, stalls, and loses replies.
+"""Simulates a bad network between clients and one server: a TCP proxy that refuses, stalls and loses replies.
 
 ::
 
     client ──▶ listener ──▶ line: up ───▶ server
            ◀──────────────  line: down ◀──
 
-One thread moves bytes between the two ends of each line. It knows so much of the protocol: what a client
-sends after it was answered begins an exchange, and what comes back is its reply.
+One thread moves bytes between the two ends of each line. It knows only this of the protocol: when a client
+sends after a reply, a new exchange begins; the bytes that come back are its reply.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Self
 Target = str | tuple[str, int]
 """The path of a unix socket, or host and port."""
 
-_CHUNK = 65536
-_MOST_HELD = 1 << 20
-"""Bytes that one direction of a line keeps; more is left with the sender."""
+_CHUNK_BYTES = 65536
+_MAX_HELD_BYTES = 1 << 20
+"""One direction of a line keeps at most so much. The rest stays with the sender."""
 
 _CONNECT_S = 5.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -36,11 +36,12 @@ _HANDSHAKE = (b"AUTH", b"HELLO", b"CLIENT", b"SELECT")
 
 
 class FaultProxy:
-    """A context manager that listens on loopback, passes all on to `target`, and fails as it is told.
+    """A context manager that listens on loopback, passes all bytes on to `target`, and fails on demand.
 
-    Guarantees: when a call returns, the fault is there; each call takes the place of the one before; what is
-    sent by one end arrives whole and in order or, after a reset, not at all. After `close` neither thread nor
-    socket is left. Assumes: clients await a reply before they send again (a pipeline counts as one command).
+    Guarantees: when a call returns, its fault is active, and the fault of the call before has ended. Bytes
+    that one end sends arrive whole and in order or, after a reset, not at all. After `close` neither thread
+    nor socket is left. Assumes: clients await a reply before they send again (a pipeline counts as one
+    command).
     """
 
     def __init__(self, target: Target) -> None:
@@ -51,15 +52,15 @@ class FaultProxy:
         self._listener: socket.socket | None = None
         self._lines: set[_Line] = set()
         self._resets_new = False
-        self._is_dark = False
+        self._is_blackhole = False
         self._delay_s = 0.0
-        self._strike: _Strike | None = None
+        self._loss: _ReplyLoss | None = None
         self._is_closing = False
         self._selector = selectors.DefaultSelector()
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._bell_read, self._bell = socket.socketpair()
         self._bell_read.setblocking(False)
-        self._selector.register(self._bell_read, selectors.EVENT_READ, self._hear)
+        self._selector.register(self._bell_read, selectors.EVENT_READ, self._run_calls)
         self._listen()
         self._thread = threading.Thread(target=self._work, name="fault-proxy", daemon=True)
         self._thread.start()
@@ -71,21 +72,21 @@ class FaultProxy:
         self.close()
 
     def heal(self) -> None:
-        """Pass everything on. What was held back meanwhile arrives late."""
+        """Pass everything on again. Bytes that were held back arrive late."""
         self._call(self._heal)
 
     def refuse(self) -> None:
-        """Nobody listens; connections that were open are reset."""
+        """Refuse new connections, and reset the open ones."""
 
         def refuse() -> None:
             self._heal()
-            self._deafen()
+            self._stop_listening()
             self._reset_all()
 
         self._call(refuse)
 
     def reset(self) -> None:
-        """Reset all connections, and new ones once they are made."""
+        """Reset all open connections, and new ones as soon as they are made."""
 
         def reset() -> None:
             self._heal()
@@ -95,16 +96,16 @@ class FaultProxy:
         self._call(reset)
 
     def blackhole(self) -> None:
-        """Half-open: accept and keep connections, pass on nothing and end nothing."""
+        """Accept and keep connections, but pass on no bytes and end no connection."""
 
-        def darken() -> None:
+        def swallow() -> None:
             self._heal()
-            self._is_dark = True
+            self._is_blackhole = True
 
-        self._call(darken)
+        self._call(swallow)
 
     def delay(self, seconds: float) -> None:
-        """Everything arrives so much later, both ways."""
+        """Delay all bytes by `seconds`, both ways."""
 
         def delay() -> None:
             self._heal()
@@ -115,17 +116,17 @@ class FaultProxy:
     def drop_reply(self, after: int = 0, *, times: int | None = 1, of: bytes = b"") -> None:
         """Let commands run, but lose their replies and reset their connections.
 
-        Of the exchanges that begin from now on, and whose command holds the bytes `of`, the first `after`
-        pass, the next `times` (None: all) lose their reply. Handshakes always pass.
+        This concerns exchanges that begin from now on, and whose command contains the bytes `of`. The first
+        `after` of them pass, the next `times` (None: all) lose their reply. Handshakes always pass.
         """
-        self._arm(_Strike(after, times, of, 0))
+        self._arm(_ReplyLoss(after, times, of, 0))
 
     def cut_reply(self, bytes: int, after: int = 0, *, times: int | None = 1, of: bytes = b"") -> None:  # noqa: A002 - of the interface
-        """As `drop_reply`, but up to so many bytes of the reply arrive, and never the whole."""
-        self._arm(_Strike(after, times, of, bytes))
+        """As `drop_reply`, but up to so many bytes of the reply arrive, though never the whole reply."""
+        self._arm(_ReplyLoss(after, times, of, bytes))
 
     def close(self) -> None:
-        """Reset what is open and end. May be called twice."""
+        """Reset all open connections and end. May be called twice."""
         if self._thread.is_alive():
             with suppress(RuntimeError):
                 self._call(self._stop)
@@ -133,10 +134,10 @@ class FaultProxy:
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _arm(self, strike: _Strike) -> None:
+    def _arm(self, loss: _ReplyLoss) -> None:
         def arm() -> None:
             self._heal()
-            self._strike = strike
+            self._loss = loss
 
         self._call(arm)
 
@@ -161,14 +162,14 @@ class FaultProxy:
                         self._move(line)
         finally:
             self._reset_all()
-            self._deafen()
+            self._stop_listening()
             self._selector.close()
-            for one in (self._reservation, self._bell_read, self._bell):
-                one.close()
+            for end in (self._reservation, self._bell_read, self._bell):
+                end.close()
             while self._calls:
                 self._calls.popleft()[1].set_exception(RuntimeError("the proxy is closed"))
 
-    def _hear(self) -> None:
+    def _run_calls(self) -> None:
         with suppress(BlockingIOError):
             self._bell_read.recv(4096)
         while self._calls:
@@ -181,7 +182,7 @@ class FaultProxy:
                 done.set_result(None)
 
     def _pause(self) -> float | None:
-        if self._is_dark:
+        if self._is_blackhole:
             return None
         due = min((line.due_at() for line in self._lines if not self._stalls(line)), default=float("inf"))
         return None if due == float("inf") else max(0.0, due - time.monotonic())
@@ -190,9 +191,9 @@ class FaultProxy:
         self._is_closing = True
 
     def _heal(self) -> None:
-        self._resets_new = self._is_dark = False
+        self._resets_new = self._is_blackhole = False
         self._delay_s = 0.0
-        self._strike = None
+        self._loss = None
         if self._listener is None:
             self._listen()
         for line in list(self._lines):
@@ -205,14 +206,14 @@ class FaultProxy:
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
-    def _deafen(self) -> None:
+    def _stop_listening(self) -> None:
         if self._listener is not None:
             self._selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
 
     def _accept(self) -> None:
-        if self._listener is None:  # closed by a call that was heard in the same turn
+        if self._listener is None:  # closed by a call in the same turn of the selector
             return
         try:
             client, _ = self._listener.accept()
@@ -228,7 +229,7 @@ class FaultProxy:
             self._move(line)
 
     def _move(self, line: _Line) -> None:
-        """Read and write what can be, then wait for what may come next."""
+        """Read and write as much as possible, then wait for more."""
         if line not in self._lines:
             return
         try:
@@ -237,7 +238,7 @@ class FaultProxy:
                     line.server = _connected(self._target)
                 while self._take(line) or self._give(line):
                     pass
-        except OSError:  # nobody at the target, or an end that was reset
+        except OSError:  # the target does not listen, or one end was reset
             self._reset(line)
             return
         if line.is_over:
@@ -247,16 +248,16 @@ class FaultProxy:
 
     def _stalls(self, _line: _Line) -> bool:
         """Whether nothing is passed on for now."""
-        return self._is_dark
+        return self._is_blackhole
 
     def _take(self, line: _Line) -> bool:
-        """Read from both ends; whether anything came."""
+        """Read from both ends. Returns whether anything came."""
         came = False
         for half, source in ((line.up, line.client), (line.down, line.server)):
-            if source is None or half.has_ended or half.held >= _MOST_HELD:
+            if source is None or half.has_ended or half.held >= _MAX_HELD_BYTES:
                 continue
             try:
-                data = source.recv(_CHUNK)
+                data = source.recv(_CHUNK_BYTES)
             except BlockingIOError:
                 continue
             except ConnectionError:
@@ -266,7 +267,7 @@ class FaultProxy:
         return came
 
     def _give(self, line: _Line) -> bool:
-        """Write what is due to both ends; whether anything went."""
+        """Write the bytes that are due to both ends. Returns whether anything was written."""
         went = False
         for half, sink in ((line.up, line.server), (line.down, line.client)):
             while sink is not None and line in self._lines and half.due_at <= time.monotonic():
@@ -277,11 +278,11 @@ class FaultProxy:
                     break
                 if half is line.up and not line.is_asking:
                     line.is_asking = True
-                    line.strike = self._strike if self._strike and self._strike.takes(data) else None
+                    line.loss = self._loss if self._loss and self._loss.takes(data) else None
                 elif half is line.down:
                     line.is_asking = False
-                    if line.strike is not None and line.strike is self._strike:
-                        self._hit(line, sink, data, line.strike)
+                    if line.loss is not None and line.loss is self._loss:
+                        self._hit(line, sink, data, line.loss)
                         return False
                 try:
                     half.sent(sink.send(data))
@@ -291,17 +292,17 @@ class FaultProxy:
                 except ConnectionError:
                     if half is line.up:
                         raise
-                    # The client has gone. What it sent before must still reach the server.
+                    # The client is gone. The bytes that it sent before must still reach the server.
                     half.discard()
                 went = True
         return went
 
-    def _hit(self, line: _Line, client: socket.socket, reply: bytes, strike: _Strike) -> None:
-        part = reply[: min(strike.bytes, len(reply) - 1)]
+    def _hit(self, line: _Line, client: socket.socket, reply: bytes, loss: _ReplyLoss) -> None:
+        part = reply[: min(loss.bytes, len(reply) - 1)]
         if part:
             with suppress(OSError):
                 client.send(part)
-            # A reset would overtake what the client has not read yet: it gets an end instead.
+            # End the connection in order: a reset would overtake bytes that the client has not read yet.
             self._drop(line)
         else:
             self._reset(line)
@@ -312,7 +313,7 @@ class FaultProxy:
                 continue
             events = 0
             if not self._stalls(line):
-                if not source.has_ended and source.held < _MOST_HELD:
+                if not source.has_ended and source.held < _MAX_HELD_BYTES:
                     events |= selectors.EVENT_READ
                 if sink.is_stuck:
                     events |= selectors.EVENT_WRITE
@@ -346,7 +347,7 @@ class FaultProxy:
                 end.close()
 
 
-class _Strike:
+class _ReplyLoss:
     """Which exchanges lose their reply, and how much of it arrives."""
 
     def __init__(self, after: int, times: int | None, of: bytes, bytes_: int) -> None:
@@ -357,7 +358,7 @@ class _Strike:
         self._end = float("inf") if times is None else after + times
 
     def takes(self, command: bytes) -> bool:
-        """Whether this exchange is one; asked once of each that begins."""
+        """Whether this exchange loses its reply. Called once for each exchange that begins."""
         name = command.split(b"\r\n", 3)[2:3]
         if (name and name[0].upper() in _HANDSHAKE) or self._of not in command:
             return False
@@ -365,17 +366,17 @@ class _Strike:
 
 
 class _Half:
-    """One direction of a line: what was read and is not written yet. An empty chunk is the end."""
+    """One direction of a line: bytes that were read and are not written yet. An empty chunk is the end."""
 
     def __init__(self) -> None:
         self.chunks: deque[tuple[float, bytes]] = deque()
         self.held = 0
         self.has_ended = False
-        """Its source will send no more."""
+        """Whether its source will send no more."""
         self.is_done = False
-        """And its sink knows."""
+        """Whether its sink has been sent that end."""
         self.is_stuck = False
-        """Its sink takes no more for now."""
+        """Whether its sink accepts no more for now."""
 
     @property
     def due_at(self) -> float:
@@ -405,7 +406,7 @@ class _Half:
 
 
 class _Line:
-    """A client's connection and the one to the server that belongs to it."""
+    """A client's connection, and the connection to the server that belongs to it."""
 
     def __init__(self, client: socket.socket) -> None:
         self.client = client
@@ -413,9 +414,9 @@ class _Line:
         self.up = _Half()
         self.down = _Half()
         self.is_asking = False
-        """The client has sent, and nothing has come back."""
-        self.strike: _Strike | None = None
-        """What the reply to that is to be lost to."""
+        """Whether the client has sent, and nothing has come back."""
+        self.loss: _ReplyLoss | None = None
+        """The fault by which the reply will be lost, if any."""
 
     @property
     def is_over(self) -> bool:
@@ -428,17 +429,17 @@ class _Line:
         return self.due_at() <= time.monotonic()
 
     def hurry(self) -> None:
-        """What is held back is due now."""
+        """Make all bytes that are held back due now."""
         for half in (self.up, self.down):
             half.chunks = deque((0.0, data) for _, data in half.chunks)
 
 
 def _bound(port: int) -> socket.socket:
-    one = socket.socket()
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    one.bind(("127.0.0.1", port))
-    return one
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
 
 
 def _connected(target: Target) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What is read when an attack is over: the campaign on the server, results.csv, what is left of it all."""
+"""Reads the evidence when an attack is over: the campaign on the server, results.csv and leftovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SERVER_FILES = ("server.pid", "server.sock")
 
 
 def entries_after(view: CampaignView, cursor: str = "0-0") -> Iterator[Entry]:
-    """Each entry of the result stream after this one, page by page; without one, all of it."""
+    """Each entry of the result stream after `cursor`, read page by page."""
     while page := view.read_after(cursor, 500):
         cursor = page[-1].entry
         yield from map(_entry_of, page)
@@ -40,7 +40,7 @@ def _entry_of(raw: ResultEntry) -> Entry:
 
 
 def used_memory(link: Link) -> int:
-    """Of the server, in bytes."""
+    """Memory of the server (bytes)."""
     return link.call(lambda client: int(client.info("memory")["used_memory"]))
 
 
@@ -50,25 +50,26 @@ def read_index(link: Link, view: CampaignView) -> dict[int, str]:
 
 
 def failures_after(link: Link, view: CampaignView, cursor: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each failed, lost or released attempt after an entry of their stream: its own entry, and its fields."""
+    """Each failed, lost or released attempt after the entry `cursor` of the stream: its entry and fields."""
     since = "-" if cursor == "0-0" else f"({cursor}"
     for entry, fields in link.call(lambda client: client.xrange(view.keys.column("failures"), since)):
-        said = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-        yield entry.decode(), said
+        decoded = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+        yield entry.decode(), decoded
 
 
 def read_failures(
     link: Link, view: CampaignView, seen_at: Mapping[str, tuple[float, float]]
 ) -> Iterator[Failure]:
-    """Each failed, lost or released attempt. `seen_at`: between which moments, if the server cannot know."""
-    for entry, said in failures_after(link, view, "0-0"):
+    """Each failed, lost or released attempt. `seen_at`: when the observer saw each recorded, by entry.
+    Entries that are not in `seen_at` have the server's time."""
+    for entry, fields in failures_after(link, view, "0-0"):
         after, at = seen_at.get(entry, (None, int(entry.partition("-")[0]) / 1000))
-        job, attempt = int(said["job"]), int(said["attempt"])
-        yield Failure(job, attempt, said["cause"], said["worker"], at, said["body"], after)
+        job, attempt = int(fields["job"]), int(fields["attempt"])
+        yield Failure(job, attempt, fields["cause"], fields["worker"], at, fields["body"], after)
 
 
 def read_table(folder: Path) -> list[Row]:
-    """results.csv."""
+    """The rows of results.csv; [] if there is none."""
     path = folder / "results.csv"
     if not path.exists():
         return []
@@ -85,7 +86,7 @@ def _row(cells: dict[str, str]) -> Row:
 
 
 def read_markers(link: Link, view: CampaignView) -> list[str]:
-    """Wake markers that are there."""
+    """The wake markers that exist."""
 
     def operation(client: Any) -> list[str]:
         return [name for name in (view.keys.wake, view.keys.wake_wide) if client.exists(name)]
@@ -94,7 +95,7 @@ def read_markers(link: Link, view: CampaignView) -> list[str]:
 
 
 def read_leases(link: Link, view: CampaignView) -> list[str]:
-    """What is held, who attends, who is on a register, when all workers have ended."""
+    """The leases, attending workers and registered workers that are left when all workers have ended."""
 
     def operation(client: Any) -> list[str]:
         found = [name.decode() for name in client.scan_iter(f"{view.keys.held('')}*")]
@@ -106,13 +107,13 @@ def read_leases(link: Link, view: CampaignView) -> list[str]:
 
 
 def read_attendance(link: Link, view: CampaignView) -> list[str]:
-    """The workers that attend the campaign, the dead among them until their leases expire."""
+    """The workers that attend the campaign. Dead ones are among them until their leases expire."""
     column = view.keys.column("workers")
     return [name.decode() for name in link.call(lambda client: client.zrange(column, 0, -1))]
 
 
 def read_register(link: Link) -> list[str]:
-    """The workers that are on the register of all."""
+    """The names of all registered workers."""
     return [name.decode() for name in link.call(lambda client: client.zrange(keys.WORKERS, 0, -1))]
 
 
@@ -121,7 +122,7 @@ def read_spools(home: Path) -> list[str]:
 
 
 def read_strays(folder: Path) -> list[str]:
-    """Files that nobody should have left: sockets, pid files, temporary files."""
+    """Files that should not be left: sockets, pid files, temporary files."""
     home = folder / "home"
     left = [path for path in home.rglob("*") if path.name in _SERVER_FILES or path.is_socket()]
     left += [path for path in home.rglob(".*") if path.name != ".gitignore"]

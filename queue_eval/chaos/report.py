@@ -1,4 +1,4 @@
-"""What an attack has shown, as tables or as one JSON document."""
+"""The report on an attack, as tables or as one JSON document."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from queue_eval.chaos.evidence import Evidence
 from queue_eval.chaos.invariants import Verdict, judge
 from queue_eval.foreign_text import one_line
 
-_SHOWN = 5
-"""Details of what is broken in the table; the JSON document has more."""
+_MAX_SHOWN_DETAILS = 5
+"""How many violations of a law are printed below the table. The JSON document has more."""
 
-_MOST = 100
-_WIDTH = 120
+_MAX_JSON_DETAILS = 100
+_WIDTH_COLUMNS = 120
 
 
 @dataclass(frozen=True)
 class FaultLine:
-    """All faults of a kind that was asked for."""
+    """The faults of one kind that was asked for: how many, and how long they lasted."""
 
     kind: str
     count: int
@@ -31,7 +31,7 @@ class FaultLine:
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown of an attack. `folder`: where its logs are, if they are kept."""
+    """The results of an attack. `folder`: where its logs are, if they are kept."""
 
     evidence: Evidence
     verdicts: Sequence[Verdict]
@@ -45,7 +45,7 @@ class Report:
 
     @property
     def never_done(self) -> list[str]:
-        """Kinds of faults that were asked for and never came about: of these nothing was shown."""
+        """Kinds of faults that were asked for but never injected: the attack shows nothing about these."""
         return [line.kind for line in self.faults if not line.count]
 
     def as_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Report:
             "invariants": [
                 {
                     "law": verdict.law, "holds": verdict.holds, "figure": verdict.figure,
-                    "broken": len(verdict.broken), "details": list(verdict.broken[:_MOST]),
+                    "broken": len(verdict.broken), "details": list(verdict.broken[:_MAX_JSON_DETAILS]),
                 }
                 for verdict in self.verdicts
             ],
@@ -77,7 +77,7 @@ class Report:
 
 
 def report_on(evidence: Evidence, elapsed_s: float) -> Report:
-    """Judge, and count faults by kind."""
+    """Judge the evidence, and count faults by kind."""
     lines = []
     for kind in sorted(" ".join(pair) for pair in evidence.settings.faults):
         lasted = [fault.lasted_s for fault in evidence.faults if fault.kind == kind]
@@ -87,11 +87,11 @@ def report_on(evidence: Evidence, elapsed_s: float) -> Report:
 
 
 def print_report(report: Report) -> None:
-    """Two tables on standard output."""
+    """Print two tables, of faults and laws, to standard output."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_COLUMNS)
     settings = report.evidence.settings
     faults = Table(title=f"{sum(line.count for line in report.faults)} faults in {report.elapsed_s:.0f} s")
     for header in ("fault", "done", "median", "longest"):
@@ -101,8 +101,8 @@ def print_report(report: Report) -> None:
     console.print(faults)
     if report.never_done:
         console.print(f"never done, so nothing is shown of: {', '.join(report.never_done)}", markup=False)
-    what = f"{settings.evaluations} evaluations, method {settings.method.value}, seed {settings.seed}"
-    laws = Table(title=what)
+    title = f"{settings.evaluations} evaluations, method {settings.method.value}, seed {settings.seed}"
+    laws = Table(title=title)
     for header in ("", "invariant", "seen"):
         laws.add_column(header)
     for verdict in report.verdicts:
@@ -110,7 +110,7 @@ def print_report(report: Report) -> None:
         laws.add_row(mark, verdict.law, verdict.figure)
     console.print(laws)
     for verdict in report.verdicts:
-        for detail in verdict.broken[:_SHOWN]:
+        for detail in verdict.broken[:_MAX_SHOWN_DETAILS]:
             console.print(f"  {verdict.law}: {one_line(detail)}", markup=False, soft_wrap=True)
-        if len(verdict.broken) > _SHOWN:
-            console.print(f"  {verdict.law}: {len(verdict.broken) - _SHOWN} more", markup=False)
+        if len(verdict.broken) > _MAX_SHOWN_DETAILS:
+            console.print(f"  {verdict.law}: {len(verdict.broken) - _MAX_SHOWN_DETAILS} more", markup=False)

@@ -1,4 +1,4 @@
-"""What an attack is to be: checked before anything starts."""
+"""The settings of an attack. They are checked before anything starts."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ VICTIMS = {
     "clock-back": ("server",),
     "second-server": ("server",),
 }
-"""Each kind of fault has an option of its name, with some of these victims."""
+"""The possible victims of each kind of fault. Each kind has a command line option of its name."""
 
 NONE = "none"
 
-_SHORTEST_LEASE_S = 1.0
+_MIN_LEASE_S = 1.0
 _FORWARDING = (Method.RAY, Method.RQ)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """An attack. `faults` are pairs like ("kill", "worker")."""
+    """The settings of one attack. `faults` are pairs like ("kill", "worker")."""
 
     evaluations: int
     method: Method
     workers: int
     slots: int
-    """Of each worker."""
+    """Slots of each worker."""
     faults: tuple[tuple[str, str], ...]
     seed: int
     attack_s: float
-    """How long faults are done at most; then the campaign must end in peace."""
+    """For how long faults are injected at most. Then the campaign must end without faults."""
     fault_every_s: float
     """Mean time from one fault to the next."""
     lease_s: float
@@ -61,7 +61,7 @@ class Settings:
         return any(kind == what for kind, _ in self.faults)
 
     def command(self) -> str:
-        """What repeats this attack."""
+        """The command line that repeats this attack."""
         words = [
             "queue-eval", "chaos", "--evaluations", self.evaluations, "--method", self.method.value,
             "--workers", self.workers, "--slots", self.slots,
@@ -80,16 +80,16 @@ def checked(
     *, evaluations: int, method: str, workers: int, slots: int, faults: Mapping[str, str], seed: int,
     minutes: float, fault_every_s: float, lease_s: float, only_short: bool = False,
 ) -> Settings:  # fmt: skip
-    """Settings from what a user gave; `faults` are lists of victims, by kind.
+    """Settings from a user's options. `faults`: for each kind, victims separated by commas, or "none".
 
-    Raises UsageError, MethodUnavailableError.
+    Raises UsageError for options that make no sense, and MethodUnavailableError if a package is missing.
     """
     if not (math.isfinite(minutes) and minutes > 0):
         raise UsageError(f"--minutes {minutes:g} is no time to attack for; give a number above 0, like 0.5")
     for option, seconds in (("--lease", lease_s), ("--fault-every", fault_every_s)):
         if not math.isfinite(seconds):
             raise UsageError(f"{option} {seconds:g} never comes to its end; give a duration like 4s")
-    if lease_s < _SHORTEST_LEASE_S:
+    if lease_s < _MIN_LEASE_S:
         raise UsageError(
             f"a lease of {lease_s:g} s is shorter than what a busy machine may take; give at least 1s"
         )
@@ -99,7 +99,7 @@ def checked(
         fault for kind, known in VICTIMS.items() for fault in _victims(kind, faults.get(kind, NONE), known)
     )
     if any(kind == "clock-back" for kind, _ in chosen_faults):
-        libfaketime()  # it is there, or says so
+        libfaketime()  # raises if the library is missing
     chosen = Method(method)
     if chosen in _FORWARDING and find_spec(chosen.value) is None:
         raise MethodUnavailableError(

@@ -1,8 +1,8 @@
-"""Judges what stops by a signal have cost: a worker that ends by one charges no error and no death to a job.
+"""Judges what stops by a signal have cost: a worker that ends by one charges no error or death to a job.
 
-What raises or dies after its worker was sent the signal is given back, and so is what a drain stops. Each
-release is on record; it counts as no attempt. The children themselves survive the signal: what runs in them
-is finished.
+Attempts that raise or die after the signal are given back, and so are those that a drain stops. Each release
+is on record, and does not count as an attempt. The children themselves survive the signal and finish what
+they run.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from queue_eval.chaos.evidence import CLOCK_S, STOPS, Evidence, Failure, Fault, 
 from queue_eval.model.states import RELEASED, Method
 
 _EXPLAINED_S = 30.0
-"""So long after a stop signal an error or a death is taken to come of it."""
+"""An error or a death counts as caused by a stop signal if it comes within so long after it."""
 
 _CAUSES = {"raise": "error", "die": "lost"}
-"""What an execution says of itself, and what it is charged as."""
+"""The event that an execution logs, and the cause that it is charged as."""
 
 _REASON = "drain"
-"""What the reason of a release by a worker that ends begins with."""
+"""The reason of a release by a worker that ends begins so."""
 
 _HAS_ENDED = "it ended with"
-"""In the reason of a release of what was not stopped, but raised or died."""
+"""The reason of a release contains this if the attempt was not stopped, but raised or died."""
 
-_MOST_RECORDS = 10_000
-"""A campaign keeps about so many failures on record: with more, not all can be counted."""
+_MAX_RECORDS = 10_000
+"""A campaign keeps about so many failures on record. With more, they cannot all be counted."""
 
 
 def costs_of_stops(evidence: Evidence) -> Iterator[str]:
-    """What is broken, and last a figure."""
+    """The violations, and last a figure."""
     stops = [fault for fault in evidence.faults if fault.what in STOPS]
     releases = [failure for failure in evidence.failures if failure.cause == RELEASED]
-    yield from _charged_in_spite(evidence, stops)
-    yield from _released_without(stops, releases)
+    yield from _charged_after_stop(evidence, stops)
+    yield from _released_without_stop(stops, releases)
     yield from _interrupted(evidence, releases)
-    yield from _counted_wrong(evidence)
+    yield from _miscounted(evidence)
     own = sum(_HAS_ENDED in release.text for release in releases)
     yield f"{len(stops)} stops; {len(releases)} given back, {own} of which had failed or died"
 
 
-def _charged_in_spite(evidence: Evidence, stops: list[Fault]) -> Iterator[str]:
+def _charged_after_stop(evidence: Evidence, stops: list[Fault]) -> Iterator[str]:
     """Errors and deaths after the signal that were charged."""
     by_worker = _by_worker(stops)
     for failure, raised_at in _own_ends(evidence):
@@ -59,9 +59,9 @@ def _charged_in_spite(evidence: Evidence, stops: list[Fault]) -> Iterator[str]:
 
 
 def _own_ends(evidence: Evidence) -> Iterator[tuple[Failure, float]]:
-    """Each charged error and death with the moment at which its execution raised or died, by its own word.
+    """Each charged error and death, with the moment at which its execution logged that it raised or died.
 
-    Where several executions of a job may be the one that was charged, it is the earliest.
+    If several executions of a job may be the charged one, it is the earliest.
     """
     ends: dict[tuple[int, str], list[float]] = defaultdict(list)
     for line in evidence.side:
@@ -76,8 +76,8 @@ def _own_ends(evidence: Evidence) -> Iterator[tuple[Failure, float]]:
 
 
 def _was_hindered(evidence: Evidence, stop: Fault, loss: Failure) -> bool:
-    """Whether something else kept a worker from giving back: its own death or pause, or the server out of
-    reach."""
+    """Whether another fault kept a worker from giving back its attempts: its own death or pause, or a server
+    out of reach."""
     return any(
         fault.at <= loss.at and (fault.until is None or fault.until >= stop.at)
         for fault in evidence.faults
@@ -86,8 +86,8 @@ def _was_hindered(evidence: Evidence, stop: Fault, loss: Failure) -> bool:
     )
 
 
-def _released_without(stops: list[Fault], releases: list[Failure]) -> Iterator[str]:
-    """Releases by workers that nobody had sent a signal."""
+def _released_without_stop(stops: list[Fault], releases: list[Failure]) -> Iterator[str]:
+    """Releases by workers that were sent no signal."""
     by_worker = _by_worker(stops)
     for release in releases:
         if not release.text.startswith(_REASON):
@@ -99,7 +99,7 @@ def _released_without(stops: list[Fault], releases: list[Failure]) -> Iterator[s
 def _interrupted(evidence: Evidence, releases: list[Failure]) -> Iterator[str]:
     """Attempts that ended with their worker's signal though the job itself neither raised nor died."""
     settings = evidence.settings
-    if settings.is_forwarding:  # a worker's own Ray dies of the signal, as any program does
+    if settings.is_forwarding:  # the signal ends a worker's own Ray, as it ends any program
         return
     before = records_before(evidence.failures)
     ends = [line for line in evidence.side if line.what in _CAUSES]
@@ -107,9 +107,9 @@ def _interrupted(evidence: Evidence, releases: list[Failure]) -> Iterator[str]:
     for release in releases:
         if _HAS_ENDED not in release.text:
             continue
-        # A worker that stands still may learn of the end of an attempt long after it, with its own signal.
+        # A paused worker may notice the end of an attempt long after it, together with its own signal.
         since, until = before[id(release)], release.at + CLOCK_S
-        # Under `thread` a job takes its neighbours with it.
+        # With `thread`, a job that dies takes its neighbours with it.
         own = any(
             since <= line.at <= until
             for line in ends
@@ -119,9 +119,9 @@ def _interrupted(evidence: Evidence, releases: list[Failure]) -> Iterator[str]:
             yield f"job {release.id} was interrupted on {release.worker} by its stop signal: {release.text}"
 
 
-def _counted_wrong(evidence: Evidence) -> Iterator[str]:
-    """Jobs whose outcome counts other releases than are on record, or counts releases as attempts."""
-    if len(evidence.failures) >= _MOST_RECORDS:
+def _miscounted(evidence: Evidence) -> Iterator[str]:
+    """Jobs whose outcome counts more or fewer releases than are on record, or counts releases as attempts."""
+    if len(evidence.failures) >= _MAX_RECORDS:
         return
     causes: dict[int, Counter[str]] = defaultdict(Counter)
     for failure in evidence.failures:
@@ -130,7 +130,7 @@ def _counted_wrong(evidence: Evidence) -> Iterator[str]:
         seen = causes[entry.id]
         if entry.releases != seen[RELEASED]:
             yield f"job {entry.id} counts {entry.releases} releases, {seen[RELEASED]} are on record"
-        # What was lost with its worker may have gone on elsewhere, and both may count.
+        # An attempt that was lost with its worker may run again elsewhere, and both may count.
         charged = seen["error"] + seen["timeout"] + (entry.state == "succeeded")
         if not seen["lost"] and entry.attempts > max(1, charged):
             yield f"job {entry.id} counts {entry.attempts} attempts, {charged} were charged"

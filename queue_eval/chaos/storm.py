@@ -1,11 +1,11 @@
-"""An attack from its beginning to its end: faults, then calm, then what is left is collected.
+"""Runs an attack from its beginning to its end: faults, then calm, then the collection of evidence.
 
 ::
 
     fleet: server, driver, workers ◀── attack: faults by the schedule
        │                           ◀── observer: samples
        ▼ the campaign ends
-    drain ──▶ what is left over? ──▶ evidence
+    drain ──▶ search for leftovers ──▶ evidence
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from queue_eval.chaos.attack import Attack
 from queue_eval.chaos.driver import CAMPAIGN, LOG, read_log
 from queue_eval.chaos.evidence import Evidence, write_faults
 from queue_eval.chaos.fleet import Fleet
-from queue_eval.chaos.observer import Observer, StallWatch
+from queue_eval.chaos.observer import Observer, StallDetector
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import plan, read_side_log
 from queue_eval.errors import CampaignNotFoundError, GiveUp
@@ -31,21 +31,21 @@ from queue_eval.model.states import Method
 from queue_eval.transport.link import Link
 
 _TICK_S = 0.02
-_STUCK_S = 90.0
-"""A campaign in which nothing happens for so long, after the last fault, has not come to its end."""
+_STUCK_AFTER_S = 90.0
+"""A campaign in which nothing happens for so long after the last fault counts as stuck."""
 
-_MOST_CASUALTIES = 10
-"""After so many processes that ended by themselves there is nothing more to learn."""
+_MAX_CASUALTIES = 10
+"""The attack ends after so many processes that ended by themselves: there is nothing more to learn."""
 
-_START_S = 10.0
+_START_TIMEOUT_S = 10.0
 
-_MARKER_S = 6.0
-"""Idle workers block on the markers for 2 s at a time."""
+_MARKER_TIMEOUT_S = 6.0
+"""How long idle workers may take to remove markers: they block on them for 2 s at a time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an attack is."""
+    """The progress of an attack."""
 
     finished: int
     evaluations: int
@@ -57,21 +57,21 @@ class Progress:
 def storm(
     settings: Settings, folder: Path, *, is_temporary: bool, on_progress: Callable[[Progress], None]
 ) -> Evidence:
-    """Attack a campaign whose files are all in `folder`; what is known of it when it is over.
+    """Attack a campaign whose files are all in `folder`. Returns the evidence when it is over.
 
-    Nothing of it runs any more when this returns or raises. `is_temporary`: should this very process be
-    killed, the folder goes too.
+    Guarantees: no process of the attack runs any more when this returns or raises. `is_temporary`: the folder
+    is removed if this very process is killed.
     """
     with Fleet(settings, folder, is_temporary=is_temporary) as fleet:
         attack = Attack(fleet)
-        observer, watch = Observer(fleet.access), StallWatch()
+        observer, detector = Observer(fleet.access), StallDetector()
         observer.start()
-        watch.start()
+        detector.start()
         try:
             evidence = _Storm(fleet, attack, observer, on_progress).run()
-            return dataclasses.replace(evidence, stalls=watch.stalls)
+            return dataclasses.replace(evidence, stalls=detector.stalls)
         finally:
-            watch.stop()
+            detector.stop()
             observer.stop()
             write_faults(attack.faults, folder)
 
@@ -86,7 +86,7 @@ class _Storm:
         self._attack = attack
         self._began_at = time.monotonic()
         self._on_progress = on_progress
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
     def run(self) -> Evidence:
         fleet, attack = self._fleet, self._attack
@@ -103,8 +103,8 @@ class _Storm:
     def _turn(self, *, is_calm: bool) -> None:
         self._fleet.keep()
         now = time.monotonic()
-        if now - self._told_at > 1.0:
-            self._told_at = now
+        if now - self._reported_at > 1.0:
+            self._reported_at = now
             self._on_progress(
                 Progress(
                     self._observer.finished, self._settings.evaluations, len(self._attack.faults),
@@ -114,22 +114,22 @@ class _Storm:
         time.sleep(_TICK_S)
 
     def _await_end(self) -> bool:
-        """Whether the driver comes to its end, as long as anything happens, with everything running again."""
+        """Wait until the driver ends, while all processes run again. False if the campaign is stuck."""
         log = self._fleet.folder / LOG
         state, changed_at = None, time.monotonic()
-        # Asked in every turn: that is when it is noted which faults are over.
+        # Ask `is_calm` in every turn: that is when the attack notes which faults are over.
         while not (self._attack.is_calm and self._fleet.is_done):
             self._turn(is_calm=True)
             size = log.stat().st_size if log.exists() else 0
             now = time.monotonic()
             if (size, self._observer.finished) != state:
                 state, changed_at = (size, self._observer.finished), now
-            if now - changed_at > _STUCK_S or self._is_hopeless():
+            if now - changed_at > _STUCK_AFTER_S or self._is_hopeless():
                 return False
         return True
 
     def _is_hopeless(self) -> bool:
-        return self._fleet.is_server_lost or len(self._fleet.casualties) > _MOST_CASUALTIES
+        return self._fleet.is_server_lost or len(self._fleet.casualties) > _MAX_CASUALTIES
 
     def _collect(self, *, has_ended: bool, calm_s: float) -> Evidence:
         fleet, observer = self._fleet, self._observer
@@ -161,7 +161,7 @@ class _Storm:
                 final_memory=reading.used_memory(link),
                 left={"leases": reading.read_leases(link, view), "markers": markers},
             )
-        except CampaignNotFoundError:  # the driver never came so far as to open it
+        except CampaignNotFoundError:  # the driver never opened it
             not_drained = fleet.drain()
         except GiveUp as reason:
             fleet.casualties.append(str(reason))
@@ -181,41 +181,44 @@ class _Storm:
 
     @property
     def _failed_at(self) -> dict[str, tuple[float, float]]:
-        """Where the server's clock was moved its records do not tell when they were made."""
+        """When failures were recorded, if the server's clock was moved, so that its own times are wrong."""
         return self._observer.failed_at if self._settings.has("clock-back") else {}
 
     def _while_away(self, away_s: float) -> None:
-        if self._fleet.is_server_lost or away_s > _START_S:
+        if self._fleet.is_server_lost or away_s > _START_TIMEOUT_S:
             raise GiveUp("the server does not answer when all is over")
 
     def _markers(self, link: Link, view: CampaignView) -> list[str]:
-        """Markers that claim work, though idle workers are there to take them."""
-        deadline = time.monotonic() + _MARKER_S
+        """The markers that stay though idle workers should have removed them."""
+        deadline = time.monotonic() + _MARKER_TIMEOUT_S
         while (markers := reading.read_markers(link, view)) and time.monotonic() < deadline:
             self._fleet.keep()
             time.sleep(0.1)
         return markers
 
     def _await_register(self, link: Link, view: CampaignView) -> None:
-        """Until those on the register are those that run, and nobody else attends the campaign. The dead are
-        struck off when their cards and leases expire; who has only just started cannot hear yet that it is to
-        end."""
+        """Wait until the registered workers are those that run, and no other ones attend the campaign.
+
+        Dead workers disappear when their cards and leases expire. Workers that have only just started cannot
+        drain yet.
+        """
 
         def is_settled() -> bool:
             self._fleet.keep()
             running = {seat.name: seat.pid for seat in self._fleet.workers if seat.is_up}
-            there = {worker.card.name: worker.card.pid for worker in live_workers(link)}
-            if there != running or set(reading.read_register(link)) != set(running):
+            registered = {worker.card.name: worker.card.pid for worker in live_workers(link)}
+            if registered != running or set(reading.read_register(link)) != set(running):
                 return False
             return set(reading.read_attendance(link, view)) <= set(running)
 
-        processes.wait_for(is_settled, 2 * self._settings.lease_s + _START_S, 0.1)
+        processes.wait_for(is_settled, 2 * self._settings.lease_s + _START_TIMEOUT_S, 0.1)
 
     def _processes(self) -> list[str]:
-        """What still runs, the server having been told to end, and forwarders having had some time."""
+        """Stop the server, and describe the processes that still run after some time."""
         self._fleet.stop_server()
         mark = self._fleet.mark
-        # RQ's work horses finish what they run when their worker is gone; Ray's take time to miss their node.
+        # RQ's work horses finish what they run when their worker is gone. Ray's processes take time to notice
+        # that their node is gone.
         patience_s = {Method.RAY: 60.0, Method.RQ: 25.0}.get(self._settings.method, 5.0)
         processes.wait_for(lambda: not processes.marked(mark), patience_s)
         return [processes.describe(process) for process in processes.marked(mark)]

@@ -1,17 +1,18 @@
 """The evaluations of an attack: seeded configs, the run function, and the log that it writes itself.
 
-Knows nothing of queue_eval: the same evaluations can be given to another system. Standard library only.
+This module knows nothing of queue_eval, so that other systems can be given the same evaluations. It imports
+the standard library only.
 
-Every execution leaves lines in ``<folder>/side.log``, one write each, independent of any server::
+Every execution adds lines to ``<folder>/side.log``, each in one write, independent of any server::
 
     what  x  id  pid  time  token
     ----------------------------------------------------------------------------
     start                          the run function was entered
-    end                            it returns a result, which bears the token
+    end                            it returns a result, which has the token
     raise                          it raises
     die                            it kills its own process
 
-A line is in the file once written, whoever dies after that.
+A line stays in the file, whichever process dies after the write.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 MAX_ATTEMPTS = 3
-"""Executions to be allowed when the run function raises or runs out of time."""
+"""How many executions a job must be allowed when the run function raises or runs out of time."""
 
 MAX_LOSSES = 3
-"""Executions to be allowed to end in the death of their process."""
+"""How many executions of a job must be allowed to end with the death of their process."""
 
 TIME_LIMIT_S = 4.0
-"""Time limit to be set; all but those that hang take less than half of it."""
+"""The time limit to set. All evaluations but those that hang take less than half of it."""
 
 RETRY_DELAY_S = 0.1
 
 SIDE_LOG = "side.log"
 BIG = 2**20
 
-_SHORT_S = 0.020
+_MAX_SHORT_S = 0.020
 _HANG_S = 5 * TIME_LIMIT_S
 
 Outcome = Literal["succeeded", "error", "timeout", "lost"]
@@ -50,16 +51,16 @@ Outcome = Literal["succeeded", "error", "timeout", "lost"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What some of the evaluations do."""
+    """A kind of evaluation."""
 
     outcome: Outcome
-    """How they end when nobody interferes: `succeeded`, or failed for this cause."""
+    """How it ends when nothing interferes: `succeeded`, or failed for this cause."""
     share: float
-    """How many of all, at least one."""
-    most: int | None
-    """A limit, for those that cost much time or memory."""
+    """The fraction of all evaluations that are of this kind; at least one is."""
+    max_count: int | None
+    """The limit on their number, for kinds that cost much time or memory."""
     seconds: tuple[float, float]
-    """Range of their duration, each magnitude as likely."""
+    """The range of their duration, log-uniformly distributed."""
 
 
 KINDS: dict[str, Kind] = {
@@ -78,7 +79,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Planned:
-    """One evaluation and what is to become of it."""
+    """One evaluation, and the outcome that it must have."""
 
     config: dict[str, Any]
     """`x` is its number, from 0."""
@@ -97,38 +98,38 @@ class Planned:
 
     @property
     def own_executions(self) -> int:
-        """How often it runs when nobody interferes: declared retries and its own deaths included."""
+        """How often it runs when nothing interferes, including declared retries and its own deaths."""
         times: int = self.config.get("times", 0)
         return {"bad": MAX_ATTEMPTS, "hang": MAX_ATTEMPTS, "poison": MAX_LOSSES}.get(self.kind, 1 + times)
 
 
 @dataclass(frozen=True, slots=True)
 class SideLine:
-    """What an execution has told of itself."""
+    """One line of the side log: an event of one execution."""
 
     what: Literal["start", "end", "raise", "die"]
     x: int
     id: int
-    """The job's id; 0 where there is none."""
+    """The job's id; 0 if there is none."""
     pid: int
     at: float
     """Unix time (s)."""
     token: str
-    """Of this execution alone."""
+    """The token of this execution alone."""
 
 
 def plan(evaluations: int, seed: int, folder: str | Path, *, only_short: bool = False) -> list[Planned]:
     """The evaluations of this seed, in the order in which to submit them; `folder` is for their logs.
 
-    `only_short`: without those that take more than some milliseconds, so that workers hold many in advance.
+    `only_short`: leave out those that take more than some milliseconds, so that workers prefetch many.
     """
     dice = random.Random(f"{seed} {evaluations}")
     kinds: list[str] = []
     for name, kind in KINDS.items():
-        if only_short and kind.seconds[1] > _SHORT_S:
+        if only_short and kind.seconds[1] > _MAX_SHORT_S:
             continue
         wanted = max(1, round(evaluations * kind.share))
-        wanted = wanted if kind.most is None else min(wanted, kind.most)
+        wanted = wanted if kind.max_count is None else min(wanted, kind.max_count)
         kinds += [name] * min(wanted, evaluations - len(kinds))
     dice.shuffle(kinds)
     return [Planned(_config(x, kind, dice, str(folder))) for x, kind in enumerate(kinds)]
@@ -144,18 +145,18 @@ def _config(x: int, kind: str, dice: random.Random, folder: str) -> dict[str, An
 
 
 def prepare(folder: Path) -> None:
-    """Make what the run function writes to."""
+    """Make the folder that the run function writes to."""
     (folder / "tally").mkdir(parents=True, exist_ok=True)
 
 
 def value_of(config: dict[str, Any]) -> str:
-    """What a result of this config holds, whoever computes it."""
+    """The value in a result of this config, which is the same for each execution."""
     text = hashlib.sha256(str(config["x"]).encode()).hexdigest()
     return text * (BIG // len(text)) if config["kind"] == "big" else text
 
 
 def run(config: dict[str, Any]) -> dict[str, str]:
-    """The run function: does what its config says; the result names this execution."""
+    """The run function: does what its config says. The result has the token of this execution."""
     token = secrets.token_hex(8)
 
     def note(what: str) -> None:
@@ -177,7 +178,7 @@ def run(config: dict[str, Any]) -> dict[str, str]:
 
 
 def read_side_log(folder: Path) -> Iterator[SideLine]:
-    """All that was logged, in order."""
+    """All lines of the side log, in order."""
     path = folder / SIDE_LOG
     if not path.exists():
         return
@@ -188,7 +189,7 @@ def read_side_log(folder: Path) -> Iterator[SideLine]:
 
 
 def _append(path: str, data: bytes) -> int:
-    """Add to the end of a file, in one write; where it ends now."""
+    """Append to a file in one write. Returns the offset at which the data ends."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(handle, data)
@@ -198,12 +199,13 @@ def _append(path: str, data: bytes) -> int:
 
 
 def _tally(config: dict[str, Any]) -> int:
-    """How many executions of this config have come this far, this one included: no two get one number."""
+    """How many executions of this config have come this far, including this one. No two executions get the
+    same number."""
     return _append(f"{config['folder']}/tally/{config['x']}", b".")
 
 
 def _hold_gil(seconds: float) -> None:
-    # Called through PyDLL, C code does not release the GIL; no time of the processor is used up.
+    # C code that is called through PyDLL does not release the GIL. Sleeping there uses no processor time.
     ctypes.PyDLL(None).usleep(round(seconds * 1e6))
 
 

@@ -1,4 +1,4 @@
-"""What runs inside an RQ fleet, and what is kept about forwarded attempts on RQ's Redis.
+"""Runs forwarded attempts in RQ workers, and keeps the records about them on RQ's Redis.
 
 Begin with `job`: RQ's workers call its `run`.
 """

@@ -1,9 +1,9 @@
-"""What RQ workers run: one attempt, in a process forked for it.
+"""The function that RQ workers run: it executes one attempt in a fork.
 
 The RQ worker's process (its work horse, or a SimpleWorker itself) runs no user code. It waits, enforces the
-time limit, gives signs of life, hears of stops, and delivers the report however long that takes: an
-evaluation may have taken ten hours. User code that dies, hangs or holds the GIL is reported, and a
-SimpleWorker lives on.
+time limit, gives signs of life, reads stops, and delivers the report. It tries that for up to an hour, since
+an evaluation may have taken ten. User code that dies, hangs or holds the GIL is reported, and a SimpleWorker
+lives on.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from rq import defaults, get_current_job
 from queue_eval.backoff import Backoff
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Token
-from queue_eval.rq_bridge.commands import BEAT_S, Begun, RqMoves
+from queue_eval.rq_bridge.commands import BEAT_S, Begun, RqCommands
 from queue_eval.runtime.forked import ForkedAttempt
 from queue_eval.runtime.pipe import Report, parse_frame, parse_setup
-from queue_eval.runtime.stop_signals import Survival
+from queue_eval.runtime.stop_signals import StopSignalHandlers
 from queue_eval.transport.error_kinds import is_transient
 
 log = plain(logging.getLogger("rq.worker.queue_eval"))
 
 _HEART_AFTER_S = 1.0
-"""Attempts that are shorter need no sign of life but that of their beginning."""
+"""Signs of life begin after so long. Shorter attempts need none but that of their beginning."""
 
 _BEAT_EVERY_S = 2.5
 
 _KEEP_EVERY_S = 30.0
-_KEEP_S = 120
+_KEEP_TTL_S = 120
+"""How often, and for how long each time, RQ is prevented from treating the attempt as abandoned."""
 
-_BEGIN_FOR_S = 30.0
-_REPORT_FOR_S = 3600.0
-"""How long the report is tried to be delivered while RQ's Redis is away."""
+_BEGIN_TIMEOUT_S = 30.0
+_REPORT_TIMEOUT_S = 3600.0
+"""How long to try to begin, and to deliver the report, while RQ's Redis is away."""
 
-_SETTINGS = frozenset({
+_CONNECTION_SETTINGS = frozenset({
     "host", "port", "db", "path", "username", "password", "credential_provider", "socket_keepalive",
 })  # fmt: skip
 
@@ -51,32 +52,32 @@ T = TypeVar("T")
 def run(uid: str, job: int, attempt: int, revision: int) -> None:
     """Run one attempt of the campaign `uid`, if it is still wanted and nobody else runs it."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # A work horse, which is of this job alone: RQ's worker finishes it when both are told to stop.
-        Survival()
+        # This is a work horse, made for this job alone. On a stop signal to both, RQ's worker waits for it.
+        StopSignalHandlers()
     current: Any = get_current_job()
     prefix = getattr(defaults, "RQ_KEY_PREFIX", "rq")
-    moves = RqMoves(current.connection, uid, current.origin, prefix=prefix)
+    commands = RqCommands(current.connection, uid, current.origin, prefix=prefix)
     token, execution = (job, attempt), os.urandom(8).hex()
-    begun = _patiently(lambda: moves.begin(token, revision, execution), _BEGIN_FOR_S)
+    begun = _patiently(lambda: commands.begin(token, revision, execution), _BEGIN_TIMEOUT_S)
     if isinstance(begun, str):
         log.info("job %s is not run: %s", current.id, begun)
         return
     forked = _prepare(begun, token)
-    heart = _Heart(moves.over(_own_client(current.connection)), token, execution, forked.stop)
+    heart = _Heart(commands.over(_own_client(current.connection)), token, execution, forked.stop)
     heart.start()
     report = None
     try:
         report = forked.run()
-        over = moves if not heart.is_beating else heart.moves
+        over = commands if not heart.is_beating else heart.commands
         if report is None:
-            _patiently(lambda: over.leave(token, execution, begun.entry), _BEGIN_FOR_S)
+            _patiently(lambda: over.leave(token, execution, begun.entry), _BEGIN_TIMEOUT_S)
         else:
             frame = report.encode()
-            _patiently(lambda: over.report(token, execution, begun.entry, frame), _REPORT_FOR_S)
+            _patiently(lambda: over.report(token, execution, begun.entry, frame), _REPORT_TIMEOUT_S)
     except BaseException:
         if report is None:  # the RQ worker is being ended by force, and user code with it
             lost = Report(*token, "lost", 0.0, "", b"the RQ worker that ran this job was ended", b"")
-            moves.report(token, execution, begun.entry, lost.encode())
+            commands.report(token, execution, begun.entry, lost.encode())
         raise
     finally:
         heart.stop()
@@ -89,12 +90,12 @@ def _prepare(begun: Begun, token: Token) -> ForkedAttempt:
 
 
 class _Heart:
-    """A thread that gives signs of life of an execution that takes long, and hears whether it is to end."""
+    """A thread that gives signs of life of a long execution, and ends the attempt when it is stopped."""
 
     def __init__(
-        self, moves: RqMoves, token: Token, execution: str, stop: Callable[[], None]
+        self, commands: RqCommands, token: Token, execution: str, stop: Callable[[], None]
     ) -> None:
-        self.moves = moves
+        self.commands = commands
         self.is_beating = False
         self._token = token
         self._execution = execution
@@ -106,7 +107,7 @@ class _Heart:
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more. It may still hang in a last read, which is nobody's."""
+        """Give no more signs of life. The thread may hang in a last read, whose reply nobody needs."""
         self._over.set()
 
     def _beat(self) -> None:
@@ -117,26 +118,26 @@ class _Heart:
         backoff = Backoff(0.1, BEAT_S / 4, jitter=0.5)
         while not self._over.is_set():
             try:
-                self.moves.beat(self._token, self._execution)
+                self.commands.beat(self._token, self._execution)
                 if time.monotonic() - kept_at > _KEEP_EVERY_S:
-                    self.moves.keep(self._token, time.time(), _KEEP_S)
+                    self.commands.keep(self._token, time.time(), _KEEP_TTL_S)
                     kept_at = time.monotonic()
-                stopped, since = self.moves.is_stopped(self._token, since, _BEAT_EVERY_S)
+                stopped, since = self.commands.is_stopped(self._token, since, _BEAT_EVERY_S)
                 backoff.reset()
             except Exception as error:
                 if not is_transient(error):
-                    log.warning("no sign of life of job %s: %s", self.moves.job_id(self._token), error)
+                    log.warning("no sign of life of job %s: %s", self.commands.job_id(self._token), error)
                 self._over.wait(backoff.next_s())
-                since = b"0"  # its server may have begun anew
+                since = b"0"  # the server may have lost its data, and its entries may begin anew
                 continue
             if stopped:
                 self._stop_attempt()
                 return
 
 
-def _patiently(operation: Callable[[], T], for_s: float) -> T:
-    """The reply of `operation`, repeated while RQ's Redis is away, but not for longer than this."""
-    deadline = time.monotonic() + for_s
+def _patiently(operation: Callable[[], T], timeout_s: float) -> T:
+    """The reply of `operation`, which is repeated while RQ's Redis is away, for `timeout_s` at most."""
+    deadline = time.monotonic() + timeout_s
     backoff = Backoff(0.05, 5.0, jitter=0.5)
     while True:
         try:
@@ -148,14 +149,14 @@ def _patiently(operation: Callable[[], T], for_s: float) -> T:
 
 
 def _own_client(connection: Any) -> Any:
-    """A client of our own, made like RQ's, whose calls do not hang for minutes when nobody answers."""
+    """A client with the settings of RQ's, whose calls do not hang for minutes when nobody answers."""
     pool = connection.connection_pool
-    if type(pool).__name__ == "SentinelConnectionPool":  # it has to ask who is the master
+    if type(pool).__name__ == "SentinelConnectionPool":  # only RQ's own pool can ask for the master
         return connection
     settings = {
         name: value
         for name, value in pool.connection_kwargs.items()
-        if name in _SETTINGS or name.startswith("ssl_")
+        if name in _CONNECTION_SETTINGS or name.startswith("ssl_")
     }
     own = type(pool)(
         connection_class=pool.connection_class, **settings, socket_timeout=BEAT_S, client_name="queue_eval-rq"

@@ -1,5 +1,5 @@
-"""Where user code runs: the child process, its pipe, one execution, its surroundings and leftovers.
+"""Runs user code: the child process, its pipe, one execution, its environment and leftovers.
 
-Knows no server, and is imported by each child, so it imports next to nothing. Begin with `child`, then
+This wing knows no server. Each child imports it, so it imports next to nothing. Begin with `child`, then
 `execution`.
 """

@@ -1,18 +1,20 @@
 """A process that runs user code: ``python -P -c PROGRAM PIPE LIFELINE [armed] [tell-up] [tell-left]``; it
 calls `main`.
 
-It reads frames from PIPE (a socket), runs the run function, and answers each with one report. With one
-thread the run function runs in the main thread, so that user code may set signal handlers; with more, N
-threads take from the pipe in turn. It starts for every attempt of ``subprocess``, and user packages named
-like ours must not be shadowed: so it imports as little as it can, what only some need when it is needed, and
-of what the standard library wraps, the inside.
+It reads frames from PIPE (a socket), runs the run function, and answers each ``run`` with one report. With
+one thread the run function runs in the main thread, so that user code may set signal handlers. With more, N
+threads take from the pipe in turn.
 
-The process dies with its parent, with all it has forked and even while user code holds the GIL: the kernel
-sends SIGKILL to its process group when the parent's end of LIFELINE closes. With ``armed`` the parent
-sees to that before it says what to run.
+It imports as little as it can: ``subprocess`` starts it for every attempt, and it must not shadow user
+packages that are named like ours. Modules that only some children need are imported when they are needed.
+Where the standard library wraps a C module, the C module is imported.
+
+The process and all that it has forked die with the parent, even while user code holds the GIL: the kernel
+sends SIGKILL to the process group when the parent's end of LIFELINE closes. With ``armed`` the parent has
+arranged that before it sends the setup.
 
 When the parent closes the pipe, the process ends as Python ends: it waits for threads, calls exit handlers,
-and writes what files still hold. The parent waits some seconds for that.
+and flushes files. The parent waits some seconds for that.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ import sys
 from time import perf_counter
 
 from queue_eval.marks import STARTED_BY
-from queue_eval.runtime.environment import Surroundings, ThreadOutput, hide_program
+from queue_eval.runtime.environment import ProcessEnvironment, ThreadOutput, hide_program
 from queue_eval.runtime.execution import RunFunction
-from queue_eval.runtime.leftovers import Ending, adopt_orphans, has_children, reap_adopted
+from queue_eval.runtime.leftovers import Termination, adopt_orphans, has_children, reap_adopted
 from queue_eval.runtime.pipe import (
     TELL_LEFT,
     TELL_UP,
@@ -45,13 +47,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _READ_BYTES = 1 << 16
-"""Larger buffers are mapped and unmapped for every read."""
+"""Bytes per read. Larger buffers are mapped and unmapped for every read."""
 
-_REAP_MS = (500, 30_000)
-"""Pause between two looks for dead processes: at first, and at last."""
+_REAP_PAUSES_MS = (500, 30_000)
+"""The pause between two checks for dead processes, in ms: the first one, and the longest."""
 
-_LOOK_S = 0.0001
-"""What was recalled longer ago than this is known before the next attempt begins."""
+_RECALL_CHECK_EVERY_S = 0.0001
+"""An attempt that was recalled longer ago than this does not begin."""
 
 
 def main() -> None:
@@ -68,7 +70,8 @@ def main() -> None:
         _Child(pipe, tells_up=TELL_UP in more).serve()
         os._exit(0)
     child = _Child(pipe, tells_up=TELL_UP in more, tells_left=True)
-    # The first handler is called last: what those of user code have ended is not left any more.
+    # The handler that was registered first is called last: by then the exit handlers of user code have ended
+    # their processes.
     atexit.register(child.tell_left)
     child.serve()
 
@@ -82,15 +85,15 @@ class _Child:
         self._tells_left = tells_left
         self._mark = os.environ.get(STARTED_BY, "")
         self._socket: _socket.socket | None = None
-        """The same, for whoever looks without waiting."""
+        """The same pipe as a socket, made when it is first read without waiting."""
         self._frames = FrameBuffer()
         self._function: RunFunction | None = None
         self._threads = 1
         self._waiting: list[tuple[int, int, bytes]] = []
-        self._looked_at = 0.0
+        self._checked_at = 0.0
         self._output: ThreadOutput | None = None
         self._pid = os.getpid()
-        self._surroundings = Surroundings()
+        self._environment = ProcessEnvironment()
 
     def serve(self) -> None:
         while self._function is None:
@@ -105,12 +108,12 @@ class _Child:
                     self._send(frame((Kind.TIDY,)))
                 else:
                     self._send(report)
-                self._surroundings.restore()
+                self._environment.restore()
             return
         self._serve_with_threads()
 
     def tell_left(self) -> None:
-        """Tell whether user code has left processes, at the very end."""
+        """Send `left` at the very end, if user code has left processes."""
         if os.getpid() == self._pid and has_children():
             try:  # noqa: SIM105 - contextlib takes a while to import
                 self._send(frame((Kind.LEFT,)))
@@ -118,15 +121,15 @@ class _Child:
                 pass
 
     def _end_programs(self) -> None:
-        """End what the attempt has left running in process groups of its own. In the group of this process
-        are pools and resource trackers, which the next attempt may use."""
-        Ending(self._mark, self._pid, spared_group=os.getpgrp()).run()
+        """End what the attempt has left running in process groups of its own. The group of this process is
+        spared: it has pools and resource trackers that the next attempt may use."""
+        Termination(self._mark, self._pid, spared_group=os.getpgrp()).run()
         reap_adopted()
 
     def _serve_with_threads(self) -> None:
         import threading
 
-        # File descriptors are shared by the threads: what each prints is kept apart in Python.
+        # All threads share the file descriptors, so Python keeps apart what each of them prints.
         self._output = ThreadOutput()
         sys.stdout = sys.stderr = self._output
         read_lock, send_lock = threading.Lock(), threading.Lock()
@@ -142,7 +145,7 @@ class _Child:
                     with send_lock:
                         self._send(report)
             except BaseException:
-                os._exit(1)  # a slot that is gone must be seen by the parent
+                os._exit(1)  # the parent must notice that a slot is gone
 
         slots = [threading.Thread(target=work, name=f"slot-{i}", daemon=True) for i in range(self._threads)]
         for slot in slots:
@@ -151,10 +154,10 @@ class _Child:
             slot.join()
 
     def _next(self) -> tuple[int, int, bytes] | None:
-        """What is to begin now, in the order in which it came; None at the end of the pipe."""
-        # What has come is read before the next attempt begins: it may have been recalled. Behind one that
-        # took no time nothing has come, or it could as well have come a moment later.
-        if self._waiting and perf_counter() - self._looked_at < _LOOK_S:
+        """The (job, attempt, config) that begins now, in order of arrival; None at the end of the pipe."""
+        # Read the pipe before the next attempt begins: that attempt may have been recalled. Do not read it
+        # after an attempt that took no time: a recall so late could as well have come a moment later.
+        if self._waiting and perf_counter() - self._checked_at < _RECALL_CHECK_EVERY_S:
             return self._waiting.pop(0)
         while self._read(may_wait=not self._waiting):
             if self._waiting:
@@ -162,12 +165,12 @@ class _Child:
         return None
 
     def _read(self, *, may_wait: bool) -> bool:
-        """Take what has come. False at the end of the pipe."""
+        """Handle the frames that have arrived. Returns False at the end of the pipe."""
         if may_wait:
             self._reap_while_idle()
             data: bytes | None = os.read(self._pipe, _READ_BYTES)
         else:
-            data = self._look()
+            data = self._read_available()
         if data is None:
             return True
         for header, body in self._frames.feed(data):
@@ -175,20 +178,20 @@ class _Child:
         return bool(data)
 
     def _reap_while_idle(self) -> None:
-        """Until something comes, remove what was adopted and ends meanwhile."""
+        """Until a frame arrives, reap adopted processes as they end."""
         if not self._tells_left or self._threads > 1 or not has_children():
             return
         from select import POLLIN, poll
 
         pipe = poll()
         pipe.register(self._pipe, POLLIN)
-        pause_ms = _REAP_MS[0]
+        pause_ms = _REAP_PAUSES_MS[0]
         while not pipe.poll(pause_ms) and has_children():
             reap_adopted()
-            pause_ms = min(2 * pause_ms, _REAP_MS[1])
+            pause_ms = min(2 * pause_ms, _REAP_PAUSES_MS[1])
 
-    def _look(self) -> bytes | None:
-        """What has come; None for nothing."""
+    def _read_available(self) -> bytes | None:
+        """The bytes that have arrived; None when there are none."""
         import _socket
 
         if self._socket is None:
@@ -196,7 +199,7 @@ class _Child:
         try:
             return self._socket.recv(_READ_BYTES, _socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._looked_at = perf_counter()
+            self._checked_at = perf_counter()
             return None
 
     def _send(self, data: bytes) -> None:
@@ -208,17 +211,17 @@ class _Child:
         if header[0] == Kind.SETUP:
             setup = parse_setup(header, body)
             self._threads = setup.threads
-            # What is here by now stays to the end, which then looks through what user code has made only.
+            # The objects of now live to the end: the GC then scans only what user code has made.
             gc.freeze()
             if self._tells_left and self._threads == 1:
                 adopt_orphans()
             if self._tells_up:
                 self._send(frame((Kind.UP,)))
             self._function = RunFunction(setup)
-            self._send(encode_ready(self._function.load_error, self._function.told))
+            self._send(encode_ready(self._function.load_error, self._function.source_parts))
         elif header[0] == Kind.RECALL:
             recalled = {(job, attempt) for job, attempt in header[1]}
-            self._waiting = [one for one in self._waiting if one[:2] not in recalled]
+            self._waiting = [attempt for attempt in self._waiting if attempt[:2] not in recalled]
         else:
             self._waiting.append((header[1], header[2], body))
 
@@ -234,9 +237,9 @@ class _Child:
             output = self._output.take()
         else:
             output = b""
-            self._surroundings.flush()  # into the pipe that the parent reads, before the report
+            self._environment.flush()  # the output must reach the parent before the report
         return Report(job, attempt, outcome, run_ms, self._function.source, body, output).encode()
 
 
-if __name__ == "__main__":  # how a worker of an earlier version starts it
+if __name__ == "__main__":  # a worker of an earlier version starts it so
     main()

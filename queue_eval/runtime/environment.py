@@ -1,6 +1,6 @@
-"""What user code finds around it in a process that others use after it, and what it prints there.
+"""The process environment of an attempt (folder, streams, signals), and the capture of what it prints.
 
-Imported by the processes that run user code, so it imports next to nothing.
+The processes that run user code import this, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import io
 import os
 import sys
 
-from queue_eval.runtime.pipe import OUTPUT_BYTES, Kept
-from queue_eval.runtime.stop_signals import Survival
+from queue_eval.runtime.pipe import OUTPUT_BYTES, HeadTail
+from queue_eval.runtime.stop_signals import StopSignalHandlers
 
 TYPE_CHECKING = False  # see `queue_eval`
 
@@ -20,25 +20,25 @@ else:
     import _signal as signal  # the other imports `enum`
 
 
-class Surroundings:
-    """What the next attempt must find again: working directory, stdout, stderr, no alarm, and a process that
-    outlives stop signals.
+class ProcessEnvironment:
+    """Restores the process after each attempt: working directory, stdout, stderr, no alarm, and our handlers
+    for stop signals.
 
-    Both streams write at each line, so that the last words of a process that dies are known, and write what
-    is not valid text escaped rather than fail.
+    Both streams are line buffered, so that the last lines of a process that dies are known. They escape
+    what is not valid text, rather than fail.
     """
 
     def __init__(self) -> None:
-        self._survival = Survival()
+        self._stop_signals = StopSignalHandlers()
         self._folder = working_folder()
         self._copies = (os.dup(1), os.dup(2))
         self._streams = (open_stream(1), open_stream(2))
         sys.stdout, sys.stderr = self._streams
-        # Whoever falls back on these is to be heard in the right order.
+        # Libraries that write to sys.__stdout__ must share our line buffering.
         sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]
 
     def flush(self) -> None:
-        """What was printed goes into the pipe that the parent reads."""
+        """Write what was printed into the pipe that the parent reads."""
         first, second = self._streams
         is_own = sys.stdout is first and sys.stderr is second
         for stream in (first, second) if is_own else (first, second, sys.stdout, sys.stderr):
@@ -48,9 +48,9 @@ class Surroundings:
                 pass  # contextlib takes a while to import, here and below
 
     def restore(self) -> None:
-        # A forgotten alarm would go off in somebody else's attempt.
+        # A forgotten alarm would go off in the next attempt.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self._survival.restore()
+        self._stop_signals.restore()
         for fd, copy in zip((1, 2), self._copies, strict=True):
             if not _is_same_file(fd, copy):
                 os.dup2(copy, fd)
@@ -61,7 +61,7 @@ class Surroundings:
         if self._folder is not None and working_folder() != self._folder:
             try:  # noqa: SIM105
                 os.chdir(self._folder)
-            except OSError:  # it is not there any more
+            except OSError:  # the folder was removed
                 pass
 
 
@@ -72,16 +72,16 @@ def hide_program() -> None:
 
 
 def working_folder() -> str | None:
-    """The working directory; None when it is not there any more."""
+    """The working directory; None when it was removed."""
     try:
         return os.getcwd()  # noqa: PTH109 - no pathlib in this process
     except OSError:
         return None
 
 
-def _is_same_file(one: int, other: int) -> bool:
+def _is_same_file(fd: int, copy: int) -> bool:
     try:
-        return os.path.sameopenfile(one, other)
+        return os.path.sameopenfile(fd, copy)
     except OSError:  # closed
         return False
 
@@ -91,7 +91,7 @@ def open_stream(fd: int) -> io.TextIOWrapper:
 
 
 class ThreadOutput(io.TextIOBase):
-    """What each thread of the process prints, kept apart and bounded."""
+    """A stream that keeps what each thread prints apart, at most OUTPUT_BYTES of each."""
 
     encoding = "utf-8"
 
@@ -104,18 +104,18 @@ class ThreadOutput(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        kept: Kept | None = getattr(self._local, "kept", None)
+        kept: HeadTail | None = getattr(self._local, "kept", None)
         if kept is None:
-            kept = self._local.kept = Kept(OUTPUT_BYTES)
+            kept = self._local.kept = HeadTail(OUTPUT_BYTES)
         kept.add(text.encode("utf-8", "backslashreplace"))
         return len(text)
 
     def take(self) -> bytes:
-        kept: Kept | None = getattr(self._local, "kept", None)
+        kept: HeadTail | None = getattr(self._local, "kept", None)
         if kept is None:
             return b""
         self._local.kept = None
         return kept.take()
 
     def close(self) -> None:
-        """User code may close stdout; the next attempt prints again."""
+        """Does nothing: user code may close stdout, but the next attempt must be able to print."""

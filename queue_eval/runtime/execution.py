@@ -1,6 +1,6 @@
 """One execution of a run function: a config in, a result or an error's text out.
 
-Imported by the processes that run user code, so it imports next to nothing.
+The processes that run user code import this, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from queue_eval.function.loading import load, source_hash
 from queue_eval.function.user_code import combine, files_reached, globals_of, sibling_hashes
 from queue_eval.model.codec import decode, encode, encode_result
 from queue_eval.own_files import is_own
-from queue_eval.runtime.pipe import ERROR_BYTES, bounded
+from queue_eval.runtime.pipe import ERROR_BYTES, truncate_middle
 
 TYPE_CHECKING = False  # see `queue_eval`
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class RunFunction:
-    """A run function as `setup` describes it, loaded in this process. It never raises: what is wrong with it
-    is the outcome of each of its calls."""
+    """The run function that `setup` describes, loaded in this process. It never raises: a loading error
+    becomes the outcome of each call."""
 
     def __init__(self, setup: Setup) -> None:
         self.source = ""
-        """Hash of the function and of what loading it has reached."""
-        self.told: dict[str, Any] = {}
-        """What that hash is made of, for whoever wants to know what ran."""
+        """Hash of the function and of the user's files that loading has reached."""
+        self.source_parts: dict[str, Any] = {}
+        """What `source` is made of; the frame `ready` sends it to the parent."""
         self.was_interrupted = False
-        """Whether its loading was: another load may do better."""
+        """Whether a signal interrupted the loading: another load may succeed."""
         self.load_error = ""
         """Why it could not be loaded, in short."""
-        # As text: what one attempt changes in them, the next must not see.
+        # Kept as text: an attempt that changes its kwargs must not change those of the next one.
         self._kwargs = encode(setup.kwargs) if setup.kwargs else ""
         self._as_text = setup.values == "text"
         self._function: Any = None
@@ -48,26 +48,26 @@ class RunFunction:
         except ValueError as error:  # a FunctionError
             self.was_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
             self.load_error = str(error)
-            # As text: an exception that is raised again for each attempt collects a traceback without end.
+            # Kept as text: an exception raised again for each attempt would collect an endless traceback.
             self._broken = describe_error(error)
 
     def _identify(self, before: list[str], script: dict[str, Any] | None) -> None:
-        """Before the first call: what that imports is not known when the next process is to be compared."""
+        """Compute `source`. Called before the first call, whose imports would make processes differ."""
         function, files = source_hash(self._function), files_reached(before)
         is_by_value = (globals_of(self._function) or {}).get("__name__") == "__main__"
         parts: list[str] = []
-        if is_by_value and script:  # the same code as where the script itself is
+        if is_by_value and script:  # the hash must equal that of a worker which has the script itself
             files["__main__"] = [script["file"], script["digest"]]
         elif is_by_value:
             parts = sibling_hashes(self._function, source_hash)
         self.source = combine(function, parts, files)
-        self.told = {"source": self.source, "function": function, "parts": parts, "files": files}
+        self.source_parts = {"source": self.source, "function": function, "parts": parts, "files": files}
 
     def __call__(self, job: int, config: bytes) -> tuple[str, bytes]:
         """The outcome ("ok" or "error"), and the result (JSON) or the error's text."""
         try:
             if self._broken:
-                return "error", bounded(_as_bytes(self._broken), ERROR_BYTES)
+                return "error", truncate_middle(_as_bytes(self._broken), ERROR_BYTES)
             arguments = _arguments(config)
             arguments["id"] = job
             kwargs = decode(self._kwargs) if self._kwargs else {}
@@ -76,7 +76,7 @@ class RunFunction:
                 value = _await(value)
             return "ok", _as_bytes(encode_result(value, as_text=self._as_text))
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
-            return "error", bounded(_as_bytes(describe_error(error)), ERROR_BYTES)
+            return "error", truncate_middle(_as_bytes(describe_error(error)), ERROR_BYTES)
 
 
 def _arguments(config: bytes) -> dict[str, Any]:
@@ -84,20 +84,22 @@ def _arguments(config: bytes) -> dict[str, Any]:
         arguments = decode(config)
         if isinstance(arguments, dict):
             return arguments
-        what = f"it is a {type(arguments).__name__}"
+        damage = f"it is a {type(arguments).__name__}"
     except ValueError as error:
-        what = str(error)
-    raise ConfigError(f"the config of this job is damaged on the server ({what}); submit it again") from None
+        damage = str(error)
+    raise ConfigError(
+        f"the config of this job is damaged on the server ({damage}); submit it again"
+    ) from None
 
 
 def _await(coroutine: Any) -> Any:
-    """What a coroutine returns, awaited in an event loop of its own."""
-    import asyncio  # few need it, and it takes longer to import than an interpreter to start
+    """Run a coroutine in an event loop of its own, and return its value."""
+    import asyncio  # few run functions need it, and its import takes longer than the start of Python
 
     async def outcome() -> tuple[Any, BaseException | None]:
         try:
             return await coroutine, None
-        except BaseException as error:  # the loop would end for some of them, and add its frames to each
+        except BaseException as error:  # some would end the loop, and the loop would add its frames to each
             return None, error
 
     value, error = asyncio.run(outcome())
@@ -115,7 +117,7 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, (FunctionError, ResultError)) and error.__cause__ is None:
         return f"{type(error).__name__}: {error}"
     try:
-        import traceback  # within: the user may have a module of this name
+        import traceback  # imported here, since the user may have a module of this name
 
         shown = traceback.TracebackException.from_exception(error)
         chain: list[Any] = [shown]
@@ -123,7 +125,7 @@ def describe_error(error: BaseException) -> str:
             link.stack = traceback.StackSummary.from_list(
                 [line for line in link.stack if not _is_ours(line.filename)]
             )
-            chain += [other for other in (link.__cause__, link.__context__) if other is not None]
+            chain += [earlier for earlier in (link.__cause__, link.__context__) if earlier is not None]
             chain += link.exceptions or ()
         return "".join(shown.format())
     except Exception:  # a hostile __str__ must not lose the attempt
@@ -131,7 +133,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _is_ours(file: str) -> bool:
-    """Frames that tell a user nothing: this package's, and those of the import system."""
+    """Whether a frame tells a user nothing: it is of this package, or of the import system."""
     return is_own(file) or file.startswith(("<frozen importlib", _IMPORTLIB))
 
 

@@ -1,4 +1,4 @@
-"""How an attempt that has no result of its own is told of: the same words wherever it ran."""
+"""Error texts for attempts that died, timed out or exceeded memory, shared by all executors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import signal
 LOADING_S = 60.0
 """Loading the run function may take this long on top of the time limit of the attempts that wait for it."""
 
-_LAST_OUTPUT = 1000
-"""How many bytes of its last output tell of a process's death."""
+_MAX_SHOWN_OUTPUT_BYTES = 1000
+"""How much of a dead process's last output its error text shows."""
 
 
 CUT_OFF = (
     "its own code has closed the connection to its worker (as os.closerange() does) or written into it; "
     "touch only the files that the function has opened"
 )
-"""How a process ended that had to be killed because it could not report any more."""
+"""The `death` of a process that had to be killed because it could not report any more."""
 
 
 def describe_exit(code: int) -> str:
@@ -30,15 +30,16 @@ def describe_exit(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def describe_death(who: str, death: str, output: bytes) -> bytes:
-    """"the process that <who> died", how, and the last it has printed."""
-    body = f"the process that {who} died: {death}".encode()
-    last = output[-_LAST_OUTPUT:].strip()
+def describe_death(duty: str, death: str, output: bytes) -> bytes:
+    """The text "the process that <duty> died", how, and the last that it has printed."""
+    body = f"the process that {duty} died: {death}".encode()
+    last = output[-_MAX_SHOWN_OUTPUT_BYTES:].strip()
     return body + b"; its last output:\n" + last if last else body
 
 
 def describe_excess(limit: int, used: int, beside: int = 0) -> bytes:
-    """An attempt that was stopped for the memory of its process, in bytes; `beside`: other attempts there."""
+    """The text for an attempt that exceeded its memory. `limit`, `used`: bytes. `beside`: how many other
+    attempts were in its process."""
     text = f"used more than its memory limit of {size(limit)}: {size(used)}"
     return (f"{text}, with {beside} other jobs in the same process" if beside else text).encode()
 
@@ -52,6 +53,6 @@ def size(count: int) -> str:
 
 
 def describe_lateness(limit_s: float, *, was_ready: bool = True) -> bytes:
-    """An attempt that reached its time limit, maybe before its run function was loaded."""
+    """The text for an attempt that reached its time limit, maybe before its run function was loaded."""
     did = "ran" if was_ready else "was still loading its run function"
     return f"{did} longer than its time limit of {limit_s:g} s".encode()

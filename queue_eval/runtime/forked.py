@@ -1,4 +1,4 @@
-"""One attempt in a process forked for it, for hosts that are others' processes and must outlive user code.
+"""Runs one attempt in a fork of the current process, which belongs to others and must outlive user code.
 
 ::
 
@@ -8,8 +8,8 @@
          ◀─left── pipe: something that user code has started still runs
          ──lifeline──▶ the child's process group is killed when the host dies, whatever it is doing
 
-The child gets nothing of the host but the standard streams that are made for it: what else is open there is
-hidden, or user code could speak on the host's connections.
+The child gets new standard streams. All other open files of the host are hidden from it: user code could
+write into the host's connections.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import warnings
 from typing import NoReturn
 
 from queue_eval.marks import INSIDE_JOB, STARTED_BY
-from queue_eval.runtime.environment import Surroundings, hide_program
+from queue_eval.runtime.environment import ProcessEnvironment, hide_program
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.failure_texts import (
     CUT_OFF,
@@ -37,12 +37,12 @@ from queue_eval.runtime.failure_texts import (
     describe_exit,
     describe_lateness,
 )
-from queue_eval.runtime.leftovers import CAN_BE_FOUND, Ending, adopt_orphans, has_children
+from queue_eval.runtime.leftovers import CAN_BE_FOUND, Termination, adopt_orphans, has_children
 from queue_eval.runtime.lifeline import die_with_parent
 from queue_eval.runtime.pipe import (
     OUTPUT_BYTES,
     FrameBuffer,
-    Kept,
+    HeadTail,
     Kind,
     Report,
     Setup,
@@ -53,10 +53,10 @@ from queue_eval.runtime.pipe import (
 from queue_eval.runtime.stop_signals import blocked, reset_signals
 
 _TICK_S = 0.2
-"""Where no file descriptor tells of a process's death it is looked for this often."""
+"""How often to check whether the child has died, on systems without pidfds."""
 
 _DEATH_S = 0.5
-"""How long a process may take to die whose end of the pipe has closed."""
+"""How long a process may take to die after its end of the pipe has closed."""
 
 _READ_BYTES = 1 << 16
 
@@ -64,9 +64,9 @@ _READ_BYTES = 1 << 16
 class ForkedAttempt:
     """Runs one attempt: `run` returns its report, or None when `stop` ended it.
 
-    Guarantees: whatever user code does, `run` returns, and then nothing lives that it has started (see
-    `leftovers`); also when `run` is left by an exception of a signal handler. Assumes: it is called in the
-    main thread of a process that waits for none of its children itself.
+    Guarantees: whatever user code does, `run` returns, and then no process lives that it has started (see
+    `leftovers`). This also holds when an exception of a signal handler ends `run`. Assumes: it is called in
+    the main thread of a process that does not wait for its children itself.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class ForkedAttempt:
         self._was_cut_off = False
         self._broken = False
         self._report: Report | None = None
-        self._output = Kept(OUTPUT_BYTES)
+        self._output = HeadTail(OUTPUT_BYTES)
         self._frames = FrameBuffer()
         self._status: int | None = None
 
     def stop(self) -> None:
-        """End it; may be called from any thread, at any time."""
+        """End the attempt. May be called from any thread, at any time."""
         with self._lock:
             self._stopped = True
             self._kill()
@@ -99,12 +99,13 @@ class ForkedAttempt:
         pipe, childs_pipe = socket.socketpair()
         lifeline_read, lifeline = os.pipe()
         output, output_write = os.pipe()
-        for stream in (sys.stdout, sys.stderr):  # or the child says it again
+        for stream in (sys.stdout, sys.stderr):  # or the child would print the buffered text again
             with contextlib.suppress(Exception):
                 stream.flush()
         begun_at = time.monotonic()
         with self._lock, warnings.catch_warnings():
-            # A host with threads: the child takes none of their locks, and runs nothing of theirs.
+            # Python warns of forks in a host with threads. This child takes none of their locks and runs
+            # none of their code.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             with blocked():
                 pid = os.fork()
@@ -119,7 +120,7 @@ class ForkedAttempt:
         try:
             timed_out = self._watch(pipe, output, begun_at)
         finally:
-            # Whose end of the pipe is closed dies in a moment, unless user code has closed it.
+            # A child whose end of the pipe has closed dies in a moment, unless user code has closed that end.
             self._was_cut_off = self._broken and not self._dies_within(_DEATH_S)
             with self._lock:
                 self._kill()
@@ -127,12 +128,13 @@ class ForkedAttempt:
                     self._status = os.waitpid(pid, 0)[1]
                 self._pid = 0
             with contextlib.suppress(OSError):
-                self._read(pipe)  # it may have spoken before it died
+                self._read(pipe)  # it may have sent its report before it died
                 self._read_output(output)
             pipe.close()
             if self._report is None or self._has_left:
-                Ending(self._mark, pid).run(meanwhile=lambda: self._read_output(output))
-            # Not before: what was left may print at its end, and resource trackers are in the child's group.
+                Termination(self._mark, pid).run(meanwhile=lambda: self._read_output(output))
+            # Close these last: leftovers may still print as they end, and closing the lifeline kills the
+            # child's group, which has resource trackers.
             os.close(output)
             os.close(lifeline)
         return self._conclude((time.monotonic() - begun_at) * 1000, timed_out)
@@ -140,7 +142,8 @@ class ForkedAttempt:
     # In the host ------------------------------------------------------------------------------------------
 
     def _watch(self, pipe: socket.socket, output: int, begun_at: float) -> bool:
-        """Until it has reported, died, was stopped or ran out of time; whether the last."""
+        """Wait until the child has reported, died, was stopped or ran out of time. Returns whether it ran out
+        of time."""
         pipe.setblocking(False)
         os.set_blocking(output, False)
         pidfd = os.pidfd_open(self._pid) if hasattr(os, "pidfd_open") else None
@@ -173,7 +176,8 @@ class ForkedAttempt:
         return False
 
     def _read(self, pipe: socket.socket) -> None:
-        """Take what it has said; what is no frame was written by user code, and ends it."""
+        """Handle the frames that have arrived. Bytes that are no frame come from user code, and end the
+        attempt."""
         try:
             while data := pipe.recv(_READ_BYTES):
                 for header, body in self._frames.feed(data):
@@ -190,7 +194,7 @@ class ForkedAttempt:
         self._broken = self._report is None
 
     def _read_output(self, output: int) -> bool:
-        """Take what it has printed; whether there may be more to come."""
+        """Take the output that has arrived. Returns False at the end of the pipe."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(4):
                 if not (data := os.read(output, _READ_BYTES)):
@@ -204,7 +208,7 @@ class ForkedAttempt:
                 pid, status = os.waitpid(self._pid, os.WNOHANG)
                 if pid:
                     if not CAN_BE_FOUND:
-                        # Its group may live on, and keeps the number from being used again while it does.
+                        # Its group may live on. As long as it does, the group's number is not used again.
                         with contextlib.suppress(ProcessLookupError, PermissionError):
                             os.killpg(self._pid, signal.SIGKILL)
                     self._status = status
@@ -217,11 +221,11 @@ class ForkedAttempt:
         return is_dead
 
     def _kill(self) -> None:
-        """Kill the process itself; its group, too, where what it leaves cannot be found."""
+        """Kill the process; also its group, on systems where its leftovers cannot be found."""
         if self._pid == 0 or self._status is not None:
             return
         if not CAN_BE_FOUND:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has none of its own yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group of its own yet
                 os.killpg(self._pid, signal.SIGKILL)
         os.kill(self._pid, signal.SIGKILL)
 
@@ -248,7 +252,7 @@ class ForkedAttempt:
             os.setsid()
             _hide_descriptors(pipe.fileno(), lifeline, output)
             die_with_parent(lifeline)
-            # What user code finds is a process of its own.
+            # User code must find a process as if Python had just begun.
             reset_signals()
             random.seed()
             hide_program()
@@ -256,13 +260,13 @@ class ForkedAttempt:
         except BaseException:
             os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
             os._exit(1)
-        os._exit(0)  # neither the host's nor the user's exit handlers are to run
+        os._exit(0)  # exit handlers must not run, neither the host's nor the user's
 
     def _serve(self, pipe: socket.socket) -> None:
         os.environ[INSIDE_JOB] = (self._setup.forward or {}).get("campaign", "")
         os.environ[STARTED_BY] = self._mark
         adopt_orphans()
-        surroundings = Surroundings()
+        environment = ProcessEnvironment()
         pid = os.getpid()
         function = RunFunction(self._setup)
         pipe.sendall(encode_ready(function.load_error))
@@ -271,15 +275,15 @@ class ForkedAttempt:
         run_ms = (time.perf_counter() - begun) * 1000
         if os.getpid() != pid:
             os._exit(0)  # a fork of user code came back here; only the original may report
-        surroundings.flush()
+        environment.flush()
         if has_children():
             pipe.sendall(frame((Kind.LEFT,)))
         pipe.sendall(Report(*self._token, outcome, run_ms, function.source, body, b"").encode())
 
 
 def _hide_descriptors(pipe: int, lifeline: int, output: int) -> None:
-    """Leave the standard streams and these open. The numbers of the others stay taken: objects of the host
-    may still close them, which must not hit what user code has opened."""
+    """Point all descriptors but these and the standard streams to the null device. They stay taken: objects
+    of the host may still close their numbers, and that must not close a file of user code."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(output, 1)
@@ -293,7 +297,7 @@ def _open_descriptors() -> list[int]:
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError):
             found = [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - no pathlib in this process
-            return [fd for fd in found if _is_open(fd)]  # the folder's own is closed by now
+            return [fd for fd in found if _is_open(fd)]  # that of the listing itself is closed by now
     return [fd for fd in range(min(os.sysconf("SC_OPEN_MAX"), 4096)) if _is_open(fd)]
 
 

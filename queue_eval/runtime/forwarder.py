@@ -1,12 +1,12 @@
-"""A process that forwards attempts to others: what the forwarders to Ray and to RQ share.
+"""The forwarder: a process that forwards attempts to Ray or RQ. This is what both kinds share.
 
 ::
 
     worker ──run, recall, stop, close──▶ forwarder ──▶ Ray, RQ
            ◀──slots, trouble, begun, returned, report──
 
-The worker's parent never imports what it forwards to: a library that aborts, hangs or leaks takes this
-process with it and nothing else.
+The worker itself never imports Ray or RQ: if such a library aborts, hangs or leaks, only this process is
+affected.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ from typing import Protocol
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.lifeline import die_with_parent
 from queue_eval.runtime.pipe import FrameBuffer, Kind, Report, Setup, frame, parse_setup
-from queue_eval.runtime.stop_signals import Survival
+from queue_eval.runtime.stop_signals import StopSignalHandlers
 
 _READ_BYTES = 1 << 20
 
 
 class Backend(Protocol):
-    """Where attempts are forwarded to. Its methods are called from one thread, and do not wait long."""
+    """Executes forwarded attempts. Its methods are called from one thread, and do not wait long."""
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Forward them. Each is reported or returned, unless it is stopped."""
+        """Forward the attempts. Each is reported or returned later, unless it is stopped."""
 
     def recall(self, tokens: Sequence[Token]) -> None:
-        """Take back what has not begun: it is returned, or else reported as usual."""
+        """Take back the attempts that have not begun: they are returned. The others are reported as usual."""
 
     def stop(self, tokens: Sequence[Token]) -> None:
-        """End them, begun or not; nothing more is told of them."""
+        """End the attempts, begun or not. They are neither reported nor returned."""
 
     def close(self) -> None:
-        """End all that was forwarded."""
+        """End all forwarded attempts."""
 
 
 class Outlet:
-    """What a backend tells the worker; may be used from several threads."""
+    """Sends the messages of a backend to the worker. May be used from several threads."""
 
     def __init__(self, pipe: socket.socket) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
 
     def slots(self, count: int, why: str = "") -> None:
-        """There is room for `count` attempts from now on; none while what is forwarded to is away."""
+        """There is room for `count` attempts from now on; 0 while the backend is away."""
         self._send(frame((Kind.SLOTS, count, why)))
 
     def trouble(self, why: str) -> None:
-        """What is forwarded does not begin, and why; "" when it does again."""
+        """Why forwarded attempts do not begin; "" when they do again."""
         self._send(frame((Kind.TROUBLE, why)))
 
     def begun(self, tokens: Iterable[Token]) -> None:
-        """The execution of these has begun."""
+        """The execution of these attempts has begun."""
         self._send(frame((Kind.BEGUN, list(tokens))))
 
     def returned(self, tokens: Iterable[Token]) -> None:
-        """These have not begun and will not."""
+        """These attempts have not begun and will not."""
         self._send(frame((Kind.RETURNED, list(tokens))))
 
     def report(self, reports: Iterable[Report]) -> None:
-        """These have ended."""
+        """These attempts have ended."""
         self._send(b"".join(report.encode() for report in reports))
 
     def _send(self, data: bytes) -> None:
@@ -78,8 +78,8 @@ class Outlet:
 
 
 def run_guarded(work: Callable[[], None]) -> None:
-    """Run `work` in a thread that ends the process when it fails: the worker starts another process, and
-    knows what was lost."""
+    """Run `work` in a thread that ends the process when it fails. The worker then starts another process, and
+    knows which attempts were lost."""
 
     def run() -> None:
         try:
@@ -93,12 +93,12 @@ def run_guarded(work: Callable[[], None]) -> None:
 
 
 def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
-    """Serve the pipe that the command line names until its end; does not return."""
+    """Serve the pipe that the command line names until the pipe ends; does not return."""
     pipe_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(lifeline_fd)
-    # Whatever this process starts must not keep them open.
+    # Processes that this one starts must not keep the pipe open.
     os.set_inheritable(pipe_fd, False)
-    Survival()
+    StopSignalHandlers()
     pipe = socket.socket(fileno=pipe_fd)
     pipe.setblocking(True)
     outlet = Outlet(pipe)
@@ -114,14 +114,14 @@ def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
                 backend = make_backend(parse_setup(header, body), outlet)
                 continue
             assert backend is not None
-            if attempts:  # in the order in which they came
+            if attempts:  # keep the order of arrival
                 backend.submit(attempts)
                 attempts = []
             if header[0] == Kind.CLOSE:
                 backend.close()
                 os._exit(0)
-            move = {Kind.RECALL: backend.recall, Kind.STOP: backend.stop}[header[0]]
-            move([(job, attempt) for job, attempt in header[1]])
+            call = {Kind.RECALL: backend.recall, Kind.STOP: backend.stop}[header[0]]
+            call([(job, attempt) for job, attempt in header[1]])
         if attempts:
             assert backend is not None
             backend.submit(attempts)

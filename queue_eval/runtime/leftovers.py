@@ -1,19 +1,19 @@
-"""What a process that ran user code leaves running: how it is found, and how it is ended.
+"""Finds and ends the processes that user code has left running.
 
 ::
 
     find ──▶ SIGTERM ──▶ up to 3 s ──▶ SIGKILL ──▶ resource trackers a second later
 
-A process that runs user code leads a session, and has a mark in its environment. What it starts is found by
-either. Process groups of their own (``timeout``, ``mpirun``, ``bash -m``) stay in the session. What begins a
-session of its own (``start_new_session``, daemons) inherits the mark. A daemon that is to outlive its job
-begins a session of its own without the mark.
+A process that runs user code leads a session, and has a mark in its environment. The processes that it
+starts are found by either. Those with a process group of their own (``timeout``, ``mpirun``, ``bash -m``)
+stay in the session. Those with a session of their own (``start_new_session``, daemons) inherit the mark. A
+daemon that is to outlive its job must begin a session of its own without the mark.
 
-The seconds are for those that end others, as ``mpirun`` ends its ranks. The resource trackers of
-multiprocessing and joblib end by themselves once all that use them have ended. Then they remove what those
-have left in shared memory. So they are killed last.
+The 3 s are for programs that end others first, as ``mpirun`` ends its ranks. The resource trackers of
+multiprocessing and joblib end by themselves once all their users have ended; then they remove what those
+have left in shared memory. So resource trackers are killed last.
 
-Needs ``/proc``. Imported by processes that run user code, when they have started others.
+Finding needs ``/proc``. Processes that run user code import this once they have started others.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ TERM_S = 3.0
 """How long a process may take to end after SIGTERM."""
 
 _TRACKERS_S = 1.0
-"""How much longer a resource tracker may take."""
+"""How much longer than TERM_S a resource tracker may take."""
 
 _GIVE_UP_S = 5.0
 """A process that lives so long after SIGKILL hangs in the kernel: nobody can end it."""
 
-_STEP_S = (0.01, 0.1)
-"""How often those that are to end are looked at: at first, and at last."""
+_CHECK_PAUSES_S = (0.01, 0.1)
+"""The pause between two checks whether the processes have ended: the first one, and the longest."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Found:
-    """A process that was found; its number alone may be another's by now."""
+    """A process that was found. Its start time is kept, since its number may belong to another one by now."""
 
     __slots__ = ("group", "pid", "started")
 
@@ -75,10 +75,10 @@ class Found:
 
 
 def adopt_orphans() -> None:
-    """Have what user code leaves behind become children of this process, where the system can do that:
-    `has_children` then tells of all."""
+    """Make orphans of user code children of this process, where the system can do that. `has_children` then
+    covers them all."""
     try:
-        # The inside of ctypes, which takes ten times as long to import.
+        # The C module within ctypes: ctypes itself takes ten times as long to import.
         import _ctypes as inside
 
         ctypes: Any = inside  # its annotations are those of Windows
@@ -89,10 +89,10 @@ def adopt_orphans() -> None:
 
 
 def has_children() -> bool:
-    """Whether this process has any, dead or alive. One system call."""
+    """Whether this process has children, dead or alive. Costs one system call."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except (ChildProcessError, AttributeError):  # the latter: not on this system
+    except (ChildProcessError, AttributeError):  # AttributeError: this system has no waitid
         return False
     return True
 
@@ -112,16 +112,16 @@ def find(mark: str, session: int = 0, spared_group: int = 0) -> dict[int, Found]
 
 
 def reap_adopted() -> None:
-    """Remove dead children that were adopted; nobody else ever asks for their exit status. Assumes: no user
-    code runs. What it has started itself is known by the object that holds its number."""
+    """Reap dead children that were adopted: nobody else ever asks for their exit status. Assumes: no user
+    code runs. Children that user code has started itself are spared: a Popen object holds their number."""
     if not has_children() or os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         return
     own = b"%d" % os.getpid()
     dead = {pid for pid, stat in _processes() if stat[0] == b"Z" and stat[1] == own}
     import gc
 
-    # Of subprocess, multiprocessing, loky.
-    dead -= {getattr(one, "pid", None) for one in gc.get_objects() if type(one).__name__ == "Popen"}
+    # The Popen classes of subprocess, multiprocessing and loky.
+    dead -= {getattr(popen, "pid", None) for popen in gc.get_objects() if type(popen).__name__ == "Popen"}
     for pid in dead:
         try:  # noqa: SIM105
             os.waitpid(pid, os.WNOHANG)
@@ -130,38 +130,39 @@ def reap_adopted() -> None:
 
 
 def dies_with_first_process() -> bool:
-    """Whether this process was forked by the first one of a container, which ends with it, as all then do."""
+    """Whether the first process of a container forked this one, and waits for it: then the container, and all
+    processes in it, end with this one."""
     return os.getppid() == 1 and _read(1, "cmdline") == _read(os.getpid(), "cmdline") != b""
 
 
-class Ending:
-    """Ends what was left running under a mark and in a session.
+class Termination:
+    """Ends the processes that were left running under a mark and in a session.
 
-    `begin`, then `turn` until it says that nothing is left; or `run`, which waits. Assumes: the process that
+    Call `begin`, then `turn` until it returns True; or call `run`, which waits. Assumes: the process that
     had the mark has ended, or is this one, or is a member of `spared_group`.
     """
 
     def __init__(self, mark: str, session: int = 0, spared_group: int = 0) -> None:
-        self._what = (mark, session, spared_group)
+        self._criteria = (mark, session, spared_group)
         self._known: dict[int, Found] = {}
-        self._step_s = _STEP_S[0]
+        self._pause_s = _CHECK_PAUSES_S[0]
         self.next_at = 0.0
-        """When to look again (monotonic, s)."""
+        """When to call `turn` again (monotonic, s)."""
         self.hung: list[int] = []
-        """Those that SIGKILL has not ended."""
+        """The numbers of processes that SIGKILL has not ended."""
 
     def begin(self) -> bool:
-        """Ask all to end; whether there is any."""
+        """Send SIGTERM to all. Returns whether there are any."""
         now = time.monotonic()
         self._kill_at = now + TERM_S
         self._look(now)
         return bool(self._known)
 
     def turn(self, now: float) -> bool:
-        """Whether nothing is left."""
+        """Do what is due. Returns whether nothing is left."""
         if now < self.next_at:
             return False
-        self._known = {pid: one for pid, one in self._known.items() if one.is_alive()}
+        self._known = {pid: process for pid, process in self._known.items() if process.is_alive()}
         if not self._known or now >= self._kill_at:
             self._look(now)
         if not self._known:
@@ -169,12 +170,12 @@ class Ending:
         if now >= self._kill_at + _GIVE_UP_S:
             self.hung = list(self._known)
             return True
-        self.next_at = now + self._step_s
-        self._step_s = min(1.5 * self._step_s, _STEP_S[1])
+        self.next_at = now + self._pause_s
+        self._pause_s = min(1.5 * self._pause_s, _CHECK_PAUSES_S[1])
         return False
 
     def hurry(self, kill_at: float) -> None:
-        """Kill what is left then (monotonic, s), if that is earlier."""
+        """Send SIGKILL at `kill_at` (monotonic, s), if that is earlier than planned."""
         if kill_at < self._kill_at:
             self._kill_at = kill_at
             self.next_at = min(self.next_at, kill_at)
@@ -187,20 +188,20 @@ class Ending:
                 time.sleep(max(0.0, self.next_at - time.monotonic()))
 
     def _look(self, now: float) -> None:
-        """Find all, also what those that were found before have started."""
+        """Find all again, since those that were found before may have started others, and signal them."""
         if not CAN_BE_FOUND:
             return
-        known, self._known = self._known, find(*self._what)
-        for pid, one in self._known.items():
+        known, self._known = self._known, find(*self._criteria)
+        for pid, process in self._known.items():
             if now < self._kill_at:
                 if pid not in known:
-                    one.send(signal.SIGTERM)
-            elif now >= self._kill_at + _TRACKERS_S or not one.is_tracker():
-                one.send(signal.SIGKILL)
+                    process.send(signal.SIGTERM)
+            elif now >= self._kill_at + _TRACKERS_S or not process.is_tracker():
+                process.send(signal.SIGKILL)
 
 
 def _processes() -> list[tuple[int, list[bytes]]]:
-    """Number and status of every process that can be seen."""
+    """Number and status fields of every process that can be seen."""
     if not CAN_BE_FOUND:
         return []
     names = os.listdir("/proc")  # noqa: PTH208
@@ -209,9 +210,9 @@ def _processes() -> list[tuple[int, list[bytes]]]:
 
 
 def _stat(pid: int) -> list[bytes] | None:
-    """Fields of ``/proc/PID/stat`` from the third on: state, parent, group, session, …; the 20th is when it
-    started. None when it is gone."""
-    # The second is its name, in parentheses, and may hold anything.
+    """Fields of ``/proc/PID/stat`` from the third on: state, parent, group, session, …; the 20th of these is
+    the start time. None when the process is gone."""
+    # The second field is the name, in parentheses, and may contain anything.
     fields = _read(pid, "stat").rpartition(b")")[2].split()
     return fields if len(fields) > 19 else None
 
@@ -219,12 +220,12 @@ def _stat(pid: int) -> list[bytes] | None:
 def _is_marked(pid: int, wanted: bytes) -> bool:
     environment = b"\0" + _read(pid, "environ") + b"\0"
     at = environment.find(wanted)
-    # Its own, or a longer one: that of what a worker within a job has started, for one.
+    # The mark itself, or a longer one that begins with it: a worker within a job extends the job's mark.
     return at >= 0 and environment[at + len(wanted) : at + len(wanted) + 1] in (b"\0", b"/", b".")
 
 
 def _read(pid: int, name: str) -> bytes:
-    """Empty when it is gone, or somebody else's."""
+    """The content of a file in ``/proc/PID``; empty when the process is gone or of another account."""
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
     except OSError:

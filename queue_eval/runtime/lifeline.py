@@ -1,4 +1,4 @@
-"""The other half of `PipedProcess`: a process that dies with its parent, whatever it is doing."""
+"""The child's half of `PipedProcess`: makes a process die with its parent, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
 
 
 CAN_BE_ARMED = hasattr(fcntl, "F_SETSIG")
-"""Whether the kernel does it, rather than a thread."""
+"""Whether the kernel can kill the process group; else a thread must."""
 
 
 def die_with_parent(lifeline_fd: int) -> None:
@@ -24,7 +24,7 @@ def die_with_parent(lifeline_fd: int) -> None:
     if CAN_BE_ARMED:
         arm(lifeline_fd, os.getpgrp())
         try:
-            gone = os.read(lifeline_fd, 1) == b""  # it may have died before the signal was armed
+            gone = os.read(lifeline_fd, 1) == b""  # the parent may have died before the signal was armed
         except BlockingIOError:
             gone = False
         if gone:
@@ -42,7 +42,7 @@ def die_with_parent(lifeline_fd: int) -> None:
 
 def arm(lifeline_fd: int, group: int) -> None:
     """Have the kernel send SIGKILL to a process group when the other end of the pipe closes. The parent may
-    do so for the child: it is the pipe's end that is armed, not the process that holds it."""
+    call this for the child: it arms the pipe's end, not the process that holds it."""
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -group)
     fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)

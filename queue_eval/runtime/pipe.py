@@ -1,4 +1,4 @@
-"""What a worker and the processes that run user code say to each other: all messages in one file.
+"""The messages between a worker and the processes that run user code, all in one file.
 
 A frame is four bytes of length (big-endian), then a JSON header line, then the bytes that the header
 announces. Configs and results pass through verbatim: the parent never decodes them.
@@ -7,17 +7,17 @@ announces. Configs and results pass through verbatim: the parent never decodes t
 frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
-                          to (or null), modules that are allowed (or null), what becomes of
-                          values that JSON cannot hold, how the driver finds its code (or null);
-                          then the pickle
+                          to (or null), allowed modules (or null), how values that JSON cannot
+                          hold are treated, how the driver finds its code (or null); then the
+                          pickle
 up             to parent  the interpreter works; loading the run function begins
-ready          to parent  why the run function cannot be loaded; empty when it is loaded; then what
+ready          to parent  why the run function cannot be loaded ("" when it is loaded), then what
                           its source is made of
 run            to child   id, attempt, slots if not 1; then the config (JSON)
 recall         to child   (id, attempt) of attempts that are not to begin any more
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
 left           to parent  user code has left processes: those of the next report, or at the very end
-tidy           to parent  those of the last report that had to end have ended
+tidy           to parent  the processes left by the last report's attempt have ended
 =============  =========  =======================================================================
 
 Between a worker and a process that forwards attempts to others (`queue_eval.runtime.forwarder`) also:
@@ -31,7 +31,7 @@ returned       to parent  (id, attempt) of attempts that were recalled and have 
 trouble        to parent  why nothing that was forwarded runs; empty when all is well
 =============  =========  =======================================================================
 
-Imported by the processes that run user code, so it imports next to nothing.
+The processes that run user code import this, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ OUTPUT_BYTES = 64 * 1024
 """How much of an attempt's output is kept: the first and the last half of this."""
 
 ERROR_BYTES = 16 * 1024
-"""How much of an error's text is kept, likewise."""
+"""How much of an error's text is kept: the first and the last half of this."""
 
 
 class Kind:
     """The kinds of frames, as headers spell them."""
 
-    # No enum: a child would take milliseconds to import that module.
+    # Not an enum: importing that module would cost a child milliseconds.
     SETUP = "setup"
     UP = "up"
     READY = "ready"
@@ -72,13 +72,13 @@ class Kind:
     BEGUN = "begun"
     RETURNED = "returned"
     UNFIT = "unfit"
-    """Only among the replies on RQ's Redis: the setup of the attempt was not there."""
+    """Only among the replies on RQ's Redis: the setup of the attempt was missing."""
 
 
 class Setup:
-    """What a child must know before its first attempt; nothing changes it."""
+    """What a child must know before its first attempt. Immutable by convention."""
 
-    # No dataclass, nor is Report: their module takes as long to import as an interpreter takes to start.
+    # Neither this nor Report is a dataclass: importing that module takes as long as Python takes to start.
     __slots__ = ("allowed", "code", "forward", "kwargs", "name", "path", "payload", "threads", "values")
 
     def __init__(
@@ -92,16 +92,17 @@ class Setup:
         self.kwargs = kwargs
         self.threads = threads
         self.forward = forward
-        """Where to forward attempts to, for the methods that do."""
+        """Where to forward attempts to; None for methods that run them in children."""
         self.allowed = allowed
         """Modules in which the run function may be defined; None: any."""
         self.values = values
-        """Of results: "text" makes text of what JSON cannot hold; with "json" that fails the attempt."""
+        """How result values that JSON cannot hold are treated: "text" turns them into text, "json" fails the
+        attempt."""
         self.code = code
         """How the driver finds its code (see `user_code`); None: a driver of an earlier version."""
 
-    def but(self, **changes: Any) -> Setup:
-        """The same with other values for some."""
+    def replace(self, **changes: Any) -> Setup:
+        """A copy with `changes` applied."""
         return Setup(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
 
     def __eq__(self, other: object) -> bool:
@@ -121,7 +122,7 @@ class Setup:
 
 
 class Report:
-    """How an attempt ended in the child; nothing changes it."""
+    """How an attempt ended in the child. Immutable by convention."""
 
     __slots__ = ("attempt", "body", "id", "outcome", "output", "run_ms", "source")
 
@@ -137,7 +138,7 @@ class Report:
         self.output = output
 
     def encode(self) -> bytes:
-        # Nothing in it needs escaping; the general way takes three times as long.
+        # Formatted by hand, since nothing in it needs escaping: `frame` takes three times as long.
         line = b'["report",%d,%d,"%b",%.3f,"%b",%d]\n' % (
             self.id, self.attempt, self.outcome.encode(), self.run_ms, self.source.encode(), len(self.body)
         )  # fmt: skip
@@ -145,20 +146,22 @@ class Report:
 
 
 TELL_UP = "tell-up"
-"""An argument of the child: its parent knows the frame `up`, which that of an earlier version does not."""
+"""An argument of the child: its parent knows the frame `up`. A parent of an earlier version does not."""
 
 TELL_LEFT = "tell-left"
-"""Likewise: its parent knows `left` and `tidy`, and lets the child end by itself when it closes the pipe."""
+"""An argument of the child: its parent knows the frames `left` and `tidy`, and lets the child end by itself
+after it has closed the pipe."""
 
-_MOST_LOAD_ERROR = 1000
-"""Characters: it is shown in one line. The error itself comes with each report."""
+_MAX_LOAD_ERROR_CHARS = 1000
+"""A load error is cut to one line of this length. Each report has the whole error."""
 
-_MOST_BYTES = 128 * 2**20
-"""No frame is longer; what looks longer was written by user code into the pipe (all text does)."""
+_MAX_FRAME_BYTES = 128 * 2**20
+"""No frame is longer. Bytes that announce a longer one were written into the pipe by user code, as any text
+would."""
 
 
-def encode_ready(load_error: str = "", told: dict[str, Any] | None = None) -> bytes:
-    return frame((Kind.READY, load_error[:_MOST_LOAD_ERROR], told or {}))
+def encode_ready(load_error: str = "", source_parts: dict[str, Any] | None = None) -> bytes:
+    return frame((Kind.READY, load_error[:_MAX_LOAD_ERROR_CHARS], source_parts or {}))
 
 
 def encode_run(job: int, attempt: int, config: bytes, slots: int = 1) -> bytes:
@@ -176,7 +179,7 @@ def encode_stop(tokens: Iterable[tuple[int, int]]) -> bytes:
 
 
 def parse_setup(header: list[Any], body: bytes) -> Setup:
-    # The package may be replaced under a running worker: what an older one does not say is unset.
+    # The package may be replaced under a running worker: fields that an older worker does not send are unset.
     _, name, path, kwargs, threads, by_value, forward, *more = header
     modules = tuple(more[0]) if more and more[0] is not None else None
     values = more[1] if len(more) > 1 else "json"
@@ -187,12 +190,12 @@ def parse_setup(header: list[Any], body: bytes) -> Setup:
 
 
 def parse_ready(header: list[Any]) -> str:
-    """Why the run function cannot be loaded; empty when it is, and where an earlier version does not say."""
+    """Why the run function cannot be loaded; "" when it is loaded, or an earlier version does not say."""
     return str(header[1]) if len(header) > 1 else ""
 
 
-def parse_told(header: list[Any]) -> dict[str, Any]:
-    """What the source of the loaded function is made of; empty where an earlier version does not say."""
+def parse_source_parts(header: list[Any]) -> dict[str, Any]:
+    """What the source of the loaded function is made of; {} when an earlier version does not say."""
     return header[2] if len(header) > 2 and isinstance(header[2], dict) else {}
 
 
@@ -210,12 +213,12 @@ def _framed(line: bytes, *bodies: bytes) -> bytes:
 
 
 class FrameBuffer:
-    """Collects bytes as they come, gives whole frames out."""
+    """Collects bytes as they arrive, and returns whole frames."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._wanted = 0
-        """How long it must be to hold the frame that it begins with, if that is known."""
+        """The length (bytes) of the frame at the beginning of the buffer; 0 when it is not known."""
 
     def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
         """Add `data`; return (header, body) of every frame that is now complete.
@@ -240,18 +243,18 @@ class FrameBuffer:
                     raise ValueError("not a frame")
                 frames.append((header, data[cut + 1 : end]))
                 at = end
-        finally:  # nothing that follows what is no frame is ever taken for one
+        finally:  # after an error the bytes stay: what follows them is never taken for a frame
             if at < len(data):
                 left += data[at:]
         return frames
 
     def _end_of_frame(self, data: bytes, at: int) -> int | None:
-        """Where the frame ends that begins there; None when it is not all there."""
+        """The end of the frame that begins at `at`; None when the frame is not complete."""
         self._wanted = 0
         if len(data) - at < _LENGTH_BYTES:
             return None
         length = int.from_bytes(data[at : at + _LENGTH_BYTES], "big")
-        if length >= _MOST_BYTES:
+        if length >= _MAX_FRAME_BYTES:
             raise ValueError("not a frame")
         end = at + _LENGTH_BYTES + length
         if len(data) < end:
@@ -266,8 +269,8 @@ def parse_frame(data: bytes) -> tuple[list[Any], bytes]:
     return parts
 
 
-class Kept:
-    """The first and last half of `limit` bytes of what comes, with a note of what is missing between."""
+class HeadTail:
+    """Keeps the first and the last half of `limit` bytes, with a note of how many are missing between."""
 
     def __init__(self, limit: int) -> None:
         self._half = limit // 2
@@ -284,7 +287,7 @@ class Kept:
             del self._last[: -self._half]
 
     def take(self) -> bytes:
-        """What was kept, once."""
+        """Return what was kept, and begin anew."""
         first, last = bytes(self._first), bytes(self._last[-self._half :])
         missing = self._count - len(first) - len(last)
         self._clear()
@@ -297,12 +300,12 @@ class Kept:
 
 
 def with_gap(first: bytes, missing: int, last: bytes) -> bytes:
-    """The first and the last of some text, with a note of the bytes that are missing between."""
+    """Join the beginning and the end of a text, with a note of how many bytes are missing between."""
     return b"%b\n[... %d bytes left out ...]\n%b" % (first, missing, last)
 
 
-def bounded(data: bytes, limit: int) -> bytes:
-    """`data`, or its first and last half of `limit` bytes with a note between."""
-    kept = Kept(limit)
+def truncate_middle(data: bytes, limit: int) -> bytes:
+    """`data`, or its first and last `limit` // 2 bytes with a note between."""
+    kept = HeadTail(limit)
     kept.add(data)
     return kept.take()

@@ -1,6 +1,7 @@
-"""An attempt in a process that belongs to others, a Ray worker's: nothing of it stays there.
+"""Runs attempts in a Ray worker's process, which belongs to others, and restores that process afterwards.
 
-Sent to such processes by value, so it imports next to nothing and of ours only what is sent along.
+Ray sends this module to its workers by value. So it imports next to nothing, and of our modules only those
+that are sent along.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ _HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signa
 """Signals whose handlers user code may have changed."""
 
 
-class Borrowed:
-    """For the time of one attempt, a process that belongs to others: what user code prints is kept, and
-    all is put back as it was. Use it again for each attempt."""
+class HostState:
+    """A context manager around each attempt in a process that belongs to others: it captures what user code
+    prints, and restores the process's state. The same object is entered again for each attempt."""
 
     def __init__(self, campaign: str) -> None:
         self._campaign = campaign
-        # A file, not a pipe: nobody reads while user code writes, which may hold the GIL meanwhile.
+        # A file, not a pipe: nobody can read a pipe while user code holds the GIL and fills it.
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as the process
         self._pid = os.getpid()
         self._copies = (os.dup(1), os.dup(2))
         self._own = (open_stream(1), open_stream(2))
 
-    def __enter__(self) -> Borrowed:
+    def __enter__(self) -> HostState:
         self._folder = working_folder()
         self._inside_before = os.environ.get(INSIDE_JOB)
         os.environ[INSIDE_JOB] = self._campaign
@@ -42,10 +43,11 @@ class Borrowed:
             with contextlib.suppress(Exception):
                 stream.flush()
         self._handlers = [signal.getsignal(number) for number in _HANDLED]
-        # Ray takes back by interrupting. What has begun is to end as it would have: user code that catches
-        # the interrupt would give half a result for a whole one. What is to be ended is killed.
-        with contextlib.suppress(ValueError):  # in another thread, which is not interrupted
-            signal.signal(signal.SIGINT, _pass_over)
+        # Ray recalls tasks by an interrupt. A recalled attempt that has begun must go on to its end: user
+        # code that catches the interrupt would return half a result as if it were whole. Attempts that must
+        # end are killed instead.
+        with contextlib.suppress(ValueError):  # raised in another thread, which is not interrupted anyway
+            signal.signal(signal.SIGINT, _ignore)
         for fd in (1, 2):
             os.dup2(self._file.fileno(), fd)
         if any(stream.closed for stream in self._own):
@@ -69,14 +71,15 @@ class Borrowed:
             os.dup2(copy, fd)
         for number, handler in zip(_HANDLED, self._handlers, strict=True):
             if signal.getsignal(number) is not handler and handler is not None:
-                with contextlib.suppress(ValueError):  # in another thread, which could not change them
+                with contextlib.suppress(ValueError):  # raised in any but the main thread
                     signal.signal(number, handler)
         if self._folder is not None and working_folder() != self._folder:
             with contextlib.suppress(OSError):
                 os.chdir(self._folder)
 
     def take_output(self) -> bytes:
-        """What was printed since it was entered: by Python, by C and by commands; bounded."""
+        """What Python, C code and commands have printed since `__enter__`; the first and last half of
+        OUTPUT_BYTES."""
         size = os.fstat(self._file.fileno()).st_size
         if size == 0:
             return b""
@@ -93,29 +96,30 @@ class Borrowed:
         return with_gap(first, size - 2 * half, last)
 
 
-def _pass_over(*_: object) -> None:
-    """A handler, since `SIG_IGN` would be inherited by the commands that user code runs."""
+def _ignore(*_: object) -> None:
+    """Does nothing. It is a handler, since the commands that user code runs would inherit `SIG_IGN`."""
 
 
-class BorrowedProcess:
-    """Runs attempts of one campaign, one after the other; the run function is loaded for the first."""
+class RayHost:
+    """Runs attempts of one campaign in a Ray worker's process, one after the other. The first one loads the
+    run function."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._function: RunFunction | None = None
-        self._borrowed: Borrowed | None = None
+        self._state: HostState | None = None
 
     def run(self, job: int, attempt: int, config: bytes) -> bytes:
         """The report of one attempt, as a frame."""
-        if self._borrowed is None:
-            self._borrowed = Borrowed((self._setup.forward or {}).get("campaign", ""))
-        with self._borrowed:
-            # Its module may print, too.
+        if self._state is None:
+            self._state = HostState((self._setup.forward or {}).get("campaign", ""))
+        with self._state:
+            # Loaded within the block, since the function's module may print, too.
             function = self._function if self._function is not None else RunFunction(self._setup)
-            # Others stop an attempt by interrupting it: those after it must not find what is half loaded.
+            # An interrupt may have stopped the loading: later attempts must not use a half-loaded function.
             self._function = None if function.was_interrupted else function
             begun = time.perf_counter()
             outcome, body = function(job, config)
             run_ms = (time.perf_counter() - begun) * 1000
-        output = self._borrowed.take_output()
+        output = self._state.take_output()
         return Report(job, attempt, outcome, run_ms, function.source, body, output).encode()

@@ -1,14 +1,14 @@
-"""Signals that stop all processes of a job at once, and how those that run user code outlive them.
+"""Handlers by which the processes that run user code ignore stop signals.
 
-A batch system, a service manager or a session scope sends its SIGTERM to every process: the worker's parent,
-which is to drain, and its children, which are to finish what they run. So a child takes no notice of these
-signals for as long as its parent lives.
+A batch system, a service manager or a session scope sends its SIGTERM to every process: to the worker, which
+must drain, and to its children, which must finish what they run. So a child ignores these signals for as
+long as its parent lives.
 
-It does so by a handler in Python. `SIG_IGN` would be inherited by every program that user code starts, and
-`timeout`, `mpirun`, shells and ``Popen.terminate`` need the default there; a handler ends at `exec`. What
-user code forks, such as the processes of a ``multiprocessing.Pool``, has the defaults back at once.
+It ignores them by a handler in Python, which ends at `exec`. Every program that user code starts would
+inherit `SIG_IGN`, but `timeout`, `mpirun`, shells and ``Popen.terminate`` need the default there. Forks of
+user code, such as the processes of a ``multiprocessing.Pool``, get the defaults back at once.
 
-Imported by the processes that run user code, so it imports next to nothing.
+The processes that run user code import this, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -29,62 +29,63 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 
 
 def reset_signals() -> None:
-    """In a fork: signals that its host may handle in its own way do what they do when Python begins."""
+    """Give the signals that a host may handle the handlers that Python starts with. Called in a fork."""
     signal.set_wakeup_fd(-1)
     for number in (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD):
         signal.signal(number, _default(number))
 
 
-class Survival:
-    """This process takes no notice of stop signals, but where user code has handlers of its own.
+class StopSignalHandlers:
+    """Makes this process ignore stop signals, except where user code has handlers of its own.
 
-    Made in the main thread. Signals that were blocked until now (see `blocked`) are let in.
+    Assumes: it is made in the main thread. It unblocks stop signals that were blocked until now (see
+    `blocked`).
     """
 
     def __init__(self) -> None:
         owner = os.getpid()
 
-        def pass_over(number: int, _frame: Any) -> None:
-            if os.getpid() != owner:  # forked by other means than Python's
+        def ignore(number: int, _frame: Any) -> None:
+            if os.getpid() != owner:  # in a fork that Python does not know of: act as the default does
                 signal.signal(number, _default(number))
                 os.kill(os.getpid(), number)
 
-        # Of each thread that is about to fork. Python drops what a fork is sent before it has begun: so that
-        # one that is ended at once does end, signals wait until it has its defaults.
+        # The mask of each thread that is about to fork. Python drops signals that reach a fork before it has
+        # begun. So signals wait until the fork has its defaults: one that is terminated at once must end.
         masks: dict[int, set[Any]] = {}
 
-        def hold() -> None:
+        def block() -> None:
             masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
-        def let_in() -> None:
+        def unblock() -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(get_ident()))
 
-        def stand_down() -> None:
+        def reset() -> None:
             for number in STOP_SIGNALS:
-                if signal.getsignal(number) is pass_over:
+                if signal.getsignal(number) is ignore:
                     signal.signal(number, _default(number))
-            let_in()
+            unblock()
 
-        self._pass_over = pass_over
-        os.register_at_fork(before=hold, after_in_parent=let_in, after_in_child=stand_down)
+        self._ignore = ignore
+        os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
         self.restore()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def restore(self) -> None:
-        """Take no notice again where a default has been put back meanwhile."""
+        """Install the handlers again where user code has put a default back."""
         for number in STOP_SIGNALS:
             current = signal.getsignal(number)
-            if current is self._pass_over:
+            if current is self._ignore:
                 continue
             if current in (signal.SIG_DFL, signal.SIG_IGN, None) or current is signal.default_int_handler:
-                signal.signal(number, self._pass_over)
-                # Calls in C go on, but for sleep, poll and select: these return early, whatever is set here.
+                signal.signal(number, self._ignore)
+                # System calls of C code go on; only sleep, poll and select return early, whatever is set.
                 signal.siginterrupt(number, False)
 
 
 class blocked:  # noqa: N801 - a context manager, which reads as a verb
-    """Stop signals wait meanwhile. What is started within begins so: it has no moment in which to die of one
-    before it takes no notice of them."""
+    """Blocks stop signals within. A process that is started within begins with them blocked: no signal can
+    end it before it has its handlers."""
 
     def __enter__(self) -> None:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -94,5 +95,5 @@ class blocked:  # noqa: N801 - a context manager, which reads as a verb
 
 
 def _default(number: int) -> Callable[[int, Any], Any] | int:
-    """What Python itself begins with."""
+    """The handler that Python itself starts with."""
     return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

@@ -1,4 +1,4 @@
 """The embedded server of a home: start, stop, revive; its users, certificates and watcher.
 
-Knows no campaign. Begin with `lifecycle`.
+This wing knows no campaign. Begin with `lifecycle`.
 """

@@ -1,16 +1,16 @@
-"""Who may do what on a server that listens to a group: its users, each with the least rights (ACL).
+"""The users of a server that listens to a group, each with the least rights (ACL).
 
 ===========  ==========================================  ================================================
-user         whose password is in                        may
+user         its password is in                          it may
 ===========  ==========================================  ================================================
-``default``  ``server.json``, for this machine's home    everything; it stops the server
-``driver``   ``access.json``                             all that drivers and the command line do
-``worker``   ``worker-access.json``                      all that workers do; neither list, make nor delete
-                                                         a campaign
+``default``  ``server.json``, for this machine's home    do everything; it stops the server
+``driver``   ``access.json``                             do all that drivers and the command line do
+``worker``   ``worker-access.json``                      do all that workers do; it may not list, make or
+                                                         delete a campaign
 ===========  ==========================================  ================================================
 
 A script needs the right to read and write every key that it is given, and runs each command with the
-rights of its caller. So what scripts do cannot be told apart by keys: docs/security.md says what follows.
+rights of its caller. So keys cannot limit what scripts do: docs/security.md says what follows from that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RQ_COMMANDS = (
     "xadd xdel xlen xrange xread xrevrange xtrim zadd zcard zcount zincrby zpopmin zrange zrangebyscore "
     "zrem zremrangebyrank zremrangebyscore zrevrange zscore"
 )
-"""What RQ 2 and 3 call in queues, workers, schedulers and ``rq info``, and our forwarder beside them."""
+"""The commands of RQ 2 and 3 (queues, workers, schedulers, ``rq info``) and of our forwarder to RQ."""
 
 # @connection: servers before 7.2 do not know CLIENT SETINFO, and refuse rules that name it.
 RQ = " ".join(
@@ -47,22 +47,22 @@ RQ = " ".join(
         *(f"+{word}" for word in _RQ_COMMANDS.split()),
     )
 )
-"""The rights of one who uses RQ: its keys and channels, and those of forwarded jobs."""
+"""The rights that using RQ needs: on its keys and channels, and on those of forwarded jobs."""
 
 
 def user_lines(passwords: dict[str, str], *, allow_rq: bool) -> Iterable[str]:
-    """Lines of a server's configuration that make the users of this module."""
+    """The lines of a server's configuration that define the users of this module."""
     for user in USERS:
         more = f" ({RQ})" if allow_rq else ""
         yield f"user {user} {rights_of(user, passwords[user])}{more}"
 
 
 def rights_of(user: str, password: str) -> str:
-    """The rules of a user who does what the `user` of this module does."""
+    """The ACL rules for a user of this module: "driver" or "worker"."""
     if user == "driver":
         keys, commands = "~qe:*", f"{_EVERYTHING} {_DRIVERS_ONLY}"
     else:
-        # qe:campaigns is read only: without it there, no campaign is made or deleted.
+        # Workers can only read qe:campaigns: making or deleting a campaign writes to it.
         keys = (
             "~qe:{* ~qe:workers ~qe:worker:* ~qe:machine:* ~qe:drain ~qe:notices ~qe:resting:* "
             "%R~qe:campaigns"
@@ -73,5 +73,5 @@ def rights_of(user: str, password: str) -> str:
 
 
 def signed_in(password: str) -> str:
-    """The rules of a user who gives this password; they do not tell it."""
+    """The ACL rules by which a user signs in with this password. They contain only its hash."""
     return f"on #{hashlib.sha256(password.encode()).hexdigest()}"

@@ -2,7 +2,7 @@
 
 ::
 
-    home/tls/   ca.pem        the authority; goes into the access files, inline
+    home/tls/   ca.pem        the authority; the access files contain it
                 ca-key.pem    its key, mode 0600; signs the server's certificate, here and nowhere else
                 server.pem    the server's certificate, with every name and address it is reached by
                 server-key.pem
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-_AUTHORITY_LIVES = timedelta(days=30 * 365)
-_SERVER_LIVES = timedelta(days=10 * 365)
+_AUTHORITY_LIFETIME = timedelta(days=30 * 365)
+_SERVER_LIFETIME = timedelta(days=10 * 365)
 _RENEW_BEFORE = timedelta(days=365)
-_CLOCKS_DIFFER = timedelta(days=1)
+_CLOCK_TOLERANCE = timedelta(days=1)
+"""How far into the past a certificate's validity begins, since clocks differ."""
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 - names, nothing listens here
 
 
 class Certificates(NamedTuple):
-    """Files that a server is given; `authority` is "" where the public ones vouch for it."""
+    """Paths of the files of a server; `authority` is "" for a certificate of a public authority."""
 
     certificate: str
     key: str
@@ -43,7 +44,7 @@ class Certificates(NamedTuple):
 
 
 def provide(folder: Path, names: Iterable[str]) -> Certificates:
-    """The authority and the certificate in `folder` for `names`, made or renewed where needed.
+    """Make or renew the authority and the certificate for `names` in `folder`, where needed.
 
     Raises UsageError when the package cryptography is missing.
     """
@@ -88,7 +89,7 @@ def _make_authority(file: Path, key_file: Path) -> None:
     key = _new_key(key_file)
     name = _name(f"queue_eval of {socket.gethostname()}")
     builder = (
-        _begun(name, name, key, _AUTHORITY_LIVES)
+        _builder_for(name, name, key, _AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -106,11 +107,11 @@ def _make_certificate(made: Certificates, authority_key_file: Path, names: froze
     assert isinstance(authority_key, EllipticCurvePrivateKey)
     key = _new_key(Path(made.key))
     builder = (
-        _begun(_name("queue_eval server"), authority.subject, key, _SERVER_LIVES)
+        _builder_for(_name("queue_eval server"), authority.subject, key, _SERVER_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(map(_general, sorted(names))), critical=False)
+        .add_extension(x509.SubjectAlternativeName(map(_general_name, sorted(names))), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
@@ -129,13 +130,13 @@ def _is_due(certificate: Path, key: Path, names: frozenset[str]) -> bool:
         known = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, x509.ExtensionNotFound):
         return True
-    if {_general(name) for name in names} != set(known):
+    if {_general_name(name) for name in names} != set(known):
         return True
     return found.not_valid_after_utc - datetime.now(UTC) < _RENEW_BEFORE
 
 
-def _begun(
-    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, lives: timedelta
+def _builder_for(
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, lifetime: timedelta
 ) -> x509.CertificateBuilder:
     from cryptography import x509
 
@@ -146,8 +147,8 @@ def _begun(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCKS_DIFFER)
-        .not_valid_after(now + lives)
+        .not_valid_before(now - _CLOCK_TOLERANCE)
+        .not_valid_after(now + lifetime)
     )
 
 
@@ -161,7 +162,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def _general(name: str) -> x509.GeneralName:
+def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 
     try:

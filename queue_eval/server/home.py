@@ -2,20 +2,22 @@
 
     home/                  mode 0700
         access.json        how to join; see access.py
-        home.id            by which its account knows it; see known_homes.py. Mode 0600
+        home.id            the id by which its account knows it; see known_homes.py. Mode 0600
         server.json        the record: settings and phase of the last start, with the secrets; mode 0600
-        signing.key        of a server for a group: what signs. Mode 0600; workers read the record, never this
-        server.lock        held while somebody starts or stops the server
-        server.alive       locked by the server's process for as long as it lives, and says which it is
+        signing.key        of a server for a group: the key that signs. Mode 0600; workers never read it
+        server.lock        held while a process starts or stops the server
+        server.alive       locked by the server's process for as long as it lives; names that process
         server.conf        generated at each start, mode 0600: the password must not be seen in `ps`
         server.pid         written by the server itself, removed by it when it ends in order
         tls/               the certificates that `--tls` makes; see certificates.py
-        server.sock        without /proc in a private temporary folder, when the path is too long for a socket
+        server.sock        the socket; if its path is too long and there is no /proc, it is in a private
+                           temporary folder instead
         data/  logs/       the append-only log; never deleted here
-        spool/             outcomes that workers could not tell the server, a file of each; see workers.spool
+        spool/             outcomes that workers could not send to the server, one file for each worker; see
+                           workers.spool
 
-The *phase* in the record is what was intended; whether the process lives is what is (server_life.py). The
-two together tell a crash (intended to run, does not) from a stop.
+The *phase* in the record says what was intended; lock.py says whether the process lives. Together they tell
+a crash (it should run, but does not) from a stop.
 """
 
 from __future__ import annotations
@@ -56,12 +58,12 @@ ALIVE_FILE = "server.alive"
 LOCK_TIMEOUT_S = 60.0
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""Errors of a file system that has none."""
+"""Errors of a file system that has no locks."""
 
-_TEMPORARY = "queue_eval-{}"
+_TEMPORARY_FOLDER = "queue_eval-{}"
 
 _TYPES: dict[str, type | tuple[type, ...]] = {"int": int, "bool": bool, "float": (int, float)}
-"""What the fields of a record hold that are no text."""
+"""The types of the fields of a record that are not text, by annotation."""
 
 _CONFIG = """\
 daemonize yes
@@ -83,7 +85,7 @@ def spool_folder(home: Path) -> Path:
 
 
 def spool_file(folder: Path, worker: str) -> Path:
-    """Where a worker keeps what the server has not acknowledged; see `workers.spool`."""
+    """The file in which a worker keeps outcomes that the server has not acknowledged; see `workers.spool`."""
     return folder / f"{worker}.jsonl"
 
 
@@ -91,10 +93,10 @@ def spool_file(folder: Path, worker: str) -> Path:
 class Record:
     """Settings and phase of a server's last start. `host` is "" for a unix socket only.
 
-    `key` is the shared one, or of a server for a group the public half of `signing.key`.
-    `password` is of the user who may do everything; those of the others are "" when they do not exist.
-    `advertise` is the name in the URL, when it is not `host`. The TLS files are "" without TLS, and
-    `tls_ca` also where a public authority vouches for the server.
+    `key` is the shared key; for a server of a group it is the public half of `signing.key`.
+    `password` is that of the user who may do everything. The passwords of the other users are "" when these
+    do not exist. `advertise` is the name in the URL, when it is not `host`. The TLS files are "" without
+    TLS; `tls_ca` is also "" for a certificate of a public authority.
     """
 
     phase: Phase
@@ -116,9 +118,9 @@ class Record:
     worker_password: str = field(default="", repr=False)
     allow_rq: bool = False
     unneeded: bool = False
-    """With the phase `stopped`: by the watcher, for want of work, not by anybody's wish."""
+    """With the phase `stopped`: the watcher stopped it for want of work, not a user."""
     host_id: str = ""
-    """Which machine it was started on; "" when an older version has started it."""
+    """The machine that it was started on; "" when an older version has started it."""
 
     @property
     def url(self) -> str:
@@ -141,7 +143,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ServerHome:
-    """The files of one home; holds no state and takes no decision. `folder` is absolute."""
+    """The files of one home. It has no state and takes no decisions. `folder` is absolute."""
 
     folder: Path
 
@@ -182,10 +184,10 @@ class ServerHome:
         return self.folder / "signing.key"
 
     def fitting_key(self, key: str, *, is_group: bool, anew: bool = False) -> str:
-        """What the record is to say of the key: the public half of a group's, the shared one of one user.
+        """The key for the record: the public half of a group's pair, or the shared key of one user.
 
-        Makes what is not there yet: `key` may be "", or of the other kind. With `anew` it makes it in any
-        case. Under the lock. Raises UsageError when a pair is to be made without the package cryptography.
+        A new key is made when `key` is "" or of the wrong kind, and always with `anew`. Assumes the lock of
+        the home. Raises UsageError when a pair must be made without the package cryptography.
         """
         if not is_group:
             if anew:
@@ -197,7 +199,7 @@ class ServerHome:
 
     @contextmanager
     def key_kept_unless_done(self) -> Iterator[None]:
-        """Put the key that signs back when the block ends with an error."""
+        """Restore the signing key when the block ends with an error."""
         try:
             before = read_private(self.signing_key_file)
         except FileNotFoundError:
@@ -210,7 +212,7 @@ class ServerHome:
             raise
 
     def driver_key(self, record: Record) -> bytes:
-        """The key that signs."""
+        """The key that signs openings."""
         key = record.key.encode()
         return self._signing_key() if is_pair(key) else key
 
@@ -219,16 +221,17 @@ class ServerHome:
         return checked_key(read_private(path).decode(), str(path))
 
     def create(self) -> None:
-        """Make the folders; raises UsageError for a home that is refused: see private_home.py."""
+        """Make the folders. Raises UsageError for a home that is refused: see private_home.py."""
         make_home(self.folder)
         for folder in (self.data, self.log.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by whoever starts or stops this home's server; the kernel frees it if that process dies.
+        """Hold the lock under which this home's server is started and stopped. The kernel frees it when this
+        process dies.
 
-        Raises UsageError for another account's home.
+        Raises UsageError for another account's home, and ServerError after LOCK_TIMEOUT_S.
         """
         from filelock import FileLock, SoftFileLock, Timeout
 
@@ -250,7 +253,7 @@ class ServerHome:
         """The record, or None if no server was ever started here. Raises ServerRefusedError if malformed."""
         try:
             content = json.loads(read_private(self.record_file).decode())
-            # One of an older version lacks what has a default.
+            # A record of an older version lacks fields, which then have their defaults.
             defaults = {item.name: item.default for item in fields(Record) if item.default is not MISSING}
             record = Record(**{item.name: (defaults | content)[item.name] for item in fields(Record)})
             if not all(
@@ -258,7 +261,7 @@ class ServerHome:
                 for item in fields(Record)
             ):
                 raise TypeError
-            # It lies in home, wherever that was when the server was started: this one may be a copy.
+            # The socket is in this home. The recorded path may be another one: a home can be moved or copied.
             own = record.socket if self._is_temporary(record.socket) else str(self.folder / "server.sock")
             return replace(record, socket=own)
         except FileNotFoundError:
@@ -279,7 +282,7 @@ class ServerHome:
             "unixsocket": self._path_to_bind(record),
             "requirepass": record.password,
             "appendfsync": record.fsync,
-            # With TLS nothing listens without it.
+            # With TLS, no port listens without it.
             "port": record.port if record.host and not record.tls_cert else 0,
         }
         if record.host:
@@ -300,21 +303,21 @@ class ServerHome:
         write_private(self.config, _CONFIG + "\n".join(lines) + "\n")
 
     def is_ours(self) -> bool:
-        """Whether this user has started the server."""
+        """Whether this account has started the server."""
         return self.record_file.stat().st_uid == os.getuid()
 
     def is_from_here(self, record: Record) -> bool:
-        """Whether this machine has started the server last."""
+        """Whether the server was last started on this machine."""
         return record.host_id == host_id() if record.host_id else record.node == this_node()
 
     def has_lost_socket(self, record: Record) -> bool:
-        """Whether the socket of a server that has answered is gone: temporary folders are cleaned."""
+        """Whether the socket of a server that has answered is gone, as when a temporary folder is cleaned."""
         return record.phase != "starting" and not Path(record.socket).exists()
 
     def choose_socket(self) -> str:
-        """A path for the socket: in home, where a path of any length can be reached (see `short_path`).
+        """A path for the socket: in home, if a path of that length can be reached here (see `short_path`).
 
-        Elsewhere one that is short enough, in a folder that only this user can enter.
+        Else a shorter path, in a folder that only this user can enter.
         """
         path = self.folder / "server.sock"
         if HAS_SHORT_PATHS or len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
@@ -327,10 +330,10 @@ class ServerHome:
     @property
     def _temporary_name(self) -> str:
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        return _TEMPORARY.format(digest)
+        return _TEMPORARY_FOLDER.format(digest)
 
     def _is_temporary(self, socket_path: str) -> bool:
-        """Whether a recorded path is one that `choose_socket` gives where this home's is too long."""
+        """Whether `choose_socket` gives this recorded path when the one in home is too long."""
         path = Path(socket_path)
         return path.name == "server.sock" and path.parent.name == self._temporary_name
 
@@ -338,12 +341,12 @@ class ServerHome:
         """The path of the socket as the server binds it: short enough for the kernel."""
         if len(os.fsencode(record.socket)) <= SOCKET_PATH_LIMIT:
             return record.socket
-        return os.path.relpath(record.socket, self.data.resolve())  # where it goes before it binds
+        return os.path.relpath(record.socket, self.data.resolve())  # the server's working directory
 
     def prepare_socket(self, path: str) -> None:
-        """Make the private folder of a socket that does not lie in home.
+        """Make the private folder for a socket that is not in home.
 
-        Raises ServerRefusedError if somebody else holds its name.
+        Raises ServerRefusedError if that name is taken by anything but a private folder of this user.
         """
         folder = Path(path).parent
         if folder == self.folder:
@@ -357,14 +360,14 @@ class ServerHome:
             )
 
     def clean(self, record: Record) -> None:
-        """Remove what a server that has ended leaves behind, but for its data and settings."""
+        """Remove the pid file and socket of a server that has ended; its data and settings stay."""
         self.pid_file.unlink(missing_ok=True)
         remove_socket(Path(record.socket))
-        # The private folder of a socket that is not in home stays: its name is free for nobody else.
+        # The private folder of a socket that is not in home stays: nobody else may take its name.
 
 
 def can_lock(folder: Path) -> bool:
-    """Whether the file system of this folder has locks."""
+    """Whether the file system of this folder supports locks."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""The folder of the embedded server in use is removed, or replaced, while that server lives.
+"""Detects that the folder of the embedded server in use was removed or replaced while that server lives.
 
-Connections that there are go on, but by its socket it cannot be reached any more, and its log has no name.
+Open connections go on then. But the server's socket cannot be reached any more, and its log is unlinked.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from queue_eval.server.watcher import HomeMark
 
 
 class HomeLoss:
-    """Looks at the folder of a server that somebody uses; `tell` says once that it is gone.
+    """Watches the folder of the server in use; `tell` says once that it is gone.
 
-    A home that has no server of its own has nothing to lose.
+    It ignores a home without a server of its own.
     """
 
     def __init__(self, home: Path | None) -> None:
@@ -21,6 +21,7 @@ class HomeLoss:
         self._mark = None if home is None or not (home / "server.json").exists() else HomeMark(str(home))
 
     def tell(self) -> str | None:
+        """What has happened and what to do, once; else None."""
         if self._mark is None or not self._mark.is_gone():
             return None
         self._mark = None

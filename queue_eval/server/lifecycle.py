@@ -1,22 +1,22 @@
-"""The embedded server: a Valkey process that outlives whoever started it.
+"""Starts, revives and stops the embedded server: a Valkey process that outlives the process that started it.
 
 ::
 
     start ──▶ starting ──▶ running ──▶ stopping ──▶ stopped      the phase, in home/server.json
-                              │  kill -9, reboot                 (a phase is written before the deed)
+                              │  kill -9, reboot                 (written before the step is done)
                               ▼
                            (crashed: intended to run, but no process) ──▶ revive, or start
 
                            (stopped for want of work) ──▶ wake, for a look
 
-**Drivers** start it (`start_server`), and bring it back when it has crashed (`revive_server`). **The
-watcher** (watcher.py) stops one that was started automatically and is no longer needed. **Users** start
-and stop it by hand; theirs is kept until stopped.
+**Drivers** start the server (`start_server`), and bring it back when it has crashed (`revive_server`). **The
+watcher** (watcher.py) stops a server that was started automatically and is no longer needed. **Users** start
+and stop a server by hand; such a server is kept until it is stopped.
 
-Guaranteed: at most one server runs on the data of a home, because starting and stopping hold the lock of
-the home, and a server that of `server.alive` for as long as it lives (server_life.py). Password, key and data
-live as long as the home. Assumed: the file system's locks hold wherever the home is seen, or it has none and
-says so.
+Guarantees: at most one server runs on the data of a home. Starting and stopping hold the lock of the home,
+and a server holds the lock of `server.alive` for as long as it lives (lock.py). Password, key and data live
+as long as the home. Assumes: the file system's locks hold wherever the home is seen, or the file system
+reports that it has none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Literal
 
 from queue_eval.errors import ServerError, ServerRefusedError, ServerUnreachableError, UsageError
 from queue_eval.server.home import Record, ServerHome
-from queue_eval.server.lock import Life, look, note_end
+from queue_eval.server.lock import Liveness, find_server, note_end
 from queue_eval.server.process import (
     LOOK_LINGER_S,
     check_alone,
@@ -70,11 +70,11 @@ from queue_eval.transport.wire import ReplyError, Wire
 
 @dataclass(frozen=True)
 class ServerState:
-    """What is known of the server of a home.
+    """The state of a home's server.
 
     `crashed`: it should run, but does not; `stopped`: deliberately, by a user or for want of work;
-    `absent`: none was ever started. `url` is safe to show. `pid` is None for one that lives where its
-    process cannot be seen; `node` is what that machine is called.
+    `absent`: none was ever started. `url` is safe to show. `pid` is None when the process cannot be seen
+    from here. `node` is the name of the machine on which it was started.
     """
 
     state: Literal["running", "crashed", "stopped", "absent"]
@@ -92,7 +92,7 @@ class ServerState:
 def open_access(
     url: str | None = None, home: str | Path | None = None, file: str | Path | None = None
 ) -> Access:
-    """The server to use, as `find_access` finds it; the embedded one is started if it is not running."""
+    """The access that `find_access` finds. Starts the embedded server if that is wanted and not running."""
     access = find_access(url, home, file)
     if access is None or (access.home and _is_startable(access.home)):
         start_server(home)
@@ -113,11 +113,11 @@ def start_server(
 ) -> Access:
     """Start the server of `home`, unless it is running; return the access to it once it answers.
 
-    `host` and `port` are those of `Network`, which has more. `fsync` is `always` (what was acknowledged is
-    on disk) or `everysec` (a power cut may cost two seconds). Settings left out are those of the last
-    start, at first a unix socket and `always`; those of a running server stay as they are, except that
-    `keep` makes it stay until it is stopped. `new_secrets` gives it new passwords and keys, so that no copy
-    of an earlier access file is worth anything; a server that runs is to be stopped before.
+    `host` and `port` are those of `Network`, which has more settings. `fsync` is `always` (acknowledged
+    writes are on disk) or `everysec` (a power cut may cost two seconds). Settings left out are those of the
+    last start; at the first start, a unix socket and `always`. A running server keeps its settings, except
+    that `keep` makes it stay until it is stopped. `new_secrets` gives the server new passwords and keys, so
+    that copies of earlier access files become worthless; a running server must be stopped before.
 
     Raises ServerError if it cannot be started, with the end of its log, and UsageError for bad settings.
     """
@@ -130,33 +130,33 @@ def start_server(
     if not files.folder.exists():
         if not is_home_named(home):
             check_memory(files.folder)
-        check_unnamed(files)  # it was moved or removed: nothing is to be in its way when it comes back
+        check_unnamed(files)  # the folder of a living server was moved: do not make another in its place
     with _disk(files):
         files.create()
     if is_home_named(home):
         adopt(files.folder)
     else:
-        entered_home(home)  # it may have come only now
+        entered_home(home)  # check again: the folder may have appeared only now
     with files.lock(), _disk(files):
         record = files.read()
-        life = look(files, record)
+        liveness = find_server(files, record)
         _check_ours(files, record)
-        _check_here(files, life)
-        if record is None and life.pid is not None:
+        _check_here(files, liveness)
+        if record is None and liveness.pid is not None:
             raise ServerRefusedError(
-                f"process {life.pid} is a server of {files.folder} whose record is gone; end it, then start "
-                "anew"
+                f"process {liveness.pid} is a server of {files.folder} whose record is gone; end it, then "
+                "start anew"
             )
-        if record is None or not _is_reachable(files, record, life):
+        if record is None or not _is_reachable(files, record, liveness):
             last = record
             with files.key_kept_unless_done():
                 record = new_record(files, last, network, fsync, keep, new_secrets)
-                launch(files, record, last, life.forks)
+                launch(files, record, last, liveness.forks)
         elif new_secrets:
             stop = spell_command(_running(files, record), "server", "stop")
             raise UsageError(f"a server that runs keeps its secrets; stop it first with: {stop}")
         else:
-            # Asked under the lock: the watcher takes this visit as a sign that the server is wanted.
+            # Under the lock: the watcher counts this connection as a sign that the server is wanted.
             wait_for_answer(files, record)
             record = replace(record, keep=record.keep or keep)
         return _running(files, record)
@@ -165,8 +165,8 @@ def start_server(
 def revive_server(home: str | Path | None = None) -> Access | None:
     """Restart a crashed server as it was; None if it was stopped on purpose, or last ran elsewhere.
 
-    Of several callers one restarts it and all get its access. Raises ServerError if it does not start, or
-    lives where it cannot be reached.
+    When several callers do this at once, one restarts it and all get its access. Raises ServerError if it
+    does not start, or lives where it cannot be reached.
     """
     files = ServerHome(entered_home(home))
     if not files.record_file.exists():
@@ -175,15 +175,16 @@ def revive_server(home: str | Path | None = None) -> Access | None:
         record = files.read()
         if record is None or record.phase in ("stopping", "stopped"):
             return None
-        life = look(files, record)
-        _check_here(files, life)
-        # The lock says that nobody lives. Where it is each machine's own, only this one may know.
-        if life.pid is None and not files.is_from_here(record):
+        liveness = find_server(files, record)
+        _check_here(files, liveness)
+        # The lock says that no server lives. If locks are local to each machine, only the server's own
+        # machine can tell.
+        if liveness.pid is None and not files.is_from_here(record):
             return None
-        if not _is_reachable(files, record, life):
+        if not _is_reachable(files, record, liveness):
             check_space(files)
             last, record = record, replace(record, socket=files.choose_socket(), started_at=time.time())
-            launch(files, record, last, life.forks)
+            launch(files, record, last, liveness.forks)
         else:
             wait_for_answer(files, record)
         return _running(files, record)
@@ -192,31 +193,31 @@ def revive_server(home: str | Path | None = None) -> Access | None:
 def wake_server(home: str | Path | None = None) -> bool:
     """Start the server of `home` for a look, if it was stopped for want of work, here and by this user.
 
-    True if it runs now. Its watcher stops it again LOOK_LINGER_S after the last visit, unless somebody has
-    come to stay. Raises ServerError if it does not start.
+    Returns whether it runs now. Its watcher stops it again LOOK_LINGER_S after the last visit, unless a
+    client stays connected. Raises ServerError if it does not start.
     """
     files = ServerHome(home_folder(home))
     if not _may_wake(files):
         return False
     with files.lock(), _disk(files):
         record = files.read()
-        life = look(files, record)
-        if record is None or life.elsewhere or (life.pid is None and not _may_wake(files)):
+        liveness = find_server(files, record)
+        if record is None or liveness.elsewhere or (liveness.pid is None and not _may_wake(files)):
             return False
         awake = replace(record, unneeded=False)
-        if life.pid is not None:  # somebody was faster; or who was to stop it has died
+        if liveness.pid is not None:  # another process was faster, or the one that was to stop it has died
             wait_for_answer(files, record)
         else:
             awake = replace(awake, socket=files.choose_socket(), started_at=time.time())
-            launch(files, awake, record, life.forks)
+            launch(files, awake, record, liveness.forks)
         _running(files, awake, LOOK_LINGER_S)
         return True
 
 
 def stop_server(home: str | Path | None = None) -> bool:
-    """Stop the server of `home` on purpose; True if it was running. Its data, password and key are kept.
+    """Stop the server of `home` on purpose. Returns whether it was running. Data, password and key are kept.
 
-    Raises ServerError if it cannot be stopped from here, or if one lives on that is not known by its lock.
+    Raises ServerError if it cannot be stopped from here, or if a server lives on that does not hold the lock.
     """
     files = ServerHome(entered_home(home))
     if not files.record_file.exists():
@@ -225,27 +226,30 @@ def stop_server(home: str | Path | None = None) -> bool:
         record = files.read()
         if record is None:
             return False
-        life = look(files, record)
-        _check_here(files, life)
-        if life.pid is None:
-            check_alone(files, record)  # the socket may be that of a living one
-        return _stop(files, record, life.pid)
+        liveness = find_server(files, record)
+        _check_here(files, liveness)
+        if liveness.pid is None:
+            check_alone(files, record)  # a living server may own the socket
+        return _stop(files, record, liveness.pid)
 
 
 def stop_if_idle(home: str, seen_visits: int) -> bool:
-    """The watcher's last act: stop the server if nobody has come since `seen_visits` were counted."""
+    """Stop the server if no client has connected since the watcher counted `seen_visits`.
+
+    The watcher becomes this. Returns whether the server was stopped; if not, a new watcher is started.
+    """
     files = ServerHome(entered_home(home))
     with files.lock():
         record = files.read()
-        pid = look(files, record).pid
+        pid = find_server(files, record).pid
         if record is None or pid is None:
             return False
         if record.keep:  # since the watcher was set
             start_watcher(files)
             return False
         with Wire(record.socket, record.password) as wire:
-            # This connection is the one visit more. Any other came after the watcher's decision: a driver
-            # that was just told that the server runs must find it running.
+            # This connection is one more visit. Any further one came after the watcher's decision: a driver
+            # that has just seen the server running must find it running.
             idle = visits(wire) == (1, seen_visits + 1) and not has_outstanding(wire)
         if idle:
             return _stop(files, record, pid, unneeded=True)
@@ -254,27 +258,27 @@ def stop_if_idle(home: str, seen_visits: int) -> bool:
 
 
 def restart_stuck(home: str) -> bool:
-    """The watcher's last act beside a script that has written and does not end: kill the server, start it.
+    """Kill and restart a server on which a script that has written does not end.
 
-    True if it was so. Another watcher is set in any case.
+    The watcher becomes this. Returns whether the server was stuck. A new watcher is started in any case.
     """
     files = ServerHome(entered_home(home))
     with files.lock(), _disk(files):
         record = files.read()
-        pid = look(files, record).pid
+        pid = find_server(files, record).pid
         if record is None or pid is None:
             return False
         is_stuck = _is_stuck(record)
         if is_stuck:
             end_by_force(files, pid)
             last, record = record, replace(record, started_at=time.time())
-            launch(files, record, last, look(files, record).forks)
+            launch(files, record, last, find_server(files, record).forks)
         _running(files, record)
         return is_stuck
 
 
 def _is_stuck(record: Record) -> bool:
-    """Whether a script keeps the server busy that only the server's end ends."""
+    """Whether the server is busy with a script that only the end of the server can end."""
     try:
         with Wire(record.socket, record.password) as wire:
             try:
@@ -282,32 +286,32 @@ def _is_stuck(record: Record) -> bool:
             except ReplyError as error:
                 return is_busy(error) and not end_script(wire, error)
     except ReplyError as error:
-        return is_full(error)  # it was stuck a moment ago
+        return is_full(error)  # the script kept it busy a moment ago, when the watcher decided
     return False
 
 
 def server_state(home: str | Path | None = None) -> ServerState:
-    """What is known of the server of `home`, from its files and this machine's processes; asks no server."""
+    """The state of the server of `home`, by its files and this machine's processes. Connects to no server."""
     files = ServerHome(entered_home(home))
     record = files.read()
     if record is None:
         return ServerState("absent")
-    life = look(files, record)
+    liveness = find_server(files, record)
     state: Literal["running", "crashed", "stopped"]
-    if life.pid is not None or life.elsewhere:
+    if liveness.pid is not None or liveness.elsewhere:
         state = "running"
     else:
         state = "stopped" if record.phase in ("stopping", "stopped") else "crashed"
     started_at = datetime.fromtimestamp(record.started_at, UTC)
     return ServerState(
-        state, life.pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
+        state, liveness.pid, safe_url(record.url), record.node, started_at, record.fsync, record.keep,
         tls=bool(record.host and record.tls_cert), unneeded=state == "stopped" and record.unneeded,
     )  # fmt: skip
 
 
 @contextmanager
 def _disk(files: ServerHome) -> Iterator[None]:
-    """A disk that takes nothing more is a clear error."""
+    """Turn the errors of a full or read-only disk into ServerError."""
     try:
         yield
     except OSError as error:
@@ -322,36 +326,36 @@ def _is_startable(home: Path) -> bool:
     """Whether the access file of `home` is that of an embedded server which this machine may start."""
     files = ServerHome(home)
     record = files.read()
-    # One that lives elsewhere and cannot be reached from here either is left to start_server's refusal.
-    return record is not None and (not record.host or not look(files, record).elsewhere)
+    # True also for a server that lives elsewhere without TCP: start_server refuses it with a clear error.
+    return record is not None and (not record.host or not find_server(files, record).elsewhere)
 
 
 def _may_wake(files: ServerHome) -> bool:
     record = files.read()
     return (
         record is not None
-        and record.phase in ("stopping", "stopped")  # the former: wait for the lock of who stops it
+        and record.phase in ("stopping", "stopped")  # if stopping, the caller waits for the lock
         and record.unneeded
         and files.is_from_here(record)
         and files.is_ours()
     )
 
 
-def _check_here(files: ServerHome, life: Life) -> None:
-    if life.elsewhere:
+def _check_here(files: ServerHome, liveness: Liveness) -> None:
+    if liveness.elsewhere:
         raise ServerUnreachableError(
-            f"the server of {files.folder} runs {life.elsewhere}; use it there or by a TCP URL, or, where its"
-            f" socket can be reached, by access={str(files.folder / ACCESS_FILE)!r}; or stop it there"
-            f"{life.remedy}"
+            f"the server of {files.folder} runs {liveness.elsewhere}; use it there or by a TCP URL, or, where"
+            f" its socket can be reached, by access={str(files.folder / ACCESS_FILE)!r}; or stop it there"
+            f"{liveness.remedy}"
         )
 
 
-def _is_reachable(files: ServerHome, record: Record, life: Life) -> bool:
-    """Whether the server lives; one that nobody can reach any more is ended."""
-    if life.pid is not None and files.has_lost_socket(record):
-        end_unreachable(files, life.pid)
+def _is_reachable(files: ServerHome, record: Record, liveness: Liveness) -> bool:
+    """Whether the server lives and has its socket. A server whose socket is gone is ended."""
+    if liveness.pid is not None and files.has_lost_socket(record):
+        end_unreachable(files, liveness.pid)
         return False
-    return life.pid is not None
+    return liveness.pid is not None
 
 
 def _check_ours(files: ServerHome, record: Record | None) -> None:
@@ -365,12 +369,15 @@ def _check_ours(files: ServerHome, record: Record | None) -> None:
 
 
 def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> Access:
-    """Record and announce that the server runs. Also right after it was so already."""
-    if record.host:  # else of an earlier build: its workers could sign
+    """Record and announce that the server runs: write its access files, and start a watcher if it has none.
+
+    May be called again for a server that runs.
+    """
+    if record.host:  # a record of an earlier build has the shared key, with which workers could sign
         record = replace(record, key=files.fitting_key(record.key, is_group=True))
     files.write(replace(record, phase="running"))
     ca = Path(record.tls_ca).read_text(encoding="ascii") if record.tls_ca else None
-    # That of workers first: a worker that waits for a file in this home takes the other where it is alone.
+    # Write the workers' file first: a worker that waits for a file takes the driver's if only that is there.
     roles: tuple[Role, ...] = ("worker", "driver") if record.host and record.driver_password else ("driver",)
     for role in roles:
         name = WORKER_ACCESS_FILE if role == "worker" else ACCESS_FILE
@@ -387,9 +394,9 @@ def _running(files: ServerHome, record: Record, linger_s: float = math.inf) -> A
 
 
 def _stop(files: ServerHome, record: Record, pid: int | None, *, unneeded: bool = False) -> bool:
-    """Stop under the lock; True if it was running."""
+    """Stop the server. Returns whether it was running. Assumes the lock of the home."""
     if pid is not None:
-        # Written first: clients notice the end of their connections at once, and must read "stopped".
+        # Write the phase first: clients notice at once that their connections end, and then read it.
         files.write(replace(record, phase="stopping", unneeded=unneeded))
         try:
             shut_down(files, record, pid)

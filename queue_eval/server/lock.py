@@ -1,23 +1,23 @@
-"""Which process is the server of a home: told by the lock on `server.alive`, and by what stands in that file.
+"""Finds the process that is the server of a home, by the lock on `server.alive` and the holder it names.
 
 ====================  =====================================================================================
 the lock is           the server is
 ====================  =====================================================================================
-free                  nobody, whatever the record says; but if the process of its pid file is here and has our
-                      data folder, that one: somebody has removed the file that it had locked
-held                  the process that the file names, when it is of this machine and lives; else one here
-                      with our `server.conf` on its command line; else somewhere that cannot be seen from
-                      here: another machine, or namespace of process ids
-held, and what the    dead: only its forks are left, which were rewriting its log
-file names is dead
-not to be had         as with a lock that is held; but nobody, when the file names nobody, or what it names is
-                      of this machine and dead
+free                  none, whatever the record says. Exception: the process of the pid file, if it is here
+                      and in our data folder; then the file that it had locked was removed
+held                  the process that the file names, if it lives on this machine; else a process here with
+                      our `server.conf` on its command line; else one that cannot be seen from here, on
+                      another machine or in another namespace of process ids
+held, and the named   dead: only its forks are left, which were rewriting its log
+process is dead
+not supported by the  as with a lock that is held. Exception: none, if the file names no process, or one of
+file system           this machine that is dead
 ====================  =====================================================================================
 
-A process is known by machine, pid and birth, as workers know each other; never by a host's name, which
-cloned nodes share and laptops change. Command lines, and files that were copied, only tell where to look:
-a server belongs to this account, and has `server.alive` open to write it. A starter takes the lock before
-the server begins, and hands it on.
+A process is identified by machine, pid and birth, as workers are; never by a host name, which cloned nodes
+share and laptops change. Command lines and copied files are only hints: a server also belongs to this
+account, and has `server.alive` open for writing. A starter takes the lock before the server begins, and
+passes it on.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from queue_eval.server.home import NO_LOCKS, Record, ServerHome
 from queue_eval.server.open_files import SERVER_PROGRAMS, has_open, has_to_write, is_own
 from queue_eval.transport.private_files import open_private, read_private
 
-_TAKE_S = 5.0
-"""Whoever looks holds the lock for an instant; forks of a dead server, until they are ended."""
+_LOCK_TIMEOUT_S = 5.0
+"""How long to wait for the lock. A process that checks it holds it for an instant; forks of a dead server
+hold it until they are ended."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What stands in `server.alive`: who took it."""
+    """The content of `server.alive`: the process that took the lock."""
 
     machine: str
     pid: int
@@ -77,50 +78,51 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Life:
-    """What is known of a home's server now."""
+class Liveness:
+    """Whether and where the server of a home lives now."""
 
     pid: int | None = None
-    """Its process, where that can be seen from here."""
+    """The server's process, if it can be seen from here."""
     forks: tuple[int, ...] = ()
-    """What is left of a dead one."""
+    """Processes that are left of a dead server."""
     elsewhere: str = ""
-    """Where it lives, when not here; to follow "runs" in a sentence."""
+    """Where the server lives, if not here. The text follows "runs" in a sentence."""
     remedy: str = ""
-    """What more to do if it does not, where no lock can tell."""
+    """With `elsewhere`, when there are no locks: what to do if the server does not live there any more."""
 
 
-def look(files: ServerHome, record: Record | None) -> Life:
-    """Who is the server of this home. Costs little while nobody is."""
+def find_server(files: ServerHome, record: Record | None) -> Liveness:
+    """Find the server of this home. Costs little while there is none."""
     lock = _lock_state(files.alive_file)
     if lock == "free":
-        return Life(_by_pid_file(files))
+        return Liveness(_by_pid_file(files))
     holder = _read(files.alive_file)
     if holder is not None and holder.is_here and holder.role == "server":
         if not holder.lives:
-            return Life(forks=tuple(_forks(files)))
+            return Liveness(forks=tuple(_forks(files)))
         if is_own(holder.pid) and has_to_write(holder.pid, files.alive_file):
-            return Life(holder.pid)
+            return Liveness(holder.pid)
     pid = _by_command(files)
     if pid is not None:
-        return Life(pid)
+        return Liveness(pid)
     if holder is not None and holder.is_here:
-        return Life()  # its starter has not come so far, or has died before it did
+        return Liveness()  # the starter has not started the server yet, or died before it did
     if holder is None and lock == "unknown":
-        return Life()
+        return Liveness()
     return _elsewhere(files, record, holder, can_tell=lock == "held")
 
 
 def processes_of(files: ServerHome) -> list[int]:
     """Servers here with this home's settings on their command line and its `server.alive` open, the oldest
-    first: the server."""
+    first. The oldest one is the server, others are its forks."""
     return [pid for pid in named_by(files) if has_to_write(pid, files.alive_file)]
 
 
 def named_by(files: ServerHome) -> list[int]:
     """Servers of this account with the path of this home's settings on their command line, the oldest first.
 
-    Not who reads the settings, or says that path: these have no `server.alive` open to write it.
+    Processes that only read the settings, or have that path among their arguments, do not count: they have no
+    `server.alive` open for writing.
     """
     import psutil
 
@@ -135,7 +137,7 @@ def named_by(files: ServerHome) -> list[int]:
 
 
 def is_orphan(pid: int) -> bool:
-    """Whether a server's data folder was removed, as far as the system tells."""
+    """Whether a server's data folder was removed, as far as the system shows."""
     try:
         return str(Path(f"/proc/{pid}/cwd").readlink()).endswith(" (deleted)")
     except OSError:
@@ -143,11 +145,12 @@ def is_orphan(pid: int) -> bool:
 
 
 @contextmanager
-def taken(files: ServerHome, forks: tuple[int, ...] = ()) -> Iterator[int]:
-    """A file handle for the server to inherit, which holds the lock until the last holder has died.
+def alive_lock(files: ServerHome, forks: tuple[int, ...] = ()) -> Iterator[int]:
+    """Take the lock on `server.alive`; gives the file handle that the server must inherit. The lock is held
+    until the last process with that handle has died.
 
-    Assumes the lock of the home, and that `look` saw no server: only `forks` of a dead one. Raises
-    ServerRefusedError when somebody has it all the same.
+    Assumes the lock of the home, and that `find_server` found no server, only `forks` of a dead one. Raises
+    ServerRefusedError when another process holds the lock all the same.
     """
     handle = open_private(str(files.alive_file), os.O_RDWR | os.O_CREAT)
     try:
@@ -160,16 +163,17 @@ def taken(files: ServerHome, forks: tuple[int, ...] = ()) -> Iterator[int]:
 
 
 def note_server(handle: int, pid: int) -> None:
-    """The server's process, which has the lock from now on."""
+    """Write into `server.alive` that this process is the server."""
     _write(handle, pid, "server")
 
 
 def note_end(files: ServerHome) -> None:
-    """Nobody is the server any more. Assumes the lock of the home, and that the server is dead.
+    """Clear `server.alive` after the server's end. Assumes the lock of the home, and that the server is dead.
 
-    What it has left goes first: without a holder's name, whoever has the lock would be a server elsewhere.
+    Its forks are ended first: if the file named no holder, a fork with the lock would count as a server
+    elsewhere.
     """
-    deadline = time.monotonic() + _TAKE_S
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while _lock_state(files.alive_file) == "held" and time.monotonic() < deadline:
         _end_forks(_forks(files))
         time.sleep(0.01)
@@ -192,7 +196,7 @@ def _lock_state(path: Path) -> Literal["free", "held", "unknown"]:
 
 
 def _take(handle: int, files: ServerHome) -> None:
-    deadline = time.monotonic() + _TAKE_S
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,9 +206,9 @@ def _take(handle: int, files: ServerHome) -> None:
                 return
             if time.monotonic() > deadline:
                 pids = ", ".join(map(str, _holders(files.alive_file)))
-                who = f"process {pids}" if pids else "a process that cannot be seen from here"
+                holder = f"process {pids}" if pids else "a process that cannot be seen from here"
                 raise ServerRefusedError(
-                    f"{who} holds {files.alive_file}: a server of {files.folder}, or what it has left; end it"
+                    f"{holder} holds {files.alive_file}: a server of {files.folder}, or its fork; end it"
                 ) from error
         time.sleep(0.01)
 
@@ -212,11 +216,11 @@ def _take(handle: int, files: ServerHome) -> None:
 def _end_forks(forks: Iterable[int]) -> None:
     for pid in forks:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # what it writes is a temporary file
+            os.kill(pid, signal.SIGKILL)  # harmless: a fork writes only a temporary file
 
 
 def _forks(files: ServerHome) -> list[int]:
-    """What is left of a dead server. Its forks name themselves anew, and not their settings."""
+    """The forks of a dead server. They are found by the open file: forks change their command lines."""
     import psutil
 
     found = []
@@ -229,7 +233,7 @@ def _forks(files: ServerHome) -> list[int]:
 
 
 def _holders(path: Path) -> list[int]:
-    """Other processes here that have this very file open, as far as the system tells."""
+    """Other processes here that have this very file open, as far as the system shows."""
     import psutil
 
     return [pid for pid in psutil.pids() if pid != os.getpid() and has_open(pid, path)]
@@ -250,7 +254,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def has_data_of(pid: int, files: ServerHome) -> bool:
-    """Whether this home's data folder is where a process is, as a server of it would be."""
+    """Whether a process has this home's data folder as its working directory, as its server would."""
     try:
         return Path(f"/proc/{pid}/cwd").samefile(files.data)
     except OSError:
@@ -258,7 +262,7 @@ def has_data_of(pid: int, files: ServerHome) -> bool:
 
 
 def _by_pid_file(files: ServerHome) -> int | None:
-    """The server, by its own word and its folder; its lock may be on a file that was removed."""
+    """The server by its pid file and working directory. Its lock may be on a file that was removed."""
     import psutil
 
     try:
@@ -274,7 +278,8 @@ def _by_pid_file(files: ServerHome) -> int | None:
 
 
 def _by_command(files: ServerHome) -> int | None:
-    """The server by its own pid file, else the oldest process: a starter that was killed has left no more."""
+    """The server by its command line: the process of the pid file, else the oldest one. A starter that was
+    killed has written no more than that command line."""
     found = processes_of(files)
     with suppress(FileNotFoundError, ValueError):
         pid = int(read_private(files.pid_file))
@@ -283,7 +288,9 @@ def _by_command(files: ServerHome) -> int | None:
     return found[0] if found else None
 
 
-def _elsewhere(files: ServerHome, record: Record | None, holder: Holder | None, *, can_tell: bool) -> Life:
+def _elsewhere(
+    files: ServerHome, record: Record | None, holder: Holder | None, *, can_tell: bool
+) -> Liveness:
     if holder is None:
         node = record.node if record is not None else "another machine"
         place = f"on {node}, or in another container or namespace of process ids"
@@ -292,4 +299,4 @@ def _elsewhere(files: ServerHome, record: Record | None, holder: Holder | None, 
     else:
         place = f"on {holder.node}, as process {holder.pid}"
     remedy = "" if can_tell else f"; if no such process is there any more, remove {files.alive_file}"
-    return Life(elsewhere=place, remedy=remedy)
+    return Liveness(elsewhere=place, remedy=remedy)

@@ -1,7 +1,7 @@
-"""Whose a process is, and which files it has open: by these the server of a home is known, not by its words.
+"""The account and the open files of a process, by which the server of a home is recognised.
 
-A command line is anybody's to copy, and whoever reads a file has it open, too. To have `server.alive` open to
-write it is what a server inherits from its starter, and nobody else does.
+Anybody can copy a command line, and anybody who reads a file has it open, too. Only a server has
+`server.alive` open for writing: it inherits that from its starter.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from queue_eval.server.home import ALIVE_FILE
 SERVER_PROGRAMS = ("valkey", "redis")
 """How the names of a server's programs begin."""
 
-_TELLS_FILES = Path("/proc/self/fdinfo").is_dir()
-"""Whether this system tells which files a process has open."""
+_SHOWS_FILES = Path("/proc/self/fdinfo").is_dir()
+"""Whether this system shows which files a process has open."""
 
 
 def is_own(pid: int) -> bool:
-    """Whether a process belongs to this account: others' are none of our servers, and not ours to end."""
+    """Whether a process belongs to this account. Others are never our servers, and we must not end them."""
     try:
         return psutil.Process(pid).uids().effective == os.geteuid()
     except psutil.Error:
@@ -30,10 +30,10 @@ def is_own(pid: int) -> bool:
 
 
 def has_to_write(pid: int, path: Path | None = None) -> bool:
-    """Whether a process has this very file open to write it; without `path`, a `server.alive` of any home,
-    also of one that was removed.
+    """Whether a process has this very file open for writing. Without `path`: the `server.alive` of any home,
+    even if it was removed.
 
-    Where the system does not tell: whether it is called like a server's program.
+    If the system does not show open files: whether its name is that of a server program.
     """
     handles = _handles(pid)
     if handles is None:
@@ -54,7 +54,7 @@ def has_to_write(pid: int, path: Path | None = None) -> bool:
 
 
 def has_open(pid: int, path: Path) -> bool:
-    """Whether a process has this very file open, as far as the system tells."""
+    """Whether a process has this very file open, as far as the system shows."""
     for handle in _handles(pid) or ():
         with suppress(OSError):
             if handle.samefile(path):
@@ -63,11 +63,11 @@ def has_open(pid: int, path: Path) -> bool:
 
 
 def _handles(pid: int) -> list[Path] | None:
-    """The open files of a process; None where the system does not tell, or not us (fewer capabilities)."""
+    """The open files of a process; None if the system does not show them, or needs more capabilities."""
     try:
-        # The handle was inherited, so it comes early: a server may have thousands of connections.
+        # The inherited handle has a low number, so sort: a server may have thousands of connections.
         return sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda entry: int(entry.name))
     except PermissionError:
         return None
     except OSError:
-        return [] if _TELLS_FILES else None
+        return [] if _SHOWS_FILES else None

@@ -1,6 +1,6 @@
-"""The processes of an embedded server: start it, wait for its answer, shut it down, set its watcher.
+"""The processes of an embedded server: starts it, waits for its answer, shuts it down, starts its watcher.
 
-All but `wait_for_answer` assume that the caller holds the lock of the home.
+All functions but `wait_for_answer` assume that the caller holds the lock of the home.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from queue_eval.marks import unmarked
 from queue_eval.server import watcher
 from queue_eval.server.home import Record, ServerHome
 from queue_eval.server.lock import (
+    alive_lock,
+    find_server,
     has_data_of,
     is_orphan,
-    look,
     named_by,
     note_server,
     processes_of,
-    taken,
 )
 from queue_eval.server.open_files import is_own
 from queue_eval.server.programs import server_binary
@@ -47,45 +47,45 @@ log = plain(logging.getLogger(__name__))
 ANSWER_TIMEOUT_S = 10.0  # a server that is still reading its log says so, and is waited for
 STOP_TIMEOUT_S = 30.0
 SCRIPT_PATIENCE_S = 10.0
-"""A script that has written gets so long to end by itself, once its server is to stop."""
+"""How long a script that has written may take to end by itself when its server is stopped."""
 
 DEFAULT_LINGER_S = 300.0
 LOOK_LINGER_S = 10.0
-"""A server that was started for a look is kept for so long after the last one, since others may follow."""
+"""How long a server that was started for a look is kept after the last visit, since others may follow."""
 
-_ENOUGH_BYTES = 2**20
-"""A server that ended for want of space is not started again before so much is free."""
+_MIN_FREE_BYTES = 2**20
+"""A server that ended because its disk was full is started again only when so much is free."""
 
-_ORPHAN_S = 5.0
-"""A watcher looks every 2 s whether the folder of its server is gone, and has the server save its log."""
+_ORPHAN_TIMEOUT_S = 5.0
+"""How long to wait for a watcher to end a server whose folder was removed. The watcher checks every 2 s, and
+the server saves its log first."""
 
-_LOG_BYTES = 2**16
+_LOG_TAIL_BYTES = 2**16
 _FULL = "AOF write error"
 _TORN = "Truncating the AOF"
 _FOREIGN_DATA = ("RDB format version", "Wrong signature")
 _BAD_FILE = re.compile(r"Bad file format reading the append only file (\S+?):? ")
 
 
-def launch(
-    files: ServerHome, record: Record, last: Record | None, forks: tuple[int, ...] = ()
-) -> None:
-    """Start the process and wait for its answer. On failure nothing is left running, and `last` still holds.
+def launch(files: ServerHome, record: Record, last: Record | None, forks: tuple[int, ...] = ()) -> None:
+    """Start the process and wait for its answer. On failure nothing is left running, and `last` is the record
+    again.
 
-    Assumes that `look` saw no server, only `forks` of a dead one.
+    Assumes that `find_server` found no server, only `forks` of a dead one.
 
-    Raises ServerRefusedError when one lives all the same, ServerError with the words of the server, and
-    UsageError for a home that is open to others.
+    Raises ServerRefusedError when a server lives all the same, ServerError with the server's own message,
+    and UsageError for a home that is open to others.
     """
     close_home(files.folder)
     binary = server_binary(with_tls=True) if record.tls_cert else server_binary()
     check_alone(files, record)
-    # Until here nothing was changed: whoever has the lock is the server, or its only starter.
-    with taken(files, forks) as handle:
+    # Change files only with the lock: its holder is the server, or the only starter.
+    with alive_lock(files, forks) as handle:
         _launch(binary, files, record, last, handle)
 
 
 def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None, handle: int) -> None:
-    # The intention comes first: if this process dies half-way, the next one looks for an unknown server.
+    # Record the intention first: if this process dies half-way, the next one looks for the unrecorded server.
     files.write(replace(record, phase="starting"))
     files.prepare_socket(record.socket)
     files.write_config(record)
@@ -93,7 +93,7 @@ def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None
     log_start = files.log.stat().st_size if files.log.exists() else 0
     since = born_now()
     try:
-        # The server detaches itself: it forks and leaves the session. All it keeps of ours is the lock.
+        # The server detaches itself: it forks and leaves the session. It inherits only the lock.
         subprocess.run(
             [binary, files.config],
             stdin=subprocess.DEVNULL,
@@ -108,19 +108,18 @@ def _launch(binary: Path, files: ServerHome, record: Record, last: Record | None
             pass_fds=[handle],
         )
         wait_for_answer(files, record)
-        if (pid := look(files, record).pid) is not None:
+        if (pid := find_server(files, record).pid) is not None:
             note_server(handle, pid)
     except (OSError, subprocess.SubprocessError) as error:
         _end_process(files, since)
         files.clean(record)
         if last:
-            files.write(last)  # one that had crashed is still crashed: it was not stopped on purpose
+            files.write(last)  # a crashed server must still count as crashed, not as stopped on purpose
         else:
             files.record_file.unlink()
-        words = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
-        raise ServerError(
-            f"the server of {files.folder} did not start: {_diagnosis(files, binary, words)}; see {files.log}"
-        ) from error
+        message = getattr(error, "stderr", None) or _log_end(files, log_start) or str(error)
+        reason = _diagnosis(files, binary, message)
+        raise ServerError(f"the server of {files.folder} did not start: {reason}; see {files.log}") from error
     if _TORN in _log_end(files, log_start, lines=50):
         log.warning(
             "the log of the server of %s ended in the middle of a write, which was cut off", files.folder
@@ -141,7 +140,7 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
                 wire.call("PING")
             return
         except ReplyError as error:
-            # It does nothing for now, or takes nobody more, but is there.
+            # It is there, though it does nothing for now, or accepts no more clients.
             if str(error).startswith("MISCONF") or is_busy(error) or is_full(error):
                 return
             if not str(error).startswith("LOADING"):
@@ -162,7 +161,7 @@ def wait_for_answer(files: ServerHome, record: Record) -> None:
 def shut_down(files: ServerHome, record: Record, pid: int) -> None:
     """Have the server save its log and end; raises ServerError if it does not.
 
-    Nobody keeps the owner from it: neither clients that leave no connection free, nor a script that loops.
+    This works even when clients have taken all connections, or a script loops.
     """
     born = _birth(pid)
     try:
@@ -177,9 +176,9 @@ def shut_down(files: ServerHome, record: Record, pid: int) -> None:
         else:
             raise ServerRefusedError(f"the server refuses to stop: {error}; see {files.log}") from error
     except (FileNotFoundError, ConnectionRefusedError, ForeignPeerError):
-        _ask_to_end(pid)  # its socket was removed, or is another one's
+        _ask_to_end(pid)  # its socket was removed, or belongs to another process
     except ConnectionError:
-        # Its way of saying yes; or that of a full server, which ends a connection before it was asked.
+        # The server ends the connection to confirm. A full server may end it before it was asked.
         if is_alive(pid, born):
             _ask_to_end(pid)
     except OSError as error:
@@ -190,7 +189,10 @@ def shut_down(files: ServerHome, record: Record, pid: int) -> None:
 
 
 def _ask_to_shut_down(wire: Wire) -> None:
-    """Raises ReplyError when a script still keeps the server busy after SCRIPT_PATIENCE_S."""
+    """Send SHUTDOWN, and end scripts that are in its way.
+
+    Raises ReplyError when a script still keeps the server busy after SCRIPT_PATIENCE_S.
+    """
     deadline = time.monotonic() + SCRIPT_PATIENCE_S
     while True:
         try:
@@ -205,8 +207,8 @@ def _ask_to_shut_down(wire: Wire) -> None:
 
 
 def end_by_force(files: ServerHome, pid: int) -> None:
-    """Kill a server that a script keeps from ending. Its log is whole: a script is written to it when it has
-    ended, and all that was acknowledged before is there."""
+    """Kill a server that a script keeps from ending. Its log stays whole: it has all acknowledged writes, and
+    those of a script are logged only when the script has ended."""
     born = _birth(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -222,19 +224,22 @@ def end_unreachable(files: ServerHome, pid: int) -> None:
 
 
 def _ask_to_end(pid: int) -> None:
-    """To the server this is what SHUTDOWN is."""
+    """Send SIGTERM, which the server treats like SHUTDOWN."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
 
 
 def check_alone(files: ServerHome, record: Record) -> None:
-    """Refuse to act beside a server that was known by this home's path, though the lock is not its own."""
+    """Refuse to act beside a server that was started for this home's path but does not hold its lock.
+
+    Raises ServerRefusedError.
+    """
     check_unnamed(files)
     try:
         with Wire(record.socket, record.password, 1.0):
             pass
     except ReplyError:
-        pass  # somebody answers
+        pass  # a server answers
     except ForeignPeerError as error:
         raise _foreign(error, record) from error
     except OSError:
@@ -250,9 +255,12 @@ def _foreign(error: ForeignPeerError, record: Record) -> ServerRefusedError:
 
 
 def check_unnamed(files: ServerHome) -> None:
-    """Refuse to act beside a process here that was started as the server of this path."""
-    # One whose folder was removed is ended by its watcher, when nobody uses it any more.
-    deadline = time.monotonic() + _ORPHAN_S
+    """Refuse to act beside a process here that was started as the server of this path.
+
+    Raises ServerRefusedError.
+    """
+    # The watcher ends a server whose folder was removed, once nobody uses it any more.
+    deadline = time.monotonic() + _ORPHAN_TIMEOUT_S
     while (pids := named_by(files)) and is_orphan(pids[0]) and time.monotonic() < deadline:
         time.sleep(0.2)
     if not pids:
@@ -269,7 +277,7 @@ def check_unnamed(files: ServerHome) -> None:
 
 
 def _end_process(files: ServerHome, since: float) -> None:
-    """End what a start has left: the servers of this home that were born after it had begun."""
+    """End what a failed start has left: the servers of this home that were born after `since`."""
     for pid in processes_of(files):
         born = _birth(pid)
         if born < since:
@@ -294,22 +302,23 @@ def _wait_for_end(files: ServerHome, pid: int, born: float) -> None:
         time.sleep(0.003)
 
 
-def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
-    """Set a watcher on a server that answers; returns when it is connected and on its own.
+def start_watcher(files: ServerHome, max_linger_s: float = math.inf) -> None:
+    """Start the watcher of a server that answers; returns when it is connected and detached.
 
-    The server is kept `most_s` at most when it is not needed, if not until it is stopped.
+    The watcher stops a server that nobody has needed for `max_linger_s` at most, unless its record says to
+    keep it.
 
     Raises UsageError if $QUEUE_EVAL_SERVER_LINGER is not a number of seconds.
     """
     linger = os.environ.get("QUEUE_EVAL_SERVER_LINGER") or str(DEFAULT_LINGER_S)
     try:
-        linger_s = min(float(linger), most_s)
+        linger_s = min(float(linger), max_linger_s)
     except ValueError as error:
         raise UsageError(f"QUEUE_EVAL_SERVER_LINGER is {linger!r}; it must be a number of seconds") from error
     record = files.read()
     if record is not None and record.keep:
         linger_s = math.inf
-    # By its path, isolated and without site-packages: importing the package would cost it ten times its size.
+    # Run it by its path, isolated and without site-packages: with the package it takes ten times the memory.
     command = [sys.executable, "-I", "-S", watcher.__file__, str(files.folder), str(linger_s)]
     with open(files.watcher_log, "ab", opener=open_private) as log:
         subprocess.run(
@@ -325,11 +334,11 @@ def start_watcher(files: ServerHome, most_s: float = math.inf) -> None:
 
 
 def check_space(files: ServerHome) -> None:
-    """Raise ServerError when the server has ended because its disk is full, and that still is."""
+    """Raise ServerError when the server has ended because its disk was full, and the disk still is."""
     if _FULL not in _log_end(files, 0):
         return
     free = shutil.disk_usage(files.data).free
-    if free < _ENOUGH_BYTES:
+    if free < _MIN_FREE_BYTES:
         raise ServerError(
             f"the disk of {files.data} is full ({free // 1024} kB free): the server has ended, and nothing "
             "acknowledged is lost; free some space there"
@@ -337,14 +346,14 @@ def check_space(files: ServerHome) -> None:
 
 
 def is_watched(files: ServerHome, record: Record) -> bool:
-    """Whether a watcher is connected to the server, as far as that can be asked now."""
+    """Whether a watcher is connected to the server; True when the server cannot tell now."""
     try:
         with Wire(record.socket, record.password) as wire:
             clients = wire.call("CLIENT", "LIST")
     except OSError:
         return True
     except ReplyError as error:
-        # It is wanted most while a script keeps the server from telling.
+        # A busy server cannot tell, but needs its watcher most: look for the watcher's process instead.
         return not is_busy(error) or _has_watcher(files)
     assert isinstance(clients, bytes)
     return f" name={watcher.NAME} ".encode() in clients
@@ -358,36 +367,37 @@ def _has_watcher(files: ServerHome) -> bool:
     )
 
 
-def _diagnosis(files: ServerHome, binary: Path, words: str) -> str:
-    """What keeps the server from starting, in one line. Its own words advise repairs that may cut off all."""
-    bad = _BAD_FILE.search(words)
+def _diagnosis(files: ServerHome, binary: Path, message: str) -> str:
+    """Why the server does not start, in one line. The server's own message advises repairs that may cut off
+    all data, so those cases have a text of ours."""
+    bad = _BAD_FILE.search(message)
     if bad is not None and ".incr." in bad[1]:
         file = files.data / "appendonlydir" / bad[1]
         return (
             f"its log {file} is damaged, and nothing of it was deleted; copy {files.data}, then cut off all "
             f"that comes after the damage with: {_repair(binary, file)}"
         )
-    if bad is not None or any(sign in words for sign in _FOREIGN_DATA):
+    if bad is not None or any(sign in message for sign in _FOREIGN_DATA):
         return (
             f"{binary} cannot read the data, which another server program may have written; do not repair "
             "them, start with the settings of before (TLS takes another program) or in another --home"
         )
-    return " ".join(words.split())
+    return " ".join(message.split())
 
 
 def _repair(binary: Path, file: Path) -> str:
     for name in ("valkey-check-aof", "redis-check-aof"):
         if on_path := shutil.which(name):
             return f"{on_path} --fix {file}"
-    # The same program: which one it is goes by its name.
+    # The server program acts as the repair program when it is called by that name.
     return f"bash -c 'exec -a valkey-check-aof {binary} --fix {file}'"
 
 
 def _log_end(files: ServerHome, start: int, lines: int = 3) -> str:
-    """The last lines that the log has gained since it was `start` bytes long."""
+    """The last lines that were added to the log since it was `start` bytes long."""
     try:
         with open(files.log, "rb", opener=open_private) as file:
-            file.seek(max(start, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            file.seek(max(start, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
             return " | ".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except FileNotFoundError:
         return ""

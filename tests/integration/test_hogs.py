@@ -20,7 +20,7 @@ from queue_eval.server.home import ServerHome
 from queue_eval.server.lifecycle import server_state, start_server, stop_server
 from queue_eval.server.process import is_watched
 from queue_eval.server.settings import Network
-from queue_eval.server.watcher import SCRIPT_LIMIT_VARIABLE, drop_strangers
+from queue_eval.server.watcher import SCRIPT_LIMIT_VARIABLE, drop_unauthenticated
 from queue_eval.transport.access import find_access
 from queue_eval.transport.wire import ReplyError
 from tests.support.cli import cli, cli_here
@@ -165,9 +165,9 @@ def test_clients_have_time_to_show_a_password(public_home: Path, monkeypatch: py
     ):
         stranger.sendall(b"PING\r\n")
         assert stranger.recv(100).startswith(b"-NOAUTH")
-        assert drop_strangers(wire) == 0
-        monkeypatch.setattr(watcher, "_STRANGER_S", 0)
-        assert drop_strangers(wire) == 1
+        assert drop_unauthenticated(wire) == 0
+        monkeypatch.setattr(watcher, "_LOGIN_TIMEOUT_S", 0)
+        assert drop_unauthenticated(wire) == 1
         assert stranger.recv(100) == b""
         assert other.call("PING") == b"PONG"
 

@@ -23,7 +23,7 @@ from rq.registry import StartedJobRegistry
 
 from queue_eval import Evaluator
 from queue_eval.model.states import Method
-from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
+from queue_eval.rq_bridge.commands import BEAT_S, RqCommands
 from queue_eval.transport.access import find_access
 from queue_eval.transport.urls import safe_url
 from tests.support.executor_harness import Harness, is_running, result_of, text_of
@@ -140,14 +140,14 @@ def test_an_evaluator(server: Path, campaign: str, log: Log) -> None:
 
 def test_a_beat_from_before_the_clock_was_set_back_ends(redis_server: RqRedis) -> None:
     """A dead execution is seen by its silence, however long its last beat would stand."""
-    moves = RqMoves(redis_server.client, secrets.token_hex(8), "jobs")
+    commands = RqCommands(redis_server.client, secrets.token_hex(8), "jobs")
     dead, reported, unknown = (1, 1), (2, 1), (3, 1)
     client = redis_server.client
     for token, holder in ((dead, "execution"), (reported, "done")):
-        client.set(moves._beat(token), holder, px=3_600_000)
-    assert moves.are_alive([dead, reported, unknown]) == [True, True, False]
-    assert client.pttl(moves._beat(dead)) <= BEAT_S * 1000
-    assert client.pttl(moves._beat(reported)) > BEAT_S * 1000
+        client.set(commands._beat(token), holder, px=3_600_000)
+    assert commands.are_alive([dead, reported, unknown]) == [True, True, False]
+    assert client.pttl(commands._beat(dead)) <= BEAT_S * 1000
+    assert client.pttl(commands._beat(reported)) > BEAT_S * 1000
 
 
 def test_an_attempt_is_a_job_of_rq(harness, any_fleet: RqFleet, log: Log) -> None:
@@ -352,8 +352,8 @@ def test_rq_is_kept_from_taking_a_long_attempt_for_abandoned(
     (token,) = executor.submit(log.gated())
     executor.until(executor.executor.begun)
     client = client_of(any_fleet)
-    moves = RqMoves(client, uid, any_fleet.queue)
-    moves.keep(token, time.time(), 5000)
+    commands = RqCommands(client, uid, any_fleet.queue)
+    commands.keep(token, time.time(), 5000)
     ((_, until_s),) = client.zrange(f"rq:wip:{any_fleet.queue}", 0, -1, withscores=True)
     assert until_s > time.time() + 4000
     (execution,) = client.keys(f"rq:execution:qe-{uid[:8]}-*")

@@ -155,8 +155,8 @@ def test_a_url_with_the_standard_ways_to_name_an_authority(home, tmp_path, monke
     [(["elsewhere"], 30, "for another name"), (["127.0.0.1"], -1, "has expired"), (["127.0.0.1"], 30, "")],
 )
 def test_certificates_of_the_user(home, tmp_path, monkeypatch, names, lives_days, words):
-    monkeypatch.setattr(certificates, "_SERVER_LIVES", timedelta(days=lives_days))
-    monkeypatch.setattr(certificates, "_CLOCKS_DIFFER", timedelta(days=10))
+    monkeypatch.setattr(certificates, "_SERVER_LIFETIME", timedelta(days=lives_days))
+    monkeypatch.setattr(certificates, "_CLOCK_TOLERANCE", timedelta(days=10))
     mine = provide(tmp_path / "mine", names)
     files = ("--tls-cert", mine.certificate, "--tls-key", mine.key, "--tls-ca", mine.authority)
     started = cli_here("server", "start", "--host", "127.0.0.1", "--port", 0, *files, home=home)

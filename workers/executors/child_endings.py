@@ -2,8 +2,8 @@
 
 ::
 
-    last report of a child ──▶ retire ──▶ departing ──all that it started is gone──▶ its report is told
-    report, and it has left programs ──▶ tidying ──it has ended them──▶ its report is told
+    last report of a child ──▶ retire ──▶ departing ──all that it started is gone──▶ its report goes on
+    report, and it has left programs ──▶ tidying ──it has ended them──▶ its report goes on
 
 A report is held back until nothing of its attempt runs any more.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Container
 
 from queue_eval.model.attempt import Token
-from queue_eval.runtime.pipe import bounded
+from queue_eval.runtime.pipe import truncate_middle
 from workers.executors.child_limit import ChildLimit
 from workers.executors.child_process import ChildProcess
 from workers.executors.departures import Departure
@@ -29,14 +29,14 @@ LAST_OUTPUT_BYTES = 4096
 
 
 class ChildEndings:
-    """`tell` is called with each report that need not wait any more."""
+    """`deliver` is called with each report that need not wait any more."""
 
     def __init__(
-        self, board: SlotBoard | None, limit: ChildLimit, tell: Callable[[Ended], object]
+        self, board: SlotBoard | None, limit: ChildLimit, deliver: Callable[[Ended], object]
     ) -> None:  # fmt: skip
         self._board = board
         self._departures = limit.departures
-        self._tell = tell
+        self._deliver = deliver
         self._departing: dict[Departure, tuple[int, Ended | None]] = {}
         """How many slots each still takes, and the report that waits for it."""
         self._tidying: dict[ChildProcess, tuple[float, Ended | None]] = {}
@@ -72,8 +72,8 @@ class ChildEndings:
             if self._board is not None:
                 self._board.give_back(slots)
             if waiting is not None:
-                last_words = bounded(departure.last_words, LAST_OUTPUT_BYTES)
-                self._tell(waiting._replace(output=waiting.output + last_words))
+                last_words = truncate_middle(departure.last_words, LAST_OUTPUT_BYTES)
+                self._deliver(waiting._replace(output=waiting.output + last_words))
 
         if self._board is not None:
             self._board.expect_back(slots, self._look)

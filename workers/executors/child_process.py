@@ -24,7 +24,7 @@ from queue_eval.runtime.pipe import (
     encode_run,
     parse_ready,
     parse_report,
-    parse_told,
+    parse_source_parts,
 )
 from workers.executors.piped_process import PipedProcess
 
@@ -194,7 +194,7 @@ class ChildProcess(PipedProcess):
         if header[0] == Kind.UP:
             self.is_up = True
         elif header[0] == Kind.READY:
-            self.source_parts = parse_told(header)
+            self.source_parts = parse_source_parts(header)
             self._become_ready(parse_ready(header))
         elif header[0] == Kind.LEFT:
             self.has_left = self.is_tidying = True

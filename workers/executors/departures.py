@@ -21,7 +21,7 @@ from collections.abc import Callable, Container
 
 from queue_eval.foreign_text import plain
 from queue_eval.marks import STARTED_BY
-from queue_eval.runtime.leftovers import Ending
+from queue_eval.runtime.leftovers import Termination
 from workers.executors.child_process import ChildProcess
 from workers.executors.piped_process import SECRETS
 from workers.guard import Guard
@@ -50,7 +50,7 @@ class Departure:
         self._on_gone = on_gone
         self._kill_at = time.monotonic() + END_S
         self._kill_rest_at = math.inf
-        self._ending: Ending | None = None
+        self._ending: Termination | None = None
         self.last_words = b""
         """What the child has printed at its end."""
 
@@ -93,7 +93,7 @@ class Departure:
                 self.last_words = _KILLED % END_S
         self.child.kill()
         if not self.child.has_ended_well():
-            ending = Ending(self.child.mark, self.child.pid)
+            ending = Termination(self.child.mark, self.child.pid)
             self._ending = ending if ending.begin() else None
             ending.hurry(self._kill_rest_at)
         return True

@@ -224,7 +224,7 @@ class Dispatcher:
     def _start_spares(self) -> None:
         """Start an interpreter for each attempt that waits, up to one for each slot, while others run.
 
-        It is told nothing before it is given its attempt, and so runs no user code before.
+        It gets no setup before it is given its attempt, and so runs no user code before.
         """
         if self._board is not None or not self._shape.one_attempt_each:
             return

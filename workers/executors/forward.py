@@ -55,7 +55,7 @@ _STEADY_S = 60.0
 """A forwarder that has lived for so long is started again without delay."""
 
 _TROUBLE_S = 3.0
-"""Drivers are told when the backend has been away for so long."""
+"""Drivers get a message when the backend has been away for so long."""
 
 _CLOSE_S = 6.0
 """How long a forwarder may take to end what it has forwarded."""
@@ -140,8 +140,8 @@ class Forwarder:
         self._ended: list[Ended] = []
         self._returned: list[Token] = []
         self._has_started = False
-        """A forwarder has spoken. The run function is loaded elsewhere, and errors of that are reported with
-        each attempt."""
+        """Whether a forwarder has reported its slots. The run function is loaded elsewhere. Loading errors
+        come with each attempt."""
         self._slots = plan.slots
         self._trouble = ""
         self._why_away = ""
@@ -323,15 +323,15 @@ class Forwarder:
         if process.slots is not None:
             self._why_away = process.why
         heard, process.heard = process.heard, []
-        for kind, what in heard:
+        for kind, content in heard:
             if kind == Kind.REPORT:
-                self._take_report(what, now)
+                self._take_report(content, now)
             elif kind == Kind.BEGUN:
-                for token in what:
+                for token in content:
                     if token in self._held:
                         self._begun_at.setdefault(token, now)
             else:
-                for token in what:
+                for token in content:
                     if token in self._held:
                         self._strike_off(token)
                         self._returned.append(token)
@@ -385,12 +385,12 @@ class Forwarder:
         self._listen(now)  # the process may have spoken before it died
         self._process = None
         death, output = process.describe_exit(), process.take_output()
-        told = describe_death(f"forwarded this job to {self._plan.method}", death, output)
-        log.warning("%s", told.decode(errors="replace"))
+        text = describe_death(f"forwarded this job to {self._plan.method}", death, output)
+        log.warning("%s", text.decode(errors="replace"))
         if process.slots is None:  # the next process may not report anything either
-            self._why_away = told.decode(errors="replace")
+            self._why_away = text.decode(errors="replace")
         for token in [] if self._outlives else list(self._begun_at):
-            self._end(token, Outcome.LOST, now, told)
+            self._end(token, Outcome.LOST, now, text)
         # Send them in the order in which they came.
         self._unsent = OrderedDict((token, self._submitted_at[token]) for token in self._held)
         self._queued.clear()

@@ -14,7 +14,7 @@ from typing import Any
 
 from queue_eval.runtime.failure_texts import describe_exit
 from queue_eval.runtime.lifeline import CAN_BE_ARMED, arm
-from queue_eval.runtime.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, Kept
+from queue_eval.runtime.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, HeadTail
 from queue_eval.runtime.stop_signals import blocked
 
 _READ_BYTES = 1 << 16
@@ -66,7 +66,7 @@ class PipedProcess:
         self._is_killed = False
         self._frames = FrameBuffer()
         self._outbox = bytearray()
-        self._output = Kept(OUTPUT_BYTES)
+        self._output = HeadTail(OUTPUT_BYTES)
         self._selector = selector
         self._start(command, env)
 

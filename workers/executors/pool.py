@@ -66,7 +66,7 @@ class ChildPool:
         self._shape = shape
         self._board = plan.board if shape.by_slot else None
         self._children = ChildSet()
-        self._endings = ChildEndings(self._board, limit, tell=self._tell)
+        self._endings = ChildEndings(self._board, limit, deliver=self._deliver)
         starter = ChildStarter(plan, self._board, shape.threads, selector, limit)
         self._dispatcher = Dispatcher(
             plan, shape, self, limit, self._children, starter, self._endings, replace=self._replace,
@@ -269,10 +269,10 @@ class ChildPool:
             self._retire(child, report)
             return
         if report is not None:
-            self._tell(report)
+            self._deliver(report)
         self._children.note_room(child)
 
-    def _tell(self, ended: Ended) -> None:
+    def _deliver(self, ended: Ended) -> None:
         self._ended.append(ended)
 
     def _enforce_time_limit(self, child: ChildProcess, now: float) -> None:
@@ -356,7 +356,7 @@ class ChildPool:
         return output
 
     def _retire(self, child: ChildProcess, report: Ended | None = None) -> None:
-        """Let an idle child end as Python ends; `report` is told when it has."""
+        """Let an idle child end as Python ends; `report` is delivered when it has."""
         # A child that still loads the run function has nothing to finish, and would notice late. A child with
         # abandoned threads never ends.
         gently = (child.ready or not child.is_up) and not child.abandoned

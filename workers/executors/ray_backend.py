@@ -23,27 +23,27 @@ from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.failure_texts import describe_death, describe_lateness
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
 from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_report
-from queue_eval.runtime.ray_host import BorrowedProcess
+from queue_eval.runtime.ray_host import RayHost
 from workers.executors.ray_address import why_unreachable
 
 _BATCH_S = 0.03
-"""Fast results are awaited together for about so long, so that a look costs little for each."""
+"""Fast results are awaited together for about so long, so that each costs only part of a call."""
 
-_BATCH = 128
+_MAX_BATCH = 128
 
-_WAIT_S = 0.1
-"""A look takes at most so long: attempts that are forwarded meanwhile are seen by the next one."""
+_MAX_WAIT_S = 0.1
+"""A call that awaits results takes at most so long: only the next one awaits newly forwarded attempts."""
 
-_ASK_S = 10.0
+_SIZE_POLL_S = 10.0
 """How often the cluster is asked for its size."""
 
-_SILENT_S = 120.0
+_MAX_SILENCE_S = 120.0
 """A cluster that has not answered for so long is gone. Its own nodes give it up after 60 s."""
 
 _RETRY_S = (1.0, 15.0)
 _LOOK_AGAIN_S = 2.0
 
-_INIT_S = 20.0
+_INIT_PATIENCE_S = 20.0
 """Report that Ray has not begun after so long: it may wait for a quarter of an hour."""
 
 
@@ -61,7 +61,7 @@ class RayBackend:
         self._limit_s: float | None = self._forward["time_limit_s"]
         self._remote: Any = None
         self._remotes: dict[int, Any] = {}
-        """By how many slots an attempt takes."""
+        """The Ray function for each number of slots that an attempt may take."""
         self._lock = threading.Condition()
         self._flight: dict[Any, Token] = {}
         self._refs: dict[Token, Any] = {}
@@ -82,9 +82,9 @@ class RayBackend:
         with self._lock:
             for attempt in attempts:
                 # Pass one argument only: Ray takes its time over each.
-                what = b"%d %d %b" % (*attempt.token, attempt.config)
+                argument = b"%d %d %b" % (*attempt.token, attempt.config)
                 try:
-                    ref = self._remote_of(attempt.slots).remote(what)
+                    ref = self._remote_of(attempt.slots).remote(argument)
                 except Exception as error:  # an attempt that Ray refuses must not keep the others waiting
                     body = f"Ray does not take this job: {_one_line(error)}".encode()
                     refused.append(Report(*attempt.token, "lost", 0.0, "", body, b""))
@@ -122,20 +122,20 @@ class RayBackend:
         run_guarded(self._watch)
         while True:
             self._look()
-            if time.monotonic() - self._heard_at > _SILENT_S:
-                raise TimeoutError(f"Ray has not answered for {_SILENT_S:.0f} s")
+            if time.monotonic() - self._heard_at > _MAX_SILENCE_S:
+                raise TimeoutError(f"Ray has not answered for {_MAX_SILENCE_S:.0f} s")
 
     def _watch(self) -> None:
-        """Watch the size of the cluster, and whether this driver still belongs to it. Ray itself lets tasks
-        wait for ever whose cluster is gone."""
+        """Watch the size of the cluster, and whether this driver still belongs to it. If the cluster is gone,
+        Ray itself lets tasks wait for ever."""
         own = None if _is_ray_client() else ray.get_runtime_context().get_node_id()
         while True:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             if own is not None and own not in [node["NodeID"] for node in nodes]:
                 raise ConnectionError("the Ray node of this forwarder is not of the cluster any more")
             self._heard_at = time.monotonic()
-            self._tell_slots()
-            self._doubt.wait(_ASK_S)
+            self._report_slots()
+            self._doubt.wait(_SIZE_POLL_S)
             self._doubt.clear()
 
     def _connect(self) -> None:
@@ -155,8 +155,8 @@ class RayBackend:
 
     def _init(self, arguments: dict[str, Any]) -> str | None:
         """Join or start Ray. Returns why that has failed; None when it has not."""
-        why = f"Ray has been connecting or starting for {_INIT_S:.0f} s, and still is"
-        alarm = threading.Timer(_INIT_S, self._outlet.slots, (0, why))
+        why = f"Ray has been connecting or starting for {_INIT_PATIENCE_S:.0f} s, and still is"
+        alarm = threading.Timer(_INIT_PATIENCE_S, self._outlet.slots, (0, why))
         alarm.daemon = True
         alarm.start()
         try:
@@ -179,7 +179,7 @@ class RayBackend:
             )
         return self._remotes[slots]
 
-    def _tell_slots(self) -> None:
+    def _report_slots(self) -> None:
         slots = self._forward["in_flight"] or _capacity(ray.cluster_resources(), self._forward)
         if slots != self._slots:
             self._slots = slots
@@ -189,13 +189,13 @@ class RayBackend:
         """Wait a little for attempts that end, and report them."""
         with self._lock:
             if not self._flight:
-                self._lock.wait(_ASK_S)
+                self._lock.wait(_SIZE_POLL_S)
             refs = list(self._flight)
         if not refs:
             return
         began_at = time.monotonic()
-        wanted = min(len(refs), max(1, int(self._rate * _BATCH_S)), _BATCH)
-        wait_s = _WAIT_S if wanted == 1 else _BATCH_S
+        wanted = min(len(refs), max(1, int(self._rate * _BATCH_S)), _MAX_BATCH)
+        wait_s = _MAX_WAIT_S if wanted == 1 else _BATCH_S
         ready, _ = ray.wait(refs, num_returns=wanted, timeout=wait_s, fetch_local=False)
         if ready:
             self._take(ready)
@@ -216,7 +216,7 @@ class RayBackend:
         with self._lock:
             for ref, got in zip(ready, frames, strict=True):
                 token = self._flight.get(ref)
-                if token is None or any(got is one for one in ends):
+                if token is None or any(got is end for end in ends):
                     continue  # it was stopped meanwhile, or it ends with this process
                 was_recalled = token in self._recalled
                 self._strike_off(token)
@@ -226,7 +226,7 @@ class RayBackend:
                 else:
                     reports.append(report)
         if any(isinstance(got, NodeDiedError) for got in frames):
-            # Maybe the whole cluster dies: nothing more is to begin before that is known.
+            # The whole cluster may be dying: nothing more must begin before that is known.
             self._slots = 0
             self._outlet.slots(0, "a node has died")
             self._doubt.set()
@@ -234,7 +234,7 @@ class RayBackend:
             self._outlet.report(reports)
         if returned:
             self._outlet.returned(returned)
-        if ends:  # Ray would fail all later tasks of this driver: it is of no use any more
+        if ends:  # Ray would fail all later tasks of this driver, so end it
             raise ends[0]
 
     def _advance(self, streams: list[Any]) -> list[Any]:
@@ -288,16 +288,16 @@ class RayBackend:
 
 def _make_run(setup: Setup, *, streaming: bool) -> Any:
     """The function that Ray runs on its nodes, for one attempt."""
-    process = BorrowedProcess(setup)
+    process = RayHost(setup)
 
-    def run(what: bytes) -> bytes:
-        job, attempt, config = what.split(b" ", 2)
+    def run(argument: bytes) -> bytes:
+        job, attempt, config = argument.split(b" ", 2)
         _provide_cloudpickle()
         return process.run(int(job), int(attempt), config)
 
-    def run_streaming(what: bytes) -> Any:
+    def run_streaming(argument: bytes) -> Any:
         yield None
-        yield run(what)
+        yield run(argument)
 
     return run_streaming if streaming else run
 

@@ -2,7 +2,7 @@
 
 ::
 
-    pipe ──▶ inbox ──▶ one thread: reserves, makes RQ jobs, looks, sweeps ──▶ RQ's Redis
+    pipe ──▶ inbox ──▶ one thread: notes what is wanted, makes RQ jobs, looks, sweeps ──▶ RQ's Redis
                 ▲                                                                 │ XREAD, blocking
                 └────────────── another: reads replies ◀── RQ workers ◀───────────┘
 
@@ -26,7 +26,7 @@ from rq import Queue, defaults
 
 from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
-from queue_eval.rq_bridge.commands import BEAT_S, RqMoves
+from queue_eval.rq_bridge.commands import BEAT_S, RqCommands
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
 from queue_eval.runtime.pipe import Kind, Report, Setup, parse_frame, parse_report
 from queue_eval.transport.access import Access
@@ -41,13 +41,13 @@ _BLOCK_S = 5.0
 _READ_COUNT = 64
 
 _LOOK_S = 3.0
-"""How often to look at attempts in flight. One that is missing twice is given up."""
+"""How often to check attempts in flight. An attempt that is missing twice is given up."""
 
 _REFRESH_S = 60.0
 _RETRY_S = (0.1, 5.0)
 
-_BATCH = 200
-_BATCH_BYTES = 8 * 2**20
+_MAX_BATCH = 200
+_MAX_BATCH_BYTES = 8 * 2**20
 
 _FAILURE_TTL_S = 60
 
@@ -65,8 +65,8 @@ class _Flight:
     tried: bool = False
     """Whether RQ may have it."""
     begun: bool = False
-    shaken: bool = False
-    """Whether RQ may have more than one trace of it."""
+    has_duplicates: bool = False
+    """Whether RQ may have traces of it more than once."""
     missed: int = 0
     entries: tuple[bytes, ...] = ()
 
@@ -79,11 +79,11 @@ class RqBackend:
         self._forward = forward = setup.forward
         self._outlet = outlet
         self._name = setup.name
-        told = {name: forward[name] for name in ("time_limit_s", "campaign")}
-        self._setup = setup.but(forward=told).encode()
+        forwarded = {name: forward[name] for name in ("time_limit_s", "campaign")}
+        self._setup = setup.replace(forward=forwarded).encode()
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
-        self._moves = RqMoves(
+        self._commands = RqCommands(
             self._client, forward["uid"], forward["queue"], prefix=getattr(defaults, "RQ_KEY_PREFIX", "rq")
         )
         self._queue = Queue(forward["queue"], connection=self._client)
@@ -93,8 +93,8 @@ class RqBackend:
         self._by_rq: dict[Token, Token] = {}
         self._recalled: dict[Token, None] = {}
         self._stopping: dict[Token, float] = {}
-        self._cleanup = TraceCleanup(self._moves)
-        self._fleet = FleetWatch(self._moves, forward["queue"], safe_url(forward["url"]))
+        self._cleanup = TraceCleanup(self._commands)
+        self._fleet = FleetWatch(self._commands, forward["queue"], safe_url(forward["url"]))
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
         self._begun_now: list[Token] = []
         self._reports: list[Report] = []
@@ -129,14 +129,14 @@ class RqBackend:
 
     def _read(self) -> None:
         """Put replies into the inbox."""
-        moves = self._moves.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
+        commands = self._commands.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
         since, backoff = b"0", Backoff(*_RETRY_S, jitter=0.5)
         while True:
             try:
-                entries = moves.read(since, _READ_COUNT, _BLOCK_S)
+                entries = commands.read(since, _READ_COUNT, _BLOCK_S)
             except (*REDIS_ERRORS, OSError):
                 time.sleep(backoff.next_s())
-                # a server that has lost entries begins anew; replies that come twice are ignored
+                # Read from the start: the server may have lost entries. Repeated replies are ignored.
                 since = b"0"
                 continue
             backoff.reset()
@@ -152,7 +152,7 @@ class RqBackend:
                     self._advance()
                 except (*REDIS_ERRORS, OSError) as error:
                     self._lose(error)
-            self._tell()
+            self._send_news()
             if self._closed is not None and (self._is_tidy() or not self._connected):
                 self._closed.set()
 
@@ -163,10 +163,10 @@ class RqBackend:
             "replies": self._take_replies, "close": self._take_close,
         }  # fmt: skip
         try:
-            kind, what = self._inbox.get(timeout=self._pause())
+            kind, content = self._inbox.get(timeout=self._pause())
             while True:
-                takers[kind](what)
-                kind, what = self._inbox.get_nowait()
+                takers[kind](content)
+                kind, content = self._inbox.get_nowait()
         except queue.Empty:
             return
 
@@ -181,7 +181,7 @@ class RqBackend:
         """Whether nothing is left to do before the end."""
         return not self._stopping and self._cleanup.is_tidy()
 
-    def _tell(self) -> None:
+    def _send_news(self) -> None:
         begun, self._begun_now = self._begun_now, []
         reports, self._reports = self._reports, []
         if begun:
@@ -243,7 +243,7 @@ class RqBackend:
         if kind == Kind.BEGUN:
             self._begin(flight)
         else:
-            # The setup was not there. A look will find the attempt missing, when RQ is done with it.
+            # The setup was missing: store it again. `_look` finds the attempt missing after RQ is done.
             self._refresh_at = 0.0
 
     def _take_report(self, report: Report, entry: bytes) -> None:
@@ -258,7 +258,7 @@ class RqBackend:
             return
         # The attempt was given up, or belongs to another forwarder.
         flights = (*self._flying.values(), *self._waiting.values())
-        later = next((one for one in flights if one.token[0] == rq[0] and one.token[1] > rq[1]), None)
+        later = next((f for f in flights if f.token[0] == rq[0] and f.token[1] > rq[1]), None)
         if later is not None and report.outcome == "ok":  # the first success wins
             if later.tried:
                 self._stopping[later.rq] = 0.0
@@ -278,7 +278,7 @@ class RqBackend:
         )
         rq = (report.id, report.attempt)
         self._cleanup.claim(rq, (*flight.entries, entry))
-        if flight.shaken:
+        if flight.has_duplicates:
             self._cleanup.claim_later_by_force(rq)
 
     def _begin(self, flight: _Flight) -> None:
@@ -300,7 +300,7 @@ class RqBackend:
     def _put_back(self, flight: _Flight) -> None:
         """Let an attempt become an RQ job again."""
         self._flying.pop(flight.token, None)
-        flight.missed, flight.shaken = 0, True
+        flight.missed, flight.has_duplicates = 0, True
         self._waiting[flight.token] = flight
         self._waiting.move_to_end(flight.token, last=False)
 
@@ -312,8 +312,8 @@ class RqBackend:
         if not self._connected:
             self._come_back(now)
         if now >= self._refresh_at:
-            if not self._moves.refresh(self._forward["revision"]):
-                self._moves.store_setup(self._forward["revision"], self._setup)
+            if not self._commands.refresh(self._forward["revision"]):
+                self._commands.store_setup(self._forward["revision"], self._setup)
             self._refresh_at = now + _REFRESH_S
         self._recall()
         self._stop(now)
@@ -332,10 +332,10 @@ class RqBackend:
         self._backoff.reset()
         self._refresh_at, self._look_at = 0.0, now + _LOOK_S
         self._fleet.begin(now)
-        # The RQ workers have lost their connection, too, or Redis has forgotten their attempts.
+        # RQ workers may have lost their connection, too, or Redis their attempts: give them time.
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
-            flight.shaken = True
+            flight.has_duplicates = True
         self._cleanup.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
@@ -353,7 +353,7 @@ class RqBackend:
         flights = [flight for token in self._recalled if (flight := self._find(token)) is not None]
         flights = [flight for flight in flights if not flight.begun]
         if flights:
-            taken = self._moves.recall([flight.rq for flight in flights])
+            taken = self._commands.recall([flight.rq for flight in flights])
             back = [flight for flight, is_back in zip(flights, taken, strict=True) if is_back]
             for flight in back:
                 self._strike_off(flight)
@@ -366,7 +366,7 @@ class RqBackend:
         due = [token for token, at in self._stopping.items() if at <= now]
         if not due:
             return
-        for token, runs in zip(due, self._moves.stop(due), strict=True):
+        for token, runs in zip(due, self._commands.stop(due), strict=True):
             if runs:
                 self._stopping[token] = now + (0.1 if self._closed is not None else 1.0)
             else:
@@ -375,11 +375,11 @@ class RqBackend:
 
     def _enqueue(self) -> None:
         """Make RQ jobs of waiting attempts, or join RQ jobs that are under way already."""
-        room = min(self._forward["in_flight"] - len(self._flying), _BATCH)
+        room = min(self._forward["in_flight"] - len(self._flying), _MAX_BATCH)
         batch: list[_Flight] = []
         size = 0
         for flight in list(self._waiting.values()):
-            if len(batch) >= room or size > _BATCH_BYTES:
+            if len(batch) >= room or size > _MAX_BATCH_BYTES:
                 break
             if flight.token[0] not in self._late or not self._deliver_late(flight):
                 batch.append(flight)
@@ -389,7 +389,7 @@ class RqBackend:
         own: dict[int, list[int]] = {}
         for job, attempt in self._by_rq:
             own.setdefault(job, []).append(attempt)
-        found = self._moves.reserve((one.token, one.config, own.get(one.token[0], ())) for one in batch)
+        found = self._commands.want((f.token, f.config, own.get(f.token[0], ())) for f in batch)
         new: list[_Flight] = []
         for flight, (joined, _) in zip(batch, found, strict=True):
             flight.tried = True
@@ -407,7 +407,7 @@ class RqBackend:
     def _deliver_late(self, flight: _Flight) -> bool:
         """Report the success of an earlier attempt that none has claimed."""
         rq, entry = self._late.pop(flight.token[0])
-        data = self._moves.read_one(entry)
+        data = self._commands.read_one(entry)
         if data is None or rq[1] > flight.token[1]:
             return False
         report = parse_report(*parse_frame(data))
@@ -424,7 +424,7 @@ class RqBackend:
             result_ttl=0,
             failure_ttl=_FAILURE_TTL_S,
             description=f"{self._forward['campaign']} job {job} attempt {attempt}: {self._name}",
-            job_id=self._moves.job_id(flight.token),
+            job_id=self._commands.job_id(flight.token),
         )
 
     def _look(self, now: float) -> None:
@@ -432,12 +432,12 @@ class RqBackend:
         begun = [flight for flight in self._flying.values() if flight.begun]
         others = [flight for flight in self._flying.values() if not flight.begun]
         if begun:
-            for flight, lives in zip(begun, self._moves.are_alive([f.rq for f in begun]), strict=True):
+            for flight, lives in zip(begun, self._commands.are_alive([f.rq for f in begun]), strict=True):
                 flight.missed = 0 if lives or now < self._trust_at else flight.missed + 1
                 if flight.missed >= 2:
                     self._lost(flight)
         if others:
-            for flight, state in zip(others, self._moves.look(f.rq for f in others), strict=True):
+            for flight, state in zip(others, self._commands.look(f.rq for f in others), strict=True):
                 flight.missed = flight.missed + 1 if state == "missing" else 0
                 if state == "begun":
                     self._begin(flight)

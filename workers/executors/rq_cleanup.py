@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Container
 
 from queue_eval.model.attempt import Token
-from queue_eval.rq_bridge.commands import Claim, RqMoves
+from queue_eval.rq_bridge.commands import Claim, RqCommands
 
 CLOSE_S = 5.5
 """How long the end may take."""
@@ -43,8 +43,8 @@ _RECENT_S = 60.0
 class TraceCleanup:
     """The traces that one forwarder has to remove. Assumes: one thread."""
 
-    def __init__(self, moves: RqMoves) -> None:
-        self._moves = moves
+    def __init__(self, commands: RqCommands) -> None:
+        self._commands = commands
         self._claims: list[tuple[float, int, float, Claim]] = []
         """A heap of: when to remove, a number, until when to be patient, what to remove."""
         self._numbers = itertools.count()
@@ -104,7 +104,7 @@ class TraceCleanup:
                 due.append(heapq.heappop(self._claims))
             claims = {claim: until for _, _, until, claim in due if claim.token not in back}
             try:
-                left = self._moves.sweep(claims)
+                left = self._commands.sweep(claims)
             except BaseException:
                 for entry in due:
                     heapq.heappush(self._claims, entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from queue_eval.rq_bridge.commands import RqMoves
+from queue_eval.rq_bridge.commands import RqCommands
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_barred
 
 _LOOK_S = 2.0
@@ -15,8 +15,8 @@ class FleetWatch:
     Assumes: one thread. It does not notice a killed worker, which stays on RQ's register for eight minutes.
     """
 
-    def __init__(self, moves: RqMoves, queue: str, url: str) -> None:
-        self._moves = moves
+    def __init__(self, commands: RqCommands, queue: str, url: str) -> None:
+        self._commands = commands
         self._queue = queue
         self._url = url
         self._was_idle = False
@@ -46,7 +46,7 @@ class FleetWatch:
 
     def _describe(self) -> str:
         try:
-            state = self._moves.fleet_state()
+            state = self._commands.fleet_state()
         except REDIS_ERRORS as error:
             if is_barred(error):
                 return ""  # this Redis user has no right to look

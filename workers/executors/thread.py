@@ -17,6 +17,6 @@ from workers.executors.protocol import Executor, Plan
 
 
 def thread_executor(plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit) -> Executor:
-    setup = plan.setup.but(threads=plan.slots)
+    setup = plan.setup.replace(threads=plan.slots)
     shape = Shape(children=1, threads=plan.slots, one_attempt_each=False, by_slot=False)
     return ChildPool(dataclasses.replace(plan, setup=setup), shape, selector, limit)

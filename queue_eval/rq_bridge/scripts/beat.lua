@@ -1,4 +1,4 @@
--- A sign of life of an execution; it comes back when the server has forgotten it.
+-- Give a sign of life of an execution, also when the server has lost the earlier ones.
 -- KEYS: beat    ARGV: execution, beat_ms
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end

@@ -1,4 +1,4 @@
--- Begin an attempt, unless it is not wanted any more or somebody else runs it.
+-- Begin an attempt, unless it is not wanted any more or another execution runs it.
 -- KEYS: flight, beat, replies, setup
 -- ARGV: field ("job-attempt"), execution, beat_ms, keep_s, frame "begun", frame "unfit"
 -- Reply: { 'begun', entry, setup, config } or { 'unwanted' } or { 'taken' } or { 'unfit' }

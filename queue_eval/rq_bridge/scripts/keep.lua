@@ -1,4 +1,4 @@
--- Keep RQ from taking a long execution for abandoned: a SimpleWorker gives no sign of life while it runs.
+-- Prevent RQ from treating a long execution as abandoned: a SimpleWorker gives no sign of life while it runs.
 -- KEYS: rq:wip:<queue>    ARGV: RQ's prefix, RQ job id, until_s (Unix), ttl_s
 local rq, id, ttl = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local function prolong(key)

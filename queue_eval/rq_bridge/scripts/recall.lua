@@ -1,4 +1,4 @@
--- Take back attempts that have not begun: one that was popped and begins later finds itself unwanted.
+-- Take back attempts that have not begun. One that RQ has popped already will not run: it is not wanted.
 -- KEYS: flight, rq:queue:<queue>
 -- ARGV: prefix of RQ's job keys, prefix of RQ job ids, prefix of beats, then fields
 -- Reply, per field: 1 taken back, 0 it has begun

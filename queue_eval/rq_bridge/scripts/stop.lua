@@ -1,7 +1,7 @@
--- End attempts, begun or not. Those that run read of it in the stream of stops.
+-- End attempts, begun or not. Executions that run read the stream of stops.
 -- KEYS: flight, rq:queue:<queue>, stops
 -- ARGV: keep_s, prefix of RQ's job keys, prefix of RQ job ids, prefix of beats, then fields
--- Reply, per field: 1 it runs and was told, 0 it does not run
+-- Reply, per field: 1 it runs and will read it, 0 it does not run
 -- Repeating it is safe.
 local reply = {}
 for at = 5, #ARGV do

@@ -1,9 +1,9 @@
--- Claim what has ended: remove all that is ours, and what RQ has left of it (its worker died, or it was
--- stopped by force).
+-- Claim attempts that have ended: remove our keys of them, and on request RQ's keys (when RQ's worker died,
+-- or the attempt was stopped by force).
 -- KEYS: flight, replies, rq:queue:<queue>, rq:wip:<queue>, rq:failed:<queue>
 -- ARGV: RQ's prefix, prefix of RQ job ids, prefix of beats, then per attempt: field, entries
---   ("id id ..."), 1 to remove what RQ has of it (0: its worker may be about to do so)
--- Reply, per attempt: 1 if RQ still has it, else 0
+--   ("id id ..."), 1 to remove RQ's keys of it (0: RQ's worker may be about to do so)
+-- Reply, per attempt: 1 if RQ still has keys of it, else 0
 -- Repeating it is safe.
 local rq = ARGV[1]
 local function sweep_rq(id)

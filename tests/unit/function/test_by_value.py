@@ -10,12 +10,12 @@ import pytest
 
 SENDING = """
 import cloudpickle, queue_eval, sys
-from queue_eval.runtime.ray_host import BorrowedProcess
+from queue_eval.runtime.ray_host import RayHost
 from queue_eval.runtime.pipe import Setup
 
 cloudpickle.register_pickle_by_value(queue_eval)
 setup = Setup(sys.argv[1], None, (), {}, threads=1)
-sys.stdout.buffer.write(cloudpickle.dumps(BorrowedProcess(setup)))
+sys.stdout.buffer.write(cloudpickle.dumps(RayHost(setup)))
 """
 
 RECEIVING = """

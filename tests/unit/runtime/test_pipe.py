@@ -45,7 +45,7 @@ def test_nothing_after_garbage_is_taken(garbage):
 
 
 def test_setups_differ_in_any_part():
-    assert SETUP.but() == SETUP
+    assert SETUP.replace() == SETUP
     for change in ({"name": "m:g"}, {"payload": None}, {"kwargs": {}}, {"threads": 1}, {"allowed": None},
                    {"values": "json"}):  # fmt: skip
-        assert SETUP.but(**change) != SETUP
+        assert SETUP.replace(**change) != SETUP

@@ -11,10 +11,10 @@ import pytest
 
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.runtime.pipe import FrameBuffer, Report, Setup, parse_report
-from queue_eval.runtime.ray_host import BorrowedProcess
+from queue_eval.runtime.ray_host import RayHost
 
 
-def run(process: BorrowedProcess, job: int) -> Report:
+def run(process: RayHost, job: int) -> Report:
     ((header, body),) = FrameBuffer().feed(process.run(job, 1, b"{}"))
     return parse_report(header, body)
 
@@ -38,11 +38,11 @@ def test_an_interrupted_load_is_made_again(
         "def run(config):\n"
         "    return config['id']\n"
     )
-    process = BorrowedProcess(Setup(f"{module}:run", None, (str(tmp_path),), {}, threads=1))
+    process = RayHost(Setup(f"{module}:run", None, (str(tmp_path),), {}, threads=1))
     assert run(process, 1).outcome == "error"
     second = run(process, 2)
-    assert process._borrowed is not None
-    process._borrowed._file.close()  # as the end of the process would
+    assert process._state is not None
+    process._state._file.close()  # as the end of the process would
     assert second.outcome == then
     assert second.body == b"2" if then == "ok" else b"cannot be loaded" in second.body
 
@@ -55,10 +55,10 @@ def test_user_code_is_told_whose_job_it_runs_and_others_after_it_are_not(
         "import os\ndef run(config):\n    return os.environ.get('QUEUE_EVAL_INSIDE_JOB')\n"
     )
     setup = Setup("looks_around:run", None, (str(tmp_path),), {}, threads=1, forward={"campaign": "mine"})
-    process = BorrowedProcess(setup)
+    process = RayHost(setup)
     report = run(process, 1)
-    assert process._borrowed is not None
-    process._borrowed._file.close()
+    assert process._state is not None
+    process._state._file.close()
     assert report.body == b'"mine"'
     assert INSIDE_JOB not in os.environ
 
@@ -79,10 +79,10 @@ def test_an_attempt_that_has_begun_is_not_interrupted(
         "    return 'whole'\n"
     )
     before = signal.getsignal(signal.SIGINT)
-    process = BorrowedProcess(Setup("interrupts_itself:run", None, (str(tmp_path),), {}, threads=1))
+    process = RayHost(Setup("interrupts_itself:run", None, (str(tmp_path),), {}, threads=1))
     run(process, 1)
     report = run(process, 2)
-    assert process._borrowed is not None
-    process._borrowed._file.close()
+    assert process._state is not None
+    process._state._file.close()
     assert (report.outcome, report.body) == ("ok", b'"whole"')
     assert signal.getsignal(signal.SIGINT) is before

@@ -1,9 +1,9 @@
--- Note attempts as wanted, before they become RQ jobs; or join what an earlier life has forwarded.
+-- Note attempts as wanted, before they become RQ jobs; or join those that an earlier forwarder has forwarded.
 -- KEYS: flight, rq:queue:<queue>
 -- ARGV: keep_s, prefix of RQ job ids, prefix of beats, then per attempt: job, attempt, config, and the
 --   attempts of this job that are the caller's own (",1,2,")
 -- Reply, per attempt: attempt to wait for (0: make it an RQ job), whether that one has begun
--- Repeating it is safe: what has become an RQ job meanwhile is joined.
+-- Repeating it is safe: it joins attempts that have become RQ jobs meanwhile.
 local flight, list = KEYS[1], KEYS[2]
 local alive = function(field)
   local holder = redis.call('GET', ARGV[3] .. field)
