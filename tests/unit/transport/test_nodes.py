@@ -64,7 +64,7 @@ def test_a_worker_tries_often_enough_for_its_leases(lease_s, pace_s, monkeypatch
         if len(pauses_s) > 12:
             raise GiveUp
 
-    for link in (worker._link, worker._exchange_link, worker._keeper_link):
+    for link in (worker._link, worker._settler_link, worker._keeper_link):
         pauses_s.clear()
         link._on_wait = wait
         with pytest.raises(GiveUp):
