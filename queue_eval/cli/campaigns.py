@@ -123,8 +123,8 @@ def every_campaign(
 ) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignQueue]]:
     """Name, meta, counts and queue of each campaign, the oldest first.
 
-    Leaves out campaigns of another protocol version and campaigns that cannot be read. Each of these is
-    reported to `on_damage`, with the error, or else on standard error.
+    Leaves out damaged campaigns and those of another protocol version: they are reported to `on_damage`, with
+    the error, or else on standard error. Leaves out silently what was purged a moment ago or may not be read.
     """
     for raw in link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1)):
         name = raw.decode(errors="replace")
