@@ -56,8 +56,8 @@ def near(config, rng):
 
 
 def search(evaluator):
-    """The first round at random, each later one around the best so far."""
-    rng = random.Random(0)  # the same configs in every life, which is how a new life finds the old results
+    """Search: the first round is drawn at random, each later one around the best so far."""
+    rng = random.Random(0)  # the same configs in every run: a new run finds the results of the last one
     best, score = None, None
     with tqdm(total=ROUNDS * PER_ROUND, desc="evaluations", unit="") as bar:
         for _ in range(ROUNDS):
@@ -65,7 +65,7 @@ def search(evaluator):
             for _ in evaluator.as_completed():
                 bar.update(len(evaluator.jobs_done) - bar.n)
                 evaluator.dump_evals()
-            # Judged by this round's own jobs, not by what else has finished: every life searches the same.
+            # Only this round's own jobs decide, not others that have finished: so every run is the same.
             leader = max(jobs, key=lambda job: (job.result, -job.id))
             if best is None or leader.result > score:
                 (best, score) = leader

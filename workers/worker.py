@@ -112,7 +112,7 @@ class Worker:
         )
         self._is_ending = False
         self._settler_has_ended = False
-        self._settler_thread = threading.Thread(target=self._run_settler, name="exchange", daemon=True)
+        self._settler_thread = threading.Thread(target=self._run_settler, name="settler", daemon=True)
 
     def run(self) -> None:
         """Serve until there is a reason to end. Call from the main thread.
@@ -153,7 +153,7 @@ class Worker:
         except GiveUp as reason:
             log.info("%s", reason)
         except Exception:
-            log.exception("the exchange failed: this worker ends; its jobs are released")
+            log.exception("the settler failed: this worker ends; its jobs are released")
         self._settler_has_ended = True
         self._signals.wake()
 

@@ -1,8 +1,9 @@
-"""`queue-eval`: everything a user does by hand.
+"""The command line, `queue-eval`: everything that a user does by hand.
 
-The group knows each command's name, place and one line of help, and imports it when it is called: asking
-for help, or starting a worker, loads nothing else. However a command ends, it ends here: with an exit
-status, and at most one line on standard error.
+It may import every wing. Each command is a function in a module of this wing; begin to read with `run`. The
+group here knows each command's name, place and one line of help, and imports the module when the command is
+called: neither the help nor the start of a worker loads anything else. Every command ends here, with an exit
+status and at most one line on standard error.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        # Not click's own, which would import every command for its line.
+        # click's own method would import every command to get its line.
         width = max(map(len, _ENTRIES))
         for title, entries in SECTIONS.items():
             with formatter.section(title):
@@ -95,7 +96,7 @@ def _debug_option(*, hidden: bool) -> click.Option:
 
 
 def _take_debug(command: click.Command) -> None:
-    """Let `--debug` stand after the command, too, where users add it to a line that has just failed."""
+    """Accept `--debug` after the command, too: there users add it to a line that has just failed."""
     if not any("--debug" in parameter.opts for parameter in command.params):
         command.params.append(_debug_option(hidden=True))
     if isinstance(command, click.Group):
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _never_fail_to_encode(stream: TextIO) -> None:
-    """Users' names and results hold any character; a terminal that lacks one still gets the rest."""
+    """Escape characters that the stream cannot encode: users' names and results may hold any character."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")

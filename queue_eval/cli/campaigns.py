@@ -1,4 +1,4 @@
-"""`queue-eval campaigns` and `queue-eval status`: campaigns from afar."""
+"""`queue-eval campaigns` and `queue-eval status`: list campaigns, and show how far one is."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
     else:
         _show(campaign, meta, snapshot, workers, pace, unserved)
         if sources:
-            told = ", ".join(f"{count} of {source}" for source, count in sources.items())
+            counted = ", ".join(f"{count} of {source}" for source, count in sources.items())
             again = spell_command(queue.link.access, "retry", campaign, "--source-changed")
             say()
-            say(f"results are of {len(sources)} sources: {told}")
+            say(f"results are of {len(sources)} sources: {counted}")
             if changed_sources(meta, sources) == set():
                 say("all are of the code as it is here now; they reach different files of it")
             else:
@@ -111,7 +111,7 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
 
 
 def _sources_of(queue: CampaignCommands, meta: dict[str, bytes]) -> dict[str, int]:
-    """Results by source, where there are several; empty where there are not."""
+    """How many results each source gave; empty unless there are several sources."""
     if len(known_sources(meta)) < 2:
         return {}
     counts = {source: len(jobs) for source, jobs in results_by_source(queue).items()}
@@ -121,9 +121,10 @@ def _sources_of(queue: CampaignCommands, meta: dict[str, bytes]) -> dict[str, in
 def every_campaign(
     link: Link, on_damage: Callable[[str, Exception], object] | None = None
 ) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignCommands]]:
-    """Name, meta and counts of each campaign, the oldest first; not those of another protocol version.
+    """Name, meta, counts and queue of each campaign, the oldest first.
 
-    What cannot be read is told to `on_damage`, or on standard error.
+    Leaves out damaged campaigns and those of another protocol version: they are reported to `on_damage`, with
+    the error, or else on standard error. Leaves out silently what was purged a moment ago or may not be read.
     """
     for raw in link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1)):
         name = raw.decode(errors="replace")
@@ -131,7 +132,7 @@ def every_campaign(
             queue, meta = CampaignCommands.attach(link, name)
             snapshot = queue.snapshot()
         except (CampaignNotFoundError, ServerRefusedError):
-            continue  # purged this moment, or not ours to read
+            continue  # it was purged a moment ago, or we may not read it
         except (DamagedError, UsageError) as error:
             if on_damage is None:
                 complain(f"warning: campaign {name!r} is left out: {error}")
@@ -180,7 +181,7 @@ def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dic
 def _workers_of(
     queue: CampaignCommands, snapshot: Snapshot, live: Iterable[LiveWorker]
 ) -> list[dict[str, Any]]:
-    """Live workers that attend the campaign or were started for it; dead ones that still hold its jobs."""
+    """Live workers that attend the campaign or were started for it, and dead ones that hold jobs of it."""
     alive = {worker.card.name: worker for worker in live}
     attending = {attendance.worker: attendance.running for attendance in snapshot.workers}
     named = [n for n, worker in alive.items() if worker.card.is_for(queue.campaign) or n in attending]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queue_eval.cli.failures import FAILED, Invocation, complain, tell_traceback
+from queue_eval.cli.failures import FAILED, Invocation, complain, write_traceback
 from queue_eval.cli.options import DURATION, json_option
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import say, say_in_place
@@ -102,7 +102,7 @@ def chaos_command(
     is_kept = keep is not None
     try:
         evidence = storm(
-            settings, folder, is_temporary=keep is None, on_progress=_Told() if not as_json else _ignore
+            settings, folder, is_temporary=keep is None, on_progress=_ignore if as_json else _ProgressLine()
         )
         report = report_on(evidence, time.monotonic() - began_at)
         is_kept = is_kept or not report.holds
@@ -110,7 +110,7 @@ def chaos_command(
         is_kept = True
         invocation = click.get_current_context().ensure_object(Invocation)
         if invocation.debug:
-            tell_traceback(invocation)
+            write_traceback(invocation)
         raise _broken(f"{type(error).__name__}: {error}; the attack failed", settings, folder) from error
     finally:
         if not is_kept:
@@ -125,9 +125,9 @@ def chaos_command(
         raise _broken(f"{count} invariant{'s are' if count > 1 else ' is'} broken", settings, folder)
 
 
-def _broken(what: str, settings: Settings, folder: Path) -> click.exceptions.Exit:
-    """Say what was wrong, and how to see it again."""
-    complain(f"{what} with seed {settings.seed}; logs in {folder}; repeat with: {settings.command()}")
+def _broken(problem: str, settings: Settings, folder: Path) -> click.exceptions.Exit:
+    """Write what was wrong and how to repeat it. Returns the exit that the caller raises."""
+    complain(f"{problem} with seed {settings.seed}; logs in {folder}; repeat with: {settings.command()}")
     return click.exceptions.Exit(FAILED)
 
 
@@ -141,17 +141,17 @@ def _folder(keep: str | None) -> Path:
     return folder
 
 
-class _Told:
-    """Tells on standard error how far the attack is: in place on a terminal, else by a line now and then."""
+class _ProgressLine:
+    """Shows on standard error how far the attack is: in place on a terminal, else a line every 10 s."""
 
     def __init__(self) -> None:
-        self._at = 0.0
+        self._shown_at_s = 0.0
         self._is_terminal = sys.stderr.isatty()
 
     def __call__(self, progress: Progress) -> None:
-        if not self._is_terminal and progress.elapsed_s - self._at < _LINE_EVERY_S:
+        if not self._is_terminal and progress.elapsed_s - self._shown_at_s < _LINE_EVERY_S:
             return
-        self._at = progress.elapsed_s
+        self._shown_at_s = progress.elapsed_s
         phase = "calm" if progress.is_calm else "attack"
         line = (
             f"{progress.elapsed_s:4.0f} s  {progress.finished}/{progress.evaluations} finished  "

@@ -41,14 +41,20 @@ from queue_eval.transport.link import (
     why_scriptless,
 )
 
-_CLOCK_S = 2.0
-_SOON_DAYS = 30
-_FULL = 0.9
-_MOST_UNSERVED = 5
-_MANY_UNNAMED = 100
-_SCARCE_BYTES, _LITTLE_BYTES = 100 * 2**20, 2 * 2**30
-_OLDEST = {"redis": (6, 2), "valkey": (7, 2)}
-_OPTIONAL = {
+_MAX_CLOCK_DIFFERENCE_S = 2.0
+_RENEW_CERTIFICATE_DAYS = 30
+"""A certificate that ends within so many days is to be renewed."""
+
+_MAX_MEMORY_SHARE = 0.9
+"""Share of the server's memory limit from which on it counts as nearly full."""
+
+_MAX_SHOWN_UNSERVED = 5
+_MAX_UNNAMED = 100
+"""More unnamed campaigns that are finished lead to a warning."""
+
+_FAIL_BELOW_FREE_BYTES, _WARN_BELOW_FREE_BYTES = 100 * 2**20, 2 * 2**30
+_OLDEST_VERSIONS = {"redis": (6, 2), "valkey": (7, 2)}
+_OPTIONAL_PACKAGES = {
     "ray": 'for method="ray": pip install "queue-eval[ray]"',
     "rq": 'for method="rq": pip install "queue-eval[rq]"',
     "cryptography": 'for groups (server start --host): pip install "queue-eval[group]"',
@@ -63,7 +69,10 @@ class Finding(NamedTuple):
 
 
 def every_check(url: str | None, home: str | None, *, clean: bool = False) -> Iterator[Finding]:
-    """All findings; those about the server only if it answers. `clean`: remove what the dead have left."""
+    """All findings. Those about the server come only if it answers.
+
+    `clean`: remove what dead processes have left in shared memory.
+    """
     yield from _server(url, home)
     folder = home_folder(home)
     yield _disk(folder)
@@ -78,10 +87,10 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
         return
-    link = Link(access, name="queue-eval-doctor", on_wait=_no_patience)
+    link = Link(access, name="queue-eval-doctor", on_wait=_give_up_at_once)
     try:
         began_at = time.monotonic()
-        with suppress(ServerRefusedError):  # the checks of the policy and of scripts say it
+        with suppress(ServerRefusedError):  # the checks of the memory policy and of scripts report it
             check(link, looks=True)
         delay_ms = (time.monotonic() - began_at) * 1000
         yield Finding("ok", "server", f"{safe_url(access.url)} answers in {delay_ms:.1f} ms")
@@ -90,7 +99,7 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
         yield _clock(link)
         scripts = _scripts(link)
         yield scripts
-        if scripts.status == "ok":  # else nobody can count
+        if scripts.status == "ok":  # without scripts nobody can count jobs
             yield from _campaigns(link)
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
@@ -100,11 +109,11 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
 
 def _settings(link: Link, access: Access) -> Iterator[Finding]:
     settings = link.call(read_settings)
-    with suppress(*REDIS_ERRORS, QueueEvalError):  # a user of a group's server may not know more
-        for node, said in link.call(read_configuration).items():
-            settings.setdefault(node, {}).update(said)
+    with suppress(*REDIS_ERRORS, QueueEvalError):  # a user of a group's server may not read more
+        for node, configuration in link.call(read_configuration).items():
+            settings.setdefault(node, {}).update(configuration)
     for look in (_look_at_version, _look_at_persistence, _look_at_memory):
-        yield from _worst({node: look(link, node, said) for node, said in settings.items()})
+        yield from _worst({node: look(link, node, of_node) for node, of_node in settings.items()})
     if access.key is None:
         yield Finding(
             "warn", "key", "none: functions that travel by value cannot be signed; set QUEUE_EVAL_KEY"
@@ -112,7 +121,7 @@ def _settings(link: Link, access: Access) -> Iterator[Finding]:
 
 
 def _worst(findings: dict[str, Finding]) -> Iterator[Finding]:
-    """What is wrong with any node; when nothing is, what one of them says."""
+    """The findings of nodes where something is wrong; if there are none, the finding of one node."""
     wrong = {node: finding for node, finding in findings.items() if finding.status != "ok"}
     for node, finding in wrong.items():
         yield finding._replace(name=f"{finding.name} of {node}" if node else finding.name)
@@ -122,8 +131,8 @@ def _worst(findings: dict[str, Finding]) -> Iterator[Finding]:
 
 def _info(link: Link, node: str, section: str) -> dict[str, Any]:
     def operation(client: Any) -> dict[str, Any]:
-        said: dict[str, Any] = client.info(section, **dict(nodes_of(client)).get(node, {}))
-        return said
+        info: dict[str, Any] = client.info(section, **dict(nodes_of(client)).get(node, {}))
+        return info
 
     return link.call(operation)
 
@@ -153,7 +162,7 @@ def _certificate(link: Link) -> Iterator[Finding]:
         return
     days = (end - time.time()) / 86400
     detail = f"valid until {datetime.fromtimestamp(end, UTC):%Y-%m-%d}"
-    if days < _SOON_DAYS:
+    if days < _RENEW_CERTIFICATE_DAYS:
         detail += "; renew it: a certificate made by --tls is renewed when the server is started again"
         yield Finding("warn", "certificate", detail)
     else:
@@ -164,8 +173,8 @@ def _version(info: dict[str, Any]) -> Finding:
     kind = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get(f"{kind}_version", "0"))
     numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
-    oldest = ".".join(map(str, _OLDEST[kind]))
-    if numbers < _OLDEST[kind]:
+    oldest = ".".join(map(str, _OLDEST_VERSIONS[kind]))
+    if numbers < _OLDEST_VERSIONS[kind]:
         return Finding("fail", "version", f"{kind} {version} is too old; install {oldest} or newer")
     return Finding("ok", "version", f"{kind} {version}, {oldest} or newer is needed")
 
@@ -198,12 +207,12 @@ def _memory(settings: dict[str, str], info: dict[str, Any]) -> Finding:
         detail = f"{policy}: a full server silently loses jobs"
         remedy = "set it with: CONFIG SET maxmemory-policy noeviction"
         return Finding("fail", "maxmemory-policy", f"{detail}; {remedy}")
-    most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
-    if not most or used < _FULL * most:
+    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if not limit or used < _MAX_MEMORY_SHARE * limit:
         return Finding("ok", "maxmemory-policy", policy)
-    share = f"{used / 2**20:.0f} of {most / 2**20:.0f} MB are taken"
+    share = f"{used / 2**20:.0f} of {limit / 2**20:.0f} MB are taken"
     remedy = "raise it with CONFIG SET maxmemory, or purge campaigns"
-    if used < most:
+    if used < limit:
         return Finding("warn", "maxmemory", f"{share}: a full server takes no jobs and no results; {remedy}")
     return Finding("fail", "maxmemory", f"{share}: the server takes no jobs and no results; {remedy}")
 
@@ -213,7 +222,7 @@ def _clock(link: Link) -> Finding:
     seconds, micros = link.call(lambda client: client.time())
     difference = seconds + micros / 1e6 - (before + time.time()) / 2
     detail = f"{difference:+.3f} s from here to the server"
-    if abs(difference) > _CLOCK_S:
+    if abs(difference) > _MAX_CLOCK_DIFFERENCE_S:
         return Finding("warn", "clock", f"{detail}: times shown are the server's; synchronise the clocks")
     return Finding("ok", "clock", detail)
 
@@ -241,7 +250,7 @@ def _campaigns(link: Link) -> Iterator[Finding]:
     if not broken and not damaged:
         counted = f"{count} on the server, {finished} of them finished, {expiring} of these to expire"
         yield Finding("ok", "campaigns", f"{counted}; every job in exactly one place")
-    if unnamed > _MANY_UNNAMED:
+    if unnamed > _MAX_UNNAMED:
         prune = spell_command(link.access, "campaigns", "--prune", "--older-than", "1d")
         purge = spell_command(link.access, "purge", "CAMPAIGN")
         detail = (
@@ -249,9 +258,9 @@ def _campaigns(link: Link) -> Iterator[Finding]:
             f"their drivers have closed; delete these earlier with: {prune}; the others with: {purge}"
         )
         yield Finding("warn", "campaigns", detail)
-    for name, why in islice(unserved.items(), _MOST_UNSERVED):
+    for name, why in islice(unserved.items(), _MAX_SHOWN_UNSERVED):
         yield Finding("warn", f"campaign {name}", why)
-    if (more := len(unserved) - _MOST_UNSERVED) > 0:
+    if (more := len(unserved) - _MAX_SHOWN_UNSERVED) > 0:
         yield Finding("warn", "campaigns", f"{more} more have jobs that wait, and nobody serves them")
     slots = sum(worker.card.slots or 0 for worker in workers)
     yield Finding("ok", "workers", f"{len(workers)} live, {slots} slots")
@@ -261,9 +270,9 @@ def _disk(folder: Path) -> Finding:
     place = next(path for path in (folder, *folder.parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     detail = f"{free / 2**30:.1f} GB free in {place}"
-    if free < _SCARCE_BYTES:
+    if free < _FAIL_BELOW_FREE_BYTES:
         return Finding("fail", "disk", f"{detail}; make room")
-    return Finding("warn" if free < _LITTLE_BYTES else "ok", "disk", detail)
+    return Finding("warn" if free < _WARN_BELOW_FREE_BYTES else "ok", "disk", detail)
 
 
 def _shared_memory(*, clean: bool) -> Finding:
@@ -285,7 +294,7 @@ def _shared_memory(*, clean: bool) -> Finding:
 
 def _permissions(folder: Path) -> Iterator[Finding]:
     named = None
-    with suppress(UsageError):  # of a URL in its place; the check of the server says it
+    with suppress(UsageError):  # a URL stands in its place; the check of the server reports that
         named = named_file()
     files = [named or folder / ACCESS_FILE, folder / WORKER_ACCESS_FILE]
     if not files[1].exists():
@@ -319,12 +328,12 @@ def _permissions(folder: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for package, use in _OPTIONAL.items():
+    for package, use in _OPTIONAL_PACKAGES.items():
         try:
             yield Finding("ok", f"package {package}", importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Finding("ok", f"package {package}", f"not installed; only {use}")
 
 
-def _no_patience(_: float) -> None:
+def _give_up_at_once(_: float) -> None:
     raise QueueEvalError("the server went away during the check; run it again when it is back")

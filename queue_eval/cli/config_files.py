@@ -11,15 +11,15 @@ from queue_eval.cli.config_tables import configs_of_table
 from queue_eval.errors import ConfigError, UsageError
 from queue_eval.model.codec import encode_config
 
-_EXPORTED = {"id", "config", "state", "result", "submitted_at"}
-"""Keys by which a line of an export is known. No config has an id of its own."""
+_EXPORT_KEYS = {"id", "config", "state", "result", "submitted_at"}
+"""A JSON line with all of these keys is a job of an export, and its config stands under `config`."""
 
 
 def read_configs(path: Path) -> list[dict[str, Any]]:
     """All configs of a file, in order, each one checked.
 
     .jsonl: a JSON object per line, blank lines skipped. .json: a list of objects. .csv: one config per row
-    under a header of keys, see `config_tables`. In an export as .jsonl, the configs of its jobs.
+    under a header of keys, see `config_tables`. An export as .jsonl gives the configs of its jobs.
 
     Raises ConfigError naming the line, position or row that is wrong, and UsageError when the file cannot
     be read, is of another kind, or holds no config.
@@ -57,7 +57,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 where = f"line {number}"
                 config = _parsed(path, where, line)
-                is_exported = isinstance(config, dict) and config.keys() >= _EXPORTED
+                is_exported = isinstance(config, dict) and config.keys() >= _EXPORT_KEYS
                 yield where, config["config"] if is_exported else config
 
 

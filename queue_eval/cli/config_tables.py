@@ -2,12 +2,12 @@
 
 A column is read as a whole:
 
-1. Where each cell is JSON (a number, true, false, null, "text", [1, 2]), each is that value.
-2. Where each is a number, True or False as pandas reads them, each is that, and None is null.
-3. Otherwise all are text; but cells that are a JSON string or null are these values.
+1. If each cell is JSON (a number, true, false, null, "text", [1, 2]), each cell is read as that value.
+2. If pandas reads each cell as a number, or each as True or False, so is it read here. None is null.
+3. Otherwise all cells are text, except those that are a JSON string or null.
 
-An empty cell is a key that the config does not have; in a column of text it is empty text, but not in what
-queue_eval has written itself: results.csv and exports. Of these our own columns are left out.
+An empty cell means that the config does not have the key. In a column of text it is empty text, unless
+queue_eval has written the file (results.csv, exports). Our own columns in such files are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from queue_eval.model.table_cells import (
 from queue_eval.user_warning import warn_user
 
 _SEPARATORS = ",;\t|"
-_TRIED_ROWS = 50
+_MAX_TRIED_ROWS = 50
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(?:[eE][+-]?\d+)?\s*")
 
 
@@ -44,13 +44,13 @@ class _Table:
     header: list[str]
     rows: list[list[str]]
     places: list[str]
-    """Of the rows, as errors name them."""
+    """Where each row stands, in the words of error messages."""
 
 
 def configs_of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each config stands in the file, and the config.
 
-    Raises ConfigError for what is no CSV; warns of values that are read as text.
+    Raises ConfigError if the file is not CSV. Warns of values that are read as text.
     """
     table = _read(path)
     _check_header(path, table.header)
@@ -85,7 +85,7 @@ def _values(path: Path, table: _Table, name: str, cells: list[str], *, is_ours: 
 
 
 def _words(cells: Iterable[str]) -> dict[str, Any] | None:
-    """What pandas reads in a column of nothing but numbers, or nothing but booleans; None for any other."""
+    """The values that pandas reads in a column of only numbers or only booleans; None for other columns."""
     values = {cell: word_of(cell) for cell in cells}
     known = [value for value in values.values() if value is not NOTHING and value is not None]
     if any(not isinstance(value, bool) for value in known):
@@ -95,7 +95,7 @@ def _words(cells: Iterable[str]) -> dict[str, Any] | None:
 
 
 def _warn_of_text(path: Path, table: _Table, name: str, cells: list[str]) -> None:
-    """Tell of values that are read as text, for others in their column are text."""
+    """Warn of a value that is read as text because other cells of its column are text."""
     values = [word_of(cell) for cell in cells]
     are_numbers = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in values]
     is_mostly_numbers = 2 * sum(are_numbers) > sum(map(bool, cells))
@@ -150,15 +150,18 @@ def _parse(path: Path, text: str, separator: str) -> _Table:
 
 
 def _separator_of(text: str) -> str:
-    """What stands between the cells: by it the first rows are as wide as the header; in doubt a comma."""
+    """The character between the cells: with it the first rows have as many cells as the header.
+
+    A comma when in doubt.
+    """
     doubtful = []
     for separator in _SEPARATORS:
         try:
             rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-            width, *widths = (len(cells) for cells in islice(rows, 1 + _TRIED_ROWS) if cells)
+            width, *widths = (len(cells) for cells in islice(rows, 1 + _MAX_TRIED_ROWS) if cells)
         except (csv.Error, ValueError):
             continue
-        if width > 1 and all(one == width for one in widths):
+        if width > 1 and all(row_width == width for row_width in widths):
             return separator
         if width > 1 and (separator == "," or max(widths) > 1):
             doubtful.append(separator)

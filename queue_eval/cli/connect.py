@@ -1,4 +1,4 @@
-"""The way of the commands to a server: it must be there already, and must answer soon."""
+"""Connects commands to a server, which must exist already and must answer soon."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from queue_eval.transport.access import Access, find_access, home_folder, safe_u
 from queue_eval.transport.link import Link
 
 PATIENCE_S = 5.0
-"""A server that goes away during a command is waited for this long."""
+"""How long a command waits for a server that goes away while the command runs."""
 
 
 @contextmanager
 def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iterator[Link]:
-    """A checked link to the server that is named. No server is started but, for a command that only looks,
-    the embedded one that was stopped for want of work.
+    """A checked link to the server that the options or the environment name.
 
-    Raises ServerUnreachableError, ServerRefusedError, and UsageError for an access file out of order.
+    Starts no server, with one exception: for a command that only looks (`looks`), it wakes an embedded server
+    that its watcher had stopped because nobody needed it.
+
+    Raises ServerUnreachableError, ServerRefusedError, and UsageError for an access file that cannot be used.
     """
     access = named_access(url, home)
 
@@ -49,7 +51,10 @@ def campaign_queue(
 
 
 def named_access(url: str | None, home: str | None) -> Access:
-    """The server that is named. Raises ServerUnreachableError when none is."""
+    """How to reach the server that the options or the environment name.
+
+    Raises ServerUnreachableError when no server is named.
+    """
     access = find_access(url, home)
     if access is None:
         raise ServerUnreachableError(
@@ -60,7 +65,7 @@ def named_access(url: str | None, home: str | None) -> Access:
 
 
 def check(link: Link, *, looks: bool = False) -> None:
-    """As `Link.check`, but says so when the server of a home is known not to run, or starts it for a look."""
+    """As `Link.check`; but if the server of a home does not run, the error says so, or a look wakes it."""
     from queue_eval.server.lifecycle import wake_server
 
     try:
@@ -85,7 +90,7 @@ def start_command(home: str | Path | None) -> str:
 
 
 def _why_stopped(home: Path) -> str | None:
-    """Why it does not run, and where it last did if that was elsewhere; None if it may run."""
+    """Why the server does not run, and on which other machine it last ran; None if it may run."""
     from queue_eval.server.home import ServerHome
     from queue_eval.server.lifecycle import server_state
 

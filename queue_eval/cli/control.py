@@ -1,4 +1,4 @@
-"""`queue-eval cancel`, `retry`, `pause`, `resume`, `purge`: what changes a campaign."""
+"""`queue-eval cancel`, `retry`, `pause`, `resume`, `purge`: commands that change a campaign."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def retry_command(
         chosen = changed if source_changed else ids or queue.failed_ids()
         if chosen and not queue.snapshot().outstanding:
             for card in retire_idle(queue, queue.link.access.home or entered_home(home)):
-                what = "does not answer; it may run these jobs in the environment that it was started in"
-                say(f"worker {card.name} {what}", err=True)
+                risk = "it may run these jobs in the environment that it was started in"
+                say(f"worker {card.name} does not answer; {risk}", err=True)
         count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
         if count:
             queue.notify("retry")
@@ -83,7 +83,7 @@ def _results_of_changed_source(queue: CampaignCommands) -> dict[int, str]:
             "that its workers ran are not on this machine; give this command where they are, or give the ids "
             "of jobs"
         )
-    return {id_: entry for source in changed for id_, entry in found[source].items()}
+    return {job_id: entry for source in changed for job_id, entry in found[source].items()}
 
 
 @click.command("pause")
@@ -147,9 +147,9 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
 
 
 def _why_unserved(queue: CampaignCommands, *, tells_pause: bool) -> str | None:
-    """Why nobody is at the jobs that are to be done now, and what to do.
+    """Why no worker does the jobs that are to be done now, and what to do; None if workers do them.
 
-    `tells_pause`: a pause counts as a reason; `status` shows it apart.
+    `tells_pause`: a pause counts as a reason.
     """
     alive = live_workers(queue.link)  # before the snapshot, see why_unserved
     snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access

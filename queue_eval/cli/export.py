@@ -1,7 +1,8 @@
-"""`queue-eval export`: all finished jobs as a file.
+"""`queue-eval export`: write all finished jobs to a file.
 
-The jobs are read once, in pages, into a file of JSON lines beside the target; .csv and .parquet, which need
-to know all columns first, are made from that. So no campaign is too large, and the target is replaced whole.
+The jobs are read once, in pages, into a file of JSON lines beside the target. A .csv or .parquet is made from
+that file, since its columns must all be known first. So memory stays flat for a campaign of any size, and the
+target is replaced whole.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def export_command(
         raise UsageError(f"there is no folder {out.parent}; create it, or choose another --out")
     if ending == ".parquet" and find_spec("pyarrow") is None:
         raise UsageError('.parquet needs pyarrow; install it with: pip install "queue-eval[parquet]"')
-    look = campaign_queue(campaign, url, home, looks=True)
-    with look as queue, _beside(out) as lines, _beside(out) as table:
+    attached = campaign_queue(campaign, url, home, looks=True)
+    with attached as queue, _beside(out) as lines, _beside(out) as table:
         columns = Columns()
         with lines.open("x", encoding="utf-8") as file:
             writer = partial(write_csv, safe_cells=True) if safe_cells else _WRITERS[ending]
@@ -80,9 +81,9 @@ def export_command(
 
 
 def _write_lines(queue: CampaignCommands, file: IO[str], columns: Columns, *, is_strict: bool) -> int:
-    """Write the finished jobs of this moment, one JSON object per line, and learn the columns of a table.
+    """Write the jobs that are finished now, one JSON object per line, and learn the columns of a table.
 
-    `is_strict`: floats that JSON lacks are null; else they are as Python reads them.
+    `is_strict`: write NaN and infinities, which JSON lacks, as null; else write them as Python reads them.
     """
     records = JobRecordReader(queue)
     tail = queue.standing().tail
@@ -99,7 +100,7 @@ def _write_lines(queue: CampaignCommands, file: IO[str], columns: Columns, *, is
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A new name in the folder of `out`; what bears it at the end is deleted."""
+    """A new path in the folder of `out`. A file that still has this path at the end is deleted."""
     path = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
         yield path
@@ -109,6 +110,6 @@ def _beside(out: Path) -> Iterator[Path]:
 
 def _replace(out: Path, finished: Path) -> None:
     with finished.open("rb") as file:
-        # On disk before it gets its name: a power cut must not leave half a file under that name.
+        # Written to disk before it gets its name: a power cut must not leave half a file under that name.
         os.fsync(file.fileno())
     finished.replace(out.absolute())

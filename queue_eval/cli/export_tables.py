@@ -13,23 +13,23 @@ from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.model.codec import EXACT_FLOAT
 from queue_eval.model.table_cells import CellWriter, column_names, finite, plain_cell, safe_cell
 
-_OWN_FIELDS = {
+_OWN_FIELDS = {  # our own columns -> the fields of a line that hold them
     "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
     "worker": "worker", "host": "host", "submitted_at": "submitted_at", "started_at": "started_at",
     "finished_at": "finished_at", "run_s": "run_s", "wait_s": "wait_s", "elapsed_sec": "elapsed_sec",
     "duration": "duration", "source": "source", "error": "error",
 }  # fmt: skip
 OWN_COLUMNS = tuple(_OWN_FIELDS)
-"""Our own columns, as in results.csv and in the DataFrame, and where they stand in a line."""
+"""The columns of our own, with the names that results.csv and the DataFrame use."""
 
 _OWN_KINDS = {
     **dict.fromkeys(("id", "attempts"), "int"),
     **dict.fromkeys(("submitted_at", "started_at", "finished_at"), "time"),
     **dict.fromkeys(("run_s", "wait_s", "elapsed_sec", "duration"), "float"),
 }
-"""Kind of values in those of our own columns that are not text; of the objective they are learnt."""
+"""Kinds of values in our own columns. A column that is missing here is text; the objective's are learnt."""
 
-_INT64 = 2**63
+_INT64_END = 2**63
 
 
 class Columns:
@@ -37,7 +37,7 @@ class Columns:
 
     def __init__(self) -> None:
         self.kinds: dict[str, set[str]] = {}
-        """By key of the configs."""
+        """Key of the configs -> the kinds of its values."""
         self.results: set[str] = set()
         self.cells = CellWriter()
 
@@ -48,12 +48,12 @@ class Columns:
         self.results.add(_kind(line["result"]))
 
     def all(self) -> dict[str, str | None]:
-        """Column -> key of the config, or None for one of our own; keys named like ours are prefixed."""
+        """Column -> key of the config, or None for a column of our own. Keys named like ours get a prefix."""
         named = {column: key for key, column in column_names(self.kinds, _OWN_FIELDS).items()}
         return {**named, **dict.fromkeys(_OWN_FIELDS)}
 
     def kinds_of(self, column: str, key: str | None) -> set[str]:
-        """The kinds of values in a column, null aside."""
+        """The kinds of values in a column, without null."""
         if key is None and column != "objective":
             return {_OWN_KINDS.get(column, "str")}
         return (self.results if key is None else self.kinds[key]) - {"null"}
@@ -73,9 +73,9 @@ def write_csv(lines: Path, target: Path, columns: Columns, *, safe_cells: bool =
 
 
 def write_parquet(lines: Path, target: Path, columns: Columns) -> None:
-    """One type per column; a column that holds several, or lists and dicts, holds JSON texts.
+    """Each column has one type. JSON texts stand in columns of several types, and of lists and dicts.
 
-    So does one of floats and of integers that a float would round.
+    They also stand in a column of floats and integers if a float would round one of the integers.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -120,7 +120,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) <= EXACT_FLOAT:
             return "int"
-        return "long" if -_INT64 <= value < _INT64 else "huge"
+        return "long" if -_INT64_END <= value < _INT64_END else "huge"
     return "null" if value is None else type(value).__name__
 
 
@@ -143,5 +143,5 @@ def _stored(value: Any, storage: str) -> Any:
         return json.dumps(finite(value))
     if storage == "time":
         return datetime.fromisoformat(value)
-    # As in .csv: lone surrogates, which UTF-8 cannot hold, are escaped.
+    # UTF-8 cannot hold lone surrogates: they are escaped, as in .csv.
     return value.encode("utf-8", "backslashreplace").decode() if storage == "text" else value

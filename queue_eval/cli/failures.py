@@ -1,7 +1,7 @@
 """How a command ends: its exit status, and one line on standard error.
 
 ==================================================  ======
-what ended it                                       status
+end                                                 status
 ==================================================  ======
 nothing, `--help`, `--version`                      0
 any other error                                     1
@@ -38,16 +38,16 @@ class Interrupted(Exception):  # noqa: N818 - a signal, not an error
 
 
 class Invocation:
-    """One call of the program. Users' terminals get no log records; `--debug` shows them, and tracebacks.
+    """One call of the program. Only `--debug` shows log records and tracebacks on the user's terminal.
 
-    `arguments`: its words. One that looks like a URL stands in the wrong place if a message repeats it, as it
-    may hold a password.
+    `arguments`: the words of the command line. A word that looks like a URL is hidden in messages: it was
+    put in the wrong place if a message repeats it, and it may hold a password.
     """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.debug = False
-        self._untold = sorted(set(_urls_among(arguments)), key=len, reverse=True)
-        # Without any handler, Python would write warnings to standard error by itself.
+        self._hidden_words = sorted(set(_urls_among(arguments)), key=len, reverse=True)
+        # Without any handler, Python itself would write log records from WARNING on to standard error.
         logging.getLogger("queue_eval").addHandler(logging.NullHandler())
         warnings.showwarning = _show_warning
 
@@ -56,17 +56,17 @@ class Invocation:
         log_to_terminal(logging.DEBUG, "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def without_urls(self, text: str) -> str:
-        """`text` without the words of the command line that look like a URL."""
-        for word in self._untold:
+        """`text`, in which the words of the command line that look like a URL are replaced by stars."""
+        for word in self._hidden_words:
             text = text.replace(word, "***")
         return text
 
 
 def guarded(run: Callable[[], None], invocation: Invocation) -> int:
-    """The exit status of `run`, after saying in one line what was wrong, if anything."""
+    """Call `run`. Returns the exit status, and writes one line about what was wrong, if anything was."""
     try:
         run()
-        # Here and not at the interpreter's end, which would complain of a reader that has gone.
+        # Flush here: at its end, the interpreter would write an error of its own if the reader has gone.
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -88,7 +88,7 @@ def guarded(run: Callable[[], None], invocation: Invocation) -> int:
         _explain(str(error) or type(error).__name__, invocation)
         return WRONG_USAGE if isinstance(error, (UsageError, ServerError)) else FAILED
     except BrokenPipeError:
-        # Whoever read this has enough. What is still buffered must not be tried again at exit.
+        # The reader has closed the pipe. Python must not try again at exit to write what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except OSError as error:
@@ -110,26 +110,26 @@ def complain(message: str) -> None:
 
 def _explain(message: str, invocation: Invocation) -> None:
     if invocation.debug:
-        tell_traceback(invocation)
+        write_traceback(invocation)
     complain(invocation.without_urls(message))
 
 
-def tell_traceback(invocation: Invocation) -> None:
-    """Write that of the error that is being handled to standard error."""
+def write_traceback(invocation: Invocation) -> None:
+    """Write the traceback of the error that is being handled to standard error."""
     for line in invocation.without_urls(traceback.format_exc()).rstrip("\n").split("\n"):
         say(line, err=True)
 
 
 def _urls_among(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments that look like a URL, as messages may spell them."""
+    """The arguments that look like a URL, in each form in which a message may spell them."""
     for argument in arguments:
         for word in (argument, argument.partition("=")[2] if argument.startswith("-") else ""):
             if "://" not in word and ":" not in word.rpartition("@")[0]:
                 continue
             if safe_url(word) == word:
-                continue  # there is nothing to hide
+                continue  # it holds no password
             path = PurePath(word)
-            # Where a path is wanted, or MODULE:FUNCTION, a part of it may be told.
+            # If the command takes a path or MODULE:FUNCTION here, a message may hold a part of the word.
             cuts = [i for i, letter in enumerate(word) if letter == ":"]
             parts = [part for i in cuts for part in (word[:i], word[i + 1 :]) if "@" in part or "//" in part]
             for text in (word, *map(str, (path, *path.parents)), *parts):

@@ -1,4 +1,4 @@
-"""`queue-eval jobs` and `queue-eval job`: a campaign's jobs, as a list and one by one."""
+"""`queue-eval jobs` and `queue-eval job`: list a campaign's jobs, or show one of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from queue_eval.model.states import RELEASED, Outcome, State
 from queue_eval.model.table_cells import finite
 from queue_eval.transport.link import damaged
 
-_WIDTHS = (8, 10, 9, 32, 9)
+_COLUMN_WIDTHS = (8, 10, 9, 32, 9)
 
 
 @click.command("jobs")
@@ -84,7 +84,7 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
 def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
     """Raise UsageError unless the campaign has these jobs."""
     last_id = queue.snapshot().last_id
-    unknown = [str(id_) for id_ in ids if id_ > last_id]
+    unknown = [str(job_id) for job_id in ids if job_id > last_id]
     if unknown:
         has = f"its ids are 1 to {last_id}" if last_id else "it has none yet"
         raise UsageError(f"campaign {queue.campaign!r} has no job {', '.join(unknown)}; {has}")
@@ -128,7 +128,7 @@ def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]
 
 
 def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
-    """A JSON list, written as its items come."""
+    """Print a JSON list; each item is written as soon as it is there."""
     separator = "["
     for document in documents:
         say_json(f"{separator}\n{json.dumps(finite(document))}", ends_line=False)
@@ -137,12 +137,12 @@ def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
 
 
 def _print_list(records: Iterable[JobRecord]) -> None:
-    """Lines of fixed columns, written as the jobs come."""
+    """Print a line for each job as soon as it is there: so the columns have fixed widths."""
     width = 60
     if sys.stdout.isatty():
         import shutil
 
-        width = max(20, shutil.get_terminal_size().columns - sum(_WIDTHS) - len(_WIDTHS) - 1)
+        width = max(20, shutil.get_terminal_size().columns - sum(_COLUMN_WIDTHS) - len(_COLUMN_WIDTHS) - 1)
     _print_line(("ID", "STATE", "ATTEMPTS", "WORKER", "DURATION"), "RESULT")
     for record in records:
         cells = (
@@ -156,7 +156,7 @@ def _print_line(cells: Iterable[str], last: str, state: str | None = None) -> No
     texts = map(one_line, cells)
     padded: list[str | Coloured] = [
         text.rjust(width) if i in (0, 2, 4) else text.ljust(width)
-        for i, (text, width) in enumerate(zip(texts, _WIDTHS, strict=True))
+        for i, (text, width) in enumerate(zip(texts, _COLUMN_WIDTHS, strict=True))
     ]
     if state is not None:
         padded[1] = styled(str(padded[1]), state)
@@ -164,7 +164,7 @@ def _print_line(cells: Iterable[str], last: str, state: str | None = None) -> No
 
 
 def _gist(record: JobRecord, width: int) -> str:
-    """Result or error in one short line: of a traceback, its last line."""
+    """The result or the error in one short line. Of a traceback it is the last line."""
     if record.state is State.SUCCEEDED:
         return shown_value(record.result, width)
     if record.error is not None:

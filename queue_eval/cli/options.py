@@ -16,7 +16,7 @@ else:
     _Value = TypeVar("_Value")
 
     class _ParamType(click.ParamType, Generic[_Value]):
-        """Before click 8.4 it takes no type of its values."""
+        """Before click 8.4, `click.ParamType` has no type parameter."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,17 +30,18 @@ _SIZES = {
     for power, letter in enumerate("KMGT", 1)
     for unit, base in ((f"{letter}B", 1000), (f"{letter}IB", 1024))
 }
-LEAST_MEMORY = 64_000_000
+MIN_MEMORY_BYTES = 64_000_000
+"""The least that `--memory-limit` accepts: a Python process needs about so much."""
 
 
 def parse_size(text: str) -> int | None:
-    """Bytes of ``500MB``, ``2GB`` (powers of 1000) or ``1GiB`` (of 1024); None if it is none."""
+    """Bytes of ``500MB``, ``2GB`` (powers of 1000) or ``1GiB`` (of 1024); None if the text is not a size."""
     match = re.fullmatch(rf"{_NUMBER}({'|'.join(_SIZES)})", "".join(text.split()).upper())
     return None if match is None else round(float(match[1]) * _SIZES[match[2]])
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds of ``90``, ``90s``, ``15m``, ``1h30m`` or ``500ms``; None if it is none."""
+    """Seconds of ``90``, ``90s``, ``15m``, ``1h30m`` or ``500ms``; None if the text is not a duration."""
     text = "".join(text.split()).lower()
     if re.fullmatch(_NUMBER, text):
         return float(text)
@@ -82,7 +83,7 @@ class SizeType(_ParamType[int]):
         size = parse_size(value)
         if size is None:
             self.fail(f"{value!r} is not a size; write it like 500MB, 2GB or 1GiB", param, ctx)
-        if size < LEAST_MEMORY:
+        if size < MIN_MEMORY_BYTES:
             self.fail(f"{value!r} is less than a Python process needs; give at least 64MB", param, ctx)
         return size
 
@@ -93,18 +94,18 @@ AUTO = "auto"
 
 
 class AutoOr(_ParamType[Any]):
-    """What another type takes, or ``auto``. `wanted` says in words what the other takes."""
+    """Accepts the values of another type, or ``auto``. `wanted` describes these values in words."""
 
-    def __init__(self, other: click.ParamType[Any], wanted: str) -> None:
-        self._other = other
+    def __init__(self, inner: click.ParamType[Any], wanted: str) -> None:
+        self._inner = inner
         self._wanted = wanted
-        self.name = f"{other.name}|auto"
+        self.name = f"{inner.name}|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and value.strip().lower() == AUTO:
             return AUTO
         try:
-            return self._other.convert(value, param, ctx)
+            return self._inner.convert(value, param, ctx)
         except click.BadParameter:
             self.fail(f"{value!r} is not valid; give {self._wanted}, or {AUTO}", param, ctx)
 
@@ -132,7 +133,7 @@ def server_options(function: _Function) -> _Function:
 
 
 def _name_access_file(context: click.Context, _: click.Parameter, file: str | None) -> None:
-    """To all that runs in this call, and to what it starts, the file is named as by the environment."""
+    """Name the file in the environment, where this call and the processes that it starts look for it."""
     if file is None:
         return
     before = os.environ.get("QUEUE_EVAL_ACCESS")

@@ -30,7 +30,7 @@ COLOURS: dict[str, str] = {
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output. Floats that JSON lacks are written as null."""
+    """Print one JSON document. NaN and infinities, which JSON lacks, are written as null."""
     try:
         text = json.dumps(document, indent=2, allow_nan=False)
     except ValueError:
@@ -39,7 +39,7 @@ def print_json(document: Any) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> None:
-    """Rows under headers; the columns `right` are aligned to the right."""
+    """Print rows under headers. The columns with the indices `right` are aligned to the right."""
     texts = [[_cell(value) for value in row] for row in rows]
     to_right = set(right)
     lines = [[header.upper() for header in headers], *texts]
@@ -63,39 +63,39 @@ def print_workers(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Iterable[int],
     allocations: Sequence[Mapping[str, Any]],
 ) -> None:  # fmt: skip
-    """A table of workers. What schedulers say of them is added, in columns that are not empty."""
-    shown = [name for name in _ALLOCATION_COLUMNS if any(one.get(name) for one in allocations)]
+    """Print a table of workers. It gets further columns for what schedulers say of them, unless empty."""
+    shown = [name for name in _ALLOCATION_COLUMNS if any(allocation.get(name) for allocation in allocations)]
     print_table(
         [*headers, *(_ALLOCATION_COLUMNS[name] for name in shown)],
         [
-            [*row, *(_allocation_cell(name, one.get(name)) for name in shown)]
-            for row, one in zip(rows, allocations, strict=True)
+            [*row, *(_allocation_cell(name, allocation.get(name)) for name in shown)]
+            for row, allocation in zip(rows, allocations, strict=True)
         ],
         right=[*right, *(len(headers) + i for i, name in enumerate(shown) if name == "restarts")],
     )
 
 
-def shown_allocation(one: Mapping[str, Any]) -> str | None:
+def shown_allocation(allocation: Mapping[str, Any]) -> str | None:
     """What a scheduler says of a worker, in one line; None when nothing is said."""
-    if not one:
+    if not allocation:
         return None
-    parts = [f"{one['scheduler']} job {one['scheduler_job']}"]
-    if one["node"]:
-        parts.append(f"on node {one['node']}")
-    if one["restarts"]:
-        parts.append(f"restarted {one['restarts']} time{'s' * (one['restarts'] > 1)}")
-    if one["allocation_ends_at"]:
-        parts.append(f"ends {_allocation_cell('allocation_ends_at', one['allocation_ends_at'])}")
+    parts = [f"{allocation['scheduler']} job {allocation['scheduler_job']}"]
+    if allocation["node"]:
+        parts.append(f"on node {allocation['node']}")
+    if allocation["restarts"]:
+        parts.append(f"restarted {allocation['restarts']} time{'s' * (allocation['restarts'] > 1)}")
+    if allocation["allocation_ends_at"]:
+        parts.append(f"ends {_allocation_cell('allocation_ends_at', allocation['allocation_ends_at'])}")
     return ", ".join(parts)
 
 
 def _allocation_cell(name: str, value: Any) -> Any:
-    """A time is shown as other tables show it."""
+    """The value as a table shows it: a time in the form of the other times."""
     return f"{value[:19].replace('T', ' ')} UTC" if name == "allocation_ends_at" and value else value
 
 
 def styled(text: str, word: str) -> str | Coloured:
-    """`text` in the colour of `word`, if that has one."""
+    """`text` in the colour of `word`, if that word has one."""
     colour = COLOURS.get(word)
     return text if colour is None else Coloured(text, colour)
 
@@ -129,7 +129,7 @@ def shown_time(time_ms: float | None) -> str:
 
 
 def shown_duration(seconds: float | None) -> str:
-    """A duration as people say it: 350ms, 12.3s, 4m05s, 2h30m, 3d04h."""
+    """A duration in a form like 350ms, 12.3s, 4m05s, 2h30m or 3d04h."""
     if seconds is None:
         return "-"
     if seconds < 1:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Snapshot
 
-SAMPLE = 500
-"""Newest results that are looked at."""
+MAX_SAMPLED_RESULTS = 500
+"""The pace is that of so many newest results."""
 
-_BREAK_MS = 60_000
-_BREAK_FACTOR = 20
+_MIN_BREAK_MS = 60_000
+_MIN_BREAK_FACTOR = 20
+"""A gap between two results is a break if it exceeds `_MIN_BREAK_MS` and so many usual gaps."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Pace:
     rate_per_s: float | None
     """None: nothing has finished yet."""
     time_left_s: float | None
-    """None: nobody knows; 0: nothing is outstanding."""
+    """None: not known; 0: nothing is outstanding."""
 
 
 def pace_of(queue: CampaignCommands, snapshot: Snapshot, created_ms: int, *, is_served: bool = True) -> Pace:
-    """The pace of the newest results; how long it may take is not known while nobody serves it."""
-    times_ms = [entry.finished_ms for entry in queue.newest(SAMPLE)]
+    """The pace of the newest results. The time left is not known while nobody serves the campaign."""
+    times_ms = [entry.finished_ms for entry in queue.newest(MAX_SAMPLED_RESULTS)]
     rate = rate_per_s(times_ms, created_ms, snapshot.now_ms if snapshot.outstanding else None)
     if not snapshot.outstanding:
         return Pace(rate, 0.0)
@@ -33,7 +34,10 @@ def pace_of(queue: CampaignCommands, snapshot: Snapshot, created_ms: int, *, is_
 
 
 def rate_per_s(times_ms: list[int], created_ms: int, now_ms: int | None) -> float | None:
-    """Results per second from their times; `now_ms` while work goes on, so that a standstill shows."""
+    """Results per second, from the times at which they finished.
+
+    `now_ms`: given while work goes on, so that the rate falls during a standstill.
+    """
     if not times_ms:
         return None
     recent = _since_the_last_break(sorted(times_ms, reverse=True))
@@ -44,10 +48,10 @@ def rate_per_s(times_ms: list[int], created_ms: int, now_ms: int | None) -> floa
 
 
 def _since_the_last_break(newest_first: list[int]) -> list[int]:
-    """Without what was finished before a long break of the whole campaign, such as a night between runs."""
+    """The times after the last long break of the whole campaign, such as a night between two runs."""
     for i in range(2, len(newest_first)):
         gap_ms = newest_first[i - 1] - newest_first[i]
         usual_ms = (newest_first[0] - newest_first[i - 1]) / (i - 1)
-        if gap_ms > max(_BREAK_MS, _BREAK_FACTOR * usual_ms):
+        if gap_ms > max(_MIN_BREAK_MS, _MIN_BREAK_FACTOR * usual_ms):
             return newest_first[:i]
     return newest_first

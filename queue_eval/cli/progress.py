@@ -1,4 +1,4 @@
-"""How far `queue-eval run` is, on standard error: a bar on a terminal, else a line now and then."""
+"""Shows on standard error how far `queue-eval run` is: a bar on a terminal, else a line every 10 s."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ class Progress(Protocol):
     """Shows how many of a fixed total of jobs are done."""
 
     def show(self, done: int, failed: int, causes: str = "") -> None:
-        """So many are done now, of which so many failed, and why, as `shown_causes` says it."""
+        """Show how many jobs are done, how many of these failed, and `causes` (see `shown_causes`)."""
 
     def close(self) -> None:
-        """Show the end."""
+        """Show the last numbers, and stop."""
 
 
 def shown_causes(causes: Mapping[str, int]) -> str:
-    """Why jobs failed, behind their number; empty where all of them just raised an error."""
+    """Causes of failure with their counts, to be written behind the number of failed jobs.
+
+    Empty when every failed job has raised an error.
+    """
     if not causes.keys() - {Outcome.ERROR}:
         return ""
     return f" ({', '.join(f'{count} {cause}' for cause, count in causes.items())})"
 
 
 def open_progress(total: int) -> Progress:
-    """What suits standard error."""
+    """A bar if standard error is a terminal, else lines."""
     return _Bar(total) if sys.stderr.isatty() else _Lines(total)
 
 
@@ -78,11 +81,11 @@ class _Lines:
         self._total = total
         self._began_at = self._next_at = time.monotonic()
         self._shown = self._now = (-1, 0, "")
-        self._first: int | None = None
+        self._done_at_start: int | None = None
 
     def show(self, done: int, failed: int, causes: str = "") -> None:
-        if self._first is None:
-            self._first = done
+        if self._done_at_start is None:
+            self._done_at_start = done
         self._now = (done, failed, causes)
         if time.monotonic() >= self._next_at and self._now != self._shown:
             self._write()
@@ -95,7 +98,7 @@ class _Lines:
         done, failed, causes = self._shown = self._now
         now = time.monotonic()
         self._next_at = now + LINE_EVERY_S
-        more = done - (self._first or 0)
+        more = done - (self._done_at_start or 0)
         rate = f", {more / max(now - self._began_at, 1e-3):.3g}/s" if more else ""
         failures = f", {failed} failed{causes}" if failed else ""
         say(f"{done}/{self._total} done{failures}{rate}", err=True)

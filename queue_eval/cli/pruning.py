@@ -13,7 +13,10 @@ from queue_eval.errors import DamagedError
 def prune_campaigns(
     url: str | None, home: str | None, older_than_s: float | None, *, is_dry: bool, as_json: bool
 ) -> None:
-    """Delete what has expired, or was closed so long ago, and say what went; with `is_dry`, what would."""
+    """Delete campaigns that have expired, or were closed at least `older_than_s` ago, and list them.
+
+    With `is_dry`, only list them.
+    """
     age_s = EXPIRE_AFTER_S if older_than_s is None else older_than_s
     gone: list[Expired] = []
     with connected(url, home, looks=is_dry) as link:

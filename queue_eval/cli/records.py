@@ -1,4 +1,4 @@
-"""Jobs as the commands show them: read from the server a page at a time, never a campaign whole."""
+"""Jobs as the commands show them. They are read a page at a time, so that memory stays flat."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from queue_eval.model.codec import decode
 from queue_eval.model.states import State
 from queue_eval.transport.link import Link
 
-_LOOKUPS = 4000
-"""Values that one look at a page of jobs may ask the server for: a few ms there."""
+_MAX_VALUES_PER_PAGE = 4000
+"""How many values the transaction for one page of jobs asks for: the server needs a few ms for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job at one moment. `attempts`: executions begun and charged; `releases`: those that were given back;
-    `worker`: who runs it, or ran it last."""
+    """A job at one moment.
+
+    `attempts`: executions that have begun and were charged. `releases`: executions that were given back for
+    a reason. `worker`: the one that runs the job, or ran it last.
+    """
 
     id: int
     state: State
@@ -139,17 +142,17 @@ class JobRecordReader:
         places = [None if i is None else i.decode(errors="replace") for i in index]
         entries = {e.entry: e for e in self._queue.entries([place for place in places if place is not None])}
         records = []
-        for i, id_ in enumerate(ids):
+        for i, job_id in enumerate(ids):
             if configs[i] is None:
                 continue
             place = places[i]
-            entry = entries.get(place) or lost_entry(id_, place) if place is not None else None
+            entry = entries.get(place) or lost_entry(job_id, place) if place is not None else None
             holder = next(((worker, h[i]) for worker, h in zip(workers, held, strict=True) if h[i]), None)
-            records.append(self._record(id_, configs[i], entry, due[i] is not None, histories[i], holder))
+            records.append(self._record(job_id, configs[i], entry, due[i] is not None, histories[i], holder))
         return records
 
     def of_entries(self, entries: Sequence[ResultEntry]) -> list[JobRecord]:
-        """The finished jobs of which these entries are the outcomes that count."""
+        """The finished jobs whose current outcomes are among these entries."""
         ids = [entry.id for entry in entries]
         # The log keeps former outcomes of jobs that were retried; the index has forgotten them.
         index = self._queue.index_of(ids)
@@ -161,8 +164,8 @@ class JobRecordReader:
         ]
 
     def _record(
-        self, id_: int, config: bytes, entry: ResultEntry | None, is_scheduled: bool, history: bytes | None,
-        holder: tuple[str, bytes] | None,
+        self, job_id: int, config: bytes, entry: ResultEntry | None, is_scheduled: bool,
+        history: bytes | None, holder: tuple[str, bytes] | None,
     ) -> JobRecord:  # fmt: skip
         submitted_ms, text = parse_config(config)
         if entry is not None:
@@ -171,14 +174,14 @@ class JobRecordReader:
         if holder is None:
             state = State.SCHEDULED if is_scheduled else State.PENDING
             return JobRecord(
-                id_, state, attempts - uncharged, releases, None, None, submitted_ms, text, None,
+                job_id, state, attempts - uncharged, releases, None, None, submitted_ms, text, None,
                 self._created_ms, self._failure_value,
             )  # fmt: skip
         worker, token = holder
         attempt, started = _parse_token(token)
         begun = attempt - uncharged - (not started)
         return JobRecord(
-            id_, State.RUNNING, begun, releases, worker, self._host(worker), submitted_ms, text, None,
+            job_id, State.RUNNING, begun, releases, worker, self._host(worker), submitted_ms, text, None,
             self._created_ms, self._failure_value,
         )  # fmt: skip
 
@@ -191,12 +194,12 @@ class JobRecordReader:
 
     def _host(self, worker: str) -> str | None:
         if worker and worker not in self._hosts:
-            # Not on the roster: the default name of a worker begins with its host.
+            # A worker that is not on the roster: its default name begins with its host.
             self._hosts[worker] = self._queue.hosts_of([worker])[0] or worker.rpartition("-")[0] or worker
         return self._hosts.get(worker)
 
     def _candidates(self, state: State | None) -> Iterable[int]:
-        """Ids among which all jobs in `state` are."""
+        """Ids that include those of all jobs in `state`."""
         queue, key = self._queue, self._queue.keys
         if state is State.RUNNING:
             workers = self._call(lambda c: c.zrange(key.column("workers"), 0, -1))
@@ -210,7 +213,7 @@ class JobRecordReader:
 
     def _page_size(self) -> int:
         workers = self._call(lambda c: c.zcard(self._queue.keys.column("workers")))
-        return max(50, _LOOKUPS // (4 + int(workers)))
+        return max(50, _MAX_VALUES_PER_PAGE // (4 + int(workers)))
 
     def _call(self, operation: Callable[[Any], Any]) -> Any:
         link: Link = self._queue.link
@@ -218,7 +221,7 @@ class JobRecordReader:
 
 
 def _ids(members: Iterable[bytes]) -> list[int]:
-    """In order, without what is no id."""
+    """The members that are ids, in order."""
     return sorted(int(member) for member in members if member.isdigit())
 
 
@@ -227,8 +230,10 @@ def _hkeys(key: str) -> Callable[[Any], Any]:
 
 
 def _parse_history(value: bytes | None) -> tuple[int, int, int]:
-    """Leases so far, how many of them were not charged, and how many were given back for a reason. What is
-    damaged reads as nothing known."""
+    """How many leases a job had, how many were not charged, and how many were given back for a reason.
+
+    All three are 0 for a damaged value.
+    """
     match = re.fullmatch(rb"(\d+) \d+ \d+ (\d+) \d(?: (\d+))?", value or b"")
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
 

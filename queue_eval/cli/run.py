@@ -28,10 +28,11 @@ from queue_eval.transport.access import Access, find_access
 from queue_eval.transport.hints import spell_command
 
 _WRITE_EVERY_S = 3.0
-_TABLES = (".csv", ".txt", "")
-"""How files may end that are written as CSV."""
-_WRITING_SHARE = 10
-"""Of the time that passes, writing results takes at most one part in so many."""
+_CSV_ENDINGS = (".csv", ".txt", "")
+"""Endings of the files that `--out` may name."""
+
+_PAUSE_PER_WRITE = 10
+"""After each writing of the results, the pause is at least so many times as long as the writing took."""
 
 
 @click.command("run")
@@ -104,7 +105,7 @@ def run_command(
         raise UsageError(
             f"there is no folder {out.parent} for the results; create it, or choose another --out"
         )
-    if out.suffix.lower() not in _TABLES:
+    if out.suffix.lower() not in _CSV_ENDINGS:
         raise UsageError(
             f"{str(out)!r} is no .csv file by its name, and results are written as CSV; choose another --out "
             "(`queue-eval export` writes .parquet and .jsonl)"
@@ -139,7 +140,7 @@ def run_command(
 
 
 def _scalar(text: str) -> Any:
-    """The value of what is JSON, or NaN, or an infinity; anything else is text."""
+    """The value of `text` if it is JSON, NaN or an infinity; else the text itself."""
     value = json_of(text)
     if value is not NOTHING:
         return value
@@ -147,7 +148,7 @@ def _scalar(text: str) -> Any:
 
 
 def _known_server(options: dict[str, Any]) -> Access | None:
-    """The server of this call, as far as it is known by now."""
+    """The server of this call, if it is known by now."""
     with suppress(QueueEvalError):  # the file may have been replaced meanwhile, by one that cannot be read
         return find_access(options["url"], options["home"])
     return None
@@ -156,14 +157,16 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 def _evaluate(
     evaluator: Evaluator, configs: list[dict[str, Any]], out: Path, *, safe_cells: bool
 ) -> tuple[Counter[State], Counter[str], int | None]:
-    """Counts of all jobs by state, of failed ones by cause, and the lowest id of these. Writes `out` however
-    it ends."""
+    """Evaluate the configs. Returns counts of jobs by state, of failed jobs by cause, and their lowest id.
+
+    Writes `out` in any case, also when it is interrupted.
+    """
     counts: Counter[State] = Counter()
     causes: Counter[str] = Counter()
     failed: list[int] = []
     results = _Results(evaluator, out, safe_cells=safe_cells)
     evaluator.submit(configs)
-    # Not the number of configs: jobs that an earlier life left outstanding are gathered, too.
+    # Not the number of configs: jobs that an earlier call left outstanding are gathered, too.
     progress = open_progress(evaluator.num_outstanding)
     try:
         while evaluator.num_outstanding:
@@ -182,7 +185,7 @@ def _evaluate(
 
 
 class _Results:
-    """Keeps the file of results up to date, at intervals that grow with the time it takes to write it."""
+    """Writes the file of results again and again, at intervals that grow with the time that writing takes."""
 
     def __init__(self, evaluator: Evaluator, out: Path, *, safe_cells: bool) -> None:
         self._evaluator = evaluator
@@ -202,15 +205,15 @@ class _Results:
         self._evaluator.write_evals(self._out, safe_cells=self._safe_cells)
         self.is_stale = False
         now = time.monotonic()
-        self._due_at = now + max(_WRITE_EVERY_S, _WRITING_SHARE * (now - began_at))
+        self._due_at = now + max(_WRITE_EVERY_S, _PAUSE_PER_WRITE * (now - began_at))
 
 
 def _default_name(target: Target, configs_file: Path) -> str:
-    """The same for the same function and file, so that the same command continues the same campaign."""
-    told = "\0".join((target.name, str(target.script or ""), str(configs_file.resolve())))
+    """A name made of the function and the file, so that the same command continues the same campaign."""
+    identity = "\0".join((target.name, str(target.script or ""), str(configs_file.resolve())))
     words = (target.name.partition(":")[2][-50:], configs_file.stem[:35])
     function, stem = (re.sub(r"[^A-Za-z0-9._-]+", "-", word) for word in words)
-    return f"{function}-{stem}-{blake2b(told.encode(), digest_size=4).hexdigest()}"
+    return f"{function}-{stem}-{blake2b(identity.encode(), digest_size=4).hexdigest()}"
 
 
 def _report(
@@ -222,7 +225,7 @@ def _report(
         print_json({"campaign": campaign, "jobs": counts.total(), "counts": numbers, "out": str(out)})
         return
     why = {State.FAILED: shown_causes(causes)}
-    said = ", ".join(
+    counted = ", ".join(
         f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
     )
-    say(f"campaign {campaign}: {said}; results in {out}")
+    say(f"campaign {campaign}: {counted}; results in {out}")

@@ -1,4 +1,4 @@
-"""`queue-eval server`: start, stop and look at the embedded server by hand."""
+"""`queue-eval server`: start, stop and look at the embedded server."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def server_group() -> None:
 @server_group.command("start")
 @click.option("--host", metavar="ADDRESS", help="Listen on TCP too, on this address ('' for no longer).")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for a free one [default: 6379].")
-@click.option("--advertise", metavar="HOST", help="The name or address that others are told.")
+@click.option("--advertise", metavar="HOST", help="Name or address of this server in access files.")
 @click.option("--tls/--no-tls", default=None, help="Encrypt, with certificates made here.")
 @click.option("--tls-cert", metavar="FILE", help="Encrypt, with this certificate (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
-@click.option("--tls-ca", metavar="FILE", help="Who vouches for it, if it is no public authority (PEM).")
+@click.option("--tls-ca", metavar="FILE", help="Its authority, if that is not a public one (PEM).")
 @click.option("--allow-rq/--no-allow-rq", default=None, help="Let drivers and workers use RQ on it, too.")
 @click.option(
     "--fsync",
@@ -42,7 +42,7 @@ def server_group() -> None:
 )
 @click.option(
     "--new-secrets", is_flag=True,
-    help="New passwords and keys: no copy of an earlier access file is worth anything.",
+    help="New passwords and keys: copies of earlier access files stop working.",
 )
 @_home_option
 def start(
@@ -73,14 +73,14 @@ def start(
 def _tls_files(
     tls: bool | None, certificate: str | None, key: str | None, authority: str | None
 ) -> Certificates | None:
-    """The user's own files. Raises UsageError when they make no whole."""
+    """The user's own files. Raises UsageError when one is missing, or --tls is given, too."""
     if certificate is None and key is None and authority is None:
         return None
     if tls is not None:
         raise UsageError("--tls makes certificates, --tls-cert brings one; give one of them")
     if certificate is None or key is None:
         raise UsageError("a certificate of your own takes both --tls-cert and --tls-key")
-    # The server does not run in this folder.
+    # Paths are made absolute: the server runs in another folder.
     files = (certificate, key, authority)
     return Certificates(*(str(Path(file).expanduser().absolute()) if file else "" for file in files))
 

@@ -1,8 +1,8 @@
-"""What processes that are dead have left in shared memory: joblib's semaphores and arrays.
+"""Finds and removes what dead processes have left in shared memory: joblib's semaphores and arrays.
 
-Resource trackers remove them, unless they are killed with those that they work for. A name tells who made it;
-nobody else uses it then. So what is removed is provably of nobody: it belongs to this user, no living process
-has the number in its name (in any namespace of process ids), and none has it open or mapped.
+A resource tracker removes them, unless it is killed together with the process that it works for. An entry is
+removed here only if nobody can still use it: it belongs to this user, no living process has the process id in
+its name (in any namespace of process ids), and no process has it open or mapped.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ FOLDER = Path("/dev/shm")  # noqa: S108 - not for files of ours
 
 _NAMES = re.compile(r"(?:sem\.loky|loky|joblib_memmapping_folder)[-_](\d+)[-_]")
 
-_OLD_S = 60.0
-"""A tracker may still be at work on what is younger."""
+_MIN_AGE_S = 60.0
+"""Younger entries stay: a tracker may still be about to remove them."""
 
-_FIRST_NAMESPACE = 0xEFFFFFFC
-"""The number of the first namespace of process ids, from which all processes are seen."""
+_FIRST_PID_NAMESPACE_INODE = 0xEFFFFFFC
+"""Inode number of the first namespace of process ids, in which all processes are visible."""
 
 
 class Remains(NamedTuple):
-    """Entries of the dead, and what they take."""
+    """Entries of dead processes. `size`: how many bytes they take together."""
 
     paths: list[Path]
     size: int
@@ -41,7 +41,7 @@ def remains(folder: Path = FOLDER) -> Remains:
         with suppress(OSError):
             status = path.lstat()
             maker = _NAMES.match(path.name)
-            if maker and status.st_uid == os.getuid() and now - status.st_mtime > _OLD_S:
+            if maker and status.st_uid == os.getuid() and now - status.st_mtime > _MIN_AGE_S:
                 found.append((path, int(maker[1])))
     if not found:
         return Remains([], 0)
@@ -51,16 +51,18 @@ def remains(folder: Path = FOLDER) -> Remains:
 
 
 def sees_all() -> bool:
-    """Whether all processes of this machine are seen from here: those of other containers may use the same
-    shared memory."""
+    """Whether all processes of this machine are visible from here.
+
+    If not, processes of other containers may use the same shared memory.
+    """
     with suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_NAMESPACE
+        return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE_INODE
     return False
 
 
 def remove(paths: list[Path]) -> None:
     for path in paths:
-        with suppress(OSError):  # somebody else was faster
+        with suppress(OSError):  # another process has removed it
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -68,10 +70,10 @@ def remove(paths: list[Path]) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes that it takes."""
+    """How many bytes an entry takes."""
     with suppress(OSError):
         below = [path, *(path.rglob("*") if path.is_dir() else ())]
-        return sum(each.lstat().st_blocks * 512 for each in below)
+        return sum(entry.lstat().st_blocks * 512 for entry in below)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The function that `queue-eval run` is given: found and checked, but not imported.
+"""Finds and checks the function that `queue-eval run` is given, without an import of its module.
 
-The user's module runs in the workers only: what it does at import, or breaks, is no business of ours.
+Only workers import the user's module: an import here could have side effects, or fail for want of a package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from queue_eval.function.reference import FunctionName
 
 @dataclass(frozen=True)
 class Target:
-    """A run function by name, and the script it was named by, if it was."""
+    """A run function by its name. `script`: the file, if it was named by its file."""
 
     name: FunctionName
     """``package.module:function``"""
@@ -69,7 +69,7 @@ def _check(module: str, function: str, path: list[str]) -> None:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise FunctionError(f"{spec.origin}{line} is not valid Python ({reason}); mend it") from None
-    names = _Names()
+    names = _TopLevelNames()
     names.visit(tree)
     wanted = function.split(".")[0]
     if not names.are_dynamic and wanted not in names.found:
@@ -83,22 +83,22 @@ def _find(module: str, path: list[str]) -> ModuleSpec | None:
     folders: list[str] | None = path
     spec = None
     if module == "__main__":
-        return None  # that of this process is ours
+        return None  # in this process, it is our own module
     for depth, part in enumerate(module.split(".")):
-        # By its last part: the finder would look for a dotted name's parent among what is imported.
+        # Find it by its last part: with a dotted name, the finder would look for an imported parent.
         spec = PathFinder.find_spec(part, folders)
         if spec is None and depth == 0:
             # Built in, or known to an import hook, as packages in development are.
             spec = importlib.util.find_spec(part)
         if spec is None:
-            # Such as os.path, which is another module's other name.
+            # It may be an alias in sys.modules, such as os.path.
             return getattr(sys.modules.get(module), "__spec__", None)
         folders = list(spec.submodule_search_locations or [])
     return spec
 
 
-class _Names(ast.NodeVisitor):
-    """What a module binds at its top level, by whatever statement."""
+class _TopLevelNames(ast.NodeVisitor):
+    """The names that a module binds at its top level, by any statement."""
 
     def __init__(self) -> None:
         self.found: set[str] = set()

@@ -1,7 +1,7 @@
-"""All that the command line writes: the one place in which text becomes output.
+"""Writes all output of the command line: no other module writes to a terminal.
 
-What commands say holds text from the server, from files and from the command line itself. It is made
-printable here, so that only our own colours reach a terminal as control sequences.
+Messages hold text from the server, from files and from the command line itself. This text is made printable
+here, so that no control sequence but those of our own colours reaches a terminal.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def say_in_place(line: str) -> None:
 
 def say_json(text: str, *, ends_line: bool = True) -> None:
     """Write JSON of ASCII characters, which may have several lines."""
-    # The one control character that JSON allows in a string as it is.
+    # DEL is the one control character that JSON allows in a string without an escape.
     click.echo(text.replace("\x7f", "\\u007f"), nl=ends_line)
 
 
 def say_help(text: str) -> None:
-    """Write a page of help, which is ours."""
+    """Write a page of help. It is our own text, and is written as it is."""
     click.echo(text)
 
 

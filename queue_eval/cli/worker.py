@@ -1,4 +1,4 @@
-"""``queue-eval worker``: where the worker runtime is put together with the rest."""
+"""`queue-eval worker`: run a worker. No other module of `queue_eval` imports the package `workers`."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def worker_command(
 
 
 def _import_workers() -> None:
-    """Bind the name `workers` to our package, whatever the import path says: users have theirs."""
+    """Bind the name `workers` to our package, even if the user's import path has a package of that name."""
     folder = Path(IMPORT_ROOT) / "workers"
     spec = importlib.util.spec_from_file_location(
         "workers", folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -159,8 +159,10 @@ def _wait_for_access(
     url: str | None, home: str | None, folder: Path, idle_timeout: float | None, limit_s: float | None,
     began_at: float,
 ) -> Access | None:  # fmt: skip
-    """The server to use; when there is no access file yet, wait for one to appear. None when it does not
-    before a stop signal comes, or the worker's time limit is near."""
+    """How to reach the server. If there is no access file yet, wait until one appears.
+
+    Returns None if a stop signal comes, or the worker's time limit is near, before a file appears.
+    """
     from workers.signals import Signals
 
     named = None if url else named_file()
@@ -178,7 +180,7 @@ def _wait_for_access(
         access = _await(look, file, signals, idle_timeout, limit_s, began_at)
     finally:
         signals.uninstall()
-    if signals.wants_drain:  # asked only now: a signal may have come in the last moment
+    if signals.wants_drain:  # asked after the handlers are gone: a signal may have come at the last moment
         log.info("%s: ending; there was no access file %s yet", signals.reason, file)
         return None
     return access
@@ -188,7 +190,7 @@ def _await(
     look: Callable[[], Access | None], file: Path, signals: Signals, idle_timeout: float | None,
     limit_s: float | None, began_at: float,
 ) -> Access | None:  # fmt: skip
-    """What `look` finds at last; None when a stop signal or the time limit comes before."""
+    """Call `look` until it finds something. Returns None if a stop signal or the time limit comes before."""
     waiting_since = time.monotonic()
     while (access := look()) is None and not signals.wants_drain:
         now = time.monotonic()
@@ -204,14 +206,14 @@ def _await(
 
 
 def _check_server(access: Access) -> None:
-    """Refuse a server that will never have us, or would lose jobs; one that is away is waited for."""
+    """Raise if the server refuses this worker for good, or would lose jobs. It may be away: then go on."""
     link = Link(access, name="queue-eval-worker:check")
     try:
         link.check()
     except ServerUnreachableError as error:
         if error.__cause__ is not None and is_refusal(error.__cause__):
             raise
-        words = str(error).partition(";")[0]
-        log.warning("%s%s; waiting for it", words, ")" * (words.count("(") - words.count(")")))
+        reason = str(error).partition(";")[0]
+        log.warning("%s%s; waiting for it", reason, ")" * (reason.count("(") - reason.count(")")))
     finally:
         link.close()

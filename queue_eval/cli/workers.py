@@ -1,4 +1,4 @@
-"""`queue-eval workers`: who is alive, and how to drain one."""
+"""`queue-eval workers`: list live workers, or drain them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stop_command(
     context: click.Context, names: tuple[str, ...], url: str | None, home: str | None, as_json: bool
 ) -> None:
     """Drain workers: they finish what they run, then end."""
-    # What was said before the word "stop" counts, too.
+    # Options before the word "stop" count, too.
     before = context.parent.params if context.parent else {}
     with connected(url or before.get("url"), home or before.get("home")) as link:
         alive = {worker.card.name for worker in live_workers(link)}

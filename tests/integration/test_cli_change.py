@@ -60,7 +60,7 @@ def unserved(server, campaign):
 
 
 def test_that_nobody_serves_it_is_said(unserved, server, campaign, monkeypatch):
-    monkeypatch.setattr("queue_eval.cli.checks._MOST_UNSERVED", 10**6)  # those of other tests, too
+    monkeypatch.setattr("queue_eval.cli.checks._MAX_SHOWN_UNSERVED", 10**6)  # those of other tests, too
     start = f"start a worker with: queue-eval worker --campaign {campaign}"
     shown = cli("retry", campaign, 1, home=server)
     assert shown.stdout.splitlines() == [

@@ -280,7 +280,7 @@ def test_doctor_counts_and_says_what_to_do(bench, monkeypatch):
     ((status, detail),) = findings()
     assert status == "ok"
     assert detail.startswith("2 on the server, 2 of them finished, 1 of these to expire; every job")
-    monkeypatch.setattr("queue_eval.cli.checks._MANY_UNNAMED", 1)
+    monkeypatch.setattr("queue_eval.cli.checks._MAX_UNNAMED", 1)
     bench.finished(campaign="named")
     (_, (status, detail)) = findings()
     assert status == "warn"
