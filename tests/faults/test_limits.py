@@ -88,7 +88,7 @@ def test_what_an_attempt_leaves_is_not_charged_to_the_next(make, tmp_path):
 def test_without_a_limit_nothing_is_measured(make):
     executor = make(Method.PROCESS, slots=1)
     assert executor.run({"do": "keep", "bytes": 200 * MB})[0].outcome == "ok"
-    assert executor.executor._gauge is None
+    assert executor.executor._memory_limit._gauge is None
 
 
 @pytest.mark.long
