@@ -213,6 +213,7 @@ class _Child:
             self._threads = setup.threads
             # The objects of now live to the end: the GC then scans only what user code has made.
             gc.freeze()
+            gc.enable()  # It was disabled while this process started.
             if self._tells_left and self._threads == 1:
                 adopt_orphans()
             if self._tells_up:

@@ -48,6 +48,12 @@ def test_output_of_commands_is_kept(make, shares_descriptors):
     assert one.output == (b"" if shares_descriptors else b"from a shell\n")
 
 
+def test_garbage_is_collected(make):
+    """The child starts without, which is faster."""
+    (told,) = make().run({"do": "tell_collector"})
+    assert result_of(told) == [True, True]
+
+
 def test_much_output_is_cut_in_the_middle(make):
     executor = make(slots=1)
     much, after = executor.run({"do": "print_much"}, {"do": "print", "text": "next"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -56,6 +57,13 @@ def spend(config: Config, data: list[int], more: dict[str, list[int]]) -> list[i
 def do(config: Config) -> Any:
     """Whatever `config["do"]` names; nothing by default."""
     return globals()["do_" + config.get("do", "nothing")](config)
+
+
+COLLECTS_WHILE_LOADED = gc.isenabled()
+
+
+def do_tell_collector(config: Config) -> Any:
+    return [COLLECTS_WHILE_LOADED, gc.isenabled()]
 
 
 def do_nothing(config: Config) -> Any:
