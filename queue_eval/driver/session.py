@@ -119,7 +119,7 @@ class CampaignSession:
     def note_close(self) -> None:
         """Let an unnamed campaign expire, if this driver has gathered all its results."""
         with self.lock:
-            gathered = None if self.ledger.outstanding else len(self.ledger.gathered)
+            gathered = None if self.ledger.outstanding else len(self.ledger.gathered_ids)
         if gathered is not None:
             self.queue.close(gathered)
 

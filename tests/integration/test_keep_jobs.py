@@ -54,7 +54,7 @@ def test_gathered_jobs_are_let_go(server, campaign, fake_worker):
         assert evaluator.jobs == evaluator.jobs_done == []
         assert evaluator.gather("ALL", timeout=0.1) == []
         ledger = evaluator._session.ledger
-        for kept in (ledger.tracked, ledger.waiting, ledger.ready, ledger.done, ledger.joined):
+        for kept in (ledger.tracked, ledger.waiting, ledger.ready, ledger.gathered_jobs, ledger.joined):
             assert len(kept) == 0
 
 

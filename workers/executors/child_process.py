@@ -28,8 +28,8 @@ from queue_eval.runtime.pipe import (
 )
 from workers.executors.piped_process import PipedProcess
 
-# -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start, and so
-# do imports with garbage collections: the child enables these before it loads user code.
+# -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start, and
+# so do imports with garbage collections: the child enables these before it loads user code.
 _PROGRAM = ("-P", "-c", "import gc; gc.disable(); from queue_eval.runtime.child import main; main()")
 
 _RETRY_LOAD_AFTER_S = 0.5
