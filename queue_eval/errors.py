@@ -127,7 +127,7 @@ class SearchTerminationError(QueueEvalError):
 
 
 class GiveUp(Exception):  # noqa: N818 - a signal, not an error
-    """Raised by a hook of a `Link` (``on_wait``, ``on_refused``) to end the waiting for the server.
+    """Raised by a hook of a `Link` (``on_wait``, ``on_unusable``) to end the waiting for the server.
 
     The code that gave the hook to the link catches it. It is no QueueEvalError: code that ignores the error
     of one campaign for the sake of the others must let it through.

@@ -71,7 +71,7 @@ class Worker:
         name = f"queue-eval-worker:{options.name}"
         # Campaigns on one node of a cluster do not wait for those on another.
         self._link = Link(
-            access, name=name, on_wait=self._while_away, on_refused=self._end_refused, skips_nodes=True,
+            access, name=name, on_wait=self._while_away, on_unusable=self._end_refused, skips_nodes=True,
             pace_s=_pace_s(options.lease_s),
             reply_timeout_s=_NODE_TIMEOUT_S if parse_url(access.url).kind == "cluster" else None,
         )  # fmt: skip
@@ -79,13 +79,13 @@ class Worker:
         self._settler_link = Link(
             access, name=name, on_wait=self._settler_while_away, outage=self._link.outage,
             reply_timeout_s=_NODE_TIMEOUT_S if self._link.is_cluster else None,
-            on_refused=self._end_refused, skips_nodes=True,
+            on_unusable=self._end_refused, skips_nodes=True,
         )  # fmt: skip
         # The keeper has a link of its own: a connection that stalls must not cost a lease.
         self._keeper_link = Link(
             access, name=name, on_wait=self._while_away, outage=self._link.outage,
             reply_timeout_s=_beat_timeout_s(options.lease_s, on_nodes=self._link.is_cluster),
-            on_refused=self._end_refused, skips_nodes=True,
+            on_unusable=self._end_refused, skips_nodes=True,
         )  # fmt: skip
         self._state = WorkerState(self._signals)
         self._runner = Runner(self._state)

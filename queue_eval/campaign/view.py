@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+from queue_eval.campaign.gone import campaign_gone
 from queue_eval.campaign.keys import Keys, check_campaign_name
-from queue_eval.campaign.loss import campaign_gone
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.result_stream import ResultEntry, entry_order, is_entry, parse_entries
 from queue_eval.campaign.scripts import script

@@ -1,4 +1,7 @@
-"""The schedule of an attack: which faults, when and for how long. The seed alone determines it."""
+"""The schedule of an attack: which faults, when and for how long. The seed alone determines it.
+
+`settings.VICTIMS` lists the kinds of faults.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ VICTIMS = {
     "clock-back": ("server",),
     "second-server": ("server",),
 }
-"""The possible victims of each kind of fault. Each kind has a command line option of its name."""
+"""The kinds of faults, each with its possible victims. docs/faults.md says what each kind does. Each has a
+command line option of its name (`queue_eval.cli.chaos`)."""
 
 NONE = "none"
 

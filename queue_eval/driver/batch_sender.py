@@ -66,4 +66,4 @@ class BatchSender:
             for job, answer in zip(jobs, answers, strict=True):
                 if hook is not None:
                     self._ledger.completion_hooks[job.id] = hook
-                self._ledger.add(job, answer.entry, fence, retried=job.id in retried)
+                self._ledger.add(job, answer.entry, fence, job_was_retried=job.id in retried)

@@ -242,7 +242,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         ledger = self._ledger
 
         def enough() -> bool:
-            return not ledger.unresolved or (type == "BATCH" and len(ledger.ready) >= wanted)
+            return not ledger.unfinished or (type == "BATCH" and len(ledger.ready) >= wanted)
 
         if outstanding:
             with self._interruptible:
@@ -260,7 +260,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
             if not batch:
                 with self._interruptible:
                     self._waiter.until(
-                        lambda: bool(ledger.ready) or not ledger.unresolved, deadline, look_first=False
+                        lambda: bool(ledger.ready) or not ledger.unfinished, deadline, look_first=False
                     )
                 batch = self._take(1)
                 if not batch and deadline is not None and time.monotonic() >= deadline:
@@ -275,11 +275,11 @@ class Evaluator(DecidedAtCreation, JobOverview):
             batch = list(itertools.islice(ledger.ready.values(), limit))
         for job in batch:
             with lock:
-                is_new = ledger.record(job)
+                is_new = ledger.mark_gathered(job)
             if is_new:
                 ending = self._callbacks.done(job) or ending
         with lock:
-            batch = ledger.hand_over(batch)
+            batch = ledger.take_from_ready(batch)
         self._finish(batch, ending)
         return batch
 

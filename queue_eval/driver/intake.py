@@ -87,7 +87,7 @@ class OutcomeIntake:
                 # Another thread may have submitted the job again, or joined a later outcome, meanwhile.
                 if self._ledger.joined.get(job_id) == entry and job is not None:
                     self._filler.fill(job, lost_entry(job_id, entry))
-                    self._ledger.resolve(job)
+                    self._ledger.mark_finished(job)
             self._ledger.lock.notify_all()
 
     def _take(self, entries: Sequence[ResultEntry], epoch: int, cursor: str | None = None) -> bool:
@@ -115,13 +115,13 @@ class OutcomeIntake:
 
     def _apply(self, entry: ResultEntry, origin: Origin | None, *, has_retries: bool) -> None:
         ledger = self._ledger
-        job = ledger.take(entry)
+        job = ledger.waiting_job_of(entry)
         if job is not None:
             self._filler.fill(job, entry)
-            ledger.resolve(job)
+            ledger.mark_finished(job)
         elif origin is not None and ledger.is_candidate(entry):
-            if ledger.is_adopted(entry, origin, retried=has_retries):
-                ledger.resolve(self._filler.rebuild(entry, origin.submitted_ms, origin.config))
+            if ledger.is_adopted(entry, origin, any_retried=has_retries):
+                ledger.mark_finished(self._filler.rebuild(entry, origin.submitted_ms, origin.config))
                 ledger.adopted_resolved.add(entry.id)
         elif entry.id in ledger.ignore_until and entry.id <= ledger.horizon:
             # An outcome from before a retry that this driver has joined. If the job was adopted until then,

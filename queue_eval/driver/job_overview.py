@@ -40,7 +40,7 @@ class JobOverview:
     def num_gathered(self) -> int:
         """How many jobs were gathered, awaited or given by `history`, each counted once."""
         with self._session.lock:
-            return len(self._ledger.gathered)
+            return len(self._ledger.gathered_ids)
 
     @property
     def jobs(self) -> list[Job]:
@@ -55,7 +55,7 @@ class JobOverview:
     def jobs_done(self) -> list[Job]:
         """Every job that was gathered, awaited or given by `history`, each once, and that is kept."""
         with self._session.lock:
-            return list(self._ledger.done.values())
+            return list(self._ledger.gathered_jobs.values())
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per job that this driver knows; times in UTC and seconds."""

@@ -2,8 +2,11 @@
 
 ::
 
-    submitted ──▶ waiting ──▶ ready ──▶ done          adopted: outstanding when the campaign was opened,
-    adopted   ─────────────▶ ready ──▶ done          known only by number until its outcome arrives
+    submitted ──▶ waiting ──▶ ready ──▶ gathered
+    adopted ────────────────▶ ready ──▶ gathered
+
+A submitted job is one of this driver. An adopted job was outstanding when the campaign was opened, and only
+its number is known until its outcome arrives.
 
 Adopted jobs are never listed, since that would cost a million reads for a million jobs. They are exactly
 `opened.outstanding` jobs with ids up to `horizon`, and each has one outcome in the result stream after the
@@ -50,7 +53,7 @@ class Ledger:
     """Whether jobs that were gathered stay in memory."""
     lock: threading.Condition = field(default_factory=threading.Condition)
     """It is notified when outcomes have arrived."""
-    gathered: IdSet = field(default_factory=IdSet)
+    gathered_ids: IdSet = field(default_factory=IdSet)
     """Ids of all jobs that were gathered or given by history, also of those that are not kept."""
     tracked: dict[int, Job] = field(default_factory=dict)
     """Every job that this driver has an object for and keeps, by id."""
@@ -66,8 +69,8 @@ class Ledger:
     """
     announced: set[int] = field(default_factory=set)
     """Of the ready jobs, those that the callbacks have seen."""
-    done: dict[int, Job] = field(default_factory=dict)
-    """Jobs that were gathered or given by history."""
+    gathered_jobs: dict[int, Job] = field(default_factory=dict)
+    """Jobs that were gathered or given by history, and that are kept, by id."""
     completion_hooks: dict[int, CompletionHook] = field(default_factory=dict)
     """What to call when a job that is awaited by itself is finished."""
     adopted_resolved: IdSet = field(default_factory=IdSet)
@@ -91,33 +94,39 @@ class Ledger:
 
     @property
     def adopted(self) -> int:
-        """How many jobs of earlier lives are outstanding and were not joined in this one."""
+        """How many adopted jobs are not finished, as far as is known here, and were not joined."""
         return max(0, self.opened.outstanding - len(self.adopted_resolved))
 
     @property
-    def unresolved(self) -> int:
+    def unfinished(self) -> int:
         """How many jobs are not finished, as far as is known here."""
         return len(self.waiting) + self.adopted
 
     @property
     def outstanding(self) -> int:
-        """How many jobs no gather has returned."""
-        return self.unresolved + len(self.ready)
+        """How many jobs of this driver no gather has returned, whether they are finished or not.
 
-    def has_new_retries(self, retried: int) -> bool:
-        """Whether the user has retried jobs since the opening. `retried`: how many ever, as of now.
-
-        Needs no lock, since the opening never changes.
+        `opened.outstanding` counts those of the campaign that are not finished.
         """
-        return retried != self.opened.retried
+        return self.unfinished + len(self.ready)
 
-    def add(self, job: Job, entry: str | None, ignore_until: str | None, *, retried: bool) -> None:
+    def has_new_retries(self, retry_count: int) -> bool:
+        """Whether the user has retried jobs since the opening.
+
+        `retry_count`: how many finished jobs the user had ever retried, as of now.
+
+        It needs no lock, since the opening never changes.
+        """
+        return retry_count != self.opened.retried
+
+    def add(self, job: Job, entry: str | None, ignore_until: str | None, *, job_was_retried: bool) -> None:
         """Add a job whose id the server has just given.
 
         `entry`: that of its outcome, if it has joined a finished job. `ignore_until`: the entry up to which
-        its outcomes are out of date. `retried`: whether the job was retried after the opening.
+        its outcomes are out of date. `job_was_retried`: the job was retried after the opening.
         """
-        if job.id <= self.horizon and not retried and (entry is None or entry_order(entry) > self.tail):
+        finishes_later = entry is None or entry_order(entry) > self.tail
+        if job.id <= self.horizon and not job_was_retried and finishes_later:
             # It was outstanding at the opening. Its outcome, if not read yet, now belongs to this job.
             self.adopted_resolved.add(job.id)
         if entry is None and ignore_until is not None:
@@ -143,16 +152,16 @@ class Ledger:
         """
         former = job.id
         if new_id != former:
-            for jobs in (self.being_resubmitted, self.tracked, self.ready, self.done):
+            for jobs in (self.being_resubmitted, self.tracked, self.ready, self.gathered_jobs):
                 if new_id in jobs:
                     jobs[new_id].id = jobs[new_id].config["id"] = former
             places: tuple[dict[int, Any], ...] = (
-                self.being_resubmitted, self.tracked, self.waiting, self.ready, self.done,
+                self.being_resubmitted, self.tracked, self.waiting, self.ready, self.gathered_jobs,
                 self.completion_hooks, self.joined, self.ignore_until,
             )  # fmt: skip
             for place in places:
                 _exchange(place, former, new_id)
-            for ids in (self.announced, self.gathered):
+            for ids in (self.announced, self.gathered_ids):
                 _exchange_members(ids, former, new_id)
         job.id = job.config["id"] = new_id
         self.joined.pop(new_id, None)
@@ -163,33 +172,41 @@ class Ledger:
         """Whether this may be the outcome of an adopted job."""
         if entry.id > self.horizon or entry.id in self.tracked or entry.id in self.adopted_resolved:
             return False
-        return self.keep or entry.id not in self.gathered
+        return self.keep or entry.id not in self.gathered_ids
 
-    def take(self, entry: ResultEntry) -> Job | None:
+    def waiting_job_of(self, entry: ResultEntry) -> Job | None:
         """The waiting job of which this is the outcome; None when there is none, or it is out of date."""
         ignore_until = self.ignore_until.get(entry.id)
         if ignore_until is not None and entry_order(entry.entry) <= ignore_until:
             return None
         return self.waiting.get(entry.id)
 
-    def is_adopted(self, entry: ResultEntry, origin: Origin, *, retried: bool) -> bool:
-        """Whether an outcome is that of an adopted job. `retried`: some job was retried since the opening.
+    def is_adopted(self, entry: ResultEntry, origin: Origin, *, any_retried: bool) -> bool:
+        """Whether an outcome is that of an adopted job.
 
-        Without retries, every candidate is one. A retry gives its job a new time of submission. If that time
-        is later than the opening and later than the outcome, the job finished first and was retried then: it
-        was outstanding at the opening. If that time is between the two, the job was retried first: it had
-        finished before the opening, and is not ours.
+        `any_retried`: some job was retried since the opening. Without retries, every candidate is one.
+        A retry gives its job a new time of submission, which tells:
+
+        ====================================  ===========================================  ==========
+        time of submission                    what has happened                            is adopted
+        ====================================  ===========================================  ==========
+        not after the opening                 this job was not retried since               yes
+        after the opening and the outcome     outstanding at the opening, it finished      yes
+                                              with this outcome, and was retried then
+        between the opening and the outcome   finished before the opening, it was retried  no
+                                              then, and finished again with this outcome
+        ====================================  ===========================================  ==========
         """
-        if not retried or origin.submitted_ms <= self.opened.opened_ms:
+        if not any_retried or origin.submitted_ms <= self.opened.opened_ms:
             return True
         return entry_order(entry.entry)[0] <= origin.submitted_ms
 
-    def resolve(self, job: Job) -> None:
-        """A job is finished, and its outcome was written into it."""
+    def mark_finished(self, job: Job) -> None:
+        """A job is finished, and its outcome was written into it. It becomes ready, unless it is awaited."""
         hook = self.completion_hooks.get(job.id)
         self.tracked[job.id] = job
         if hook is not None and hook(job):
-            self.settle_in(job)
+            self.count_as_gathered(job)
         else:
             self.ready[job.id] = job
         self.completion_hooks.pop(job.id, None)
@@ -197,43 +214,43 @@ class Ledger:
         self.joined.pop(job.id, None)
         self.ignore_until.pop(job.id, None)
 
-    def record(self, job: Job) -> bool:
+    def mark_gathered(self, job: Job) -> bool:
         """A ready job is being gathered. Returns whether the callbacks have not seen it yet."""
         if self.ready.get(job.id) is not job or job.id in self.announced:
             return False
-        # In this order: interrupted in between, it is recorded again, and announced then.
-        self.done[job.id] = job
-        self.gathered.add(job.id)
+        # In this order: interrupted in between, it is marked again, and announced then.
+        self.gathered_jobs[job.id] = job
+        self.gathered_ids.add(job.id)
         self.announced.add(job.id)
         return True
 
-    def settle_in(self, job: Job) -> None:
+    def count_as_gathered(self, job: Job) -> None:
         """A job counts as gathered without a gather: it was awaited, or given by history."""
-        self.gathered.add(job.id)
+        self.gathered_ids.add(job.id)
         if self.keep:
-            self.done.setdefault(job.id, job)
+            self.gathered_jobs.setdefault(job.id, job)
         else:
             self.tracked.pop(job.id, None)
 
     def reopen(self, job: Job) -> None:
-        """Make a job ready again, for a gather: who awaited it has left after it was settled in."""
+        """Make a job ready again, for a gather: who awaited it has left after it counted as gathered."""
         # In this order: interrupted in between, it is returned once too often rather than never.
         self.ready[job.id] = job
         self.tracked[job.id] = job
-        self.gathered.discard(job.id)
+        self.gathered_ids.discard(job.id)
         self.announced.discard(job.id)
-        self.done.pop(job.id, None)
+        self.gathered_jobs.pop(job.id, None)
 
-    def hand_over(self, jobs: Iterable[Job]) -> list[Job]:
+    def take_from_ready(self, jobs: Iterable[Job]) -> list[Job]:
         """Take jobs out of the ready ones. Returns those that no other gather has returned meanwhile."""
-        handed = [job for job in jobs if self.ready.get(job.id) is job]
-        for job in handed:
+        taken = [job for job in jobs if self.ready.get(job.id) is job]
+        for job in taken:
             self.announced.discard(job.id)
             del self.ready[job.id]
             if not self.keep:
-                self.done.pop(job.id, None)
+                self.gathered_jobs.pop(job.id, None)
                 self.tracked.pop(job.id, None)
-        return handed
+        return taken
 
 
 def _exchange(place: dict[int, Any], first: int, second: int) -> None:

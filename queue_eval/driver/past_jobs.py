@@ -33,13 +33,13 @@ class PastJobs:
                 self._history = found
         with self._ledger.lock:
             for job in found:
-                self._ledger.settle_in(job)
+                self._ledger.count_as_gathered(job)
         return list(found)
 
     def gathered(self) -> Iterator[Job]:
         """Every job that was gathered, read from the server in the order in which they finished."""
         for job in self._read(self._queue.standing().tail):
-            if job.id in self._ledger.gathered:
+            if job.id in self._ledger.gathered_ids:
                 yield job
 
     def _read(self, tail: str) -> Iterator[Job]:

@@ -16,7 +16,7 @@ from queue_eval.campaign.paging import PAGE
 from queue_eval.campaign.result_stream import entry_order
 from queue_eval.driver.batch_sender import BatchSender
 from queue_eval.driver.ledger import Ledger
-from queue_eval.driver.rollback import Sent, SubmissionLog, groups
+from queue_eval.driver.submission_log import Sent, SubmissionLog, groups
 from queue_eval.errors import DamagedError
 from queue_eval.foreign_text import plain
 from queue_eval.model.job import Job
@@ -27,11 +27,11 @@ log = plain(logging.getLogger(__name__))
 
 class RecoveryState(Enum):
     VERIFIED = "verified"
-    """The server has, in this epoch, all that it has acknowledged."""
+    """The server has, in this epoch, all that it has acknowledged, or damaged keys hide whether it has."""
     UNVERIFIED = "unverified"
     """The epoch has changed: the server may have rolled back."""
     RESUBMITTING = "resubmitting"
-    """The same, and of the rolled-back jobs that were found before, some may not be resubmitted yet."""
+    """The epoch has changed, and rolled-back jobs that an earlier look has found may still be missing."""
 
 
 class Recovery:
@@ -50,11 +50,11 @@ class Recovery:
 
     In UNVERIFIED the jobs were acknowledged in the order of their times, and a rollback takes away the last
     ones. So one job that is still there vouches for all before it, and mostly one lookup is enough. In
-    RESUBMITTING the jobs that were resubmitted have later times than those that were not, so every remembered
-    job is looked up.
+    RESUBMITTING some jobs have been resubmitted, and so have later times than the others. They do not vouch
+    for the others, and every remembered job is looked up.
 
-    Damaged keys of the campaign hide whether jobs are missing. `verify` then warns, and ends in VERIFIED,
-    so that the driver can go on. It looks again when the epoch has changed.
+    Damaged keys of the campaign hide whether jobs are missing. `verify` then warns, and ends in VERIFIED
+    nevertheless, so that the driver can go on. It looks again when the epoch has changed.
 
     Guarantees: in VERIFIED, keys undamaged, every remembered job is on the server, under an id that no other
     job of this driver has. `verify` may be interrupted at any step, and called again. Assumes: whoever calls
@@ -79,7 +79,7 @@ class Recovery:
         return RecoveryState.UNVERIFIED if self._is_complete else RecoveryState.RESUBMITTING
 
     def is_verified(self, epoch: int) -> bool:
-        """Whether the server had, in this epoch of the link, all that it has acknowledged."""
+        """Whether the last `verify` was in this epoch of the link."""
         return epoch == self._verified_epoch
 
     def verify_unless_submitting(self, timeout_s: float) -> bool:
@@ -125,6 +125,7 @@ class Recovery:
             self._resubmit(batch)
         with self._ledger.lock:
             self._ledger.being_resubmitted.clear()
+        # All that was missing is resubmitted. Some may be gone again if the epoch has changed meanwhile.
         self._is_complete = self._is_complete or self._queue.link.epoch == epoch
         self._refresh_joined()
         if not is_registered:
@@ -138,7 +139,10 @@ class Recovery:
         for missing_id in range(standing.last_id + 1, ledger.horizon + 1):
             ledger.adopted_resolved.add(missing_id)  # An adopted job that is gone: no outcome will ever come.
         if rolled_back or entry_order(standing.tail) < entry_order(ledger.cursor):
-            # Entries that were added after the rollback may have lower ids than those that it took away.
+            # Entries of the stream that were added after the rollback may have lower entry ids than those
+            # that it took away, and so lie before the cursor. Nobody knows to where the stream was taken
+            # back: its tail may be such an entry. So all since the opening is read again. An outcome that is
+            # known here is not taken in twice.
             ledger.cursor = min(standing.tail, ledger.opened.tail, key=entry_order)
             ledger.seen_during_submit.clear()
 

@@ -31,6 +31,8 @@ SavedKeys = Sequence[str] | Callable[[Job], dict[str, Any]] | None
 Row = tuple[dict[str, Any], dict[str, Any]]
 """The cells of a job: those that were saved, by key, and those of our own columns."""
 
+_COLUMNS_WITHOUT_STATE = tuple(column for column in RESULT_COLUMNS if column != "state")
+
 _FRAME_COLUMNS = (
     "id", "objective", "state", "attempts", "releases", "worker", "host", "submitted_at", "started_at",
     "finished_at", "run_s", "wait_s", "elapsed_sec", "duration", "error",
@@ -55,7 +57,8 @@ def csv_row(job: Job, saved_keys: SavedKeys) -> Row:
             raise UsageError(f"saved_keys returned a {type(given).__name__} for job {job.id}; return a dict")
         state = given.get("state")
         # The callable gives the state of the job, or a key `state` of the user's own.
-        own_keys = RESULT_COLUMNS if isinstance(state, str) and state == job.state else RESULT_COLUMNS[:-1]
+        is_ours = isinstance(state, str) and state == job.state
+        own_keys = RESULT_COLUMNS if is_ours else _COLUMNS_WITHOUT_STATE
         saved = {key: value for key, value in given.items() if key not in own_keys}
     elif isinstance(saved_keys, (list, tuple)):
         wanted = [key for key in saved_keys if key in job.config and key != "id"]

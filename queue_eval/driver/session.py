@@ -28,9 +28,9 @@ from queue_eval.driver.intake import OutcomeIntake
 from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.past_jobs import PastJobs
 from queue_eval.driver.recovery import Recovery
-from queue_eval.driver.rollback import SubmissionLog
 from queue_eval.driver.sources import SourceCheck
 from queue_eval.driver.submission import CheckedConfig, Submitter
+from queue_eval.driver.submission_log import SubmissionLog
 from queue_eval.model.codec import FAIL_RETURN_VALUE
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Opened
@@ -119,7 +119,7 @@ class CampaignSession:
     def note_close(self) -> None:
         """Let an unnamed campaign expire, if this driver has gathered all its results."""
         with self.lock:
-            gathered = None if self.ledger.outstanding else len(self.ledger.gathered)
+            gathered = None if self.ledger.outstanding else len(self.ledger.gathered_ids)
         if gathered is not None:
             self.queue.close(gathered)
 

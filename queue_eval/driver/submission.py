@@ -19,7 +19,7 @@ from queue_eval.campaign.paging import batches
 from queue_eval.driver.batch_sender import BatchSender, Placement
 from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.recovery import Recovery, RecoveryState
-from queue_eval.driver.rollback import SubmissionLog
+from queue_eval.driver.submission_log import SubmissionLog
 from queue_eval.model.codec import canonical
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Enqueued, EnqueueReply, Submission

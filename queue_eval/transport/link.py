@@ -11,6 +11,7 @@ an access file reads the file again before every new try, and follows it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,13 +71,20 @@ FULL_PATIENCE_S = 4.0
 """How much longer `check` waits when all connections are taken. The watcher of an embedded server drops
 clients that show no password."""
 
+_CHECK_PAUSE_S = 0.1
+"""How long `check` waits between two tries."""
+
+_CHECK_LEAST_S = 0.2
+"""What `check` needs for another try: a pause, and as long for the reply."""
+
 _FULL = "max number of clients"
 
 SCRIPTS_AT_ONCE = 200
 """How many scripts are sent before their replies are read."""
 
 TRIES_OF_A_NODE = 3
-"""How often a call tries a node of a cluster that answers a PING and still loses the connection."""
+"""How often a call on a cluster tries before it skips a node that loses its connections. All failed tries of
+the call count."""
 
 SCRIPTS_REMEDY = "load its Lua module (loadmodule in its configuration), or use a server that has it"
 
@@ -91,19 +99,20 @@ class Link:
     Assumes: every call may be repeated after a lost reply.
 
     `on_wait(seconds_away)` is called before each pause while the server is away; it may revive an embedded
-    server, or raise GiveUp. `on_refused(error)` is called before a lasting refusal is raised; it may raise
-    GiveUp instead. `outage`: the outage of another link to the same server, which writes to the log for both.
+    server, or raise GiveUp. `on_unusable(error)` is called before `error` is raised for a server that keeps
+    refusing us; it may raise GiveUp instead.
+    `outage`: the outage of another link to the same server, which writes to the log for both.
     `pace_s`: the longest pause between two tries, unless `outage` has one.
     A reply that takes longer than `reply_timeout_s` (else REPLY_TIMEOUT_S) counts as lost.
 
-    `skips_nodes`: on a cluster, a call raises NodeAwayError when its node is away, or does nothing for now,
-    while others answer. Else the call waits for that node, too. What it has sent may have run all the same.
+    `skips_nodes`: on a cluster, a call raises NodeAwayError if its node is away or cannot work for now, and
+    another node answers. Else the call waits for that node, too. Its command may have run nevertheless.
     """
 
     def __init__(
         self, access: Access, *, name: str, on_wait: Callable[[float], None] | None = None,
         outage: Outage | None = None, reply_timeout_s: float | None = None,
-        on_refused: Callable[[ServerUnreachableError], None] | None = None, skips_nodes: bool = False,
+        on_unusable: Callable[[ServerUnreachableError], None] | None = None, skips_nodes: bool = False,
         pace_s: float = PACE_S,
     ) -> None:  # fmt: skip
         self.access = access
@@ -111,7 +120,7 @@ class Link:
         self.outage = outage or Outage(log, pace_s)
         self._name = name
         self._on_wait = on_wait
-        self._on_refused = on_refused
+        self._on_unusable = on_unusable
         self._lock = threading.Lock()
         self._client: Any = None
         self._skips_nodes = skips_nodes
@@ -170,16 +179,20 @@ class Link:
                 break
             except REDIS_ERRORS as error:
                 if is_refusal(error):
-                    raise self._refused(error) from error
+                    raise self._unusable(error) from error
                 if is_barred(error):
                     settings, hidden = {}, None  # this user has no right to ask; `doctor` reports that
                     break
                 is_odd = is_cut_off(error) or is_unknown_command(error)
                 if is_odd and (hidden := self._hidden_command(timeout_s)) is not None:
                     raise self._behind_proxy(hidden) from error
-                is_full = self._may_be_full(error)
-                is_passing = isinstance(error, BusyLoadingError) or is_full
-                if time.monotonic() + 0.2 > deadline + is_full * FULL_PATIENCE_S or not is_passing:
+                if self._may_be_full(error):
+                    last_try_at = deadline + FULL_PATIENCE_S - _CHECK_LEAST_S
+                elif isinstance(error, BusyLoadingError):
+                    last_try_at = deadline - _CHECK_LEAST_S
+                else:
+                    last_try_at = -math.inf  # this does not pass by itself
+                if time.monotonic() > last_try_at:
                     if (why := hindrance(error)) is not None:
                         raise ServerUnreachableError(
                             f"the server at {safe_url(self.access.url)} does nothing for now ({why})"
@@ -188,7 +201,7 @@ class Link:
                         f"no server answers at {safe_url(self.access.url)} ({reason(error)}); "
                         f"{self._hint(error)}"
                     ) from error
-                time.sleep(0.1)
+                time.sleep(_CHECK_PAUSE_S)
         if scriptless is not None:
             raise self._scriptless(scriptless)
         if hidden is not None:
@@ -235,15 +248,15 @@ class Link:
             except REDIS_ERRORS as error:
                 now = time.monotonic()
                 if is_barred(error):
-                    raise self._barred(error) from error
+                    raise self._not_allowed(error) from error
                 if is_refusal(error):
                     refused_since = now if refused_since is None else refused_since
                     patience_s = REFUSED_PATIENCE_S if self.outage.has_served and self.access.file else 0.0
                     if not self._renew() and now - refused_since >= patience_s:
-                        refusal = self._refused(error)
-                        if self._on_refused is not None:
-                            self._on_refused(refusal)
-                        raise refusal from error
+                        unusable = self._unusable(error)
+                        if self._on_unusable is not None:
+                            self._on_unusable(unusable)
+                        raise unusable from error
                 elif is_transient(error):
                     refused_since = None
                     self._renew()
@@ -325,7 +338,7 @@ class Link:
             return []
         replies = self._each(partial(ask_each, commands=commands), len(commands))
         return [
-            self._barred(reply) if isinstance(reply, Exception) and is_barred(reply) else reply
+            self._not_allowed(reply) if isinstance(reply, Exception) and is_barred(reply) else reply
             for reply in replies
         ]
 
@@ -403,13 +416,13 @@ class Link:
         log.warning("the access file %s has changed: %s", fresh.file, safe_url(fresh.url))
         return True
 
-    def _refused(self, error: BaseException) -> ServerUnreachableError:
+    def _unusable(self, error: BaseException) -> ServerUnreachableError:
         where = safe_url(self.access.url)
         return ServerUnreachableError(
             f"the server at {where} cannot be used: {reason(error)}; {remedy(error)}"
         )
 
-    def _barred(self, error: BaseException) -> ServerRefusedError:
+    def _not_allowed(self, error: BaseException) -> ServerRefusedError:
         whose = "the worker's access file" if self.access.role == "worker" else "this user"
         return ServerRefusedError(
             f"the server at {safe_url(self.access.url)} does not allow this to {whose} ({reason(error)}); "

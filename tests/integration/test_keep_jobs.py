@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from queue_eval import Evaluator
-from queue_eval.driver.rollback import MAX_REMEMBERED_SUBMISSIONS
+from queue_eval.driver.submission_log import MAX_REMEMBERED_JOBS
 
 FUNCTION = "tests.support.functions:run"
 
@@ -54,7 +54,7 @@ def test_gathered_jobs_are_let_go(server, campaign, fake_worker):
         assert evaluator.jobs == evaluator.jobs_done == []
         assert evaluator.gather("ALL", timeout=0.1) == []
         ledger = evaluator._session.ledger
-        for kept in (ledger.tracked, ledger.waiting, ledger.ready, ledger.done, ledger.joined):
+        for kept in (ledger.tracked, ledger.waiting, ledger.ready, ledger.gathered_jobs, ledger.joined):
             assert len(kept) == 0
 
 
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_what_was_gathered(server, campaign, fake_work
     with driver(server, campaign):
         fake_worker(campaign)
     keywords = {"home": str(server), "campaign": campaign, "local_workers": False, "keep_jobs": keep_jobs}
-    counts = MAX_REMEMBERED_SUBMISSIONS + 2000, 20_000
+    counts = MAX_REMEMBERED_JOBS + 2000, 20_000
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, json.dumps([FUNCTION, keywords, *counts])],
         cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True, timeout=100,

@@ -13,18 +13,18 @@ redis.call('ZADD', WORKERS, now_ms() + lease_ms, worker)
 -- The longest and the shortest lease of all: see set_back and holds_off_until in reclaim.lua.
 if lease_ms > (tonumber(meta[3]) or 0) then redis.call('HSET', META, 'longest', lease_ms) end
 if lease_ms < (tonumber(meta[4]) or math.huge) then redis.call('HSET', META, 'shortest', lease_ms) end
-local ids, lost = {}, {}
+local ids, not_held = {}, {}  -- what it believes it holds; what of that it does not hold any more
 for at = 4, #ARGV, 2 do ids[#ids + 1] = ARGV[at] end
 for i, value in ipairs(hmget(held_key(worker), ids)) do
-  if not value or parse_held(value) ~= tonumber(ARGV[3 + 2 * i]) then lost[#lost + 1] = ids[i] end
+  if not value or parse_held(value) ~= tonumber(ARGV[3 + 2 * i]) then not_held[#not_held + 1] = ids[i] end
 end
 local finished, taken = {}, {}
-for i, entry in ipairs(hmget(INDEX, lost)) do
+for i, entry in ipairs(hmget(INDEX, not_held)) do
   local list = entry and finished or taken
-  list[#list + 1] = lost[i]
+  list[#list + 1] = not_held[i]
 end
 local unknown = {}
-if redis.call('HLEN', held_key(worker)) > #ids - #lost then
+if redis.call('HLEN', held_key(worker)) > #ids - #not_held then
   local named = {}
   for i, id in ipairs(ids) do named[id .. ' ' .. ARGV[3 + 2 * i]] = true end
   local all = redis.call('HGETALL', held_key(worker))

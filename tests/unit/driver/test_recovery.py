@@ -10,7 +10,7 @@ import pytest
 from queue_eval.driver.batch_sender import BatchSender, Placement
 from queue_eval.driver.ledger import Ledger
 from queue_eval.driver.recovery import Recovery, RecoveryState
-from queue_eval.driver.rollback import SubmissionLog
+from queue_eval.driver.submission_log import SubmissionLog
 from queue_eval.errors import DamagedError
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Enqueued, EnqueueReply, Opened, Submission

@@ -1,7 +1,7 @@
 -- include finish log_failure
 
--- One attempt of a job ended by the death of what ran it: the job is failed after too many of these, else it goes
--- on the list `again`. `h` is its history, already counting this attempt; the caller writes it.
+-- One attempt of a job ended by the death of what ran it. After too many of these the job is failed (quarantine),
+-- else it goes on the list `again`. `h` is its history, already counting this attempt; the caller writes it.
 local function lose(entries, again, id, h, max_losses, outcome)
   h.losses = h.losses + 1
   log_failure(id, h.attempts, 'lost', outcome.worker, outcome.body, outcome.output)

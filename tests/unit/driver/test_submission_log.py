@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from queue_eval.driver.batch_sender import Placement
-from queue_eval.driver.rollback import (
-    MAX_REMEMBERED_SUBMISSIONS,
+from queue_eval.driver.submission_log import (
+    MAX_REMEMBERED_JOBS,
     REMEMBER_FINISHED_MS,
     SubmissionLog,
 )
@@ -70,6 +70,6 @@ def test_what_is_not_over_is_kept():
 
 def test_no_more_than_so_many_are_kept():
     log = SubmissionLog()
-    for start in range(0, MAX_REMEMBERED_SUBMISSIONS + 3000, 1000):
+    for start in range(0, MAX_REMEMBERED_JOBS + 3000, 1000):
         send(log, range(start + 1, start + 1001), DAY_MS, done=False)
-    assert found(log) == list(range(3001, MAX_REMEMBERED_SUBMISSIONS + 3001))
+    assert found(log) == list(range(3001, MAX_REMEMBERED_JOBS + 3001))

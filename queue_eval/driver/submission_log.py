@@ -18,8 +18,8 @@ from queue_eval.model.codec import decode
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Submission
 
-MAX_REMEMBERED_SUBMISSIONS = 20_000
-"""More recent ones than these are remembered, up to one batch more."""
+MAX_REMEMBERED_JOBS = 20_000
+"""How many jobs are remembered, the newest ones. Whole batches are forgotten, so up to one batch more is."""
 
 REMEMBER_FINISHED_MS = 60_000
 """A finished job is remembered for this long: no server rolls back further."""
@@ -66,7 +66,7 @@ class _Batch:
 class SubmissionLog:
     """Remembers recent submissions, so that they can be sent again after the server lost acknowledged writes.
 
-    Guarantees: an unfinished job is remembered, unless `MAX_REMEMBERED_SUBMISSIONS` were submitted after it.
+    Guarantees: an unfinished job is remembered, unless `MAX_REMEMBERED_JOBS` were submitted after it.
     Assumes: one thread at a time.
     """
 
@@ -89,7 +89,7 @@ class SubmissionLog:
 
     def _forget_old(self, end_ms: float) -> None:
         oldest = self._batches[0]
-        while self._job_count - len(oldest.jobs) >= MAX_REMEMBERED_SUBMISSIONS or oldest.is_past(end_ms):
+        while self._job_count - len(oldest.jobs) >= MAX_REMEMBERED_JOBS or oldest.is_past(end_ms):
             self._job_count -= len(oldest.jobs)
             self._batches.popleft()
             oldest = self._batches[0]
@@ -97,9 +97,9 @@ class SubmissionLog:
     def find_rolled_back(self, queue: CampaignCommands, *, in_order: bool = True) -> list[Sent]:
         """The jobs that the server does not have any more, in the order of their submission.
 
-        `in_order`: the server acknowledged the jobs in the order of their times. That is not so when
-        rolled-back jobs were resubmitted in part: those have later times than the rest, and vouch for none
-        of it.
+        `in_order`: the server acknowledged the jobs in the order of their times. If only some rolled-back
+        jobs were resubmitted, these have later times than the others, though the others may still be
+        missing. Then no job vouches for another, and each is looked up.
         """
         remembered = (sent for batch in self._batches for sent in batch.sent_jobs())
         newest_first = sorted(remembered, key=lambda sent: (_submitted_ms(sent), sent.job.id), reverse=True)
