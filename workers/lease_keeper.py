@@ -210,11 +210,11 @@ class LeaseKeeper:
         sent = dict(tokens)
         if reply.finished:
             log.debug("jobs %s of %s are finished", reply.finished, served.name)
-            self._runner.stop(served.lane, [(job, sent[job]) for job in reply.finished])
+            self._runner.stop(served.lane_id, [(job, sent[job]) for job in reply.finished])
         if reply.taken:
             # Attempts that have begun go on: their success still counts if it comes first.
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
-            self._runner.forget(served.lane, [(job, sent[job]) for job in reply.taken], begun=False)
+            self._runner.forget(served.lane_id, [(job, sent[job]) for job in reply.taken], begun=False)
         self._release_unknown(served, reply.unknown)
         if self._state.is_done_with(served):
             log.info("campaign %s is served no more", served.name)

@@ -106,7 +106,7 @@ class WakeListener(_Listener):
 
     def stop(self) -> None:
         super().stop()
-        self._settler.armed.set()
+        self._settler.may_listen.set()
         if self._cluster is not None:
             self._cluster.interrupt()
 
@@ -117,13 +117,13 @@ class WakeListener(_Listener):
             self._listen_to_nodes(self._cluster)
 
     def _listen(self, client: Any) -> None:
-        self._settler.armed.wait()
+        self._settler.may_listen.wait()
         # Set before the look: a marker that is added after the look must cause a nudge.
         self._blocked_on = frozenset()
         wanted = self._state.wake_keys()
         if self._stopped.is_set() or not wanted:
             self._blocked_on = None
-            self._disarm()
+            self._forbid_listening()
             return
         self._blocked_on = frozenset(wanted)
         try:
@@ -140,14 +140,14 @@ class WakeListener(_Listener):
 
     def _listen_to_nodes(self, cluster: ClusterListener) -> None:
         if not cluster.is_blocking:
-            self._settler.armed.wait()
+            self._settler.may_listen.wait()
         # When the settler needs no marker any more, open blocks are still read: they may have taken one.
-        wanted = self._state.wake_keys() if self._settler.armed.is_set() else {}
+        wanted = self._state.wake_keys() if self._settler.may_listen.is_set() else {}
         if self._stopped.is_set():
             cluster.close()
             return
         if not wanted and not cluster.is_blocking:
-            self._disarm()
+            self._forbid_listening()
             return
         for campaign in cluster.listen(wanted):
             self._report(campaign)
@@ -175,14 +175,14 @@ class WakeListener(_Listener):
 
     def _report(self, campaign: str | None) -> None:
         self._state.wanted(campaign)
-        self._disarm()
+        self._forbid_listening()
 
-    def _disarm(self) -> None:
+    def _forbid_listening(self) -> None:
         """Block no more until the settler finds nothing left, unless there are markers to block on: those of
         other campaigns, or of a campaign that the settler has just asked for."""
-        self._settler.armed.clear()
+        self._settler.may_listen.clear()
         if self._state.wake_keys():
-            self._settler.armed.set()
+            self._settler.may_listen.set()
 
 
 class NoticeListener(_Listener):

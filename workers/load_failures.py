@@ -68,7 +68,7 @@ class LoadFailures:
         pause_s = self._state.loads.step_aside(served, unloaded, reason)
         if pause_s is not None:
             # Otherwise each waiting job would be tried, and would fail, on its own.
-            self._runner.take_back(key=served.lane)
+            self._runner.take_back(lane_id=served.lane_id)
             log.warning(
                 "this worker steps aside for campaign %s and asks for nothing of it for %g s: %s",
                 served.name, pause_s, reason,

@@ -38,23 +38,26 @@ _EMPTY_CLOSE_S = 1.0
 
 
 class Reports(Protocol):
-    """What the runner reports of a lane, whose name is `key`. Called in its thread; must not block."""
+    """What the runner reports of a lane. Called in its thread; must not block."""
 
-    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None:
+    def ended(self, lane_id: str, attempts: list[Ended], missing_slots: int) -> None:
         """These attempts have ended. `missing_slots` are taken by abandoned threads."""
 
-    def loaded(self, key: str, revision: int) -> None:
+    def loaded(self, lane_id: str, revision: int) -> None:
         """A process has loaded the run function of this revision."""
 
-    def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
+    def given_up(self, lane_id: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """These attempts will not end. Release them, or forget them because the server already has."""
 
-    def troubled(self, key: str, why: str) -> None:
+    def troubled(self, lane_id: str, why: str) -> None:
         """Nothing of the lane runs, and why; "" when it runs again."""
 
 
 class _Lane:
-    """The executors of one campaign: the current one, and retired ones that finish their attempts."""
+    """The executors of one campaign: the current one, and retired ones that finish their attempts.
+
+    Its id is the campaign's uid.
+    """
 
     def __init__(self, plan: Plan, selector: selectors.BaseSelector, limit: ChildLimit) -> None:
         self.plan = plan
@@ -105,45 +108,45 @@ class Runner:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
-        self._call(lambda: self._submit(key, plan, attempts))
+    def submit(self, lane_id: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        self._call(lambda: self._submit(lane_id, plan, attempts))
 
-    def forget(self, key: str, tokens: Sequence[Token], *, begun: bool) -> None:
+    def forget(self, lane_id: str, tokens: Sequence[Token], *, begun: bool) -> None:
         """Drop attempts that the server has taken away; running ones only when `begun`."""
-        self._call(lambda: self._forget(key, tokens, begun=begun))
+        self._call(lambda: self._forget(lane_id, tokens, begun=begun))
 
-    def stop(self, key: str, tokens: Sequence[Token]) -> None:
+    def stop(self, lane_id: str, tokens: Sequence[Token]) -> None:
         """Drop attempts whose jobs are finished. What running ones have printed is reported."""
-        self._call(lambda: self._forget(key, tokens, begun=True, reports=True))
+        self._call(lambda: self._forget(lane_id, tokens, begun=True, reports=True))
 
-    def take_back(self, waiting_longer_s: float = 0.0, key: str | None = None) -> None:
+    def take_back(self, waiting_longer_s: float = 0.0, lane_id: str | None = None) -> None:
         """Give up, for release, attempts that have waited for longer, in one lane or all."""
-        self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, key))
+        self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, lane_id))
 
-    def drop(self, key: str) -> None:
+    def drop(self, lane_id: str) -> None:
         """Kill all processes of a lane, and report nothing."""
-        self._call(lambda: self._drop(key))
+        self._call(lambda: self._drop(lane_id))
 
     def close(self) -> dict[str, list[Token]]:
         """Kill everything. Returns the tokens that were running, by lane. May be called twice."""
         self._call(self._stop)
         self._thread.join()
-        left: dict[str, list[Token]] = {}
-        for key, lane in self._lanes.items():
-            left[key] = [token for executor in lane.executors() for token in executor.begun()]
+        running: dict[str, list[Token]] = {}
+        for lane_id, lane in self._lanes.items():
+            running[lane_id] = [token for executor in lane.executors() for token in executor.begun()]
             for executor in lane.executors():
                 executor.close(wait=False)
         self._departures.settle(CLOSE_S, then_kill=True)
         self._departures.close()
-        for key, lane in self._lanes.items():
+        for lane_id, lane in self._lanes.items():
             # Some reports were held back until their processes had ended.
             now = time.monotonic()
             if ended := [report for executor in lane.executors() for report in executor.collect(now)]:
-                self._reports.ended(key, ended, lane.missing_slots)
+                self._reports.ended(lane_id, ended, lane.missing_slots)
                 reported = {report.token for report in ended}
-                left[key] = [token for token in left[key] if token not in reported]
+                running[lane_id] = [token for token in running[lane_id] if token not in reported]
         self._lanes.clear()
-        return left
+        return running
 
     # In the runner's thread ---------------------------------------------------------------------------
 
@@ -156,20 +159,20 @@ class Runner:
                     self._calls.popleft()()
                 now = time.monotonic()
                 self._departures.turn(now)
-                for key, lane in list(self._lanes.items()):
-                    self._collect(key, lane, now)
+                for lane_id, lane in list(self._lanes.items()):
+                    self._collect(lane_id, lane, now)
         except Exception:  # the worker sees that this thread has ended, and ends in good order
             log.exception("the runner failed")
 
-    def _collect(self, key: str, lane: _Lane, now: float) -> None:
+    def _collect(self, lane_id: str, lane: _Lane, now: float) -> None:
         ended = [report for executor in lane.executors() for report in executor.collect(now)]
         returned = [token for executor in lane.executors() for token in executor.take_returned()]
         if lane.current.take_load():
-            self._reports.loaded(key, lane.plan.revision)
+            self._reports.loaded(lane_id, lane.plan.revision)
         if ended:
             failpoints.reach("worker.after-run")
             lane.used_at = now
-        self._report(key, lane, ended, returned)
+        self._report(lane_id, lane, ended, returned)
         for executor in list(lane.retired):
             if not executor.begun() and not executor.waiting():
                 executor.close(wait=False)
@@ -179,20 +182,20 @@ class Runner:
             return
         if lane.current.slots > 0 and not lane.current.begun() and not lane.current.waiting():
             lane.current.close(wait=False)  # its processes start again when there is work
-            self._report(key, lane, [], [])
+            self._report(lane_id, lane, [], [])
             if not lane.retired and not lane.current.departing:  # most campaigns do not come back
-                del self._lanes[key]
+                del self._lanes[lane_id]
 
-    def _report(self, key: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
+    def _report(self, lane_id: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
         missing_slots = lane.plan.slots - lane.current.slots
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
-            self._reports.ended(key, ended, missing_slots)
+            self._reports.ended(lane_id, ended, missing_slots)
         if returned:
-            self._reports.given_up(key, returned, missing_slots, release=True)
+            self._reports.given_up(lane_id, returned, missing_slots, release=True)
         if lane.current.trouble != lane.trouble:
             lane.trouble = lane.current.trouble
-            self._reports.troubled(key, lane.trouble)
+            self._reports.troubled(lane_id, lane.trouble)
 
     def _pause(self) -> float:
         deadlines = [
@@ -204,39 +207,39 @@ class Runner:
         deadlines.append(self._departures.next_at())
         return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
 
-    def _submit(self, key: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
-        lane = self._lanes.get(key)
+    def _submit(self, lane_id: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        lane = self._lanes.get(lane_id)
         if lane is None:
-            lane = self._lanes[key] = _Lane(plan, self._selector, self._limit)
+            lane = self._lanes[lane_id] = _Lane(plan, self._selector, self._limit)
         elif lane.plan != plan:
             lane.change(plan, self._selector)
         lane.used_at = time.monotonic()
         failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
 
-    def _forget(self, key: str, tokens: Sequence[Token], *, begun: bool, reports: bool = False) -> None:
-        lane = self._lanes.get(key)
+    def _forget(self, lane_id: str, tokens: Sequence[Token], *, begun: bool, reports: bool = False) -> None:
+        lane = self._lanes.get(lane_id)
         if lane is None:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
         stopped = [report for executor in lane.executors() for report in executor.take_stopped()]
         if reports and stopped:
-            self._reports.ended(key, stopped, lane.missing_slots)
+            self._reports.ended(lane_id, stopped, lane.missing_slots)
             reported = {report.token for report in stopped}
             dropped = [token for token in dropped if token not in reported]
         if dropped:
-            self._reports.given_up(key, dropped, lane.missing_slots, release=False)
+            self._reports.given_up(lane_id, dropped, lane.missing_slots, release=False)
 
-    def _take_back(self, waiting_since: float, only: str | None) -> None:
-        for key, lane in self._lanes.items():
-            if only not in (None, key):
+    def _take_back(self, submitted_before: float, only: str | None) -> None:
+        for lane_id, lane in self._lanes.items():
+            if only not in (None, lane_id):
                 continue
-            tokens = [token for executor in lane.executors() for token in executor.take_back(waiting_since)]
-            if tokens:
-                self._reports.given_up(key, tokens, lane.missing_slots, release=True)
+            back = [token for executor in lane.executors() for token in executor.take_back(submitted_before)]
+            if back:
+                self._reports.given_up(lane_id, back, lane.missing_slots, release=True)
 
-    def _drop(self, key: str) -> None:
-        lane = self._lanes.pop(key, None)
+    def _drop(self, lane_id: str) -> None:
+        lane = self._lanes.pop(lane_id, None)
         if lane is not None:
             for executor in lane.executors():
                 executor.close(wait=False)

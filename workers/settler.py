@@ -4,7 +4,7 @@
 
     runner ──ended──▶ state ──┐                         ┌──▶ runner.submit
                               ├──▶ settle (one call) ──▶│
-    listener ─"work"▶ state ──┘                         └──▶ arms the listener when nothing was left
+    listener ─"work"▶ state ──┘                         └──▶ lets the listener block when nothing was left
 
 Attempts that end during a call are settled by the next one: batches grow under load and vanish when idle.
 While the server is away the call waits, and what it carries is spooled.
@@ -55,8 +55,9 @@ class Settler:
     """Settles and leases for all campaigns that this worker serves.
 
     Guarantees: once `run` and `finish` have returned, every lease taken is settled, released, or known to
-    belong to another worker. What a damaged campaign refuses is in the spool, or expires. Assumes:
-    `Link.call` may wait for ever, while the other threads go on.
+    belong to another worker. Of a damaged campaign, settlements that the server refuses are in the spool, and
+    leases that it does not take back expire. Assumes: `Link.call` may wait for ever, while the other threads
+    go on.
     """
 
     def __init__(
@@ -71,18 +72,19 @@ class Settler:
         self._spool = spool
         self._load_failures = load_failures
         self._in_flight: tuple[CampaignCommands, Sequence[Settlement]] | None = None
-        # A request is "<life>-<number>". It is unique over all lives of a worker's name, and grows
-        # within one life, so that the server can tell when a call was overtaken.
+        # A request is "<life>-<number>". Its number grows with each new call of one life of a worker, so that
+        # the server can tell when a call was overtaken. It is unique over all lives of a worker's name.
         self._life = secrets.token_hex(4)
         self._number = 0
         self._server_ahead_ms = (time.time() - time.monotonic()) * 1000
         """How far the server's clock is ahead of the monotonic one here; at first a guess."""
         self._repeated_log = RepeatedLog(log)
         self._stopped = False
-        self.armed = threading.Event()
-        """Set while some campaign has nothing left for a worker that has room: block on its marker."""
+        self.may_listen = threading.Event()
+        """Set while this worker has room and some campaign has no more jobs for it. The listener may then
+        block on the markers."""
         self.on_nothing_left: Callable[[Link], None] | None = None
-        """Called when that begins: the listener may block already, without that marker."""
+        """Called when that begins: the listener may block already, without the campaign's marker."""
 
     def stop(self) -> None:
         """Make `run` return at its next turn."""
@@ -103,7 +105,7 @@ class Settler:
         while True:
             with state.changed:
                 while not (self._stopped or state.is_drained() or state.has_business()):
-                    state.changed.wait(state.pause())
+                    state.changed.wait(state.sleep_s())
                 if self._stopped or state.is_drained():
                     return
             for served, unloaded in state.loads.take_unloaded():
@@ -115,11 +117,11 @@ class Settler:
                 if (call := state.prepare(served)) is not None:
                     self._make_call(call)
 
-    def finish(self, left: dict[str, list[Token]], reason: str) -> None:
+    def finish(self, running: dict[str, list[Token]], reason: str) -> None:
         """Settle what has ended, release all other leases, and leave the campaigns.
 
-        `left`, by lane, was running when the runner closed, and is given back for `reason`. Leases that came
-        too late to reach the runner are held, too.
+        `running`: the attempts, by lane, that ran when the runner closed. They are given back for `reason`.
+        Leases that came too late to reach the runner are held, too.
         """
         self._state.decide_doubtful()
         self._release_due()
@@ -128,7 +130,7 @@ class Settler:
         are_complete: list[bool] = []
         for served, held in self._state.campaigns.holdings():
             if held or served.unanswered or served.queue.uid in has_unsettled:
-                are_complete.append(self._finish(served, held, left.get(served.lane, []), reason))
+                are_complete.append(self._finish(served, held, running.get(served.lane_id, []), reason))
             else:
                 idle.append(served.queue)
         self._leave(idle)
@@ -141,9 +143,11 @@ class Settler:
         for served, releases in self._state.releases.all():
             self._spool.keep(served.queue, releases)
 
-    def keep_rest(self, left: dict[str, list[Token]], reason: str) -> int:
-        """Write to disk what `finish` would have told the server, which is away. Returns how many leases are
-        given back so: their jobs would be charged when the leases expire.
+    def finish_into_spool(self, running: dict[str, list[Token]], reason: str) -> int:
+        """Write to disk what `finish` would have told the server, which is away.
+
+        Returns how many leases are given back this way. Otherwise their jobs would be charged when the leases
+        expire.
 
         Assumes: the settler's thread has ended.
         """
@@ -155,10 +159,10 @@ class Settler:
         for queue, batch in self._unacknowledged():
             tokens = ended.setdefault(queue.uid, set())
             tokens.update((settlement.id, settlement.attempt) for settlement in batch)
-        given_back = [
-            (served, _rest(held, ended.get(served.queue.uid, ()), left.get(served.lane, ()), reason))
-            for served, held in self._state.campaigns.holdings()
-        ]
+        given_back: list[tuple[ServedCampaign, list[Release]]] = []
+        for served, held in self._state.campaigns.holdings():
+            settled, ran = ended.get(served.queue.uid, ()), running.get(served.lane_id, ())
+            given_back.append((served, _unfinished(held, settled, ran, reason)))
         given_back += self._state.releases.all()
         for served, releases in given_back:
             self._spool.keep(served.queue, releases)
@@ -184,7 +188,7 @@ class Settler:
                 self._settle(served, batch, lease_ms=0)
                 settled.update((settlement.id, settlement.attempt) for settlement in batch)
             held = [*held, *self._unknown_leases(served)]
-            releases = _rest(held, settled, running, reason)
+            releases = _unfinished(held, settled, running, reason)
             self._queue(served).release(self._options.name, releases, leave=True)
             _log_releases(served, releases)
         except CampaignNotFoundError:
@@ -195,7 +199,7 @@ class Settler:
             self._repeated_log.add(f"campaign {served.name} cannot be left in order", error)
             self._state.put_off(served, batch)
             if isinstance(error, NodeAwayError):
-                self._keep(served, [*batch, *self._rest_of(served, held, settled, running, reason)])
+                self._keep(served, [*batch, *self._releases_of(served, held, settled, running, reason)])
             return False
         return True
 
@@ -206,7 +210,7 @@ class Settler:
         reply = self._settle(served, (), lease_ms=self._lease_ms)
         return [(lease.id, lease.attempt) for lease in reply.leases]
 
-    def _rest_of(
+    def _releases_of(
         self, served: ServedCampaign, held: Sequence[Token], settled: Container[Token],
         running: Sequence[Token], reason: str,
     ) -> list[Release]:  # fmt: skip
@@ -217,7 +221,7 @@ class Settler:
             for settlement in batch
             if queue.uid == served.queue.uid
         }
-        releases = _rest(held, settled, running, reason)
+        releases = _unfinished(held, settled, running, reason)
         return [release for release in releases if (release.id, release.attempt) not in ended]
 
     def _keep(self, served: ServedCampaign, leases: Sequence[Settlement | Release]) -> None:
@@ -264,10 +268,8 @@ class Settler:
     ) -> Settled:  # fmt: skip
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
-        # A call that was put off may have run, and have leased jobs that nobody here knows of. Its request,
-        # sent again, gets the leases that are still held under it. A new request would leave them unused
-        # until the heartbeat gives them back, a lease later. If the call has not run, it leases by the room
-        # of now. Other campaigns have had later numbers meanwhile, but each knows only its own last one.
+        # A call whose reply never came may have leased jobs that nobody here knows of. The same request, sent
+        # again, gets these leases, or new ones if the call has not run (docs/protocol.md, "Requests").
         request = served.unanswered or self._new_request()
         try:
             if settlements:
@@ -320,7 +322,7 @@ class Settler:
                     self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
         if plan is None:
             return
-        if twins := self._state.known(served, leases):
+        if twins := self._state.adopt_twins(served, leases):
             self._drop_foreign(served, twins)
             leases = [lease for lease in leases if lease not in twins]
             reply = replace(reply, leases=leases)
@@ -332,14 +334,14 @@ class Settler:
         nothing_left = self._state.leased(call, plan, reply)
         if leases:
             # Nothing may fail before this: a lease that the runner never gets would hold its slots for ever.
-            self._runner.submit(served.lane, plan, [_attempt(lease) for lease in leases])
+            self._runner.submit(served.lane_id, plan, [_attempt(lease) for lease in leases])
             failpoints.reach("worker.after-lease")
             self._sign_roster(served)
         elif reply.has_other_wide_jobs and served.is_forwarding:
             # The jobs are too wide for the slots known here, but the backend may have more: ask it.
-            self._runner.submit(served.lane, plan, [])
+            self._runner.submit(served.lane_id, plan, [])
         if nothing_left:
-            self.armed.set()
+            self.may_listen.set()
             if self.on_nothing_left is not None:
                 self.on_nothing_left(self._link)
 
@@ -366,7 +368,7 @@ class Settler:
             [lease.id for lease in twins], served.name,
         )  # fmt: skip
         if foreign:
-            self._runner.forget(served.lane, [(lease.id, lease.attempt) for lease in foreign], begun=True)
+            self._runner.forget(served.lane_id, [(lease.id, lease.attempt) for lease in foreign], begun=True)
             self._release(served, [Release(lease.id, lease.attempt) for lease in foreign])
 
     def _judge(self, served: ServedCampaign, unloaded: Sequence[Unloaded]) -> None:
@@ -453,7 +455,7 @@ class Settler:
             served.is_on_roster = True
 
 
-def _rest(
+def _unfinished(
     held: Sequence[Token], ended: Container[Token], running: Container[Token], reason: str
 ) -> list[Release]:
     """Releases of what is held and has not ended. Only attempts that were running get the `reason`."""

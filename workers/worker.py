@@ -218,11 +218,11 @@ class Worker:
         self._notices.stop()
         self._reclaimer.stop()
         self._settler.stop()
-        left = self._runner.close() if self._runner.is_started else {}
-        self._settle_up(left, f"drain: {self._signals.reason or 'the worker failed'}")
+        running = self._runner.close() if self._runner.is_started else {}
+        self._settle_up(running, f"drain: {self._signals.reason or 'the worker failed'}")
         log.info("worker %s has ended", self._options.name)
 
-    def _settle_up(self, left: dict[str, list[Token]], reason: str) -> None:
+    def _settle_up(self, running: dict[str, list[Token]], reason: str) -> None:
         try:
             self._settler_thread.join(timeout=_SETTLE_S)
             if self._settler_thread.is_alive():
@@ -233,14 +233,14 @@ class Worker:
                 raise GiveUp("the server is away")
             # A beat after the end would show this worker again. The leases last long enough without one.
             self._keeper.stop()
-            self._settler.finish(left, reason)
+            self._settler.finish(running, reason)
             self._keeper.sign_off()
         except GiveUp:
-            self._give_back_later(left, reason)
+            self._give_back_later(running, reason)
 
-    def _give_back_later(self, left: dict[str, list[Token]], reason: str) -> None:
+    def _give_back_later(self, running: dict[str, list[Token]], reason: str) -> None:
         """Keep on disk what cannot be settled now: the next worker on this machine delivers it."""
-        kept = 0 if self._settler_thread.is_alive() else self._settler.keep_rest(left, reason)
+        kept = 0 if self._settler_thread.is_alive() else self._settler.finish_into_spool(running, reason)
         held = sum(len(tokens) for _, tokens in self._state.campaigns.holdings())
         if kept:
             log.warning(

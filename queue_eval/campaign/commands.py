@@ -186,7 +186,9 @@ class CampaignCommands(CampaignView):
         self, worker: str, settlements: Sequence[Settlement], *,
         lease_ms: int, request: str, room: int, prefetch: int, now: float, slots: int = 1,
     ) -> Settled:  # fmt: skip
-        """Settle attempts and lease the next jobs; extends the worker's lease unless `lease_ms` is 0.
+        """Settle attempts, extend the worker's lease by `lease_ms` and lease the next jobs.
+
+        With a `lease_ms` of 0 it only settles: nothing is extended, and nothing is leased.
 
         `slots`: how many the worker has in all for one job; `room`: how many of them are free.
         """

@@ -53,7 +53,7 @@ _REAP_PAUSES_MS = (500, 30_000)
 """The pause between two checks for dead processes, in ms: the first one, and the longest."""
 
 _RECALL_CHECK_EVERY_S = 0.0001
-"""An attempt that was recalled longer ago than this does not begin."""
+"""Between two attempts, the child looks for recalls at most this often."""
 
 
 def main() -> None:
@@ -223,7 +223,7 @@ class _Child:
         elif header[0] == Kind.RECALL:
             recalled = {(job, attempt) for job, attempt in header[1]}
             self._waiting = [attempt for attempt in self._waiting if attempt[:2] not in recalled]
-        else:
+        elif header[0] == Kind.RUN:
             self._waiting.append((header[1], header[2], body))
 
     def _run(self, job: int, attempt: int, config: bytes) -> bytes:

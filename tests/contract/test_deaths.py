@@ -158,8 +158,8 @@ def test_forgetting_and_taking_back(make, method, gate):
     assert executor.executor.waiting() == 3
     # Those that run stay, unless they are to be stopped.
     assert executor.executor.forget([running, second], begun=False) == [second]
-    assert executor.executor.take_back(waiting_since=0.0) == []
-    back = executor.executor.take_back(waiting_since=1e12)
+    assert executor.executor.take_back(submitted_before=0.0) == []
+    back = executor.executor.take_back(submitted_before=1e12)
     executor.until(lambda: executor.executor.waiting() == 0)
     assert sorted([*back, *executor.returned]) == [first, third]
     pid = int((folder / "a").read_text())
@@ -189,7 +189,7 @@ def test_what_is_queued_in_a_child_is_taken_back_too(method, slots, tmp_path):
         executor.until(lambda: all((tmp_path / str(i)).exists() for i in range(slots)))
         assert set(executor.executor.begun()) == set(running)
         assert executor.executor.forget(queued[:1], begun=False) == queued[:1]
-        assert sorted(executor.executor.take_back(waiting_since=1e12)) == queued[1:]
+        assert sorted(executor.executor.take_back(submitted_before=1e12)) == queued[1:]
         assert queue_depth() == 0
         (tmp_path / "gate").touch()
         executor.wait(running)

@@ -77,7 +77,7 @@ def test_what_an_attempt_leaves_is_not_charged_to_the_next(make, tmp_path):
     gate = tmp_path / "gate"
     tokens = executor.submit({"do": "keep", "bytes": 80 * MB, "gate": str(gate)})
     # Measuring takes one part in twenty of the time: on a slow machine it comes late.
-    executor.until(lambda: [child.left for child in executor.executor._children] == [0])
+    executor.until(lambda: [child.attempts_allowed for child in executor.executor._children] == [0])
     gate.touch()
     (kept,) = executor.wait(tokens)
     (pid,) = [result_of(one) for one in executor.run({"do": "pid"})]

@@ -69,16 +69,16 @@ class Lanes:
     def close(self) -> None:
         self.runner.close()
 
-    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None:
+    def ended(self, lane_id: str, attempts: list[Ended], missing_slots: int) -> None:
         with self._lock:
-            self.ended_by_lane.setdefault(key, []).extend(attempts)
+            self.ended_by_lane.setdefault(lane_id, []).extend(attempts)
 
-    def loaded(self, key: str, revision: int) -> None: ...
+    def loaded(self, lane_id: str, revision: int) -> None: ...
 
-    def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
+    def given_up(self, lane_id: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         self.released += tokens
 
-    def troubled(self, key: str, why: str) -> None: ...
+    def troubled(self, lane_id: str, why: str) -> None: ...
 
 
 def children() -> set[int]:

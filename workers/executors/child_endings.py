@@ -48,13 +48,13 @@ class ChildEndings:
         """Whether it ends what an attempt has left: its next attempt has not begun."""
         return child in self._tidying
 
-    def begin_tidying(self, child: ChildProcess, report: Ended | None, now: float) -> None:
-        self._tidying[child] = (now + TIDY_S, report)
+    def begin_tidying(self, child: ChildProcess, withheld: Ended | None, now: float) -> None:
+        self._tidying[child] = (now + TIDY_S, withheld)
 
     def end_tidying(self, child: ChildProcess) -> Ended | None:
         """The child has tidied up, or ends; returns the report that has waited for it."""
-        _, report = self._tidying.pop(child, (0.0, None))
-        return report
+        _, withheld = self._tidying.pop(child, (0.0, None))
+        return withheld
 
     def overdue(self, now: float) -> list[ChildProcess]:
         """Children that take too long to tidy up."""
@@ -63,24 +63,24 @@ class ChildEndings:
     # Departing ------------------------------------------------------------------------------------------
 
     def depart(
-        self, child: ChildProcess, slots: tuple[int, ...], report: Ended | None, *, gently: bool
+        self, child: ChildProcess, slots: tuple[int, ...], withheld: Ended | None, *, gently: bool
     ) -> None:
         """Let a child end. Its slots are free when nothing that it has started runs any more."""
 
         def clear(departure: Departure) -> None:
-            _, waiting = self._departing.pop(departure, (0, report))
+            _, ended = self._departing.pop(departure, (0, withheld))
             if self._board is not None:
                 self._board.give_back(slots)
-            if waiting is not None:
+            if ended is not None:
                 last_words = truncate_middle(departure.last_words, LAST_OUTPUT_BYTES)
-                self._deliver(waiting._replace(output=waiting.output + last_words))
+                self._deliver(ended._replace(output=ended.output + last_words))
 
         if self._board is not None:
             self._board.expect_back(slots, self._look)
-        taken = 0 if gently and report is None else child.width  # an idle one takes none
+        taken = 0 if gently and withheld is None else child.width  # an idle one takes none
         departure = self._departures.end(child, clear, gently=gently, slots=taken)
         if departure is not None:
-            self._departing[departure] = (child.width, report)
+            self._departing[departure] = (child.width, withheld)
 
     @property
     def departing(self) -> int:

@@ -55,11 +55,11 @@ class ChildProcess(PipedProcess):
         self.mark = env[STARTED_BY]
         self.width = 1
         """How many slots it takes: as many as the last attempt that it was given."""
-        self.has_left = setup.threads > 1
+        self.has_leftovers = setup.threads > 1
         """Whether user code may have left processes. A child with several threads cannot know it."""
         self.is_tidying = False
         """Whether it is ending such processes, before it begins its next attempt."""
-        self.left = math.inf if most is None else most
+        self.attempts_allowed = math.inf if most is None else most
         """How many attempts it may still be given; with none left it is replaced when it is idle."""
         self.threads = setup.threads
         self.given: dict[Token, Attempt] = {}
@@ -91,13 +91,13 @@ class ChildProcess(PipedProcess):
 
     @property
     def is_retiring(self) -> bool:
-        return self.left <= 0
+        return self.attempts_allowed <= 0
 
     def give(self, attempt: Attempt) -> None:
         """Add an attempt to what is sent by the next `flush`."""
         self.given[attempt.token] = attempt
         self.width = attempt.slots
-        self.left -= 1
+        self.attempts_allowed -= 1
         if len(self.begun_at) < self.threads:
             self.begun_at[attempt.token] = time.monotonic()
         else:
@@ -139,7 +139,7 @@ class ChildProcess(PipedProcess):
 
     def has_ended_well(self) -> bool:
         """Whether it has ended as Python ends, and has left nothing running. Assumes: it is dead."""
-        return self._process.returncode == 0 and not self.has_left
+        return self._process.returncode == 0 and not self.has_leftovers
 
     def release(self) -> None:
         """Close what is left, once nothing runs any more that it has started. May be called twice."""
@@ -198,13 +198,15 @@ class ChildProcess(PipedProcess):
             self.source_parts = parse_source_parts(header)
             self._become_ready(parse_ready(header))
         elif header[0] == Kind.LEFT:
-            self.has_left = self.is_tidying = True
+            self.has_leftovers = self.is_tidying = True
         elif header[0] == Kind.TIDY:
             self.is_tidying = False
             # Attempts that it was given meanwhile begin only now.
             self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())
-        else:
+        elif header[0] == Kind.REPORT:
             self.reports.append(parse_report(header, body))
+        else:
+            raise ValueError(f"not a frame of a child: {header[0]!r}")
 
     def _become_ready(self, load_error: str) -> None:
         # Loading the run function does not count as running.

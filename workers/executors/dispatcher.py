@@ -91,10 +91,10 @@ class Dispatcher:
         now = time.monotonic()
         self.waiting.extendleft((now, attempt) for attempt in reversed(attempts))
 
-    def take_back(self, waiting_since: float) -> list[Token]:
+    def take_back(self, submitted_before: float) -> list[Token]:
         """Forget waiting attempts that were submitted before; returns which."""
-        back = [attempt.token for submitted_at, attempt in self.waiting if submitted_at < waiting_since]
-        self.waiting = deque(item for item in self.waiting if item[0] >= waiting_since)
+        back = [attempt.token for submitted_at, attempt in self.waiting if submitted_at < submitted_before]
+        self.waiting = deque(item for item in self.waiting if item[0] >= submitted_before)
         return back
 
     def forget(self, unwanted: Container[Token]) -> list[Token]:

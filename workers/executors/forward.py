@@ -177,11 +177,11 @@ class Forwarder:
         self._advance(time.monotonic())
         return dropped
 
-    def take_back(self, waiting_since: float) -> list[Token]:
+    def take_back(self, submitted_before: float) -> list[Token]:
         waiting = [
             token
             for token, submitted_at in self._submitted_at.items()
-            if submitted_at < waiting_since and token not in self._begun_at
+            if submitted_at < submitted_before and token not in self._begun_at
         ]
         back = [token for token in waiting if token in self._unsent]
         for token in back:

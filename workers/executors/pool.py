@@ -6,8 +6,9 @@
                   ▲                 │ dies: its running attempts are lost, or unloaded if it was not
                   └─────────────────┘ ready; those that had not begun go back to waiting
 
-The pool starts a child when an attempt waits and no child is free. It kills a child with one thread at a time
-limit, and a child with several threads when only abandoned threads are left in it. It replaces one that dies.
+The pool starts a child when an attempt waits and no child is free. When an attempt exceeds its time limit,
+the pool kills its child if that has one thread. A child with several threads is killed when only abandoned
+threads are left in it. The pool replaces a child that dies.
 
 Its parts: `dispatcher` gives attempts to children, `child_starter` starts these, `child_set` knows which need
 attention, `attempt_limits` finds those that exceed a limit, and `child_endings` waits for those that end,
@@ -52,7 +53,8 @@ CLOSE_S = 2.0
 """How long idle children may take to end by themselves when all is closed."""
 
 _STUCK_JOB_MS = 1000.0
-"""An attempt that others were stuck behind counts as so long: none are queued until it is forgotten."""
+"""Noted as the duration of an attempt that others were stuck behind. For a while no more attempts are then
+queued in a child."""
 
 
 class ChildPool:
@@ -69,7 +71,7 @@ class ChildPool:
         self._endings = ChildEndings(self._board, limit, deliver=self._deliver)
         starter = ChildStarter(plan, self._board, shape.threads, selector, limit)
         self._dispatcher = Dispatcher(
-            plan, shape, self, limit, self._children, starter, self._endings, replace=self._replace,
+            plan, shape, self, limit, self._children, starter, self._endings, replace=self._kill_and_requeue,
             end_unstarted=self._end_unstarted,
         )  # fmt: skip
         self._time_limit = TimeLimit(plan.time_limit_s, LOADING_S)
@@ -103,7 +105,7 @@ class ChildPool:
                 child.abandon(token)
             dropped += running
             if running and (child.threads == 1 or not child.given):
-                output = self._replace(child)
+                output = self._kill_and_requeue(child)
                 if child.threads == 1 and output:
                     self._note_stopped(running[0], began_at[0], output)
             else:
@@ -111,11 +113,11 @@ class ChildPool:
         self._dispatcher.dispatch()
         return dropped + reported
 
-    def take_back(self, waiting_since: float) -> list[Token]:
-        back = self._dispatcher.take_back(waiting_since)
+    def take_back(self, submitted_before: float) -> list[Token]:
+        back = self._dispatcher.take_back(submitted_before)
         for child in self._children:
             # Attempts that were queued in the child are stuck if all running ones have run for long.
-            if all(begun_at < waiting_since for begun_at in child.begun_at.values()):
+            if all(begun_at < submitted_before for begun_at in child.begun_at.values()):
                 stuck = child.recall()
                 if stuck:
                     self._dispatcher.pace.add(_STUCK_JOB_MS)
@@ -144,7 +146,7 @@ class ChildPool:
             elif child.is_retiring and not child.given and not self._endings.is_tidying(child):
                 self._retire(child)
         for child in self._endings.overdue(now):
-            self._replace(child)
+            self._kill_and_requeue(child)
         if self._time_limit.is_due(now):
             for child in list(self._children):
                 self._enforce_time_limit(child, now)
@@ -175,7 +177,7 @@ class ChildPool:
         for child in list(self._children):
             if child.given or child.abandoned or self._endings.is_tidying(child):
                 child.given.clear()
-                self._replace(child)
+                self._kill_and_requeue(child)
             else:
                 self._retire(child)
         self._dispatcher.waiting.clear()
@@ -234,14 +236,14 @@ class ChildPool:
             if (outcome := self._outcome_of(child, report, now)) is not None:
                 ended.append(outcome._replace(output=outcome.output or printed))
                 printed = b""
-        waiting = ended.pop() if ended and (child.is_tidying or self._is_through(child)) else None
+        withheld = ended.pop() if ended and (child.is_tidying or self._is_through(child)) else None
         self._ended += ended
         if child.is_tidying:
-            self._endings.begin_tidying(child, waiting, now)
+            self._endings.begin_tidying(child, withheld, now)
         elif self._is_through(child):
-            self._retire(child, waiting)
+            self._retire(child, withheld)
         elif child.abandoned and not child.given:
-            self._replace(child)
+            self._kill_and_requeue(child)
         else:
             self._children.note_room(child)
 
@@ -264,12 +266,12 @@ class ChildPool:
         return self._shape.one_attempt_each or (child.is_retiring and not child.given)
 
     def _end_tidying(self, child: ChildProcess) -> None:
-        report = self._endings.end_tidying(child)
+        withheld = self._endings.end_tidying(child)
         if self._is_through(child):
-            self._retire(child, report)
+            self._retire(child, withheld)
             return
-        if report is not None:
-            self._deliver(report)
+        if withheld is not None:
+            self._deliver(withheld)
         self._children.note_room(child)
 
     def _deliver(self, ended: Ended) -> None:
@@ -290,13 +292,13 @@ class ChildPool:
             body = describe_lateness(self._plan.time_limit_s, was_ready=child.ready)
             if child.threads == 1:
                 child.take(token)
-                output = self._replace(child)
+                output = self._kill_and_requeue(child)
                 self._end(token, Outcome.TIMEOUT, run_ms, body, output, unloaded=_unloaded(child, body))
                 return
             child.abandon(token)
             self._end(token, Outcome.TIMEOUT, run_ms, body, b"", unloaded=_unloaded(child, body))
         if child.abandoned and not child.given:
-            self._replace(child)
+            self._kill_and_requeue(child)
 
     def _enforce_memory_limit(self, now: float) -> None:
         excesses, near = self._memory_limit.measure(self._children)
@@ -304,7 +306,7 @@ class ChildPool:
             self._stop_excess(excess, now)
         for child in near:
             # Memory that stays after an attempt must not be charged to the next one.
-            child.left = 0
+            child.attempts_allowed = 0
             if not child.given and not self._endings.is_tidying(child):
                 self._retire(child)
 
@@ -315,7 +317,7 @@ class ChildPool:
         # one it was: they are lost, as by any death of the process.
         outcome = Outcome.ERROR if len(begun) == 1 else Outcome.LOST
         body = describe_excess(excess.limit, excess.used, max(0, len(begun) - 1))
-        output = self._replace(child)
+        output = self._kill_and_requeue(child)
         for token, begun_at in begun.items():
             printed = output if child.threads == 1 else b""
             self._end(
@@ -343,24 +345,24 @@ class ChildPool:
             body = describe_death(did, death, output)
             run_ms = (now - begun_at) * 1000
             self._end(token, Outcome.LOST, run_ms, body, output, unloaded=_unloaded(child, body))
-        self._replace(child)
+        self._kill_and_requeue(child)
 
-    def _replace(self, child: ChildProcess) -> bytes:
+    def _kill_and_requeue(self, child: ChildProcess) -> bytes:
         """Kill a child. What it has been given goes back to waiting. Returns its last output."""
         child.kill()
         output = child.take_output()
-        report = self._endings.end_tidying(child)
+        withheld = self._endings.end_tidying(child)
         self._dispatcher.put_back(list(child.given.values()))
         child.given.clear()
-        self._endings.depart(child, self._children.remove(child), report, gently=False)
+        self._endings.depart(child, self._children.remove(child), withheld, gently=False)
         return output
 
-    def _retire(self, child: ChildProcess, report: Ended | None = None) -> None:
-        """Let an idle child end as Python ends; `report` is delivered when it has."""
+    def _retire(self, child: ChildProcess, withheld: Ended | None = None) -> None:
+        """Let an idle child end as Python ends; `withheld` is delivered when it has."""
         # A child that still loads the run function has nothing to finish, and would notice late. A child with
         # abandoned threads never ends.
         gently = (child.ready or not child.is_up) and not child.abandoned
-        self._endings.depart(child, self._children.remove(child), report, gently=gently)
+        self._endings.depart(child, self._children.remove(child), withheld, gently=gently)
 
     def _note_stopped(self, token: Token, began_at: float, output: bytes) -> None:
         now = time.monotonic()

@@ -101,8 +101,8 @@ class Executor(Protocol):
     def take_stopped(self) -> list[Ended]:
         """Attempts that `forget` has stopped since the last call, and that had printed something."""
 
-    def take_back(self, waiting_since: float) -> list[Token]:
-        """Give up attempts that have not begun and were submitted before `waiting_since` (monotonic, s).
+    def take_back(self, submitted_before: float) -> list[Token]:
+        """Give up attempts that have not begun and were submitted before `submitted_before` (monotonic, s).
         Attempts that were forwarded follow later, by `take_returned` or `collect`."""
 
     def take_returned(self) -> list[Token]:

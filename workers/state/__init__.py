@@ -4,7 +4,7 @@
 
     WorkerState (one lock) ──▶ ServedCampaigns ──▶ ServedCampaign ──▶ HeldJobs, Loads
             │
-            └──▶ fair_shares (a pure function): how many jobs each campaign may ask for
+            └──▶ fair_share (a pure function): how many jobs one campaign may ask for
 
 Nothing here talks to the server. Begin with `worker_state`.
 """

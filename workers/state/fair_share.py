@@ -1,7 +1,7 @@
 """How the campaigns of a worker share its slots: a pure function of what each has and wants.
 
-A campaign that runs in this worker's own processes shares the slots with all other such campaigns. One that
-is forwarded has the slots of those that it is forwarded to for itself.
+A campaign that runs in this worker's own processes shares the slots with all other such campaigns. A campaign
+that is forwarded shares its slots with no other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 MAX_PREFETCH_PER_SLOT = 256
-"""At most so many jobs are held in advance for each slot, and twice as many for all slots together."""
+"""At most this many jobs are held in advance for each slot, and at most twice as many for all together."""
 
 
 class Share(NamedTuple):
@@ -33,13 +33,14 @@ class Claim(NamedTuple):
     """What the rule must know of the campaign whose share is asked for."""
 
     slots: int
-    """How many of its attempts may run at once, if no other campaign's do. Negative while more are taken."""
+    """How many of its attempts may run at once while those of no other campaign run. Negative while more
+    slots are missing than there are (see `ServedCampaign.missing_slots`)."""
     slots_in_hand: int = 0
-    """How many slots its attempts take that have not ended."""
+    """How many slots are taken by its attempts that have not ended."""
     may_ask: bool = True
     """False while this worker drains, or serves the campaign no more."""
     job_limit: int | None = None
-    """How many jobs may be tried while it is not known that the run function can be loaded. None: all."""
+    """How many jobs may be tried while nobody knows whether the run function loads here. None: no limit."""
     reserved_slots: int = 0
     """How many slots are to run free for a wide job of this campaign; 0 for none."""
     has_wide_jobs: bool = False
@@ -69,11 +70,12 @@ def slot_use(sharing: Iterable[tuple[int, bool, int]]) -> SlotUse:
 
 
 def fair_share(claim: Claim, use: SlotUse) -> Share:
-    """What one campaign may ask for. `use`: of the slots that it shares, with itself counted."""
+    """The most that one campaign may ask for. `use`: of the slots that it shares, with itself counted."""
     if not claim.may_ask or claim.job_limit == 0:
         return NOTHING
     free = claim.slots - use.slots_in_hand
     # Slots are shared fairly between campaigns that have work. A single one has them all.
+    # The quota is rounded up, so that no slot stays free.
     quota = -(-claim.slots // use.rivals) if use.rivals > 1 else claim.slots
     slots = max(0, min(free, quota - claim.slots_in_hand))
     if claim.reserved_slots:

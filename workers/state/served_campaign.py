@@ -72,8 +72,8 @@ class ServedCampaign:
         return self.queue.campaign
 
     @property
-    def lane(self) -> str:
-        """The runner's name for it: it tells two campaigns apart that had one name after the other."""
+    def lane_id(self) -> str:
+        """The id of its lane in the runner. It tells apart two campaigns that had one name in turn."""
         return self.queue.uid
 
     @property

@@ -32,11 +32,11 @@ class ServedCampaigns:
     def get(self, campaign: str) -> ServedCampaign | None:
         return self._by_name.get(campaign)
 
-    def of_lane(self, lane: str) -> ServedCampaign | None:
-        return self._by_lane.get(lane)
+    def of_lane(self, lane_id: str) -> ServedCampaign | None:
+        return self._by_lane.get(lane_id)
 
     def strike_out(self, served: ServedCampaign) -> None:
-        del self._by_name[served.name], self._by_lane[served.lane]
+        del self._by_name[served.name], self._by_lane[served.lane_id]
 
     def call_succeeded(self, served: ServedCampaign) -> None:
         """The server has answered: forget why the campaign could not be served, unless it was refused while
@@ -53,7 +53,7 @@ class ServedCampaigns:
             if served is None or served.queue.uid != queue.uid:
                 self.leave(queue.campaign)  # an earlier campaign of this name
                 served = ServedCampaign(queue, plan)
-                self._by_name[served.name] = self._by_lane[served.lane] = served
+                self._by_name[served.name] = self._by_lane[served.lane_id] = served
             if plan.revision != served.plan.revision:
                 served.loads.reset()
             served.plan = plan
@@ -70,7 +70,7 @@ class ServedCampaigns:
             if served is not None:
                 self.strike_out(served)
         if served is not None and self.runner is not None:
-            self.runner.drop(served.lane)
+            self.runner.drop(served.lane_id)
 
     def withdraw(self, campaign: str) -> None:
         """Lease no more of a campaign that is not for this worker any more; finish what runs."""

@@ -58,8 +58,8 @@ class WorkerState:
 
     def __init__(self, signals: Signals | None = None) -> None:
         self._signals = signals or Signals()
-        self._lease_at = 0.0
-        """Nothing is leased before (monotonic, s)."""
+        self._no_lease_before = 0.0
+        """Nothing is leased before this moment (monotonic, s), for a stop signal may be on its way."""
         self.changed = threading.Condition()
         self.campaigns = ServedCampaigns(self.changed)
         self.releases = PendingReleases(self.changed)
@@ -78,10 +78,10 @@ class WorkerState:
 
     # From the runner: see `workers.runner.Reports` ------------------------------------------------------
 
-    def ended(self, key: str, attempts: list[Ended], missing_slots: int) -> None:
+    def ended(self, lane_id: str, attempts: list[Ended], missing_slots: int) -> None:
         """These attempts have ended. `missing_slots` are taken by abandoned threads."""
         with self.changed:
-            served = self.campaigns.of_lane(key)
+            served = self.campaigns.of_lane(lane_id)
             if served is None:
                 return
             for ended in attempts:
@@ -108,21 +108,21 @@ class WorkerState:
             served.held.add_ended(settlement, is_doubtful=is_doubtful)
         if ended.outcome is Outcome.LOST and not ended.unloaded:
             # A signal may be on its way to this worker, too. Jobs leased now would die of it.
-            self._lease_at = time.monotonic() + DOUBT_S
+            self._no_lease_before = time.monotonic() + DOUBT_S
         served.held.let_go(ended.token)
 
-    def loaded(self, key: str, revision: int) -> None:
+    def loaded(self, lane_id: str, revision: int) -> None:
         """A process has loaded the run function of this revision."""
         with self.changed:
-            served = self.campaigns.of_lane(key)
+            served = self.campaigns.of_lane(lane_id)
             if served is not None:
                 served.loads.succeed(revision)
                 self.changed.notify()
 
-    def given_up(self, key: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
+    def given_up(self, lane_id: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """These attempts will not end. With `release` they go back to the queue, else they are not ours."""
         with self.changed:
-            served = self.campaigns.of_lane(key)
+            served = self.campaigns.of_lane(lane_id)
             if served is None:
                 return
             for token in tokens:
@@ -137,10 +137,10 @@ class WorkerState:
                 served.held.strike_off(job, attempt)
             self.changed.notify()
 
-    def troubled(self, key: str, why: str) -> None:
+    def troubled(self, lane_id: str, why: str) -> None:
         """Nothing of this lane runs, and why; "" when it runs again."""
         with self.changed:
-            served = self.campaigns.of_lane(key)
+            served = self.campaigns.of_lane(lane_id)
             if served is None:
                 return
             served.trouble = why
@@ -194,7 +194,7 @@ class WorkerState:
                 return None
             self.campaigns.strike_out(served)
         if self._runner is not None:
-            self._runner.drop(served.lane)
+            self._runner.drop(served.lane_id)
         return served.queue
 
     # From the worker ------------------------------------------------------------------------------------
@@ -213,8 +213,9 @@ class WorkerState:
             return self._draining
 
     def is_drained(self) -> bool:
+        """Whether it drains and has nothing to run, settle or release. Moves doubtful attempts on first."""
         with self.changed:
-            self._decide()
+            self._move_doubtful()
             return self._draining and not self._is_busy() and not self.releases.has_any_reachable()
 
     def idle_s(self) -> float:
@@ -243,18 +244,18 @@ class WorkerState:
     def decide_doubtful(self) -> None:
         """Leave no attempt in doubt: the worker ends."""
         with self.changed:
-            self._decide(at_once=True)
+            self._move_doubtful(at_once=True)
 
     def unsettled(self) -> list[tuple[CampaignCommands, list[Settlement]]]:
-        """What has ended and is not settled, by campaign."""
+        """What has ended and is not settled, by campaign. Moves doubtful attempts on first."""
         with self.changed:
-            self._decide(at_once=self._draining)
+            self._move_doubtful(at_once=self._draining)
             return [(served.queue, list(served.held.outbox)) for served in self.campaigns]
 
     def has_business(self) -> bool:
-        """Whether the settler has something to do now."""
+        """Whether the settler has something to do now. Moves doubtful attempts on first."""
         with self.changed:
-            self._decide()
+            self._move_doubtful()
             return (
                 self.loads.is_pending()
                 or self.releases.is_due()
@@ -262,11 +263,11 @@ class WorkerState:
                 or bool(self._choose())
             )
 
-    def pause(self) -> float | None:
+    def sleep_s(self) -> float | None:
         """How long the settler may sleep (s) if nothing changes; None: for ever."""
         with self.changed:
             now = time.monotonic()
-            due = [self._lease_at] if self._lease_at > now else []
+            due = [self._no_lease_before] if self._no_lease_before > now else []
             for served in self.campaigns:
                 if served.due_at is not None:
                     due.append(served.due_at)
@@ -276,8 +277,11 @@ class WorkerState:
                     due.append(served.held.doubtful[0].ended_at + DOUBT_S)
                 if (resume_at := served.loads.pause_until(now)) is not None:
                     due.append(resume_at)
-            pauses = [max(0.0, at - now) for at in due]
-            return min(pauses + [WAITED_TOO_LONG_S] * self._is_ahead(), default=None)
+            waits_s = [max(0.0, at - now) for at in due]
+            if self._is_ahead():
+                # Jobs that wait behind others may have to be taken back from the runner.
+                waits_s.append(WAITED_TOO_LONG_S)
+            return min(waits_s, default=None)
 
     def take_releases(self) -> list[tuple[ServedCampaign, list[Release]]]:
         """What is to be given back now. Jobs that have waited too long are asked back from the runner."""
@@ -304,7 +308,7 @@ class WorkerState:
         again, and may lease jobs that nobody would run.
         """
         with self.changed:
-            if self.campaigns.of_lane(served.lane) is not served:
+            if self.campaigns.of_lane(served.lane_id) is not served:
                 return None
             now = time.monotonic()
             share = self._share(served, now, self._slot_use(now))
@@ -360,10 +364,11 @@ class WorkerState:
 
     # When the server has gone back in time --------------------------------------------------------------
 
-    def known(self, served: ServedCampaign, leases: Sequence[Lease]) -> list[Lease]:
-        """Those leases whose token runs here already: the server has gone back in time, and gives it again.
+    def adopt_twins(self, served: ServedCampaign, leases: Sequence[Lease]) -> list[Lease]:
+        """Have attempts that run here settled under a new lease of the same token and config.
 
-        If it is for the same config, what runs is what is leased: it is settled under the new lease.
+        This replaces the proof and the token that are held for such an attempt. Returns all leases whose
+        token runs here, of whatever config: the server has gone back in time, and has given these again.
         """
         with self.changed:
             return served.held.adopt_twins(leases)
@@ -394,8 +399,9 @@ class WorkerState:
             for served in self.campaigns
         )
 
-    def _decide(self, *, at_once: bool = False) -> None:
-        """Give back errors and deaths that a stop signal explains. Settle those that none can explain now."""
+    def _move_doubtful(self, *, at_once: bool = False) -> None:
+        """Move doubtful attempts on: to the releases if a stop signal explains them, to the outbox if none
+        can explain them any more. With `at_once` none stays in doubt."""
         latest = math.inf if at_once else time.monotonic() - DOUBT_S
         for served in self.campaigns:
             if served.held.doubtful and (releases := served.held.decide_doubtful(self._signals, latest)):
@@ -439,5 +445,5 @@ class WorkerState:
         )
 
     def _share(self, served: ServedCampaign, now: float, use: SlotUse) -> Share:
-        may_ask = not self._draining and now >= self._lease_at
+        may_ask = not self._draining and now >= self._no_lease_before
         return served.share(now, use, may_ask=may_ask)

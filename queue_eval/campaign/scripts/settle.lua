@@ -1,6 +1,6 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
--- ARGV: uid, worker, lease_ms (0: do not touch the lease), request (see include/requests.lua), room, prefetch,
---       slots (how many the worker has in all), then per settlement: id, proof, outcome
+-- ARGV: uid, worker, lease_ms (0: extend nothing and lease nothing), request (see include/requests.lua), room,
+--       prefetch, slots (how many the worker has in all), then per settlement: id, proof, outcome
 --       (ok|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
 --   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known.
 --   digest: the first 16 digits of the SHA-1 of its config, or ''. A server that has gone back in time (a power cut,
@@ -8,8 +8,10 @@
 --     counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved_slots, has_other_wide_jobs (0|1),
---   is_prefetch_limited (0|1) }; leases is flat: id, attempt, slots (0: prefetched), config; verdicts[i] is one of
---   recorded, again, stale, finished; the last three are as of include/lease.lua.
+--   is_prefetch_limited (0|1) }
+--   leases: flat: id, attempt, slots (0: prefetched), config
+--   verdicts[i]: one of recorded, again, stale, finished
+--   reserved_slots, has_other_wide_jobs and is_prefetch_limited: see include/lease.lua.
 -- A cancelled attempt was stopped since its job was finished: its output is kept if the job was cancelled, and
 -- nothing else comes of it.
 -- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
@@ -26,12 +28,12 @@ local meta = redis.call('HMGET', META, 'uid', 'revision', 'paused', 'most_runnin
 if meta[1] ~= uid then return GONE end
 local now = now_ms()
 local held = held_key(worker)
-local FIRST, WIDTH = 8, 7
+local FIRST_ARG, ARGS_EACH = 8, 7
 local verdicts = {}
 
-if #ARGV >= FIRST then
+if #ARGV >= FIRST_ARG then
   local ids = {}
-  for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
+  for at = FIRST_ARG, #ARGV, ARGS_EACH do ids[#ids + 1] = ARGV[at] end
   local tokens, past = hmget(held, ids), histories(ids)
   local last_id = tonumber(meta[5])
   local max_attempts, max_losses = tonumber(meta[6]) or 1, tonumber(meta[7]) or 1
@@ -40,20 +42,20 @@ if #ARGV >= FIRST then
   local mine, others, places = {}, {}, {}
   for i, id in ipairs(ids) do
     -- What is held begins with the proof.
-    mine[i] = tokens[i] and string.find(tokens[i], ARGV[FIRST + (i - 1) * WIDTH + 1], 1, true) == 1
+    mine[i] = tokens[i] and string.find(tokens[i], ARGV[FIRST_ARG + (i - 1) * ARGS_EACH + 1], 1, true) == 1
     if not mine[i] then
       others[#others + 1] = id
       places[#places + 1] = i
     end
   end
-  -- What is held is not finished: only the others are looked up. But an index that is none is to stop this call
-  -- before it has written anything.
+  -- What is held is not finished: only the others are looked up. HLEN fails here if INDEX is not a hash, before
+  -- anything is written.
   redis.call('HLEN', INDEX)
   local finished, strays, stray_places = {}, {}, {}
   for k, entry in ipairs(hmget(INDEX, others)) do
     local i = places[k]
     finished[i] = entry
-    if not entry and ARGV[FIRST + (i - 1) * WIDTH + 2] == 'ok' then
+    if not entry and ARGV[FIRST_ARG + (i - 1) * ARGS_EACH + 2] == 'ok' then
       strays[#strays + 1] = ids[i]
       stray_places[#stray_places + 1] = i
     end
@@ -61,7 +63,7 @@ if #ARGV >= FIRST then
   local foreign = {}
   for k, config in ipairs(hmget(CONFIGS, strays)) do
     local i = stray_places[k]
-    local digest = ARGV[FIRST + (i - 1) * WIDTH + 6]
+    local digest = ARGV[FIRST_ARG + (i - 1) * ARGS_EACH + 6]
     foreign[i] = digest ~= '' and string.sub(redis.sha1hex(config_of(config)), 1, 16) ~= digest
   end
   local elsewhere = #strays > 0 and holders(strays) or {}
@@ -69,7 +71,7 @@ if #ARGV >= FIRST then
   local entries, dropped, forgotten, changed, again, closed = {}, {}, {}, {}, {}, {}
   local report = { worker = worker }
   local function settle_one(i, id)
-    local at = FIRST + (i - 1) * WIDTH
+    local at = FIRST_ARG + (i - 1) * ARGS_EACH
     local attempt, outcome = tonumber(string.match(ARGV[at + 1], '^%d+')), ARGV[at + 2]
     report.facts, report.body, report.output, report.cause = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], nil
     if outcome == 'cancelled' then
@@ -133,7 +135,7 @@ if #ARGV >= FIRST then
   -- Successes first: one from a stale attempt counts also beside the failure of the newer attempt.
   for pass = 1, 2 do
     for i, id in ipairs(ids) do
-      if (ARGV[FIRST + 2 + (i - 1) * WIDTH] == 'ok') == (pass == 1) then settle_one(i, id) end
+      if (ARGV[FIRST_ARG + 2 + (i - 1) * ARGS_EACH] == 'ok') == (pass == 1) then settle_one(i, id) end
     end
   end
   bulk('HSET', INDEX, entries)

@@ -59,7 +59,7 @@ def test_what_code_a_result_is_of_is_told_before_the_result(why: str, monkeypatc
     started: list[int] = []
 
     class Runner:
-        def submit(self, key: str, plan: Plan, attempts: Sequence[Any]) -> None:
+        def submit(self, lane_id: str, plan: Plan, attempts: Sequence[Any]) -> None:
             started.extend(one.token[0] for one in attempts)
 
     settler = Settler(
@@ -70,7 +70,7 @@ def test_what_code_a_result_is_of_is_told_before_the_result(why: str, monkeypatc
     def end(job: int, source: str) -> None:
         token = (job, 1)
         ended = Ended(token, Outcome.OK, 1.0, 1.0, time.monotonic(), source, b"1", b"", source_parts={})
-        state.ended(served.lane, [ended], 0)
+        state.ended(served.lane_id, [ended], 0)
 
     def end_second() -> None:
         end(2, "of the second")

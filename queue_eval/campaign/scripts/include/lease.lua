@@ -18,8 +18,8 @@ local function lease(worker, request, room, prefetch, slots, now, paused, most_r
   local last = redis.call('HGET', REQUESTS, field)
   -- The reply to this very request was lost.
   if last == request then return leases_of(worker, request), due, 0 end
-  -- A call that was given up, sent again and overtaken by later ones, and arrives only now: nobody reads its
-  -- reply, and what it leased would stay held, unknown to the worker, for as long as that lives.
+  -- A duplicate that arrives after later calls leases nothing, since nobody reads its reply. What it leased would
+  -- stay held, unknown to the worker, for as long as that lives.
   if last and is_older(request, last) then return {}, due, 0 end
   -- Also when nothing is leased: this very call, arriving once more, must not lease then.
   redis.call('HSET', REQUESTS, field, request)
@@ -83,6 +83,7 @@ local function lease(worker, request, room, prefetch, slots, now, paused, most_r
   for rank, i in ipairs(order) do grant(i, rank <= starting and 1 or 0) end
   for i, job in ipairs(wide) do grant(narrow + i, job[2]) end
   bulk('HSET', held_key(worker), tokens)
-  local waits = #order + #wide < most and wake_for_others()
+  local waits = false
+  if #order + #wide < most then waits = wake_for_others() end
   return leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited and waits and #order >= starting
 end

@@ -1,8 +1,8 @@
 -- include columns held_key hmget parse_held widths_of
 
--- A request of a worker is "<life><number>", where the number grows with each new call of one life of a worker. It
--- is about the time of the call (server, ms), but for workers of earlier versions; cancel.lua takes it for the time
--- of the lease.
+-- A request is "<life>-<number>". Its number grows with each new call of one life of a worker. It is about the
+-- time of the call (server, ms), except from workers of earlier versions. cancel.lua takes it for the time of the
+-- lease.
 local function is_older(request, last)
   local life, number = string.match(request, '^(.-)(%d+)$')
   local last_life, last_number = string.match(last, '^(.-)(%d+)$')
