@@ -171,7 +171,7 @@ def test_a_function_that_is_not_there(make, method, function, reason, tmp_path):
         assert one.outcome == "error"
         assert reason in text_of(one)
         assert function in text_of(one)
-        assert "/function_ref.py" not in text_of(one)
+        assert "queue_eval/function/" not in text_of(one)
         if "called" not in reason:
             assert str(tmp_path) in text_of(one)
         assert len(text_of(one)) < 4000
