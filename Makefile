@@ -33,11 +33,11 @@ compile: ## Compile all Python files of examples, benchmarks and docker.
 example: ## Run the README's example, a search of about a minute.
 	"$(BIN)/python" examples/tune_digits.py
 
-test: ## Run the default tests, about 8 minutes on two cores.
+test: ## Run the default tests, about 9 minutes on two cores.
 	"$(BIN)/pytest" -q -n 3
 
 # Of RQ's two kinds of worker the usual one, which forks; `pytest -m long` runs both.
-long: ## Run the long tests, about 15 minutes.
+long: ## Run the long tests, about 16 minutes.
 	"$(BIN)/pytest" -q -n 2 -m "long and not hosts" -k "not SimpleWorker and not rq-simple" --timeout 600
 
 hosts: ## Run the tests on several hosts, about 6 minutes; needs root.
