@@ -32,7 +32,8 @@ class JobFolders:
         base = self._inside.get("folders")
         if base is None:
             return None
-        return campaign_folder(base, self._inside["campaign"], self._inside["uid"]) / f"{token[0]}-{token[1]}"
+        campaign = campaign_folder(base, self._inside["campaign"], self._inside["uid"])
+        return campaign / f"{token[0]}-{token[1]}"
 
 
 def inside(

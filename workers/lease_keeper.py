@@ -155,7 +155,9 @@ class LeaseKeeper:
 
     def _wait(self, until: float) -> None:
         """Wait for the next beat, at `until` (monotonic, s) or when it is wanted."""
-        while not self._is_beat_wanted and not self._stopped.is_set() and (left := until - time.monotonic()) > 0:
+        while not (self._is_beat_wanted or self._stopped.is_set()):
+            if (left := until - time.monotonic()) <= 0:
+                break
             self._poked.wait(left)
             self._poked.clear()
             with self._lock:
@@ -260,9 +262,12 @@ class LeaseKeeper:
         """Have checkpoints removed that no attempt will need, once the attempts here have ended. Those of a
         failed job stay, for `retry`."""
         for job in self._state.with_checkpoints(served, finished):
-            failed = served.queue.keys.column("failed")
-            if not self._link.call(lambda client, job=job, key=failed: client.sismember(key, str(job))):
+            if not self._has_failed(served, job):
                 self._state.note_over(served, job)
+
+    def _has_failed(self, served: ServedCampaign, job: int) -> bool:
+        key = served.queue.keys.column("failed")
+        return bool(self._link.call(lambda client: client.sismember(key, str(job))))
 
     def _release_unknown(self, served: ServedCampaign, unknown: list[tuple[int, int]]) -> None:
         """Deal with leases that only the server knows: it has gone back in time (a power cut, a failover).

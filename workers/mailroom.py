@@ -3,7 +3,7 @@
 ::
 
     worker ──▶ a file with one word ("stop", "drain")  ──▶ any process of the attempt
-    worker ◀── one datagram for each frame             ◀── processes that have no pipe: forks, and those with a token
+    worker ◀── one datagram for each frame ◀── processes without a pipe: forks, and those with a token
 
 An attempt looks for its file whenever the run function asks. So the worker never waits for a process that
 does not listen, and every process of the attempt sees the same.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from queue_eval.model.attempt import Token
-from queue_eval.runtime.pipe import parse_datagram
+from queue_eval.runtime.pipe import parse_frame
 
 DRAIN = "drain"
 STOP = "stop"
@@ -70,7 +70,9 @@ class Mailroom:
             except OSError:  # nothing more, or closed
                 return
             with contextlib.suppress(ValueError):
-                yield parse_datagram(data)
+                header, body = parse_frame(data)
+                kind, lane_id, *rest = header
+                yield str(lane_id), [kind, *rest], body
 
     def close(self) -> None:
         self._socket.close()

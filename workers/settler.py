@@ -310,9 +310,12 @@ class Settler:
         if self._state.settled(call) and self._spool is not None:
             self._spool.clear()
         if call.served.signs.with_checkpoints:
-            answers = zip(call.settlements, reply.verdicts, strict=True)
-            succeeded = [s.id for s, verdict in answers if s.outcome in _SUCCESS and verdict is Verdict.RECORDED]
-            self._state.note_succeeded(call.served, succeeded)
+            recorded = [
+                settlement
+                for settlement, verdict in zip(call.settlements, reply.verdicts, strict=True)
+                if verdict is Verdict.RECORDED
+            ]
+            self._state.note_succeeded(call.served, [s.id for s in recorded if s.outcome in _SUCCESS])
         if not log.isEnabledFor(logging.DEBUG):
             return
         for settlement, verdict in zip(call.settlements, reply.verdicts, strict=True):
@@ -440,7 +443,7 @@ class Settler:
                 raise
             except Exception as error:
                 self._state.put_back_signs(served, batches)
-                self._repeated_log.add(f"reports of jobs of {served.name} cannot be sent, trying again", error)
+                self._repeated_log.add(f"what jobs of {served.name} report cannot be sent, trying again", error)
                 return
             self._state.mark_signs_taken(served, batches, verdicts)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from queue_eval.model.attempt import Token
-from queue_eval.runtime.pipe import Kind, parse_points
+from queue_eval.model.codec import EXACT_FLOAT
+from queue_eval.runtime.pipe import Kind
 
 KINDS = frozenset((Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK))
 """The frames that `parse_sign` reads."""
@@ -33,9 +34,10 @@ def parse_sign(header: list[Any], body: bytes) -> Sign:
     try:
         kind = header[0]
         if kind == Kind.POINTS:
-            token, elapsed_ms, dropped, lines = parse_points(header, body)
-            return Sign(token, kind, time.monotonic() - elapsed_ms / 1000, dropped, lines)
-        token = int(header[1]), int(header[2])
+            _, job, attempt, elapsed_ms, dropped = header[0], *map(_number, header[1:])
+            began_at = time.monotonic() - elapsed_ms / 1000
+            return Sign((job, attempt), kind, began_at, dropped, body.splitlines(keepends=True))
+        token = _number(header[1]), _number(header[2])
         if kind == Kind.SAVED:
             _, _, _, save, place = header
             return Sign(token, kind, text=f"{int(save)} {_word(place)}")
@@ -46,6 +48,13 @@ def parse_sign(header: list[Any], body: bytes) -> Sign:
     if kind not in KINDS:
         raise ValueError(f"not a sign of an attempt: {kind!r}")
     return Sign(token, kind)
+
+
+def _number(value: Any) -> int:
+    # User code may write anything into the pipe.
+    if type(value) is not int or not 0 <= value <= EXACT_FLOAT:
+        raise ValueError(f"not a number of an attempt: {value!r}")
+    return value
 
 
 def _word(text: Any) -> str:
