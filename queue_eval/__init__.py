@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from queue_eval.model.codec import FAIL_RETURN_VALUE
     from queue_eval.model.job import Job
+    from queue_eval.model.report import Report
     from queue_eval.model.states import State
     from queue_eval.runtime.current_job import current_job
 
@@ -70,6 +71,7 @@ _MODULES = {
     ),
     "model.codec": ("FAIL_RETURN_VALUE",),
     "model.job": ("Job",),
+    "model.report": ("Report",),
     "model.states": ("State",),
     "runtime.current_job": ("current_job",),
 }  # fmt: skip
@@ -78,7 +80,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
     "RQEvaluator", "Job", "State", "FAIL_RETURN_VALUE", "current_job",
-    "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
+    "Report", "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
     "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "CheckpointError",
     "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError", "QueueEvalError", "ReportError",
     "ResultError", "SearchTerminationError", "ServerError", "ServerRefusedError", "ServerUnreachableError",

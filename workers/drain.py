@@ -53,8 +53,8 @@ def drain_deadline(
 def drain_margin_s(limit_s: float, notice_s: float | None) -> float:
     """How long before its end a worker drains that has `limit_s` from its start.
 
-    `notice_s`, the user's `--notice`; by default a tenth of the limit, but at least 10 s and at most 60 s, and
-    never more than half of it.
+    `notice_s`, the user's `--notice`; by default a tenth of the limit, but at least 10 s and at most 60 s,
+    and never more than half of it.
     """
     if notice_s is not None:
         return notice_s

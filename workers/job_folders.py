@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from queue_eval.model.attempt import Token
 from queue_eval.runtime.checkpoints import campaign_folder, job_folder, newest
+
+from queue_eval.model.attempt import Token
 
 
 class JobFolders:
@@ -37,8 +38,8 @@ class JobFolders:
 
 
 def inside(
-    options: dict[str, Any], *, campaign: str, uid: str, worker: str, home: Path | None, mailroom: Path | None,
-    time_limit_s: float | None, ends_at: float | None,
+    options: dict[str, Any], *, campaign: str, uid: str, worker: str, home: Path | None,
+    mailroom: Path | None, time_limit_s: float | None, ends_at: float | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """What the processes of a campaign are told for `current_job`: `queue_eval.runtime.pipe.Setup.inside`.
 

@@ -24,12 +24,12 @@ from queue_eval.errors import CampaignNotFoundError, GiveUp, NodeAwayError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.model.moves import Extended, Release
+from queue_eval.runtime.notices import STOP
 from queue_eval.server.home_loss import HomeLoss
 from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import KeyCommand
-from workers.mailroom import STOP
 from workers.options import WorkerOptions
 from workers.repeated_log import RepeatedLog
 from workers.rounds import Rounds

@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from queue_eval.model.attempt import Token
+from queue_eval.runtime.notices import STOP, notice_file
 from queue_eval.runtime.pipe import parse_frame
-
-DRAIN = "drain"
-STOP = "stop"
 
 _MAX_DATAGRAM = 1 << 16
 _MAX_SOCKET_PATH = 90
@@ -79,7 +77,7 @@ class Mailroom:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _notice(self, lane_id: str, token: Token) -> Path:
-        return self.folder / f"{lane_id}-{token[0]}-{token[1]}"
+        return Path(notice_file(str(self.folder), lane_id, *token))
 
 
 def _private_folder() -> str:

@@ -37,10 +37,10 @@ from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.moves import Lease, Release, Settled, Settlement
 from queue_eval.model.states import Outcome, Verdict
+from queue_eval.runtime.notices import STOP
 from queue_eval.transport.link import Link
 from workers.executors.protocol import Plan
 from workers.load_failures import LoadFailures
-from workers.mailroom import STOP
 from workers.options import WorkerOptions
 from workers.plan import label_of, make_plan
 from workers.repeated_log import RepeatedLog
@@ -443,7 +443,7 @@ class Settler:
                 raise
             except Exception as error:
                 self._state.put_back_signs(served, batches)
-                self._repeated_log.add(f"what jobs of {served.name} report cannot be sent, trying again", error)
+                self._repeated_log.add(f"reports of {served.name} cannot be sent, trying again", error)
                 return
             self._state.mark_signs_taken(served, batches, verdicts)
 

@@ -15,7 +15,7 @@ Config = dict[str, Any]
 
 
 def tell(config: Config, **facts: Any) -> None:
-    with open(config["log"], "a") as log:
+    with Path(config["log"]).open("a") as log:
         log.write(json.dumps({"job": config["id"], **facts}) + "\n")
 
 
