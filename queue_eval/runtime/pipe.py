@@ -124,7 +124,8 @@ class Setup:
         self.inside = inside
         """What `current_job` needs of the worker, the same for all attempts; None: a worker of an earlier
         version, in which `current_job` does nothing. Its keys: "campaign", "uid", "worker", "lane", texts;
-        "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket (or null);
+        "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket, or what a
+        `Channel` takes;
         "time_limit_s" and "ends_at" (or null; the second by `time.monotonic`); "keep_checkpoints";
         "checkpoint_space", bytes (or null)."""
 
@@ -258,7 +259,8 @@ def _framed(line: bytes, *bodies: bytes) -> bytes:
 class FrameBuffer:
     """Collects bytes as they arrive, and returns whole frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frame_bytes: int = _MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
         self._data = bytearray()
         self._wanted = 0
         """The length (bytes) of the frame at the beginning of the buffer; 0 when it is not known."""
@@ -297,7 +299,7 @@ class FrameBuffer:
         if len(data) - at < _LENGTH_BYTES:
             return None
         length = int.from_bytes(data[at : at + _LENGTH_BYTES], "big")
-        if length >= _MAX_FRAME_BYTES:
+        if length >= self._max_frame_bytes:
             raise ValueError("not a frame")
         end = at + _LENGTH_BYTES + length
         if len(data) < end:

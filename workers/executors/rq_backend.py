@@ -120,6 +120,9 @@ class RqBackend:
     def stop(self, tokens: Sequence[Token]) -> None:
         self._inbox.put(("stop", tokens))
 
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        """They do not see it: not yet."""
+
     def close(self) -> None:
         closed = threading.Event()
         self._inbox.put(("close", closed))
