@@ -39,7 +39,7 @@ class Attempt:
 
     __slots__ = (
         "began", "config", "finisher", "given_back", "id", "inside", "is_over", "look", "number", "parts",
-        "pid", "send", "slots", "thread", "was_shown_stop",
+        "pid", "prepare", "send", "slots", "thread", "was_shown_stop",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,8 @@ class Attempt:
         """Sends frames from this process. A fork uses the mailbox instead."""
         self.look = look
         """Looks up the notice to this attempt: "stop", "drain" or None. None: by its file (`notices`)."""
+        self.prepare: Callable[[], None] | None = None
+        """To be called before another process needs the mailbox; None: it is there."""
         self.began = monotonic()
         self.pid = os.getpid()
         self.thread = get_ident()

@@ -210,6 +210,8 @@ class CurrentJob:
         from base64 import urlsafe_b64encode
 
         attempt = self._attempt
+        if attempt.prepare is not None:
+            attempt.prepare()
         facts = (
             self._inside, attempt.id, attempt.number, attempt.config.decode(), attempt.slots, attempt.began,
         )  # fmt: skip

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_MAX_TEMPORARY = 60
+"""The address of a unix socket has room for about a hundred bytes."""
+
+
 def to_elsewhere(inside: dict[str, Any] | None, **changes: Any) -> dict[str, Any] | None:
     """`Setup.inside` for another machine, without what holds only here: sockets, and a clock."""
     if inside is None:
@@ -35,7 +39,7 @@ def from_elsewhere(inside: dict[str, Any], **changes: Any) -> dict[str, Any]:
         **inside,
         "ends_at": None if ends_unix_s is None else monotonic() + ends_unix_s - time(),
         "checkpoints": _seen(inside.get("checkpoints")),
-        "folders": _temporary() if folders is None else folders,
+        "folders": temporary_name() if folders is None else folders,
         "folders_are_own": folders is None,
         **changes,
     }
@@ -81,16 +85,17 @@ def remove_folder(inside: dict[str, Any], job: int, number: int, *, failed: bool
             os.rmdir(base)  # noqa: PTH106
 
 
+def temporary_name() -> str:
+    """The name of a temporary folder to be made, short enough for the address of a unix socket in it."""
+    # Not by `tempfile`, which first writes a file. By chance: one that others can guess could be theirs.
+    folder = os.environ.get("TMPDIR", "")
+    folder = folder if 0 < len(os.fsencode(folder)) < _MAX_TEMPORARY else "/tmp"  # noqa: S108 - as said
+    return f"{folder}/qe-{os.urandom(8).hex()}"
+
+
 def _seen(folder: str | None) -> str | None:
     """The folder, if this machine has it, or can make it where its home is."""
     if folder is None:
         return None
     place = os.path.dirname(folder)  # noqa: PTH120
     return folder if os.path.isdir(folder) or os.path.isdir(place) else None  # noqa: PTH112
-
-
-def _temporary() -> str:
-    from tempfile import gettempdir
-
-    # By chance: a name that others can guess could be theirs.
-    return f"{gettempdir()}/queue_eval-{os.urandom(8).hex()}"

@@ -25,6 +25,7 @@ shown          to parent  id, attempt: it was shown that it is to stop
 saved          to parent  id, attempt, number of the save, place: a checkpoint is complete
 folder         to parent  id, attempt: its working folder exists from now on
 give-back      to parent  id, attempt, reason: it is to be ended and given back
+open           to parent  only in RQ's processes: the mailbox is needed
 =============  =========  =======================================================================
 
 A **point** is one call of `report` of a running job. Its line is ASCII: ``elapsed_ms step values``, with the
@@ -90,8 +91,14 @@ class Kind:
     SAVED = "saved"
     FOLDER = "folder"
     GIVE_BACK = "give-back"
+    OPEN = "open"
     UNFIT = "unfit"
     """Only among the replies on RQ's Redis: the setup of the attempt was missing."""
+
+
+RUNNING = (Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK)
+"""The kinds of frames that running attempts send. Not a set: the kind of a frame that user code has made up
+may be a list, which has no hash."""
 
 
 class Setup:
