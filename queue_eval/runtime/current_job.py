@@ -206,7 +206,8 @@ class CurrentJob:
 
     def token(self) -> str:
         """A text with which `current_job(token)` finds this job in another process of this machine, such as
-        a program that the job starts. It has the config, and no secret."""
+        a program that the job starts. It has the config; under Ray also the secret by which jobs of this
+        worker report."""
         from base64 import urlsafe_b64encode
 
         attempt = self._attempt

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from queue_eval.model.states import State
 from tests.support import inside_functions
+from tests.support.fault_fleet import end, wait_state
 from tests.support.ray_cluster import RayCluster
 from tests.support.rq_fleet import RqFleet, RqRedis
 from tests.support.waiting import wait_until
@@ -39,7 +41,8 @@ def test_reports_stops_give_backs_checkpoints_and_folders(fleet, campaign, backe
     with fleet.driver(campaign, inside_functions.act, method, **options) as driver:
         names = ("until_told", "report_from_everywhere", "save_and_give_back", "in_a_folder", "facts")
         driver.submit([{"do": name, "log": log} for name in (*names, "report_from_a_program")])
-        fleet.worker("--campaign", campaign, "--name", f"w-{campaign}", "--time-limit", "500s", slots=5)
+        name = ("--name", f"w-{campaign}")
+        worker = fleet.worker("--campaign", campaign, *name, "--time-limit", "500s", slots=5)
         queue = fleet.queue(campaign)
 
         def points(job):
@@ -64,7 +67,13 @@ def test_reports_stops_give_backs_checkpoints_and_folders(fleet, campaign, backe
         wait_until(lambda: not list((fleet.home / "checkpoints").glob(f"{campaign}-*/*")))
         assert not Path(jobs[4].result).exists()
         facts = jobs[5].result
-        assert (facts["worker"], facts["slots"], facts["attempt"]) == (f"w-{campaign}", 1, 1)
+        assert (facts["worker"], facts["slots"], facts["id"]) == (f"w-{campaign}", 1, 5)
         assert 300 < facts["remaining_s"] <= 500
         assert [report.values for report in points(6)] == [{"program": 1.0}]
         assert jobs[6].result == ""
+
+        driver.submit([{"do": "until_told", "log": log, "reason": "half way"}])
+        wait_until(lambda: told(did="begun", job=7))
+        assert end(worker, timeout_s=60) == 0
+        assert [line["job"] for line in told(did="drain")] == [7]
+        wait_state(queue, State.PENDING, 1)

@@ -29,6 +29,7 @@ from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.non_finite import judge_result
 from queue_eval.model.states import Outcome
 from queue_eval.runtime.failure_texts import describe_death
+from queue_eval.runtime.notices import STOP
 from queue_eval.runtime.pipe import (
     RUNNING,
     Kind,
@@ -266,7 +267,7 @@ class Forwarder:
         return []
 
     def notify(self, tokens: Sequence[Token], word: str) -> None:
-        held = [token for token in tokens if token in self._held]
+        held = [token for token in tokens if token in self._held and self._words.get(token) != STOP]
         self._words |= dict.fromkeys(held, word)
         sent = [token for token in held if token not in self._unsent]
         if sent and self._process is not None:

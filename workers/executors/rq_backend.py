@@ -408,8 +408,8 @@ class RqBackend:
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
             flight.has_duplicates = True
-            if flight.word:
-                self._unnotified[flight.token] = None
+        flights = (*self._flying.values(), *self._waiting.values())
+        self._unnotified |= {flight.token: None for flight in flights if flight.word}
         self._cleanup.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
