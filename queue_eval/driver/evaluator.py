@@ -163,7 +163,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
     def create_job(self, config: dict[str, Any]) -> Job:
         """A job that is not submitted. Its id is provisional until it is (see `execute`)."""
         copy, _ = encode_config(config, 0)
-        job = Job.owning(self._session.next_id(), copy, self.run_function)
+        job = Job.owning(self._session.next_id(), copy, self.run_function, self._session.source)
         with self._session.lock:
             self._created[job] = None
         return job

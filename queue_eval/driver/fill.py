@@ -8,7 +8,7 @@ from typing import Any
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.model.codec import decode
-from queue_eval.model.job import Job
+from queue_eval.model.job import Job, JobSource
 from queue_eval.model.non_finite import is_finite, judge_result
 from queue_eval.model.states import Outcome, State
 
@@ -21,12 +21,14 @@ class JobFiller:
     """
 
     def __init__(
-        self, queue: CampaignCommands, run_function: Any, created_ms: int, failure_value: Any
-    ) -> None:
+        self, queue: CampaignCommands, run_function: Any, created_ms: int, failure_value: Any,
+        source: JobSource | None = None,
+    ) -> None:  # fmt: skip
         self._queue = queue
         self._run_function = run_function
         self._created_ms = created_ms
         self._failure_value = failure_value
+        self._source = source
         self._hosts: dict[str, str] = {}
 
     def learn_hosts(self, entries: Iterable[ResultEntry]) -> None:
@@ -42,14 +44,20 @@ class JobFiller:
 
     def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> Job:
         """The job of an outcome, where this driver has no object for it yet."""
+        job = self.begin(entry.id, submitted_ms, config)
+        self.fill(job, entry)
+        return job
+
+    def begin(self, job_id: int, submitted_ms: int, config: bytes) -> Job:
+        """An unfinished job, where this driver has no object for it yet."""
         try:
             decoded = decode(config)
         except ValueError:
             decoded = None
         # A damaged config is shown as an empty one: the outcome counts all the same.
-        job = Job.owning(entry.id, decoded if isinstance(decoded, dict) else {}, self._run_function)
-        job.submitted_ms = submitted_ms
-        self.fill(job, entry)
+        own = decoded if isinstance(decoded, dict) else {}
+        job = Job.owning(job_id, own, self._run_function, self._source)
+        job.status, job.submitted_ms = Job.RUNNING, submitted_ms
         return job
 
 

@@ -25,6 +25,7 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.driver.batch_sender import BatchSender, Placement
 from queue_eval.driver.fill import JobFiller
 from queue_eval.driver.intake import OutcomeIntake
+from queue_eval.driver.job_source import CampaignSource
 from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.past_jobs import PastJobs
 from queue_eval.driver.recovery import Recovery
@@ -51,12 +52,13 @@ class CampaignSession:
         self.ledger = Ledger(opened, keep)
         self.sources: SourceCheck | None = None
         """None for a driver that does not know the run function."""
+        self.source = CampaignSource(queue)
         submissions = SubmissionLog()
         sender = BatchSender(queue, self.ledger, reuse=reuse)
-        filler = JobFiller(queue, run_function, opened.created_ms, failure_value)
+        filler = JobFiller(queue, run_function, opened.created_ms, failure_value, self.source)
         self.recovery = Recovery(queue, self.ledger, sender, submissions)
         self._submitter = Submitter(
-            queue, self.ledger, sender, self.recovery, submissions, run_function, reuse=reuse
+            queue, self.ledger, sender, self.recovery, submissions, run_function, self.source, reuse=reuse
         )
         self._intake = OutcomeIntake(queue, self.ledger, self.recovery, filler)
         self._past = PastJobs(queue, self.ledger, filler)
@@ -125,4 +127,5 @@ class CampaignSession:
 
     def close(self) -> None:
         self._intake.close()
+        self.source.close()
         self.queue.link.close()

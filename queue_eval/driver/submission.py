@@ -21,7 +21,7 @@ from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.recovery import Recovery, RecoveryState
 from queue_eval.driver.submission_log import SubmissionLog
 from queue_eval.model.codec import canonical
-from queue_eval.model.job import Job
+from queue_eval.model.job import Job, JobSource
 from queue_eval.model.moves import Enqueued, EnqueueReply, Submission
 from queue_eval.model.states import State
 
@@ -41,7 +41,7 @@ class Submitter:
 
     def __init__(
         self, queue: CampaignCommands, ledger: Ledger, sender: BatchSender, recovery: Recovery,
-        submissions: SubmissionLog, run_function: Any, *, reuse: bool,
+        submissions: SubmissionLog, run_function: Any, source: JobSource, *, reuse: bool,
     ) -> None:  # fmt: skip
         self._queue = queue
         self._ledger = ledger
@@ -49,6 +49,7 @@ class Submitter:
         self._recovery = recovery
         self._submissions = submissions
         self._run_function = run_function
+        self._source = source
         self._reuse = reuse
         self._acknowledged: _Occurrences = Counter()
 
@@ -123,7 +124,7 @@ class Submitter:
         self, job: Job | None, config: dict[str, Any], answer: Enqueued, placement: Placement
     ) -> Job:
         """The job that the server has acknowledged: `job`, else a new one."""
-        job = job or Job.owning(answer.id, config, self._run_function)
+        job = job or Job.owning(answer.id, config, self._run_function, self._source)
         job.id = job.config["id"] = answer.id
         job.status, job.submitted_ms = Job.RUNNING, answer.submitted_ms
         job.state = State.SCHEDULED if placement.delay_ms else State.PENDING

@@ -124,10 +124,13 @@ class Job:
             setattr(self, name, value)
 
     @classmethod
-    def owning(cls, id: int, config: dict[str, Any], run_function: Any) -> Job:  # noqa: A002 - DeepHyper's
+    def owning(
+        cls, id: int, config: dict[str, Any], run_function: Any, source: JobSource | None = None  # noqa: A002
+    ) -> Job:
         """A job that owns `config` from now on, instead of a copy. The caller must not change it any more."""
         job = cls.__new__(cls)
         job._begin(id, config, run_function)
+        job._source = source
         return job
 
     @property
@@ -156,7 +159,8 @@ class Job:
     @property
     def output(self) -> str | None:
         """What the attempt that settled it has printed, or None. Read from the server at the first look."""
-        return self._read("output", None)
+        text: str | None = self._read("output", None)
+        return text
 
     @property
     def executions(self) -> list[Execution]:
