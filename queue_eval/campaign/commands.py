@@ -42,7 +42,7 @@ from queue_eval.model.moves import (
     StandingReply,
     Submission,
 )
-from queue_eval.model.states import Opening
+from queue_eval.model.states import Opening, State
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import ScriptCall
@@ -267,19 +267,26 @@ class CampaignCommands(CampaignView):
         flat = itertools.chain.from_iterable((sources or {}).items())
         self._run("loaded", "" if revision is None else revision, *flat)
 
-    def cancel(self, ids: Iterable[int]) -> list[int]:
-        """Cancel those that are not finished, and return their ids. Asks workers to look."""
-        cancelled = [int(i) for page in pages(ids, PAGE) for i in self._run("cancel", *page)]
+    def cancel(self, ids: Iterable[int], *, running: bool = True) -> list[int]:
+        """Cancel those that are not finished, and return their ids. Asks workers to look.
+
+        `running`: also those that a worker holds.
+        """
+        which = () if running else ("waiting",)
+        cancelled = [int(i) for page in pages(ids, PAGE) for i in self._run("cancel", *which, *page)]
         if cancelled:
             self.notify("cancel")
         return cancelled
 
-    def cancel_up_to(self, last_id: int) -> int:
-        """Cancel every outstanding job up to this id. Returns how many."""
+    def cancel_up_to(self, last_id: int, *, running: bool = True) -> int:
+        """Cancel every outstanding job up to this id; see `cancel`. Returns how many."""
         count = 0
         # Listed again until none is left: a job that moves to another place during a listing may be missed.
-        while ids := [job for job, _, _ in self.outstanding() if job <= last_id]:
-            cancelled = len(self.cancel(ids))
+        while ids := [
+            job for job, state, _ in self.outstanding()
+            if job <= last_id and (running or state is not State.RUNNING)
+        ]:  # fmt: skip
+            cancelled = len(self.cancel(ids, running=running))
             count += cancelled
             if not cancelled:
                 break

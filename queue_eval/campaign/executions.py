@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from queue_eval.campaign.paging import PAGE
-from queue_eval.campaign.places import Place, place_of
+from queue_eval.campaign.places import Place, hosts_by_worker, place_of
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.campaign.view import CampaignView
 from queue_eval.model.job import Execution
@@ -99,8 +99,7 @@ class ExecutionReader:
         return page
 
     def _with_hosts(self, found: list[Execution]) -> list[Execution]:
-        workers = sorted({one.worker for one in found if one.worker})
-        hosts = dict(zip(workers, self._view.hosts_of(workers), strict=True))
+        hosts = hosts_by_worker(self._view, (one.worker or "" for one in found))
         return [one._replace(host=hosts.get(one.worker or "")) for one in found]
 
 

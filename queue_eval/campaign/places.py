@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from queue_eval.campaign.paging import pages
@@ -110,6 +110,16 @@ def all_places_of(view: CampaignView, ids: Sequence[int]) -> Iterator[Place | No
     """`places_of` for as many ids as there are. Each page is of its own moment."""
     for page in pages(ids, page_size(view) if ids else 1):
         yield from places_of(view, page)
+
+
+def hosts_by_worker(view: CampaignView, workers: Iterable[str]) -> dict[str, str]:
+    """Where each of these workers runs, or ran."""
+    names = sorted({worker for worker in workers if worker})
+    # Without an entry on the roster: the default name of a worker begins with its host.
+    return {
+        name: host or name.rpartition("-")[0] or name
+        for name, host in zip(names, view.hosts_of(names), strict=True)
+    }
 
 
 def _workers(view: CampaignView) -> list[str]:

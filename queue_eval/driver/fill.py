@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.places import Place, hosts_by_worker
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.model.codec import decode
 from queue_eval.model.job import Job, JobSource
@@ -33,14 +34,25 @@ class JobFiller:
 
     def learn_hosts(self, entries: Iterable[ResultEntry]) -> None:
         """Ask the server on which hosts the workers of these entries ran, where that is not known yet."""
-        unknown = list({e.worker for e in entries if e.worker and e.worker not in self._hosts})
-        for worker, host in zip(unknown, self._queue.hosts_of(unknown), strict=True):
-            # Without an entry on the roster: the default name of a worker begins with its host.
-            self._hosts[worker] = host or worker.rpartition("-")[0] or worker
+        self.learn_workers(entry.worker for entry in entries)
+
+    def learn_workers(self, workers: Iterable[str]) -> None:
+        """Ask the server on which hosts these workers run, where that is not known yet."""
+        unknown = [worker for worker in workers if worker not in self._hosts]
+        self._hosts |= hosts_by_worker(self._queue, unknown)
 
     def fill(self, job: Job, entry: ResultEntry) -> None:
         """Write an outcome into its job."""
         fill(job, entry, self._hosts.get(entry.worker), self._created_ms, self._failure_value)
+
+    def show(self, job: Job, place: Place) -> None:
+        """Write into an unfinished job where it is."""
+        job.state = place.state
+        job.worker = place.worker or None
+        job.host = self._hosts.get(place.worker)
+        job.started_ms = place.began_ms
+        job.attempts = place.attempts
+        job.releases = place.releases
 
     def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> Job:
         """The job of an outcome, where this driver has no object for it yet."""

@@ -123,7 +123,10 @@ class Submitter:
     def _started(
         self, job: Job | None, config: dict[str, Any], answer: Enqueued, placement: Placement
     ) -> Job:
-        """The job that the server has acknowledged: `job`, else a new one."""
+        """The job that the server has acknowledged: `job`, else the one that was shown, else a new one."""
+        shown = self._ledger.adopted_jobs.get(answer.id) if job is None else None
+        if shown is not None:
+            return shown
         job = job or Job.owning(answer.id, config, self._run_function, self._source)
         job.id = job.config["id"] = answer.id
         job.status, job.submitted_ms = Job.RUNNING, answer.submitted_ms

@@ -31,6 +31,13 @@ class Execution(NamedTuple):
     output: str | None
     """What it has printed, where that was captured."""
 
+    @property
+    def run_s(self) -> float | None:
+        """How long it ran, in seconds, where that is on record."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
 
 class JobSource(ABC):
     """Reads what a job does not carry, for the job with this id.

@@ -1,6 +1,6 @@
 -- Cancel jobs that are not finished, wherever they are. A worker that runs one learns it from a notice or
 -- its next extension; the job is cancelled from this moment on.
--- ARGV: uid, then ids
+-- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
 -- include bulk columns finish gone history hmget holders is_gone is_job now_ms wake_if_limited withdraw
@@ -9,7 +9,8 @@ local uid = ARGV[1]
 if is_gone(uid) then return GONE end
 local last_id = tonumber(redis.call('HGET', META, 'last_id'))
 local ids, seen = {}, {}
-for i = 2, #ARGV do
+local only_waiting = ARGV[2] == 'waiting'
+for i = only_waiting and 3 or 2, #ARGV do
   if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
     seen[ARGV[i]] = true
     ids[#ids + 1] = ARGV[i]
@@ -19,7 +20,7 @@ local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local entries, cancelled, changed, waiting = {}, {}, {}, {}
 local now = now_ms()
 for i, id in ipairs(ids) do
-  if not finished[i] then
+  if not finished[i] and not (only_waiting and held[id]) then
     local h = parse_history(past[i])
     local worker, facts = '', nil
     if held[id] then
