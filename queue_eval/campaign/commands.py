@@ -166,17 +166,21 @@ class CampaignCommands(CampaignView):
         `sequence` grows with each batch of a `driver`: a batch that is sent again adds nothing twice.
         `slots`: how many each of these jobs takes.
         """
-        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots]
+        is_tagged = any(s.tag for s in submissions)
+        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots, int(is_tagged)]
         for s in submissions:
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
+            if is_tagged:
+                arguments.append(s.tag)
         reply = self._run("enqueue", *arguments)
         with reading(self.campaign):
             now_ms, submitted_ms, ids, fence, joined, resting = reply
             if isinstance(ids, int):
                 ids = range(ids, ids + len(submissions))
             jobs = [Enqueued(int(job), None, submitted_ms) for job in ids]
-            for at, entry, at_ms in zip(joined[::3], joined[1::3], joined[2::3], strict=True):
-                jobs[at - 1] = Enqueued(jobs[at - 1].id, entry.decode(errors="replace") or None, int(at_ms))
+            for at, entry, at_ms, tag in zip(*(joined[i::4] for i in range(4)), strict=True):
+                name = entry.decode(errors="replace") or None
+                jobs[at - 1] = Enqueued(jobs[at - 1].id, name, int(at_ms), tag)
             enqueued = EnqueueReply(now_ms, jobs, fence.decode() or None)
         if resting:
             wake(self.link, self.campaign)

@@ -29,6 +29,7 @@ key                type    holds
 ``:wake_wide``     zset    the same for wide jobs
 ``:widths``        hash    id -> slots that the job takes, where more than one: a wide job
 ``:wide``          zset    the widths that wide jobs of the campaign have, or had
+``:tags``          hash    id -> the tag (JSON) that was submitted with the job, where there is one
 ``:reserving``     zset    workers that let slots run free for a wide job, by when they began (ms)
 =================  ======  ==========================================================================
 """
@@ -65,7 +66,7 @@ heartbeat finds the same."""
 COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
     "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake", "roster",
-    "widths", "wide", "reserving", "wake_wide",
+    "widths", "wide", "reserving", "wake_wide", "tags",
 )  # fmt: skip
 
 DRAIN = "qe:drain"

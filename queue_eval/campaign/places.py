@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from queue_eval.campaign.paging import pages
+from queue_eval.campaign.keys import Keys
+from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.view import CampaignView, parse_config
 from queue_eval.model.states import State
 
@@ -23,6 +25,8 @@ class Place(NamedTuple):
     id: int
     submitted_ms: int
     config: bytes
+    tag: bytes
+    """JSON; empty where the job has none."""
     entry: str | None
     """The entry of its outcome in the result stream; None for an unfinished job."""
     is_scheduled: bool
@@ -70,12 +74,13 @@ def places_of(view: CampaignView, ids: Sequence[int]) -> list[Place | None]:
         pipeline.hmget(keys.index, ids)
         pipeline.zmscore(keys.column("scheduled"), ids)
         pipeline.hmget(keys.column("attempts"), ids)
+        pipeline.hmget(keys.column("tags"), ids)
         for worker in workers:
             pipeline.hmget(keys.held(worker), ids)
         replies: list[Any] = pipeline.execute()
         return replies
 
-    configs, index, due, histories, *held = view.link.call(look) if ids else ([], [], [], [])
+    configs, index, due, histories, tags, *held = view.link.call(look) if ids else ([], [], [], [], [])
     found: list[Place | None] = []
     for i, job_id in enumerate(ids):
         if configs[i] is None:
@@ -88,8 +93,8 @@ def places_of(view: CampaignView, ids: Sequence[int]) -> list[Place | None]:
         attempt, has_begun, leased_ms = _parse_held(token)
         found.append(
             Place(
-                job_id, *parse_config(configs[i]), entry, due[i] is not None, leases, uncharged, releases,
-                worker, attempt, has_begun, leased_ms,
+                job_id, *parse_config(configs[i]), tags[i] or b"", entry, due[i] is not None, leases,
+                uncharged, releases, worker, attempt, has_begun, leased_ms,
             )
         )  # fmt: skip
     return found
@@ -101,9 +106,38 @@ def place_of(view: CampaignView, job_id: int) -> Place | None:
     return place
 
 
+class Origin(NamedTuple):
+    """What was submitted as a job."""
+
+    submitted_ms: int
+    config: bytes
+    tag: bytes = b""
+    """JSON; empty where the job has none."""
+
+
+def origins_of(view: CampaignView, ids: Sequence[int]) -> list[Origin | None]:
+    """What was submitted as each job; None where there is no such job."""
+    found: list[Origin | None] = []
+    for page in pages(ids, PAGE):
+        configs, tags = view.link.call(partial(_read_origins, view.keys, page))
+        found += [
+            None if config is None else Origin(*parse_config(config), tag or b"")
+            for config, tag in zip(configs, tags, strict=True)
+        ]
+    return found
+
+
+def _read_origins(keys: Keys, ids: Sequence[int], client: Any) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hmget(keys.configs, ids)
+    pipeline.hmget(keys.column("tags"), ids)
+    replies: list[Any] = pipeline.execute()
+    return replies
+
+
 def page_size(view: CampaignView) -> int:
     """How many jobs `places_of` is to be asked for at a time. It asks each worker for each of them."""
-    return max(50, _MAX_VALUES_PER_PAGE // (4 + len(_workers(view))))
+    return max(50, _MAX_VALUES_PER_PAGE // (5 + len(_workers(view))))
 
 
 def all_places_of(view: CampaignView, ids: Sequence[int]) -> Iterator[Place | None]:

@@ -173,6 +173,7 @@ def _show(
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
         ("config", json.dumps(record.as_json()["config"])),
+        *([("tag", json.dumps(record.as_json()["tag"]))] if record.tag else []),
     ]
     if record.state is State.SUCCEEDED:
         lines.append(("result", json.dumps(record.result)))

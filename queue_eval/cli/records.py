@@ -9,10 +9,10 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import PAGE, pages
-from queue_eval.campaign.places import Place, hosts_by_worker, page_size, places_of
+from queue_eval.campaign.places import Origin, Place, hosts_by_worker, origins_of, page_size, places_of
 from queue_eval.campaign.result_stream import ResultEntry, lost_entry
 from queue_eval.cli.output import iso
-from queue_eval.driver.fill import judged
+from queue_eval.driver.fill import decode_tag, judged
 from queue_eval.driver.options import failure_value_of
 from queue_eval.model.codec import decode
 from queue_eval.model.states import State
@@ -35,6 +35,7 @@ class JobRecord:
     host: str | None
     submitted_ms: int
     config: bytes
+    tag: bytes
     entry: ResultEntry | None
     created_ms: int
     failure_value: Any
@@ -71,6 +72,7 @@ class JobRecord:
         return {
             "id": self.id,
             "config": self._config(),
+            "tag": decode_tag(self.tag),
             "state": self.state.value,
             "result": self.result,
             "error": self.error,
@@ -128,28 +130,28 @@ class JobRecordReader:
         ids = [entry.id for entry in entries]
         # The log keeps former outcomes of jobs that were retried; the index has forgotten them.
         index = self._queue.index_of(ids)
-        configs = self._queue.configs_of(ids)
+        origins = origins_of(self._queue, ids)
         return [
-            self._finished(entry, config[0], config[1])
-            for entry, current, config in zip(entries, index, configs, strict=True)
-            if current == entry.entry and config is not None
+            self._finished(entry, origin)
+            for entry, current, origin in zip(entries, index, origins, strict=True)
+            if current == entry.entry and origin is not None
         ]
 
     def _record(self, place: Place, entries: Mapping[str, ResultEntry]) -> JobRecord:
         if place.entry is not None:
             entry = entries.get(place.entry) or lost_entry(place.id, place.entry)
-            return self._finished(entry, place.submitted_ms, place.config)
+            return self._finished(entry, Origin(place.submitted_ms, place.config, place.tag))
         return JobRecord(
             place.id, place.state, place.attempts, place.releases, place.worker or None,
-            self._host(place.worker), place.submitted_ms, place.config, None, self._created_ms,
+            self._host(place.worker), place.submitted_ms, place.config, place.tag, None, self._created_ms,
             self._failure_value,
         )  # fmt: skip
 
-    def _finished(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> JobRecord:
+    def _finished(self, entry: ResultEntry, origin: Origin) -> JobRecord:
         entry = judged(entry)
         return JobRecord(
             entry.id, entry.state, entry.attempts, entry.releases, entry.worker or None,
-            self._host(entry.worker), submitted_ms, config, entry, self._created_ms, self._failure_value,
+            self._host(entry.worker), *origin, entry, self._created_ms, self._failure_value,
         )  # fmt: skip
 
     def _host(self, worker: str) -> str | None:

@@ -27,6 +27,7 @@ from queue_eval.driver.local_workers import LocalWorkers
 from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
 from queue_eval.driver.options import Keywords, Options, count, seconds
 from queue_eval.driver.session import CampaignSession
+from queue_eval.driver.submission import encoded_tags
 from queue_eval.driver.waiter import Waiter
 from queue_eval.errors import (
     GiveUp,
@@ -173,20 +174,24 @@ class Evaluator(DecidedAtCreation, JobOverview):
         return job
 
     def submit(
-        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1
-    ) -> list[Job]:
+        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1,
+        tags: Iterable[Any] | None = None,
+    ) -> list[Job]:  # fmt: skip
         """Submit configs (dicts of JSON values) to be evaluated. Returns when the server has them.
 
         Jobs of higher `priority` (-32767 to 32767) run first; within one priority, first in, first out.
         `delay` is in seconds. Each job takes so many `slots` of one worker, with all that they own (cores,
-        GPUs).
+        GPUs). `tags`: a JSON value or None for each config, which becomes the `tag` of its job. It is no part
+        of reuse: a job that is joined keeps its tag, unless another one is given.
 
         Raises ConfigError, before anything is sent, when a config is not a dict of JSON values.
         """
         self._check_may_change()
         if isinstance(configs, (dict, str)) or not isinstance(configs, Iterable):
             raise UsageError(f"configs is of type {type(configs).__name__}; give a list of dicts")
-        checked = [encode_config(config, position) for position, config in enumerate(configs)]
+        copies = [encode_config(config, position) for position, config in enumerate(configs)]
+        texts = encoded_tags(tags, len(copies))
+        checked = [(config, text, tag) for (config, text), tag in zip(copies, texts, strict=True)]
         if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
             raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
         delay_ms = round(seconds("delay", delay) * 1000)
@@ -208,11 +213,12 @@ class Evaluator(DecidedAtCreation, JobOverview):
         """Evaluate one job (see `create_job`) and await it; no gather returns it."""
         self._check_may_change()
         config, text = encode_config(job.own_config(), 0)
+        (tag,) = encoded_tags([job.tag], 1)
 
         def submit(hook: CompletionHook) -> None:
             self._ensure_workers()
             with self._submit_lock:
-                self._session.submit([(config, text)], Placement(), job=job, hook=hook)
+                self._session.submit([(config, text, tag)], Placement(), job=job, hook=hook)
                 self._submitted += 1
             with self._session.lock:
                 self._created.pop(job, None)

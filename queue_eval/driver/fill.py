@@ -54,13 +54,13 @@ class JobFiller:
         job.attempts = place.attempts
         job.releases = place.releases
 
-    def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> Job:
+    def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes, tag: bytes = b"") -> Job:
         """The job of an outcome, where this driver has no object for it yet."""
-        job = self.begin(entry.id, submitted_ms, config)
+        job = self.begin(entry.id, submitted_ms, config, tag)
         self.fill(job, entry)
         return job
 
-    def begin(self, job_id: int, submitted_ms: int, config: bytes) -> Job:
+    def begin(self, job_id: int, submitted_ms: int, config: bytes, tag: bytes) -> Job:
         """An unfinished job, where this driver has no object for it yet."""
         try:
             decoded = decode(config)
@@ -69,8 +69,16 @@ class JobFiller:
         # A damaged config is shown as an empty one: the outcome counts all the same.
         own = decoded if isinstance(decoded, dict) else {}
         job = Job.owning(job_id, own, self._run_function, self._source)
-        job.status, job.submitted_ms = Job.RUNNING, submitted_ms
+        job.status, job.submitted_ms, job.tag = Job.RUNNING, submitted_ms, decode_tag(tag)
         return job
+
+
+def decode_tag(text: str | bytes) -> Any:
+    """The tag of a job; None where there is none, or a damaged one."""
+    try:
+        return decode(text) if text else None
+    except ValueError:
+        return None
 
 
 def judged(entry: ResultEntry) -> ResultEntry:

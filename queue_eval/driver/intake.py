@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import Portion
+from queue_eval.campaign.places import Origin, origins_of
 from queue_eval.campaign.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
 from queue_eval.driver.fill import JobFiller
-from queue_eval.driver.ledger import Ledger, Origin
+from queue_eval.driver.ledger import Ledger
 from queue_eval.driver.recovery import Recovery
 
 MAX_BLOCK_S = 1.0
@@ -145,7 +146,7 @@ class OutcomeIntake:
             if ledger.is_adopted(entry, origin, any_retried=has_retries):
                 job = ledger.adopted_jobs.get(entry.id)
                 if job is None:
-                    job = self._filler.rebuild(entry, origin.submitted_ms, origin.config)
+                    job = self._filler.rebuild(entry, *origin)
                 else:
                     self._filler.fill(job, entry)
                 ledger.mark_finished(job)
@@ -158,5 +159,5 @@ class OutcomeIntake:
                 ledger.adopted_resolved.add(entry.id)
 
     def _origins(self, ids: Sequence[int]) -> dict[int, Origin]:
-        found = zip(ids, self._queue.configs_of(ids), strict=True)
-        return {job_id: Origin(*origin) for job_id, origin in found if origin is not None}
+        found = zip(ids, origins_of(self._queue, ids), strict=True)
+        return {job_id: origin for job_id, origin in found if origin is not None}

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from queue_eval.campaign.places import Origin
 from queue_eval.campaign.result_stream import ResultEntry, entry_order
 from queue_eval.driver.id_set import IdSet
 from queue_eval.model.job import Job
@@ -34,14 +35,6 @@ Order = tuple[int, int]
 
 CompletionHook = Callable[[Job], bool]
 """Called when a job is finished. Returns whether somebody still awaits it: then no gather returns it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Submission time and config of a job that this driver does not know, as the server has them."""
-
-    submitted_ms: int
-    config: bytes
 
 
 @dataclass

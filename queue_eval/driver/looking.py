@@ -140,7 +140,7 @@ class Looker:
         """The object of an unfinished job, which `known` has or gets. The caller holds the ledger's lock."""
         job = known.get(place.id)
         if job is None or job.status == Job.DONE:  # a finished one was retried
-            job = known[place.id] = self._filler.begin(place.id, place.submitted_ms, place.config)
+            job = known[place.id] = self._filler.begin(place.id, place.submitted_ms, place.config, place.tag)
         return job
 
     def _is_own(self, job: Job) -> bool:

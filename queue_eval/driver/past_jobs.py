@@ -61,14 +61,14 @@ class PastJobs:
             yield from self._jobs_of(page)
 
     def _jobs_of(self, page: Sequence[Past]) -> list[Job]:
-        self._filler.learn_hosts(entry for entry, _, _ in page)
+        self._filler.learn_hosts(entry for entry, *_ in page)
         jobs = []
         with self._ledger.lock:
             tracked = self._ledger.tracked
-            for entry, submitted_ms, config in page:
+            for entry, submitted_ms, config, tag in page:
                 job = tracked.get(entry.id)
                 if job is None or (self._is_current and _is_former(job, entry)):
-                    job = self._filler.rebuild(entry, submitted_ms, config)
+                    job = self._filler.rebuild(entry, submitted_ms, config, tag)
                     if self._ledger.keep:
                         tracked[entry.id] = job
                 elif job.status != Job.DONE:
