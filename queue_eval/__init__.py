@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from queue_eval.model.codec import FAIL_RETURN_VALUE
     from queue_eval.model.job import Execution, Job
+    from queue_eval.model.report import Report
     from queue_eval.model.states import State
 
 __version__ = "0.5.0.dev0"
@@ -66,13 +67,14 @@ _MODULES = {
     ),
     "model.codec": ("FAIL_RETURN_VALUE",),
     "model.job": ("Execution", "Job"),
+    "model.report": ("Report",),
     "model.states": ("State",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
-    "RQEvaluator", "Job", "Execution", "State", "FAIL_RETURN_VALUE",
+    "RQEvaluator", "Job", "Report", "Execution", "State", "FAIL_RETURN_VALUE",
     "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
     "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
     "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
