@@ -27,14 +27,17 @@ if TYPE_CHECKING:
         ThreadPoolEvaluator,
     )
     from queue_eval.errors import (
+        AttemptEndedError,
         CampaignConflictError,
         CampaignError,
         CampaignNotFoundError,
+        CheckpointError,
         ConfigError,
         FunctionError,
         JobFailed,
         MethodUnavailableError,
         QueueEvalError,
+        ReportError,
         ResultError,
         SearchTerminationError,
         ServerError,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from queue_eval.model.job import Execution, Job
     from queue_eval.model.report import Report
     from queue_eval.model.states import State
+    from queue_eval.runtime.current_job import current_job
 
 __version__ = "0.5.0.dev0"
 
@@ -60,26 +64,27 @@ _MODULES = {
         "ThreadPoolEvaluator",
     ),
     "errors": (
-        "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
-        "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
-        "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
-        "WorkerError",
+        "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError",
+        "CheckpointError", "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError",
+        "QueueEvalError", "ReportError", "ResultError", "SearchTerminationError", "ServerError",
+        "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError", "WorkerError",
     ),
     "model.codec": ("FAIL_RETURN_VALUE",),
     "model.job": ("Execution", "Job"),
     "model.report": ("Report",),
     "model.states": ("State",),
+    "runtime.current_job": ("current_job",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
-    "RQEvaluator", "Job", "Report", "Execution", "State", "FAIL_RETURN_VALUE",
+    "RQEvaluator", "Job", "Execution", "Report", "State", "FAIL_RETURN_VALUE", "current_job",
     "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
-    "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
-    "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
-    "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
-    "WorkerError",
+    "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "CheckpointError",
+    "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError", "QueueEvalError", "ReportError",
+    "ResultError", "SearchTerminationError", "ServerError", "ServerRefusedError", "ServerUnreachableError",
+    "UnknownMethodError", "UsageError", "WorkerError",
 ]  # fmt: skip
 
 

@@ -655,10 +655,12 @@ def test_a_read_only_evaluator_changes_nothing(own_home, campaign, hand):
         looker.refresh(found)
         assert [len(job.executions) for job in history + found] == [1, 1, 1, 1, 0, 0, 0]
         assert [job.output for job in history] == ["words", "words"]
+        assert (looker.reports(found[0]), history[0].reports, found[0].reports) == ([], [], [])
         assert ids(looker.best()) == [1]
         assert len(looker.to_dataframe()) == 7
         for refused in (
             lambda: looker.submit(configs(1)), lambda: looker.gather("ALL"), looker.cancel,
+            looker.stop, lambda: looker.stop(found),
             lambda: next(looker.as_completed()), lambda: looker.cancel(found, running=False),
         ):  # fmt: skip
             with pytest.raises(UsageError, match="only looks at campaign"):
