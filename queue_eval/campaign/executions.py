@@ -39,8 +39,6 @@ class ExecutionReader:
         # The place comes first: an attempt that fails in between is then shown once, as the one that runs.
         place = place_of(self._view, job_id)
         found = self._failures_of(job_id)
-        if place is None:
-            return found
         if place.entry is None:
             running = [_running(place)] if place.worker and place.has_begun else []
             found = [one for one in found if not running or one.number < place.attempt] + running
