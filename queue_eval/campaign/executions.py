@@ -57,7 +57,7 @@ class ExecutionReader:
         """`found` with the attempt that settled the job as the last one."""
         last = found[-1] if found else None
         body = _text(entry.body)
-        number = max(entry.attempts, last.number + 1 if last else 1)
+        number = entry.attempt or max(entry.attempts, last.number + 1 if last else 1)
         if entry.state is State.CANCELLED:
             if not entry.worker:
                 return found  # it waited
@@ -108,12 +108,23 @@ def _failure(at_ms: int, fields: dict[bytes, bytes]) -> Execution:
     cause = _text(fields.get(b"cause"))
     attempt = fields.get(b"attempt", b"")
     is_release = cause == RELEASED
+    run_ms, age_ms = _run_and_age_ms(fields.get(b"facts", b""))
     return Execution(
         number=int(attempt) if attempt.isdigit() else 0, worker=_text(fields.get(b"worker")) or None,
-        host=None, started_at=None, finished_at=_time(at_ms),
+        host=None, started_at=None if run_ms is None else _time(at_ms - age_ms - run_ms),
+        finished_at=_time(at_ms - age_ms),
         outcome=RELEASED if is_release else State.FAILED.value, cause=None if is_release else cause,
         error=_text(fields.get(b"body")), output=_text(fields.get(b"output")) or None,
     )  # fmt: skip
+
+
+def _run_and_age_ms(facts: bytes) -> tuple[float | None, float]:
+    """How long an attempt ran, and how long ago it ended, when it was put on record."""
+    run_ms, _, rest = facts.partition(b" ")
+    try:
+        return float(run_ms), float(rest.partition(b" ")[0])
+    except ValueError:
+        return None, 0.0
 
 
 def _running(place: Place) -> Execution:

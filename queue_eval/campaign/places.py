@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from queue_eval.campaign.keys import Keys
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.view import CampaignView, parse_config
+from queue_eval.errors import DamagedError
 from queue_eval.model.states import State
 
 _MAX_VALUES_PER_PAGE = 4000
@@ -68,19 +69,20 @@ def places_of(view: CampaignView, ids: Sequence[int]) -> list[Place | None]:
     workers = _workers(view)
     keys = view.keys
 
-    def look(client: Any) -> list[Any]:
+    def look(client: Any, *, with_tags: bool) -> list[Any]:
         pipeline = client.pipeline(transaction=True)
         pipeline.hmget(keys.configs, ids)
         pipeline.hmget(keys.index, ids)
         pipeline.zmscore(keys.column("scheduled"), ids)
         pipeline.hmget(keys.column("attempts"), ids)
-        pipeline.hmget(keys.column("tags"), ids)
         for worker in workers:
             pipeline.hmget(keys.held(worker), ids)
+        if with_tags:
+            pipeline.hmget(keys.column("tags"), ids)
         replies: list[Any] = pipeline.execute()
-        return replies
+        return replies if with_tags else [*replies, [None] * len(ids)]
 
-    configs, index, due, histories, tags, *held = view.link.call(look) if ids else ([], [], [], [], [])
+    configs, index, due, histories, *held, tags = _with_tags(view, look) if ids else [[]] * (5 + len(workers))
     found: list[Place | None] = []
     for i, job_id in enumerate(ids):
         if configs[i] is None:
@@ -119,7 +121,7 @@ def origins_of(view: CampaignView, ids: Sequence[int]) -> list[Origin | None]:
     """What was submitted as each job; None where there is no such job."""
     found: list[Origin | None] = []
     for page in pages(ids, PAGE):
-        configs, tags = view.link.call(partial(_read_origins, view.keys, page))
+        configs, tags = _with_tags(view, partial(_read_origins, view.keys, page))
         found += [
             None if config is None else Origin(*parse_config(config), tag or b"")
             for config, tag in zip(configs, tags, strict=True)
@@ -127,12 +129,21 @@ def origins_of(view: CampaignView, ids: Sequence[int]) -> list[Origin | None]:
     return found
 
 
-def _read_origins(keys: Keys, ids: Sequence[int], client: Any) -> list[Any]:
+def _read_origins(keys: Keys, ids: Sequence[int], client: Any, *, with_tags: bool) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     pipeline.hmget(keys.configs, ids)
-    pipeline.hmget(keys.column("tags"), ids)
+    if with_tags:
+        pipeline.hmget(keys.column("tags"), ids)
     replies: list[Any] = pipeline.execute()
-    return replies
+    return replies if with_tags else [*replies, [None] * len(ids)]
+
+
+def _with_tags(view: CampaignView, read: Callable[..., list[Any]]) -> list[Any]:
+    """The reply of `read`, whose last item are tags. A damaged column of them reads as empty."""
+    try:
+        return view.link.call(partial(read, with_tags=True))
+    except DamagedError:
+        return view.link.call(partial(read, with_tags=False))
 
 
 def page_size(view: CampaignView) -> int:
