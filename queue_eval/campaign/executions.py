@@ -66,7 +66,8 @@ class ExecutionReader:
             return [*found[:-1], last._replace(started_at=started, finished_at=_time(entry.finished_ms))]
         settled = Execution(
             number=number, worker=entry.worker or None, host=None, started_at=_time(entry.started_ms),
-            finished_at=_time(entry.finished_ms), outcome=entry.state.value, cause=entry.cause or None,
+            finished_at=_time(entry.finished_ms), outcome=entry.state.value,
+            cause=entry.cause or None if entry.state is State.FAILED else None,
             error=body if entry.state is State.FAILED else None, output=self.output_of(place.id),
         )  # fmt: skip
         return [*found, settled]

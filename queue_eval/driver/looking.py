@@ -90,12 +90,7 @@ class Looker:
 
     def refresh(self, jobs: Iterable[Job]) -> None:
         """Bring unfinished jobs up to date. Finished ones get their outcomes, and are not gathered."""
-        if isinstance(jobs, Job) or not isinstance(jobs, Iterable):
-            raise UsageError(f"jobs is of type {type(jobs).__name__}; give a list of jobs")
-        given = list(jobs)
-        strange = [type(job).__name__ for job in given if not isinstance(job, Job)]
-        if strange:
-            raise UsageError(f"jobs holds a {strange[0]}; give a list of jobs")
+        given = given_jobs(jobs)
         if any(self._is_own(job) for job in given):
             self._intake.catch_up()
         unfinished = [job for job in given if job.status == Job.RUNNING]
@@ -161,3 +156,14 @@ class Looker:
         with self._ledger.lock:
             places = (self._ledger.waiting, self._ledger.adopted_jobs)
             return any(place.get(job.id) is job for place in places)
+
+
+def given_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """What a user gave, as a list. Raises UsageError for anything but jobs."""
+    if isinstance(jobs, Job) or not isinstance(jobs, Iterable):
+        raise UsageError(f"jobs is of type {type(jobs).__name__}; give a list of jobs")
+    given = list(jobs)
+    strange = [type(job).__name__ for job in given if not isinstance(job, Job)]
+    if strange:
+        raise UsageError(f"jobs holds a {strange[0]}; give a list of jobs")
+    return given

@@ -35,6 +35,7 @@ Between a worker and a process that forwards attempts to others (`queue_eval.run
 
 =============  =========  =======================================================================
 stop           to child   (id, attempt) of attempts to be ended, begun or not, without a report
+notice         to child   the word that `stop_requested` is to show, and (id, attempt) of the attempts
 close          to child   end all that was forwarded, then exit
 slots          to parent  how many attempts there is room for now (0: away), and why
 begun          to parent  (id, attempt) of attempts whose execution has begun
@@ -77,6 +78,7 @@ class Kind:
     LEFT = "left"
     TIDY = "tidy"
     STOP = "stop"
+    NOTICE = "notice"
     CLOSE = "close"
     SLOTS = "slots"
     TROUBLE = "trouble"
@@ -207,6 +209,10 @@ def encode_recall(tokens: Iterable[tuple[int, int]]) -> bytes:
 
 def encode_stop(tokens: Iterable[tuple[int, int]]) -> bytes:
     return frame((Kind.STOP, list(tokens)))
+
+
+def encode_notice(tokens: Iterable[tuple[int, int]], word: str) -> bytes:
+    return frame((Kind.NOTICE, word, list(tokens)))
 
 
 def parse_setup(header: list[Any], body: bytes) -> Setup:
