@@ -19,6 +19,7 @@ from typing import Protocol
 from queue_eval import failpoints
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.notices import DRAIN
 from queue_eval.runtime.pipe import Kind
 from workers.executors import make_executor
@@ -27,7 +28,6 @@ from workers.executors.departures import Departures
 from workers.executors.pool import CLOSE_S
 from workers.executors.protocol import Ended, Executor, Plan
 from workers.executors.signs import Sign, parse_sign
-from workers.mailroom import Mailroom
 
 log = plain(logging.getLogger(__name__))
 

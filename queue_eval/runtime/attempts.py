@@ -46,6 +46,8 @@ class Attempt:
     """Whether this process has shown "stop" to the run function."""
     finisher: Callable[[], None] | None = None
     """Sends what waits; called once, at the end."""
+    prepare: Callable[[], None] | None = None
+    """To be called before another process needs the mailbox; None: it is there."""
 
     def __init__(
         self, job: int, number: int, config: bytes, slots: int, inside: dict[str, Any] | None, send: Send,

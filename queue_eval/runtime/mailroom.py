@@ -30,10 +30,13 @@ _MAX_SOCKET_PATH = 90
 
 
 class Mailroom:
-    """A private folder of this worker. Assumes: one thread at a time, but for `close`."""
+    """A private folder of this worker. Assumes: one thread receives, and one thread tells, at a time."""
 
-    def __init__(self) -> None:
-        self.folder = Path(_private_folder())
+    def __init__(self, folder: str | None = None) -> None:
+        """`folder`: one to be made; None: a temporary one. Raises OSError."""
+        if folder is not None:
+            os.mkdir(folder, 0o700)  # noqa: PTH102 - as `tempfile` does
+        self.folder = Path(folder if folder is not None else _private_folder())
         self.mailbox = self.folder / "mailbox"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.mailbox))
