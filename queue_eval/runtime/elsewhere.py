@@ -48,7 +48,8 @@ def from_elsewhere(inside: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def begin(inside: dict[str, Any], job: int, number: int, config: bytes, slots: int) -> Attempt:
     """The attempt runs in this thread from now on. It tells what it tells through a `Channel`."""
     channel = Channel(inside["mailbox"], job, number)
-    attempt = Attempt(job, number, config, slots, inside, channel, channel.look)
+    attempt = Attempt(job, number, config, slots, inside, channel)
+    attempt.look = channel.look
     attempts.begin(attempt)
     return attempt
 

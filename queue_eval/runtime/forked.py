@@ -33,7 +33,7 @@ from typing import Any, NoReturn
 from queue_eval.marks import INSIDE_JOB, STARTED_BY
 from queue_eval.runtime import attempts
 from queue_eval.runtime.environment import ProcessEnvironment, hide_program
-from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.execution import RunFunction, concluded
 from queue_eval.runtime.failure_texts import (
     CUT_OFF,
     LOADING_S,
@@ -315,7 +315,7 @@ class ForkedAttempt:
             os.register_at_fork(before=running.prepare)
         attempts.begin(running)
         begun = time.perf_counter()
-        outcome, body = function(self._token[0], self._config, running)
+        outcome, body = concluded(running, *function(self._token[0], self._config))
         run_ms = (time.perf_counter() - begun) * 1000
         running.finish()
         if os.getpid() != pid:

@@ -17,7 +17,7 @@ from typing import Any
 
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.runtime.environment import open_stream, working_folder
-from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.execution import RunFunction, concluded
 from queue_eval.runtime.pipe import OUTPUT_BYTES, Report, Setup, with_gap
 
 _HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
@@ -126,9 +126,10 @@ class RayHost:
             self._function = None if function.was_interrupted else function
             running = self._begin(job, attempt, config, slots)
             begun = time.perf_counter()
-            outcome, body = function(job, config, running)
+            outcome, body = function(job, config)
             run_ms = (time.perf_counter() - begun) * 1000
             if running is not None:
+                outcome, body = concluded(running, outcome, body)
                 self._elsewhere.end(running, failed=outcome == "error")
         output = self._state.take_output()
         return Report(job, attempt, outcome, run_ms, function.source, body, output).encode()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from queue_eval.model.states import State
-from tests.support import inside_functions
+from tests.support import running_jobs
 from tests.support.fault_fleet import end, wait_state
 from tests.support.ray_cluster import RayCluster
 from tests.support.rq_fleet import RqFleet, RqRedis
@@ -38,7 +38,7 @@ def test_reports_stops_give_backs_checkpoints_and_folders(fleet, campaign, backe
         lines = [json.loads(line) for line in fleet.log.read_text().splitlines()]
         return [line for line in lines if all(line.get(name) == value for name, value in wanted.items())]
 
-    with fleet.driver(campaign, inside_functions.act, method, **options) as driver:
+    with fleet.driver(campaign, running_jobs.act, method, **options) as driver:
         names = ("until_told", "report_from_everywhere", "save_and_give_back", "in_a_folder", "facts")
         driver.submit([{"do": name, "log": log} for name in (*names, "report_from_a_program")])
         name = ("--name", f"w-{campaign}")

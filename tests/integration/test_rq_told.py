@@ -134,7 +134,7 @@ def test_what_a_joined_attempt_tells_counts_for_the_one_that_joined(redis_server
 
     def start():
         return Harness(
-            Method.RQ, "tests.support.inside_functions:report_and_wait", forward=fleet.forward(uid=uid),
+            Method.RQ, "tests.support.running_jobs:report_and_wait", forward=fleet.forward(uid=uid),
             inside=inside,
         )  # fmt: skip
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import stat
 
+from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.notices import DRAIN, STOP, notice_file, read_notice
 from queue_eval.runtime.pipe import encode_datagram
-from queue_eval.runtime.mailroom import Mailroom
 
 TOKEN = (3, 1)
 
