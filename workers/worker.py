@@ -230,8 +230,6 @@ class Worker:
         self._reclaimer.stop()
         self._settler.stop()
         running = self._runner.close() if self._runner.is_started else {}
-        if not self._runner.is_started:
-            self._runner.close()
         self._settle_up(running, f"drain: {self._signals.reason or 'the worker failed'}")
         self._sweeper.close(_SWEEP_S)
         log.info("worker %s has ended", self._options.name)

@@ -126,7 +126,7 @@ class _Room:
         with self._lock:
             if self._mailroom is None and self._inside is not None:
                 try:
-                    self._mailroom = Mailroom(self._folder)
+                    self._mailroom = Mailroom(self._folder).open()
                 except OSError as error:
                     log.warning("this job sees no stops, and its forks cannot report: %s", error)
             return self._mailroom
