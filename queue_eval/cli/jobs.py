@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.executions import ExecutionReader
 from queue_eval.campaign.registry import card_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.options import JOB_ID, json_option, server_options
@@ -91,40 +92,20 @@ def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
 
 
 def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]]:
-    """Every attempt on record, oldest first; the one that settled the job comes last."""
-    found: list[dict[str, Any]] = [
+    """Every attempt on record that is over, oldest first."""
+    return [
         {
-            "attempt": int(failure["attempt"]) if failure.get("attempt", "").isdecimal() else 0,
-            "outcome": failure.get("cause", ""),
-            "worker": failure.get("worker") or None,
-            "ended_at": iso(int(failure["at_ms"])),
-            "run_s": None,
-            "error": failure.get("body", ""),
-            "output": failure.get("output", ""),
+            "attempt": one.number,
+            "outcome": one.cause or (Outcome.OK.value if one.outcome == State.SUCCEEDED else one.outcome),
+            "worker": one.worker,
+            "ended_at": iso(one.finished_at.timestamp() * 1000),
+            "run_s": one.run_s,
+            "error": one.error,
+            "output": one.output or "",
         }
-        for failure in queue.failures(record.id)
+        for one in ExecutionReader(queue).executions_of(record.id)
+        if one.finished_at is not None and one.outcome != State.CANCELLED
     ]
-    entry = record.entry
-    if entry is None or entry.state is State.CANCELLED:
-        return found
-    is_logged = bool(found) and entry.state is State.FAILED and found[-1]["error"] == record.error
-    if is_logged:
-        found[-1]["run_s"] = record.run_s
-        return found
-    last = found[-1]["attempt"] if found else 0
-    output = (queue.outputs_of([record.id])[0] or b"").decode(errors="replace")
-    found.append(
-        {
-            "attempt": max(record.attempts, last + 1),
-            "outcome": entry.cause or Outcome.OK.value,
-            "worker": record.worker,
-            "ended_at": iso(entry.finished_ms),
-            "run_s": record.run_s,
-            "error": record.error,
-            "output": output,
-        }
-    )
-    return found
 
 
 def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
@@ -192,6 +173,7 @@ def _show(
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
         ("config", json.dumps(record.as_json()["config"])),
+        *([("tag", json.dumps(record.as_json()["tag"]))] if record.tag else []),
     ]
     if record.state is State.SUCCEEDED:
         lines.append(("result", json.dumps(record.result)))

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import Portion
+from queue_eval.campaign.places import Origin, origins_of
 from queue_eval.campaign.result_stream import ResultEntry, ResultReader, entry_order, lost_entry
 from queue_eval.driver.fill import JobFiller
-from queue_eval.driver.ledger import Ledger, Origin
+from queue_eval.driver.ledger import Ledger
 from queue_eval.driver.recovery import Recovery
 
 MAX_BLOCK_S = 1.0
@@ -58,6 +59,28 @@ class OutcomeIntake:
             self._take(entries, epoch, entries[-1].entry)
         return self._reader.may_have_more or self._queue.link.epoch != epoch
 
+    def catch_up(self) -> None:
+        """Take in what has finished by now, whether or not another thread reads. Waits for nothing."""
+        while True:
+            epoch = self._queue.link.epoch
+            if not self._recovery.is_verified(epoch):
+                self._recovery.verify_unless_submitting(MAX_BLOCK_S)
+                continue
+            self._take_joined(epoch)
+            with self._ledger.lock:
+                cursor = self._ledger.cursor
+            portion = Portion()
+            while entries := self._queue.read_after(cursor, portion.count):
+                cursor = entries[-1].entry
+                if not self._take(entries, epoch, cursor):
+                    break
+                if len(entries) < portion.count:
+                    return
+                portion.adapt(len(entries), sum(len(entry.body) for entry in entries))
+            else:
+                if self._queue.link.epoch == epoch:
+                    return
+
     def close(self) -> None:
         self._reader.close()
 
@@ -96,7 +119,7 @@ class OutcomeIntake:
         Returns whether they were taken in: not if the epoch has changed since.
         """
         with self._ledger.lock:
-            unknown = [entry for entry in entries if self._ledger.is_candidate(entry)]
+            unknown = [entry for entry in entries if self._ledger.is_candidate(entry.id)]
             known = [entry for entry in entries if entry.id in self._ledger.waiting]
         origins = self._origins([entry.id for entry in unknown])
         has_retries = bool(unknown) and self._ledger.has_new_retries(self._queue.retried())
@@ -119,9 +142,14 @@ class OutcomeIntake:
         if job is not None:
             self._filler.fill(job, entry)
             ledger.mark_finished(job)
-        elif origin is not None and ledger.is_candidate(entry):
+        elif origin is not None and ledger.is_candidate(entry.id):
             if ledger.is_adopted(entry, origin, any_retried=has_retries):
-                ledger.mark_finished(self._filler.rebuild(entry, origin.submitted_ms, origin.config))
+                job = ledger.adopted_jobs.get(entry.id)
+                if job is None:
+                    job = self._filler.rebuild(entry, *origin)
+                else:
+                    self._filler.fill(job, entry)
+                ledger.mark_finished(job)
                 ledger.adopted_resolved.add(entry.id)
         elif entry.id in ledger.ignore_until and entry.id <= ledger.horizon:
             # An outcome from before a retry that this driver has joined. If the job was adopted until then,
@@ -131,5 +159,5 @@ class OutcomeIntake:
                 ledger.adopted_resolved.add(entry.id)
 
     def _origins(self, ids: Sequence[int]) -> dict[int, Origin]:
-        found = zip(ids, self._queue.configs_of(ids), strict=True)
-        return {job_id: Origin(*origin) for job_id, origin in found if origin is not None}
+        found = zip(ids, origins_of(self._queue, ids), strict=True)
+        return {job_id: origin for job_id, origin in found if origin is not None}

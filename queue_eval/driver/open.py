@@ -22,6 +22,7 @@ from queue_eval.errors import (
     CampaignNotFoundError,
     FunctionError,
     ServerRefusedError,
+    ServerUnreachableError,
 )
 from queue_eval.function.driver_path import is_same_file
 from queue_eval.function.reference import FunctionRef, describe
@@ -29,7 +30,7 @@ from queue_eval.function.signing import Opening, must_sign, sign
 from queue_eval.model.codec import decode, encode
 from queue_eval.model.moves import Opened
 from queue_eval.model.states import Method
-from queue_eval.server.lifecycle import open_access, server_state
+from queue_eval.server.lifecycle import open_access, server_state, wake_server
 from queue_eval.transport.access import Access, check_build, entered_home, find_access, home_folder
 from queue_eval.transport.link import Link
 from queue_eval.user_warning import warn_user
@@ -56,6 +57,22 @@ def _is_embedded(access: Access) -> bool:
     return access.home is not None and server_state(access.home).state != "absent"
 
 
+def look_at(options: Options) -> ServerSession:
+    """A session with a server that is there already, for a look. Starts none that was stopped on purpose.
+
+    Raises ServerUnreachableError, ServerRefusedError.
+    """
+    access = find_access(options.url, options.home, options.access)
+    assert access is not None
+    try:
+        return _session(access, options.home)
+    except ServerUnreachableError:
+        # Its watcher may have stopped it, because nobody needed it.
+        if access.home is None or not wake_server(access.home):
+            raise
+    return _session(access, options.home)
+
+
 def reach(url: str | None, home: Path | None, file: Path | None = None) -> ServerSession:
     """A session with the server that `url`, `file`, the environment or `home` name.
 
@@ -63,7 +80,10 @@ def reach(url: str | None, home: Path | None, file: Path | None = None) -> Serve
 
     Raises ServerUnreachableError, ServerRefusedError.
     """
-    access = open_access(url, home, file)
+    return _session(open_access(url, home, file), home)
+
+
+def _session(access: Access, home: Path | None) -> ServerSession:
     folder = access.home or entered_home(home)
     is_embedded = _is_embedded(access)
     patience = Patience(access.home if is_embedded else None)
@@ -170,9 +190,11 @@ def _file_of(options: bytes) -> str | None:
 
 
 def attach_campaign(
-    campaign: str, options: Options
+    campaign: str, options: Options, *, is_read_only: bool = False
 ) -> tuple[ServerSession, CampaignSession, dict[str, bytes]]:
     """Open an existing campaign, which stays as it is. Returns its meta, too.
+
+    `is_read_only`: only to look at it. Nothing on the server changes then.
 
     Raises CampaignNotFoundError.
     """
@@ -181,18 +203,20 @@ def attach_campaign(
             f"there is no campaign {campaign!r}: {home_folder(options.home)} has no server; "
             "give the campaign's url or home"
         )
-    server = reach(options.url, options.home, options.access)
+    server = look_at(options) if is_read_only else reach(options.url, options.home, options.access)
     try:
         _check_role(server.access)
         queue, meta = CampaignCommands.attach(server.link, campaign)
-        if meta.get("expires"):
+        if meta.get("expires") and not is_read_only:
             queue.keep()  # Somebody knows it by name, so it must not expire.
         opened = queue.standing()
     except BaseException:
         server.link.close()
         raise
     failure_value = failure_value_of(meta)
-    session = CampaignSession(queue, opened, None, reuse=options.reuse, failure_value=failure_value)
+    session = CampaignSession(
+        queue, opened, None, reuse=options.reuse, failure_value=failure_value, is_read_only=is_read_only
+    )
     return server, session, meta
 
 

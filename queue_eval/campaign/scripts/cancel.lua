@@ -1,17 +1,17 @@
 -- Cancel jobs that are not finished, wherever they are. A worker that runs one learns it from a notice or
 -- its next extension; the job is cancelled from this moment on.
--- ARGV: uid, then ids
+-- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
--- include bulk columns finish forget_extras gone history hmget holders is_gone is_job kept_points now_ms take_from
--- include wake_if_limited withdraw write_history
-local FIRST_TIME_MS = 1e12
+-- include bulk columns facts_since finish forget_extras gone history hmget holders is_gone is_job kept_points now_ms
+-- include take_from wake_if_limited withdraw write_history
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
 local meta = redis.call('HMGET', META, 'last_id', 'extras')
 local last_id = tonumber(meta[1])
 local ids, seen = {}, {}
-for i = 2, #ARGV do
+local only_waiting = ARGV[2] == 'waiting'
+for i = only_waiting and 3 or 2, #ARGV do
   if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
     seen[ARGV[i]] = true
     ids[#ids + 1] = ARGV[i]
@@ -22,16 +22,12 @@ local entries, cancelled, changed, waiting = {}, {}, {}, {}
 local points = meta[2] and kept_points(ids) or {}
 local now = now_ms()
 for i, id in ipairs(ids) do
-  if not finished[i] then
+  if not finished[i] and not (only_waiting and held[id]) then
     local h = parse_history(past[i])
     local worker, facts = '', nil
     if held[id] then
       local started, request = take_from(held[id], id, h)
-      -- A worker numbers its requests by the time of the server.
-      local began_ms = tonumber(string.match(request or '', '%-(%d+)$'))
-      if started and began_ms and began_ms > FIRST_TIME_MS and began_ms <= now then
-        facts = (now - began_ms) .. ' 0 '
-      end
+      facts = facts_since(started, request, now)
       worker = held[id][1]
     else
       waiting[#waiting + 1] = id
