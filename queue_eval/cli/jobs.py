@@ -14,6 +14,7 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.executions import ExecutionReader
 from queue_eval.campaign.registry import card_of
 from queue_eval.cli.connect import campaign_queue
+from queue_eval.cli.inside import Told, read_told
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import (
     iso,
@@ -71,15 +72,16 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         (slots,) = queue.slots_of([job_id])
+        told = read_told(queue, queue.meta(), job_id)
         card = card_of(queue.link, record.worker) if record.worker else None
     allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
-        more = {"slots": slots, "attempts_on_record": attempts, "output": output}
+        more = {"slots": slots, "attempts_on_record": attempts, "output": output} | told.as_json()
         if allocation:
             more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, slots, attempts, output, shown_allocation(allocation))
+        _show(campaign, record, slots, attempts, output, shown_allocation(allocation), told)
 
 
 def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
@@ -157,12 +159,13 @@ def _gist(record: JobRecord, width: int) -> str:
 
 def _show(
     campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str,
-    allocation: str | None,
+    allocation: str | None, told: Told,
 ) -> None:  # fmt: skip
+    early = " early, as it was asked" if record.stopped_early else ""
     lines: list[tuple[str, str | Coloured]] = [
         ("campaign", campaign),
         ("job", str(record.id)),
-        ("state", styled(record.state, record.state)),
+        ("state", styled(f"{record.state}{early}", record.state)),
         ("attempts", f"{record.attempts}, and {record.releases} given back" if record.releases
             else str(record.attempts)),
         ("slots", str(slots)),
@@ -172,6 +175,7 @@ def _show(
         ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
+        *told.lines(),
         ("config", json.dumps(record.as_json()["config"])),
         *([("tag", json.dumps(record.as_json()["tag"]))] if record.tag else []),
     ]

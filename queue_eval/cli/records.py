@@ -15,7 +15,7 @@ from queue_eval.cli.output import iso
 from queue_eval.driver.fill import decode_tag, judged
 from queue_eval.driver.options import failure_value_of
 from queue_eval.model.codec import decode
-from queue_eval.model.states import State
+from queue_eval.model.states import Outcome, State
 from queue_eval.transport.link import Link
 
 
@@ -61,6 +61,12 @@ class JobRecord:
         return self.entry.body.decode(errors="replace")
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether it has succeeded, and ended early because it was asked to."""
+        entry = self.entry
+        return entry is not None and self.state is State.SUCCEEDED and entry.cause == Outcome.STOPPED
+
+    @property
     def result(self) -> Any:
         """What the run function returned; the failure value when failed or cancelled, None before the end."""
         if self.entry is None:
@@ -76,7 +82,8 @@ class JobRecord:
             "state": self.state.value,
             "result": self.result,
             "error": self.error,
-            "cause": (entry.cause or None) if entry else None,
+            "cause": (entry.cause or None) if entry and self.state is State.FAILED else None,
+            "stopped_early": self.stopped_early,
             "attempts": self.attempts,
             "releases": self.releases,
             "worker": self.worker,

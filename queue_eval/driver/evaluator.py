@@ -41,6 +41,7 @@ from queue_eval.errors import (
 )  # fmt: skip
 from queue_eval.model.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.model.job import Job
+from queue_eval.model.report import Report
 from queue_eval.model.states import Method, State
 from queue_eval.transport.urls import unless_url
 from queue_eval.user_warning import warn_user
@@ -57,7 +58,8 @@ class Evaluator(DecidedAtCreation, JobOverview):
     loop.
 
     `num_workers`: slots wanted in all on this machine, when workers are started here. `callbacks`: objects
-    with ``on_launch(job)`` and ``on_done(job)``. `options`: see `queue_eval.driver.options.Options`.
+    with ``on_launch(job)``, ``on_done(job)`` and ``on_report(job, report)``, or some of them. `options`: see
+    `queue_eval.driver.options.Options`.
     """
 
     FAIL_RETURN_VALUE: ClassVar[float] = FAIL_RETURN_VALUE
@@ -89,7 +91,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         calls = Callbacks(callbacks)
         with TellInterrupted(lambda: None):
             server, session = open_campaign(
-                run_function, self.method, slots, chosen, self._forward, self._most_running
+                run_function, self.method, slots, chosen, self._forward, self._most_running, calls.on_report
             )
         self._set_up(server, session, run_function, slots, calls, chosen)
 
@@ -254,10 +256,11 @@ class Evaluator(DecidedAtCreation, JobOverview):
         def enough() -> bool:
             return not ledger.unfinished or (type == "BATCH" and len(ledger.ready) >= wanted)
 
+        ending = None
         if outstanding:
             with self._interruptible:
-                self._waiter.until(enough, deadline, look_first=True)
-        return self._take(None)
+                ending = self._waiter.until(enough, deadline, look_first=True)
+        return self._take(None, ending)
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
         """Jobs as they finish, until none is outstanding, or `timeout` seconds have passed."""
@@ -269,20 +272,27 @@ class Evaluator(DecidedAtCreation, JobOverview):
             batch = self._take(1)
             if not batch:
                 with self._interruptible:
-                    self._waiter.until(
+                    ending = self._waiter.until(
                         lambda: bool(ledger.ready) or not ledger.unfinished, deadline, look_first=False
                     )
+                if ending is not None:
+                    raise ending
                 batch = self._take(1)
                 if not batch and deadline is not None and time.monotonic() >= deadline:
                     return
             yield from batch
 
-    def _take(self, limit: int | None) -> list[Job]:
-        """Gather ready jobs, at most `limit`. Records them first, so that an interruption loses nothing."""
-        ledger, lock = self._ledger, self._session.lock
-        ending = None
+    def _take(self, limit: int | None, ending: SearchTerminationError | None = None) -> list[Job]:
+        """Gather ready jobs, at most `limit`. Records them first, so that an interruption loses nothing.
+
+        `ending`: what a callback has raised while they were waited for. It is raised once they are recorded.
+        """
+        ledger, lock, reports = self._ledger, self._session.lock, self._ledger.reports
         with lock:
             batch = list(itertools.islice(ledger.ready.values(), limit))
+            are_unheard = reports is not None and any(map(reports.holds, batch))
+        if reports is not None and are_unheard:  # `outstanding` or `refresh` has made them ready
+            ending = ending or reports.deliver(None, self._waiter.check_open)
         for job in batch:
             with lock:
                 is_new = ledger.mark_gathered(job)
@@ -315,6 +325,11 @@ class Evaluator(DecidedAtCreation, JobOverview):
         with self._interruptible:
             return self._session.history()
 
+    def reports(self, job: Job) -> list[Report]:
+        """The reports of a job, finished or not, in their order. Asks the server at each call."""
+        with self._interruptible:
+            return list(self._session.source.reports(job.id))
+
     def outstanding(self) -> list[Job]:
         """The jobs that no gather has returned, adopted ones too, by id. Their `state` is as of now.
 
@@ -334,6 +349,18 @@ class Evaluator(DecidedAtCreation, JobOverview):
 
     # Ending -------------------------------------------------------------------------------------------
 
+    def stop(self, jobs: Iterable[Job] | None = None) -> int:
+        """Ask running jobs to stop early: these, or all that are outstanding.
+
+        A job that looks at `stop_requested` returns what it has, and succeeds (`Job.stopped_early`). One that
+        does not look runs on. Only `retry` takes the request back. A job that has not begun is not asked.
+        Returns how many were asked.
+        """
+        self._check_may_change()
+        ids = None if jobs is None else [job.id for job in jobs]
+        with self._interruptible:
+            return self._session.stop_outstanding() if ids is None else self._session.stop(ids)
+
     def cancel(self, jobs: Iterable[Job] | None = None, *, running: bool = True) -> int:
         """Cancel these jobs, or all outstanding ones. `gather` returns them as cancelled.
 
@@ -344,8 +371,12 @@ class Evaluator(DecidedAtCreation, JobOverview):
         ids = None if jobs is None else [job.id for job in jobs]
         with self._interruptible:
             if ids is None:
-                return self._session.cancel_outstanding(running=running)
-            return self._session.cancel(ids, running=running)
+                count = self._session.cancel_outstanding(running=running)
+            else:
+                count = self._session.cancel(ids, running=running)
+            if count:
+                self._session.sweep_checkpoints()
+            return count
 
     def close(self, *, cancel: bool = False) -> None:
         """Detach from the campaign. Work goes on, unless `cancel`. What was gathered stays readable."""

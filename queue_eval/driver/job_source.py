@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from queue_eval.campaign.executions import ExecutionReader
 from queue_eval.campaign.view import CampaignView
 from queue_eval.errors import GiveUp, ServerUnreachableError
 from queue_eval.model.job import Execution, JobSource
+from queue_eval.model.report import Report
 from queue_eval.transport.access import safe_url
 
 
@@ -36,8 +36,9 @@ class CampaignSource(JobSource):
         with self._connected():
             return self._executions.executions_of(job_id)
 
-    def reports(self, job_id: int) -> Sequence[Any]:  # noqa: ARG002 - none are written yet
-        return ()
+    def reports(self, job_id: int) -> Sequence[Report]:
+        with self._connected():
+            return [report for _, report in self._view.reports_of(job_id)]
 
     @contextmanager
     def _connected(self) -> Iterator[None]:

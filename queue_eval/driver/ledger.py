@@ -27,6 +27,7 @@ from typing import Any
 from queue_eval.campaign.places import Origin
 from queue_eval.campaign.result_stream import ResultEntry, entry_order
 from queue_eval.driver.id_set import IdSet
+from queue_eval.driver.report_queue import ReportQueue
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Opened
 
@@ -78,6 +79,8 @@ class Ledger:
     """Outcomes that were read during a submission, and may turn out to be of its jobs: id -> entry."""
     submitting: bool = False
     """Whether a submission is on its way."""
+    reports: ReportQueue | None = None
+    """Reports on their way to the callbacks; None when no callback wants any."""
 
     def __post_init__(self) -> None:
         self.cursor = self.opened.tail
@@ -160,6 +163,8 @@ class Ledger:
             for ids in (self.announced, self.gathered_ids):
                 _exchange_members(ids, former, new_id)
         job.id = job.config["id"] = new_id
+        if self.reports is not None:
+            self.reports.forget(new_id)
         self.joined.pop(new_id, None)
         self.ignore_until.pop(new_id, None)
         self.last_id = max(self.last_id, new_id)
@@ -200,6 +205,8 @@ class Ledger:
     def mark_finished(self, job: Job) -> None:
         """A job is finished, and its outcome was written into it. It becomes ready, unless it is awaited."""
         hook = self.completion_hooks.get(job.id)
+        if self.reports is not None:
+            self.reports.close_job(job)
         self.tracked[job.id] = job
         if hook is not None and hook(job):
             self.count_as_gathered(job)

@@ -13,8 +13,10 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import prune_in_passing
+from queue_eval.driver.checkpoint_disk import CheckpointDisk, purge_expired
 from queue_eval.driver.chores import Patience
 from queue_eval.driver.options import Options, failure_value_of
+from queue_eval.driver.report_queue import OnReport
 from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.sources import SourceCheck
 from queue_eval.errors import (
@@ -99,11 +101,13 @@ def _session(access: Access, home: Path | None) -> ServerSession:
 def open_campaign(
     run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options,
     forward: dict[str, Any] | None = None, most_running: int | None = None,
+    on_report: OnReport | None = None,
 ) -> tuple[ServerSession, CampaignSession]:  # fmt: skip
     """Create or continue the campaign of `options`. Warns when the function's source has changed.
 
     `forward`: for methods that forward attempts to another system, where that is (JSON values).
-    `most_running`: how many jobs of the campaign all workers together may hold at one time.
+    `most_running`: how many jobs of the campaign all workers together may hold at one time. `on_report`: see
+    `CampaignSession`.
 
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
@@ -114,7 +118,7 @@ def open_campaign(
     try:
         _check_role(server.access)
         check_build(server.access)
-        fields = _meta(server.access.key, reference, method, num_workers, options, forward)
+        fields = _meta(server, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
         queue, opened = _open(
             server.link, name, fields, reference, accept_change=options.on_change == "accept"
@@ -122,15 +126,17 @@ def open_campaign(
         if not opened.created:
             _compare(name, opened, reference, str(fields["options"]))
         if options.campaign is None:
-            prune_in_passing(server.link)
+            prune_in_passing(server.link, purge_expired)
     except BaseException:
         server.link.close()
         raise
     session = CampaignSession(
         queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs,
-        failure_value=options.failure_value,
+        failure_value=options.failure_value, on_report=on_report,
     )  # fmt: skip
     session.sources = SourceCheck(queue, reference, opened.source)
+    meta = {"uid": opened.uid.encode(), "options": str(fields["options"]).encode()}
+    session.checkpoints = CheckpointDisk.of(name, meta)
     return server, session
 
 
@@ -217,6 +223,7 @@ def attach_campaign(
     session = CampaignSession(
         queue, opened, None, reuse=options.reuse, failure_value=failure_value, is_read_only=is_read_only
     )
+    session.checkpoints = CheckpointDisk.of(campaign, meta)
     return server, session, meta
 
 
@@ -234,10 +241,10 @@ def _unique_name(reference: FunctionRef) -> str:
 
 
 def _meta(
-    key: bytes | None, reference: FunctionRef, method: Method, num_workers: int,
+    server: ServerSession, reference: FunctionRef, method: Method, num_workers: int,
     options: Options, forward: dict[str, Any] | None,
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
-    payload = reference.payload
+    key, payload = server.access.key, reference.payload
     if payload is not None and key is None and reference.may_import_script:
         payload = None  # Then the function runs only where its script is.
     if payload is not None and key is None:
@@ -258,6 +265,11 @@ def _meta(
                 "forward": forward,
                 "values": options.values,
                 "code": reference.code,
+                "checkpoints": None if options.checkpoints is None else str(options.checkpoints),
+                "checkpoints_home": str(checkpoints_of(server.home)),
+                "keep_checkpoints": options.keep_checkpoints,
+                "keep_folders": options.keep_folders,
+                "checkpoint_space": options.checkpoint_space,
             }
         ),
         "max_attempts": options.max_attempts,
@@ -272,6 +284,11 @@ def _meta(
         "failure_value": encode(options.failure_value),
         "expires": "" if options.campaign is not None or options.keep else "1",
     }
+
+
+def checkpoints_of(home: Path) -> Path:
+    """The folder in which checkpoints lie, where a campaign names no other."""
+    return home.resolve() / "checkpoints"
 
 
 def _kwargs(options: str) -> Any:

@@ -4,6 +4,7 @@
 
     evaluator ──▶ CampaignSession ─┬▶ Submitter       configs become jobs on the server         (submission)
                                    ├▶ OutcomeIntake   outcomes come back from the result stream (intake)
+                                   │  └ ReportIntake  so do reports, where callbacks want any  (report_intake)
                                    ├▶ Recovery        rolled-back jobs are resubmitted           (recovery)
                                    ├▶ Looker          what is outstanding, and how far it is     (looking)
                                    └▶ PastJobs        what had finished before is read          (past_jobs)
@@ -25,6 +26,7 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.driver.batch_sender import BatchSender, Placement
+from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.fill import JobFiller
 from queue_eval.driver.intake import OutcomeIntake
 from queue_eval.driver.job_source import CampaignSource
@@ -32,6 +34,8 @@ from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.looking import Looker
 from queue_eval.driver.past_jobs import PastJobs
 from queue_eval.driver.recovery import Recovery
+from queue_eval.driver.report_intake import ReportIntake
+from queue_eval.driver.report_queue import OnReport, ReportQueue
 from queue_eval.driver.sources import SourceCheck
 from queue_eval.driver.submission import CheckedConfig, Submitter
 from queue_eval.driver.submission_log import SubmissionLog
@@ -45,11 +49,13 @@ class CampaignSession:
 
     Guarantees: each outcome of a job of this driver enters the ledger once. Assumes: one thread at a time
     calls `read`.
+
+    `on_report`: called with each report of its jobs while a thread waits; None: no callback wants any.
     """
 
     def __init__(
         self, queue: CampaignCommands, opened: Opened, run_function: Any, *, reuse: bool, keep: bool = True,
-        failure_value: Any = FAIL_RETURN_VALUE, is_read_only: bool = False,
+        failure_value: Any = FAIL_RETURN_VALUE, on_report: OnReport | None = None, is_read_only: bool = False,
     ) -> None:  # fmt: skip
         if is_read_only:  # it adopts nothing
             opened = dataclasses.replace(opened, finished=opened.last_id)
@@ -58,6 +64,8 @@ class CampaignSession:
         self.ledger = Ledger(opened, keep)
         self.sources: SourceCheck | None = None
         """None for a driver that does not know the run function."""
+        self.checkpoints: CheckpointDisk | None = None
+        """None for a campaign of an earlier version."""
         self.source = CampaignSource(queue)
         submissions = SubmissionLog()
         sender = BatchSender(queue, self.ledger, reuse=reuse)
@@ -66,7 +74,11 @@ class CampaignSession:
         self._submitter = Submitter(
             queue, self.ledger, sender, self.recovery, submissions, run_function, self.source, reuse=reuse
         )
-        self._intake = OutcomeIntake(queue, self.ledger, self.recovery, filler)
+        reports = None
+        if on_report is not None:
+            self.ledger.reports = ReportQueue(self.ledger.lock, on_report)
+            reports = ReportIntake(queue, self.ledger, self.ledger.reports, filler)
+        self._intake = OutcomeIntake(queue, self.ledger, self.recovery, filler, reports)
         self._past = PastJobs(queue, self.ledger, filler, is_current=is_read_only)
         self._looker = Looker(queue, self.ledger, self._intake, filler)
 
@@ -114,6 +126,25 @@ class CampaignSession:
             adopted = self.ledger.adopted
         count = self.cancel(ids, running=running)
         return count + (self.queue.cancel_up_to(self.ledger.horizon, running=running) if adopted else 0)
+
+    def stop(self, ids: Iterable[int]) -> int:
+        """Ask jobs to stop early. Returns how many were asked: those that have begun and are not finished."""
+        return len(self.queue.stop(ids).asked)
+
+    def stop_outstanding(self) -> int:
+        """Ask all jobs of this driver, submitted or adopted. Returns how many were asked."""
+        with self.lock:
+            ids = set(self.ledger.waiting)
+            adopted = self.ledger.adopted
+        if adopted:
+            horizon = self.ledger.horizon
+            ids.update(job for job, _, _ in self.queue.outstanding() if job <= horizon)
+        return self.stop(sorted(ids))
+
+    def sweep_checkpoints(self) -> None:
+        """Remove checkpoints here that nobody needs any more, since their jobs were cancelled."""
+        if self.checkpoints is not None:
+            self.checkpoints.sweep(self.queue)
 
     # Looking ------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
+from queue_eval.model.report import Report
 from queue_eval.model.states import State
 
 
@@ -55,7 +56,7 @@ class JobSource(ABC):
         """Every attempt on record, oldest first."""
 
     @abstractmethod
-    def reports(self, job_id: int) -> Sequence[Any]:
+    def reports(self, job_id: int) -> Sequence[Report]:
         """Every report on record, in order."""
 
     def __deepcopy__(self, memo: Any) -> JobSource:
@@ -81,7 +82,7 @@ class Job:
     __slots__ = (
         "_readings", "_source", "attempts", "cause", "config", "duration", "elapsed_sec", "error",
         "finished_ms", "host", "id", "releases", "result", "run_function", "source", "started_ms", "state",
-        "status", "submitted_ms", "tag", "worker",
+        "status", "stopped_early", "submitted_ms", "tag", "worker",
     )  # fmt: skip
 
     def __init__(self, id: int, config: dict[str, Any], run_function: Any) -> None:  # noqa: A002 - DeepHyper's
@@ -104,6 +105,8 @@ class Job:
         """Executions begun and charged."""
         self.releases = 0
         """Attempts given back without charge, by a drain, a preemption or a worker that could not run it."""
+        self.stopped_early = False
+        """Whether it has succeeded, and ended early because it was asked to (`Evaluator.stop`)."""
         self.worker: str | None = None
         self.host: str | None = None
         self.source: str | None = None
@@ -127,6 +130,7 @@ class Job:
 
     def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
         self._forget_source()  # a job that an earlier version has pickled has none of these
+        self.stopped_early = False
         for name, value in state[1].items():
             setattr(self, name, value)
 
@@ -175,7 +179,7 @@ class Job:
         return list(self._read("executions", ()))
 
     @property
-    def reports(self) -> list[Any]:
+    def reports(self) -> list[Report]:
         """Every report of its attempts, in order. Read from the server at the first look."""
         return list(self._read("reports", ()))
 
