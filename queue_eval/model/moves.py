@@ -156,6 +156,8 @@ class Release(NamedTuple):
     """Why, for the record; empty for an attempt that had only waited on the worker."""
     delayed: bool = False
     """Whether the job is to wait as after a failure, and longer with each time in a row."""
+    lacks_time: bool = False
+    """Whether the attempt was ended because its worker has no more time."""
 
 
 class PointBatch(NamedTuple):
@@ -215,7 +217,8 @@ class Settled:
     reserved_slots: int = 0
     """How many slots the worker is to let run free for a wide job; 0 for none."""
     has_other_wide_jobs: bool = False
-    """Whether other wide jobs wait, which this worker cannot have now."""
+    """Whether other jobs wait that take several slots or ask for time, and that this worker cannot have
+    now."""
     is_prefetch_limited: bool = False
     """Whether narrow jobs wait that this worker cannot have now: it has prefetched its share of them."""
 

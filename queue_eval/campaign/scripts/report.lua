@@ -117,6 +117,7 @@ local function note_checkpoint(batch, job)
     checkpoints[#checkpoints + 1] = batch.id
     checkpoints[#checkpoints + 1] = job.checkpoint
     redis.pcall('ZREM', GIVE_BACKS, batch.id)
+    redis.pcall('HDEL', TIME_LACKS, batch.id)
   end
 end
 

@@ -7,6 +7,7 @@ local function forget_extras(ids, keeps_checkpoint)
     local last = math.min(first + CHUNK - 1, #ids)
     redis.pcall('HDEL', STOPS, unpack(ids, first, last))
     redis.pcall('ZREM', GIVE_BACKS, unpack(ids, first, last))
+    redis.pcall('HDEL', TIME_LACKS, unpack(ids, first, last))
     if not keeps_checkpoint then redis.pcall('HDEL', CHECKPOINTS, unpack(ids, first, last)) end
   end
 end
