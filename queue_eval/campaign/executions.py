@@ -39,8 +39,6 @@ class ExecutionReader:
         # The place comes first: an attempt that fails in between is then shown once, as the one that runs.
         place = place_of(self._view, job_id)
         found = self._failures_of(job_id)
-        if place is None:
-            return found
         if place.entry is None:
             running = [_running(place)] if place.worker and place.has_begun else []
             found = [one for one in found if not running or one.number < place.attempt] + running
@@ -68,7 +66,8 @@ class ExecutionReader:
             return [*found[:-1], last._replace(started_at=started, finished_at=_time(entry.finished_ms))]
         settled = Execution(
             number=number, worker=entry.worker or None, host=None, started_at=_time(entry.started_ms),
-            finished_at=_time(entry.finished_ms), outcome=entry.state.value, cause=entry.cause or None,
+            finished_at=_time(entry.finished_ms), outcome=entry.state.value,
+            cause=entry.cause or None if entry.state is State.FAILED else None,
             error=body if entry.state is State.FAILED else None, output=self.output_of(place.id),
         )  # fmt: skip
         return [*found, settled]
