@@ -222,12 +222,15 @@ class Settled:
     is_prefetch_limited: bool = False
     """Whether narrow jobs wait that this worker cannot have now: it has prefetched its share of them."""
 
+    may_have_shapes: bool = False
+    """Whether this worker was seen to be one for jobs that take several slots or ask for time."""
+
     @classmethod
     def of(cls, reply: Sequence[Any], request: str) -> Settled:
         """From the reply of ``scripts/settle.lua`` to this request."""
         (
             leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, is_prefetch_limited,
-            extras,
+            extras, may_have_shapes,
         ) = reply  # fmt: skip
         more = {
             job: (stop == 1, checkpoint.decode())
@@ -249,6 +252,7 @@ class Settled:
             reserved_slots=reserved_slots,
             has_other_wide_jobs=other_wide_jobs == 1,
             is_prefetch_limited=is_prefetch_limited == 1,
+            may_have_shapes=may_have_shapes == 1,
         )
 
 

@@ -13,7 +13,6 @@ from queue_eval.model.shape import Shape
 from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import LuaCampaign, Token, settlement
 
-
 _lives = itertools.count()
 
 
@@ -79,7 +78,8 @@ def test_widths_and_times_are_both_looked_at(campaign):
     assert leased(narrow) == [(3, 1)]
     short = campaign.settle("short", room=2, slots=2, left_s=30)
     assert leased(short) == [(2, 2)]
-    assert narrow.has_other_wide_jobs and short.has_other_wide_jobs
+    assert narrow.has_other_wide_jobs
+    assert short.has_other_wide_jobs
     assert leased(campaign.settle("both", room=2, slots=2, left_s=60)) == [(1, 2)]
 
 
@@ -141,12 +141,23 @@ def test_the_limit_counts_them(make_campaign):
     assert leased(campaign.settle("w1", room=8, slots=8)) == [(1, 1), (2, 1)]
 
 
+def test_a_worker_learns_that_there_are_jobs_for_it_which_ask_for_time(campaign):
+    campaign.add(3)
+    assert not campaign.settle("w1", room=1).may_have_shapes
+    campaign.add(1, slots=2)
+    assert not campaign.settle("w1", room=1).may_have_shapes, "they are too wide"
+    campaign.add(1, time_s=60)
+    assert campaign.settle("w1", room=1, left_s=5).may_have_shapes
+    assert campaign.settle("w1", room=1).may_have_shapes
+    assert campaign.settle("w1", room=1).may_have_shapes, "there were some"
+
+
 # Shapes
 
 
 @pytest.mark.parametrize(
     ("asked", "known"),
-    [(1, 1), (59, 59), (999, 999), (1000, 1000), (1001, 1010), (3599, 3600), (86_400, 86_400), (86_401, 86_500)],
+    [(1, 1), (59, 59), (999, 999), (1000, 1000), (1001, 1010), (3599, 3600), (86_400,) * 2, (86_401, 86_500)],
 )
 def test_requests_are_rounded_up_to_three_digits(campaign, asked, known):
     campaign.add(1, time_s=asked)
@@ -253,7 +264,9 @@ def test_reuse_joins_a_job_as_it_is(campaign):
 
 
 def test_they_have_the_marker_of_the_wide_ones(campaign):
-    assert campaign.wakes(lambda: campaign.add(2, time_s=60), wide=True)
+    assert campaign.wakes(lambda: campaign.add(1, time_s=60), wide=True)
+    assert campaign.take_marker(), "workers of one slot know of none yet"
+    assert campaign.wakes(lambda: campaign.add(1, time_s=60), wide=True)
     assert not campaign.take_marker()
     assert campaign.wakes(lambda: campaign.lease("w1", room=1), wide=True), "there is more"
     assert campaign.wakes(lambda: campaign.lease("w2", room=1, left_s=5), wide=True), "who cannot take it"

@@ -267,7 +267,8 @@ class WorkerState:
                 ):
                     continue
                 keys[served.queue.keys.wake] = served.name
-                if not served.has_other_wide_jobs:
+                listens = served.slots > 1 or served.may_have_shapes
+                if listens and not served.has_other_wide_jobs:
                     keys[served.queue.keys.wake_wide] = served.name
             return keys
 
@@ -480,6 +481,7 @@ class WorkerState:
                 served.reserved_slots = reply.reserved_slots
                 served.has_other_wide_jobs = reply.has_other_wide_jobs
                 served.is_prefetch_limited = reply.is_prefetch_limited
+                served.may_have_shapes = served.may_have_shapes or reply.may_have_shapes
             if reply.next_due_ms is not None:
                 served.due_at = now + max(0, reply.next_due_ms - reply.now_ms) / 1000
             if served.reserved_slots:

@@ -130,7 +130,7 @@ if #joined > 0 then
   local wanted, unfinished = {}, false
   for k, i in ipairs(joined) do wanted[k] = ids[i] end
   local made = hmget(CONFIGS, wanted)
-  local kept = (campaign[3] or #tags > 0) and extras().values(TAGS, wanted) or {}
+  local kept = (campaign[3] or #tags > 0) and extras().values('tags', wanted) or {}
   for k, entry in ipairs(hmget(INDEX, wanted)) do
     unfinished = unfinished or not entry
     found[#found + 1] = joined[k]

@@ -6,7 +6,7 @@
 --   lacks_time: the attempt was ended because its worker has no more time.
 -- Reply: { released, asking }: how many were; flat: id, seconds, of jobs that ask for time from now on, by themselves
 -- Repeating it is safe: a released token is no longer held.
--- include begin_extras bulk columns extra_values facts_since gone held_key history hmget leave log_failure mend
+-- include begin_extras bulk columns extra_key extras facts_since gone held_key history hmget leave log_failure mend
 -- include new_shape now_ms parse_held parse_shape shapes_of to_pending wake wake_for_waiting wake_if_limited
 -- include write_history
 local uid, worker, leaves = ARGV[1], ARGV[2], ARGV[3] == '1'
@@ -24,11 +24,11 @@ local released, again, changed, asking = {}, {}, {}, {}
 local function count_give_back(id)
   begin_extras(meta[2])
   meta[2] = '1'
-  mend('ZSCORE', GIVE_BACKS, id)
-  local times = math.floor(tonumber(redis.call('ZSCORE', GIVE_BACKS, id) or 0)) + 1
+  mend('ZSCORE', extra_key('give_backs'), id)
+  local times = math.floor(tonumber(redis.call('ZSCORE', extra_key('give_backs'), id) or 0)) + 1
   -- A damaged score counts as none.
   if not (times >= 1 and times < 1e9) then times = 1 end
-  redis.call('ZADD', GIVE_BACKS, times, id)
+  redis.call('ZADD', extra_key('give_backs'), times, id)
   return times
 end
 
@@ -43,15 +43,16 @@ local function count_time_lack(id, attempt, ran_ms)
   local slots, asked_s = parse_shape(shape)
   begin_extras(meta[2])
   meta[2] = '1'
-  local saved = string.match(extra_values(CHECKPOINTS, { id })[1] or '', '^(%d+) ')
+  local values = extras().values
+  local saved = string.match(values('checkpoints', { id })[1] or '', '^(%d+) ')
   if tonumber(saved) == attempt then return end
-  mend('HMGET', TIME_LACKS, id)
-  local times, longest_ms = string.match(extra_values(TIME_LACKS, { id })[1] or '', '^(%d+) (%d+)$')
+  mend('HMGET', extra_key('time_lacks'), id)
+  local times, longest_ms = string.match(values('time_lacks', { id })[1] or '', '^(%d+) (%d+)$')
   if asked_s > 0 and not times or slots == math.huge then return end
   times, longest_ms = (tonumber(times) or 0) + 1, math.max(tonumber(longest_ms) or 0, ran_ms)
   -- What is longer is no count.
   if times > 1e9 or longest_ms > 1e12 then times, longest_ms = 1, ran_ms end
-  redis.call('HSET', TIME_LACKS, id, string.format('%d %d', times, longest_ms))
+  redis.call('HSET', extra_key('time_lacks'), id, string.format('%d %d', times, longest_ms))
   local wanted_s = math.ceil(longest_ms * TIME_FACTOR / 1000)
   local limit_s = tonumber(meta[6])
   if limit_s and limit_s > 0 then wanted_s = math.min(wanted_s, math.ceil(limit_s)) end

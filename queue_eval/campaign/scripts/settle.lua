@@ -9,10 +9,10 @@
 --     counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved_slots, has_other_wide_jobs (0|1),
---   is_prefetch_limited (0|1), extras }
+--   is_prefetch_limited (0|1), extras, may_have_shapes (0|1) }
 --   leases: flat: id, attempt, slots (0: prefetched), config
 --   verdicts[i]: one of recorded, again, stale, finished
---   reserved_slots, has_other_wide_jobs and is_prefetch_limited: see include/lease.lua.
+--   reserved_slots, has_other_wide_jobs, is_prefetch_limited and may_have_shapes: see include/lease.lua.
 --   extras: flat: id, stop (0|1), checkpoint ("attempt save place" or ''), of leased jobs that have either
 -- stopped: a success of a job that was asked to stop early, and tells so.
 -- A cancelled attempt was stopped since its job was finished: its output is kept if the job was cancelled, and
@@ -164,10 +164,10 @@ if #ARGV >= FIRST_ARG then
   end
 end
 
-local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited = {}, nil, 0, false, false
+local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited, may_have_shapes = {}, nil, 0
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
-  leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited =
+  leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited, may_have_shapes =
     lease(worker, request, room, prefetch, slots, left_s, now, meta[3] == '1', meta[4])
 else
   wake_if_limited()
@@ -176,7 +176,7 @@ local told = {}
 if extra and #leases > 0 then
   local ids = {}
   for at = 1, #leases, 4 do ids[#ids + 1] = leases[at] end
-  local stops, checkpoints = extra.values(STOPS, ids), extra.values(CHECKPOINTS, ids)
+  local stops, checkpoints = extra.values('stops', ids), extra.values('checkpoints', ids)
   for i, id in ipairs(ids) do
     local checkpoint = string.match(checkpoints[i] or '', '^%d+ %d+ [!-~]+$') or ''
     if stops[i] or checkpoint ~= '' then
@@ -186,4 +186,5 @@ if extra and #leases > 0 then
   end
 end
 return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
-         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, told }
+         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, told,
+         may_have_shapes and 1 or 0 }

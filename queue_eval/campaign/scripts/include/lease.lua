@@ -11,8 +11,9 @@
 --   due: the due time of the next scheduled job, or nil;
 --   reserved_slots: how many slots the worker is to let run free for a wide job, or 0;
 --   has_other_wide_jobs: whether jobs wait that take several slots or ask for time, and that it cannot take now;
---   is_prefetch_limited: whether narrow jobs wait that are beyond its share, or behind a job that waits for a slot.
--- The last two are nil where nothing was to be taken.
+--   is_prefetch_limited: whether narrow jobs wait that are beyond its share, or behind a job that waits for a slot;
+--   may_have_shapes: whether it has seen that jobs of several slots, or such that ask for time, may come for it.
+-- The last three are nil where nothing was to be taken.
 local function lease(worker, request, room, prefetch, slots, left_s, now, paused, most_running)
   local field = 'worker:' .. worker
   local due = promote(now)
@@ -45,8 +46,9 @@ local function lease(worker, request, room, prefetch, slots, left_s, now, paused
     return {}, due, 0, false, is_prefetch_limited and waits
   end
   local ids, apart, starting, reserved_slots, has_other_wide_jobs, waits_for_slot = {}, {}, room, 0, false, false
+  local may_have_shapes = false
   if has_shapes then
-    ids, apart, starting, reserved_slots, has_other_wide_jobs, waits_for_slot =
+    ids, apart, starting, reserved_slots, has_other_wide_jobs, waits_for_slot, may_have_shapes =
       take_in_order(worker, room, share, slots, left_s, most, now)
     is_prefetch_limited = is_prefetch_limited or waits_for_slot
   else
@@ -87,5 +89,6 @@ local function lease(worker, request, room, prefetch, slots, left_s, now, paused
   bulk('HSET', held_key(worker), tokens)
   local waits = false
   if #order + #apart < most then waits = wake_for_others() end
-  return leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited and waits and #order >= starting
+  return leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited and waits and #order >= starting,
+    may_have_shapes
 end

@@ -1,4 +1,4 @@
--- include columns
+-- include columns wake
 
 -- Every settle looks at the place of each shape: beyond so many shapes, requests are rounded more coarsely.
 local FINE_SHAPES = 100
@@ -17,6 +17,7 @@ local function new_shape(slots, seconds)
     local is_fine = redis.call('ZSCORE', WIDE, fine) or redis.call('ZCARD', WIDE) < FINE_SHAPES
     shape = is_fine and fine or shape .. '@' .. round_up(seconds, 2)
   end
-  redis.call('ZADD', WIDE, slots, shape)
+  -- Workers of one slot listen to the marker of such jobs once they have seen that there are any.
+  if redis.call('ZADD', WIDE, slots, shape) == 1 and seconds > 0 then wake() end
   return shape
 end

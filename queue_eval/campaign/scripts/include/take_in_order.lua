@@ -6,10 +6,11 @@
 -- left_s: how long a job may run on the worker; most: how many jobs it may take.
 -- Returns narrow ids; { id, slots } pairs of jobs of a shape, which all start at once; the room that is left for narrow
 -- ones; the slots that the worker is to let run free for a wide job, or 0; whether jobs of a shape wait which are not
--- for it now; and whether one of these waits for any slot to run free.
+-- for it now; whether one of these waits for any slot to run free; and whether jobs ever had a shape that takes no more
+-- slots than the worker has.
 local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
   local narrow, apart, fitting, first, slots_of = {}, {}, {}, {}, {}
-  local has_unfit_jobs = false
+  local has_unfit_jobs, has_shapes = false, false
   local function look(shape)
     local head = redis.call('ZRANGE', shape_key(shape), 0, 0, 'WITHSCORES')
     first[shape] = head[2]
@@ -32,6 +33,7 @@ local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
     look(shape)
     local needed, seconds = parse_shape(shape)
     slots_of[shape] = needed
+    has_shapes = has_shapes or needed <= slots
     if needed <= slots and seconds <= left_s then
       fitting[#fitting + 1] = shape
     elseif first[shape] then
@@ -56,7 +58,7 @@ local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
     room = room - taken
     if taken < before or most < 1 then
       redis.call('ZREM', RESERVING, worker)
-      return narrow, apart, starting, 0, true, false
+      return narrow, apart, starting, 0, true, false, has_shapes
     end
     local needed = slots_of[next]
     if needed <= room then
@@ -65,14 +67,14 @@ local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
       look(next)
     elseif needed == 1 then
       redis.call('ZREM', RESERVING, worker)
-      return narrow, apart, starting, 0, true, true
+      return narrow, apart, starting, 0, true, true, has_shapes
     elseif reserve(worker, fitting_ones(true), now) then
-      return narrow, apart, starting, needed, true, false
+      return narrow, apart, starting, needed, true, false, has_shapes
     else
       has_skipped, fitting = true, fitting_ones(false)
     end
   end
   redis.call('ZREM', RESERVING, worker)
   take_narrow(math.min(room_for_narrow(), most, 2000))
-  return narrow, apart, starting, 0, has_skipped or has_unfit_jobs, false
+  return narrow, apart, starting, 0, has_skipped or has_unfit_jobs, false, has_shapes
 end
