@@ -65,6 +65,8 @@ class LeaseKeeper:
         self._created = psutil.Process().create_time()
         self._born = birth_of(os.getpid())
         self._allotted = _allotted(options)
+        drains_at = state.drains_at
+        self._longest_job_s = None if drains_at is None else max(0, int(drains_at - time.monotonic()))
         self._home = HomeLoss(link.access.home)
         self._rounds = Rounds(link, options, state, self._try)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
@@ -190,6 +192,7 @@ class LeaseKeeper:
             created=self._created, born=self._born, slots=self._options.slots,
             campaigns=self._options.campaigns,
             queues=self._options.queues, state="draining" if self.is_draining else "running",
+            longest_job_s=self._longest_job_s,
             lease_s=self._options.lease_s, busy=self._state.busy_slots(), launch=self._options.launch,
             refused={campaign: " ".join(why.split())[:MAX_REASON_CHARACTERS] for campaign, why in refusals},
             **self._allotted,

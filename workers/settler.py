@@ -166,7 +166,7 @@ class Settler:
         given_back: list[tuple[ServedCampaign, list[Release]]] = []
         for served, held in self._state.campaigns.holdings():
             settled, ran = ended.get(served.queue.uid, ()), running.get(served.lane_id, ())
-            given_back.append((served, _unfinished(held, settled, ran, reason)))
+            given_back.append((served, self._unfinished(held, settled, ran, reason)))
         given_back += self._state.releases.all()
         for served, releases in given_back:
             self._spool.keep(served.queue, releases)
@@ -192,7 +192,7 @@ class Settler:
                 self._settle(served, batch, lease_ms=0)
                 settled.update((settlement.id, settlement.attempt) for settlement in batch)
             held = [*held, *self._unknown_leases(served)]
-            releases = _unfinished(held, settled, running, reason)
+            releases = self._unfinished(held, settled, running, reason)
             self._tell_signs(served)
             self._queue(served).release(self._options.name, releases, leave=True)
             _log_releases(served, releases)
@@ -226,8 +226,18 @@ class Settler:
             for settlement in batch
             if queue.uid == served.queue.uid
         }
-        releases = _unfinished(held, settled, running, reason)
+        releases = self._unfinished(held, settled, running, reason)
         return [release for release in releases if (release.id, release.attempt) not in ended]
+
+    def _unfinished(
+        self, held: Sequence[Token], ended: Container[Token], running: Container[Token], reason: str
+    ) -> list[Release]:
+        """Releases of what is held and has not ended. Only attempts that were running get the `reason`."""
+        lacks_time = self._state.is_out_of_time
+        return [
+            Release(*token, reason, lacks_time=lacks_time) if token in running else Release(*token)
+            for token in held if token not in ended
+        ]  # fmt: skip
 
     def _keep(self, served: ServedCampaign, leases: Sequence[Settlement | Release]) -> None:
         """Write to disk what became of these leases: the node of this campaign is away."""
@@ -248,7 +258,7 @@ class Settler:
         try:
             reply = self._settle(
                 served, call.settlements, lease_ms=self._lease_ms, room=call.room, prefetch=call.prefetch,
-                slots=call.slots,
+                slots=call.slots, left_s=call.left_s,
             )  # fmt: skip
             self._note(call, reply)
             self._take_on(call, reply)
@@ -269,7 +279,7 @@ class Settler:
 
     def _settle(
         self, served: ServedCampaign, settlements: Sequence[Settlement], *,
-        lease_ms: int, room: int = 0, prefetch: int = 0, slots: int = 0,
+        lease_ms: int, room: int = 0, prefetch: int = 0, slots: int = 0, left_s: float | None = None,
     ) -> Settled:  # fmt: skip
         queue = self._queue(served)
         self._in_flight = (queue, settlements)
@@ -284,7 +294,7 @@ class Settler:
                 self._tell_load(served)
             reply = queue.settle(
                 self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
-                prefetch=prefetch, slots=slots, now=time.monotonic(),
+                prefetch=prefetch, slots=slots, now=time.monotonic(), left_s=left_s,
             )  # fmt: skip
         except CampaignNotFoundError:
             self._in_flight = None  # nothing is spooled of a campaign that is gone
@@ -508,13 +518,6 @@ class Settler:
 
 
 _SUCCESS = (Outcome.OK, Outcome.STOPPED)
-
-
-def _unfinished(
-    held: Sequence[Token], ended: Container[Token], running: Container[Token], reason: str
-) -> list[Release]:
-    """Releases of what is held and has not ended. Only attempts that were running get the `reason`."""
-    return [Release(*token, reason if token in running else "") for token in held if token not in ended]
 
 
 def _log_releases(served: ServedCampaign, releases: Sequence[Release]) -> None:

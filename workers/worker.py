@@ -96,7 +96,16 @@ class Worker:
             on_unusable=self._end_refused, skips_nodes=True,
         )  # fmt: skip
         self._sweeper = Sweeper()
-        self._state = WorkerState(self._signals, self._sweeper.remove)
+        ends_at = options.allocation_ends_at
+        self._allocation_ends_at = (
+            None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
+        )
+        self._limit_nears_at = self._drains_before(
+            None if options.time_limit_s is None else self._began_at + options.time_limit_s
+        )
+        self._allocation_nears_at = self._drains_before(self._allocation_ends_at)
+        nears_at = [at for at in (self._limit_nears_at, self._allocation_nears_at) if at is not None]
+        self._state = WorkerState(self._signals, self._sweeper.remove, min(nears_at, default=None))
         self._runner = Runner(self._state, mailroom)
         self._state.attach_runner(self._runner)
         self._keeper = LeaseKeeper(
@@ -117,10 +126,6 @@ class Worker:
         self._refusal: ServerUnreachableError | None = None
         self._drained_at: float | None = None
         self._has_reminded = False
-        ends_at = options.allocation_ends_at
-        self._allocation_ends_at = (
-            None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
-        )
         self._is_ending = False
         self._settler_has_ended = False
         self._settler_thread = threading.Thread(target=self._run_settler, name="settler", daemon=True)
@@ -266,16 +271,20 @@ class Worker:
         idle = self._options.idle_timeout_s
         if idle is not None and self._state.idle_s() > idle:
             return f"idle for {idle:g} s"
-        limit = self._options.time_limit_s
         now = time.monotonic()
-        if limit is not None and now - self._began_at > limit - drain_margin_s(limit, self._options.notice_s):
-            return f"the time limit of {limit:g} s is near"
-        ends_at = self._allocation_ends_at
-        if ends_at is not None and now < ends_at:  # after it begins the grace time, with a signal
-            margin_s = drain_margin_s(ends_at - self._began_at, self._options.notice_s)
-            if now > ends_at - margin_s:
-                return "the end of the allocation is near"
+        if self._limit_nears_at is not None and now > self._limit_nears_at:
+            return f"the time limit of {self._options.time_limit_s:g} s is near"
+        ends_at, nears_at = self._allocation_ends_at, self._allocation_nears_at
+        # After its end an allocation is in its grace time, which begins with a signal.
+        if ends_at is not None and nears_at is not None and nears_at < now < ends_at:
+            return "the end of the allocation is near"
         return None
+
+    def _drains_before(self, ends_at: float | None) -> float | None:
+        """When this worker drains because it ends then (monotonic, s)."""
+        if ends_at is None:
+            return None
+        return ends_at - drain_margin_s(ends_at - self._began_at, self._options.notice_s)
 
     def _ends_at(self) -> float | None:
         """When this worker gives back what still runs because of its time limit (monotonic, s)."""

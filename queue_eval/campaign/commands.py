@@ -44,6 +44,7 @@ from queue_eval.model.moves import (
     Stopped,
     Submission,
 )
+from queue_eval.model.shape import Shape
 from queue_eval.model.states import Opening, State
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
@@ -164,15 +165,18 @@ class CampaignCommands(CampaignView):
 
     def enqueue(
         self, driver: str, sequence: int, submissions: Sequence[Submission], *,
-        reuse: bool, priority: int = 0, delay_ms: int = 0, slots: int = 1,
+        reuse: bool, priority: int = 0, delay_ms: int = 0, slots: int = 1, time_s: int = 0,
     ) -> EnqueueReply:  # fmt: skip
         """Send one batch (see `batches`).
 
         `sequence` grows with each batch of a `driver`: a batch that is sent again adds nothing twice.
-        `slots`: how many each of these jobs takes.
+        `slots`: how many each of these jobs takes; `time_s`: how many whole seconds each asks for. The server
+        may round these up by a tenth.
         """
         is_tagged = any(s.tag for s in submissions)
-        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots, int(is_tagged)]
+        arguments: list[Any] = [
+            driver, sequence, int(reuse), priority, delay_ms, str(Shape(slots, time_s)), int(is_tagged),
+        ]  # fmt: skip
         for s in submissions:
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
             if is_tagged:
@@ -194,14 +198,17 @@ class CampaignCommands(CampaignView):
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
         lease_ms: int, request: str, room: int, prefetch: int, now: float, slots: int = 1,
+        left_s: float | None = None,
     ) -> Settled:  # fmt: skip
         """Settle attempts, extend the worker's lease by `lease_ms` and lease the next jobs.
 
         With a `lease_ms` of 0 it only settles: nothing is extended, and nothing is leased.
 
-        `slots`: how many the worker has in all for one job; `room`: how many of them are free.
+        `slots`: how many the worker has in all for one job; `room`: how many of them are free; `left_s`: how
+        long a job may run there, None for as long as it likes.
         """
-        arguments: list[Any] = [worker, lease_ms, request, room, prefetch, slots]
+        left = "" if left_s is None else max(0, math.floor(left_s))
+        arguments: list[Any] = [worker, lease_ms, request, room, prefetch, slots, left]
         for s in settlements:
             facts = f"{s.run_ms:.6g} {max(0, round((now - s.ended_at) * 1000))} {s.source}"
             proof = f"{s.attempt} {s.request} " if s.request else f"{s.attempt} "
@@ -243,14 +250,23 @@ class CampaignCommands(CampaignView):
     ) -> list[int | Exception]:
         """End the attendance of a worker that holds nothing in these campaigns."""
         calls = [(campaign.keys.columns, (campaign.uid, worker, 1)) for campaign in campaigns]
-        return _each("release", link, campaigns, calls, lambda _, reply: int(reply))
+        return _each("release", link, campaigns, calls, lambda _, reply: int(reply[0]))
 
     def release(self, worker: str, releases: Iterable[Release], *, leave: bool = False) -> int:
-        """Give leases back. Returns how many were held. `leave` ends the worker's attendance."""
+        """Give leases back. Returns how many were held. `leave` ends the worker's attendance.
+
+        Logs which jobs ask for more time from now on, because their attempts lacked it.
+        """
         flat = itertools.chain.from_iterable(
-            (job, attempt, reason, int(delayed)) for job, attempt, reason, delayed in releases
+            (r.id, r.attempt, r.reason, int(r.delayed), int(r.lacks_time)) for r in releases
         )
-        return int(self._run("release", worker, int(leave), *flat))
+        count, asking = self._run("release", worker, int(leave), *flat)
+        for job, time_s in zip(asking[::2], asking[1::2], strict=True):
+            log.warning(
+                "job %d of %s was given back again and again for lack of time, without a checkpoint: from "
+                "now on only workers with %d s left run it", int(job), self.campaign, int(time_s),
+            )  # fmt: skip
+        return int(count)
 
     def report(self, worker: str, batches: Sequence[PointBatch]) -> list[bool]:
         """Take what running attempts have told of themselves.

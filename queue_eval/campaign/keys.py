@@ -11,7 +11,7 @@ key                type    holds
 ``:configs``       hash    id -> submission time (ms, Unix; 8 digits, base 36), then the config (JSON)
 ``:scheduled``     zset    id by due time (ms)
 ``:pending``       zset    id by (priority, id): see ``scripts/include/pending_score.lua``
-``:pending:<w>``   zset    the same, of jobs that take w slots, from 2 on
+``:pending:<s>``   zset    the same, of jobs of the shape s: "slots" from 2 on, or "slots@seconds"
 ``:held:<worker>`` hash    id -> "attempt request started": running on that worker
 ``:workers``       zset    worker by the expiry (ms) of its lease on all it holds
 ``:attempts``      hash    id -> "attempts failures losses uncharged suspect[ releases]", where not all zero
@@ -26,9 +26,9 @@ key                type    holds
 ``:requests``      hash    worker or driver -> its last request, so that a repeat is recognised
 ``:roster``        hash    worker -> {"host", "pid"} of every worker that ever held a job of it
 ``:wake``          zset    one marker that idle workers block on, present while work may be waiting
-``:wake_wide``     zset    the same for wide jobs
-``:widths``        hash    id -> slots that the job takes, where more than one: a wide job
-``:wide``          zset    the widths that wide jobs of the campaign have, or had
+``:wake_wide``     zset    the same for jobs of a shape
+``:widths``        hash    id -> shape of the job: the slots that it takes and the seconds that it asks for
+``:wide``          zset    the shapes that jobs of the campaign have, or had, by their slots
 ``:reserving``     zset    workers that let slots run free for a wide job, by when they began (ms)
 ``:reports``       hash    "id:n" -> the n-th block of what the job has reported (`model.report`)
 ``:report_heads``  hash    id -> "attempt covered blocks in_last points dropped looked size": of its reports
@@ -37,6 +37,7 @@ key                type    holds
 ``:checkpoints``   hash    id -> "attempt save place" of the newest: unfinished and failed jobs
 ``:give_backs``    zset    id by how often in a row it was given back without a new checkpoint
 ``:tags``          hash    id -> the tag (JSON) that was submitted with the job, where there is one
+``:time_lacks``    hash    id -> "times longest_ms": how often in a row it was given back for lack of time
 =================  ======  ==========================================================================
 """
 
@@ -47,6 +48,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from queue_eval.errors import UsageError
+from queue_eval.model.shape import NARROW, Shape
 from queue_eval.transport.urls import unless_url
 
 CAMPAIGNS = "qe:campaigns"
@@ -75,7 +77,9 @@ COLUMNS = (
     "widths", "wide", "reserving", "wake_wide",
 )  # fmt: skip
 
-EXTRA_COLUMNS = ("reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags")
+EXTRA_COLUMNS = (
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags", "time_lacks",
+)  # fmt: skip
 """What only some campaigns have. Scripts are not given these keys, each of which would cost time in every
 call: they make their names (``scripts/include/extra_key.lua``)."""
 
@@ -138,9 +142,9 @@ class Keys:
     def held(self, worker: str) -> str:
         return self.column(f"held:{worker}")
 
-    def pending_of(self, width: int) -> str:
-        """The key of the pending jobs that take `width` slots."""
-        return self.column("pending" if width == 1 else f"pending:{width}")
+    def pending_of(self, shape: Shape) -> str:
+        """The key of the pending jobs of this shape."""
+        return self.column("pending" if shape == NARROW else f"pending:{shape}")
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.errors import DamagedError, NodeAwayError, ServerRefusedError
 from queue_eval.foreign_text import plain
 from queue_eval.model.codec import decode
+from queue_eval.model.shape import Shape
 from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
@@ -72,6 +73,8 @@ class WorkerCard:
     """How often the scheduler has started its job again."""
     allocation_ends: float | None = None
     """When the allocation ends (s since 1970), where the worker knows it."""
+    longest_job_s: float | None = None
+    """How long a job could run on it that began when the worker did; None: as long as it likes."""
     launch: str | None = None
     """Digest of what its driver has started it with; None: no driver has, or one of an earlier build."""
 
@@ -107,6 +110,7 @@ class WorkerCard:
             node=_text(fields.get("node")),
             restarts=_number(fields.get("restarts"), int),
             allocation_ends=_time(fields.get("allocation_ends")),
+            longest_job_s=_number(fields.get("longest_job_s"), float),
             launch=_text(fields.get("launch")),
         )
 
@@ -133,6 +137,11 @@ class WorkerCard:
     def is_for(self, campaign: str) -> bool:
         """Whether the worker was started for this campaign by name."""
         return self.campaigns is not None and campaign in self.campaigns
+
+    def could_run(self, shape: Shape) -> bool:
+        """Whether it had the slots and the time for jobs of this shape when it began."""
+        has_time = self.longest_job_s is None or shape.time_s <= self.longest_job_s
+        return shape.slots <= (self.slots or 0) and has_time
 
     @property
     def is_full(self) -> bool:

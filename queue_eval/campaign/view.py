@@ -16,6 +16,7 @@ from queue_eval.errors import CampaignNotFoundError, DamagedError, QueueEvalErro
 from queue_eval.model.codec import decode
 from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
 from queue_eval.model.report import Report, ReportHead, parse_block, parse_head
+from queue_eval.model.shape import NARROW, Shape
 from queue_eval.model.states import State
 from queue_eval.transport.link import Link, damaged
 
@@ -24,6 +25,7 @@ SCHEMA_VERSION = "2"
 _BLOCKS_PAGE = 50
 """How many blocks of a job's reports one call reads at most."""
 
+_TIME_LACK = re.compile(rb"(\d{1,10}) \d{1,13}")
 _CHECKPOINT = re.compile(rb"\d{1,14} \d{1,14} [!-~]{1,100}")
 
 
@@ -230,20 +232,26 @@ class CampaignView:
         raw = self.link.call(lambda client: client.hmget(self.keys.column("roster"), workers))
         return [_host(v) if v is not None else None for v in raw]
 
-    def widths(self) -> list[int]:
-        """The widths above one slot that jobs of the campaign have, or had."""
-        return _numbers(self.link.call(lambda c: c.zrange(self.keys.column("wide"), 0, -1)))
+    def shapes(self) -> list[Shape]:
+        """The shapes, but for the narrow one, that jobs of the campaign have, or had."""
+        members = self.link.call(lambda client: client.zrange(self.keys.column("wide"), 0, -1))
+        return [shape for member in members if (shape := Shape.parse(_text(member))) is not None]
 
-    def widest_pending(self) -> int:
-        """How many slots the widest pending job takes; 1 when no wide job waits."""
-        for width in reversed(self.widths()):
-            if self._count_pending(width):
-                return width
-        return 1
+    def pending_shapes(self) -> list[Shape]:
+        """Those of them of which jobs are pending."""
+        shapes = self.shapes()
+        counts = self._count_pending(shapes) if shapes else []
+        return [shape for shape, count in zip(shapes, counts, strict=True) if count]
 
-    def slots_of(self, ids: Sequence[int]) -> list[int]:
-        """How many slots each job takes."""
-        return [int(v) if v and v.isdigit() else 1 for v in self._hmget(self.keys.column("widths"), ids)]
+    def shapes_of(self, ids: Sequence[int]) -> list[Shape]:
+        """What each job needs of a worker. A damaged shape reads as the narrow one."""
+        values = self._hmget(self.keys.column("widths"), ids)
+        return [(Shape.parse(_text(v)) if v else None) or NARROW for v in values]
+
+    def time_lacks_of(self, ids: Sequence[int]) -> list[int]:
+        """How often in a row each job was given back for lack of time."""
+        matches = [_TIME_LACK.fullmatch(v) if v else None for v in self._extra("time_lacks", ids)]
+        return [int(match[1]) if match else 0 for match in matches]
 
     def failed_ids(self) -> list[int]:
         key = self.keys.column("failed")
@@ -257,7 +265,7 @@ class CampaignView:
         """
         link, keys = self.link, self.keys
         places = [(keys.column("scheduled"), State.SCHEDULED)]
-        places += [(keys.pending_of(width), State.PENDING) for width in (1, *self.widths())]
+        places += [(keys.pending_of(shape), State.PENDING) for shape in (NARROW, *self.shapes())]
         for key, state in places:
             start = 0
             while page := self._rank_page(key, start):
@@ -341,8 +349,15 @@ class CampaignView:
     def _rank_page(self, key: str, start: int) -> list[bytes]:
         return self.link.call(lambda client: client.zrange(key, start, start + PAGE - 1))
 
-    def _count_pending(self, width: int) -> int:
-        return int(self.link.call(lambda client: client.zcard(self.keys.pending_of(width))))
+    def _count_pending(self, shapes: Sequence[Shape]) -> list[int]:
+        def operation(client: Any) -> list[int]:
+            pipeline = client.pipeline(transaction=False)
+            for shape in shapes:
+                pipeline.zcard(self.keys.pending_of(shape))
+            replies: list[int] = pipeline.execute()
+            return replies
+
+        return self.link.call(operation)
 
     def _held_by(self, worker: str) -> list[bytes]:
         return self.link.call(lambda client: client.hkeys(self.keys.held(worker)))

@@ -16,7 +16,7 @@ from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
-from queue_eval.cli.inside import given_back_often
+from queue_eval.cli.inside import given_back_often, unfit_jobs
 from queue_eval.cli.options import DURATION, json_option, server_options
 from queue_eval.cli.output import (
     iso,
@@ -34,10 +34,11 @@ from queue_eval.driver.sources import changed_sources, known_sources, results_by
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
-from queue_eval.transport.hints import spell_command
+from queue_eval.transport.hints import spell_command, spell_worker
 from queue_eval.transport.link import Link
 
 _MAX_SHOWN_GIVEN_BACK = 5
+_MAX_SHOWN_UNFIT = 5
 
 
 @click.command("campaigns")
@@ -99,13 +100,23 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         workers = _workers_of(queue, snapshot, alive)
         sources = _sources_of(queue, meta)
         given_back = given_back_often(queue)
+        unfit = unfit_jobs(queue, label_of(meta), alive)
     if as_json:
         more: dict[str, Any] = {"sources": sources}
         more["given_back_in_a_row"] = [{"id": job, "times": times} for job, times in given_back.items()]
+        more["unfit"] = [
+            {"slots": found.shape.slots, "time_request": found.shape.time_s or None, "why": found.why}
+            for found in unfit
+        ]
         more |= {"rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s, "unserved": unserved}
         print_json(_described(campaign, meta, snapshot) | {"workers": workers} | more)
     else:
         _show(campaign, meta, snapshot, workers, pace, unserved)
+        if unfit:
+            say()
+            for found in islice(unfit, _MAX_SHOWN_UNFIT):
+                command = spell_worker(queue.link.access, campaign, *found.words)
+                say(f"a job {found.why}; start one with: {command}")
         if given_back:
             say()
             for job, times in islice(given_back.items(), _MAX_SHOWN_GIVEN_BACK):

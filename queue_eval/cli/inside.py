@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.keys import DEFAULT_QUEUE
+from queue_eval.campaign.registry import LiveWorker, live_workers
+from queue_eval.campaign.unfit import Unfit, find_unfit
 from queue_eval.cli.output import iso, shorten
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.service import OFTEN_GIVEN_BACK
 from queue_eval.model.report import Report
+from queue_eval.model.shape import Shape
 from queue_eval.model.table_cells import finite
 
 
@@ -23,6 +28,12 @@ class Told(NamedTuple):
     is_stop_asked: bool
     given_back: int
     """How often it was given back in a row without a new checkpoint."""
+    shape: Shape
+    """The slots that it takes, and the time that it asks for."""
+    lacked_time: int
+    """How often in a row it was given back for lack of time, unless its submission has asked for time."""
+    unfit: str
+    """Why none of the workers could run it, however long it waits; else empty."""
 
     def as_json(self) -> dict[str, Any]:
         last = None
@@ -33,11 +44,20 @@ class Told(NamedTuple):
             "checkpoint": self.checkpoint,
             "stop_asked": self.is_stop_asked,
             "given_back_in_a_row": self.given_back,
+            "slots": self.shape.slots,
+            "time_request": self.shape.time_s or None,
+            "time_lacked_in_a_row": self.lacked_time,
+            "unfit": self.unfit or None,
         }
 
     def lines(self) -> list[tuple[str, str]]:
         """(label, text) for people, of what there is to tell."""
         found = []
+        if self.shape.time_s:
+            since = f", since {self.lacked_time} attempts lacked it" if self.lacked_time else ""
+            found.append(("asks for", f"{self.shape.time_s} s of its worker's time{since}"))
+        if self.unfit:
+            found.append(("cannot run", f"it {self.unfit}"))
         if self.last is not None:
             values = ", ".join(f"{name}={value:.6g}" for name, value in self.last.values.items())
             dropped = f", and {self.dropped} dropped" if self.dropped else ""
@@ -54,13 +74,19 @@ class Told(NamedTuple):
         return found
 
 
-def read_told(queue: CampaignCommands, meta: dict[str, bytes], job_id: int) -> Told:
-    """What the server has of it."""
+def read_told(
+    queue: CampaignCommands, meta: dict[str, bytes], job_id: int, *, is_waiting: bool
+) -> Told:  # fmt: skip
+    """What the server has of it. `is_waiting`: whether it is pending."""
+    label = meta.get("queue", b"").decode(errors="replace") or DEFAULT_QUEUE
     (head,), (checkpoint,), (asked,) = (
         queue.report_heads([job_id]), queue.checkpoints_of([job_id]), queue.stops_of([job_id])
     )  # fmt: skip
     reports = queue.reports_of(job_id, (head.attempt, head.number - 1)) if head is not None else []
     often = dict(queue.give_backs(1)).get(job_id, 0)
+    (shape,), (lacked_time,) = queue.shapes_of([job_id]), queue.time_lacks_of([job_id])
+    live = live_workers(queue.link) if is_waiting else []
+    unfit = [job.why for job in unfit_jobs(queue, label, live) if job.shape == shape]
     return Told(
         kept=head.points if head is not None else 0,
         dropped=head.dropped if head is not None else 0,
@@ -68,6 +94,9 @@ def read_told(queue: CampaignCommands, meta: dict[str, bytes], job_id: int) -> T
         checkpoint=None if checkpoint is None else _located(queue, meta, job_id, checkpoint),
         is_stop_asked=asked,
         given_back=often,
+        shape=shape,
+        lacked_time=lacked_time,
+        unfit=unfit[0] if unfit else "",
     )
 
 
@@ -81,6 +110,12 @@ def _located(
         "attempt": int(attempt), "save": int(save), "place": place,
         "path": None if path is None else str(path),
     }  # fmt: skip
+
+
+def unfit_jobs(queue: CampaignCommands, label: str, live: Iterable[LiveWorker]) -> list[Unfit]:
+    """The shapes of pending jobs that none of the live workers could run."""
+    cards = [worker.card for worker in live if worker.card.serves(queue.campaign, label)]
+    return find_unfit(queue.pending_shapes(), cards)
 
 
 def given_back_often(queue: CampaignCommands) -> dict[int, int]:

@@ -71,17 +71,16 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         record = found[0]
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
-        (slots,) = queue.slots_of([job_id])
-        told = read_told(queue, queue.meta(), job_id)
+        told = read_told(queue, queue.meta(), job_id, is_waiting=record.state is State.PENDING)
         card = card_of(queue.link, record.worker) if record.worker else None
     allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
-        more = {"slots": slots, "attempts_on_record": attempts, "output": output} | told.as_json()
+        more = {"attempts_on_record": attempts, "output": output} | told.as_json()
         if allocation:
             more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, slots, attempts, output, shown_allocation(allocation), told)
+        _show(campaign, record, attempts, output, shown_allocation(allocation), told)
 
 
 def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
@@ -158,7 +157,7 @@ def _gist(record: JobRecord, width: int) -> str:
 
 
 def _show(
-    campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str,
+    campaign: str, record: JobRecord, attempts: list[dict[str, Any]], output: str,
     allocation: str | None, told: Told,
 ) -> None:  # fmt: skip
     early = " early, as it was asked" if record.stopped_early else ""
@@ -168,7 +167,7 @@ def _show(
         ("state", styled(f"{record.state}{early}", record.state)),
         ("attempts", f"{record.attempts}, and {record.releases} given back" if record.releases
             else str(record.attempts)),
-        ("slots", str(slots)),
+        ("slots", str(told.shape.slots)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
         *([("allocation", allocation)] if allocation else []),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),

@@ -23,6 +23,8 @@ class Placement(NamedTuple):
     delay_ms: int = 0
     slots: int = 1
     """How many slots each of the jobs takes."""
+    time_s: int = 0
+    """How many whole seconds each of them asks for; 0: any worker has the time."""
 
 
 class BatchSender:
@@ -46,7 +48,7 @@ class BatchSender:
         self._last_number += 1
         return self._queue.enqueue(
             self._driver, self._last_number, batch, reuse=self._reuse, priority=placement.priority,
-            delay_ms=placement.delay_ms, slots=placement.slots,
+            delay_ms=placement.delay_ms, slots=placement.slots, time_s=placement.time_s,
         )  # fmt: skip
 
     def register(

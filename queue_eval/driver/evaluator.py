@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import sys
 import threading
@@ -26,7 +27,14 @@ from queue_eval.driver.ledger import CompletionHook
 from queue_eval.driver.local_workers import LocalWorkers
 from queue_eval.driver.looking import given_jobs
 from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
-from queue_eval.driver.options import Keywords, Options, count, seconds
+from queue_eval.driver.options import (
+    Keywords,
+    Options,
+    count,
+    seconds,
+    seconds_asked,
+    time_request_of,
+)
 from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.submission import encoded_tags
 from queue_eval.driver.waiter import Waiter
@@ -159,7 +167,8 @@ class Evaluator(DecidedAtCreation, JobOverview):
         options = Options.checked(campaign=campaign, url=url, home=home, access=access)
         with TellInterrupted(lambda: None):
             server, session, meta = attach_campaign(campaign, options, is_read_only=read_only)
-        options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
+        label = meta.get("queue", b"").decode() or DEFAULT_QUEUE
+        options = dataclasses.replace(options, queue=label, time_request=time_request_of(meta))
         attached = Evaluator.__new__(Evaluator)
         attached.method = Method(meta["method"].decode())
         slots = int(meta.get("num_workers", b"1"))
@@ -178,14 +187,15 @@ class Evaluator(DecidedAtCreation, JobOverview):
 
     def submit(
         self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1,
-        tags: Iterable[Any] | None = None,
+        tags: Iterable[Any] | None = None, time_request: float | None = None,
     ) -> list[Job]:  # fmt: skip
         """Submit configs (dicts of JSON values) to be evaluated. Returns when the server has them.
 
         Jobs of higher `priority` (-32767 to 32767) run first; within one priority, first in, first out.
         `delay` is in seconds. Each job takes so many `slots` of one worker, with all that they own (cores,
-        GPUs). `tags`: a JSON value or None for each config, which becomes the `tag` of its job. It is no part
-        of reuse: a job that is joined keeps its tag, unless another one is given.
+        GPUs). A worker with less than `time_request` seconds left does not run them; None: as the option of
+        that name says. `tags`: a JSON value or None for each config, which becomes the `tag` of its job. It
+        is no part of reuse: a job that is joined keeps its tag, unless another one is given.
 
         Raises ConfigError, before anything is sent, when a config is not a dict of JSON values.
         """
@@ -200,13 +210,15 @@ class Evaluator(DecidedAtCreation, JobOverview):
         delay_ms = round(seconds("delay", delay) * 1000)
         if count("slots", slots) > _MAX_SLOTS:
             raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
+        time_s = seconds_asked("time_request", time_request) or self._options.time_request or 0
+        placement = Placement(int(priority), delay_ms, int(slots), math.ceil(time_s))
         if not checked:
             return []
         with self._interruptible:
             # Workers are started first: one that cannot run these jobs then knows that others are coming.
             self._ensure_workers()
         with self._interruptible, self._submit_lock:
-            jobs = self._session.submit(checked, Placement(int(priority), delay_ms, int(slots)))
+            jobs = self._session.submit(checked, placement)
             self._submitted += len(jobs)
         for job in jobs:
             self._callbacks.launched(job)
@@ -217,11 +229,12 @@ class Evaluator(DecidedAtCreation, JobOverview):
         self._check_may_change()
         config, text = encode_config(job.own_config(), 0)
         (tag,) = encoded_tags([job.tag], 1)
+        placement = Placement(time_s=math.ceil(self._options.time_request or 0))
 
         def submit(hook: CompletionHook) -> None:
             self._ensure_workers()
             with self._submit_lock:
-                self._session.submit([(config, text, tag)], Placement(), job=job, hook=hook)
+                self._session.submit([(config, text, tag)], placement, job=job, hook=hook)
                 self._submitted += 1
             with self._session.lock:
                 self._created.pop(job, None)

@@ -262,6 +262,7 @@ def _meta(
                 "path": list(reference.path),
                 "kwargs": json.loads(options.run_function_kwargs),
                 "time_limit": options.time_limit,
+                "time_request": options.time_request,
                 "forward": forward,
                 "values": options.values,
                 "code": reference.code,
@@ -272,6 +273,7 @@ def _meta(
                 "checkpoint_space": options.checkpoint_space,
             }
         ),
+        "time_limit_s": "" if options.time_limit is None else options.time_limit,
         "max_attempts": options.max_attempts,
         "max_losses": options.max_losses,
         "retry_first_ms": round(retry.first_s * 1000),

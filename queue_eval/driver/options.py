@@ -67,6 +67,16 @@ def _time_limit(what: str, value: Any) -> float | None:
     return limit
 
 
+def seconds_asked(what: str, value: Any) -> float | None:
+    """`value` as seconds above 0, or None, else UsageError."""
+    if value is None:
+        return None
+    request = seconds(what, value)
+    if request == 0:
+        raise UsageError(f"{what} is 0; give the seconds that an attempt needs, or None")
+    return request
+
+
 def _retry_delay(what: str, value: Any) -> RetryDelay:
     if value is None:
         return RetryDelay()
@@ -184,6 +194,7 @@ class Keywords(TypedDict, total=False):
     max_attempts: int
     max_losses: int
     time_limit: float | None
+    time_request: float | None
     retry_delay: float | tuple[float, float, float] | None
     on_failure: Literal["value", "raise"]
     reuse: bool | None
@@ -223,6 +234,8 @@ class Options:
     max_losses: executions that may end in the death of the process running them, before the job is
         quarantined. More of them forgive flaky machines, but let a job that kills workers kill more.
     time_limit: seconds one attempt may run; a thread can only be abandoned, anything else is killed.
+    time_request: seconds that one attempt needs: a worker with less time left does not run it, and takes what
+        is behind it. None: any worker has the time.
     retry_delay: seconds before a failed attempt is tried again: a number, or (first, factor, maximum).
     on_failure: "value": a failed job's result is FAIL_RETURN_VALUE; "raise": `gather` raises JobFailed.
     reuse: whether a submitted config joins the campaign's existing job for it; None: when `campaign` is
@@ -260,6 +273,7 @@ class Options:
     max_attempts: int = field(default=1, metadata=_by(count))
     max_losses: int = field(default=3, metadata=_by(count))
     time_limit: float | None = field(default=None, metadata=_by(_time_limit))
+    time_request: float | None = field(default=None, metadata=_by(seconds_asked))
     retry_delay: RetryDelay = field(default=RetryDelay(), metadata=_by(_retry_delay))
     on_failure: Literal["value", "raise"] = field(default="value", metadata=_by(_choice, valid=_ON_FAILURE))
     reuse: bool = field(default=False, metadata=_by(_flag))
@@ -288,6 +302,14 @@ class Options:
         if chosen.get("reuse") is None:
             chosen["reuse"] = chosen.get("campaign") is not None
         return cls(**chosen)
+
+
+def time_request_of(meta: Mapping[str, bytes]) -> float | None:
+    """The `time_request` of a campaign, from its meta; campaigns of earlier versions name none."""
+    try:
+        return seconds_asked("time_request", decode(meta["options"])["time_request"])
+    except (KeyError, TypeError, ValueError, UsageError):
+        return None
 
 
 def failure_value_of(meta: Mapping[str, bytes]) -> Any:

@@ -7,7 +7,8 @@
     cards of live workers  ─┴▶ look ──▶ a worker refuses, or has stepped aside   warned of at once
                                    ├──▶ nobody serves it                         after a while of waiting
                                    ├──▶ all that serve it are full of others'    the same
-                                   └──▶ a job is wider than all that serve it    the same
+                                   ├──▶ a job is wider than all that serve it    the same
+                                   └──▶ no worker ever has the time for a job    the same
 
 Each look costs the same, however long the driver waits: three reads, and the card of every live worker.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
+from queue_eval.campaign.unfit import find_unfit
 from queue_eval.errors import DamagedError, NodeAwayError
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.model.moves import Snapshot
@@ -74,7 +76,7 @@ class ServiceCheck:
         self._is_inside = os.environ.get(INSIDE_JOB) == queue.campaign
         self._reported: set[tuple[str, str]] = set()
         self._warnings = 0
-        self._unserved, self._full, self._too_wide = _Trouble(), _Trouble(), _Trouble()
+        self._unserved, self._full, self._too_wide, self._too_long = (_Trouble() for _ in range(4))
         self._finished = 0
         self._told_given_back: set[int] = set()
 
@@ -100,7 +102,7 @@ class ServiceCheck:
             self._tell_unserved(patience_s)
         if self._full.is_due(self._all_full(snapshot, serving), waited_s, patience_s):
             self._tell_full(len(serving), patience_s)
-        self._look_for_width(cards, waited_s, patience_s)
+        self._look_for_unfit(cards, waited_s, patience_s)
 
     # Who serves -------------------------------------------------------------------------------------------
 
@@ -198,20 +200,19 @@ class ServiceCheck:
             f"or start another with: {spell_worker(self._queue.link.access, campaign)}"
         )
 
-    def _look_for_width(self, cards: dict[str, WorkerCard], waited_s: float, patience_s: float) -> None:
-        """Warn of a job that takes more slots than any worker has that serves the campaign."""
-        if self._too_wide.is_warned:
+    def _look_for_unfit(self, cards: dict[str, WorkerCard], waited_s: float, patience_s: float) -> None:
+        """Warn of a job that takes more slots than any worker has that serves the campaign, or asks for more
+        time."""
+        if self._too_wide.is_warned and self._too_long.is_warned:
             return
         campaign = self._queue.campaign
-        wanted = self._queue.widest_pending()
-        slots = (card.slots or 0 for card in cards.values() if card.serves(campaign, self._label))
-        widest = max(slots, default=wanted)
-        if self._too_wide.is_due(widest < wanted, waited_s, patience_s):
-            command = spell_worker(self._queue.link.access, campaign, "-n", str(wanted))
-            warn_user(
-                f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
-                f"than {widest}; start one with: {command}"
-            )
+        serving = [card for card in cards.values() if card.serves(campaign, self._label)]
+        unfit = find_unfit(self._queue.pending_shapes(), serving)
+        for trouble, is_too_wide in ((self._too_wide, True), (self._too_long, False)):
+            worst = max((job for job in unfit if job.is_too_wide == is_too_wide), default=None)
+            if trouble.is_due(worst is not None, waited_s, patience_s) and worst is not None:
+                command = spell_worker(self._queue.link.access, campaign, *worst.words)
+                warn_user(f"a job of campaign {campaign!r} {worst.why}; start one with: {command}")
 
 
 def told_of(times: int) -> str:

@@ -156,6 +156,8 @@ class Release(NamedTuple):
     """Why, for the record; empty for an attempt that had only waited on the worker."""
     delayed: bool = False
     """Whether the job is to wait as after a failure, and longer with each time in a row."""
+    lacks_time: bool = False
+    """Whether the attempt was ended because its worker has no more time."""
 
 
 class PointBatch(NamedTuple):
@@ -215,16 +217,20 @@ class Settled:
     reserved_slots: int = 0
     """How many slots the worker is to let run free for a wide job; 0 for none."""
     has_other_wide_jobs: bool = False
-    """Whether other wide jobs wait, which this worker cannot have now."""
+    """Whether other jobs wait that take several slots or ask for time, and that this worker cannot have
+    now."""
     is_prefetch_limited: bool = False
     """Whether narrow jobs wait that this worker cannot have now: it has prefetched its share of them."""
+
+    may_have_shapes: bool = False
+    """Whether this worker was seen to be one for jobs that take several slots or ask for time."""
 
     @classmethod
     def of(cls, reply: Sequence[Any], request: str) -> Settled:
         """From the reply of ``scripts/settle.lua`` to this request."""
         (
             leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, is_prefetch_limited,
-            extras,
+            extras, may_have_shapes,
         ) = reply  # fmt: skip
         more = {
             job: (stop == 1, checkpoint.decode())
@@ -246,6 +252,7 @@ class Settled:
             reserved_slots=reserved_slots,
             has_other_wide_jobs=other_wide_jobs == 1,
             is_prefetch_limited=is_prefetch_limited == 1,
+            may_have_shapes=may_have_shapes == 1,
         )
 
 

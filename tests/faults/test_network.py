@@ -327,7 +327,7 @@ def picture(queue: CampaignCommands) -> Any:
         {field: value for field, value in there.meta.items() if field not in passing},
         {job: value[STAMP_DIGITS:] for job, value in there.configs.items()},
         [one.worker for one in queue.snapshot().workers if one.expiry_ms > 0],
-        there.scheduled, there.by_width, there.held, there.registered, there.attempts, there.widths,
+        there.scheduled, there.by_shape, there.held, there.registered, there.attempts, there.shapes,
         [(_without_age(fields[b"outcome"]), fields[b"body"]) for _, fields in there.results],
         sorted(there.index), there.failed, there.cancelled,
         [fields for _, fields in client.xrange(column("failures"))],

@@ -425,7 +425,10 @@ def test_purge_deletes_all_columns(running):
     running.told("w1", (1, 1), [(1, 0)], checkpoint="1 here", looks=True)
     running.queue.stop([1])
     running.queue.release("w1", [Release(1, 1, "drain")])
-    assert running.client.exists(*map(running.queue.keys.column, EXTRA_COLUMNS)) == len(EXTRA_COLUMNS) - 1
+    columns = [running.queue.keys.column(name) for name in EXTRA_COLUMNS]
+    for name, value in (("tags", "[]"), ("time_lacks", "1 5")):
+        running.client.hset(running.queue.keys.column(name), 2, value)
+    assert running.client.exists(*columns) == len(columns)
     running.queue.purge()
     assert not running.client.keys(f"qe:{{{running.name}}}:*")
 
@@ -447,6 +450,7 @@ def leave_behind(campaign: LuaCampaign) -> None:
     campaign.client.hset(column("stops"), "1", "5")
     campaign.client.hset(column("checkpoints"), "1", "1 1 here")
     campaign.client.zadd(column("give_backs"), {"1": 12})
+    campaign.client.hset(column("time_lacks"), "1", "3 5")
 
 
 @pytest.mark.parametrize("begin", ["report", "stop", "release"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from queue_eval.model.moves import Release, Settled
+from queue_eval.model.shape import Shape
 from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import ids, settlement, tokens
 
@@ -165,7 +166,7 @@ def test_a_stale_success_withdraws_a_wide_job(campaign):
     (token,) = campaign.lease("w1", room=2, slots=2)
     campaign.die("w1")
     assert campaign.ok("w1", token) == "recorded"
-    assert campaign.columns().by_width.get(2, []) == []
+    assert campaign.columns().by_shape.get("2", []) == []
 
 
 def test_wide_jobs_are_cancelled_and_purged(campaign):
@@ -178,21 +179,21 @@ def test_wide_jobs_are_cancelled_and_purged(campaign):
     assert list(campaign.client.scan_iter(prefix + "*")) == []
 
 
-def test_the_widest_pending_job(campaign):
-    assert campaign.queue.widest_pending() == 1
+def test_the_pending_shapes(campaign):
+    assert campaign.queue.pending_shapes() == []
     campaign.add(1, slots=7)
     campaign.add(1, slots=2)
-    assert campaign.queue.widest_pending() == 7
-    assert campaign.queue.slots_of([1, 2]) == [7, 2]
+    assert campaign.queue.pending_shapes() == [Shape(2), Shape(7)]
+    assert campaign.queue.shapes_of([1, 2, 3]) == [Shape(7), Shape(2), Shape(1)]
     campaign.queue.cancel([1])
-    assert campaign.queue.widest_pending() == 2
+    assert campaign.queue.pending_shapes() == [Shape(2)]
 
 
 def test_reuse_joins_a_job_as_it_is(campaign):
     campaign.enqueue({"x": 1}, reuse=True, slots=2)
     again = campaign.enqueue({"x": 1}, reuse=True, slots=4)
     assert [job.id for job in again.jobs] == [1]
-    assert campaign.queue.slots_of([1]) == [2]
+    assert campaign.queue.shapes_of([1]) == [Shape(2)]
 
 
 def test_wide_jobs_have_a_marker_of_their_own(campaign):

@@ -286,7 +286,7 @@ class Model:
 
     def release(self, worker: str, releases: Sequence[Release], *, leave: bool) -> int:
         released = 0
-        for id_, attempt, reason, delayed in releases:
+        for id_, attempt, reason, delayed, _ in releases:
             if (id_, attempt) in self._held_by(worker):
                 job = self.jobs[id_]
                 job.attempts, job.held, job.state = attempt, None, State.PENDING
@@ -403,25 +403,25 @@ class Model:
 
     def _lease(
         self, worker: str, request: str, room: int, prefetch: int, slots: int
-    ) -> tuple[list[Lease], int, bool, bool]:
-        """The leases, for which width the worker reserves, whether wide jobs wait that were not for it, and
-        whether narrow ones do."""
+    ) -> tuple[list[Lease], int, bool, bool, bool]:
+        """The leases, for which width the worker reserves, whether wide jobs wait that were not for it,
+        whether narrow ones do, and whether wide ones have ever come that are for it."""
         last = self.requests.get(worker)
         if request == last:
             made = [job for job in self.jobs.values() if _is_made_by(job.held, worker, request)]
-            return [self._as_lease(job) for job in made], 0, False, False
+            return [self._as_lease(job) for job in made], 0, False, False, False
         if last is not None and _is_older(request, last):
-            return [], 0, False, False
+            return [], 0, False, False, False
         self.requests[worker] = request
         most = self.may_be_held
         if self.paused or most < 1:
-            return [], 0, False, False
+            return [], 0, False, False, False
         share = prefetch
         if len(self.workers) > 1:
             share = max(0, min(prefetch, (self._narrow_pending() - room) // len(self.workers)))
         is_prefetch_limited, prefetch = share < prefetch, share
         if room + prefetch < 1:
-            return [], 0, False, is_prefetch_limited and self._narrow_pending() > 0
+            return [], 0, False, is_prefetch_limited and self._narrow_pending() > 0, False
 
         narrow, wide, reserved = self._choose(worker, room, prefetch, slots)
         room -= sum(job.slots for job in wide)
@@ -436,7 +436,8 @@ class Model:
         has_wide = any(job.slots > 1 for job in self.pending())
         is_full = max(0, room) <= len(chosen) < most - len(wide)
         is_limited = is_prefetch_limited and is_full and self._narrow_pending() > 0
-        return [self._as_lease(job) for job in chosen + wide], reserved, has_wide, is_limited
+        may_have_wide = any(1 < job.slots <= slots for job in self.jobs.values())
+        return [self._as_lease(job) for job in chosen + wide], reserved, has_wide, is_limited, may_have_wide
 
     def _narrow_pending(self) -> int:
         return sum(job.slots == 1 for job in self.pending())

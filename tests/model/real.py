@@ -144,9 +144,9 @@ def check_same(model: Model, real: Real) -> None:
     jobs = model.jobs.values()
     assert held == {job.id: job.held for job in jobs if job.held is not None}
     waiting = model.pending()
-    for width in {job.slots for job in waiting} | set(columns.by_width):
-        there = [int(job) for job in columns.by_width.get(width, [])]
-        assert there == [job.id for job in waiting if job.slots == width], f"pending, of width {width}"
+    for width in {str(job.slots) for job in waiting} | set(columns.by_shape):
+        there = [int(job) for job in columns.by_shape.get(width, [])]
+        assert there == [job.id for job in waiting if str(job.slots) == width], f"pending, of width {width}"
     scheduled = client.zrange(column("scheduled"), 0, -1, withscores=True)
     due = {job.id: job.due_ms for job in jobs if job.state == "scheduled"}
     assert {int(job): int(at) for job, at in scheduled} == due

@@ -22,7 +22,7 @@ LEASE_MS = 60_000
 
 BASE_MS = 1_700_000_000_000
 
-_EXTRA_COLUMNS = 6
+_EXTRA_COLUMNS = 7
 
 FIELDS = {
     "function": "module:run", "method": "thread", "source": "s1", "options": "{}", "max_attempts": 1,
@@ -66,15 +66,16 @@ class Columns:
     results: list[tuple[bytes, dict[bytes, bytes]]]
     failed: set[bytes]
     cancelled: set[bytes]
-    widths: dict[int, int]
-    by_width: dict[int, list[bytes]]
-    """Pending jobs by the slots they take."""
+    shapes: dict[int, str]
+    by_shape: dict[str, list[bytes]]
+    """Pending jobs by the slots that they take and the time that they ask for."""
     reports: dict[bytes, bytes]
     report_heads: dict[bytes, bytes]
     reported: list[tuple[bytes, dict[bytes, bytes]]]
     stops: dict[bytes, bytes]
     checkpoints: dict[bytes, bytes]
     give_backs: list[tuple[bytes, float]]
+    time_lacks: dict[bytes, bytes]
 
     @classmethod
     def read(cls, client: redis.Redis, queue: CampaignCommands) -> Columns:
@@ -100,21 +101,22 @@ class Columns:
         pipeline.hgetall(column("stops"))
         pipeline.hgetall(column("checkpoints"))
         pipeline.zrange(column("give_backs"), 0, -1, withscores=True)
+        pipeline.hgetall(column("time_lacks"))
         for name in names:
             pipeline.hgetall(prefix.encode() + name)
         for key in wide:
             pipeline.zrange(key, 0, -1)
         (
-            meta, configs, scheduled, pending, workers, attempts, index, results, failed, cancelled, widths,
+            meta, configs, scheduled, pending, workers, attempts, index, results, failed, cancelled, shapes,
             *more,
         ) = pipeline.execute()  # fmt: skip
         extras, rest = more[:_EXTRA_COLUMNS], more[_EXTRA_COLUMNS:]
         held, waiting = rest[: len(names)], rest[len(names) :]
-        apart = {int(key.rpartition(b":")[2]): ids for key, ids in zip(wide, waiting, strict=True)}
+        apart = {key.rpartition(b":")[2].decode(): ids for key, ids in zip(wide, waiting, strict=True)}
         return cls(
             meta, configs, scheduled, [*pending, *itertools.chain(*apart.values())],
             dict(zip(names, held, strict=True)), workers, attempts, index, results, failed, cancelled,
-            {int(job): int(width) for job, width in widths.items()}, {1: pending} | apart, *extras,
+            {int(job): shape.decode() for job, shape in shapes.items()}, {"1": pending} | apart, *extras,
         )  # fmt: skip
 
     def check(self) -> None:
@@ -126,8 +128,8 @@ class Columns:
         assert self.configs.keys() == set(places), "each job has its config"
         assert self.held.keys() <= set(self.registered), "held only by registered workers"
 
-        for width, jobs in self.by_width.items():
-            assert all(self.widths.get(int(job), 1) == width for job in jobs), "each waits by its width"
+        for shape, jobs in self.by_shape.items():
+            assert all(self.shapes.get(int(job), "1") == shape for job in jobs), "each waits by its shape"
 
         told = {entry: outcome[b"outcome"].split(b" ") for entry, outcome in self.results}
         for job, entry in self.index.items():
@@ -147,6 +149,7 @@ class Columns:
         over = self.index.keys()
         assert not over & self.stops.keys(), "only open jobs are asked to stop"
         assert not over & {job for job, _ in self.give_backs}, "only open jobs are told of"
+        assert not over & self.time_lacks.keys(), "only open jobs lack time"
         assert over & self.checkpoints.keys() <= self.failed, "of finished jobs only failed ones keep theirs"
         for job, head in self.report_heads.items():
             _, _, blocks, in_last, points, _, _, size = map(int, head.split())
@@ -164,6 +167,7 @@ class Columns:
     def extras(self) -> tuple[Any, ...]:
         return (
             self.reports, self.report_heads, self.reported, self.stops, self.checkpoints, self.give_backs,
+            self.time_lacks,
         )  # fmt: skip
 
     def places(self) -> tuple[Any, ...]:
@@ -171,7 +175,7 @@ class Columns:
         waiting = sorted(self.scheduled + self.pending)
         return (
             waiting, self.held, self.index, self.results, self.failed, self.cancelled, self.attempts,
-            self.extras,
+            self.extras, self.shapes,
         )  # fmt: skip
 
 
@@ -217,17 +221,18 @@ class LuaCampaign:
 
     def enqueue(
         self, *configs: Any, reuse: bool = False, priority: int = 0, delay_ms: int = 0, driver: str = "d",
-        slots: int = 1,
+        slots: int = 1, time_s: int = 0,
     ) -> EnqueueReply:  # fmt: skip
-        return self.send([submission(c) for c in configs], reuse, priority, delay_ms, driver, slots)
+        submissions = [submission(c) for c in configs]
+        return self.send(submissions, reuse, priority, delay_ms, driver, slots, time_s)
 
     def send(
         self, submissions: list[Submission], reuse: bool = False, priority: int = 0, delay_ms: int = 0,
-        driver: str = "d", slots: int = 1,
+        driver: str = "d", slots: int = 1, time_s: int = 0,
     ) -> EnqueueReply:  # fmt: skip
         return self.queue.enqueue(
             driver, next(self._numbers), submissions, reuse=reuse, priority=priority, delay_ms=delay_ms,
-            slots=slots,
+            slots=slots, time_s=time_s,
         )  # fmt: skip
 
     def add(self, count: int = 1, **options: Any) -> list[int]:
@@ -241,10 +246,11 @@ class LuaCampaign:
     def settle(
         self, worker: str, *settlements: Settlement, room: int = 0, prefetch: int = 0,
         lease_ms: int = LEASE_MS, request: str | None = None, slots: int = 1,
+        left_s: float | None = None,
     ) -> Settled:  # fmt: skip
         return self.queue.settle(
             worker, settlements, lease_ms=lease_ms, request=request or str(next(self._numbers)), room=room,
-            prefetch=prefetch, slots=slots, now=1000.0,
+            prefetch=prefetch, slots=slots, now=1000.0, left_s=left_s,
         )  # fmt: skip
 
     def ok(self, worker: str, token: Token, body: bytes = b"1") -> str:

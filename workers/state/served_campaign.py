@@ -54,6 +54,8 @@ class ServedCampaign:
     """The slots that are to run free for a wide job; 0 for none."""
     has_other_wide_jobs: bool = False
     """Wide jobs wait that were not for this worker when it last asked: it leaves their marker to others."""
+    may_have_shapes: bool = False
+    """Jobs were seen that take several slots, or ask for time, and are for workers such as this one."""
     is_prefetch_limited: bool = False
     """Narrow jobs wait beyond this worker's share in advance. It asks again when a slot runs free."""
     trouble: str = ""

@@ -54,6 +54,8 @@ class SettleCall:
     prefetch: int
     slots: int
     """How many slots one job may take here, when nothing else runs."""
+    left_s: float | None = None
+    """How long a job may run here; None: as long as it likes."""
 
 
 class WorkerState:
@@ -61,11 +63,14 @@ class WorkerState:
     `releases`: all use the one lock of `changed`. It is notified whenever there may be something to do."""
 
     def __init__(
-        self, signals: Signals | None = None, remove: Callable[[Path], object] = lambda _: None
-    ) -> None:
-        """`remove`: has a folder removed soon, in another thread."""
+        self, signals: Signals | None = None, remove: Callable[[Path], object] = lambda _: None,
+        drains_at: float | None = None,
+    ) -> None:  # fmt: skip
+        """`remove`: has a folder removed soon, in another thread. `drains_at`: when this worker begins to
+        drain because its time ends (monotonic, s); None: never. What begins here has the time until then."""
         self._signals = signals or Signals()
         self._remove = remove
+        self.drains_at = drains_at
         self._no_lease_before = 0.0
         """Nothing is leased before this moment (monotonic, s), for a stop signal may be on its way."""
         self.changed = threading.Condition()
@@ -215,7 +220,10 @@ class WorkerState:
         """Release an attempt that has asked for it. It runs elsewhere at once when this worker drains; else
         it waits, for whatever it lacks here it may lack everywhere."""
         text = f"given back by the job: {reason}" if reason else "given back by the job"
-        release = Release(*token, text[:MAX_REASON_LENGTH], delayed=not self._draining)
+        lacks_time = self._draining and self.is_out_of_time
+        release = Release(
+            *token, text[:MAX_REASON_LENGTH], delayed=not self._draining, lacks_time=lacks_time
+        )
         self.releases.add(served, [release])
         served.held.strike_off(*token)
 
@@ -259,7 +267,8 @@ class WorkerState:
                 ):
                     continue
                 keys[served.queue.keys.wake] = served.name
-                if served.slots > 1 and not served.has_other_wide_jobs:
+                listens = served.slots > 1 or served.may_have_shapes
+                if listens and not served.has_other_wide_jobs:
                     keys[served.queue.keys.wake_wide] = served.name
             return keys
 
@@ -293,6 +302,11 @@ class WorkerState:
     def is_draining(self) -> bool:
         with self.changed:
             return self._draining
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether this worker's time ends: what is given back now lacks it."""
+        return self.drains_at is not None and time.monotonic() >= self.drains_at
 
     def is_drained(self) -> bool:
         """Whether it drains and has nothing to run, settle or release. Moves doubtful attempts on first."""
@@ -421,8 +435,10 @@ class WorkerState:
             now = time.monotonic()
             share = self._share(served, now, self._slot_use(now))
             served.took_marker, served.is_in_call = False, True
-            slots = max(0, served.slots)
-            return SettleCall(served, self.take_batch(served), share.slots, share.prefetch, slots)
+            left_s = None if self.drains_at is None else self.drains_at - now
+            return SettleCall(
+                served, self.take_batch(served), share.slots, share.prefetch, max(0, served.slots), left_s
+            )
 
     def take_batch(self, served: ServedCampaign) -> list[Settlement]:
         with self.changed:
@@ -465,6 +481,7 @@ class WorkerState:
                 served.reserved_slots = reply.reserved_slots
                 served.has_other_wide_jobs = reply.has_other_wide_jobs
                 served.is_prefetch_limited = reply.is_prefetch_limited
+                served.may_have_shapes = served.may_have_shapes or reply.may_have_shapes
             if reply.next_due_ms is not None:
                 served.due_at = now + max(0, reply.next_due_ms - reply.now_ms) / 1000
             if served.reserved_slots:
@@ -514,7 +531,8 @@ class WorkerState:
         latest = math.inf if at_once else time.monotonic() - DOUBT_S
         for served in self.campaigns:
             if served.held.doubtful and (releases := served.held.decide_doubtful(self._signals, latest)):
-                self.releases.add(served, releases)
+                lacks_time = self.is_out_of_time
+                self.releases.add(served, [r._replace(lacks_time=lacks_time) for r in releases])
 
     def _with_due_signs(self, now: float) -> list[ServedCampaign]:
         return [

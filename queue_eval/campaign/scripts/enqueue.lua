@@ -1,7 +1,8 @@
 -- Give configs an id and a place: pending, or scheduled when delayed. With reuse, the k-th submission of
 -- a config joins the campaign's k-th job with it, when there is one.
--- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), tagged (0|1), then
---       per config: config, fingerprint, its occurrence k with reuse, and its tag if tagged
+-- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, shape ("slots" or "slots@seconds", that
+--       each job takes and asks for), tagged (0|1), then per config: config, fingerprint, its occurrence k with reuse,
+--       and its tag if tagged
 --   tag: JSON that is kept with the job, or '' for none. One that is given with a joined job replaces its tag.
 -- Reply: { now_ms, submitted_ms, ids, fence, joined, resting (0|1) }
 --   ids: of each config in order; the first id alone when all jobs are new, whose ids follow each other
@@ -14,10 +15,12 @@
 -- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
--- include begin_extras bulk columns extra_key extras gone hmget is_gone is_resting mend newest_entry now_ms
--- include pending_score stamp_of submitted_ms wake wide_key
+-- include begin_extras bulk columns extra_key extras gone hmget is_gone is_resting mend new_shape newest_entry now_ms
+-- include parse_shape pending_score shape_key stamp_of submitted_ms wake
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local priority, delay_ms, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local priority, delay_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local slots, time_s = parse_shape(ARGV[7])
+local has_shape = slots > 1 or time_s > 0
 local tagged = ARGV[8] == '1'
 local FIRST = 9
 if is_gone(uid) then return GONE end
@@ -43,7 +46,7 @@ local campaign = redis.call('HMGET', META, 'last_id', 'resting', 'extras')
 local last_id, resting = tonumber(campaign[1]), campaign[2] and 1 or 0
 local first_id = last_id + 1
 local stamp, score = stamp_of(now), delay_ms > 0 and now + delay_ms
-local fresh, configs, fingerprints, places, ranks, widths, tags, joined = {}, {}, {}, {}, {}, {}, {}, {}
+local fresh, configs, fingerprints, places, ranks, shaped, tags, joined = {}, {}, {}, {}, {}, {}, {}, {}
 for i = 1, count do
   local at = FIRST + (i - 1) * width
   local digest = digests[i]
@@ -80,10 +83,7 @@ for i = 1, count do
       ranks[#ranks + 1] = id
       ranks[#ranks + 1] = priority
     end
-    if slots > 1 then
-      widths[#widths + 1] = id
-      widths[#widths + 1] = slots
-    end
+    if has_shape then shaped[#shaped + 1] = id end
   end
   local tag = tagged and ARGV[at + width - 1] or ''
   if tag ~= '' then
@@ -105,14 +105,19 @@ if #configs > 0 then
   bulk('HSET', CONFIGS, configs)
   bulk('HSET', FINGERPRINTS, fingerprints)
   bulk('HSET', PRIORITIES, ranks)
-  if slots > 1 then
-    redis.call('ZADD', WIDE, slots, slots)
-    bulk('HSET', WIDTHS, widths)
+  local place = PENDING
+  if has_shape then
+    local shape, shapes = new_shape(slots, time_s), {}
+    for _, id in ipairs(shaped) do
+      shapes[#shapes + 1] = id
+      shapes[#shapes + 1] = shape
+    end
+    bulk('HSET', WIDTHS, shapes)
+    place = shape_key(shape)
   end
-  local place = slots > 1 and wide_key(slots) or PENDING
   bulk('ZADD', delay_ms > 0 and SCHEDULED or place, places)
   -- Also for scheduled ones: a worker must learn when the next is due.
-  if delay_ms > 0 or slots == 1 then wake() else wake_wide() end
+  if delay_ms > 0 or not has_shape then wake() else wake_wide() end
   if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id .. ' ' .. now) end
 end
 if #tags > 0 then

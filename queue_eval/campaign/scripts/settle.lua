@@ -1,17 +1,18 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: extend nothing and lease nothing), request (see include/requests.lua), room,
---       prefetch, slots (how many the worker has in all), then per settlement: id, proof, outcome
---       (ok|stopped|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
+--       prefetch, slots (how many the worker has in all), left_s (how many whole seconds a job may run on the worker;
+--       '': as many as it likes), then per settlement: id, proof,
+--       outcome (ok|stopped|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
 --   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known.
 --   digest: the first 16 digits of the SHA-1 of its config, or ''. A server that has gone back in time (a power cut,
 --     a failover) gives ids and tokens again: what comes from another lease under an equal token is not held, and
 --     counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved_slots, has_other_wide_jobs (0|1),
---   is_prefetch_limited (0|1), extras }
+--   is_prefetch_limited (0|1), extras, may_have_shapes (0|1) }
 --   leases: flat: id, attempt, slots (0: prefetched), config
 --   verdicts[i]: one of recorded, again, stale, finished
---   reserved_slots, has_other_wide_jobs and is_prefetch_limited: see include/lease.lua.
+--   reserved_slots, has_other_wide_jobs, is_prefetch_limited and may_have_shapes: see include/lease.lua.
 --   extras: flat: id, stop (0|1), checkpoint ("attempt save place" or ''), of leased jobs that have either
 -- stopped: a success of a job that was asked to stop early, and tells so.
 -- A cancelled attempt was stopped since its job was finished: its output is kept if the job was cancelled, and
@@ -24,13 +25,14 @@
 -- include now_ms take_from to_pending wake wake_if_limited withdraw write_history
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local left_s = tonumber(ARGV[8]) or math.huge
 -- One look for all that is needed of it: each call costs as much as several fields.
 local meta = redis.call('HMGET', META, 'uid', 'revision', 'paused', 'most_running', 'last_id', 'max_attempts',
   'max_losses', 'retry_first_ms', 'retry_factor', 'retry_max_ms', 'extras')
 if meta[1] ~= uid then return GONE end
 local now = now_ms()
 local held = held_key(worker)
-local FIRST_ARG, ARGS_EACH = 8, 7
+local FIRST_ARG, ARGS_EACH = 9, 7
 local IS_SUCCESS = { ok = true, stopped = true }
 local verdicts = {}
 local extra = meta[11] and extras()
@@ -162,11 +164,11 @@ if #ARGV >= FIRST_ARG then
   end
 end
 
-local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited = {}, nil, 0, false, false
+local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited, may_have_shapes = {}, nil, 0
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
-  leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited =
-    lease(worker, request, room, prefetch, slots, now, meta[3] == '1', meta[4])
+  leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited, may_have_shapes =
+    lease(worker, request, room, prefetch, slots, left_s, now, meta[3] == '1', meta[4])
 else
   wake_if_limited()
 end
@@ -184,4 +186,5 @@ if extra and #leases > 0 then
   end
 end
 return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
-         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, told }
+         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, told,
+         may_have_shapes and 1 or 0 }

@@ -1,10 +1,10 @@
 -- Count a campaign's jobs by place, all at one moment.
 -- Reply: { last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms,
 --          worker, expiry_ms, held, worker, expiry_ms, held, ... }; nothing when there is no such campaign
--- include columns held_key now_ms wide_pending
+-- include columns held_key now_ms pending_apart
 local meta = redis.call('HMGET', META, 'last_id', 'paused')
 if not meta[1] then return {} end
-local reply = { tonumber(meta[1]) or '', redis.call('ZCARD', SCHEDULED), redis.call('ZCARD', PENDING) + wide_pending(),
+local reply = { tonumber(meta[1]) or '', redis.call('ZCARD', SCHEDULED), redis.call('ZCARD', PENDING) + pending_apart(),
                 redis.call('HLEN', INDEX), redis.call('SCARD', FAILED), redis.call('SCARD', CANCELLED),
                 meta[2] == '1' and 1 or 0, now_ms() }
 local workers = redis.call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')

@@ -1,4 +1,4 @@
--- include columns held_key hmget parse_held widths_of
+-- include columns held_key hmget parse_held parse_shape shapes_of
 
 -- A request is "<life>-<number>". Its number grows with each new call of one life of a worker. It is about the
 -- time of the call (server, ms), except from workers of earlier versions. cancel.lua takes it for the time of the
@@ -20,12 +20,14 @@ local function leases_of(worker, request)
       leased[#leased + 1] = { attempt, started and 1 or 0 }
     end
   end
-  local reply, widths = {}, widths_of(ids)
+  local reply, shapes = {}, shapes_of(ids)
   for i, config in ipairs(hmget(CONFIGS, ids)) do
     local attempt, starts = unpack(leased[i])
+    local slots = shapes[i] and parse_shape(shapes[i]) or 1
+    if slots > 1 and slots < math.huge then starts = slots end
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] =
-      ids[i], attempt, tonumber(widths[i] or starts), config or ''
+      ids[i], attempt, starts, config or ''
   end
   return reply
 end

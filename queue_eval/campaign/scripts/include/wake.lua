@@ -5,7 +5,7 @@ local function wake()
   redis.call('ZADD', WAKE, 0, 'work')
 end
 
--- The same for wide jobs.
+-- The same for jobs of a shape.
 local function wake_wide()
   redis.call('ZADD', WAKE_WIDE, 0, 'work')
 end
