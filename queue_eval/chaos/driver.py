@@ -26,7 +26,7 @@ CAMPAIGN = "chaos"
 NOBODY_THERE = 69
 """Exit status of a life that found no server when it began."""
 
-RUN_FUNCTION = "queue_eval.chaos.workload:run"
+RUN_FUNCTION = "queue_eval.chaos.inside_work:run"
 LOG = "driver.log"
 ORDERS = "driver.json"
 
@@ -137,7 +137,7 @@ def _as_logged(job: Job) -> list[Any]:
     succeeded = isinstance(job.result, dict)
     token = job.result["token"] if succeeded else ""
     value = digest(job.result["value"]) if succeeded else ""
-    return [job.id, job.config["x"], job.state.value, job.cause or "", token, value]
+    return [job.id, job.config["x"], job.state.value, "" if succeeded else job.cause or "", token, value]
 
 
 if __name__ == "__main__":
