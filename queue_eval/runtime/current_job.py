@@ -90,8 +90,8 @@ class CurrentJob:
 
     @property
     def config(self) -> dict[str, Any]:
-        """A copy of the config as it was submitted."""
-        return dict(decode(self._attempt.config)) if self._attempt.config else {}
+        """A copy of the config as the run function got it, with "id"."""
+        return {**decode(self._attempt.config), "id": self.id} if self._attempt.config else {}
 
     @property
     def worker(self) -> str:
