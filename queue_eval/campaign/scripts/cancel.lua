@@ -3,8 +3,8 @@
 -- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
--- include bulk columns finish forget_extras gone history hmget holders is_gone is_job kept_points now_ms take_from
--- include wake_if_limited withdraw write_history
+-- include bulk columns extras finish gone history hmget holders is_gone is_job now_ms take_from wake_if_limited
+-- include withdraw write_history
 local FIRST_TIME_MS = 1e12
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
@@ -20,7 +20,8 @@ for i = only_waiting and 3 or 2, #ARGV do
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local entries, cancelled, changed, waiting = {}, {}, {}, {}
-local points = meta[2] and kept_points(ids) or {}
+local extra = meta[2] and extras()
+local points = extra and extra.kept_points(ids) or {}
 local now = now_ms()
 for i, id in ipairs(ids) do
   if not finished[i] and not (only_waiting and held[id]) then
@@ -46,6 +47,6 @@ end
 withdraw(waiting)
 bulk('HSET', INDEX, entries)
 write_histories(changed)
-if meta[2] then forget_extras(cancelled) end
+if extra then extra.forget(cancelled) end
 if #cancelled > #waiting then wake_if_limited() end
 return cancelled
