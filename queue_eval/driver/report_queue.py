@@ -38,6 +38,13 @@ class Mark(NamedTuple):
     at: datetime
     epoch: int
 
+    def covers(self, number: int, report: Report) -> bool:
+        """Whether a report that was read in another epoch was added before."""
+        if report.attempt != self.attempt:
+            return report.attempt < self.attempt and report.at <= self.at
+        # Several reports may have been made in one millisecond.
+        return (report.at, number) <= (self.at, self.number)
+
 
 class ReportQueue:
     """The reports that wait for the callbacks of one driver.
@@ -73,7 +80,7 @@ class ReportQueue:
         before = self._marks.get(job.id)
         seen = before if isinstance(before, Mark) and before.epoch != epoch else None
         for number, report in found:
-            if seen is not None and report.attempt <= seen.attempt and report.at <= seen.at:
+            if seen is not None and seen.covers(number, report):
                 continue
             self._queue.append((job, report))
             self._left[job] += 1
