@@ -19,6 +19,9 @@ ON_ITS_WAY_S = 1.0
 _RECOVERS_S = 5.0
 """A worker that was frozen or cut off, or whose server was away, may take so long to tell what waits."""
 
+_RECONNECTS_S = 2.5
+"""A worker that was cut off tries to reconnect every two seconds."""
+
 _UNHARMED = ("drain", "term-all", "clock-back", "second-server")
 """Faults that cost no report: a worker that ends tells first what waits."""
 
@@ -48,8 +51,16 @@ def no_report_of_another(evidence: Evidence) -> Iterator[str]:
             # One that has not told all may have died before it logged its last reports.
             if made[run].has_left and point.step > made[run].made:
                 yield f"job {job}: step {point.step} of attempt {point.attempt} was never made"
-    total = sum(map(len, evidence.points.values()))
-    yield f"{total} reports of {len(evidence.points)} jobs" if total else "not observed: no job has reported"
+    yield from evidence.driver.wrong
+    total, shown = sum(map(len, evidence.points.values())), evidence.driver.shown
+    for job in evidence.points.keys() | shown.keys() if evidence.driver.has_ended else ():
+        kept = len(evidence.points.get(job, ()))
+        if shown.get(job, 0) != kept:
+            yield f"the last life of the driver was shown {shown.get(job, 0)} of {kept} reports of job {job}"
+    yield (
+        f"{total} reports of {len(evidence.points)} jobs, {sum(shown.values())} shown to the driver" if total
+        else "not observed: no job has reported"
+    )  # fmt: skip
 
 
 def reports_are_complete(evidence: Evidence) -> Iterator[str]:
@@ -102,12 +113,15 @@ def stops_are_told(evidence: Evidence) -> Iterator[str]:
     """A job that was asked to stop is told at the beginning of its next attempt; nobody else is."""
     late, at_once = 0, []
     asked: dict[int, Asked] = {}
-    for one in evidence.asked:
+    # The driver does not know which lease is the newest: one may have come since the report.
+    by_driver = [Asked(job, at, attempt + 1) for job, at, attempt in evidence.driver.stopped]
+    for one in sorted([*evidence.asked, *by_driver], key=lambda one: one.at):
         asked.setdefault(one.id, one)
+    tried = {*evidence.tried_to_stop, *evidence.driver.stops}
     for told in evidence.told:
         request = asked.get(told.id)
         told_at = told.notices.get("stop")
-        if told_at is not None and told.id not in evidence.tried_to_stop:
+        if told_at is not None and told.id not in tried:
             yield f"job {told.id} was told to stop in attempt {told.attempt}, and nobody has asked it"
         if request is None or told.found_at is None or not told.looks:
             continue
@@ -125,7 +139,7 @@ def stops_are_told(evidence: Evidence) -> Iterator[str]:
         if entry.token in shown and entry.has_stopped != shown[entry.token]:
             said = {True: "stopped early", False: "not stopped early"}
             yield f"job {entry.id} is recorded as {said[entry.has_stopped]}, which is wrong"
-    if not evidence.asked:
+    if not asked:
         yield "not observed: no job was asked to stop"
     else:
         middle = f", after {median(at_once):.2f} s in the middle" if at_once else ""
@@ -179,9 +193,11 @@ class _Fates:
         if "lost" in causes or any(number > told.attempt for number, _ in self._began_before_end(told)):
             return False
         if entry is not None and entry.token == told.token:
-            return not causes and not self._is_spooled(told, _settled_at(entry))
-        has_ended = told.gave_back_at is not None or told.token in self._raised
-        return has_ended and bool(causes) and not self._is_spooled(told, self._recorded_at[key])
+            has_ended, at = not causes, _settled_at(entry)
+        else:
+            has_ended = bool(causes) and (told.gave_back_at is not None or told.token in self._raised)
+            at = self._recorded_at.get(key, 0.0)
+        return has_ended and not self._is_spooled(told, at) and not self._may_have_expired(told, at)
 
     def due(self, told: Told) -> int:
         """How many reports must be there of an execution that was interrupted, or had lost its lease."""
@@ -207,6 +223,17 @@ class _Fates:
             told.worker in fault.workers and fault.what in ("kill", "drain", "term-all")
             for fault in self._evidence.faults
             if fault.at <= settled_at and (fault.until is None or fault.until >= told.last_at)
+        )
+
+    def _may_have_expired(self, told: Told, settled_at: float) -> bool:
+        """Whether its worker was silent for so long that the server may have taken the lease back. Of a lease
+        that had not begun, as far as the server knew, that is not on record."""
+        silent_s = 2 * self._evidence.settings.lease_s / 3
+        return any(
+            told.worker in fault.workers and fault.lasted_s + more_s > silent_s
+            for fault in self._evidence.faults
+            if (more_s := {"pause": 0.0, "cut": _RECONNECTS_S}.get(fault.what)) is not None
+            if fault.at <= settled_at and (fault.until is None or fault.until + more_s >= told.began_at)
         )
 
     def _was_hindered(self, worker: str, since: float, until: float) -> bool:
