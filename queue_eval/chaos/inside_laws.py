@@ -193,7 +193,7 @@ class _Fates:
         if "lost" in causes or any(number > told.attempt for number, _ in self._began_before_end(told)):
             return False
         if entry is not None and entry.token == told.token:
-            has_ended, at = not causes, _settled_at(entry)
+            has_ended, at = not causes, self._settled_at(entry)
         else:
             has_ended = bool(causes) and (told.gave_back_at is not None or told.token in self._raised)
             at = self._recorded_at.get(key, 0.0)
@@ -215,6 +215,12 @@ class _Fates:
 
     def _began_before_end(self, told: Told) -> list[tuple[int, float]]:
         return [one for one in self._began[told.id] if one[1] <= told.last_at + ON_ITS_WAY_S]
+
+    def _settled_at(self, entry: Entry) -> float:
+        """When it was recorded, at the latest."""
+        if self._evidence.settings.has("clock-back"):
+            return self._evidence.ended_at
+        return int(entry.entry.partition("-")[0]) / 1000
 
     def _is_spooled(self, told: Told, settled_at: float) -> bool:
         """Whether its end may have been settled from the disk, where no reports are: its worker ended while
@@ -245,11 +251,6 @@ class _Fates:
             for fault, begun, ended in self._harm
             if _is_of(fault, worker)
         )
-
-
-def _settled_at(entry: Entry) -> float:
-    """By the server's clock."""
-    return int(entry.entry.partition("-")[0]) / 1000
 
 
 def _is_of(fault: Fault, worker: str) -> bool:
@@ -310,7 +311,11 @@ def _judge_left(job: int, told: list[Told], left: Mapping[str, Any] | None, entr
         if problem is not None:
             yield f"job {job} has left a checkpoint that is not whole, or {problem}"
             return
-    if entry is None or entry.state == "succeeded":
+    if entry is not None and entry.state == "succeeded":
+        if left is not None:
+            yield f"XX job {job} has succeeded and left {_named(_save_of(left))} {[(t.attempt,t.worker,t.last_at,sorted(t.saved.items())) for t in told]} {entry}"
+        return
+    if entry is None:
         return
     least, why = _least(float("inf"), told)
     if _save_of(left) < least:
