@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.keys import COLUMNS, Keys
+from queue_eval.campaign.keys import COLUMNS, EXTRA_COLUMNS, Keys
 from queue_eval.machine import machine_id
 
 GARBAGE = b"\xff\x00garbage"
@@ -107,6 +107,7 @@ def _both(*acts: Act) -> Act:
 _HARMLESS_TYPES = (
     "priorities", "failures", "outputs", "fingerprints", "widths", "reserving", "wake_wide",
     "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs",
+    "tags",
 )  # fmt: skip
 _HARMLESS_META = (
     "source", "max_attempts", "max_losses", "retry_first_ms", "retry_factor", "retry_max_ms", "num_workers",
@@ -131,7 +132,7 @@ _MACHINE = keys.machine_key(machine_id())
 DAMAGES: dict[str, Damage] = {
     **{
         f"type of {name}": Damage(_another_type(name), _ends() if name in _HARMLESS_TYPES else None)
-        for name in COLUMNS
+        for name in (*COLUMNS, *EXTRA_COLUMNS)
     },
     **{f"meta {name}": Damage(_field("meta", name, GARBAGE), _ends()) for name in _HARMLESS_META},
     **{f"meta {name}": Damage(_field("meta", name, GARBAGE)) for name in _META},

@@ -3,9 +3,8 @@
 -- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
--- include bulk columns extras finish gone history hmget holders is_gone is_job now_ms take_from wake_if_limited
--- include withdraw write_history
-local FIRST_TIME_MS = 1e12
+-- include bulk columns extras facts_since finish gone history hmget holders is_gone is_job now_ms take_from
+-- include wake_if_limited withdraw write_history
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
 local meta = redis.call('HMGET', META, 'last_id', 'extras')
@@ -29,11 +28,7 @@ for i, id in ipairs(ids) do
     local worker, facts = '', nil
     if held[id] then
       local started, request = take_from(held[id], id, h)
-      -- A worker numbers its requests by the time of the server.
-      local began_ms = tonumber(string.match(request or '', '%-(%d+)$'))
-      if started and began_ms and began_ms > FIRST_TIME_MS and began_ms <= now then
-        facts = (now - began_ms) .. ' 0 '
-      end
+      facts = facts_since(started, request, now)
       worker = held[id][1]
     else
       waiting[#waiting + 1] = id

@@ -7,7 +7,7 @@
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
--- include bulk chunk columns count_lease extras gone held_key history is_gone is_job leave lose now_ms
+-- include bulk chunk columns count_lease extras facts_since gone held_key history is_gone is_job leave lose now_ms
 -- include server_run to_pending wake_for_waiting write_history
 local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 if is_gone(uid) then return GONE end
@@ -88,10 +88,11 @@ for i, id in ipairs(ids) do
   -- What is no job was not put there by us: it goes, and nothing comes of it.
   if is_job(id, math.huge) then
     local h = parse_history(past[i])
-    if count_lease(h, all[2 * i]) then
+    local started, request = count_lease(h, all[2 * i])
+    if started then
       h.suspect = 0
       lose(entries, again, id, h, max_losses,
-        { worker = worker, cause = 'lost', points = points[id],
+        { worker = worker, cause = 'lost', points = points[id], ran = facts_since(started, request, now),
           body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
     else
       h.suspect = 1

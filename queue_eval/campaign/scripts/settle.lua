@@ -80,7 +80,7 @@ if #ARGV >= FIRST_ARG then
     local at = FIRST_ARG + (i - 1) * ARGS_EACH
     local attempt, outcome = tonumber(string.match(ARGV[at + 1], '^%d+')), ARGV[at + 2]
     report.facts, report.body, report.output, report.cause = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], nil
-    report.points = points[id]
+    report.points, report.attempt = points[id], attempt
     local is_success = IS_SUCCESS[outcome]
     if outcome == 'stopped' then report.cause = outcome end
     if outcome == 'cancelled' then
@@ -124,7 +124,7 @@ if #ARGV >= FIRST_ARG then
         if #again > waiting then verdicts[i] = 'again' end
       else
         h.failures = h.failures + 1
-        log_failure(id, attempt, outcome, worker, report.body, report.output)
+        log_failure(id, attempt, outcome, worker, report.body, report.output, report.facts)
         -- A result that is no number would be none again: no further attempt.
         if h.failures >= max_attempts or outcome == 'nan' or outcome == 'inf' then
           finish(entries, id, attempt - h.uncharged, h.releases, 'failed', report)
@@ -174,7 +174,7 @@ local told = {}
 if extra and #leases > 0 then
   local ids = {}
   for at = 1, #leases, 4 do ids[#ids + 1] = leases[at] end
-  local stops, checkpoints = extra.values(STOPS, ids), extra.values(CHECKPOINTS, ids)
+  local stops, checkpoints = extra.values('stops', ids), extra.values('checkpoints', ids)
   for i, id in ipairs(ids) do
     local checkpoint = string.match(checkpoints[i] or '', '^%d+ %d+ [!-~]+$') or ''
     if stops[i] or checkpoint ~= '' then
