@@ -25,6 +25,9 @@ _RECONNECTS_S = 2.5
 _UNHARMED = ("drain", "term-all", "clock-back", "second-server")
 """Faults that cost no report: a worker that ends tells first what waits."""
 
+_REMOVES_S = 2.0
+"""The checkpoints of a job that has succeeded are removed within so long."""
+
 _Save = tuple[int, int]
 """A checkpoint: the number of its attempt, and of its save there."""
 
@@ -72,7 +75,8 @@ def reports_are_complete(evidence: Evidence) -> Iterator[str]:
         has_settled = fates.has_settled_in_order(told)
         due = told.made if has_settled else fates.due(told)
         there = sum(point.step <= due for point in kept)
-        gaps = max((point.number for point in kept), default=0) - len(kept)
+        # The server takes each gap between the numbers for what was dropped. Only who floods drops any.
+        gaps = max((point.number for point in kept), default=0) - len(kept) if told.floods else 0
         settled += has_settled
         demanded += due
         dropped += gaps
@@ -102,7 +106,10 @@ def checkpoints_are_monotone(evidence: Evidence) -> Iterator[str]:
                 continue
             found += one.found is not None
             yield from _judge_found(f"job {job}, attempt {one.attempt}", one, attempts, fates.over_at(job))
-        yield from _judge_left(job, attempts, evidence.checkpoints.get(job), evidence.entries)
+        left = evidence.checkpoints.get(job)
+        yield from _judge_left(f"job {job}", attempts, left, fates.entry(job))
+        if left is not None and not fates.may_leave(job, attempts):
+            yield f"job {job} has succeeded and left {_named(_save_of(left))}"
     saved = sum(len(told.saved) for told in evidence.told)
     yield f"{found} found, {saved} saved, {len(evidence.checkpoints)} left" if saved else (
         "not observed: no checkpoint was saved"
@@ -180,6 +187,20 @@ class _Fates:
         """The reports of this execution on the server."""
         return self._points[told.id, told.attempt, told.run]
 
+    def entry(self, job: int) -> Entry | None:
+        return self._entries.get(job)
+
+    def may_leave(self, job: int, told: list[Told]) -> bool:
+        """Whether checkpoints of a job may be left: it has not succeeded; or somebody did not live to remove
+        them; or an attempt that lived on has saved afterwards."""
+        entry, over_at = self._entries.get(job), self.over_at(job)
+        if entry is None or entry.state != "succeeded":
+            return True
+        return any(
+            one.last_at > over_at or self._was_hindered(one.worker, one.began_at, over_at + _REMOVES_S)
+            for one in told
+        )
+
     def over_at(self, job: int) -> float:
         """When the execution that has won returned; infinity without one."""
         entry = self._entries.get(job)
@@ -190,7 +211,7 @@ class _Fates:
         key = told.id, told.attempt
         causes = self._causes[key]
         entry = self._entries.get(told.id)
-        if "lost" in causes or any(number > told.attempt for number, _ in self._began_before_end(told)):
+        if "lost" in causes or any(number > told.attempt for number in self._begun_before_end(told)):
             return False
         if entry is not None and entry.token == told.token:
             has_ended, at = not causes, self._settled_at(entry)
@@ -213,8 +234,9 @@ class _Fates:
                 due = made
         return due
 
-    def _began_before_end(self, told: Told) -> list[tuple[int, float]]:
-        return [one for one in self._began[told.id] if one[1] <= told.last_at + ON_ITS_WAY_S]
+    def _begun_before_end(self, told: Told) -> list[int]:
+        """The numbers of the job's attempts that had begun when this one ended."""
+        return [number for number, at in self._began[told.id] if at <= told.last_at]
 
     def _settled_at(self, entry: Entry) -> float:
         """When it was recorded, at the latest."""
@@ -303,23 +325,18 @@ def _least(until: float, told: list[Told], *, before: Told | None = None) -> tup
     return least, why
 
 
-def _judge_left(job: int, told: list[Told], left: Mapping[str, Any] | None, entries: Any) -> Iterator[str]:
+def _judge_left(
+    name: str, told: list[Told], left: Mapping[str, Any] | None, entry: Entry | None
+) -> Iterator[str]:
     """The newest checkpoint of a failed job is still there when all is over."""
-    entry = next((entry for entry in entries if entry.id == job), None)
     if left is not None:
         problem = left.get("wrong") or _unmade(left, told, float("inf"))
         if problem is not None:
-            yield f"job {job} has left a checkpoint that is not whole, or {problem}"
+            yield f"{name} has left a checkpoint that is not whole, or {problem}"
             return
-    if entry is not None and entry.state == "succeeded":
-        if left is not None:
-            yield f"XX job {job} has succeeded and left {_named(_save_of(left))} {[(t.attempt,t.worker,t.last_at,sorted(t.saved.items())) for t in told]} {entry}"
-        return
-    if entry is None:
-        return
     least, why = _least(float("inf"), told)
-    if _save_of(left) < least:
-        yield f"job {job} has failed and left {_named(_save_of(left))}, and {_named(least)} had been {why}"
+    if entry is not None and entry.state == "failed" and _save_of(left) < least:
+        yield f"{name} has failed and left {_named(_save_of(left))}, and {_named(least)} had been {why}"
 
 
 def _save_of(found: Mapping[str, Any] | None) -> _Save:

@@ -4,15 +4,15 @@ They report, a part of them save checkpoints, and a part look whether they are t
 lines to ``<folder>/inside.log``, each in one write, independent of any server. A line is a JSON list:
 [what, token, time, ...], with
 
-    begin      x, id, attempt, worker, looks   before anything else is asked
-    found      checkpoint, notice              at its beginning; the notice is what `stop_requested` shows
-    report     n                               it has made n reports
-    refused    error                           a report was refused: no more are made
-    saving     save                            a checkpoint is written, and not complete yet
-    saved      save                            its `save_checkpoint` has returned
-    told       notice                          `stop_requested` shows this for the first time
-    give-back                                  it gives itself back
-    left                                       it has told all
+    begin      x, id, attempt, worker, looks, floods    before anything else is asked
+    found      checkpoint, notice     at its beginning; the notice is what `stop_requested` shows
+    report     n                      it has made n reports
+    refused    error                  a report was refused: no more are made
+    saving     save                   a checkpoint is written, and not complete yet
+    saved      save                   its `save_checkpoint` has returned
+    told       notice                 `stop_requested` shows this for the first time
+    give-back                         it gives itself back
+    left                              it has told all
 
 A line stays in the file, whichever process dies after the write. `token` is the token of the side log.
 """
@@ -77,6 +77,7 @@ class Told:
     attempt: int
     worker: str
     looks: bool
+    floods: bool
     began_at: float
     found_at: float | None = None
     """When it had looked for a checkpoint; None if it died before that."""
@@ -155,7 +156,9 @@ class _Execution:
 
     def work(self) -> None:
         job, orders = self._job, self._orders
-        self._note("begin", self._config["x"], job.id, job.attempt, job.worker, orders.looks)
+        self._note(
+            "begin", self._config["x"], job.id, job.attempt, job.worker, orders.looks, orders.floods
+        )
         newest = job.checkpoint
         found = None if newest is None else read_checkpoint(newest)
         self._note("found", found, job.stop_requested if orders.looks else None)
@@ -273,8 +276,8 @@ def read_inside_log(folder: Path) -> list[Told]:
     for line in path.read_text(encoding="ascii").splitlines() if path.exists() else ():
         what, token, at, *rest = json.loads(line)
         if what == "begin":
-            x, job, attempt, worker, looks = rest
-            told[token] = Told(token, x, job, attempt, worker, looks, at)
+            x, job, attempt, worker, looks, floods = rest
+            told[token] = Told(token, x, job, attempt, worker, looks, floods, at)
         one = told[token]
         one.last_at = at
         if what in _ADD:
