@@ -12,13 +12,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from queue_eval import Evaluator, Job
+from queue_eval import Evaluator, Job, Report
 from queue_eval.chaos import workload
 from queue_eval.errors import ServerUnreachableError
 
@@ -26,11 +28,14 @@ CAMPAIGN = "chaos"
 NOBODY_THERE = 69
 """Exit status of a life that found no server when it began."""
 
-RUN_FUNCTION = "queue_eval.chaos.workload:run"
+RUN_FUNCTION = "queue_eval.chaos.inside_work:run"
 LOG = "driver.log"
 ORDERS = "driver.json"
 
 _BATCH = 10
+
+_STOPPED_EVERY, _STOPPED_AT = 7, 2
+"""Of so many jobs one is stopped, at its report of this step."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,14 @@ class DriverLog:
     lives: int
     has_ended: bool
     """Whether the last life reached its end."""
+    wrong: Sequence[str] = ()
+    """Reports that it was shown, and should not have been."""
+    shown: Mapping[int, int] = field(default_factory=dict)
+    """How many reports of each job the life was shown that has reached its end."""
+    stops: Collection[int] = ()
+    """The jobs that it may have asked to stop early."""
+    stopped: Sequence[tuple[int, float, int]] = ()
+    """The jobs that it has asked: id, when, and in which attempt or a later one."""
 
 
 def digest(value: str) -> str:
@@ -86,6 +99,7 @@ def digest(value: str) -> str:
 def read_log(folder: Path) -> DriverLog:
     """Read the driver's log. Each line is written at once, so that a dying life leaves no half line."""
     gathered: list[Gathered] = []
+    notes: dict[str, list[Any]] = defaultdict(list)
     lives, has_ended = 0, False
     path = folder / LOG
     for line in path.read_text(encoding="ascii").splitlines() if path.exists() else ():
@@ -94,9 +108,14 @@ def read_log(folder: Path) -> DriverLog:
             lives, has_ended = lives + 1, False
         elif event == "end":
             has_ended = True
+        elif isinstance(event, dict):
+            ((name, value),) = event.items()
+            notes[name].append(value)
         else:
             gathered.append(Gathered(lives, *event))
-    return DriverLog(gathered, lives, has_ended)
+    shown = dict(notes["shown"][-1]) if notes["shown"] else {}
+    stopped = [(job, at, attempt) for job, at, attempt in notes["stopped"]]
+    return DriverLog(gathered, lives, has_ended, notes["wrong"], shown, set(notes["stops"]), stopped)
 
 
 class Driver:
@@ -114,7 +133,10 @@ class Driver:
             orders.evaluations, orders.seed, self._folder, only_short=orders.only_short
         )
         configs = [evaluation.config for evaluation in planned]
-        with Evaluator.create(RUN_FUNCTION, orders.method, orders.method_kwargs) as evaluator:
+        listener = Listener(self._note)
+        kwargs = orders.method_kwargs | {"callbacks": [listener]}
+        with Evaluator.create(RUN_FUNCTION, orders.method, kwargs) as evaluator:
+            listener.evaluator = evaluator
             sent = 0
             while sent < len(configs) or evaluator.num_outstanding:
                 while sent < len(configs) and evaluator.num_outstanding < orders.window:
@@ -127,17 +149,42 @@ class Driver:
                 for job in evaluator.gather("BATCH", size=1):
                     self._note([job.config["x"] >= sent, *_as_logged(job)])
             evaluator.dump_evals(log_dir=str(self._folder))
+        self._note({"shown": list(listener.shown.items())})
         self._note("end")
 
     def _note(self, event: Any) -> None:
         os.write(self._log, (json.dumps(event) + "\n").encode("ascii"))
 
 
+class Listener:
+    """Is shown the reports of the jobs, checks that each is of its job, in order and new, and has some of the
+    jobs stopped early."""
+
+    def __init__(self, note: Callable[[Any], None]) -> None:
+        self.evaluator: Evaluator | None = None
+        self.shown: Counter[int] = Counter()
+        """How many reports of each job."""
+        self._note = note
+        self._last: dict[int, tuple[int, float]] = {}
+
+    def on_report(self, job: Job, report: Report) -> None:
+        self.shown[job.id] += 1
+        now, before = (report.attempt, report.values["n"]), self._last.get(job.id, (0, 0.0))
+        is_own = (report.values["job"], report.values["attempt"]) == (job.config["x"], report.attempt)
+        if not is_own or report.values["n"] != report.step or now <= before:
+            self._note({"wrong": f"job {job.id} was shown {report} behind {before}"})
+        self._last[job.id] = now
+        if job.config["x"] % _STOPPED_EVERY == 0 and report.step == _STOPPED_AT and self.evaluator:
+            self._note({"stops": job.id})
+            if self.evaluator.stop([job]):
+                self._note({"stopped": [job.id, time.time(), report.attempt]})
+
+
 def _as_logged(job: Job) -> list[Any]:
     succeeded = isinstance(job.result, dict)
     token = job.result["token"] if succeeded else ""
     value = digest(job.result["value"]) if succeeded else ""
-    return [job.id, job.config["x"], job.state.value, job.cause or "", token, value]
+    return [job.id, job.config["x"], job.state.value, "" if succeeded else job.cause or "", token, value]
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from queue_eval.chaos.driver import DriverLog
+from queue_eval.chaos.inside_work import Told
 from queue_eval.chaos.settings import Settings
 from queue_eval.chaos.workload import Planned, SideLine
 
@@ -72,6 +74,8 @@ class Entry:
     digest: str
     """Digest of the value in the result."""
     releases: int = 0
+    has_stopped: bool = False
+    """Whether it has succeeded early, as asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,28 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A job that was asked to stop early, and was not finished."""
+
+    id: int
+    at: float
+    """When the server had answered."""
+    attempt: int
+    """The number of its newest lease then, or of a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One report as it stands on the server."""
+
+    number: int
+    attempt: int
+    """The attempt under which it stands."""
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of results.csv."""
 
@@ -144,6 +170,10 @@ class Evidence:
     """The entry in the result stream of each job, at the end."""
     failures: Sequence[Failure]
     samples: Sequence[Sample]
+    told: Sequence[Told]
+    """What the executions have logged of what they told and were told."""
+    points: Mapping[int, Sequence[Point]]
+    """The reports on the server, by job."""
     faults: Sequence[Fault]
     stalls: Sequence[tuple[float, float]]
     """From when to when this machine stood still."""
@@ -160,4 +190,10 @@ class Evidence:
     calm_s: float = 0.0
     """How long the campaign took to end after the last fault."""
     final_memory: int = 0
+    asked: Sequence[Asked] = ()
+    """Requests to stop early, in the order of time."""
+    tried_to_stop: Collection[int] = ()
+    """The jobs in requests to stop early, also in those without an answer."""
+    checkpoints: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """The newest checkpoint that each job still has on the disk: see `inside_work.read_checkpoint`."""
     last_id: int = 0

@@ -14,6 +14,12 @@ from queue_eval.chaos.blame import Blame
 from queue_eval.chaos.driver import digest
 from queue_eval.chaos.evidence import REFUSED, Evidence
 from queue_eval.chaos.idleness import longest_idle
+from queue_eval.chaos.inside_laws import (
+    checkpoints_are_monotone,
+    no_report_of_another,
+    reports_are_complete,
+    stops_are_told,
+)
 from queue_eval.chaos.stops import costs_of_stops
 from queue_eval.chaos.workload import MAX_ATTEMPTS, MAX_LOSSES, value_of
 from queue_eval.model.states import Method
@@ -27,9 +33,10 @@ IDLE_FORWARDING_S = 10.0
 _MIB = 2**20
 _BYTES_PER_JOB = 1200
 _BYTES_PER_FAILURE = 4096
+_BYTES_PER_REPORT = 256
 _BUFFER_BYTES = 24 * _MIB
-"""Memory that the server may take for each job beside its result, for each failure on record, and for all
-else."""
+"""Memory that the server may take for each job beside its result, for each failure and each report on record,
+and for all else."""
 
 _BYTES_PER_CLIENT = _MIB
 """Memory that it may also take for each client while all run: data on its way, beside results."""
@@ -302,6 +309,7 @@ def _nobody_else_died(facts: _Facts) -> Iterator[str]:
 def _memory_is_bounded(facts: _Facts) -> Iterator[str]:
     payload = sum(len(value_of(planned.config)) for planned in facts.planned.values())
     records = _BYTES_PER_JOB * len(facts.planned) + _BYTES_PER_FAILURE * len(facts.all.failures)
+    records += _BYTES_PER_REPORT * sum(map(len, facts.all.points.values()))
     allowed = _BUFFER_BYTES + records + payload * 5 // 4
     if facts.all.final_memory > allowed:
         yield f"{facts.all.final_memory / _MIB:.1f} MiB at the end, {allowed / _MIB:.1f} allowed"
@@ -317,6 +325,10 @@ def _memory_is_bounded(facts: _Facts) -> Iterator[str]:
     )
 
 
+def _on_evidence(check: Callable[[Evidence], Iterator[str]]) -> Check:
+    return lambda facts: check(facts.all)
+
+
 LAWS: dict[str, Check] = {
     "the campaign comes to its end": _comes_to_an_end,
     "every job in one terminal state": _one_terminal_state,
@@ -329,6 +341,10 @@ LAWS: dict[str, Check] = {
     "failures are the job's own": _failures_are_their_own,
     "losses are explained, and bounded": _losses_are_explained,
     "a stop by signal costs no job anything": _stops_cost_nothing,
+    "no job shows another's report": _on_evidence(no_report_of_another),
+    "reports are complete, but for what was dropped": _on_evidence(reports_are_complete),
+    "checkpoints are whole, and never go back": _on_evidence(checkpoints_are_monotone),
+    "who was asked to stop is told": _on_evidence(stops_are_told),
     "executions are bounded": _executions_are_bounded,
     "poison is quarantined, neighbours unharmed": _poison_is_quarantined,
     "conservation at every sample": _jobs_are_conserved,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from queue_eval.campaign import keys
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos.driver import digest
-from queue_eval.chaos.evidence import Entry, Failure, Row
+from queue_eval.chaos.evidence import Entry, Failure, Point, Row
+from queue_eval.chaos.inside_work import read_checkpoint
 from queue_eval.model.codec import decode
-from queue_eval.model.states import State
+from queue_eval.model.states import Outcome, State
+from queue_eval.runtime.checkpoints import newest
 from queue_eval.transport.link import Link
 
 _SERVER_FILES = ("server.pid", "server.sock")
@@ -29,13 +31,13 @@ def entries_after(view: CampaignView, cursor: str = "0-0") -> Iterator[Entry]:
 
 
 def _entry_of(raw: ResultEntry) -> Entry:
-    token, value = "", ""
+    token, value, cause = "", "", raw.cause
     if raw.state is State.SUCCEEDED:
         result = decode(raw.body)
-        token, value = result["token"], digest(result["value"])
+        token, value, cause = result["token"], digest(result["value"]), ""
     return Entry(
-        raw.entry, raw.id, raw.state.value, raw.cause, raw.worker, raw.attempts, token, value,
-        raw.releases,
+        raw.entry, raw.id, raw.state.value, cause, raw.worker, raw.attempts, token, value,
+        raw.releases, raw.cause == Outcome.STOPPED,
     )  # fmt: skip
 
 
@@ -66,6 +68,41 @@ def read_failures(
         after, at = seen_at.get(entry, (None, int(entry.partition("-")[0]) / 1000))
         job, attempt = int(fields["job"]), int(fields["attempt"])
         yield Failure(job, attempt, fields["cause"], fields["worker"], at, fields["body"], after)
+
+
+def read_points(view: CampaignView) -> dict[int, list[Point]]:
+    """The reports of all jobs, by job."""
+    return {
+        job: [
+            Point(number, report.attempt, report.step, report.values)
+            for number, report in view.reports_of(job)
+        ]
+        for job in set(view.reporting_ids())
+    }
+
+
+def read_lease_numbers(link: Link, view: CampaignView, jobs: Sequence[int]) -> dict[int, int]:
+    """The number of the newest lease of each job; of one that comes while this reads, or not."""
+
+    def operation(client: Any) -> dict[int, int]:
+        workers = [name.decode() for name in client.zrange(view.keys.column("workers"), 0, -1)]
+        held = [client.hmget(view.keys.held(name), jobs) for name in workers]
+        # Then those that have ended: a lease that has ended meanwhile is among them.
+        past = client.hmget(view.keys.column("attempts"), jobs)
+        values = zip(*held, past, strict=True)
+        numbers = [max(int(value.split()[0]) for value in (*job, b"0") if value) for job in values]
+        return dict(zip(jobs, numbers, strict=True))
+
+    return link.call(operation) if jobs else {}
+
+
+def read_checkpoints(home: Path) -> dict[int, dict[str, Any]]:
+    """The newest checkpoint on the disk of each job that has one."""
+    found = {}
+    for folder in (home / "checkpoints").glob("*/*"):
+        if folder.name.isdigit() and (path := newest(folder)) is not None:
+            found[int(folder.name)] = read_checkpoint(path)
+    return found
 
 
 def read_table(folder: Path) -> list[Row]:
@@ -125,6 +162,10 @@ def read_strays(folder: Path) -> list[str]:
     """Files that should not be left: sockets, pid files, temporary files."""
     home = folder / "home"
     left = [path for path in home.rglob("*") if path.name in _SERVER_FILES or path.is_socket()]
-    left += [path for path in home.rglob(".*") if path.name != ".gitignore"]
+    # Marks and parts of checkpoints stay with a failed job.
+    left += [
+        path for path in home.rglob(".*")
+        if path.name != ".gitignore" and home / "checkpoints" not in path.parents
+    ]  # fmt: skip
     left += folder.glob(".results.csv.*")
     return sorted({str(path.relative_to(folder)) for path in left})

@@ -23,8 +23,10 @@ from queue_eval.chaos.attack import Attack
 from queue_eval.chaos.driver import CAMPAIGN, LOG, read_log
 from queue_eval.chaos.evidence import Evidence, write_faults
 from queue_eval.chaos.fleet import Fleet
+from queue_eval.chaos.inside_work import read_inside_log
 from queue_eval.chaos.observer import Observer, StallDetector
 from queue_eval.chaos.settings import Settings
+from queue_eval.chaos.stopper import Stopper
 from queue_eval.chaos.workload import plan, read_side_log
 from queue_eval.errors import CampaignNotFoundError, GiveUp
 from queue_eval.model.states import Method
@@ -65,12 +67,18 @@ def storm(
     with Fleet(settings, folder, is_temporary=is_temporary) as fleet:
         attack = Attack(fleet)
         observer, detector = Observer(fleet.access), StallDetector()
+        stopper = Stopper(fleet.access, settings.seed)
         observer.start()
         detector.start()
+        stopper.start()
         try:
             evidence = _Storm(fleet, attack, observer, on_progress).run()
-            return dataclasses.replace(evidence, stalls=detector.stalls)
+            return dataclasses.replace(
+                evidence, stalls=detector.stalls, asked=stopper.asked, tried_to_stop=stopper.tried,
+                blind=[*evidence.blind, *stopper.errors],
+            )  # fmt: skip
         finally:
+            stopper.stop()
             detector.stop()
             observer.stop()
             write_faults(attack.faults, folder)
@@ -141,7 +149,8 @@ class _Storm:
                 only_short=self._settings.only_short,
             ),
             side=(), driver=read_log(fleet.folder), table=reading.read_table(fleet.folder),
-            entries=(), seen=observer.seen, index={}, failures=(), samples=observer.samples,
+            entries=(), seen=observer.seen, index={}, failures=(), told=(), points={},
+            samples=observer.samples,
             faults=self._attack.faults, stalls=(), casualties=fleet.casualties,
             ended_at=ended_at, blind=observer.errors, has_ended=has_ended, calm_s=calm_s,
         )  # fmt: skip
@@ -157,6 +166,7 @@ class _Storm:
                 entries=list(reading.entries_after(view)),
                 index=reading.read_index(link, view),
                 failures=list(reading.read_failures(link, view, self._failed_at)),
+                points=reading.read_points(view),
                 last_id=view.snapshot().last_id,
                 final_memory=reading.used_memory(link),
                 left={"leases": reading.read_leases(link, view), "markers": markers},
@@ -171,6 +181,8 @@ class _Storm:
         return dataclasses.replace(
             evidence,
             side=list(read_side_log(fleet.folder)),
+            told=read_inside_log(fleet.folder),
+            checkpoints=reading.read_checkpoints(fleet.home),
             left={
                 **evidence.left,
                 "spools": reading.read_spools(fleet.home),

@@ -1,7 +1,7 @@
 """The evaluations of an attack: seeded configs, the run function, and the log that it writes itself.
 
 This module knows nothing of queue_eval, so that other systems can be given the same evaluations. It imports
-the standard library only.
+the standard library only. In an attack they also report and save checkpoints: `inside_work`.
 
 Every execution adds lines to ``<folder>/side.log``, each in one write, independent of any server::
 
@@ -66,6 +66,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "short": Kind("succeeded", 0.30, None, (0.010, 0.200)),
     "long": Kind("succeeded", 0.03, 300, (0.3, 1.5)),
+    "train": Kind("succeeded", 0.05, 100, (1.0, 1.8)),  # outlives short leases, when its worker is frozen
     "big": Kind("succeeded", 0.005, 50, (0.001, 0.010)),  # returns 1 MiB
     "gil": Kind("succeeded", 0.01, 100, (0.1, 1.0)),  # holds the GIL
     "flaky": Kind("succeeded", 0.02, None, (0.001, 0.020)),  # raises on its first one or two executions
@@ -155,17 +156,30 @@ def value_of(config: dict[str, Any]) -> str:
     return text * (BIG // len(text)) if config["kind"] == "big" else text
 
 
-def run(config: dict[str, Any]) -> dict[str, str]:
-    """The run function: does what its config says. The result has the token of this execution."""
+def pass_time(config: dict[str, Any], _: str) -> None:
+    """Take as long as the config says."""
+    wait(config, config["seconds"])
+
+
+def wait(config: dict[str, Any], seconds: float) -> None:
+    """Take so long, in the way of this kind of evaluation."""
+    (_hold_gil if config["kind"] == "gil" else time.sleep)(seconds)
+
+
+def run(config: dict[str, Any], work: Callable[[dict[str, Any], str], None] = pass_time) -> dict[str, str]:
+    """The run function: does what its config says. The result has the token of this execution.
+
+    `work` is called with the config and the token, and takes the time.
+    """
     token = secrets.token_hex(8)
 
     def note(what: str) -> None:
         line = f"{what} {config['x']} {config.get('id', 0)} {os.getpid()} {time.time():.6f} {token}\n"
-        _append(f"{config['folder']}/{SIDE_LOG}", line.encode())
+        append(f"{config['folder']}/{SIDE_LOG}", line.encode())
 
     note("start")
-    kind, seconds = config["kind"], config["seconds"]
-    (_hold_gil if kind == "gil" else time.sleep)(seconds)
+    work(config, token)
+    kind = config["kind"]
     if kind == "bad" or (kind == "flaky" and _tally(config) <= config["times"]):
         note("raise")
         raise ValueError(f"{kind} {config['x']}")
@@ -188,7 +202,7 @@ def read_side_log(folder: Path) -> Iterator[SideLine]:
             yield SideLine(what, int(x), int(id_), int(pid), float(at), token)  # type: ignore[arg-type]
 
 
-def _append(path: str, data: bytes) -> int:
+def append(path: str, data: bytes) -> int:
     """Append to a file in one write. Returns the offset at which the data ends."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -201,7 +215,7 @@ def _append(path: str, data: bytes) -> int:
 def _tally(config: dict[str, Any]) -> int:
     """How many executions of this config have come this far, including this one. No two executions get the
     same number."""
-    return _append(f"{config['folder']}/tally/{config['x']}", b".")
+    return append(f"{config['folder']}/tally/{config['x']}", b".")
 
 
 def _hold_gil(seconds: float) -> None:

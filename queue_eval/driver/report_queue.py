@@ -42,6 +42,13 @@ class Mark(NamedTuple):
     at: datetime
     epoch: int
 
+    def covers(self, number: int, report: Report) -> bool:
+        """Whether a report that was read in another epoch was added before."""
+        if report.attempt != self.attempt:
+            return report.attempt < self.attempt and report.at <= self.at
+        # Several reports may have been made in one millisecond.
+        return (report.at, number) <= (self.at, self.number)
+
 
 class ReportQueue:
     """The reports that wait for the callbacks of one driver.
@@ -76,10 +83,7 @@ class ReportQueue:
         """Add what was read of a job from `after` on, but for what was added in an earlier epoch."""
         before = self._marks.get(job.id)
         seen = before if isinstance(before, Mark) and before.epoch != epoch else None
-        new = [
-            (number, report) for number, report in found
-            if seen is None or report.attempt > seen.attempt or report.at > seen.at
-        ]  # fmt: skip
+        new = [one for one in found if seen is None or not seen.covers(*one)]
         if not new:
             return
         length, left = len(self._queue), self._left[job]

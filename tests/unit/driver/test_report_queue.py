@@ -55,6 +55,14 @@ def test_each_is_delivered_once_and_in_order():
     assert heard.queue.after(3, 0) == (0, 0)
 
 
+def test_reports_of_one_millisecond_are_told_apart_in_another_epoch():
+    heard, one = Heard(), job()
+    heard.queue.add(one, [report(1, second=1), report(2, second=1)], 0)
+    heard.queue.add(one, [report(n, second=1) for n in (1, 2, 3)], 1)
+    heard.deliver()
+    assert heard.steps == [(1, 1, 1), (1, 1, 2), (1, 1, 3)]
+
+
 def test_after_a_rollback_of_the_server_a_token_may_stand_for_another_attempt():
     heard, one = Heard(), job()
     heard.queue.add(one, [report(1, 1), report(2, 1), report(1, 2, second=3)], 0)
