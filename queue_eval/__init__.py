@@ -27,14 +27,17 @@ if TYPE_CHECKING:
         ThreadPoolEvaluator,
     )
     from queue_eval.errors import (
+        AttemptEndedError,
         CampaignConflictError,
         CampaignError,
         CampaignNotFoundError,
+        CheckpointError,
         ConfigError,
         FunctionError,
         JobFailed,
         MethodUnavailableError,
         QueueEvalError,
+        ReportError,
         ResultError,
         SearchTerminationError,
         ServerError,
@@ -46,7 +49,9 @@ if TYPE_CHECKING:
     )
     from queue_eval.model.codec import FAIL_RETURN_VALUE
     from queue_eval.model.job import Job
+    from queue_eval.model.report import Report
     from queue_eval.model.states import State
+    from queue_eval.runtime.current_job import current_job
 
 __version__ = "0.5.0.dev0"
 
@@ -59,25 +64,27 @@ _MODULES = {
         "ThreadPoolEvaluator",
     ),
     "errors": (
-        "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
-        "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
-        "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
-        "WorkerError",
+        "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError",
+        "CheckpointError", "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError",
+        "QueueEvalError", "ReportError", "ResultError", "SearchTerminationError", "ServerError",
+        "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError", "WorkerError",
     ),
     "model.codec": ("FAIL_RETURN_VALUE",),
     "model.job": ("Job",),
+    "model.report": ("Report",),
     "model.states": ("State",),
+    "runtime.current_job": ("current_job",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
-    "RQEvaluator", "Job", "State", "FAIL_RETURN_VALUE",
-    "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
-    "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "ConfigError", "FunctionError",
-    "JobFailed", "MethodUnavailableError", "QueueEvalError", "ResultError", "SearchTerminationError",
-    "ServerError", "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError",
-    "WorkerError",
+    "RQEvaluator", "Job", "State", "FAIL_RETURN_VALUE", "current_job",
+    "Report", "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
+    "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "CheckpointError",
+    "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError", "QueueEvalError", "ReportError",
+    "ResultError", "SearchTerminationError", "ServerError", "ServerRefusedError", "ServerUnreachableError",
+    "UnknownMethodError", "UsageError", "WorkerError",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ The tree::
     │   ├── UnknownMethodError     also a RuntimeError, as DeepHyper raises
     │   ├── ConfigError            a config is not a dict of JSON values
     │   ├── ResultError            a result is not a JSON value
+    │   ├── ReportError            what a running job reports is not a step and numbers
     │   └── FunctionError          the run function cannot travel or cannot be found
     ├── MethodUnavailableError     the method is valid, but cannot be used here
     ├── ServerError                the server cannot be used (also a ConnectionError)
@@ -17,6 +18,8 @@ The tree::
     ├── CampaignError
     │   ├── CampaignNotFoundError  no such campaign, or it was purged
     │   └── CampaignConflictError  it belongs to another run function or method
+    ├── CheckpointError            a running job cannot keep a checkpoint (also an OSError)
+    ├── AttemptEndedError          a running job reports after its end (also a RuntimeError)
     ├── WorkerError                workers started on this machine die at once
     ├── JobFailed                  raised by gather with on_failure="raise"
     └── SearchTerminationError     raised by a callback to end a search
@@ -62,6 +65,10 @@ class ResultError(UsageError):
     """A result is not a JSON value. The message has the path of the wrong value."""
 
 
+class ReportError(UsageError):
+    """What a running job reports is not a step and numbers. The message has the name of the wrong value."""
+
+
 class FunctionError(UsageError):
     """A run function cannot travel to a worker, or a worker cannot find it or must not run it."""
 
@@ -103,6 +110,14 @@ class CampaignNotFoundError(CampaignError, LookupError):
 
 class CampaignConflictError(CampaignError, ValueError):
     """The campaign belongs to another run function or method."""
+
+
+class CheckpointError(QueueEvalError, OSError):
+    """A running job cannot keep a checkpoint here. The former checkpoint stays."""
+
+
+class AttemptEndedError(QueueEvalError, RuntimeError):
+    """A process or thread reports for an attempt that is over, or whose worker is gone."""
 
 
 class WorkerError(QueueEvalError):

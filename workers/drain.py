@@ -48,3 +48,14 @@ def drain_deadline(
         if ends_at is None:
             deadlines += [received[number] + WARNING_S for number in _WARNINGS if number in received]
     return min(deadlines, default=None)
+
+
+def drain_margin_s(limit_s: float, notice_s: float | None) -> float:
+    """How long before its end a worker drains that has `limit_s` from its start.
+
+    `notice_s`, the user's `--notice`; by default a tenth of the limit, but at least 10 s and at most 60 s,
+    and never more than half of it.
+    """
+    if notice_s is not None:
+        return notice_s
+    return max(min(2 * END_MARGIN_S, 0.5 * limit_s), min(60.0, 0.1 * limit_s))

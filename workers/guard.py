@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Collection
+from pathlib import Path
 
 from queue_eval.foreign_text import plain
 from queue_eval.marks import unmarked
@@ -32,9 +34,10 @@ _PROGRAM = "from workers.guard import main; main()"
 
 class Guard:
     """Watches over one worker. `mark`: the prefix of the marks of all its children; `secrets`: variables that
-    the guard must not get."""
+    the guard must not get; `folder`: the worker's temporary folder, which goes at the end."""
 
-    def __init__(self, mark: str, secrets: Collection[str]) -> None:
+    def __init__(self, mark: str, secrets: Collection[str], folder: Path | None = None) -> None:
+        self._folder = folder
         self._mark = mark
         self._secrets = secrets
         self._pipe: int | None = None
@@ -46,7 +49,7 @@ class Guard:
         theirs, self._pipe = os.pipe()
         # The guard outlives the job in which this worker may run: it gets no mark of that job.
         env = {name: value for name, value in unmarked().items() if name not in self._secrets}
-        command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs), self._mark]
+        command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs), self._mark, str(self._folder or "")]
         try:
             with blocked():  # the guard inherits this for as long as it lives
                 subprocess.run(
@@ -68,8 +71,10 @@ class Guard:
 
 
 def main() -> None:
-    pipe, mark = int(sys.argv[1]), sys.argv[2]
+    pipe, mark, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     os.chdir("/")  # a folder that is to be removed must not be in use
     with contextlib.suppress(OSError):
         os.read(pipe, 1)
     Termination(mark).run()
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from queue_eval.errors import CampaignNotFoundError, GiveUp, NodeAwayError
 from queue_eval.foreign_text import plain
 from queue_eval.machine import birth_of, machine_id
 from queue_eval.model.moves import Extended, Release
+from queue_eval.runtime.notices import STOP
 from queue_eval.server.home_loss import HomeLoss
 from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
@@ -54,6 +55,10 @@ class LeaseKeeper:
         self._lease_ms = round(options.lease_s * 1000)
         self._repeated_log = RepeatedLog(log)
         self._poked = threading.Event()
+        self._is_beat_wanted = False
+        self._lock = threading.Lock()
+        self._with_stops: set[str] = set()
+        """Campaigns some of whose jobs here were asked to stop early."""
         self._stopped = threading.Event()
         self.is_draining = False
         self._machine = machine_id()
@@ -70,12 +75,19 @@ class LeaseKeeper:
 
     def poke(self) -> None:
         """Beat now: something has changed."""
+        self._is_beat_wanted = True
         self._poked.set()
 
     def hear(self, campaigns: set[str]) -> None:
         """Beat now: notices have come, which may name these campaigns."""
         self._rounds.hear(campaigns)
         self.poke()
+
+    def hear_stop(self, campaigns: set[str]) -> None:
+        """Look now, in these campaigns only, which jobs are to stop early."""
+        with self._lock:
+            self._with_stops |= campaigns
+        self._poked.set()
 
     def stop(self) -> None:
         """Beat no more, and wait for a beat that is under way."""
@@ -134,8 +146,25 @@ class LeaseKeeper:
             except Exception as error:  # the heartbeat must not stop while jobs run
                 self._repeated_log.add("the heartbeat failed, trying again", error)
                 self._stopped.wait(1.0)
-            self._poked.wait(self._options.lease_s / 3)
+            try:
+                self._wait(time.monotonic() + self._options.lease_s / 3)
+            except GiveUp:
+                return
+            except Exception as error:
+                self._repeated_log.add("the heartbeat failed, trying again", error)
+
+    def _wait(self, until: float) -> None:
+        """Wait for the next beat, at `until` (monotonic, s) or when it is wanted."""
+        while not (self._is_beat_wanted or self._stopped.is_set()):
+            if (left := until - time.monotonic()) <= 0:
+                break
+            self._poked.wait(left)
             self._poked.clear()
+            with self._lock:
+                campaigns, self._with_stops = self._with_stops, set()
+            if campaigns and not self._stopped.is_set():
+                self._extend_all(campaigns)
+        self._is_beat_wanted = False
 
     def _try(self, campaign: str, step: Callable[[], None]) -> None:
         """Run `step`, and log an error of it: the leases of the other campaigns must be extended."""
@@ -185,8 +214,10 @@ class LeaseKeeper:
         seen = undamaged([None if isinstance(reply, NodeAwayError) else reply for reply in replies])
         return self._rounds.listed(seen[-1]) if is_listed else None, bool(seen[2])
 
-    def _extend_all(self) -> None:
+    def _extend_all(self, only: Container[str] | None = None) -> None:
         holdings = self._state.campaigns.holdings()
+        if only is not None:
+            holdings = [(served, tokens) for served, tokens in holdings if served.name in only]
         held = [(served.queue, tokens) for served, tokens in holdings]
         replies: Sequence[Extended | Exception]
         try:
@@ -210,7 +241,10 @@ class LeaseKeeper:
         sent = dict(tokens)
         if reply.finished:
             log.debug("jobs %s of %s are finished", reply.finished, served.name)
+            self._note_over(served, reply.finished)
             self._runner.stop(served.lane_id, [(job, sent[job]) for job in reply.finished])
+        if reply.stops:
+            self._runner.notify(served.lane_id, [(job, sent[job]) for job in reply.stops], STOP)
         if reply.taken:
             # Attempts that have begun go on: their success still counts if it comes first.
             log.debug("leases of jobs %s of %s are held no more", reply.taken, served.name)
@@ -223,6 +257,17 @@ class LeaseKeeper:
             self._state.campaigns.leave(served.name)
         elif reply.revision != served.plan.revision:
             self._rounds.look_at(served.name)
+
+    def _note_over(self, served: ServedCampaign, finished: Sequence[int]) -> None:
+        """Have checkpoints removed that no attempt will need, once the attempts here have ended. Those of a
+        failed job stay, for `retry`."""
+        for job in self._state.with_checkpoints(served, finished):
+            if not self._has_failed(served, job):
+                self._state.note_over(served, job)
+
+    def _has_failed(self, served: ServedCampaign, job: int) -> bool:
+        key = served.queue.keys.column("failed")
+        return bool(self._link.call(lambda client: client.sismember(key, str(job))))
 
     def _release_unknown(self, served: ServedCampaign, unknown: list[tuple[int, int]]) -> None:
         """Deal with leases that only the server knows: it has gone back in time (a power cut, a failover).

@@ -188,9 +188,16 @@ class WakeListener(_Listener):
 class NoticeListener(_Listener):
     """Reads the stream of notices, and passes on which campaigns they name."""
 
-    def __init__(self, link: Link, hear: Callable[[set[str]], None]) -> None:
+    def __init__(
+        self, link: Link, worker: str, hear: Callable[[set[str]], None],
+        hear_stop: Callable[[set[str]], None],
+    ) -> None:  # fmt: skip
+        """`hear` is called with the campaigns that notices name; `hear_stop` with those in which jobs that
+        `worker` holds were asked to stop."""
         super().__init__(link, "notice-listener", _NOTICES_BLOCK_S, keys.NOTICES)
+        self._worker = worker.encode()
         self._hear = hear
+        self._hear_stop = hear_stop
         self._cursor: str | None = None
 
     def _listen(self, client: Any) -> None:
@@ -203,8 +210,16 @@ class NoticeListener(_Listener):
         if reply:
             notices = reply[0][1]
             self._cursor = notices[-1][0].decode()
-            self._hear(_campaigns_in(notices))
+            for_some = [fields for _, fields in notices if b"workers" in fields]
+            if mine := [fields for fields in for_some if self._worker in fields[b"workers"].split()]:
+                self._hear_stop({fields[b"campaign"].decode(errors="replace") for fields in mine})
+            if len(for_some) < len(notices):
+                self._hear(_campaigns_in(notices))
 
 
 def _campaigns_in(notices: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> set[str]:
-    return {fields[b"campaign"].decode(errors="replace") for _, fields in notices if b"campaign" in fields}
+    return {
+        fields[b"campaign"].decode(errors="replace")
+        for _, fields in notices
+        if b"campaign" in fields and b"workers" not in fields
+    }

@@ -37,8 +37,12 @@ class WorkerOptions:
     """When this process began (monotonic, s)."""
     drain_timeout_s: float | None = None
     """How long a drain may take before what still runs is given back; None: see `workers.drain`."""
+    notice_s: float | None = None
+    """How long before its end this worker drains, and running jobs are told; None: see `workers.drain`."""
     home: Path | None = None
-    """Where the spool is kept."""
+    """Where the spool is kept, and by default working folders and checkpoints."""
+    mailroom: Path | None = None
+    """The folder of messages between this worker and its running attempts; the worker makes it."""
     python: str = field(default_factory=lambda: os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable)
     """The interpreter that runs user code."""
 
@@ -56,6 +60,17 @@ class WorkerOptions:
     """When the allocation ends (s since 1970), where it is known."""
     launch: str | None = None
     """Digest of how its driver has started it, of a local worker: see queue_eval/driver/launch.py."""
+
+    @property
+    def ends_at(self) -> float | None:
+        """When this worker ends at the latest (monotonic, s), as far as that is known at its start."""
+        ends = []
+        if self.time_limit_s is not None:
+            ends.append(self.began_at + self.time_limit_s)
+        if self.allocation_ends_at is not None:
+            # Whole seconds: two readings of the clocks must not make two plans of one campaign.
+            ends.append(float(round(time.monotonic() + self.allocation_ends_at - time.time())))
+        return min(ends, default=None)
 
     def serves(self, campaign: str, label: str) -> bool:
         return is_served(campaign, label, self.campaigns, self.queues)

@@ -17,6 +17,7 @@ from queue_eval.runtime.pipe import Setup
 from queue_eval.transport.access import Access
 from workers.executors import check_method
 from workers.executors.protocol import Plan
+from workers.job_folders import inside
 from workers.options import WorkerOptions
 
 
@@ -49,6 +50,10 @@ def make_plan(
         payload = meta.get("payload") or None
         signature = meta.get("signature", b"").decode()
         code = _code(campaign_options.get("code"))
+        told_inside = inside(
+            campaign_options, campaign=queue.campaign, uid=queue.uid, worker=options.name, home=options.home,
+            mailroom=options.mailroom, time_limit_s=time_limit_s, ends_at=options.ends_at,
+        )  # fmt: skip
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise FunctionError(f"campaign {queue.campaign!r} is malformed: {error!r}") from error
     opening = signing.Opening(
@@ -81,8 +86,9 @@ def make_plan(
             forward |= {"url": access.url, "ca": access.ca}
     allowed = allow.modules if allow is not None else None
     setup = Setup(
-        name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed, values=values, code=code
-    )
+        name, payload, path, kwargs, threads=1, forward=forward, allowed=allowed, values=values, code=code,
+        inside=told_inside,
+    )  # fmt: skip
     return Plan(
         method, setup, options.slots, time_limit_s, options.python, revision, options.board,
         options.memory_limit, options.jobs_per_child, options.library_threads, queue.campaign,

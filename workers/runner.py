@@ -19,11 +19,15 @@ from typing import Protocol
 from queue_eval import failpoints
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.runtime.notices import DRAIN
+from queue_eval.runtime.pipe import Kind
 from workers.executors import make_executor
 from workers.executors.child_limit import ChildLimit
 from workers.executors.departures import Departures
 from workers.executors.pool import CLOSE_S
 from workers.executors.protocol import Ended, Executor, Plan
+from workers.executors.signs import Sign, parse_sign
+from workers.mailroom import Mailroom
 
 log = plain(logging.getLogger(__name__))
 
@@ -48,6 +52,12 @@ class Reports(Protocol):
 
     def given_up(self, lane_id: str, tokens: list[Token], missing_slots: int, *, release: bool) -> None:
         """These attempts will not end. Release them, or forget them because the server already has."""
+
+    def told(self, lane_id: str, signs: list[Sign]) -> None:
+        """What running attempts have told of themselves. Of an attempt it comes before `ended`."""
+
+    def given_back(self, lane_id: str, token: Token, reason: str, missing_slots: int) -> None:
+        """This attempt has asked to be given back, and was ended."""
 
     def troubled(self, lane_id: str, why: str) -> None:
         """Nothing of the lane runs, and why; "" when it runs again."""
@@ -83,11 +93,15 @@ class Runner:
     """Guarantees: each attempt submitted is reported exactly once, as ended or given up. `close` leaves no
     process behind."""
 
-    def __init__(self, reports: Reports) -> None:
+    def __init__(self, reports: Reports, mailroom: Mailroom | None = None) -> None:
         self._reports = reports
+        self._mailroom = mailroom = mailroom or Mailroom()
         self._selector = selectors.DefaultSelector()
+        self._selector.register(mailroom, selectors.EVENT_READ, self._read_mailbox)
+        self._mail: list[tuple[str, Sign]] = []
+        self._is_draining = False
         self._lanes: dict[str, _Lane] = {}
-        self._departures = Departures(guarded=True)
+        self._departures = Departures(guarded=True, folder=mailroom.folder)
         self._limit = ChildLimit(self._departures)
         self._calls: deque[Callable[[], None]] = deque()
         self._bell_read, self._bell_write = os.pipe()
@@ -119,6 +133,15 @@ class Runner:
         """Drop attempts whose jobs are finished. What running ones have printed is reported."""
         self._call(lambda: self._forget(lane_id, tokens, begun=True, reports=True))
 
+    def notify(self, lane_id: str, tokens: Sequence[Token], word: str) -> None:
+        """Let `stop_requested` of these attempts show `word`, from their beginning if they have not begun."""
+        self._call(lambda: self._notify(lane_id, tokens, word))
+
+    def drain(self) -> None:
+        """Give up what has not begun, and let what runs see that the worker drains."""
+        self.take_back()
+        self._call(self._tell_drain)
+
     def take_back(self, waiting_longer_s: float = 0.0, lane_id: str | None = None) -> None:
         """Give up, for release, attempts that have waited for longer, in one lane or all."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, lane_id))
@@ -146,6 +169,7 @@ class Runner:
                 reported = {report.token for report in ended}
                 running[lane_id] = [token for token in running[lane_id] if token not in reported]
         self._lanes.clear()
+        self._mailroom.close()
         return running
 
     # In the runner's thread ---------------------------------------------------------------------------
@@ -159,6 +183,9 @@ class Runner:
                     self._calls.popleft()()
                 now = time.monotonic()
                 self._departures.turn(now)
+                # Before the pipes are judged: what came by mail was sent before the attempt ended.
+                self._read_mailbox()
+                self._deliver_mail()
                 for lane_id, lane in list(self._lanes.items()):
                     self._collect(lane_id, lane, now)
         except Exception:  # the worker sees that this thread has ended, and ends in good order
@@ -169,6 +196,8 @@ class Runner:
         returned = [token for executor in lane.executors() for token in executor.take_returned()]
         if lane.current.take_load():
             self._reports.loaded(lane_id, lane.plan.revision)
+        if signs := [sign for executor in lane.executors() for sign in executor.take_signs()]:
+            self._deliver(lane_id, lane, signs)
         if ended:
             failpoints.reach("worker.after-run")
             lane.used_at = now
@@ -188,6 +217,8 @@ class Runner:
 
     def _report(self, lane_id: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
         missing_slots = lane.plan.slots - lane.current.slots
+        for token in (*(report.token for report in ended), *returned):
+            self._mailroom.forget(lane_id, token)
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
             self._reports.ended(lane_id, ended, missing_slots)
@@ -216,6 +247,8 @@ class Runner:
         lane.used_at = time.monotonic()
         failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
+        if self._is_draining:
+            self._notify(lane_id, [attempt.token for attempt in attempts], DRAIN)
 
     def _forget(self, lane_id: str, tokens: Sequence[Token], *, begun: bool, reports: bool = False) -> None:
         lane = self._lanes.get(lane_id)
@@ -223,6 +256,8 @@ class Runner:
             return
         dropped = [token for executor in lane.executors() for token in executor.forget(tokens, begun=begun)]
         stopped = [report for executor in lane.executors() for report in executor.take_stopped()]
+        for token in dropped:
+            self._mailroom.forget(lane_id, token)
         if reports and stopped:
             self._reports.ended(lane_id, stopped, lane.missing_slots)
             reported = {report.token for report in stopped}
@@ -242,7 +277,44 @@ class Runner:
         lane = self._lanes.pop(lane_id, None)
         if lane is not None:
             for executor in lane.executors():
-                executor.close(wait=False)
+                for token in executor.close(wait=False):
+                    self._mailroom.forget(lane_id, token)
+
+    def _notify(self, lane_id: str, tokens: Sequence[Token], word: str) -> None:
+        for token in tokens:
+            self._mailroom.tell(lane_id, token, word)
+        if (lane := self._lanes.get(lane_id)) is not None:
+            for executor in lane.executors():
+                executor.notify(tokens, word)
+
+    def _tell_drain(self) -> None:
+        self._is_draining = True
+        for lane_id, lane in self._lanes.items():
+            running = [token for executor in lane.executors() for token in executor.begun()]
+            self._notify(lane_id, running, DRAIN)
+
+    def _read_mailbox(self) -> None:
+        for lane_id, header, body in self._mailroom.receive():
+            with contextlib.suppress(ValueError):  # any process of a job can write there
+                self._mail.append((lane_id, parse_sign(header, body)))
+
+    def _deliver_mail(self) -> None:
+        mail, self._mail = self._mail, []
+        for lane_id, sign in mail:
+            if (lane := self._lanes.get(lane_id)) is not None:
+                self._deliver(lane_id, lane, [sign])
+
+    def _deliver(self, lane_id: str, lane: _Lane, signs: list[Sign]) -> None:
+        self._reports.told(lane_id, signs)
+        for sign in signs:
+            if sign.kind == Kind.GIVE_BACK:
+                self._end_given_back(lane_id, lane, sign)
+
+    def _end_given_back(self, lane_id: str, lane: _Lane, sign: Sign) -> None:
+        """End an attempt for a process of it that cannot end it by itself."""
+        if any(executor.forget([sign.token], begun=True) for executor in lane.executors()):
+            self._mailroom.forget(lane_id, sign.token)
+            self._reports.given_back(lane_id, sign.token, sign.text, lane.missing_slots)
 
     def _stop(self) -> None:
         self._closing = True

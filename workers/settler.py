@@ -36,6 +36,8 @@ from queue_eval.errors import (
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.moves import Lease, Release, Settled, Settlement
+from queue_eval.model.states import Outcome, Verdict
+from queue_eval.runtime.notices import STOP
 from queue_eval.transport.link import Link
 from workers.executors.protocol import Plan
 from workers.load_failures import LoadFailures
@@ -112,6 +114,8 @@ class Settler:
                 self._judge(served, unloaded)
             for served in state.loads.campaigns_to_tell():
                 self._try_to_tell_load(served)
+            for served in state.campaigns_with_signs():
+                self._try_to_tell_signs(served)
             self._release_due()
             for served in state.take_turn():
                 if (call := state.prepare(served)) is not None:
@@ -189,6 +193,7 @@ class Settler:
                 settled.update((settlement.id, settlement.attempt) for settlement in batch)
             held = [*held, *self._unknown_leases(served)]
             releases = _unfinished(held, settled, running, reason)
+            self._tell_signs(served)
             self._queue(served).release(self._options.name, releases, leave=True)
             _log_releases(served, releases)
         except CampaignNotFoundError:
@@ -272,6 +277,8 @@ class Settler:
         # again, gets these leases, or new ones if the call has not run (docs/protocol.md, "Requests").
         request = served.unanswered or self._new_request()
         try:
+            # What an attempt has told is taken only while its lease is held.
+            self._tell_signs(served)
             if settlements:
                 # Their code must be known before the results: a driver looks it up once, as it gathers them.
                 self._tell_load(served)
@@ -302,6 +309,13 @@ class Settler:
     def _note(self, call: SettleCall, reply: Settled) -> None:
         if self._state.settled(call) and self._spool is not None:
             self._spool.clear()
+        if call.served.signs.with_checkpoints:
+            recorded = [
+                settlement
+                for settlement, verdict in zip(call.settlements, reply.verdicts, strict=True)
+                if verdict is Verdict.RECORDED
+            ]
+            self._state.note_succeeded(call.served, [s.id for s in recorded if s.outcome in _SUCCESS])
         if not log.isEnabledFor(logging.DEBUG):
             return
         for settlement, verdict in zip(call.settlements, reply.verdicts, strict=True):
@@ -332,6 +346,9 @@ class Settler:
             self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
             return
         nothing_left = self._state.leased(call, plan, reply)
+        if stopped := [(lease.id, lease.attempt) for lease in leases if lease.stop]:
+            self._runner.notify(served.lane_id, stopped, STOP)
+        self._log_distant_checkpoints(served, leases)
         if leases:
             # Nothing may fail before this: a lease that the runner never gets would hold its slots for ever.
             self._runner.submit(served.lane_id, plan, [_attempt(lease) for lease in leases])
@@ -404,6 +421,32 @@ class Settler:
             self._queue(served).note_load(revision, sources)
             self._state.loads.mark_told(served, revision, sources)
 
+    def _try_to_tell_signs(self, served: ServedCampaign) -> None:
+        try:
+            self._tell_signs(served)
+        except CampaignNotFoundError:
+            self._state.campaigns.leave(served.name)
+
+    def _tell_signs(self, served: ServedCampaign) -> None:
+        """Tell the server what running attempts of this campaign have told. A call that fails is made again:
+        it must not keep others from settling.
+
+        Raises CampaignNotFoundError and GiveUp.
+        """
+        while batches := self._state.take_signs(served, self._server_ahead_ms):
+            try:
+                verdicts = self._queue(served).report(self._options.name, batches)
+            except CampaignNotFoundError:
+                raise
+            except GiveUp:
+                self._state.put_back_signs(served, batches)
+                raise
+            except Exception as error:
+                self._state.put_back_signs(served, batches)
+                self._repeated_log.add(f"reports of {served.name} cannot be sent, trying again", error)
+                return
+            self._state.mark_signs_taken(served, batches, verdicts)
+
     def _release_due(self) -> None:
         due = self._state.take_releases()
         for number, (served, releases) in enumerate(due):
@@ -420,6 +463,7 @@ class Settler:
 
     def _give_back(self, served: ServedCampaign, releases: Sequence[Release]) -> bool:
         try:
+            self._tell_signs(served)
             self._queue(served).release(self._options.name, releases)
         except CampaignNotFoundError:
             self._state.campaigns.leave(served.name)
@@ -442,6 +486,14 @@ class Settler:
             served.settler_queue = CampaignCommands(self._link, served.name, served.queue.uid)
         return served.settler_queue
 
+    def _log_distant_checkpoints(self, served: ServedCampaign, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            if lease.checkpoint and not served.folders.has_checkpoint(lease.id):
+                log.warning(
+                    "job %d of %s has a checkpoint in a folder that this worker does not see, and begins "
+                    "anew; name a folder that all workers share (checkpoints=)", lease.id, served.name,
+                )  # fmt: skip
+
     def _sign_roster(self, served: ServedCampaign) -> None:
         if not served.is_on_roster:
             host = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
@@ -453,6 +505,9 @@ class Settler:
                 if isinstance(error, NodeAwayError):
                     return
             served.is_on_roster = True
+
+
+_SUCCESS = (Outcome.OK, Outcome.STOPPED)
 
 
 def _unfinished(

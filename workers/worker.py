@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from queue_eval.campaign import keys
@@ -30,10 +31,11 @@ from queue_eval.transport.access import Access, safe_url
 from queue_eval.transport.link import REPLY_TIMEOUT_S, Link
 from queue_eval.transport.nodes import PACE_S
 from queue_eval.transport.urls import parse_url
-from workers.drain import END_MARGIN_S, drain_deadline
+from workers.drain import END_MARGIN_S, drain_deadline, drain_margin_s
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
 from workers.load_failures import LoadFailures
+from workers.mailroom import Mailroom
 from workers.options import WorkerOptions
 from workers.reclaimer import Reclaimer
 from workers.runner import Runner
@@ -41,6 +43,7 @@ from workers.settler import Settler
 from workers.signals import Signals
 from workers.spool import Spool
 from workers.state.worker_state import WorkerState
+from workers.sweeper import Sweeper
 
 log = plain(logging.getLogger(__name__))
 
@@ -51,6 +54,9 @@ _SETTLE_S = 5.0
 
 _SPOOL_S = 2.0
 """How long a call that was interrupted may take to end."""
+
+_SWEEP_S = 2.0
+"""How long folders that are over may take to be removed at the end; the rest is left to `doctor --clean`."""
 
 _NODE_TIMEOUT_S = 5.0
 """How long a campaign on a cluster waits, once, when the node of another falls silent."""
@@ -63,6 +69,8 @@ class Worker:
     """One worker. `run` returns when it has drained, has released everything, or has nothing left to do."""
 
     def __init__(self, access: Access, options: WorkerOptions) -> None:
+        mailroom = Mailroom()
+        options = replace(options, mailroom=mailroom.folder)
         self._options = options
         self._signals = Signals()
         self._began_at = options.began_at
@@ -87,8 +95,9 @@ class Worker:
             reply_timeout_s=_beat_timeout_s(options.lease_s, on_nodes=self._link.is_cluster),
             on_unusable=self._end_refused, skips_nodes=True,
         )  # fmt: skip
-        self._state = WorkerState(self._signals)
-        self._runner = Runner(self._state)
+        self._sweeper = Sweeper()
+        self._state = WorkerState(self._signals, self._sweeper.remove)
+        self._runner = Runner(self._state, mailroom)
         self._state.attach_runner(self._runner)
         self._keeper = LeaseKeeper(
             self._keeper_link, options, self._state, self._runner,
@@ -101,7 +110,9 @@ class Worker:
         self._settler = Settler(self._settler_link, options, self._state, self._runner, spool, failures)
         self._reclaimer = Reclaimer(self._link, options, self._state, spools)
         self._wake = WakeListener(self._link, self._state, self._settler, options.name)
-        self._notices = NoticeListener(self._link, self._keeper.hear)
+        self._notices = NoticeListener(
+            self._link, options.name, self._keeper.hear, self._keeper.hear_stop
+        )
         self._abandon = threading.Event()
         self._refusal: ServerUnreachableError | None = None
         self._drained_at: float | None = None
@@ -219,7 +230,10 @@ class Worker:
         self._reclaimer.stop()
         self._settler.stop()
         running = self._runner.close() if self._runner.is_started else {}
+        if not self._runner.is_started:
+            self._runner.close()
         self._settle_up(running, f"drain: {self._signals.reason or 'the worker failed'}")
+        self._sweeper.close(_SWEEP_S)
         log.info("worker %s has ended", self._options.name)
 
     def _settle_up(self, running: dict[str, list[Token]], reason: str) -> None:
@@ -255,8 +269,14 @@ class Worker:
         if idle is not None and self._state.idle_s() > idle:
             return f"idle for {idle:g} s"
         limit = self._options.time_limit_s
-        if limit is not None and time.monotonic() - self._began_at > limit - _drain_margin_s(limit):
+        now = time.monotonic()
+        if limit is not None and now - self._began_at > limit - drain_margin_s(limit, self._options.notice_s):
             return f"the time limit of {limit:g} s is near"
+        ends_at = self._allocation_ends_at
+        if ends_at is not None and now < ends_at:  # after it begins the grace time, with a signal
+            margin_s = drain_margin_s(ends_at - self._began_at, self._options.notice_s)
+            if now > ends_at - margin_s:
+                return "the end of the allocation is near"
         return None
 
     def _ends_at(self) -> float | None:
@@ -343,8 +363,3 @@ def _beat_timeout_s(lease_s: float, *, on_nodes: bool) -> float:
     if on_nodes:
         return min(_NODE_TIMEOUT_S, max(0.5, lease_s / 6))
     return min(REPLY_TIMEOUT_S, max(1.0, lease_s / 3))
-
-
-def _drain_margin_s(limit_s: float) -> float:
-    """How long before its end a worker with a time limit leases no more."""
-    return max(min(2 * END_MARGIN_S, 0.5 * limit_s), min(60.0, 0.1 * limit_s))

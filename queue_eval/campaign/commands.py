@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -35,11 +35,13 @@ from queue_eval.model.moves import (
     EnqueueReply,
     Extended,
     Opened,
+    PointBatch,
     Reclaimed,
     Release,
     Settled,
     Settlement,
     StandingReply,
+    Stopped,
     Submission,
 )
 from queue_eval.model.states import Opening
@@ -50,6 +52,9 @@ from queue_eval.transport.script_calls import ScriptCall
 log = plain(logging.getLogger(__name__))
 
 _T = TypeVar("_T")
+
+_MAX_POINT_BYTES = 2**20
+"""How large the points of one call are together, unless one batch alone is larger."""
 
 _MAX_OPENINGS = 100
 """How often `open` tries again when others open the same campaign in between."""
@@ -221,11 +226,11 @@ class CampaignCommands(CampaignView):
         return _each("extend", link, campaigns, calls, CampaignCommands._extended)
 
     def _extended(self, reply: Sequence[Any]) -> Extended:
-        finished, taken, revision, unknown = reply
+        finished, taken, revision, unknown, stops = reply
         flat = [int(value) for value in unknown]
         return Extended(
             [int(i) for i in finished], [int(i) for i in taken], revision,
-            list(zip(flat[::2], flat[1::2], strict=True)),
+            list(zip(flat[::2], flat[1::2], strict=True)), [int(i) for i in stops],
         )  # fmt: skip
 
     @staticmethod
@@ -238,8 +243,40 @@ class CampaignCommands(CampaignView):
 
     def release(self, worker: str, releases: Iterable[Release], *, leave: bool = False) -> int:
         """Give leases back. Returns how many were held. `leave` ends the worker's attendance."""
-        flat = itertools.chain.from_iterable(releases)
+        flat = itertools.chain.from_iterable(
+            (job, attempt, reason, int(delayed)) for job, attempt, reason, delayed in releases
+        )
         return int(self._run("release", worker, int(leave), *flat))
+
+    def report(self, worker: str, batches: Sequence[PointBatch]) -> list[bool]:
+        """Take what running attempts have told of themselves.
+
+        Returns of each batch whether it was taken. Of an attempt that this worker does not hold any more,
+        nothing is. A batch may be sent again, also with more points behind: each counts once.
+        """
+        taken: list[bool] = []
+        for page in _batch_pages(batches):
+            arguments: list[Any] = [worker]
+            for b in page:
+                proof = f"{b.attempt} {b.request} " if b.request else f"{b.attempt} "
+                arguments += (b.id, proof, b.base_ms, b.dropped, int(b.looks), b.checkpoint, b.lines)
+            taken += [reply == 1 for reply in self._run("report", *arguments)]
+        return taken
+
+    def stop(self, ids: Iterable[int]) -> Stopped:
+        """Ask jobs to stop early that have begun and are not finished; let their workers know at once.
+
+        Others among `ids` are left alone. A job that is asked stays asked over its attempts, until `retry`.
+        """
+        stopped, workers = Stopped([], []), set[str]()
+        for page in pages(ids, PAGE):
+            asked, looking, holding = self._run("stop", *page)
+            stopped.asked.extend(int(i) for i in asked)
+            stopped.looking.extend(int(i) for i in looking)
+            workers |= {_text(worker) for worker in holding}
+        if workers:
+            notify(self.link, "stop", workers=sorted(workers), campaign=self.campaign)
+        return stopped
 
     def reclaim(self, *, grace_ms: int, worker: str = "", page: int = 200) -> Reclaimed:
         """Take back a page of what an expired worker holds, or the dead one that is named."""
@@ -410,6 +447,20 @@ def _each(
         except QueueEvalError as error:
             found.append(error)
     return found
+
+
+def _batch_pages(batches: Iterable[PointBatch]) -> Iterator[list[PointBatch]]:
+    """Split batches so that each call stays short on the server."""
+    page: list[PointBatch] = []
+    size = 0
+    for batch in batches:
+        if page and (len(page) == PAGE or size + len(batch.lines) > _MAX_POINT_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(batch)
+        size += len(batch.lines)
+    if page:
+        yield page
 
 
 def unlist(link: Link, campaign: str, listed_ms: str) -> bool:

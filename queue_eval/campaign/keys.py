@@ -30,6 +30,12 @@ key                type    holds
 ``:widths``        hash    id -> slots that the job takes, where more than one: a wide job
 ``:wide``          zset    the widths that wide jobs of the campaign have, or had
 ``:reserving``     zset    workers that let slots run free for a wide job, by when they began (ms)
+``:reports``       hash    "id:n" -> the n-th block of what the job has reported (`model.report`)
+``:report_heads``  hash    id -> "attempt covered blocks in_last points dropped looked size": of its reports
+``:reported``      stream  which jobs have new reports (bounded)
+``:stops``         hash    id -> when (ms) it was asked to stop early: unfinished jobs
+``:checkpoints``   hash    id -> "attempt save place" of the newest: unfinished and failed jobs
+``:give_backs``    zset    id by how often in a row it was given back without a new checkpoint
 =================  ======  ==========================================================================
 """
 
@@ -66,6 +72,7 @@ COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
     "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake", "roster",
     "widths", "wide", "reserving", "wake_wide",
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs",
 )  # fmt: skip
 
 DRAIN = "qe:drain"
@@ -166,6 +173,10 @@ class Keys:
     @cached_property
     def index(self) -> str:
         return self.column("index")
+
+    @cached_property
+    def reported(self) -> str:
+        return self.column("reported")
 
     @cached_property
     def wake(self) -> str:

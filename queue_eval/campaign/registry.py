@@ -208,9 +208,11 @@ def card_of(link: Link, name: str) -> WorkerCard | None:
     return None if text is None else WorkerCard.parse(name, text)
 
 
-def notify(link: Link, what: str, **about: str) -> None:
-    """Ask workers to look now rather than at their next heartbeat."""
+def notify(link: Link, what: str, *, workers: Sequence[str] = (), **about: str) -> None:
+    """Ask workers to look now rather than at their next heartbeat; just these `workers`, if any are named."""
     notice = {"what": what, **about}
+    if workers:
+        notice["workers"] = " ".join(workers)
     try:
         with link.skipping_nodes():
             link.call(lambda client: client.xadd(keys.NOTICES, notice, maxlen=1000, approximate=True))

@@ -38,10 +38,13 @@ class ResultEntry(NamedTuple):
     worker: str
     source: str
     cause: str
+    """Why a job failed; "stopped" for one that has succeeded early, as asked; else empty."""
     body: bytes
     """Result (JSON) of a succeeded job, else the error (text)."""
     releases: int = 0
     """Leases given back without charge."""
+    reports: int = 0
+    """How many of the job's reports are kept."""
 
     @property
     def started_ms(self) -> float | None:
@@ -60,6 +63,7 @@ def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
         return ResultEntry(
             entry, int(job), _STATES[state], int(attempts), float(run_ms) if run_ms else None, finished_ms,
             worker, source, cause, fields[b"body"], int(fields.get(b"releases", 0)),
+            int(fields.get(b"reports", 0)),
         )  # fmt: skip
     except (KeyError, ValueError):
         return _damaged(entry, fields)

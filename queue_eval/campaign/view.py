@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -14,10 +15,16 @@ from queue_eval.campaign.scripts import script
 from queue_eval.errors import CampaignNotFoundError, QueueEvalError, ServerRefusedError
 from queue_eval.model.codec import decode
 from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
+from queue_eval.model.report import Report, ReportHead, parse_block, parse_head
 from queue_eval.model.states import State
 from queue_eval.transport.link import Link, damaged
 
 SCHEMA_VERSION = "2"
+
+_BLOCKS_PAGE = 50
+"""How many blocks of a job's reports one call reads at most."""
+
+_CHECKPOINT = re.compile(rb"\d{1,14} \d{1,14} [!-~]{1,100}")
 
 
 @contextmanager
@@ -138,6 +145,82 @@ class CampaignView:
     def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
         return self._hmget(self.keys.column("outputs"), ids)
 
+    def reports_of(self, job: int, after: tuple[int, int] = (0, 0)) -> list[tuple[int, Report]]:
+        """(number, report) of each kept report of a job, in the order of arrival: those behind the report of
+        this attempt and number."""
+        while True:
+            (head,) = self.report_heads([job])
+            if head is None or (head.attempt, head.number) <= after:
+                return []
+            found: list[list[tuple[int, Report]]] = []
+            for last in range(head.blocks, 0, -_BLOCKS_PAGE):
+                first = max(1, last - _BLOCKS_PAGE + 1)
+                page, head_now = self._report_blocks(job, first, last)
+                points = [point for block in page if block is not None for point in parse_block(block)]
+                new = [point for point in points if (point[1].attempt, point[0]) > after]
+                found.append(new)
+                if len(new) < len(points):
+                    break
+            else:
+                head_now = head if not head.blocks else head_now
+            # Points were thinned out meanwhile, and stand in other blocks now.
+            if head_now is None or head_now.points >= head.points:
+                return [point for page in reversed(found) for point in page]
+
+    def report_heads(self, ids: Sequence[int]) -> list[ReportHead | None]:
+        """What is known of the reports of each job; None where nothing is."""
+        return [parse_head(value) for value in self._hmget(self.keys.column("report_heads"), ids)]
+
+    def reporting_ids(self) -> Iterator[int]:
+        """The jobs that have reports, in no order. One that changes meanwhile may come twice."""
+        key = self.keys.column("report_heads")
+        cursor = 0
+        while True:
+            cursor, page = self._scan_page(key, cursor)
+            for name, value in page.items():
+                head = parse_head(value)
+                if name.isdigit() and head is not None and head.points:
+                    yield int(name)
+            if cursor == 0:
+                return
+
+    def newest_hint(self) -> str:
+        """The cursor for `reported_after` of this moment."""
+        raw = self.link.call(lambda client: client.xrevrange(self.keys.reported, count=1))
+        return _text(raw[0][0]) if raw else "0-0"
+
+    def reported_after(self, cursor: str) -> tuple[set[int] | None, str]:
+        """The jobs that have new reports since `cursor`, and the cursor of now.
+
+        None in place of the jobs when the server does not know any more which they are: any may have.
+        """
+        ids: set[int] = set()
+        is_known, page = self._hints(cursor)
+        if not is_known:
+            newest = self.newest_hint()
+            return (None if newest != cursor else ids), newest
+        while page:
+            for _, fields in page:
+                ids |= set(_numbers(fields.get(b"ids", b"").split(b" ")))
+            cursor = _text(page[-1][0])
+            page = self._hints(cursor)[1] if len(page) == PAGE else []
+        return ids, cursor
+
+    def checkpoints_of(self, ids: Sequence[int]) -> list[str | None]:
+        """The newest checkpoint of each job, as "attempt save place"; None where it has none."""
+        values = self._hmget(self.keys.column("checkpoints"), ids)
+        return [_text(v) if v is not None and _CHECKPOINT.fullmatch(v) else None for v in values]
+
+    def give_backs(self, least: int = 10) -> list[tuple[int, int]]:
+        """(id, times) of jobs that were given back so often in a row without a new checkpoint."""
+        key = self.keys.column("give_backs")
+        found = self.link.call(lambda client: client.zrangebyscore(key, least, "(inf", withscores=True))
+        return [(int(name), int(times)) for name, times in found if name.isdigit()]
+
+    def stops_of(self, ids: Sequence[int]) -> list[bool]:
+        """Whether each job is asked to stop early."""
+        return [value is not None for value in self._hmget(self.keys.column("stops"), ids)]
+
     def hosts_of(self, workers: Sequence[str]) -> list[str | None]:
         """The host of each worker, as it said when it first attended the campaign; None where unknown."""
         if not workers:
@@ -208,6 +291,36 @@ class CampaignView:
 
     def _hmget_page(self, key: str, ids: Sequence[int]) -> list[bytes | None]:
         return self.link.call(lambda client: client.hmget(key, ids))
+
+    def _report_blocks(self, job: int, first: int, last: int) -> tuple[list[bytes | None], ReportHead | None]:
+        """These blocks of the reports of a job, and their head right after."""
+
+        def operation(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hmget(self.keys.column("reports"), [f"{job}:{n}" for n in range(first, last + 1)])
+            pipeline.hget(self.keys.column("report_heads"), job)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        blocks, head = self.link.call(operation)
+        return blocks, parse_head(head)
+
+    def _hints(self, cursor: str) -> tuple[bool, list[Any]]:
+        """Whether the cursor still stands in the stream of hints, and a page of what follows."""
+
+        def operation(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.xrange(self.keys.reported, cursor, cursor)
+            pipeline.xrange(self.keys.reported, f"({cursor}", "+", PAGE)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
+        known, page = self.link.call(operation)
+        return bool(known), page
+
+    def _scan_page(self, key: str, cursor: int) -> tuple[int, dict[bytes, bytes]]:
+        following, page = self.link.call(lambda client: client.hscan(key, cursor, count=PAGE))
+        return following, page
 
     def _rank_page(self, key: str, start: int) -> list[bytes]:
         return self.link.call(lambda client: client.zrange(key, start, start + PAGE - 1))

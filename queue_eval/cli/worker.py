@@ -57,6 +57,8 @@ log = plain(logging.getLogger("queue_eval.worker"))
 @click.option("--time-limit", metavar="DURATION|auto",
               type=AutoOr(POSITIVE_DURATION, "a duration above 0, like 90s, 15m or 1h30m"),
               help="End within so long, draining early enough; auto: before the Slurm allocation ends.")
+@click.option("--notice", type=POSITIVE_DURATION, metavar="D",
+              help="So long before its end it drains, and running jobs are told  [default: see docs/cli.md]")
 @click.option("--drain-timeout", type=DURATION, metavar="D",
               help="After so long, a drain gives back what still runs  [default: see docs/cli.md]")
 @click.option("--lease", type=DURATION, default="30s", show_default=True,
@@ -73,7 +75,8 @@ log = plain(logging.getLogger("queue_eval.worker"))
 def worker_command(
     slots: int | str, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
     cores_per_slot: int | None, name: str | None, idle_timeout: float | None,
-    time_limit: float | str | None, drain_timeout: float | None, lease: float, allow: Sequence[str],
+    time_limit: float | str | None, notice: float | None, drain_timeout: float | None, lease: float,
+    allow: Sequence[str],
     memory_limit: int | None,
     max_jobs_per_child: int | None, launch: str | None, url: str | None, home: str | None,
 ) -> None:  # fmt: skip
@@ -133,7 +136,8 @@ def worker_command(
     options = WorkerOptions(
         slots=count, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
         name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
-        time_limit_s=limit_s, began_at=began_at, drain_timeout_s=drain_timeout, home=folder,
+        time_limit_s=limit_s, began_at=began_at, notice_s=notice,
+        drain_timeout_s=drain_timeout, home=folder,
         allow=allow_list, memory_limit=memory_limit, jobs_per_child=max_jobs_per_child,
         library_threads=max(1, cores_of(allotted) // count), allocation=allotted, allocation_ends_at=end.at,
         launch=launch,

@@ -70,7 +70,7 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failur
     `host`: where its worker ran. `created_ms`: when the campaign was created. `failure_value`: the result of
     a failed or cancelled job.
     """
-    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases = judged(entry)
+    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases, _ = judged(entry)
     job.state = state
     job.attempts = attempts
     job.releases = releases

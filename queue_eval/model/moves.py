@@ -7,7 +7,7 @@ dataclass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any, NamedTuple
 
@@ -132,6 +132,10 @@ class Lease(NamedTuple):
     """How many slots of the worker it takes."""
     request: str = ""
     """The id of the request that this lease answers. No other call ever has this id."""
+    stop: bool = False
+    """Whether the job was asked to stop early."""
+    checkpoint: str = ""
+    """Its newest checkpoint as "attempt save place"; empty where it has none."""
 
     @property
     def digest(self) -> str:
@@ -146,6 +150,36 @@ class Release(NamedTuple):
     attempt: int
     reason: str = ""
     """Why, for the record; empty for an attempt that had only waited on the worker."""
+    delayed: bool = False
+    """Whether the job is to wait as after a failure, and longer with each time in a row."""
+
+
+class PointBatch(NamedTuple):
+    """What an attempt has told of itself since its batch before."""
+
+    id: int
+    attempt: int
+    request: str
+    """The request that the lease of the attempt answers; empty where it is not known."""
+    base_ms: int
+    """When the attempt began (Unix time, ms), by the server's clock."""
+    dropped: int
+    """How many points were dropped before they came here, up to the last one of `lines`."""
+    looks: bool
+    """Whether the attempt has ever looked at `stop_requested`."""
+    checkpoint: str
+    """Its newest checkpoint as "save place"; empty where it has saved none."""
+    lines: bytes
+    """One line for each point (see `queue_eval.model.report`), their numbers rising."""
+
+
+class Stopped(NamedTuple):
+    """The reply to a request to stop early."""
+
+    asked: list[int]
+    """Jobs that are asked now, by this call or before."""
+    looking: list[int]
+    """Those of them whose running attempt has looked at `stop_requested`."""
 
 
 class Settlement(NamedTuple):
@@ -184,11 +218,21 @@ class Settled:
     @classmethod
     def of(cls, reply: Sequence[Any], request: str) -> Settled:
         """From the reply of ``scripts/settle.lua`` to this request."""
-        leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, is_prefetch_limited = reply
+        (
+            leases, due, now_ms, revision, verdicts, reserved_slots, other_wide_jobs, is_prefetch_limited,
+            extras,
+        ) = reply  # fmt: skip
+        more = {
+            job: (stop == 1, checkpoint.decode())
+            for job, stop, checkpoint in zip(extras[::3], extras[1::3], extras[2::3], strict=True)
+        }
         by_lease = zip(leases[::4], leases[1::4], leases[2::4], leases[3::4], strict=True)
         return cls(
             leases=[
-                Lease(int(job), attempt, slots > 0, stamped[STAMP_DIGITS:], slots or 1, request)
+                Lease(
+                    int(job), attempt, slots > 0, stamped[STAMP_DIGITS:], slots or 1, request,
+                    *more.get(job, ()),
+                )
                 for job, attempt, slots, stamped in by_lease
             ],
             next_due_ms=due if isinstance(due, int) else None,
@@ -208,6 +252,8 @@ class Extended:
     revision: int
     unknown: list[tuple[int, int]]
     """Tokens that the worker holds on the server, and did not name in its call."""
+    stops: list[int] = field(default_factory=list)
+    """Those named in the call that are held, and asked to stop early."""
 
 
 @dataclass(frozen=True, slots=True)

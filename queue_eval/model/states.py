@@ -29,9 +29,13 @@ class Method(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How an attempt ended; all but OK and CANCELLED are also the `cause` of a failure."""
+    """How an attempt ended; ERROR, TIMEOUT, LOST, NAN and INF are also the `cause` of a failure."""
 
     OK = "ok"
+    STOPPED = "stopped"
+    """It returned a result after it was asked to stop early: a success, of which this is the `cause`."""
+    GIVEN_BACK = "given back"
+    """It has given its job back: the worker releases the lease, and settles nothing."""
     ERROR = "error"
     TIMEOUT = "timeout"
     LOST = "lost"

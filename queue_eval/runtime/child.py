@@ -23,9 +23,11 @@ import atexit
 import gc
 import os
 import sys
+from _thread import allocate_lock
 from time import perf_counter
 
 from queue_eval.marks import STARTED_BY
+from queue_eval.runtime import attempts
 from queue_eval.runtime.environment import ProcessEnvironment, ThreadOutput, hide_program
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.leftovers import Termination, adopt_orphans, has_children, reap_adopted
@@ -89,7 +91,9 @@ class _Child:
         self._frames = FrameBuffer()
         self._function: RunFunction | None = None
         self._threads = 1
-        self._waiting: list[tuple[int, int, bytes]] = []
+        self._inside: dict[str, Any] | None = None
+        self._send_lock = allocate_lock()
+        self._waiting: list[tuple[int, int, int, bytes]] = []
         self._checked_at = 0.0
         self._output: ThreadOutput | None = None
         self._pid = os.getpid()
@@ -132,7 +136,8 @@ class _Child:
         # All threads share the file descriptors, so Python keeps apart what each of them prints.
         self._output = ThreadOutput()
         sys.stdout = sys.stderr = self._output
-        read_lock, send_lock = threading.Lock(), threading.Lock()
+        attempts.use_threads()
+        read_lock = threading.Lock()
 
         def work() -> None:
             try:
@@ -141,9 +146,7 @@ class _Child:
                         wanted = self._next()
                     if wanted is None:
                         return
-                    report = self._run(*wanted)
-                    with send_lock:
-                        self._send(report)
+                    self._send(self._run(*wanted))
             except BaseException:
                 os._exit(1)  # the parent must notice that a slot is gone
 
@@ -153,8 +156,8 @@ class _Child:
         for slot in slots:
             slot.join()
 
-    def _next(self) -> tuple[int, int, bytes] | None:
-        """The (job, attempt, config) that begins now, in order of arrival; None at the end of the pipe."""
+    def _next(self) -> tuple[int, int, int, bytes] | None:
+        """The (job, attempt, slots, config) that begins now, in order of arrival; None at the pipe's end."""
         # Read the pipe before the next attempt begins: that attempt may have been recalled. Do not read it
         # after an attempt that took no time: a recall so late could as well have come a moment later.
         if self._waiting and perf_counter() - self._checked_at < _RECALL_CHECK_EVERY_S:
@@ -203,14 +206,40 @@ class _Child:
             return None
 
     def _send(self, data: bytes) -> None:
-        sent = os.write(self._pipe, data)
-        while sent < len(data):
-            sent += os.write(self._pipe, memoryview(data)[sent:])
+        with self._send_lock:
+            sent = os.write(self._pipe, data)
+            while sent < len(data):
+                sent += os.write(self._pipe, memoryview(data)[sent:])
+
+    def _send_inside(self, header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) -> bool:
+        """Send a frame of a running attempt (`attempts.Send`).
+
+        A handler of user code may raise at any moment, and half a frame would break the pipe. So without
+        `wait` the frame is written by one call, when there is room for it.
+        """
+        data = frame(header, body)
+        if wait:
+            self._send(data)
+            return True
+        with self._send_lock:
+            if not self._has_room():
+                return False
+            os.write(self._pipe, data)
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether a frame of MAX_DATAGRAM_BYTES can be written at once."""
+        from select import POLLOUT, poll
+
+        pipe = poll()
+        pipe.register(self._pipe, POLLOUT)
+        return bool(pipe.poll(0))
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         if header[0] == Kind.SETUP:
             setup = parse_setup(header, body)
             self._threads = setup.threads
+            self._inside = setup.inside
             # The objects of now live to the end: the GC then scans only what user code has made.
             gc.freeze()
             gc.enable()  # It was disabled while this process started.
@@ -224,14 +253,18 @@ class _Child:
             recalled = {(job, attempt) for job, attempt in header[1]}
             self._waiting = [attempt for attempt in self._waiting if attempt[:2] not in recalled]
         elif header[0] == Kind.RUN:
-            self._waiting.append((header[1], header[2], body))
+            _, job, attempt, *slots = header
+            self._waiting.append((job, attempt, slots[0] if slots else 1, body))
 
-    def _run(self, job: int, attempt: int, config: bytes) -> bytes:
+    def _run(self, job: int, attempt: int, slots: int, config: bytes) -> bytes:
         """The report of one attempt, as a frame."""
         assert self._function is not None
+        running = attempts.Attempt(job, attempt, config, slots, self._inside, self._send_inside)
+        attempts.begin(running)
         begun = perf_counter()
-        outcome, body = self._function(job, config)
+        outcome, body = self._function(job, config, running)
         run_ms = (perf_counter() - begun) * 1000
+        running.finish()
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of user code came back here; only the original may report and go on
         if self._output is not None:

@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # see `queue_eval`
 if TYPE_CHECKING:
     from typing import Any
 
+    from queue_eval.runtime.attempts import Attempt
     from queue_eval.runtime.pipe import Setup
 
 
@@ -63,8 +64,18 @@ class RunFunction:
         self.source = combine(function, parts, files)
         self.source_parts = {"source": self.source, "function": function, "parts": parts, "files": files}
 
-    def __call__(self, job: int, config: bytes) -> tuple[str, bytes]:
-        """The outcome ("ok" or "error"), and the result (JSON) or the error's text."""
+    def __call__(self, job: int, config: bytes, attempt: Attempt | None = None) -> tuple[str, bytes]:
+        """The outcome, and what comes with it: "ok" or "stopped" and the result (JSON), "error" and its text,
+        or "given back" and the reason."""
+        outcome, body = self._execute(job, config)
+        if attempt is None:
+            return outcome, body
+        # User code may have caught what `give_back` raises.
+        if attempt.given_back is not None:
+            body = truncate_middle(_as_bytes(attempt.given_back), ERROR_BYTES)
+        return attempt.outcome(outcome), body
+
+    def _execute(self, job: int, config: bytes) -> tuple[str, bytes]:
         try:
             if self._broken:
                 return "error", truncate_middle(_as_bytes(self._broken), ERROR_BYTES)

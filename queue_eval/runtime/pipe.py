@@ -8,8 +8,8 @@ frame          direction  header, then bytes
 =============  =========  =======================================================================
 setup          to child   function name, path, kwargs, threads, whether by value, where to forward
                           to (or null), allowed modules (or null), how values that JSON cannot
-                          hold are treated, how the driver finds its code (or null); then the
-                          pickle
+                          hold are treated, how the driver finds its code (or null), what a running
+                          job needs (`Setup.inside`, or null); then the pickle
 up             to parent  the interpreter works; loading the run function begins
 ready          to parent  why the run function cannot be loaded ("" when it is loaded), then what
                           its source is made of
@@ -18,12 +18,24 @@ recall         to child   (id, attempt) of attempts that are not to begin any mo
 report         to parent  id, attempt, outcome, run_ms, source, size of the body; then body, output
 left           to parent  user code has left processes: those of the next report, or at the very end
 tidy           to parent  the processes left by the last report's attempt have ended
+points         to parent  id, attempt, ms since the attempt began, how many points were dropped since
+                          the frame before; then the points, a line each
+looked         to parent  id, attempt: it has looked at `stop_requested` for the first time
+shown          to parent  id, attempt: it was shown that it is to stop
+saved          to parent  id, attempt, number of the save, place: a checkpoint is complete
+folder         to parent  id, attempt: its working folder exists from now on
+give-back      to parent  id, attempt, reason: it is to be ended and given back
 =============  =========  =======================================================================
+
+A **point** is one call of `report` of a running job. Its line is ASCII: ``elapsed_ms step values``, with the
+values as a JSON object. The last six frames also come from other processes of the attempt: each as one
+datagram, with the lane after the kind (`encode_datagram`).
 
 Between a worker and a process that forwards attempts to others (`queue_eval.runtime.forwarder`) also:
 
 =============  =========  =======================================================================
 stop           to child   (id, attempt) of attempts to be ended, begun or not, without a report
+notice         to child   the word that `stop_requested` is to show, and (id, attempt) of the attempts
 close          to child   end all that was forwarded, then exit
 slots          to parent  how many attempts there is room for now (0: away), and why
 begun          to parent  (id, attempt) of attempts whose execution has begun
@@ -66,11 +78,18 @@ class Kind:
     LEFT = "left"
     TIDY = "tidy"
     STOP = "stop"
+    NOTICE = "notice"
     CLOSE = "close"
     SLOTS = "slots"
     TROUBLE = "trouble"
     BEGUN = "begun"
     RETURNED = "returned"
+    POINTS = "points"
+    LOOKED = "looked"
+    SHOWN = "shown"
+    SAVED = "saved"
+    FOLDER = "folder"
+    GIVE_BACK = "give-back"
     UNFIT = "unfit"
     """Only among the replies on RQ's Redis: the setup of the attempt was missing."""
 
@@ -79,12 +98,14 @@ class Setup:
     """What a child must know before its first attempt. Immutable by convention."""
 
     # Neither this nor Report is a dataclass: importing that module takes as long as Python takes to start.
-    __slots__ = ("allowed", "code", "forward", "kwargs", "name", "path", "payload", "threads", "values")
+    __slots__ = (
+        "allowed", "code", "forward", "inside", "kwargs", "name", "path", "payload", "threads", "values",
+    )  # fmt: skip
 
     def __init__(
         self, name: str, payload: bytes | None, path: tuple[str, ...], kwargs: dict[str, Any], threads: int,
         forward: dict[str, Any] | None = None, allowed: tuple[str, ...] | None = None, values: str = "json",
-        code: dict[str, Any] | None = None,
+        code: dict[str, Any] | None = None, inside: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.payload = payload
@@ -100,6 +121,12 @@ class Setup:
         attempt."""
         self.code = code
         """How the driver finds its code (see `user_code`); None: a driver of an earlier version."""
+        self.inside = inside
+        """What `current_job` needs of the worker, the same for all attempts; None: a worker of an earlier
+        version, in which `current_job` does nothing. Its keys: "campaign", "uid", "worker", "lane", texts;
+        "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket (or null);
+        "time_limit_s" and "ends_at" (or null; the second by `time.monotonic`); "keep_checkpoints";
+        "checkpoint_space", bytes (or null)."""
 
     def replace(self, **changes: Any) -> Setup:
         """A copy with `changes` applied."""
@@ -116,7 +143,7 @@ class Setup:
         by_value = self.payload is not None
         header = (
             Kind.SETUP, self.name, list(self.path), self.kwargs, self.threads, by_value, self.forward,
-            self.allowed, self.values, self.code,
+            self.allowed, self.values, self.code, self.inside,
         )  # fmt: skip
         return frame(header, self.payload or b"")
 
@@ -152,6 +179,12 @@ TELL_LEFT = "tell-left"
 """An argument of the child: its parent knows the frames `left` and `tidy`, and lets the child end by itself
 after it has closed the pipe."""
 
+MAX_POINT_BYTES = 4096 - 16
+"""A point's line is no longer. The worker adds its number, and the server takes 4096 bytes."""
+
+MAX_DATAGRAM_BYTES = 60_000
+"""A datagram for the mailbox is no longer."""
+
 _MAX_LOAD_ERROR_CHARS = 1000
 """A load error is cut to one line of this length. Each report has the whole error."""
 
@@ -178,14 +211,19 @@ def encode_stop(tokens: Iterable[tuple[int, int]]) -> bytes:
     return frame((Kind.STOP, list(tokens)))
 
 
+def encode_notice(tokens: Iterable[tuple[int, int]], word: str) -> bytes:
+    return frame((Kind.NOTICE, word, list(tokens)))
+
+
 def parse_setup(header: list[Any], body: bytes) -> Setup:
     # The package may be replaced under a running worker: fields that an older worker does not send are unset.
     _, name, path, kwargs, threads, by_value, forward, *more = header
     modules = tuple(more[0]) if more and more[0] is not None else None
     values = more[1] if len(more) > 1 else "json"
     code = more[2] if len(more) > 2 else None
+    inside = more[3] if len(more) > 3 else None
     return Setup(
-        name, body if by_value else None, tuple(path), kwargs, threads, forward, modules, values, code
+        name, body if by_value else None, tuple(path), kwargs, threads, forward, modules, values, code, inside
     )
 
 
@@ -202,6 +240,11 @@ def parse_source_parts(header: list[Any]) -> dict[str, Any]:
 def parse_report(header: list[Any], body: bytes) -> Report:
     _, job, attempt, outcome, run_ms, source, size = header
     return Report(job, attempt, outcome, run_ms, source, body[:size], body[size:])
+
+
+def encode_datagram(lane: str, header: tuple[Any, ...], body: bytes = b"") -> bytes:
+    """A frame for the mailbox of a worker, of an attempt in `lane`."""
+    return frame((header[0], lane, *header[1:]), body)
 
 
 def frame(header: Any, *bodies: bytes) -> bytes:

@@ -95,6 +95,21 @@ def a_worker_dies(attack: Attack) -> None:
         attack.check(jobs=JOBS, twice=1)
 
 
+def a_reporting_worker_dies(attack: Attack) -> None:
+    """What the last attempt of each job has told is there, once."""
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        driver.submit([fleet.config(x, report=3) for x in range(JOBS)])
+        died(attack.worker("--idle-timeout", "0.2s", **attack.armed))
+        attack.heal()
+        assert len(driver.gather("ALL", timeout=30)) == JOBS
+        for job in range(1, JOBS + 1):
+            told = [(report.attempt, report.step) for _, report in attack.queue().reports_of(job)]
+            assert len(set(told)) == len(told)
+            assert [step for attempt, step in told if attempt == told[-1][0]] == [0, 1, 2]
+        attack.check(jobs=JOBS, twice=1)
+
+
 def a_worker_dies_while_it_gives_back(attack: Attack) -> None:
     """The second SIGTERM releases what runs."""
     fleet = attack.fleet
@@ -214,6 +229,26 @@ def a_call_of_the_program_dies(attack: Attack) -> None:
     assert attack.queue().snapshot().conserved
 
 
+def a_stopping_call_dies(attack: Attack) -> None:
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        driver.submit([fleet.gated(1)])
+        attack.heal()
+        fleet.wait_begun(1)
+        command = [
+            sys.executable, "-P", "-m", "queue_eval", "stop", attack.campaign, "--home", str(fleet.home),
+        ]  # fmt: skip
+        died(fleet._popen(command, subprocess.DEVNULL, subprocess.DEVNULL, attack.armed, fleet.folder))
+        assert attack.queue().stops_of([1]) == ["after" in attack.armed[VARIABLE]]
+        again = fleet.cli("stop", attack.campaign)
+        assert again.returncode == 0, again.stderr
+        assert attack.queue().stops_of([1]) == [True]
+        fleet.open_gate()
+        assert [job.state for job in driver.gather("ALL", timeout=30)] == ["succeeded"]
+        assert attack.queue().stops_of([1]) == [False]
+        attack.check(jobs=1, twice=0)
+
+
 def attack_keys(attack: Attack) -> list[bytes]:
     with attack.fleet.driver(f"{attack.campaign}-other") as other:
         client = other._session.queue.link.client
@@ -292,6 +327,7 @@ BY_STEP = {
     "extend": a_worker_dies,
     "reclaim": a_worker_dies,
     "loaded": a_worker_dies,
+    "report": a_reporting_worker_dies,
     "rest": a_worker_dies,
     "release": a_worker_dies_while_it_gives_back,
     "wake": a_listening_worker_dies,
@@ -304,6 +340,7 @@ BY_STEP = {
     "unlist": a_call_of_the_program_dies,
     "retry": a_call_of_the_program_dies,
     "snapshot": a_call_of_the_program_dies,
+    "stop": a_stopping_call_dies,
 }
 
 

@@ -20,6 +20,11 @@ def work(config: dict[str, Any]) -> Any:
         time.sleep(0.005)
     if "program" in config:
         subprocess.run(config["program"], check=True)
+    if "report" in config:
+        import queue_eval
+
+        for step in range(config["report"]):
+            queue_eval.current_job().report(step, value=step)
     if config.get("eat"):
         eaten = b"x" * config["eat"]
         time.sleep(60)

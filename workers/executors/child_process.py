@@ -27,6 +27,7 @@ from queue_eval.runtime.pipe import (
     parse_source_parts,
 )
 from workers.executors.piped_process import PipedProcess
+from workers.executors.signs import KINDS, Sign, parse_sign
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start, and
 # so do imports with garbage collections: the child enables these before it loads user code.
@@ -49,9 +50,12 @@ class ChildProcess(PipedProcess):
     def __init__(
         self, python: str, setup: Setup, selector: selectors.BaseSelector,
         stirred: Callable[[ChildProcess], object], env: Mapping[str, str], most: int | None = None,
+        signs: list[Sign] | None = None,
     ) -> None:  # fmt: skip
         """`stirred` is called when the child has spoken or is broken. `flush` sends what was added for it.
-        `most`: how many attempts it may be given; None: no limit."""
+        `most`: how many attempts it may be given; None: no limit. What its attempts tell of themselves is
+        added to `signs`."""
+        self._signs = signs if signs is not None else []
         self.mark = env[STARTED_BY]
         self.width = 1
         """How many slots it takes: as many as the last attempt that it was given."""
@@ -102,7 +106,7 @@ class ChildProcess(PipedProcess):
             self.begun_at[attempt.token] = time.monotonic()
         else:
             self._queued[attempt.token] = None
-        self.add(encode_run(*attempt.token, attempt.config))
+        self.add(encode_run(*attempt.token, attempt.config, attempt.slots))
 
     def recall(self, wanted: Container[Token] | None = None) -> list[Token]:
         """Take back attempts that have not begun, all or those `wanted`.
@@ -205,6 +209,8 @@ class ChildProcess(PipedProcess):
             self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())
         elif header[0] == Kind.REPORT:
             self.reports.append(parse_report(header, body))
+        elif header[0] in KINDS:
+            self._signs.append(parse_sign(header, body))
         else:
             raise ValueError(f"not a frame of a child: {header[0]!r}")
 

@@ -11,17 +11,20 @@ from workers.executors.child_limit import ChildHolder, ChildLimit
 from workers.executors.child_process import ChildProcess
 from workers.executors.piped_process import is_scarcity
 from workers.executors.protocol import Plan
+from workers.executors.signs import Sign
 from workers.resources import Means, joined, on_cores, set_thread_limits
 from workers.slot_board import SlotBoard
 
 
 class ChildStarter:
-    """`board`: given where each child owns slots of its own; `threads`: how many attempts a child runs."""
+    """`board`: given where each child owns slots of its own; `threads`: how many attempts a child runs;
+    `signs`: where children add what their attempts tell of themselves."""
 
     def __init__(
         self, plan: Plan, board: SlotBoard | None, threads: int, selector: selectors.BaseSelector,
-        limit: ChildLimit,
+        limit: ChildLimit, signs: list[Sign],
     ) -> None:  # fmt: skip
+        self._signs = signs
         self._plan = plan
         self._board = board
         self._threads = threads
@@ -69,6 +72,7 @@ class ChildStarter:
                 return ChildProcess(
                     self._plan.python, self._plan.setup, self._selector, stirred,
                     {**env, STARTED_BY: self._limit.departures.next_mark()}, self._plan.jobs_per_child,
+                    self._signs,
                 )  # fmt: skip
             except OSError as error:
                 if not (may_end_others and is_scarcity(error) and self._limit.end_oldest()):

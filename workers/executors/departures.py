@@ -18,6 +18,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Container
+from pathlib import Path
 
 from queue_eval.foreign_text import plain
 from queue_eval.marks import STARTED_BY
@@ -102,13 +103,14 @@ class Departure:
 class Departures:
     """Assumes: all calls come from the runner's thread."""
 
-    def __init__(self, *, guarded: bool = False) -> None:
-        """`guarded`: whether a guard is to outlive this process, to end what children have started."""
+    def __init__(self, *, guarded: bool = False, folder: Path | None = None) -> None:
+        """`guarded`: whether a guard is to outlive this process, to end what children have started, and to
+        remove `folder`."""
         # If the worker runs within a job, the mark of that job must also find all processes below.
         outer = os.environ.get(STARTED_BY)
         self._mark = (f"{outer}/" if outer else "") + secrets.token_hex(8)
         self._children = 0
-        self._guard = Guard(self._mark, SECRETS) if guarded else None
+        self._guard = Guard(self._mark, SECRETS, folder) if guarded else None
         self._under_way: dict[Departure, None] = {}
 
     def next_mark(self) -> str:

@@ -33,6 +33,7 @@ from queue_eval.runtime.pipe import (
     Kind,
     Report,
     Setup,
+    encode_notice,
     encode_recall,
     encode_run,
     encode_stop,
@@ -42,6 +43,7 @@ from queue_eval.runtime.pipe import (
 from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
+from workers.executors.signs import KINDS, Sign, parse_sign
 
 log = plain(logging.getLogger(__name__))
 
@@ -75,6 +77,7 @@ class _ForwarderProcess(PipedProcess):
         self.trouble = ""
         self.was_heard = False
         self.heard: list[tuple[str, Any]] = []
+        self.signs: list[Sign] = []
         super().__init__(command, selector, env)
         self.add(setup.encode())
         self.flush()
@@ -89,6 +92,8 @@ class _ForwarderProcess(PipedProcess):
             self.heard.append((kind, parse_report(header, body)))
         elif kind in (Kind.BEGUN, Kind.RETURNED):
             self.heard.append((kind, [(job, attempt) for job, attempt in header[1]]))
+        elif kind in KINDS:
+            self.signs.append(parse_sign(header, body))
         else:
             raise ValueError(f"not a frame of a forwarder: {kind!r}")
 
@@ -136,8 +141,11 @@ class Forwarder:
         """Attempts that were sent and have not begun, in order. Some may not be held any more."""
         self._submitted_at: dict[Token, float] = {}
         self._begun_at: dict[Token, float] = {}
+        self._words: dict[Token, str] = {}
+        """What `stop_requested` of an attempt is to show."""
         self._recalled: set[Token] = set()
         self._ended: list[Ended] = []
+        self._signs: list[Sign] = []
         self._returned: list[Token] = []
         self._has_started = False
         """Whether a forwarder has reported its slots. The run function is loaded elsewhere. Loading errors
@@ -256,6 +264,18 @@ class Forwarder:
     def take_stopped(self) -> list[Ended]:
         return []
 
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        held = [token for token in tokens if token in self._held]
+        self._words |= dict.fromkeys(held, word)
+        sent = [token for token in held if token not in self._unsent]
+        if sent and self._process is not None:
+            self._process.add(encode_notice(sent, word))
+            self._process.flush()
+
+    def take_signs(self) -> list[Sign]:
+        signs, self._signs = self._signs, []
+        return signs
+
     @property
     def idle_since(self) -> float | None:
         # A forwarder that has lost its backend goes on looking for it.
@@ -280,6 +300,8 @@ class Forwarder:
             for token in self._unsent:
                 attempt = self._held[token]
                 process.add(encode_run(*token, attempt.config, attempt.slots))
+                if token in self._words:
+                    process.add(encode_notice([token], self._words[token]))
                 self._queued.append(token)
             self._unsent.clear()
             process.flush()
@@ -322,6 +344,8 @@ class Forwarder:
             self._away_since = None
         if process.slots is not None:
             self._why_away = process.why
+        self._signs += process.signs
+        process.signs = []
         heard, process.heard = process.heard, []
         for kind, content in heard:
             if kind == Kind.REPORT:
@@ -410,7 +434,7 @@ class Forwarder:
         self._ended.append(Ended(token, outcome, run_ms, run_ms, now, "", body, b"", unloaded=unloaded))
 
     def _strike_off(self, token: Token) -> None:
-        for place in (self._held, self._unsent, self._submitted_at, self._begun_at):
+        for place in (self._held, self._unsent, self._submitted_at, self._begun_at, self._words):
             place.pop(token, None)
         self._recalled.discard(token)
         if not self._held:

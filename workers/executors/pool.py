@@ -43,6 +43,7 @@ from workers.executors.child_starter import ChildStarter
 from workers.executors.dispatcher import Dispatcher, Shape
 from workers.executors.piped_process import DEATHS_ARE_TOLD
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
+from workers.executors.signs import Sign
 
 log = plain(logging.getLogger(__name__))
 
@@ -69,7 +70,8 @@ class ChildPool:
         self._board = plan.board if shape.by_slot else None
         self._children = ChildSet()
         self._endings = ChildEndings(self._board, limit, deliver=self._deliver)
-        starter = ChildStarter(plan, self._board, shape.threads, selector, limit)
+        self._signs: list[Sign] = []
+        starter = ChildStarter(plan, self._board, shape.threads, selector, limit, self._signs)
         self._dispatcher = Dispatcher(
             plan, shape, self, limit, self._children, starter, self._endings, replace=self._kill_and_requeue,
             end_unstarted=self._end_unstarted,
@@ -124,6 +126,14 @@ class ChildPool:
                     self._children.note_room(child)
                 back += stuck
         return back
+
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        """Nothing is forwarded."""
+
+    def take_signs(self) -> list[Sign]:
+        signs = list(self._signs)
+        self._signs.clear()
+        return signs
 
     def take_stopped(self) -> list[Ended]:
         stopped, self._stopped = self._stopped, []

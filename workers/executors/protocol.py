@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.states import Method, Outcome
 from queue_eval.runtime.pipe import Setup
+from workers.executors.signs import Sign
 from workers.slot_board import SlotBoard
 
 NO_INTERPRETER = "no working interpreter here: "
@@ -97,6 +98,14 @@ class Executor(Protocol):
 
     def forget(self, tokens: Sequence[Token], *, begun: bool) -> list[Token]:
         """Drop these attempts without a report, running ones only when `begun`. Returns which."""
+
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        """Tell attempts that were forwarded what `stop_requested` is to show them. The others find it in a
+        file (see `workers.mailroom`)."""
+
+    def take_signs(self) -> list[Sign]:
+        """What running attempts have told of themselves since the last call, in order. An attempt that
+        `collect` has reported as ended since then told all that it had to tell."""
 
     def take_stopped(self) -> list[Ended]:
         """Attempts that `forget` has stopped since the last call, and that had printed something."""

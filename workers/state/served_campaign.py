@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.attempt import Token
 from workers.executors.protocol import Plan
+from workers.job_folders import JobFolders
 from workers.pace import Pace
 from workers.state.fair_share import MAX_PREFETCH_PER_SLOT, Claim, Share, SlotUse, fair_share, slot_use
 from workers.state.held_jobs import HeldJobs
 from workers.state.loads import Loads
+from workers.state.signs import Signs
 
 PREFETCH_MS = 50.0
 """About so much work per slot is held in advance, while all jobs of late were short."""
@@ -33,6 +35,7 @@ class ServedCampaign:
     queue: CampaignCommands
     plan: Plan
     held: HeldJobs = field(default_factory=HeldJobs)
+    signs: Signs = field(default_factory=Signs)
     may_have_work: bool = True
     """Whether the server may have jobs waiting."""
     took_marker: bool = False
@@ -66,6 +69,10 @@ class ServedCampaign:
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False
     """The campaign is not for this worker any more: what runs is finished, and nothing more is leased."""
+
+    @property
+    def folders(self) -> JobFolders:
+        return JobFolders(self.plan.setup.inside)
 
     @property
     def name(self) -> str:

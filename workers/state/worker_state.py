@@ -16,25 +16,29 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.attempt import Token
 from queue_eval.model.codec import encode
-from queue_eval.model.moves import Lease, Release, Settled, Settlement
+from queue_eval.model.moves import Lease, PointBatch, Release, Settled, Settlement
 from queue_eval.model.states import Outcome
 from workers.executors.protocol import Ended, Plan
+from workers.executors.signs import Sign
 from workers.runner import Runner
 from workers.signals import DOUBT_S, Signals
 from workers.state.fair_share import Share, SlotUse, slot_use
-from workers.state.held_jobs import DOUBTFUL
+from workers.state.held_jobs import DOUBTFUL, MAX_REASON_LENGTH
 from workers.state.load_outcomes import LoadOutcomes
 from workers.state.loads import Unloaded
 from workers.state.pending_releases import PendingReleases
-from workers.state.served_campaign import ServedCampaign
+from workers.state.served_campaign import PUT_OFF_S, ServedCampaign
 from workers.state.served_campaigns import ServedCampaigns
 
 RESERVED_ASK_EVERY_S = 1.0
 """A worker that lets slots run free for a wide job asks this often whether it is still to do so."""
+
+_FAILED = frozenset((Outcome.ERROR, Outcome.TIMEOUT, Outcome.LOST, Outcome.NAN, Outcome.INF))
 
 WAITED_TOO_LONG_S = 1.0
 """A prefetched job that has not begun after so long is given back: other workers may be idle."""
@@ -56,8 +60,12 @@ class WorkerState:
     """Guarantees: every method is atomic, and so is every public method of `campaigns`, `loads` and
     `releases`: all use the one lock of `changed`. It is notified whenever there may be something to do."""
 
-    def __init__(self, signals: Signals | None = None) -> None:
+    def __init__(
+        self, signals: Signals | None = None, remove: Callable[[Path], object] = lambda _: None
+    ) -> None:
+        """`remove`: has a folder removed soon, in another thread."""
         self._signals = signals or Signals()
+        self._remove = remove
         self._no_lease_before = 0.0
         """Nothing is leased before this moment (monotonic, s), for a stop signal may be on its way."""
         self.changed = threading.Condition()
@@ -95,14 +103,19 @@ class WorkerState:
         if not ended.unloaded:
             served.pace.add(ended.slot_ms)
         request, digest = served.held.proofs.get(ended.token, ("", ""))
+        outcome = ended.outcome
+        if self._end_signs(served, ended.token, failed=outcome in _FAILED) and outcome is Outcome.OK:
+            outcome = Outcome.STOPPED
         settlement = Settlement(
-            job, attempt, ended.outcome, ended.run_ms, ended.ended_at, ended.source, ended.body, ended.output,
+            job, attempt, outcome, ended.run_ms, ended.ended_at, ended.source, ended.body, ended.output,
             request, digest,
         )  # fmt: skip
         if ended.source and ended.source not in served.loads.sources:
             served.loads.note_source(ended.source, encode(ended.source_parts or {}))
         if ended.unloaded:
             served.loads.unloaded.append(Unloaded(settlement, ended.unloaded))
+        elif outcome is Outcome.GIVEN_BACK:
+            self._give_back(served, ended.token, ended.body.decode(errors="replace"))
         else:
             is_doubtful = ended.outcome in DOUBTFUL and not ended.is_limit
             served.held.add_ended(settlement, is_doubtful=is_doubtful)
@@ -126,6 +139,7 @@ class WorkerState:
             if served is None:
                 return
             for token in tokens:
+                self._end_signs(served, token)
                 served.held.let_go(token)
             served.missing_slots = missing_slots
             self._note_free_slot()
@@ -136,6 +150,74 @@ class WorkerState:
             for job, attempt in tokens:
                 served.held.strike_off(job, attempt)
             self.changed.notify()
+
+    def told(self, lane_id: str, signs: list[Sign]) -> None:
+        """What running attempts have told of themselves."""
+        with self.changed:
+            served = self.campaigns.of_lane(lane_id)
+            if served is None:
+                return
+            was_due_at = served.signs.due_at()
+            for sign in signs:
+                # An attempt that has ended tells nothing more: a process that it left may still try.
+                if (proof := served.held.proofs.get(sign.token)) is not None:
+                    served.signs.add(sign, proof[0])
+            if was_due_at is None and served.signs.due_at() is not None:
+                self.changed.notify()
+
+    def given_back(self, lane_id: str, token: Token, reason: str, missing_slots: int) -> None:
+        """This attempt has asked to be given back, and was ended."""
+        with self.changed:
+            served = self.campaigns.of_lane(lane_id)
+            if served is None:
+                return
+            self._end_signs(served, token)
+            served.held.let_go(token)
+            served.missing_slots = missing_slots
+            self._note_free_slot()
+            self._give_back(served, token, reason)
+            self.changed.notify()
+
+    def _end_signs(self, served: ServedCampaign, token: Token, *, failed: bool = False) -> bool:
+        """An attempt tells nothing more. Its folder goes. Returns whether it was shown that it is to stop."""
+        ends = served.signs.ended(token)
+        folders = served.folders if ends.has_folder or ends.is_over else None
+        if folders is not None and ends.has_folder and not (failed and folders.keeps_failed):
+            self._remove_if(folders.working_folder_of(token))
+        if folders is not None and ends.is_over and not folders.keeps_checkpoints:
+            self._remove_if(folders.checkpoints_of(token[0]))
+        return ends.was_shown_stop
+
+    def _remove_if(self, folder: Path | None) -> None:
+        if folder is not None:
+            self._remove(folder)
+
+    def with_checkpoints(self, served: ServedCampaign, jobs: Sequence[int]) -> list[int]:
+        """Those of these jobs that have checkpoints, as far as is known here."""
+        with self.changed:
+            return [job for job in jobs if job in served.signs.with_checkpoints]
+
+    def note_over(self, served: ServedCampaign, job: int) -> None:
+        """No attempt of this job will follow. Its checkpoints go when the one that runs here has ended."""
+        with self.changed:
+            served.signs.over.add(job)
+
+    def note_succeeded(self, served: ServedCampaign, jobs: Sequence[int]) -> None:
+        """The server has recorded their success."""
+        with self.changed:
+            folders = served.folders
+            for job in jobs:
+                if job in served.signs.with_checkpoints and not folders.keeps_checkpoints:
+                    self._remove_if(folders.checkpoints_of(job))
+                served.signs.with_checkpoints.discard(job)
+
+    def _give_back(self, served: ServedCampaign, token: Token, reason: str) -> None:
+        """Release an attempt that has asked for it. It runs elsewhere at once when this worker drains; else
+        it waits, for whatever it lacks here it may lack everywhere."""
+        text = f"given back by the job: {reason}" if reason else "given back by the job"
+        release = Release(*token, text[:MAX_REASON_LENGTH], delayed=not self._draining)
+        self.releases.add(served, [release])
+        served.held.strike_off(*token)
 
     def troubled(self, lane_id: str, why: str) -> None:
         """Nothing of this lane runs, and why; "" when it runs again."""
@@ -205,7 +287,7 @@ class WorkerState:
             self._draining = True
             self.changed.notify()
         if self._runner is not None:
-            self._runner.take_back()
+            self._runner.drain()
 
     @property
     def is_draining(self) -> bool:
@@ -259,6 +341,7 @@ class WorkerState:
             return (
                 self.loads.is_pending()
                 or self.releases.is_due()
+                or bool(self._with_due_signs(time.monotonic()))
                 or self._holds_too_long()
                 or bool(self._choose())
             )
@@ -277,11 +360,36 @@ class WorkerState:
                     due.append(served.held.doubtful[0].ended_at + DOUBT_S)
                 if (resume_at := served.loads.pause_until(now)) is not None:
                     due.append(resume_at)
+                if (tell_at := served.signs.due_at()) is not None:
+                    due.append(tell_at)
             waits_s = [max(0.0, at - now) for at in due]
             if self._is_ahead():
                 # Jobs that wait behind others may have to be taken back from the runner.
                 waits_s.append(WAITED_TOO_LONG_S)
             return min(waits_s, default=None)
+
+    def campaigns_with_signs(self) -> list[ServedCampaign]:
+        """The campaigns of which the server is to be told what their jobs have told."""
+        with self.changed:
+            return self._with_due_signs(time.monotonic())
+
+    def take_signs(self, served: ServedCampaign, server_ahead_ms: float) -> list[PointBatch]:
+        """What one call may carry of it, also before it is due."""
+        with self.changed:
+            return served.signs.take(server_ahead_ms)
+
+    def put_back_signs(self, served: ServedCampaign, batches: Sequence[PointBatch]) -> None:
+        """The call that carried these failed: they wait a little."""
+        with self.changed:
+            served.signs.put_back(batches)
+            served.signs.put_off(PUT_OFF_S)
+
+    def mark_signs_taken(
+        self, served: ServedCampaign, batches: Sequence[PointBatch], verdicts: Sequence[bool]
+    ) -> None:
+        """These were sent. `verdicts`: whether the server has taken each."""
+        with self.changed:
+            served.signs.mark_taken(batches, verdicts, served.held.proofs)
 
     def take_releases(self) -> list[tuple[ServedCampaign, list[Release]]]:
         """What is to be given back now. Jobs that have waited too long are asked back from the runner."""
@@ -347,6 +455,7 @@ class WorkerState:
             served.plan = plan
             self.campaigns.call_succeeded(served)
             taken = served.held.take_on(reply.leases)
+            served.signs.with_checkpoints.update(lease.id for lease in reply.leases if lease.checkpoint)
             if reply.leases:
                 served.loads.lease((lease.id, lease.attempt) for lease in reply.leases)
                 self._idle_since = now
@@ -406,6 +515,13 @@ class WorkerState:
         for served in self.campaigns:
             if served.held.doubtful and (releases := served.held.decide_doubtful(self._signals, latest)):
                 self.releases.add(served, releases)
+
+    def _with_due_signs(self, now: float) -> list[ServedCampaign]:
+        return [
+            served
+            for served in self.campaigns
+            if (due_at := served.signs.due_at()) is not None and due_at <= now
+        ]
 
     def _is_ahead(self) -> bool:
         return any(served.is_ahead for served in self.campaigns)

@@ -3,11 +3,13 @@
 -- ARGV: uid, then ids
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
--- include bulk columns finish gone history hmget holders is_gone is_job now_ms wake_if_limited withdraw
+-- include bulk columns finish forget_extras gone history hmget holders is_gone is_job kept_points now_ms take_from
+-- include wake_if_limited withdraw write_history
 local FIRST_TIME_MS = 1e12
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
-local last_id = tonumber(redis.call('HGET', META, 'last_id'))
+local meta = redis.call('HMGET', META, 'last_id', 'extras')
+local last_id = tonumber(meta[1])
 local ids, seen = {}, {}
 for i = 2, #ARGV do
   if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
@@ -17,6 +19,7 @@ for i = 2, #ARGV do
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local entries, cancelled, changed, waiting = {}, {}, {}, {}
+local points = meta[2] and kept_points(ids) or {}
 local now = now_ms()
 for i, id in ipairs(ids) do
   if not finished[i] then
@@ -33,7 +36,8 @@ for i, id in ipairs(ids) do
     else
       waiting[#waiting + 1] = id
     end
-    finish(entries, id, h.attempts - h.uncharged, h.releases, 'cancelled', { worker = worker, facts = facts })
+    finish(entries, id, h.attempts - h.uncharged, h.releases, 'cancelled',
+      { worker = worker, facts = facts, points = points[id] })
     cancelled[#cancelled + 1] = id
     if h.attempts > 0 then note_history(changed, id, h) end
   end
@@ -41,5 +45,6 @@ end
 withdraw(waiting)
 bulk('HSET', INDEX, entries)
 write_histories(changed)
+if meta[2] then forget_extras(cancelled) end
 if #cancelled > #waiting then wake_if_limited() end
 return cancelled

@@ -7,7 +7,7 @@
 --   status: created | opened | conflict (nothing changed) | schema (nothing changed)
 --           | moved (nothing changed: another opening came first; no reply at all if it was purged)
 -- Repeating it is safe: the second call opens what the first created, or has moved.
--- include columns now_ms server_run standing wake_for_waiting
+-- include clear_extras columns now_ms server_run standing wake_for_waiting
 local uid, schema, accept = ARGV[1], ARGV[2], ARGV[3]
 local wanted = {}
 for i = 4, #ARGV, 2 do wanted[ARGV[i]] = ARGV[i + 1] end
@@ -24,6 +24,7 @@ elseif wanted['signed_for'] and wanted['signed_for'] ~= coming then
   status = 'moved'
 elseif not known[1] then
   status = 'created'
+  clear_extras()
   -- Seen by those who reclaim: a server that is frozen before any of them has asked was away, too.
   redis.call('HSET', META, 'uid', uid, 'schema', schema, 'created_ms', now, 'last_id', 0,
     'server_run', server_run(), 'reclaim_seen', now)

@@ -7,8 +7,8 @@
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
--- include bulk chunk columns count_lease gone held_key history is_gone is_job leave lose now_ms server_run
--- include to_pending wake_for_waiting
+-- include bulk chunk columns count_lease forget_extras gone held_key history is_gone is_job kept_points leave lose
+-- include now_ms server_run to_pending wake_for_waiting write_history
 local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 if is_gone(uid) then return GONE end
 local now = now_ms()
@@ -80,7 +80,8 @@ until #all > 0 or cursor == '0'
 local ids = {}
 for i = 1, #all, 2 do ids[#ids + 1] = all[i] end
 local past = histories(ids)
-local max_losses = tonumber(redis.call('HGET', META, 'max_losses')) or 1
+local meta = redis.call('HMGET', META, 'max_losses', 'extras')
+local max_losses, points = tonumber(meta[1]) or 1, meta[2] and kept_points(ids) or {}
 local entries, again, changed = {}, {}, {}
 for i, id in ipairs(ids) do
   -- What is no job was not put there by us: it goes, and nothing comes of it.
@@ -89,7 +90,8 @@ for i, id in ipairs(ids) do
     if count_lease(h, all[2 * i]) then
       h.suspect = 0
       lose(entries, again, id, h, max_losses,
-        { worker = worker, cause = 'lost', body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
+        { worker = worker, cause = 'lost', points = points[id],
+          body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
     else
       h.suspect = 1
       again[#again + 1] = id
@@ -101,6 +103,11 @@ bulk('HSET', INDEX, entries)
 bulk('HDEL', held, ids)
 write_histories(changed)
 to_pending(again)
+if meta[2] then
+  local failed = {}
+  for k = 1, #entries, 2 do failed[#failed + 1] = entries[k] end
+  forget_extras(failed, true)
+end
 local more = redis.call('HLEN', held) > 0 and 1 or 0
 if more == 0 then
   leave(worker)

@@ -1,9 +1,11 @@
 -- Run failed or cancelled jobs again: they are submitted anew, with no failure or loss. The attempt numbers
--- go on, so that no old token is ever valid again. Their former outcome stays in the log; the index forgets it.
+-- go on, so that no old token is ever valid again. Their former outcome stays in the log; the index forgets it. A request to
+-- stop early is forgotten; checkpoint and reports stay.
 -- ARGV: uid, then ids; or uid, 'results', then per finished job, however it ended: id, its entry in the stream
 -- Reply: { the ids that are pending again by this call, resting (0|1) as in enqueue }
 -- Repeating it is safe: a job that is pending again is no longer failed or cancelled, and has no such entry.
--- include bulk columns config_of gone history hmget is_gone is_resting now_ms stamp_of to_pending
+-- include bulk columns config_of extra_values forget_extras gone history hmget is_gone is_resting now_ms parse_head
+-- include stamp_of to_pending write_history
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
 local now = now_ms()
@@ -12,7 +14,8 @@ local by_result = ARGV[2] == 'results'
 -- The history of what succeeded is forgotten but for what its outcome tells, and attempts that were given back
 -- without a word: so many numbers are left out for those.
 local UNTOLD = 10
-local function history_of(entry)
+local has_extras = redis.call('HGET', META, 'extras')
+local function history_of(id, entry)
   local found = redis.pcall('XRANGE', RESULTS, entry, entry)
   local executions, releases = 0, 0
   local fields = found[1] and found[1][2] or {}
@@ -21,6 +24,9 @@ local function history_of(entry)
     if fields[i] == 'releases' then releases = tonumber(fields[i + 1]) or 0 end
   end
   local uncharged = releases + UNTOLD
+  -- Reports tell of the numbers that were left out.
+  local head = has_extras and parse_head(extra_values(REPORT_HEADS, { id })[1] or '') or {}
+  uncharged = math.max(uncharged, (head.attempt or 0) - executions)
   return new_history(executions + uncharged, uncharged)
 end
 for i = by_result and 3 or 2, #ARGV, by_result and 2 or 1 do
@@ -31,7 +37,7 @@ for i = by_result and 3 or 2, #ARGV, by_result and 2 or 1 do
       ids[#ids + 1] = id
     elseif by_result then
       ids[#ids + 1] = id
-      note_history(changed, id, history_of(ARGV[i + 1]))
+      note_history(changed, id, history_of(id, ARGV[i + 1]))
     end
   end
 end
@@ -49,6 +55,7 @@ bulk('HSET', CONFIGS, restamped)
 write_histories(changed)
 bulk('HDEL', INDEX, ids)
 bulk('HDEL', OUTPUTS, ids)
+if has_extras then forget_extras(ids, true) end
 if #ids > 0 then redis.call('HINCRBY', META, 'retried', #ids) end
 to_pending(ids)
 return { ids, is_resting() }

@@ -1,34 +1,37 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: extend nothing and lease nothing), request (see include/requests.lua), room,
 --       prefetch, slots (how many the worker has in all), then per settlement: id, proof, outcome
---       (ok|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
+--       (ok|stopped|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
 --   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known.
 --   digest: the first 16 digits of the SHA-1 of its config, or ''. A server that has gone back in time (a power cut,
 --     a failover) gives ids and tokens again: what comes from another lease under an equal token is not held, and
 --     counts only for a job of the same config.
 --   age_ms: how long ago the attempt ended, by the worker's own clock; body: result (JSON) or error text.
 -- Reply: { leases, next_due_ms or '', now_ms, revision, verdicts, reserved_slots, has_other_wide_jobs (0|1),
---   is_prefetch_limited (0|1) }
+--   is_prefetch_limited (0|1), extras }
 --   leases: flat: id, attempt, slots (0: prefetched), config
 --   verdicts[i]: one of recorded, again, stale, finished
 --   reserved_slots, has_other_wide_jobs and is_prefetch_limited: see include/lease.lua.
+--   extras: flat: id, stop (0|1), checkpoint ("attempt save place" or ''), of leased jobs that have either
+-- stopped: a success of a job that was asked to stop early, and tells so.
 -- A cancelled attempt was stopped since its job was finished: its output is kept if the job was cancelled, and
 -- nothing else comes of it.
 -- Success counts while the job is open, even from a stale attempt: the newer attempt is withdrawn from
 -- wherever it is. A stale failure is dropped.
 -- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
 -- request gets the same leases.
--- include bulk columns config_of finish gone held_key history hmget holders is_job lease log_failure lose
--- include now_ms to_pending wake wake_if_limited withdraw
+-- include bulk columns config_of extra_values finish forget_extras gone held_key history hmget holders is_job
+-- include kept_points lease log_failure lose now_ms take_from to_pending wake wake_if_limited withdraw write_history
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 -- One look for all that is needed of it: each call costs as much as several fields.
 local meta = redis.call('HMGET', META, 'uid', 'revision', 'paused', 'most_running', 'last_id', 'max_attempts',
-  'max_losses', 'retry_first_ms', 'retry_factor', 'retry_max_ms')
+  'max_losses', 'retry_first_ms', 'retry_factor', 'retry_max_ms', 'extras')
 if meta[1] ~= uid then return GONE end
 local now = now_ms()
 local held = held_key(worker)
 local FIRST_ARG, ARGS_EACH = 8, 7
+local IS_SUCCESS = { ok = true, stopped = true }
 local verdicts = {}
 
 if #ARGV >= FIRST_ARG then
@@ -55,7 +58,7 @@ if #ARGV >= FIRST_ARG then
   for k, entry in ipairs(hmget(INDEX, others)) do
     local i = places[k]
     finished[i] = entry
-    if not entry and ARGV[FIRST_ARG + (i - 1) * ARGS_EACH + 2] == 'ok' then
+    if not entry and IS_SUCCESS[ARGV[FIRST_ARG + (i - 1) * ARGS_EACH + 2]] then
       strays[#strays + 1] = ids[i]
       stray_places[#stray_places + 1] = i
     end
@@ -69,11 +72,16 @@ if #ARGV >= FIRST_ARG then
   local elsewhere = #strays > 0 and holders(strays) or {}
 
   local entries, dropped, forgotten, changed, again, closed = {}, {}, {}, {}, {}, {}
+  local points = meta[11] and kept_points(ids) or {}
+  local succeeded = {}
   local report = { worker = worker }
   local function settle_one(i, id)
     local at = FIRST_ARG + (i - 1) * ARGS_EACH
     local attempt, outcome = tonumber(string.match(ARGV[at + 1], '^%d+')), ARGV[at + 2]
     report.facts, report.body, report.output, report.cause = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], nil
+    report.points = points[id]
+    local is_success = IS_SUCCESS[outcome]
+    if outcome == 'stopped' then report.cause = outcome end
     if outcome == 'cancelled' then
       verdicts[i] = finished[i] and 'finished' or 'stale'
       if finished[i] and report.output ~= '' and redis.call('SISMEMBER', CANCELLED, id) == 1
@@ -86,13 +94,15 @@ if #ARGV >= FIRST_ARG then
       verdicts[i] = 'finished'
     elseif closed[id] or foreign[i] then
       verdicts[i] = 'stale'
-    elseif outcome == 'ok' and mine[i] and not past[i] then
+    elseif is_success and mine[i] and not past[i] then
       verdicts[i] = 'recorded'
       closed[id] = 'recorded'
+      succeeded[#succeeded + 1] = id
       finish(entries, id, math.max(attempt, 1), 0, 'succeeded', report)
-    elseif outcome == 'ok' and (mine[i] or is_job(id, last_id)) then
+    elseif is_success and (mine[i] or is_job(id, last_id)) then
       verdicts[i] = 'recorded'
       closed[id] = 'recorded'
+      succeeded[#succeeded + 1] = id
       local h = parse_history(past[i])
       if not mine[i] then
         withdraw({ id })
@@ -101,7 +111,7 @@ if #ARGV >= FIRST_ARG then
       -- At least one: this one may have been given back, or be of before a retry.
       finish(entries, id, math.max(math.max(h.attempts, attempt) - h.uncharged, 1), h.releases, 'succeeded', report)
       if past[i] then forgotten[#forgotten + 1] = id end
-    elseif outcome ~= 'ok' and mine[i] then
+    elseif not is_success and mine[i] then
       local h = parse_history(past[i])
       h.attempts = attempt
       h.suspect = 0
@@ -135,7 +145,7 @@ if #ARGV >= FIRST_ARG then
   -- Successes first: one from a stale attempt counts also beside the failure of the newer attempt.
   for pass = 1, 2 do
     for i, id in ipairs(ids) do
-      if (ARGV[FIRST_ARG + 2 + (i - 1) * ARGS_EACH] == 'ok') == (pass == 1) then settle_one(i, id) end
+      if (IS_SUCCESS[ARGV[FIRST_ARG + 2 + (i - 1) * ARGS_EACH]] ~= nil) == (pass == 1) then settle_one(i, id) end
     end
   end
   bulk('HSET', INDEX, entries)
@@ -143,6 +153,12 @@ if #ARGV >= FIRST_ARG then
   write_histories(changed)
   bulk('HDEL', ATTEMPTS, forgotten)
   to_pending(again)
+  if meta[11] then
+    local over = {}
+    for k = 1, #entries, 2 do over[#over + 1] = entries[k] end
+    forget_extras(over, true)
+    forget_extras(succeeded)
+  end
 end
 
 local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited = {}, nil, 0, false, false
@@ -153,5 +169,18 @@ if lease_ms > 0 then
 else
   wake_if_limited()
 end
+local extras = {}
+if meta[11] and #leases > 0 then
+  local ids = {}
+  for at = 1, #leases, 4 do ids[#ids + 1] = leases[at] end
+  local stops, checkpoints = extra_values(STOPS, ids), extra_values(CHECKPOINTS, ids)
+  for i, id in ipairs(ids) do
+    local checkpoint = string.match(checkpoints[i] or '', '^%d+ %d+ [!-~]+$') or ''
+    if stops[i] or checkpoint ~= '' then
+      local at = #extras
+      extras[at + 1], extras[at + 2], extras[at + 3] = id, stops[i] and 1 or 0, checkpoint
+    end
+  end
+end
 return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
-         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0 }
+         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, extras }

@@ -5,15 +5,20 @@ local NO_FACTS = ' 0 '
 
 -- Append one terminal outcome to the result stream; collect what the index needs into `entries`.
 -- `executions` counts attempts whose execution began and was charged; `releases` those that were given back.
--- report: { facts, worker, cause, body, output }
---   facts: "run_ms age_ms source", as the worker tells them
+-- report: { facts, worker, cause, body, output, points }
+--   facts: "run_ms age_ms source", as the worker tells them; points: how many reports of the job are kept, if any
 -- The stream tells the state by its first letter: s, f or c.
 local function finish(entries, id, executions, releases, state, report)
   local text = id .. ' ' .. string.sub(state, 1, 1) .. ' ' .. executions .. ' ' .. (report.facts or NO_FACTS) .. ' '
     .. (report.worker or '') .. ' ' .. (report.cause or '')
   local entry
-  if releases > 0 then
-    entry = redis.call('XADD', RESULTS, '*', 'outcome', text, 'body', report.body or '', 'releases', releases)
+  if releases > 0 or report.points then
+    local more = releases > 0 and { 'releases', releases } or {}
+    if report.points then
+      more[#more + 1] = 'reports'
+      more[#more + 1] = report.points
+    end
+    entry = redis.call('XADD', RESULTS, '*', 'outcome', text, 'body', report.body or '', unpack(more))
   else
     entry = redis.call('XADD', RESULTS, '*', 'outcome', text, 'body', report.body or '')
   end

@@ -1,4 +1,4 @@
--- include bulk columns hmget
+-- include columns hmget
 
 -- The history of a job counts its attempts:
 --   attempts: leases so far, of which
@@ -26,15 +26,4 @@ local function parse_history(value)
   end
   return { attempts = tonumber(attempts), failures = tonumber(failures), losses = tonumber(losses),
            uncharged = tonumber(uncharged), suspect = tonumber(suspect), releases = tonumber(releases) or 0 }
-end
-
--- Put a history on the list of those that write_histories writes.
-local function note_history(changed, id, h)
-  changed[#changed + 1] = id
-  changed[#changed + 1] = h.attempts .. ' ' .. h.failures .. ' ' .. h.losses .. ' ' .. h.uncharged .. ' ' .. h.suspect
-    .. (h.releases > 0 and ' ' .. h.releases or '')
-end
-
-local function write_histories(changed)
-  bulk('HSET', ATTEMPTS, changed)
 end

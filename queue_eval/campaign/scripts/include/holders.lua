@@ -1,4 +1,4 @@
--- include columns count_lease held_key hmget
+-- include columns held_key hmget
 
 -- Which worker holds each of `ids`: id -> { worker, held value }. For rare moves: it asks every worker, and of
 -- each worker whichever is shorter, for these ids or for all that it holds.
@@ -19,10 +19,4 @@ local function holders(ids)
     end
   end
   return found
-end
-
--- Take a job from its holder, and count the lease. Returns what count_lease does.
-local function take_from(holder, id, h)
-  redis.call('HDEL', held_key(holder[1]), id)
-  return count_lease(h, holder[2])
 end

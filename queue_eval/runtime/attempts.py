@@ -1,0 +1,159 @@
+"""Which attempt runs in this process, or in this thread of it.
+
+Each child imports this. `current_job` builds on it, and is imported only by jobs that call it.
+
+A thread belongs to the attempt in which it was started, also when that is over: what it reports late must not
+be shown under the next attempt. In a process with one slot, the threads that live when an attempt begins are
+those of the attempts before. In one with several, `Thread.start` hands the attempt on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import _count, get_ident
+from time import monotonic
+
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Send(Protocol):
+        """Sends a frame whole, or not at all. Returns False when there is no room for it now; with `wait` it
+        waits for room. Raises OSError when nobody receives."""
+
+        def __call__(self, header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) -> bool: ...
+
+
+class AttemptGivenBack(SystemExit):
+    """Raised by `give_back` to end the run function.
+
+    It is a SystemExit, since asyncio and threads end at once for it, and without a traceback.
+    """
+
+
+class Attempt:
+    """One attempt, as this process runs it."""
+
+    __slots__ = (
+        "began", "config", "finisher", "given_back", "id", "inside", "is_over", "look", "number", "parts",
+        "pid", "send", "slots", "thread", "was_shown_stop",
+    )  # fmt: skip
+
+    def __init__(
+        self, job: int, number: int, config: bytes, slots: int, inside: dict[str, Any] | None,
+        send: Send, look: Callable[[], str | None] | None = None,
+    ) -> None:  # fmt: skip
+        self.id = job
+        self.number = number
+        self.config = config
+        self.slots = slots
+        self.inside = inside
+        """`Setup.inside`; None: nothing is known, and `current_job` does nothing."""
+        self.send = send
+        """Sends frames from this process. A fork uses the mailbox instead."""
+        self.look = look
+        """Looks up the notice to this attempt: "stop", "drain" or None. None: by its file (`notices`)."""
+        self.began = monotonic()
+        self.pid = os.getpid()
+        self.thread = get_ident()
+        """The thread that runs the function."""
+        self.is_over = False
+        self.given_back: str | None = None
+        """The reason given to `give_back`; None: it was not called by the thread that runs the function."""
+        self.was_shown_stop = False
+        """Whether this process has shown "stop" to the run function."""
+        self.parts: dict[str, Any] = {}
+        """What `current_job` has made for this attempt."""
+        self.finisher: Callable[[], None] | None = None
+        """Sends what waits; called once, at the end."""
+
+    def outcome(self, ended: str) -> str:
+        """The outcome, when the run function has `ended` by "ok" or "error"."""
+        if self.given_back is not None:
+            return "given back"
+        return "stopped" if ended == "ok" and self.was_shown_stop else ended
+
+    def finish(self) -> None:
+        """Send what waits. From then on nothing is sent for this attempt."""
+        self.is_over = True
+        if self.finisher is not None:
+            self.finisher()
+
+
+class _State:
+    attempt: Attempt | None = None
+    """That of a process with one slot."""
+    by_thread = False
+    left: tuple[tuple[Any, Attempt], ...] = ()
+    """Threads that attempts before this one have started, and the attempt of each."""
+
+
+def begin(attempt: Attempt) -> None:
+    """`attempt` runs in this thread from now on."""
+    if _State.by_thread:
+        _set_of_thread(_current_thread(), attempt)
+        return
+    if _count() or _State.left:
+        _State.left = _left_threads()
+    _State.attempt = attempt
+
+
+def current() -> Attempt | None:
+    """The attempt to which this thread belongs; None outside a job."""
+    if _State.by_thread:
+        return _of_thread(_current_thread())
+    attempt = _State.attempt
+    if _State.left and attempt is not None and get_ident() != attempt.thread:
+        thread = _current_thread()
+        for left, earlier in _State.left:
+            if left is thread:
+                return earlier
+    return attempt
+
+
+def use_threads() -> None:
+    """Several attempts run in this process at a time, each in a thread of its own."""
+    import threading
+
+    _State.by_thread = True
+    start = threading.Thread.start
+
+    def start_in_attempt(self: threading.Thread) -> None:
+        _set_of_thread(self, current())
+        start(self)
+
+    threading.Thread.start = start_in_attempt  # type: ignore[method-assign]
+
+
+def _left_threads() -> tuple[tuple[Any, Attempt], ...]:
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return ()
+    known = dict(_State.left)
+    me = threading.current_thread()
+    others = [thread for thread in threading.enumerate() if thread is not me]
+    begun = [(thread, known.get(thread, _State.attempt)) for thread in others]
+    # Threads from before the first attempt, as of a pool made at import time, work for any attempt.
+    return tuple((thread, earlier) for thread, earlier in begun if earlier is not None)
+
+
+def _current_thread() -> Any:
+    import threading
+
+    return threading.current_thread()
+
+
+_THREADS_ATTEMPT = "_queue_eval_attempt"
+"""The attribute of a `Thread` that has its attempt."""
+
+
+def _of_thread(thread: Any) -> Attempt | None:
+    attempt: Attempt | None = getattr(thread, _THREADS_ATTEMPT, None)
+    return attempt
+
+
+def _set_of_thread(thread: Any, attempt: Attempt | None) -> None:
+    setattr(thread, _THREADS_ATTEMPT, attempt)

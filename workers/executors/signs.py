@@ -1,0 +1,63 @@
+"""What a running attempt tells of itself, before it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from queue_eval.model.attempt import Token
+from queue_eval.model.codec import EXACT_FLOAT
+from queue_eval.runtime.pipe import Kind
+
+KINDS = frozenset((Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK))
+"""The frames that `parse_sign` reads."""
+
+
+class Sign(NamedTuple):
+    """One message of a running attempt."""
+
+    token: Token
+    kind: str
+    began_at: float = 0.0
+    """Of points: when the attempt began (monotonic, s)."""
+    dropped: int = 0
+    """Of points: how many its process has dropped since it last sent some."""
+    lines: Sequence[bytes] = ()
+    """Of points: "elapsed_ms step values\\n" for each."""
+    text: str = ""
+    """Of SAVED: "save place". Of GIVE_BACK: the reason."""
+
+
+def parse_sign(header: list[Any], body: bytes) -> Sign:
+    """Raises ValueError for anything that is none."""
+    try:
+        kind = header[0]
+        if kind == Kind.POINTS:
+            _, job, attempt, elapsed_ms, dropped = header[0], *map(_number, header[1:])
+            began_at = time.monotonic() - elapsed_ms / 1000
+            return Sign((job, attempt), kind, began_at, dropped, body.splitlines(keepends=True))
+        token = _number(header[1]), _number(header[2])
+        if kind == Kind.SAVED:
+            _, _, _, save, place = header
+            return Sign(token, kind, text=f"{int(save)} {_word(place)}")
+        if kind == Kind.GIVE_BACK:
+            return Sign(token, kind, text=str(header[3]))
+    except (IndexError, TypeError, OverflowError) as error:
+        raise ValueError(f"not a sign of an attempt: {error}") from None
+    if kind not in KINDS:
+        raise ValueError(f"not a sign of an attempt: {kind!r}")
+    return Sign(token, kind)
+
+
+def _number(value: Any) -> int:
+    # User code may write anything into the pipe.
+    if type(value) is not int or not 0 <= value <= EXACT_FLOAT:
+        raise ValueError(f"not a number of an attempt: {value!r}")
+    return value
+
+
+def _word(text: Any) -> str:
+    if not isinstance(text, str) or not text.isalnum() or len(text) > 64:
+        raise ValueError(f"not the id of a folder: {text!r}")
+    return text
