@@ -1,4 +1,4 @@
-"""No-op throughput of this build to that of another one: ``python -m benchmarks.pairs FOLDER``. See README.md.
+"""No-op throughput of this build to that of another: ``python -m benchmarks.pairs FOLDER``. See README.md.
 
 Each pair is a server, a worker and a driver of either build, in processes of their own that are new. Both are
 there at the same time, and run the same jobs in turn; who is first changes from round to round. Of each pair
