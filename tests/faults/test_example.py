@@ -19,7 +19,7 @@ EVALUATIONS = 60
 
 
 def instrumented(side_log: Path) -> str:
-    """The README's first command, whose run function also notes each start and end, and trains for less long."""
+    """The README's first command. Its run function also notes start and end, and trains for less long."""
     source = (EXAMPLES / "tune_digits.py").read_text("utf-8")
     first_line = "    from sklearn.datasets import load_digits\n"
     last_line = "    return cross_val_score("
@@ -91,9 +91,8 @@ def test_the_search_that_stops_early_is_killed_twice(own_home: Path, tmp_path: P
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     last = subprocess.run(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        timeout=200, check=False,
-    )  # fmt: skip
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert last.returncode == 0, last.stderr
     assert sorted(begun()) == list(range(1, 17))
     best, stopped, share = last.stdout.splitlines()
