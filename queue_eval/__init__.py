@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from queue_eval.model.codec import FAIL_RETURN_VALUE
-    from queue_eval.model.job import Job
+    from queue_eval.model.job import Execution, Job
     from queue_eval.model.report import Report
     from queue_eval.model.states import State
     from queue_eval.runtime.current_job import current_job
@@ -70,7 +70,7 @@ _MODULES = {
         "ServerRefusedError", "ServerUnreachableError", "UnknownMethodError", "UsageError", "WorkerError",
     ),
     "model.codec": ("FAIL_RETURN_VALUE",),
-    "model.job": ("Job",),
+    "model.job": ("Execution", "Job"),
     "model.report": ("Report",),
     "model.states": ("State",),
     "runtime.current_job": ("current_job",),
@@ -79,8 +79,8 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
-    "RQEvaluator", "Job", "State", "FAIL_RETURN_VALUE", "current_job",
-    "Report", "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
+    "RQEvaluator", "Job", "Execution", "Report", "State", "FAIL_RETURN_VALUE", "current_job",
+    "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
     "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "CheckpointError",
     "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError", "QueueEvalError", "ReportError",
     "ResultError", "SearchTerminationError", "ServerError", "ServerRefusedError", "ServerUnreachableError",

@@ -44,7 +44,7 @@ from queue_eval.model.moves import (
     Stopped,
     Submission,
 )
-from queue_eval.model.states import Opening
+from queue_eval.model.states import Opening, State
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import ScriptCall
@@ -171,17 +171,21 @@ class CampaignCommands(CampaignView):
         `sequence` grows with each batch of a `driver`: a batch that is sent again adds nothing twice.
         `slots`: how many each of these jobs takes.
         """
-        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots]
+        is_tagged = any(s.tag for s in submissions)
+        arguments: list[Any] = [driver, sequence, int(reuse), priority, delay_ms, slots, int(is_tagged)]
         for s in submissions:
             arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
+            if is_tagged:
+                arguments.append(s.tag)
         reply = self._run("enqueue", *arguments)
         with reading(self.campaign):
             now_ms, submitted_ms, ids, fence, joined, resting = reply
             if isinstance(ids, int):
                 ids = range(ids, ids + len(submissions))
             jobs = [Enqueued(int(job), None, submitted_ms) for job in ids]
-            for at, entry, at_ms in zip(joined[::3], joined[1::3], joined[2::3], strict=True):
-                jobs[at - 1] = Enqueued(jobs[at - 1].id, entry.decode(errors="replace") or None, int(at_ms))
+            for at, entry, at_ms, tag in zip(*(joined[i::4] for i in range(4)), strict=True):
+                name = entry.decode(errors="replace") or None
+                jobs[at - 1] = Enqueued(jobs[at - 1].id, name, int(at_ms), tag)
             enqueued = EnqueueReply(now_ms, jobs, fence.decode() or None)
         if resting:
             wake(self.link, self.campaign)
@@ -304,19 +308,26 @@ class CampaignCommands(CampaignView):
         flat = itertools.chain.from_iterable((sources or {}).items())
         self._run("loaded", "" if revision is None else revision, *flat)
 
-    def cancel(self, ids: Iterable[int]) -> list[int]:
-        """Cancel those that are not finished, and return their ids. Asks workers to look."""
-        cancelled = [int(i) for page in pages(ids, PAGE) for i in self._run("cancel", *page)]
+    def cancel(self, ids: Iterable[int], *, running: bool = True) -> list[int]:
+        """Cancel those that are not finished, and return their ids. Asks workers to look.
+
+        `running`: also those that a worker holds.
+        """
+        which = () if running else ("waiting",)
+        cancelled = [int(i) for page in pages(ids, PAGE) for i in self._run("cancel", *which, *page)]
         if cancelled:
             self.notify("cancel")
         return cancelled
 
-    def cancel_up_to(self, last_id: int) -> int:
-        """Cancel every outstanding job up to this id. Returns how many."""
+    def cancel_up_to(self, last_id: int, *, running: bool = True) -> int:
+        """Cancel every outstanding job up to this id; see `cancel`. Returns how many."""
         count = 0
         # Listed again until none is left: a job that moves to another place during a listing may be missed.
-        while ids := [job for job, _, _ in self.outstanding() if job <= last_id]:
-            cancelled = len(self.cancel(ids))
+        while ids := [
+            job for job, state, _ in self.outstanding()
+            if job <= last_id and (running or state is not State.RUNNING)
+        ]:  # fmt: skip
+            cancelled = len(self.cancel(ids, running=running))
             count += cancelled
             if not cancelled:
                 break

@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -100,22 +100,22 @@ def find_expired(
             return
 
 
-def prune_in_passing(link: Link) -> None:
+def prune_in_passing(link: Link, purge: Callable[[Expired, Link, float], bool] = Expired.purge) -> None:
     """Delete a few expired campaigns, if no driver has looked within the hour. Errors of the server are not
-    raised."""
+    raised. `purge`: deletes one, as `Expired.purge` does."""
     try:
         with suppress(*REDIS_ERRORS), link.skipping_nodes():
             if link.call(lambda client: client.set(keys.PRUNED, "1", nx=True, ex=_PRUNE_EVERY_S)):
-                _prune_some(link, time.monotonic() + _MAX_PRUNING_S)
+                _prune_some(link, time.monotonic() + _MAX_PRUNING_S, purge)
     except QueueEvalError as error:
         log.info("expired campaigns are left to others: %s", error)
 
 
-def _prune_some(link: Link, deadline: float) -> None:
+def _prune_some(link: Link, deadline: float, purge: Callable[[Expired, Link, float], bool]) -> None:
     count = 0
     for expired in find_expired(link, EXPIRE_AFTER_S, deadline=deadline):
         with suppress(QueueEvalError):  # a damaged one must not keep the others
-            count += expired.purge(link, EXPIRE_AFTER_S)
+            count += purge(expired, link, EXPIRE_AFTER_S)
         if count >= _MAX_PRUNED or time.monotonic() >= deadline:
             break
     if count:

@@ -6,8 +6,8 @@
     call 2:  HMGET configs of 1,  XRANGE page 2
     call 3:  HMGET configs of 2,  XRANGE page 3 ...
 
-One call reads the configs of a page and the outcomes of the next: the round trip takes as long as the server
-works on a page, so half as many calls take half the time.
+One call reads the configs of a page (and its tags, where the campaign has any) and the outcomes of the next:
+the round trip takes as long as the server works on a page, so half as many calls take half the time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from queue_eval.campaign.paging import Portion
 from queue_eval.campaign.result_stream import ResultEntry, parse_entries
 from queue_eval.campaign.view import CampaignView, parse_config
 
-Past = tuple[ResultEntry, int, bytes]
-"""An outcome, when its job was submitted (ms), and the config (JSON)."""
+Past = tuple[ResultEntry, int, bytes, bytes]
+"""An outcome, when its job was submitted (ms), the config (JSON), and the tag (JSON; empty for none)."""
 
 
 def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
@@ -33,18 +33,21 @@ def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
     portion = Portion()
     page: list[ResultEntry] = []
     cursor = "0-0"
+    has_tags = False
     while True:
         ids = [entry.id for entry in page]
-        configs, was_retried, following = _read(view, ids, cursor, tail, portion.count)
+        origins, (was_retried, has_tags), following = _read(
+            view, ids, cursor, tail, portion.count, has_tags=has_tags
+        )
         found = [
-            (entry, *parse_config(config))
-            for entry, config in zip(page, configs, strict=True)
+            (entry, *parse_config(config), tag or b"")
+            for entry, (config, tag) in zip(page, origins, strict=True)
             if config is not None
         ]
         if was_retried:
             found = _current(view, found)
         if page:
-            portion.adapt(len(page), sum(len(entry.body) + len(config) for entry, _, config in found))
+            portion.adapt(len(page), sum(len(entry.body) + len(config) for entry, _, config, _ in found))
             yield found
         if not following:
             return
@@ -52,26 +55,32 @@ def past_pages(view: CampaignView, tail: str) -> Iterator[list[Past]]:
 
 
 def _read(
-    view: CampaignView, ids: Sequence[int], cursor: str, tail: str, count: int
-) -> tuple[list[bytes | None], bool, list[ResultEntry]]:
-    """Configs of `ids`, whether any job was ever retried, and the outcomes after `cursor`."""
+    view: CampaignView, ids: Sequence[int], cursor: str, tail: str, count: int, *, has_tags: bool
+) -> tuple[list[tuple[bytes | None, bytes | None]], tuple[bool, bool], list[ResultEntry]]:
+    """Configs and tags of `ids`, whether any job was ever retried and any has a tag, and the outcomes after
+    `cursor`."""
 
     def operation(client: Any) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
-        pipeline.hget(view.keys.meta, "retried")
+        pipeline.hmget(view.keys.meta, "retried", "tagged")
         pipeline.xrange(view.keys.results, f"({cursor}", tail, count)
         if ids:
             pipeline.hmget(view.keys.configs, ids)
+        if ids and has_tags:
+            pipeline.hmget(view.keys.column("tags"), ids)
         replies: list[Any] = pipeline.execute()
         return replies
 
-    retried, raw, *configs = view.link.call(operation)
-    return configs[0] if configs else [], retried not in (None, b"0"), parse_entries(raw)
+    (retried, tagged), raw, *columns = view.link.call(operation)
+    configs = columns[0] if columns else []
+    tags = columns[1] if len(columns) > 1 else [None] * len(configs)
+    facts = retried not in (None, b"0"), tagged is not None
+    return list(zip(configs, tags, strict=True)), facts, parse_entries(raw)
 
 
 def _current(view: CampaignView, page: list[Past]) -> list[Past]:
     """Those outcomes that are still in the index; the stream also keeps former ones of retried jobs."""
-    index = view.index_of([entry.id for entry, _, _ in page])
+    index = view.index_of([entry.id for entry, *_ in page])
     return [past for past, current in zip(page, index, strict=True) if current == past[0].entry]
 
 

@@ -36,6 +36,7 @@ key                type    holds
 ``:stops``         hash    id -> when (ms) it was asked to stop early: unfinished jobs
 ``:checkpoints``   hash    id -> "attempt save place" of the newest: unfinished and failed jobs
 ``:give_backs``    zset    id by how often in a row it was given back without a new checkpoint
+``:tags``          hash    id -> the tag (JSON) that was submitted with the job, where there is one
 =================  ======  ==========================================================================
 """
 
@@ -72,7 +73,7 @@ COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
     "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake", "roster",
     "widths", "wide", "reserving", "wake_wide",
-    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs",
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags",
 )  # fmt: skip
 
 DRAIN = "qe:drain"

@@ -12,7 +12,7 @@ PAGE = 1000
 """How many items one call sends or reads at most."""
 
 _MAX_BATCH_BYTES = 4 * 2**20
-"""How large the configs of one batch are together, unless a single one is larger."""
+"""How large the configs and tags of one batch are together, unless a single one is larger."""
 
 _PORTION_BYTES = 8 * 2**20
 """How much a portion is meant to read."""
@@ -27,11 +27,12 @@ def batches(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
     batch: list[Submission] = []
     size = 0
     for submission in submissions:
-        if batch and (len(batch) == PAGE or size + len(submission.config) > _MAX_BATCH_BYTES):
+        length = len(submission.config) + len(submission.tag)
+        if batch and (len(batch) == PAGE or size + length > _MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(submission)
-        size += len(submission.config)
+        size += length
     if batch:
         yield batch
 

@@ -105,14 +105,23 @@ class ResultReader:
 
     Guarantees: every entry after the first cursor is returned exactly once, in order. The cursor only moves
     past entries that are returned, so a lost reply is read again. Assumes: one thread uses it at a time.
+
+    `hints`: key of a stream in the same slot. An entry there after `hint_cursor` ends a read, too.
     """
 
-    def __init__(self, link: Link, key: str, cursor: str, *, max_block_s: float = 30.0) -> None:
+    def __init__(
+        self, link: Link, key: str, cursor: str, *, max_block_s: float = 30.0, hints: str | None = None
+    ) -> None:
         self._link = link
         self._max_block_s = max_block_s
         self._key = key
         self._portion = Portion()
         self.cursor = cursor
+        self._hints = hints
+        self.hint_cursor = "0-0"
+        """Set by the caller: it is not moved here."""
+        self.has_hints = False
+        """Whether the last read has found hints after their cursor."""
         self.may_have_more = False
         """Whether the last read may have left something behind."""
         self._client = BlockingClient(link, max_block_s + _MARGIN_S)
@@ -124,11 +133,14 @@ class ResultReader:
         none.
         """
         count = count or self._portion.count
-        self.may_have_more = False
+        self.may_have_more = self.has_hints = False
         block_ms = max(1, round(min(block_s, self._max_block_s) * 1000)) if block_s > 0 else None
         failpoints.reach("server.before-read")
         try:
-            reply = self._client.get().xread({self._key: self.cursor}, count=count, block=block_ms)
+            cursors = {self._key: self.cursor}
+            if self._hints is not None:
+                cursors[self._hints] = self.hint_cursor
+            reply = self._client.get().xread(cursors, count=count, block=block_ms)
             failpoints.reach("server.after-read")
         except REDIS_ERRORS as error:
             # Wait for the server on the common link, then read again from the same cursor.
@@ -138,12 +150,15 @@ class ResultReader:
         except BaseException:
             self.close()  # it was interrupted: a reply that is on its way must not answer a later read
             raise
-        if not reply:
+        found = {key.decode(): raw for key, raw in reply or ()}
+        self.has_hints = self._hints in found
+        raw = found.get(self._key)
+        if not raw:
             return []
-        entries = parse_entries(reply[0][1])
-        self.cursor = reply[0][1][-1][0].decode()
+        entries = parse_entries(raw)
+        self.cursor = raw[-1][0].decode()
         self._portion.adapt(len(entries), sum(len(entry.body) for entry in entries))
-        self.may_have_more = len(reply[0][1]) == count
+        self.may_have_more = len(raw) == count
         return entries
 
     def close(self) -> None:

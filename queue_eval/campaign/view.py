@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from queue_eval.campaign.keys import Keys, check_campaign_name
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.result_stream import ResultEntry, entry_order, is_entry, parse_entries
 from queue_eval.campaign.scripts import script
-from queue_eval.errors import CampaignNotFoundError, QueueEvalError, ServerRefusedError
+from queue_eval.errors import CampaignNotFoundError, DamagedError, QueueEvalError, ServerRefusedError
 from queue_eval.model.codec import decode
 from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
 from queue_eval.model.report import Report, ReportHead, parse_block, parse_head
@@ -169,7 +169,7 @@ class CampaignView:
 
     def report_heads(self, ids: Sequence[int]) -> list[ReportHead | None]:
         """What is known of the reports of each job; None where nothing is."""
-        return [parse_head(value) for value in self._hmget(self.keys.column("report_heads"), ids)]
+        return [parse_head(value) for value in self._extra("report_heads", ids)]
 
     def reporting_ids(self) -> Iterator[int]:
         """The jobs that have reports, in no order. One that changes meanwhile may come twice."""
@@ -186,7 +186,7 @@ class CampaignView:
 
     def newest_hint(self) -> str:
         """The cursor for `reported_after` of this moment."""
-        raw = self.link.call(lambda client: client.xrevrange(self.keys.reported, count=1))
+        raw = self._unless_damaged(lambda client: client.xrevrange(self.keys.reported, count=1), [])
         return _text(raw[0][0]) if raw else "0-0"
 
     def reported_after(self, cursor: str) -> tuple[set[int] | None, str]:
@@ -208,18 +208,20 @@ class CampaignView:
 
     def checkpoints_of(self, ids: Sequence[int]) -> list[str | None]:
         """The newest checkpoint of each job, as "attempt save place"; None where it has none."""
-        values = self._hmget(self.keys.column("checkpoints"), ids)
+        values = self._extra("checkpoints", ids)
         return [_text(v) if v is not None and _CHECKPOINT.fullmatch(v) else None for v in values]
 
     def give_backs(self, least: int = 10) -> list[tuple[int, int]]:
         """(id, times) of jobs that were given back so often in a row without a new checkpoint."""
         key = self.keys.column("give_backs")
-        found = self.link.call(lambda client: client.zrangebyscore(key, least, "(inf", withscores=True))
+        found = self._unless_damaged(
+            lambda client: client.zrangebyscore(key, least, "(inf", withscores=True), []
+        )
         return [(int(name), int(times)) for name, times in found if name.isdigit()]
 
     def stops_of(self, ids: Sequence[int]) -> list[bool]:
         """Whether each job is asked to stop early."""
-        return [value is not None for value in self._hmget(self.keys.column("stops"), ids)]
+        return [value is not None for value in self._extra("stops", ids)]
 
     def hosts_of(self, workers: Sequence[str]) -> list[str | None]:
         """The host of each worker, as it said when it first attended the campaign; None where unknown."""
@@ -286,6 +288,20 @@ class CampaignView:
             values += self._hmget_page(key, page)
         return values
 
+    def _extra(self, name: str, ids: Sequence[int]) -> list[bytes | None]:
+        """HMGET of an extra column. A damaged one reads as empty, as it does to the scripts."""
+        try:
+            return self._hmget(self.keys.column(name), ids)
+        except DamagedError:
+            return [None] * len(ids)
+
+    def _unless_damaged(self, operation: Callable[[Any], Any], nothing: Any) -> Any:
+        """The reply of an extra column, or `nothing`."""
+        try:
+            return self.link.call(operation)
+        except DamagedError:
+            return nothing
+
     # Each call stands in a function of its own: a lambda in a loop refers to the loop's variables, not to the
     # values of this turn, and the link may repeat it.
 
@@ -302,7 +318,7 @@ class CampaignView:
             replies: list[Any] = pipeline.execute()
             return replies
 
-        blocks, head = self.link.call(operation)
+        blocks, head = self._unless_damaged(operation, ([], None))
         return blocks, parse_head(head)
 
     def _hints(self, cursor: str) -> tuple[bool, list[Any]]:
@@ -315,11 +331,11 @@ class CampaignView:
             replies: list[Any] = pipeline.execute()
             return replies
 
-        known, page = self.link.call(operation)
+        known, page = self._unless_damaged(operation, ([], []))
         return bool(known), page
 
     def _scan_page(self, key: str, cursor: int) -> tuple[int, dict[bytes, bytes]]:
-        following, page = self.link.call(lambda client: client.hscan(key, cursor, count=PAGE))
+        following, page = self._unless_damaged(lambda client: client.hscan(key, cursor, count=PAGE), (0, {}))
         return following, page
 
     def _rank_page(self, key: str, start: int) -> list[bytes]:

@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Change": {
         "cancel": Entry("control:cancel_command", "Cancel jobs that are not finished."),
+        "stop": Entry("control:stop_command", "Ask running jobs to stop early, and succeed."),
         "retry": Entry("control:retry_command", "Run failed or cancelled jobs again."),
         "pause": Entry("control:pause_command", "Start no more of a campaign's jobs."),
         "resume": Entry("control:resume_command", "Go on with a paused campaign."),

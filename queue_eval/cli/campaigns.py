@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
+from queue_eval.cli.inside import given_back_often
 from queue_eval.cli.options import DURATION, json_option, server_options
 from queue_eval.cli.output import (
     iso,
@@ -27,12 +29,15 @@ from queue_eval.cli.output import (
 )
 from queue_eval.cli.pace import Pace, pace_of
 from queue_eval.cli.terminal import say
+from queue_eval.driver.service import told_of
 from queue_eval.driver.sources import changed_sources, known_sources, results_by_source
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
 from queue_eval.transport.hints import spell_command
 from queue_eval.transport.link import Link
+
+_MAX_SHOWN_GIVEN_BACK = 5
 
 
 @click.command("campaigns")
@@ -93,12 +98,20 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)
         workers = _workers_of(queue, snapshot, alive)
         sources = _sources_of(queue, meta)
+        given_back = given_back_often(queue)
     if as_json:
         more: dict[str, Any] = {"sources": sources}
+        more["given_back_in_a_row"] = [{"id": job, "times": times} for job, times in given_back.items()]
         more |= {"rate_per_s": pace.rate_per_s, "time_left_s": pace.time_left_s, "unserved": unserved}
         print_json(_described(campaign, meta, snapshot) | {"workers": workers} | more)
     else:
         _show(campaign, meta, snapshot, workers, pace, unserved)
+        if given_back:
+            say()
+            for job, times in islice(given_back.items(), _MAX_SHOWN_GIVEN_BACK):
+                say(f"job {job} was {told_of(times)}")
+            if (others := len(given_back) - _MAX_SHOWN_GIVEN_BACK) > 0:
+                say(f"so were {others} more: --json names them")
         if sources:
             counted = ", ".join(f"{count} of {source}" for source, count in sources.items())
             again = spell_command(queue.link.access, "retry", campaign, "--source-changed")

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -18,6 +18,7 @@ from queue_eval.campaign.expiry import closed_ms_of
 from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import every_campaign, label_of
+from queue_eval.cli.checkpoint_remains import unneeded
 from queue_eval.cli.connect import check, named_access
 from queue_eval.cli.shared_memory import FOLDER, remains, remove, sees_all
 from queue_eval.errors import QueueEvalError, ServerRefusedError, UsageError
@@ -49,6 +50,7 @@ _MAX_MEMORY_SHARE = 0.9
 """Share of the server's memory limit from which on it counts as nearly full."""
 
 _MAX_SHOWN_UNSERVED = 5
+_MAX_STRANGERS = 5
 _MAX_UNNAMED = 100
 """More unnamed campaigns that are finished lead to a warning."""
 
@@ -68,12 +70,16 @@ class Finding(NamedTuple):
     detail: str
 
 
-def every_check(url: str | None, home: str | None, *, clean: bool = False) -> Iterator[Finding]:
+def every_check(
+    url: str | None, home: str | None, *, clean: bool = False,
+    confirm: Callable[[str], bool] = lambda _: False,
+) -> Iterator[Finding]:  # fmt: skip
     """All findings. Those about the server come only if it answers.
 
-    `clean`: remove what dead processes have left in shared memory.
+    `clean`: remove what dead processes have left in shared memory and, if `confirm` says yes to a question,
+    checkpoints of jobs that are over.
     """
-    yield from _server(url, home)
+    yield from _server(url, home, confirm if clean else None)
     folder = home_folder(home)
     yield _disk(folder)
     yield _shared_memory(clean=clean)
@@ -81,7 +87,9 @@ def every_check(url: str | None, home: str | None, *, clean: bool = False) -> It
     yield from _packages()
 
 
-def _server(url: str | None, home: str | None) -> Iterator[Finding]:
+def _server(
+    url: str | None, home: str | None, confirm: Callable[[str], bool] | None
+) -> Iterator[Finding]:
     try:
         access = named_access(url, home)
     except QueueEvalError as error:
@@ -101,6 +109,7 @@ def _server(url: str | None, home: str | None) -> Iterator[Finding]:
         yield scripts
         if scripts.status == "ok":  # without scripts nobody can count jobs
             yield from _campaigns(link)
+            yield _checkpoints(link, confirm)
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
     finally:
@@ -264,6 +273,27 @@ def _campaigns(link: Link) -> Iterator[Finding]:
         yield Finding("warn", "campaigns", f"{more} more have jobs that wait, and nobody serves them")
     slots = sum(worker.card.slots or 0 for worker in workers)
     yield Finding("ok", "workers", f"{len(workers)} live, {slots} slots")
+
+
+def _checkpoints(link: Link, confirm: Callable[[str], bool] | None) -> Finding:
+    """`confirm`: asked before anything is removed; None: only look."""
+    name = "checkpoints"
+    left = unneeded(link)
+    if not left.folders:
+        return Finding("ok", name, "none is left of jobs that are over")
+    count = len(left.folders)
+    folders = f"{count} folder{'' if count == 1 else 's'} of jobs that are over"
+    detail = f"{folders}, {left.size / 2**20:.1f} MB, like {left.folders[0]}"
+    if left.strangers:
+        detail += f"; this server does not know their campaigns: {', '.join(left.strangers[:_MAX_STRANGERS])}"
+        if len(left.strangers) > _MAX_STRANGERS:
+            detail += f", and {len(left.strangers) - _MAX_STRANGERS} more"
+    if confirm is None or not confirm(f"Remove {detail}?"):
+        return Finding("warn", name, f"{detail}; remove them with: queue-eval doctor --clean --yes")
+    failed = left.remove()
+    if failed:
+        return Finding("warn", name, f"{detail}: {len(failed)} cannot be removed, the first: {failed[0]}")
+    return Finding("ok", name, f"{detail}: removed")
 
 
 def _disk(folder: Path) -> Finding:

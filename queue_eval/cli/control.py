@@ -1,4 +1,4 @@
-"""`queue-eval cancel`, `retry`, `pause`, `resume`, `purge`: commands that change a campaign."""
+"""`queue-eval cancel`, `stop`, `retry`, `pause`, `resume`, `purge`: commands that change a campaign."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import ask, say
+from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.local_register import retire_idle
 from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.errors import UsageError
@@ -37,7 +38,37 @@ def cancel_command(
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
         count = len(queue.cancel(ids)) if ids else queue.cancel_up_to(queue.snapshot().last_id)
+        if (disk := CheckpointDisk.of(campaign, queue.meta())) is not None:
+            disk.sweep(queue)
     _report(campaign, "cancelled", count, len(ids), "was finished already", as_json=as_json)
+
+
+@click.command("stop")
+@click.argument("campaign")
+@_ids_argument
+@server_options
+@json_option
+def stop_command(
+    campaign: str, ids: tuple[int, ...], url: str | None, home: str | None, as_json: bool
+) -> None:
+    """Ask these jobs, or all that run, to stop early: they return what they have, and succeed."""
+    with campaign_queue(campaign, url, home) as queue:
+        check_ids(queue, ids)
+        # Of the jobs that are not finished, the script asks those that have begun.
+        stopped = queue.stop(ids or [job for job, _, _ in queue.outstanding()])
+        cancel = spell_command(queue.link.access, "cancel", campaign)
+    asked, looking = len(stopped.asked), len(stopped.looking)
+    if as_json:
+        print_json({"campaign": campaign, "asked": asked, "looking": looking})
+        return
+    rest = len(ids) - asked
+    others = f"; {rest} {'has' if rest == 1 else 'have'} not begun, or finished before" if rest > 0 else ""
+    say(f"asked {asked} running job{'' if asked == 1 else 's'} to stop early{others}")
+    if looking == asked:
+        return
+    look = "it does not look" if asked == 1 else f"{looking or 'none'} of them look{'s' * (looking < 2)}"
+    run_on = "it runs on" if asked == 1 else f"{'the others' if looking else 'they'} run on"
+    say(f"{look} at stop_requested so far, and {run_on} until then; end what never looks with: {cancel}")
 
 
 @click.command("retry")
@@ -124,7 +155,10 @@ def purge_command(
             if not ask(question):
                 say("nothing was deleted", err=True)
                 context.exit(FAILED)
+        disk = CheckpointDisk.of(campaign, queue.meta())
         queue.purge()
+    if disk is not None:
+        disk.remove()  # last: a checkpoint that stays is found by `doctor`
     if as_json:
         print_json({"campaign": campaign, "purged": True})
     else:

@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.executions import ExecutionReader
 from queue_eval.campaign.registry import card_of
 from queue_eval.cli.connect import campaign_queue
+from queue_eval.cli.inside import Told, read_told
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import (
     iso,
@@ -70,15 +72,16 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         (slots,) = queue.slots_of([job_id])
+        told = read_told(queue, queue.meta(), job_id)
         card = card_of(queue.link, record.worker) if record.worker else None
     allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
-        more = {"slots": slots, "attempts_on_record": attempts, "output": output}
+        more = {"slots": slots, "attempts_on_record": attempts, "output": output} | told.as_json()
         if allocation:
             more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, slots, attempts, output, shown_allocation(allocation))
+        _show(campaign, record, slots, attempts, output, shown_allocation(allocation), told)
 
 
 def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
@@ -91,40 +94,20 @@ def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
 
 
 def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]]:
-    """Every attempt on record, oldest first; the one that settled the job comes last."""
-    found: list[dict[str, Any]] = [
+    """Every attempt on record that is over, oldest first."""
+    return [
         {
-            "attempt": int(failure["attempt"]) if failure.get("attempt", "").isdecimal() else 0,
-            "outcome": failure.get("cause", ""),
-            "worker": failure.get("worker") or None,
-            "ended_at": iso(int(failure["at_ms"])),
-            "run_s": None,
-            "error": failure.get("body", ""),
-            "output": failure.get("output", ""),
+            "attempt": one.number,
+            "outcome": Outcome.OK.value if one.outcome == State.SUCCEEDED else one.cause or one.outcome,
+            "worker": one.worker,
+            "ended_at": iso(one.finished_at.timestamp() * 1000),
+            "run_s": one.run_s,
+            "error": one.error,
+            "output": one.output or "",
         }
-        for failure in queue.failures(record.id)
+        for one in ExecutionReader(queue).executions_of(record.id)
+        if one.finished_at is not None and one.outcome != State.CANCELLED
     ]
-    entry = record.entry
-    if entry is None or entry.state is State.CANCELLED:
-        return found
-    is_logged = bool(found) and entry.state is State.FAILED and found[-1]["error"] == record.error
-    if is_logged:
-        found[-1]["run_s"] = record.run_s
-        return found
-    last = found[-1]["attempt"] if found else 0
-    output = (queue.outputs_of([record.id])[0] or b"").decode(errors="replace")
-    found.append(
-        {
-            "attempt": max(record.attempts, last + 1),
-            "outcome": entry.cause or Outcome.OK.value,
-            "worker": record.worker,
-            "ended_at": iso(entry.finished_ms),
-            "run_s": record.run_s,
-            "error": record.error,
-            "output": output,
-        }
-    )
-    return found
 
 
 def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
@@ -176,12 +159,13 @@ def _gist(record: JobRecord, width: int) -> str:
 
 def _show(
     campaign: str, record: JobRecord, slots: int, attempts: list[dict[str, Any]], output: str,
-    allocation: str | None,
+    allocation: str | None, told: Told,
 ) -> None:  # fmt: skip
+    early = " early, as it was asked" if record.stopped_early else ""
     lines: list[tuple[str, str | Coloured]] = [
         ("campaign", campaign),
         ("job", str(record.id)),
-        ("state", styled(record.state, record.state)),
+        ("state", styled(f"{record.state}{early}", record.state)),
         ("attempts", f"{record.attempts}, and {record.releases} given back" if record.releases
             else str(record.attempts)),
         ("slots", str(slots)),
@@ -191,7 +175,9 @@ def _show(
         ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
+        *told.lines(),
         ("config", json.dumps(record.as_json()["config"])),
+        *([("tag", json.dumps(record.as_json()["tag"]))] if record.tag else []),
     ]
     if record.state is State.SUCCEEDED:
         lines.append(("result", json.dumps(record.result)))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
+from queue_eval.model.sizes import parse_size
+
 if TYPE_CHECKING:
     from click import ParamType as _ParamType
 else:
@@ -24,20 +26,8 @@ _UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS_S))
 
-
-_SIZES = {
-    unit: base**power
-    for power, letter in enumerate("KMGT", 1)
-    for unit, base in ((f"{letter}B", 1000), (f"{letter}IB", 1024))
-}
 MIN_MEMORY_BYTES = 64_000_000
 """The least that `--memory-limit` accepts: a Python process needs about so much."""
-
-
-def parse_size(text: str) -> int | None:
-    """Bytes of ``500MB``, ``2GB`` (powers of 1000) or ``1GiB`` (of 1024); None if the text is not a size."""
-    match = re.fullmatch(rf"{_NUMBER}({'|'.join(_SIZES)})", "".join(text.split()).upper())
-    return None if match is None else round(float(match[1]) * _SIZES[match[2]])
 
 
 def parse_duration(text: str) -> float | None:

@@ -7,6 +7,7 @@ from queue_eval.cli.connect import connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.output import iso, print_json, print_table, shown_time
 from queue_eval.cli.terminal import say
+from queue_eval.driver.checkpoint_disk import purge_expired
 from queue_eval.errors import DamagedError
 
 
@@ -22,7 +23,7 @@ def prune_campaigns(
     with connected(url, home, looks=is_dry) as link:
         for expired in find_expired(link, age_s, tidies=not is_dry):
             try:
-                if is_dry or expired.purge(link, age_s):
+                if is_dry or purge_expired(expired, link, age_s):
                     gone.append(expired)
             except DamagedError as error:
                 complain(f"warning: campaign {expired.campaign!r} is left out: {error}")

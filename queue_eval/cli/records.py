@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import PAGE, pages
+from queue_eval.campaign.places import Origin, Place, hosts_by_worker, origins_of, page_size, places_of
 from queue_eval.campaign.result_stream import ResultEntry, lost_entry
-from queue_eval.campaign.view import parse_config
 from queue_eval.cli.output import iso
-from queue_eval.driver.fill import judged
+from queue_eval.driver.fill import decode_tag, judged
 from queue_eval.driver.options import failure_value_of
 from queue_eval.model.codec import decode
-from queue_eval.model.states import State
+from queue_eval.model.states import Outcome, State
 from queue_eval.transport.link import Link
-
-_MAX_VALUES_PER_PAGE = 4000
-"""How many values the transaction for one page of jobs asks for: the server needs a few ms for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,7 @@ class JobRecord:
     host: str | None
     submitted_ms: int
     config: bytes
+    tag: bytes
     entry: ResultEntry | None
     created_ms: int
     failure_value: Any
@@ -64,6 +61,12 @@ class JobRecord:
         return self.entry.body.decode(errors="replace")
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether it has succeeded, and ended early because it was asked to."""
+        entry = self.entry
+        return entry is not None and self.state is State.SUCCEEDED and entry.cause == Outcome.STOPPED
+
+    @property
     def result(self) -> Any:
         """What the run function returned; the failure value when failed or cancelled, None before the end."""
         if self.entry is None:
@@ -75,10 +78,12 @@ class JobRecord:
         return {
             "id": self.id,
             "config": self._config(),
+            "tag": decode_tag(self.tag),
             "state": self.state.value,
             "result": self.result,
             "error": self.error,
-            "cause": (entry.cause or None) if entry else None,
+            "cause": (entry.cause or None) if entry and self.state is State.FAILED else None,
+            "stopped_early": self.stopped_early,
             "attempts": self.attempts,
             "releases": self.releases,
             "worker": self.worker,
@@ -115,87 +120,50 @@ class JobRecordReader:
 
     def of_state(self, state: State | None) -> Iterator[JobRecord]:
         """Every job, or those in `state`, a page at a time."""
-        for page in pages(self._candidates(state), self._page_size()):
+        for page in pages(self._candidates(state), page_size(self._queue)):
             for record in self.of(page):
                 if state is None or record.state is state:
                     yield record
 
     def of(self, ids: Sequence[int]) -> list[JobRecord]:
         """The jobs with these ids, without those that do not exist."""
-        key = self._queue.keys
-        names = self._call(lambda client: client.zrange(key.column("workers"), 0, -1))
-        workers = [name.decode(errors="replace") for name in names]
-
-        def look(client: Any) -> list[Any]:
-            # A transaction: a job that moves is seen in one place, not in two or none.
-            pipeline = client.pipeline(transaction=True)
-            pipeline.hmget(key.configs, ids)
-            pipeline.hmget(key.index, ids)
-            pipeline.zmscore(key.column("scheduled"), ids)
-            pipeline.hmget(key.column("attempts"), ids)
-            for worker in workers:
-                pipeline.hmget(key.held(worker), ids)
-            replies: list[Any] = pipeline.execute()
-            return replies
-
-        configs, index, due, histories, *held = self._call(look)
-        places = [None if i is None else i.decode(errors="replace") for i in index]
-        entries = {e.entry: e for e in self._queue.entries([place for place in places if place is not None])}
-        records = []
-        for i, job_id in enumerate(ids):
-            if configs[i] is None:
-                continue
-            place = places[i]
-            entry = entries.get(place) or lost_entry(job_id, place) if place is not None else None
-            holder = next(((worker, h[i]) for worker, h in zip(workers, held, strict=True) if h[i]), None)
-            records.append(self._record(job_id, configs[i], entry, due[i] is not None, histories[i], holder))
-        return records
+        places = [place for place in places_of(self._queue, ids) if place is not None]
+        finished = [place.entry for place in places if place.entry is not None]
+        entries = {entry.entry: entry for entry in self._queue.entries(finished)}
+        return [self._record(place, entries) for place in places]
 
     def of_entries(self, entries: Sequence[ResultEntry]) -> list[JobRecord]:
         """The finished jobs whose current outcomes are among these entries."""
         ids = [entry.id for entry in entries]
         # The log keeps former outcomes of jobs that were retried; the index has forgotten them.
         index = self._queue.index_of(ids)
-        configs = self._queue.configs_of(ids)
+        origins = origins_of(self._queue, ids)
         return [
-            self._finished(entry, config[0], config[1])
-            for entry, current, config in zip(entries, index, configs, strict=True)
-            if current == entry.entry and config is not None
+            self._finished(entry, origin)
+            for entry, current, origin in zip(entries, index, origins, strict=True)
+            if current == entry.entry and origin is not None
         ]
 
-    def _record(
-        self, job_id: int, config: bytes, entry: ResultEntry | None, is_scheduled: bool,
-        history: bytes | None, holder: tuple[str, bytes] | None,
-    ) -> JobRecord:  # fmt: skip
-        submitted_ms, text = parse_config(config)
-        if entry is not None:
-            return self._finished(entry, submitted_ms, text)
-        attempts, uncharged, releases = _parse_history(history)
-        if holder is None:
-            state = State.SCHEDULED if is_scheduled else State.PENDING
-            return JobRecord(
-                job_id, state, attempts - uncharged, releases, None, None, submitted_ms, text, None,
-                self._created_ms, self._failure_value,
-            )  # fmt: skip
-        worker, token = holder
-        attempt, started = _parse_token(token)
-        begun = attempt - uncharged - (not started)
+    def _record(self, place: Place, entries: Mapping[str, ResultEntry]) -> JobRecord:
+        if place.entry is not None:
+            entry = entries.get(place.entry) or lost_entry(place.id, place.entry)
+            return self._finished(entry, Origin(place.submitted_ms, place.config, place.tag))
         return JobRecord(
-            job_id, State.RUNNING, begun, releases, worker, self._host(worker), submitted_ms, text, None,
-            self._created_ms, self._failure_value,
+            place.id, place.state, place.attempts, place.releases, place.worker or None,
+            self._host(place.worker), place.submitted_ms, place.config, place.tag, None, self._created_ms,
+            self._failure_value,
         )  # fmt: skip
 
-    def _finished(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> JobRecord:
+    def _finished(self, entry: ResultEntry, origin: Origin) -> JobRecord:
         entry = judged(entry)
         return JobRecord(
             entry.id, entry.state, entry.attempts, entry.releases, entry.worker or None,
-            self._host(entry.worker), submitted_ms, config, entry, self._created_ms, self._failure_value,
+            self._host(entry.worker), *origin, entry, self._created_ms, self._failure_value,
         )  # fmt: skip
 
     def _host(self, worker: str) -> str | None:
         if worker and worker not in self._hosts:
-            # A worker that is not on the roster: its default name begins with its host.
-            self._hosts[worker] = self._queue.hosts_of([worker])[0] or worker.rpartition("-")[0] or worker
+            self._hosts |= hosts_by_worker(self._queue, [worker])
         return self._hosts.get(worker)
 
     def _candidates(self, state: State | None) -> Iterable[int]:
@@ -211,10 +179,6 @@ class JobRecordReader:
         # Pending and scheduled jobs may be found by rank, but ranks shift while jobs are taken; ids do not.
         return range(1, queue.snapshot().last_id + 1)
 
-    def _page_size(self) -> int:
-        workers = self._call(lambda c: c.zcard(self._queue.keys.column("workers")))
-        return max(50, _MAX_VALUES_PER_PAGE // (4 + int(workers)))
-
     def _call(self, operation: Callable[[Any], Any]) -> Any:
         link: Link = self._queue.link
         return link.call(operation)
@@ -227,21 +191,6 @@ def _ids(members: Iterable[bytes]) -> list[int]:
 
 def _hkeys(key: str) -> Callable[[Any], Any]:
     return lambda client: client.hkeys(key)
-
-
-def _parse_history(value: bytes | None) -> tuple[int, int, int]:
-    """How many leases a job had, how many were not charged, and how many were given back for a reason.
-
-    All three are 0 for a damaged value.
-    """
-    match = re.fullmatch(rb"(\d+) \d+ \d+ (\d+) \d(?: (\d+))?", value or b"")
-    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
-
-
-def _parse_token(value: bytes) -> tuple[int, bool]:
-    """Number of the attempt that a worker holds, and whether it has begun."""
-    match = re.fullmatch(rb"(\d+) \S+ (\d)", value)
-    return (int(match[1]), match[2] == b"1") if match else (1, True)
 
 
 def _json(text: bytes) -> Any:

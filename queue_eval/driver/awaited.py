@@ -69,7 +69,9 @@ class SingleJobs:
     def _wait(self) -> None:
         try:
             while True:
-                self._waiter.until(self._nothing_unfinished, None, look_first=False)
+                ending = self._waiter.until(self._nothing_unfinished, None, look_first=False)
+                if ending is not None:
+                    raise ending
                 with self._lock:
                     # Not `_awaited`: finished jobs stay in it until their coroutines go on.
                     if self._nothing_unfinished():

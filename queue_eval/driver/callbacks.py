@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from queue_eval.driver.report_queue import OnReport
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.foreign_text import one_line, plain
 from queue_eval.model.codec import EXACT_FLOAT
 from queue_eval.model.job import Job
+from queue_eval.model.report import Report
 from queue_eval.model.states import State
 from queue_eval.user_warning import warn_user
 
@@ -23,7 +25,12 @@ log = plain(logging.getLogger(__name__))
 
 
 class Callback:
-    """Base class for callbacks. Any object with these two methods will do."""
+    """Base class for callbacks. Any object with one of these methods will do.
+
+    A callback may also have ``on_report(job, report)``. It is called in the driver while that waits, with
+    each `Report` of each job that the driver will gather: once, in the order of the job, before `on_done`.
+    It may call the evaluator, such as ``evaluator.stop([job])``.
+    """
 
     def on_launch(self, job: Job) -> None:
         """Called in the driver when `job` has been submitted."""
@@ -163,11 +170,18 @@ class Callbacks:
         except TypeError:
             raise UsageError("callbacks is not a list; give a list of callbacks") from None
         for callback in self.all:
-            is_one = hasattr(callback, "on_launch") or hasattr(callback, "on_done")
+            is_one = any(hasattr(callback, name) for name in ("on_launch", "on_done", "on_report"))
             if isinstance(callback, type) or not is_one:
                 raise UsageError(
                     f"{callback!r} is not a callback; give an object with on_launch(job) and on_done(job)"
                 )
+        self._blamed: set[tuple[int, int]] = set()
+        """Which callbacks (by position) have raised for a report of which job."""
+
+    @property
+    def on_report(self) -> OnReport | None:
+        """What to call with each report; None when no callback wants any."""
+        return self._reported if any(hasattr(callback, "on_report") for callback in self.all) else None
 
     def launched(self, job: Job) -> None:
         self._call("on_launch", job)
@@ -176,23 +190,36 @@ class Callbacks:
         """Call `on_done`. Returns the error by which a callback ends the search, if any does."""
         return self._call("on_done", job)
 
-    def _call(self, name: str, job: Job) -> SearchTerminationError | None:
+    def _reported(self, job: Job, report: Report) -> SearchTerminationError | None:
+        """Call `on_report`. Returns as `done` does."""
+        return self._call("on_report", job, report)
+
+    def _call(self, name: str, job: Job, *more: Any) -> SearchTerminationError | None:
         ending = None
-        for callback in self.all:
+        for position, callback in enumerate(self.all):
             method = getattr(callback, name, None)
             if method is None:
                 continue
             try:
-                method(job)
+                method(job, *more)
             except SearchTerminationError as error:
                 ending = ending or error
             except Exception as error:
+                if name == "on_report" and self._has_blamed(position, job):
+                    continue
                 log.exception("callback %s.%s raised for job %s", type(callback).__name__, name, job.id)
                 _warn(
                     f"callback {type(callback).__name__}.{name} raised for job {job.id}, which goes on: "
                     f"{type(error).__name__}: {error}"
                 )
         return ending
+
+    def _has_blamed(self, position: int, job: Job) -> bool:
+        """Whether this callback was reported for this job before: a job may have thousands of reports."""
+        blamed = (position, job.id)
+        is_known = blamed in self._blamed
+        self._blamed.add(blamed)
+        return is_known
 
 
 def _warn(message: str) -> None:

@@ -27,6 +27,7 @@ from queue_eval.driver.local_workers import LocalWorkers
 from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
 from queue_eval.driver.options import Keywords, Options, count, seconds
 from queue_eval.driver.session import CampaignSession
+from queue_eval.driver.submission import encoded_tags
 from queue_eval.driver.waiter import Waiter
 from queue_eval.errors import (
     GiveUp,
@@ -40,6 +41,7 @@ from queue_eval.errors import (
 )  # fmt: skip
 from queue_eval.model.codec import FAIL_RETURN_VALUE, encode_config
 from queue_eval.model.job import Job
+from queue_eval.model.report import Report
 from queue_eval.model.states import Method, State
 from queue_eval.transport.urls import unless_url
 from queue_eval.user_warning import warn_user
@@ -56,7 +58,8 @@ class Evaluator(DecidedAtCreation, JobOverview):
     loop.
 
     `num_workers`: slots wanted in all on this machine, when workers are started here. `callbacks`: objects
-    with ``on_launch(job)`` and ``on_done(job)``. `options`: see `queue_eval.driver.options.Options`.
+    with ``on_launch(job)``, ``on_done(job)`` and ``on_report(job, report)``, or some of them. `options`: see
+    `queue_eval.driver.options.Options`.
     """
 
     FAIL_RETURN_VALUE: ClassVar[float] = FAIL_RETURN_VALUE
@@ -88,7 +91,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         calls = Callbacks(callbacks)
         with TellInterrupted(lambda: None):
             server, session = open_campaign(
-                run_function, self.method, slots, chosen, self._forward, self._most_running
+                run_function, self.method, slots, chosen, self._forward, self._most_running, calls.on_report
             )
         self._set_up(server, session, run_function, slots, calls, chosen)
 
@@ -104,6 +107,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         self._options = options
         self._submit_lock = threading.Lock()
         wanted = server.is_embedded if options.local_workers is None else options.local_workers
+        wanted = wanted and not session.is_read_only
         self._workers = (
             LocalWorkers(
                 session.queue, server.home, num_workers, self.PYTHON_EXE, label=options.queue
@@ -142,15 +146,18 @@ class Evaluator(DecidedAtCreation, JobOverview):
     @classmethod
     def attach(
         cls, campaign: str, url: str | None = None, home: str | Path | None = None,
-        *, access: str | Path | None = None,
+        *, access: str | Path | None = None, read_only: bool = False,
     ) -> Evaluator:  # fmt: skip
         """Open an existing campaign without its run function, and adopt what is outstanding.
+
+        `read_only`: only look. It adopts nothing, starts no worker and changes nothing; it refuses to submit,
+        gather and cancel. `history` and `outstanding` then show the whole campaign, as of each call.
 
         Raises CampaignNotFoundError.
         """
         options = Options.checked(campaign=campaign, url=url, home=home, access=access)
         with TellInterrupted(lambda: None):
-            server, session, meta = attach_campaign(campaign, options)
+            server, session, meta = attach_campaign(campaign, options, is_read_only=read_only)
         options = dataclasses.replace(options, queue=meta.get("queue", b"").decode() or DEFAULT_QUEUE)
         attached = Evaluator.__new__(Evaluator)
         attached.method = Method(meta["method"].decode())
@@ -163,26 +170,30 @@ class Evaluator(DecidedAtCreation, JobOverview):
     def create_job(self, config: dict[str, Any]) -> Job:
         """A job that is not submitted. Its id is provisional until it is (see `execute`)."""
         copy, _ = encode_config(config, 0)
-        job = Job.owning(self._session.next_id(), copy, self.run_function)
+        job = Job.owning(self._session.next_id(), copy, self.run_function, self._session.source)
         with self._session.lock:
             self._created[job] = None
         return job
 
     def submit(
-        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1
-    ) -> list[Job]:
+        self, configs: Iterable[dict[str, Any]], *, priority: int = 0, delay: float = 0.0, slots: int = 1,
+        tags: Iterable[Any] | None = None,
+    ) -> list[Job]:  # fmt: skip
         """Submit configs (dicts of JSON values) to be evaluated. Returns when the server has them.
 
         Jobs of higher `priority` (-32767 to 32767) run first; within one priority, first in, first out.
         `delay` is in seconds. Each job takes so many `slots` of one worker, with all that they own (cores,
-        GPUs).
+        GPUs). `tags`: a JSON value or None for each config, which becomes the `tag` of its job. It is no part
+        of reuse: a job that is joined keeps its tag, unless another one is given.
 
         Raises ConfigError, before anything is sent, when a config is not a dict of JSON values.
         """
-        self._check_open()
+        self._check_may_change()
         if isinstance(configs, (dict, str)) or not isinstance(configs, Iterable):
             raise UsageError(f"configs is of type {type(configs).__name__}; give a list of dicts")
-        checked = [encode_config(config, position) for position, config in enumerate(configs)]
+        copies = [encode_config(config, position) for position, config in enumerate(configs)]
+        texts = encoded_tags(tags, len(copies))
+        checked = [(config, text, tag) for (config, text), tag in zip(copies, texts, strict=True)]
         if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
             raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
         delay_ms = round(seconds("delay", delay) * 1000)
@@ -202,13 +213,14 @@ class Evaluator(DecidedAtCreation, JobOverview):
 
     async def execute(self, job: Job) -> Job:
         """Evaluate one job (see `create_job`) and await it; no gather returns it."""
-        self._check_open()
+        self._check_may_change()
         config, text = encode_config(job.own_config(), 0)
+        (tag,) = encoded_tags([job.tag], 1)
 
         def submit(hook: CompletionHook) -> None:
             self._ensure_workers()
             with self._submit_lock:
-                self._session.submit([(config, text)], Placement(), job=job, hook=hook)
+                self._session.submit([(config, text, tag)], Placement(), job=job, hook=hook)
                 self._submitted += 1
             with self._session.lock:
                 self._created.pop(job, None)
@@ -232,7 +244,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         assert type in ("ALL", "BATCH"), f"Unsupported gather operation: {type}."
         wanted = count("size", size, 0)
         deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
-        self._check_open()
+        self._check_may_change()
         outstanding = self.num_outstanding
         if type == "BATCH" and 0 < outstanding < wanted:
             warn_user(
@@ -244,35 +256,43 @@ class Evaluator(DecidedAtCreation, JobOverview):
         def enough() -> bool:
             return not ledger.unfinished or (type == "BATCH" and len(ledger.ready) >= wanted)
 
+        ending = None
         if outstanding:
             with self._interruptible:
-                self._waiter.until(enough, deadline, look_first=True)
-        return self._take(None)
+                ending = self._waiter.until(enough, deadline, look_first=True)
+        return self._take(None, ending)
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
         """Jobs as they finish, until none is outstanding, or `timeout` seconds have passed."""
         deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
-        self._check_open()
+        self._check_may_change()
         ledger = self._ledger
         while self.num_outstanding:
             self._waiter.check_open()
             batch = self._take(1)
             if not batch:
                 with self._interruptible:
-                    self._waiter.until(
+                    ending = self._waiter.until(
                         lambda: bool(ledger.ready) or not ledger.unfinished, deadline, look_first=False
                     )
+                if ending is not None:
+                    raise ending
                 batch = self._take(1)
                 if not batch and deadline is not None and time.monotonic() >= deadline:
                     return
             yield from batch
 
-    def _take(self, limit: int | None) -> list[Job]:
-        """Gather ready jobs, at most `limit`. Records them first, so that an interruption loses nothing."""
-        ledger, lock = self._ledger, self._session.lock
-        ending = None
+    def _take(self, limit: int | None, ending: SearchTerminationError | None = None) -> list[Job]:
+        """Gather ready jobs, at most `limit`. Records them first, so that an interruption loses nothing.
+
+        `ending`: what a callback has raised while they were waited for. It is raised once they are recorded.
+        """
+        ledger, lock, reports = self._ledger, self._session.lock, self._ledger.reports
         with lock:
             batch = list(itertools.islice(ledger.ready.values(), limit))
+            are_unheard = reports is not None and any(map(reports.holds, batch))
+        if reports is not None and are_unheard:  # `outstanding` or `refresh` has made them ready
+            ending = ending or reports.deliver(None, self._waiter.check_open)
         for job in batch:
             with lock:
                 is_new = ledger.mark_gathered(job)
@@ -297,22 +317,66 @@ class Evaluator(DecidedAtCreation, JobOverview):
     # Looking back -------------------------------------------------------------------------------------
 
     def history(self) -> list[Job]:
-        """Jobs that had finished when the campaign was opened, in that order. They count as gathered."""
+        """Jobs that had finished when the campaign was opened, in that order. They count as gathered.
+
+        Of a read-only evaluator: all that have finished by now.
+        """
         self._check_open()
         with self._interruptible:
             return self._session.history()
 
-    # Ending -------------------------------------------------------------------------------------------
+    def reports(self, job: Job) -> list[Report]:
+        """The reports of a job, finished or not, in their order. Asks the server at each call."""
+        with self._interruptible:
+            return list(self._session.source.reports(job.id))
 
-    def cancel(self, jobs: Iterable[Job] | None = None) -> int:
-        """Cancel these jobs, or all outstanding ones. `gather` returns them as cancelled.
+    def outstanding(self) -> list[Job]:
+        """The jobs that no gather has returned, adopted ones too, by id. Their `state` is as of now.
 
-        Returns how many were cancelled.
+        They are the objects that `submit` has returned and that `gather` will. As many as `num_outstanding`
+        says, so some may be finished. Of a read-only evaluator: all unfinished jobs of the campaign.
         """
         self._check_open()
+        return self._session.outstanding()
+
+    def refresh(self, jobs: Iterable[Job]) -> None:
+        """Bring these jobs up to date: `state`, `worker`, `started_at`, and the outcome of finished ones.
+
+        They do not count as gathered by that. Jobs that are done, or were never submitted, stay as they are.
+        """
+        self._check_open()
+        self._session.refresh(jobs)
+
+    # Ending -------------------------------------------------------------------------------------------
+
+    def stop(self, jobs: Iterable[Job] | None = None) -> int:
+        """Ask running jobs to stop early: these, or all that are outstanding.
+
+        A job that looks at `stop_requested` returns what it has, and succeeds (`Job.stopped_early`). One that
+        does not look runs on. Only `retry` takes the request back. A job that has not begun is not asked.
+        Returns how many were asked.
+        """
+        self._check_may_change()
         ids = None if jobs is None else [job.id for job in jobs]
         with self._interruptible:
-            return self._session.cancel_outstanding() if ids is None else self._session.cancel(ids)
+            return self._session.stop_outstanding() if ids is None else self._session.stop(ids)
+
+    def cancel(self, jobs: Iterable[Job] | None = None, *, running: bool = True) -> int:
+        """Cancel these jobs, or all outstanding ones. `gather` returns them as cancelled.
+
+        `running`: also those that a worker has; else only those that wait for one. A worker may have a job a
+        moment before it begins. Returns how many were cancelled.
+        """
+        self._check_may_change()
+        ids = None if jobs is None else [job.id for job in jobs]
+        with self._interruptible:
+            if ids is None:
+                count = self._session.cancel_outstanding(running=running)
+            else:
+                count = self._session.cancel(ids, running=running)
+            if count:
+                self._session.sweep_checkpoints()
+            return count
 
     def close(self, *, cancel: bool = False) -> None:
         """Detach from the campaign. Work goes on, unless `cancel`. What was gathered stays readable."""
@@ -365,3 +429,11 @@ class Evaluator(DecidedAtCreation, JobOverview):
     def _check_open(self) -> None:
         if self._waiter.closed:
             raise UsageError("the evaluator is closed; create another one for the same campaign")
+
+    def _check_may_change(self) -> None:
+        self._check_open()
+        if self._session.is_read_only:
+            raise UsageError(
+                f"this evaluator only looks at campaign {self.campaign!r}; attach to it without read_only to "
+                "submit, gather, cancel or stop"
+            )

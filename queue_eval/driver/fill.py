@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.places import Place, hosts_by_worker
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.model.codec import decode
-from queue_eval.model.job import Job
+from queue_eval.model.job import Job, JobSource
 from queue_eval.model.non_finite import is_finite, judge_result
 from queue_eval.model.states import Outcome, State
 
@@ -21,36 +22,63 @@ class JobFiller:
     """
 
     def __init__(
-        self, queue: CampaignCommands, run_function: Any, created_ms: int, failure_value: Any
-    ) -> None:
+        self, queue: CampaignCommands, run_function: Any, created_ms: int, failure_value: Any,
+        source: JobSource | None = None,
+    ) -> None:  # fmt: skip
         self._queue = queue
         self._run_function = run_function
         self._created_ms = created_ms
         self._failure_value = failure_value
+        self._source = source
         self._hosts: dict[str, str] = {}
 
     def learn_hosts(self, entries: Iterable[ResultEntry]) -> None:
         """Ask the server on which hosts the workers of these entries ran, where that is not known yet."""
-        unknown = list({e.worker for e in entries if e.worker and e.worker not in self._hosts})
-        for worker, host in zip(unknown, self._queue.hosts_of(unknown), strict=True):
-            # Without an entry on the roster: the default name of a worker begins with its host.
-            self._hosts[worker] = host or worker.rpartition("-")[0] or worker
+        self.learn_workers(entry.worker for entry in entries)
+
+    def learn_workers(self, workers: Iterable[str]) -> None:
+        """Ask the server on which hosts these workers run, where that is not known yet."""
+        unknown = [worker for worker in workers if worker not in self._hosts]
+        self._hosts |= hosts_by_worker(self._queue, unknown)
 
     def fill(self, job: Job, entry: ResultEntry) -> None:
         """Write an outcome into its job."""
         fill(job, entry, self._hosts.get(entry.worker), self._created_ms, self._failure_value)
 
-    def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes) -> Job:
+    def show(self, job: Job, place: Place) -> None:
+        """Write into an unfinished job where it is."""
+        job.state = place.state
+        job.worker = place.worker or None
+        job.host = self._hosts.get(place.worker)
+        job.started_ms = place.began_ms
+        job.attempts = place.attempts
+        job.releases = place.releases
+
+    def rebuild(self, entry: ResultEntry, submitted_ms: int, config: bytes, tag: bytes = b"") -> Job:
         """The job of an outcome, where this driver has no object for it yet."""
+        job = self.begin(entry.id, submitted_ms, config, tag)
+        self.fill(job, entry)
+        return job
+
+    def begin(self, job_id: int, submitted_ms: int, config: bytes, tag: bytes) -> Job:
+        """An unfinished job, where this driver has no object for it yet."""
         try:
             decoded = decode(config)
         except ValueError:
             decoded = None
         # A damaged config is shown as an empty one: the outcome counts all the same.
-        job = Job.owning(entry.id, decoded if isinstance(decoded, dict) else {}, self._run_function)
-        job.submitted_ms = submitted_ms
-        self.fill(job, entry)
+        own = decoded if isinstance(decoded, dict) else {}
+        job = Job.owning(job_id, own, self._run_function, self._source)
+        job.status, job.submitted_ms, job.tag = Job.RUNNING, submitted_ms, decode_tag(tag)
         return job
+
+
+def decode_tag(text: str | bytes) -> Any:
+    """The tag of a job; None where there is none, or a damaged one."""
+    try:
+        return decode(text) if text else None
+    except ValueError:
+        return None
 
 
 def judged(entry: ResultEntry) -> ResultEntry:
@@ -70,14 +98,16 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failur
     `host`: where its worker ran. `created_ms`: when the campaign was created. `failure_value`: the result of
     a failed or cancelled job.
     """
-    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases, _ = judged(entry)
+    entry = judged(entry)
+    state, run_ms, finished_ms, cause = entry.state, entry.run_ms, entry.finished_ms, entry.cause
     job.state = state
-    job.attempts = attempts
-    job.releases = releases
-    job.cause = cause or None
-    job.worker = worker or None
+    job.attempts = entry.attempts
+    job.releases = entry.releases
+    job.stopped_early = state is State.SUCCEEDED and cause == Outcome.STOPPED
+    job.cause = None if job.stopped_early else cause or None
+    job.worker = entry.worker or None
     job.host = host
-    job.source = source or None
+    job.source = entry.source or None
     job.started_ms = None if run_ms is None else finished_ms - run_ms
     job.finished_ms = finished_ms
     job.elapsed_sec = max(0, finished_ms - created_ms) / 1000
@@ -85,9 +115,10 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failur
     job.result = failure_value
     if state is State.SUCCEEDED:
         try:
-            job.result = decode(body)
+            job.result = decode(entry.body)
         except ValueError as error:  # No worker of ours wrote it. It costs this job, not the gather.
             job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
+            job.stopped_early = False
     elif state is State.FAILED:
-        job.error = body.decode(errors="replace")
+        job.error = entry.body.decode(errors="replace")
     job.status = Job.DONE

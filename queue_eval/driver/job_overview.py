@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from queue_eval.driver.best import best_of
 from queue_eval.driver.results import SavedKeys, convert_for_csv, data_frame, write_results
 from queue_eval.driver.results_owner import Owner
 from queue_eval.driver.session import CampaignSession
 from queue_eval.model.job import Job
+from queue_eval.transport.urls import SecretUrl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,18 +47,39 @@ class JobOverview:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every job that this driver knows. It knows an adopted one when that has finished.
+        """Every job that this driver knows. It knows an adopted one when that has finished, or was shown.
 
-        With ``keep_jobs=False``, those that no gather has returned yet.
+        With ``keep_jobs=False``, those that no gather has returned yet. See `outstanding`.
         """
         with self._session.lock:
-            return [*self._ledger.tracked.values(), *self._created]
+            known = self._ledger.tracked.values(), self._ledger.adopted_jobs.values()
+            return [*known[0], *known[1], *self._created]
 
     @property
     def jobs_done(self) -> list[Job]:
         """Every job that was gathered, awaited or given by `history`, each once, and that is kept."""
         with self._session.lock:
             return list(self._ledger.gathered_jobs.values())
+
+    @property
+    def url(self) -> str:
+        """The URL of the server, for workers, other drivers and `attach`.
+
+        It holds the server's password, if that has one: `str` and `print` show it, `repr` does not.
+        """
+        return SecretUrl(self._session.queue.link.access.url)
+
+    def best(
+        self, n: int = 1, direction: str = "max", key: Callable[[Job], Any] | None = None
+    ) -> list[Job]:
+        """The `n` best jobs of those gathered or given by `history`, the best one first.
+
+        Only jobs that have succeeded, and with a finite number: `key` gives it, else it is the result.
+        `direction`: "max" or "min". Of equal jobs the lower id comes first. Raises UsageError for a value
+        that is no number. With ``keep_jobs=False`` the jobs are read from the server.
+        """
+        jobs = self.jobs_done if self._ledger.keep or not self.num_gathered else self._session.gathered()
+        return best_of(jobs, n, direction, key)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per job that this driver knows; times in UTC and seconds."""

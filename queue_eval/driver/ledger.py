@@ -6,9 +6,9 @@
     adopted ────────────────▶ ready ──▶ gathered
 
 A submitted job is one of this driver. An adopted job was outstanding when the campaign was opened, and only
-its number is known until its outcome arrives.
+that there is one more is known until its outcome arrives, or the user asks to see it.
 
-Adopted jobs are never listed, since that would cost a million reads for a million jobs. They are exactly
+Adopted jobs are listed only for that, since it costs a million reads for a million jobs. They are exactly
 `opened.outstanding` jobs with ids up to `horizon`, and each has one outcome in the result stream after the
 tail of the opening. When a submission joins an adopted job, that counts as submitted from then on.
 
@@ -24,8 +24,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from queue_eval.campaign.places import Origin
 from queue_eval.campaign.result_stream import ResultEntry, entry_order
 from queue_eval.driver.id_set import IdSet
+from queue_eval.driver.report_queue import ReportQueue
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Opened
 
@@ -34,14 +36,6 @@ Order = tuple[int, int]
 
 CompletionHook = Callable[[Job], bool]
 """Called when a job is finished. Returns whether somebody still awaits it: then no gather returns it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Submission time and config of a job that this driver does not know, as the server has them."""
-
-    submitted_ms: int
-    config: bytes
 
 
 @dataclass
@@ -57,6 +51,8 @@ class Ledger:
     """Ids of all jobs that were gathered or given by history, also of those that are not kept."""
     tracked: dict[int, Job] = field(default_factory=dict)
     """Every job that this driver has an object for and keeps, by id."""
+    adopted_jobs: dict[int, Job] = field(default_factory=dict)
+    """Adopted jobs that were shown to the user before their outcomes arrived, by id."""
     waiting: dict[int, Job] = field(default_factory=dict)
     """Submitted jobs whose outcome is not known here."""
     joined: dict[int, str] = field(default_factory=dict)
@@ -83,6 +79,8 @@ class Ledger:
     """Outcomes that were read during a submission, and may turn out to be of its jobs: id -> entry."""
     submitting: bool = False
     """Whether a submission is on its way."""
+    reports: ReportQueue | None = None
+    """Reports on their way to the callbacks; None when no callback wants any."""
 
     def __post_init__(self) -> None:
         self.cursor = self.opened.tail
@@ -140,6 +138,7 @@ class Ledger:
             self.joined[job.id] = entry
         self.waiting[job.id] = job
         self.tracked[job.id] = job
+        self.adopted_jobs.pop(job.id, None)
         self.ready.pop(job.id, None)
         self.announced.discard(job.id)
         self.last_id = max(self.last_id, job.id)
@@ -164,15 +163,17 @@ class Ledger:
             for ids in (self.announced, self.gathered_ids):
                 _exchange_members(ids, former, new_id)
         job.id = job.config["id"] = new_id
+        if self.reports is not None:
+            self.reports.forget(new_id)
         self.joined.pop(new_id, None)
         self.ignore_until.pop(new_id, None)
         self.last_id = max(self.last_id, new_id)
 
-    def is_candidate(self, entry: ResultEntry) -> bool:
-        """Whether this may be the outcome of an adopted job."""
-        if entry.id > self.horizon or entry.id in self.tracked or entry.id in self.adopted_resolved:
+    def is_candidate(self, job_id: int) -> bool:
+        """Whether this may be an adopted job that is outstanding as such."""
+        if job_id > self.horizon or job_id in self.tracked or job_id in self.adopted_resolved:
             return False
-        return self.keep or entry.id not in self.gathered_ids
+        return self.keep or job_id not in self.gathered_ids
 
     def waiting_job_of(self, entry: ResultEntry) -> Job | None:
         """The waiting job of which this is the outcome; None when there is none, or it is out of date."""
@@ -204,12 +205,15 @@ class Ledger:
     def mark_finished(self, job: Job) -> None:
         """A job is finished, and its outcome was written into it. It becomes ready, unless it is awaited."""
         hook = self.completion_hooks.get(job.id)
+        if self.reports is not None:
+            self.reports.close_job(job)
         self.tracked[job.id] = job
         if hook is not None and hook(job):
             self.count_as_gathered(job)
         else:
             self.ready[job.id] = job
         self.completion_hooks.pop(job.id, None)
+        self.adopted_jobs.pop(job.id, None)
         self.waiting.pop(job.id, None)
         self.joined.pop(job.id, None)
         self.ignore_until.pop(job.id, None)

@@ -13,8 +13,10 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import prune_in_passing
+from queue_eval.driver.checkpoint_disk import CheckpointDisk, purge_expired
 from queue_eval.driver.chores import Patience
 from queue_eval.driver.options import Options, failure_value_of
+from queue_eval.driver.report_queue import OnReport
 from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.sources import SourceCheck
 from queue_eval.errors import (
@@ -22,6 +24,7 @@ from queue_eval.errors import (
     CampaignNotFoundError,
     FunctionError,
     ServerRefusedError,
+    ServerUnreachableError,
 )
 from queue_eval.function.driver_path import is_same_file
 from queue_eval.function.reference import FunctionRef, describe
@@ -29,7 +32,7 @@ from queue_eval.function.signing import Opening, must_sign, sign
 from queue_eval.model.codec import decode, encode
 from queue_eval.model.moves import Opened
 from queue_eval.model.states import Method
-from queue_eval.server.lifecycle import open_access, server_state
+from queue_eval.server.lifecycle import open_access, server_state, wake_server
 from queue_eval.transport.access import Access, check_build, entered_home, find_access, home_folder
 from queue_eval.transport.link import Link
 from queue_eval.user_warning import warn_user
@@ -56,6 +59,22 @@ def _is_embedded(access: Access) -> bool:
     return access.home is not None and server_state(access.home).state != "absent"
 
 
+def look_at(options: Options) -> ServerSession:
+    """A session with a server that is there already, for a look. Starts none that was stopped on purpose.
+
+    Raises ServerUnreachableError, ServerRefusedError.
+    """
+    access = find_access(options.url, options.home, options.access)
+    assert access is not None
+    try:
+        return _session(access, options.home)
+    except ServerUnreachableError:
+        # Its watcher may have stopped it, because nobody needed it.
+        if access.home is None or not wake_server(access.home):
+            raise
+    return _session(access, options.home)
+
+
 def reach(url: str | None, home: Path | None, file: Path | None = None) -> ServerSession:
     """A session with the server that `url`, `file`, the environment or `home` name.
 
@@ -63,7 +82,10 @@ def reach(url: str | None, home: Path | None, file: Path | None = None) -> Serve
 
     Raises ServerUnreachableError, ServerRefusedError.
     """
-    access = open_access(url, home, file)
+    return _session(open_access(url, home, file), home)
+
+
+def _session(access: Access, home: Path | None) -> ServerSession:
     folder = access.home or entered_home(home)
     is_embedded = _is_embedded(access)
     patience = Patience(access.home if is_embedded else None)
@@ -79,11 +101,13 @@ def reach(url: str | None, home: Path | None, file: Path | None = None) -> Serve
 def open_campaign(
     run_function: Callable[..., Any] | str, method: Method, num_workers: int, options: Options,
     forward: dict[str, Any] | None = None, most_running: int | None = None,
+    on_report: OnReport | None = None,
 ) -> tuple[ServerSession, CampaignSession]:  # fmt: skip
     """Create or continue the campaign of `options`. Warns when the function's source has changed.
 
     `forward`: for methods that forward attempts to another system, where that is (JSON values).
-    `most_running`: how many jobs of the campaign all workers together may hold at one time.
+    `most_running`: how many jobs of the campaign all workers together may hold at one time. `on_report`: see
+    `CampaignSession`.
 
     Raises FunctionError before a server is touched; ServerUnreachableError, ServerRefusedError,
     CampaignConflictError.
@@ -94,7 +118,7 @@ def open_campaign(
     try:
         _check_role(server.access)
         check_build(server.access)
-        fields = _meta(server.access.key, reference, method, num_workers, options, forward)
+        fields = _meta(server, reference, method, num_workers, options, forward)
         fields["most_running"] = most_running or ""
         queue, opened = _open(
             server.link, name, fields, reference, accept_change=options.on_change == "accept"
@@ -102,15 +126,17 @@ def open_campaign(
         if not opened.created:
             _compare(name, opened, reference, str(fields["options"]))
         if options.campaign is None:
-            prune_in_passing(server.link)
+            prune_in_passing(server.link, purge_expired)
     except BaseException:
         server.link.close()
         raise
     session = CampaignSession(
         queue, opened, run_function, reuse=options.reuse, keep=options.keep_jobs,
-        failure_value=options.failure_value,
+        failure_value=options.failure_value, on_report=on_report,
     )  # fmt: skip
     session.sources = SourceCheck(queue, reference, opened.source)
+    meta = {"uid": opened.uid.encode(), "options": str(fields["options"]).encode()}
+    session.checkpoints = CheckpointDisk.of(name, meta)
     return server, session
 
 
@@ -170,9 +196,11 @@ def _file_of(options: bytes) -> str | None:
 
 
 def attach_campaign(
-    campaign: str, options: Options
+    campaign: str, options: Options, *, is_read_only: bool = False
 ) -> tuple[ServerSession, CampaignSession, dict[str, bytes]]:
     """Open an existing campaign, which stays as it is. Returns its meta, too.
+
+    `is_read_only`: only to look at it. Nothing on the server changes then.
 
     Raises CampaignNotFoundError.
     """
@@ -181,18 +209,21 @@ def attach_campaign(
             f"there is no campaign {campaign!r}: {home_folder(options.home)} has no server; "
             "give the campaign's url or home"
         )
-    server = reach(options.url, options.home, options.access)
+    server = look_at(options) if is_read_only else reach(options.url, options.home, options.access)
     try:
         _check_role(server.access)
         queue, meta = CampaignCommands.attach(server.link, campaign)
-        if meta.get("expires"):
+        if meta.get("expires") and not is_read_only:
             queue.keep()  # Somebody knows it by name, so it must not expire.
         opened = queue.standing()
     except BaseException:
         server.link.close()
         raise
     failure_value = failure_value_of(meta)
-    session = CampaignSession(queue, opened, None, reuse=options.reuse, failure_value=failure_value)
+    session = CampaignSession(
+        queue, opened, None, reuse=options.reuse, failure_value=failure_value, is_read_only=is_read_only
+    )
+    session.checkpoints = CheckpointDisk.of(campaign, meta)
     return server, session, meta
 
 
@@ -210,10 +241,10 @@ def _unique_name(reference: FunctionRef) -> str:
 
 
 def _meta(
-    key: bytes | None, reference: FunctionRef, method: Method, num_workers: int,
+    server: ServerSession, reference: FunctionRef, method: Method, num_workers: int,
     options: Options, forward: dict[str, Any] | None,
 ) -> dict[str, str | bytes | int | float]:  # fmt: skip
-    payload = reference.payload
+    key, payload = server.access.key, reference.payload
     if payload is not None and key is None and reference.may_import_script:
         payload = None  # Then the function runs only where its script is.
     if payload is not None and key is None:
@@ -234,6 +265,11 @@ def _meta(
                 "forward": forward,
                 "values": options.values,
                 "code": reference.code,
+                "checkpoints": None if options.checkpoints is None else str(options.checkpoints),
+                "checkpoints_home": str(checkpoints_of(server.home)),
+                "keep_checkpoints": options.keep_checkpoints,
+                "keep_folders": options.keep_folders,
+                "checkpoint_space": options.checkpoint_space,
             }
         ),
         "max_attempts": options.max_attempts,
@@ -248,6 +284,11 @@ def _meta(
         "failure_value": encode(options.failure_value),
         "expires": "" if options.campaign is not None or options.keep else "1",
     }
+
+
+def checkpoints_of(home: Path) -> Path:
+    """The folder in which checkpoints lie, where a campaign names no other."""
+    return home.resolve() / "checkpoints"
 
 
 def _kwargs(options: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 from queue_eval.campaign.keys import DEFAULT_QUEUE, check_campaign_name, check_queue_name
 from queue_eval.errors import ResultError, UsageError
 from queue_eval.model.codec import FAIL_RETURN_VALUE, decode, encode_options, encode_result
+from queue_eval.model.sizes import parse_size
 
 MAX_DELAY_S = 10 * 365.25 * 86400
 """Longest delay or time limit: ten years. What is longer is a mistake in the unit."""
@@ -135,6 +136,27 @@ def _path(what: str, value: Any, *, kind: str) -> Path | None:
         raise UsageError(f"{what} is a {type(value).__name__}; give {kind}") from None
 
 
+def _absolute(what: str, value: Any, *, kind: str) -> Path | None:
+    path = _path(what, value, kind=kind)
+    if path is None:
+        return None
+    if not str(value):
+        raise UsageError(f"{what} is empty; give {kind}")
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # a home folder that is not known
+        raise UsageError(f"{what} is {str(path)!r}: {error}; give {kind} by its whole path") from None
+
+
+def _size(what: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    size = parse_size(value) if isinstance(value, str) else value
+    if size is None:
+        raise UsageError(f"{what} is {value!r}; give bytes, or a size like 500MB, 10G or 10GiB")
+    return count(what, size)
+
+
 def _campaign(_what: str, value: Any) -> str | None:
     return None if value is None else check_campaign_name(value)
 
@@ -172,6 +194,10 @@ class Keywords(TypedDict, total=False):
     wait_replicas: int
     values: Literal["json", "text"]
     failure_value: Any
+    checkpoints: str | Path | None
+    keep_checkpoints: bool
+    checkpoint_space: int | str | None
+    keep_folders: bool
 
 
 def _by(check: Callable[..., Any], **more: Any) -> dict[str, Any]:
@@ -215,6 +241,14 @@ class Options:
         its `str`, so that no hours of work are lost, but comes back as text.
     failure_value: result of failed and cancelled jobs, for those who minimise: a number (also nan and inf),
         text, True, False or None. The last driver to open the campaign decides what tables and commands show.
+    checkpoints: folder for the checkpoints of jobs, for workers of several accounts one of their group; None:
+        ``checkpoints`` in `home`. Where workers on several machines do not share it, a job goes on from a
+        checkpoint only on the machine that has it.
+    keep_checkpoints: whether the last checkpoint of a job stays when the job has succeeded. Else it is
+        removed, which keeps the disk free.
+    checkpoint_space: bytes that the checkpoints of all jobs of the campaign may take in one folder, also like
+        "10G"; a save beyond it raises CheckpointError in its job. None: as much as the disk has.
+    keep_folders: whether the working folder of a failed attempt stays, to look into, and nobody removes it.
     """
 
     campaign: str | None = field(default=None, metadata=_by(_campaign))
@@ -236,6 +270,10 @@ class Options:
     wait_replicas: int = field(default=0, metadata=_by(count, minimum=0))
     values: Literal["json", "text"] = field(default="json", metadata=_by(_values))
     failure_value: Any = field(default=FAIL_RETURN_VALUE, metadata=_by(_scalar))
+    checkpoints: Path | None = field(default=None, metadata=_by(_absolute, kind="a folder"))
+    keep_checkpoints: bool = field(default=False, metadata=_by(_switch, default=False))
+    checkpoint_space: int | None = field(default=None, metadata=_by(_size))
+    keep_folders: bool = field(default=False, metadata=_by(_switch, default=False))
 
     @classmethod
     def checked(cls, **keywords: Any) -> Options:

@@ -138,6 +138,7 @@ class Recovery:
         ledger.being_resubmitted = {sent.job.id: sent.job for sent in rolled_back}
         for missing_id in range(standing.last_id + 1, ledger.horizon + 1):
             ledger.adopted_resolved.add(missing_id)  # An adopted job that is gone: no outcome will ever come.
+            ledger.adopted_jobs.pop(missing_id, None)
         if rolled_back or entry_order(standing.tail) < entry_order(ledger.cursor):
             # Entries of the stream that were added after the rollback may have lower entry ids than those
             # that it took away, and so lie before the cursor. Nobody knows to where the stream was taken

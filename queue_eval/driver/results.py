@@ -177,11 +177,13 @@ def _clean(target: Path) -> None:
 
 
 def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
-    """One row per job, with the config's keys first. Times are in UTC."""
+    """One row per job, with the config's keys first. Times are in UTC. A column `tag` if any job has one."""
     import pandas as pd  # It is heavy, and few drivers need it.
 
     configs = [job.own_config() for job in jobs]
-    names = column_names((key for config in configs for key in config), _FRAME_COLUMNS)
+    has_tags = any(job.tag is not None for job in jobs)
+    own_columns = (*_FRAME_COLUMNS, "tag") if has_tags else _FRAME_COLUMNS
+    names = column_names((key for config in configs for key in config), own_columns)
     rows = [
         {names[key]: value for key, value in config.items()}
         | {
@@ -201,9 +203,10 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
             "duration": job.duration if job.status == Job.DONE else None,
             "error": job.error,
         }
+        | ({"tag": job.tag} if has_tags else {})
         for config, job in zip(configs, jobs, strict=True)
     ]
-    frame = pd.DataFrame(rows, columns=[*names.values(), *_FRAME_COLUMNS])
+    frame = pd.DataFrame(rows, columns=[*names.values(), *own_columns])
     _keep_integers(frame, rows)
     for name in ("submitted_at", "started_at", "finished_at"):
         frame[name] = pd.to_datetime(frame[name], utc=True)

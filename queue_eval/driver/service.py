@@ -2,13 +2,14 @@
 
 ::
 
+    jobs given back often   ──▶ look ──▶ one never gets anywhere                warned of at once
     counts of the campaign ─┐
     cards of live workers  ─┴▶ look ──▶ a worker refuses, or has stepped aside   warned of at once
                                    ├──▶ nobody serves it                         after a while of waiting
                                    ├──▶ all that serve it are full of others'    the same
                                    └──▶ a job is wider than all that serve it    the same
 
-Each look costs the same, however long the driver waits: two reads, and the card of every live worker.
+Each look costs the same, however long the driver waits: three reads, and the card of every live worker.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from queue_eval.errors import DamagedError, NodeAwayError
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
-from queue_eval.transport.hints import spell_worker
+from queue_eval.transport.hints import spell_command, spell_worker
 from queue_eval.user_warning import warn_user
 
 LEASE_S = 30.0
@@ -30,6 +31,12 @@ LEASE_S = 30.0
 
 MOST_WARNINGS = 5
 """So many warnings of workers that refuse. One more counts the workers that come after them."""
+
+OFTEN_GIVEN_BACK = 10
+"""A job that was given back so often in a row, without a new checkpoint, never gets anywhere."""
+
+MOST_TOLD_GIVEN_BACK = 5
+"""So many jobs of those are warned of one by one."""
 
 
 @dataclass
@@ -69,10 +76,12 @@ class ServiceCheck:
         self._warnings = 0
         self._unserved, self._full, self._too_wide = _Trouble(), _Trouble(), _Trouble()
         self._finished = 0
+        self._told_given_back: set[int] = set()
 
     def look(self, waited_s: float, patience_s: float) -> None:
         """Raises CampaignNotFoundError when the campaign was purged."""
         snapshot = self._queue.snapshot()
+        self._look_for_given_back()
         try:
             with self._queue.link.skipping_nodes():
                 workers = live_workers(self._queue.link)
@@ -118,6 +127,22 @@ class ServiceCheck:
         # In a driver inside a job of its own campaign, all running jobs may be drivers that wait.
         is_idle = counts[State.RUNNING] == 0 or self._is_inside
         return is_idle and all(card is not None and card.is_full for card in serving.values())
+
+    def _look_for_given_back(self) -> None:
+        """Warn once of each job that is given back again and again without a new checkpoint."""
+        campaign, told = self._queue.campaign, self._told_given_back
+        for job, times in self._queue.give_backs(OFTEN_GIVEN_BACK):
+            if job in told:
+                continue
+            told.add(job)
+            if len(told) <= MOST_TOLD_GIVEN_BACK:
+                warn_user(f"job {job} of campaign {campaign!r} was {told_of(times)}")
+            elif len(told) == MOST_TOLD_GIVEN_BACK + 1:
+                command = spell_command(self._queue.link.access, "status", campaign)
+                warn_user(
+                    f"more jobs of campaign {campaign!r} are given back again and again; no more of them are "
+                    f"told of here, see: {command}"
+                )
 
     # Warnings ---------------------------------------------------------------------------------------------
 
@@ -187,6 +212,14 @@ class ServiceCheck:
                 f"a job of campaign {campaign!r} takes {wanted} slots, and no worker that serves it has more "
                 f"than {widest}; start one with: {command}"
             )
+
+
+def told_of(times: int) -> str:
+    """What is said of a job that was given back so often in a row."""
+    return (
+        f"given back {times} times in a row without a new checkpoint, so it may never end; let it save "
+        "checkpoints more often, or give it workers with more time"
+    )
 
 
 def _beats(worker: LiveWorker) -> bool:

@@ -10,26 +10,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import batches
 from queue_eval.driver.batch_sender import BatchSender, Placement
+from queue_eval.driver.fill import decode_tag
 from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.recovery import Recovery, RecoveryState
 from queue_eval.driver.submission_log import SubmissionLog
-from queue_eval.model.codec import canonical
-from queue_eval.model.job import Job
+from queue_eval.errors import UsageError
+from queue_eval.model.codec import canonical, encode_options
+from queue_eval.model.job import Job, JobSource
 from queue_eval.model.moves import Enqueued, EnqueueReply, Submission
 from queue_eval.model.states import State
 
-CheckedConfig = tuple[dict[str, Any], str]
-"""A private copy of a config, and its JSON (see `codec.encode_config`)."""
+CheckedConfig = tuple[dict[str, Any], str, str]
+"""A private copy of a config, its JSON (see `codec.encode_config`), and that of its tag; empty for none."""
 
 _Occurrences = Counter[bytes]
 """How often each config was submitted, by its fingerprint."""
+
+
+def encoded_tags(tags: Iterable[Any] | None, wanted: int) -> list[str]:
+    """The JSON of so many tags; empty for None. Raises UsageError."""
+    if tags is None:
+        return [""] * wanted
+    if isinstance(tags, (str, bytes, dict)) or not isinstance(tags, Iterable):
+        raise UsageError(f"tags is of type {type(tags).__name__}; give a list with one tag for each config")
+    given = list(tags)
+    if len(given) != wanted:
+        raise UsageError(f"tags holds {len(given)} for {wanted} configs; give one for each, None for none")
+    return ["" if tag is None else encode_options(f"tags[{i}]", tag) for i, tag in enumerate(given)]
 
 
 class Submitter:
@@ -41,7 +55,7 @@ class Submitter:
 
     def __init__(
         self, queue: CampaignCommands, ledger: Ledger, sender: BatchSender, recovery: Recovery,
-        submissions: SubmissionLog, run_function: Any, *, reuse: bool,
+        submissions: SubmissionLog, run_function: Any, source: JobSource, *, reuse: bool,
     ) -> None:  # fmt: skip
         self._queue = queue
         self._ledger = ledger
@@ -49,6 +63,7 @@ class Submitter:
         self._recovery = recovery
         self._submissions = submissions
         self._run_function = run_function
+        self._source = source
         self._reuse = reuse
         self._acknowledged: _Occurrences = Counter()
 
@@ -76,27 +91,30 @@ class Submitter:
     ) -> list[Job]:  # fmt: skip
         jobs: list[Job] = []
         on_their_way: _Occurrences = Counter()
-        for batch in batches(self._submission(config, text, on_their_way) for config, text in configs):
+        for batch in batches(self._submission(*config, on_their_way) for config in configs):
             reply = self._place(batch, placement)
             if self._reuse:
                 self._acknowledged.update(submission.fingerprint for submission in batch)
                 on_their_way.subtract(submission.fingerprint for submission in batch)
             sent_configs = configs[len(jobs) : len(jobs) + len(batch)]
             new = [
-                self._started(job, config, answer, placement)
-                for (config, _), answer in zip(sent_configs, reply.jobs, strict=True)
+                self._started(job, config, tag, answer, placement)
+                for (config, _, tag), answer in zip(sent_configs, reply.jobs, strict=True)
             ]
             self._sender.register(new, reply.jobs, reply.fence, hook)
             self._submissions.add(new, batch, placement)
             jobs += new
         return jobs
 
-    def _submission(self, config: dict[str, Any], text: str, on_their_way: _Occurrences) -> Submission:
+    def _submission(
+        self, config: dict[str, Any], text: str, tag: str, on_their_way: _Occurrences
+    ) -> Submission:
         fingerprint = blake2b(canonical(config).encode(), digest_size=12).digest()
         if not self._reuse:
-            return Submission(text, fingerprint)
+            return Submission(text, fingerprint, tag=tag)
         on_their_way[fingerprint] += 1
-        return Submission(text, fingerprint, self._acknowledged[fingerprint] + on_their_way[fingerprint])
+        occurrence = self._acknowledged[fingerprint] + on_their_way[fingerprint]
+        return Submission(text, fingerprint, occurrence, tag)
 
     def _place(self, batch: Sequence[Submission], placement: Placement) -> EnqueueReply:
         """Send a batch. Returns the reply that still holds after a rollback of the server.
@@ -120,11 +138,16 @@ class Submitter:
         return all(origin is not None and origin[0] == answer.submitted_ms for origin, answer in pairs)
 
     def _started(
-        self, job: Job | None, config: dict[str, Any], answer: Enqueued, placement: Placement
+        self, job: Job | None, config: dict[str, Any], tag: str, answer: Enqueued, placement: Placement
     ) -> Job:
-        """The job that the server has acknowledged: `job`, else a new one."""
-        job = job or Job.owning(answer.id, config, self._run_function)
+        """The job that the server has acknowledged: `job`, else the one that was shown, else a new one."""
+        shown = self._ledger.adopted_jobs.get(answer.id) if job is None else None
+        if shown is not None:
+            shown.tag = decode_tag(answer.tag)
+            return shown
+        job = job or Job.owning(answer.id, config, self._run_function, self._source)
         job.id = job.config["id"] = answer.id
         job.status, job.submitted_ms = Job.RUNNING, answer.submitted_ms
+        job.tag = decode_tag(answer.tag or tag)
         job.state = State.SCHEDULED if placement.delay_ms else State.PENDING
         return job

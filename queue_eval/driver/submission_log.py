@@ -49,14 +49,15 @@ class _Batch:
     configs: tuple[str, ...]
     fingerprints: tuple[bytes, ...]
     occurrences: tuple[int, ...]
+    tags: tuple[str, ...]
     placement: Placement
     newest_ms: float
     """When the last of them was submitted."""
 
     def sent_jobs(self) -> Iterator[Sent]:
-        columns = zip(self.jobs, self.configs, self.fingerprints, self.occurrences, strict=True)
-        for job, config, fingerprint, occurrence in columns:
-            yield Sent(job, Submission(config, fingerprint, occurrence), self.placement)
+        columns = zip(self.configs, self.fingerprints, self.occurrences, self.tags, strict=True)
+        for job, submission in zip(self.jobs, columns, strict=True):
+            yield Sent(job, Submission(*submission), self.placement)
 
     def is_past(self, end_ms: float) -> bool:
         """Whether all its jobs were submitted before `end_ms`, and are finished."""
@@ -80,9 +81,9 @@ class SubmissionLog:
         """Remember jobs that the server has acknowledged."""
         if not jobs:
             return
-        configs, fingerprints, occurrences = zip(*submissions, strict=True)
+        configs, fingerprints, occurrences, tags = zip(*submissions, strict=True)
         newest_ms = max(job.submitted_ms or 0 for job in jobs)
-        batch = _Batch(tuple(jobs), configs, fingerprints, occurrences, placement, newest_ms)
+        batch = _Batch(tuple(jobs), configs, fingerprints, occurrences, tags, placement, newest_ms)
         self._batches.append(batch)
         self._job_count += len(jobs)
         self._forget_old(newest_ms - REMEMBER_FINISHED_MS)

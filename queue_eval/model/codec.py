@@ -176,6 +176,8 @@ def encode_options(name: str, value: Any) -> str:
         return encode(_plain(value, name, finite=True, depth=0))
     except _NotPlainError as error:
         raise UsageError(f"{error.path} {error.problem}; give JSON values only") from None
+    except ValueError:
+        raise UsageError(f"{name} holds {_HUGE_INT}; write it as text") from None
 
 
 def canonical(config: dict[str, Any]) -> str:

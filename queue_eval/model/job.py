@@ -1,13 +1,69 @@
-"""Defines the job as a driver holds it: plain data that knows no connection."""
+"""Defines the job as a driver holds it: plain data, and readings that the server is asked for when needed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+from queue_eval.model.report import Report
 from queue_eval.model.states import State
+
+
+class Execution(NamedTuple):
+    """One attempt of a job, as far as it is on record."""
+
+    number: int
+    """The number of its lease: the `attempt` that `current_job` shows. It only grows."""
+    worker: str | None
+    host: str | None
+    started_at: datetime | None
+    """UTC, by the server's clock, like `finished_at`. None where it is not on record."""
+    finished_at: datetime | None
+    """None while it runs."""
+    outcome: str
+    """"running", "succeeded", "failed", "cancelled", or "released": given back without charge."""
+    cause: str | None
+    """Why it failed: "error", "timeout", "lost", "nan" or "inf"."""
+    error: str | None
+    """Remote traceback of a failure; why a released one was given back."""
+    output: str | None
+    """What it has printed, where that was captured."""
+
+    @property
+    def run_s(self) -> float | None:
+        """How long it ran, in seconds, where that is on record."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+
+class JobSource(ABC):
+    """Reads what a job does not carry, for the job with this id.
+
+    Guarantees: copies of a job share it; it is not pickled (a job that was pickled has none). Raises
+    QueueEvalError when the server cannot be asked.
+    """
+
+    @abstractmethod
+    def output(self, job_id: int) -> str | None:
+        """Captured output of the attempt that settled the job; None where there is none."""
+
+    @abstractmethod
+    def executions(self, job_id: int) -> Sequence[Execution]:
+        """Every attempt on record, oldest first."""
+
+    @abstractmethod
+    def reports(self, job_id: int) -> Sequence[Report]:
+        """Every report on record, in order."""
+
+    def __deepcopy__(self, memo: Any) -> JobSource:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(None), ())
 
 
 class Job:
@@ -24,9 +80,9 @@ class Job:
     DONE: ClassVar[int] = 2
 
     __slots__ = (
-        "attempts", "cause", "config", "duration", "elapsed_sec", "error", "finished_ms", "host", "id",
-        "releases", "result", "run_function", "source", "started_ms", "state", "status", "submitted_ms",
-        "worker",
+        "_readings", "_source", "attempts", "cause", "config", "duration", "elapsed_sec", "error",
+        "finished_ms", "host", "id", "releases", "result", "run_function", "source", "started_ms", "state",
+        "status", "stopped_early", "submitted_ms", "tag", "worker",
     )  # fmt: skip
 
     def __init__(self, id: int, config: dict[str, Any], run_function: Any) -> None:  # noqa: A002 - DeepHyper's
@@ -49,6 +105,8 @@ class Job:
         """Executions begun and charged."""
         self.releases = 0
         """Attempts given back without charge, by a drain, a preemption or a worker that could not run it."""
+        self.stopped_early = False
+        """Whether it has succeeded, and ended early because it was asked to (`Evaluator.stop`)."""
         self.worker: str | None = None
         self.host: str | None = None
         self.source: str | None = None
@@ -60,12 +118,30 @@ class Job:
         self.submitted_ms: float | None = None
         self.started_ms: float | None = None
         self.finished_ms: float | None = None
+        self._forget_source()
+
+    def _forget_source(self) -> None:
+        self.tag: Any = None
+        """The JSON value that was given to `submit` with the config; None for none."""
+        self._source: JobSource | None = None
+        """Where `output`, `executions` and `reports` are read."""
+        self._readings: dict[str, Any] | None = None
+        """What was read there of a finished job: it does not change any more."""
+
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        self._forget_source()  # a job that an earlier version has pickled has none of these
+        self.stopped_early = False
+        for name, value in state[1].items():
+            setattr(self, name, value)
 
     @classmethod
-    def owning(cls, id: int, config: dict[str, Any], run_function: Any) -> Job:  # noqa: A002 - DeepHyper's
+    def owning(
+        cls, id: int, config: dict[str, Any], run_function: Any, source: JobSource | None = None  # noqa: A002
+    ) -> Job:
         """A job that owns `config` from now on, instead of a copy. The caller must not change it any more."""
         job = cls.__new__(cls)
         job._begin(id, config, run_function)
+        job._source = source
         return job
 
     @property
@@ -90,6 +166,34 @@ class Job:
     def wait_s(self) -> float | None:
         """Seconds from submission to the start of the last attempt."""
         return _seconds(self.submitted_ms, self.started_ms)
+
+    @property
+    def output(self) -> str | None:
+        """What the attempt that settled it has printed, or None. Read from the server at the first look."""
+        text: str | None = self._read("output", None)
+        return text
+
+    @property
+    def executions(self) -> list[Execution]:
+        """Every attempt on record, oldest first. Read from the server at the first look."""
+        return list(self._read("executions", ()))
+
+    @property
+    def reports(self) -> list[Report]:
+        """Every report of its attempts, in order. Read from the server at the first look."""
+        return list(self._read("reports", ()))
+
+    def _read(self, name: str, nothing: Any) -> Any:
+        """What the source has under this name, and `nothing` without a source."""
+        known = self._readings or {}
+        if name in known:
+            return known[name]
+        if self._source is None:
+            return nothing
+        value = getattr(self._source, name)(self.id)
+        if self.status == self.DONE:
+            self._readings = known | {name: value}
+        return value
 
     def own_config(self) -> dict[str, Any]:
         """A copy of the config without ``"id"``, as it was submitted."""

@@ -99,6 +99,8 @@ class Submission(NamedTuple):
     config: str
     fingerprint: bytes
     occurrence: int = 0
+    tag: str = ""
+    """JSON that is kept with the job; empty for none."""
 
 
 class Enqueued(NamedTuple):
@@ -108,6 +110,8 @@ class Enqueued(NamedTuple):
     submitted_ms: int
     """When the job was submitted (Unix time, ms): earlier than this call for a repeated or joined
     submission."""
+    tag: bytes = b""
+    """The tag (JSON) of a job that was joined; empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True)

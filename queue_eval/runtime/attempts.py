@@ -81,6 +81,14 @@ class Attempt:
         self.is_over = True
         if self.finisher is not None:
             self.finisher()
+        # It is kept for its threads. Through `send` it would keep the run function's module at the end of
+        # the process, with files that are flushed when the module goes.
+        self.send = refuse
+
+
+def refuse(header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) -> bool:  # noqa: ARG001
+    """The `Send` of an attempt that is over."""
+    return False
 
 
 class _State:

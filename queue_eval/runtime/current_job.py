@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from queue_eval.errors import AttemptEndedError, UsageError
+from queue_eval.errors import AttemptEndedError, CheckpointError, UsageError
 from queue_eval.model.codec import decode, encode
 from queue_eval.runtime import attempts
 from queue_eval.runtime.attempts import Attempt, AttemptGivenBack
@@ -26,7 +26,12 @@ from queue_eval.runtime.report_values import checked
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
     from typing import Any
+
+    from queue_eval.runtime.checkpoints import Checkpoints
 
 _LOOK_EVERY_S = 0.02
 """Notices are looked up at most this often."""
@@ -58,6 +63,8 @@ class CurrentJob:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._inside: dict[str, Any] = attempt.inside or {}
+        self._checkpoints: Checkpoints | None = None
+        self._folder: Path | None = None
         self._senders: dict[int, ReportSender] = {}
         """By process: a fork has one of its own."""
         self._notice: str | None = None
@@ -83,8 +90,8 @@ class CurrentJob:
 
     @property
     def config(self) -> dict[str, Any]:
-        """A copy of the config as it was submitted."""
-        return dict(decode(self._attempt.config)) if self._attempt.config else {}
+        """A copy of the config as the run function got it, with "id"."""
+        return {**decode(self._attempt.config), "id": self.id} if self._attempt.config else {}
 
     @property
     def worker(self) -> str:
@@ -114,6 +121,47 @@ class CurrentJob:
         the attempt is over.
         """
         self._sender().report(step, values)
+
+    @property
+    def folder(self) -> Path:
+        """A working folder of this attempt's own, which is removed at its end. It is made when first asked
+        for. Raises OSError, and AttemptEndedError when the attempt is over."""
+        folder = self._folder
+        if folder is None:
+            from pathlib import Path
+
+            attempt = self._attempt
+            folder = Path(
+                self._inside["folders"], f"{self.campaign}-{self._inside['uid']}",
+                f"{attempt.id}-{attempt.number}",
+            )  # fmt: skip
+            # The worker hears of it first: it then removes the folder, whenever this process dies.
+            self._sender().frame(Kind.FOLDER)
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._folder = folder
+        return folder
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest complete checkpoint that any attempt of this job has saved; None when there is none.
+
+        Do not change it. It stays until the next save of this attempt is complete. Raises CheckpointError
+        when it may be another account's.
+        """
+        return self._store().newest() if self._inside.get("checkpoints") is not None else None
+
+    def save_checkpoint(self) -> AbstractContextManager[Path]:
+        """A context manager that gives a fresh folder. At the end of the block it is written to the disk and
+        becomes the newest checkpoint; the former one is removed.
+
+        After an error in the block, or while saving, the former checkpoint stays: OSError as of a full disk,
+        CheckpointError when checkpoints would take more room than the campaign allows, AttemptEndedError when
+        the attempt is over.
+        """
+        from queue_eval.runtime.checkpoints import Saving
+
+        return Saving(self._store(), self._check_running, self._tell_saved)
 
     @property
     def stop_requested(self) -> str | None:
@@ -165,6 +213,32 @@ class CurrentJob:
             self._inside, attempt.id, attempt.number, attempt.config.decode(), attempt.slots, attempt.began,
         )  # fmt: skip
         return urlsafe_b64encode(encode(facts).encode()).decode()
+
+    def _store(self) -> Checkpoints:
+        store = self._checkpoints
+        if store is None:
+            from pathlib import Path
+
+            from queue_eval.runtime.checkpoints import Checkpoints
+
+            base = self._inside.get("checkpoints")
+            if base is None:
+                raise CheckpointError("this worker has no folder for checkpoints; name one (checkpoints=)")
+            store = self._checkpoints = Checkpoints(
+                Path(base), self.campaign, self._inside["uid"], self._attempt.id, self._attempt.number,
+                self._inside.get("checkpoint_space"),
+            )  # fmt: skip
+        return store
+
+    def _check_running(self) -> None:
+        if self._attempt.is_over:
+            raise AttemptEndedError("the attempt of this job is over; save while the run function runs")
+
+    def _tell_saved(self, save: int, place: str) -> None:
+        try:  # noqa: SIM105 - contextlib takes a while to import
+            self._sender().frame(Kind.SAVED, save, place)
+        except AttemptEndedError:  # its worker is gone; the checkpoint is there for the next attempt
+            pass
 
     def _is_original(self) -> bool:
         """Whether this is the process that runs the function."""
@@ -224,6 +298,31 @@ class _OutsideJob(CurrentJob):
         checked(step, values)
 
     @property
+    def folder(self) -> Path:
+        if self._folder is None:
+            import atexit
+            import shutil
+            from pathlib import Path
+            from tempfile import mkdtemp
+
+            folder, pid = Path(mkdtemp(prefix="queue_eval-job-")), os.getpid()
+
+            def remove() -> None:
+                if os.getpid() == pid:  # not a fork
+                    shutil.rmtree(folder, ignore_errors=True)
+
+            atexit.register(remove)
+            self._folder = folder
+        return self._folder
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return None
+
+    def save_checkpoint(self) -> AbstractContextManager[Path]:
+        return _passing_folder()
+
+    @property
     def stop_requested(self) -> str | None:
         return None
 
@@ -232,6 +331,19 @@ class _OutsideJob(CurrentJob):
 
     def token(self) -> str:
         return ""
+
+
+def _passing_folder() -> AbstractContextManager[Path]:
+    from contextlib import contextmanager
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    @contextmanager
+    def folder() -> Iterator[Path]:
+        with TemporaryDirectory(prefix="queue_eval-checkpoint-") as name:
+            yield Path(name)
+
+    return folder()
 
 
 def _job_of(attempt: Attempt) -> CurrentJob:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _WAIT_S = 1.0
 """How long to wait for room at the end of a process, for a worker that does not read."""
 
+_PATIENCE_S = 0.05
+"""How long to wait for room else, once: many systems keep no more than ten datagrams."""
+
+
+_NO_ROOM = (errno.EAGAIN, errno.ENOBUFS)
+
 
 class Mailbox:
     """Sends to the mailbox at `path`, for an attempt in `lane` (`attempts.Send`)."""
@@ -29,17 +35,20 @@ class Mailbox:
         self._path = path
         self._lane = lane
         self._socket: socket.socket | None = None
+        self._is_full = False
 
     def __call__(self, header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) -> bool:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(_WAIT_S if wait else 0)
+        self._socket.settimeout(_WAIT_S if wait else 0 if self._is_full else _PATIENCE_S)
         try:
             self._socket.sendto(encode_datagram(self._lane, header, body), self._path)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-                return False
-            raise
+            if wait or not (isinstance(error, TimeoutError) or error.errno in _NO_ROOM):
+                raise
+            self._is_full = True
+            return False
+        self._is_full = False
         return True
 
 

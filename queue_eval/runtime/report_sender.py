@@ -22,6 +22,7 @@ from collections import deque
 from time import monotonic
 
 from queue_eval.errors import AttemptEndedError, ReportError
+from queue_eval.runtime.attempts import refuse
 from queue_eval.runtime.pipe import MAX_DATAGRAM_BYTES, Kind
 from queue_eval.runtime.report_values import MAX_NAMES, as_json, checked
 
@@ -120,6 +121,7 @@ class ReportSender:
                 pass
             finally:
                 self._closed = "the attempt of this job is over; report while the run function runs"
+                self._send = refuse  # see `Attempt.finish`
                 self._owner = 0
         if self._wake.locked():
             try:  # noqa: SIM105 - contextlib takes a while to import

@@ -130,6 +130,15 @@ def safe_url(url: str) -> str:
     return f"{parts.scheme}://{user}{parts.hosts}{parts.path}{options}"
 
 
+class SecretUrl(str):
+    """A URL that works where a URL is asked for, and whose `repr` shows no password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(safe_url(self))
+
+
 def unless_url(name: object) -> object:
     """`name` for messages; ``***`` if it may be a URL in the wrong place."""
     return _HIDDEN if isinstance(name, str) and ("://" in name or "@" in name) else name

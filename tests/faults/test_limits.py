@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from queue_eval.cli.options import parse_size
 from queue_eval.model import codec
+from queue_eval.model.sizes import parse_size
 from queue_eval.model.states import Method
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.pipe import ERROR_BYTES, Setup
@@ -109,13 +109,16 @@ def test_the_limits_of_a_worker(fleet, campaign):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("500MB", 500 * MB), ("2GB", 2 * 10**9), ("1GiB", 2**30), ("1.5 gib", 3 * 2**29), ("64kb", 64_000)],
+    [
+        ("500MB", 500 * MB), ("2GB", 2 * 10**9), ("2G", 2 * 10**9), ("1GiB", 2**30), ("1.5 gib", 3 * 2**29),
+        ("64kb", 64_000),
+    ],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "2", "2G", "GB", "-1GB", "1e9", "2GB!", "two GB"])
+@pytest.mark.parametrize("text", ["", "2", "G", "GB", "-1GB", "1e9", "2GB!", "two GB"])
 def test_what_is_no_size(text):
     assert parse_size(text) is None
 

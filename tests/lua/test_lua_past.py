@@ -20,17 +20,17 @@ def finish(campaign, count, **told):
 def test_pages_hold_every_outcome_once_in_order_with_its_config(campaign):
     finish(campaign, 230)
     pages = list(past_pages(campaign.queue, "+"))
-    entries = [entry for page in pages for entry, _, _ in page]
+    entries = [entry for page in pages for entry, *_ in page]
     assert len(pages) > 1
     assert entries == campaign.results()
-    origins = [(stamp, config) for page in pages for _, stamp, config in page]
+    origins = [(stamp, config) for page in pages for _, stamp, config, _ in page]
     assert origins == campaign.queue.configs_of([entry.id for entry in entries])
 
 
 def test_pages_end_at_the_tail(campaign):
     finish(campaign, 3)
     second = campaign.results()[1]
-    assert [entry.id for page in past_pages(campaign.queue, second.entry) for entry, _, _ in page] == [1, 2]
+    assert [entry.id for page in past_pages(campaign.queue, second.entry) for entry, *_ in page] == [1, 2]
     assert list(past_pages(campaign.queue, "0-0")) == []
 
 
@@ -40,7 +40,7 @@ def test_outcomes_of_before_a_retry_and_of_no_job_are_left_out(campaign):
     campaign.client.hdel(campaign.queue.keys.configs, 3)
     campaign.client.hdel(campaign.queue.keys.index, 2)
     campaign.client.hset(campaign.queue.keys.meta, "retried", 1)
-    assert [entry.id for page in past_pages(campaign.queue, tail) for entry, _, _ in page] == [1]
+    assert [entry.id for page in past_pages(campaign.queue, tail) for entry, *_ in page] == [1]
 
 
 def test_pages_of_large_values_are_short(campaign):

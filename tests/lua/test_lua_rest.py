@@ -125,13 +125,13 @@ def test_it_is_told_until_it_is_woken(resting: Resting) -> None:
 
     for sequence in (1, 2):
         reply = resting.link.run_script(
-            script("enqueue"), resting.queue.keys.columns, resting.queue.uid, "d", sequence, 0, 0, 0, 1,
+            script("enqueue"), resting.queue.keys.columns, resting.queue.uid, "d", sequence, 0, 0, 0, 1, 0,
             "{}", "f",
         )
         assert reply[5] == 1
     wake(resting.link, resting.name)
     reply = resting.link.run_script(
-        script("enqueue"), resting.queue.keys.columns, resting.queue.uid, "d", 3, 0, 0, 0, 1, "{}", "f"
+        script("enqueue"), resting.queue.keys.columns, resting.queue.uid, "d", 3, 0, 0, 0, 1, 0, "{}", "f"
     )
     assert reply[5] == 0
 

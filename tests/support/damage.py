@@ -106,10 +106,11 @@ def _both(*acts: Act) -> Act:
 
 _HARMLESS_TYPES = (
     "priorities", "failures", "outputs", "fingerprints", "widths", "reserving", "wake_wide",
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs",
 )  # fmt: skip
 _HARMLESS_META = (
     "source", "max_attempts", "max_losses", "retry_first_ms", "retry_factor", "retry_max_ms", "num_workers",
-    "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried",
+    "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried", "extras",
 )  # fmt: skip
 _META = (
     "uid", "schema", "created_ms", "last_id", "function", "method", "options", "payload", "signature",
@@ -167,6 +168,10 @@ DAMAGES: dict[str, Damage] = {
     "index member": Damage(_field("index", GARBAGE, "5-5"), _ends()),
     "roster": Damage(_field("roster", "w0", GARBAGE), _ends()),
     "wake member": Damage(_member("wake", GARBAGE), _ends()),
+    "give-backs for ever": Damage(_member("give_backs", "1", "+inf"), _ends()),
+    "a give-back of nothing": Damage(_member("give_backs", GARBAGE, 50), _ends()),
+    "report heads": Damage(_field("report_heads", 1, GARBAGE), _ends()),
+    "a hint of nothing": Damage(lambda c, k: c.xadd(k.reported, {"ids": GARBAGE}), _ends()),
     "outputs": Damage(_field("outputs", 1, GARBAGE), _ends()),
     "an entry of nothing": Damage(lambda c, k: c.xadd(k.results, {"a": "b"}), _ends()),
     "an entry of no job": Damage(_entry(job="99"), _ends()),

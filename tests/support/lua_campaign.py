@@ -13,12 +13,16 @@ import redis
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.model.moves import EnqueueReply, Lease, Settled, Settlement, Submission
+from queue_eval.model.moves import EnqueueReply, Lease, PointBatch, Settled, Settlement, Submission
 from queue_eval.model.states import Outcome, State
 from queue_eval.transport.access import Access
 from queue_eval.transport.link import Link
 
 LEASE_MS = 60_000
+
+BASE_MS = 1_700_000_000_000
+
+_EXTRA_COLUMNS = 6
 
 FIELDS = {
     "function": "module:run", "method": "thread", "source": "s1", "options": "{}", "max_attempts": 1,
@@ -35,6 +39,16 @@ def link_to(access: Access) -> Link:
 def submission(config: Any, occurrence: int = 1) -> Submission:
     text = json.dumps(config)
     return Submission(text, hashlib.blake2b(text.encode(), digest_size=16).digest(), occurrence)
+
+
+def batch(token: Token | Lease, points: Iterable[tuple[int, Any]] = (), **more: Any) -> PointBatch:
+    """Points (number, value), each with ten times its number as the step, a second after the other."""
+    lines = "".join(f'{n} {n * 1000} {n * 10} {{"x":{json.dumps(value)}}}\n' for n, value in points)
+    fields = {
+        "id": token[0], "attempt": token[1], "request": token.request if isinstance(token, Lease) else "",
+        "base_ms": BASE_MS, "dropped": 0, "looks": False, "checkpoint": "", "lines": lines.encode(),
+    }  # fmt: skip
+    return PointBatch(**fields | more)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,12 @@ class Columns:
     widths: dict[int, int]
     by_width: dict[int, list[bytes]]
     """Pending jobs by the slots they take."""
+    reports: dict[bytes, bytes]
+    report_heads: dict[bytes, bytes]
+    reported: list[tuple[bytes, dict[bytes, bytes]]]
+    stops: dict[bytes, bytes]
+    checkpoints: dict[bytes, bytes]
+    give_backs: list[tuple[bytes, float]]
 
     @classmethod
     def read(cls, client: redis.Redis, queue: CampaignCommands) -> Columns:
@@ -74,20 +94,27 @@ class Columns:
         pipeline.smembers(column("failed"))
         pipeline.smembers(column("cancelled"))
         pipeline.hgetall(column("widths"))
+        pipeline.hgetall(column("reports"))
+        pipeline.hgetall(column("report_heads"))
+        pipeline.xrange(column("reported"))
+        pipeline.hgetall(column("stops"))
+        pipeline.hgetall(column("checkpoints"))
+        pipeline.zrange(column("give_backs"), 0, -1, withscores=True)
         for name in names:
             pipeline.hgetall(prefix.encode() + name)
         for key in wide:
             pipeline.zrange(key, 0, -1)
         (
             meta, configs, scheduled, pending, workers, attempts, index, results, failed, cancelled, widths,
-            *rest,
+            *more,
         ) = pipeline.execute()  # fmt: skip
+        extras, rest = more[:_EXTRA_COLUMNS], more[_EXTRA_COLUMNS:]
         held, waiting = rest[: len(names)], rest[len(names) :]
         apart = {int(key.rpartition(b":")[2]): ids for key, ids in zip(wide, waiting, strict=True)}
         return cls(
             meta, configs, scheduled, [*pending, *itertools.chain(*apart.values())],
             dict(zip(names, held, strict=True)), workers, attempts, index, results, failed, cancelled,
-            {int(job): int(width) for job, width in widths.items()}, {1: pending} | apart,
+            {int(job): int(width) for job, width in widths.items()}, {1: pending} | apart, *extras,
         )  # fmt: skip
 
     def check(self) -> None:
@@ -115,10 +142,37 @@ class Columns:
             before = self.attempts.get(job, b"0").split()[0]
             assert int(held.split()[0]) > int(before), "each lease has a new fencing token"
 
+        if b"extras" not in self.meta:
+            assert not any(self.extras), "nothing extra in a campaign that has had none"
+        over = self.index.keys()
+        assert not over & self.stops.keys(), "only open jobs are asked to stop"
+        assert not over & {job for job, _ in self.give_backs}, "only open jobs are told of"
+        assert over & self.checkpoints.keys() <= self.failed, "of finished jobs only failed ones keep theirs"
+        for job, head in self.report_heads.items():
+            _, _, blocks, in_last, points, _, _, size = map(int, head.split())
+            lines = [self.reports[b"%b:%d" % (job, n)].split(b"\n")[1:-1] for n in range(1, blocks + 1)]
+            assert sum(map(len, lines)) == points, "the head counts all points"
+            assert len(lines[-1]) == in_last if lines else not in_last
+            assert max(map(len, lines), default=0) <= 100
+            assert sum(len(line) + 1 for block in lines for line in block) == size
+        told_blocks = {job: int(head.split()[2]) for job, head in self.report_heads.items()}
+        for block in self.reports:
+            job, _, number = block.partition(b":")
+            assert int(number) <= told_blocks[job], "no block beyond the last"
+
+    @property
+    def extras(self) -> tuple[Any, ...]:
+        return (
+            self.reports, self.report_heads, self.reported, self.stops, self.checkpoints, self.give_backs,
+        )  # fmt: skip
+
     def places(self) -> tuple[Any, ...]:
         """What a repeat must not change. A scheduled job may fall due meanwhile."""
         waiting = sorted(self.scheduled + self.pending)
-        return waiting, self.held, self.index, self.results, self.failed, self.cancelled, self.attempts
+        return (
+            waiting, self.held, self.index, self.results, self.failed, self.cancelled, self.attempts,
+            self.extras,
+        )  # fmt: skip
 
 
 class CheckedQueue(CampaignCommands):
@@ -198,6 +252,12 @@ class LuaCampaign:
 
     def fail(self, worker: str, token: Token, outcome: Outcome = Outcome.ERROR) -> str:
         return self.settle(worker, settlement(token, outcome, b"Traceback")).verdicts[0]
+
+    def told(
+        self, worker: str, token: Token | Lease, points: Iterable[tuple[int, Any]] = (), **more: Any
+    ) -> bool:
+        """Report points (number, value) at ten times their number as the step; whether they were taken."""
+        return self.queue.report(worker, [batch(token, points, **more)])[0]
 
     def die(self, worker: str) -> list[int]:
         """The worker's lease runs out, and all it holds is reclaimed."""

@@ -10,7 +10,8 @@ from queue_eval.model.attempt import Token
 from queue_eval.model.codec import EXACT_FLOAT
 from queue_eval.runtime.pipe import Kind
 
-KINDS = frozenset((Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK))
+# Not a set: the kind of a frame that user code has made up may be a list, which has no hash.
+KINDS = (Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK)
 """The frames that `parse_sign` reads."""
 
 
@@ -34,20 +35,20 @@ def parse_sign(header: list[Any], body: bytes) -> Sign:
     try:
         kind = header[0]
         if kind == Kind.POINTS:
-            _, job, attempt, elapsed_ms, dropped = header[0], *map(_number, header[1:])
+            job, attempt, elapsed_ms, dropped = map(_number, header[1:])
             began_at = time.monotonic() - elapsed_ms / 1000
             return Sign((job, attempt), kind, began_at, dropped, body.splitlines(keepends=True))
         token = _number(header[1]), _number(header[2])
         if kind == Kind.SAVED:
             _, _, _, save, place = header
-            return Sign(token, kind, text=f"{int(save)} {_word(place)}")
+            return Sign(token, kind, text=f"{_number(save)} {_word(place)}")
         if kind == Kind.GIVE_BACK:
             return Sign(token, kind, text=str(header[3]))
-    except (IndexError, TypeError, OverflowError) as error:
+        if kind in KINDS:
+            return Sign(token, kind)
+    except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"not a sign of an attempt: {error}") from None
-    if kind not in KINDS:
-        raise ValueError(f"not a sign of an attempt: {kind!r}")
-    return Sign(token, kind)
+    raise ValueError(f"not a sign of an attempt: {kind!r}")
 
 
 def _number(value: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -101,8 +101,12 @@ class Signs:
     def put_off(self, pause_s: float) -> None:
         self._not_before = time.monotonic() + pause_s
 
-    def take(self, server_ahead_ms: float) -> list[PointBatch]:
-        """What one call may carry. `server_ahead_ms`: how far the server's clock is ahead of ours."""
+    def take(self, server_ahead_ms: float, proofs: Mapping[Token, tuple[str, str]]) -> list[PointBatch]:
+        """What one call may carry.
+
+        `server_ahead_ms`: how far the server's clock is ahead of ours; `proofs`: the request, and the digest,
+        of the lease of each attempt that runs.
+        """
         batches: list[PointBatch] = []
         size = 0
         for (job, attempt), told in self._told.items():
@@ -110,9 +114,11 @@ class Signs:
                 continue
             if size > MAX_CALL_BYTES:
                 return batches
-            base_ms = round(told.began_at * 1000 + server_ahead_ms)
+            if (job, attempt) in proofs:  # the lease may be another one since the attempt told this
+                told.request = proofs[job, attempt][0]
             lines = b"".join(told.lines)
             size += len(lines)
+            base_ms = round(told.began_at * 1000 + server_ahead_ms)
             batches.append(
                 PointBatch(
                     job, attempt, told.request, base_ms, told.dropped, told.has_looked, told.saved, lines

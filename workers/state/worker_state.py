@@ -376,7 +376,7 @@ class WorkerState:
     def take_signs(self, served: ServedCampaign, server_ahead_ms: float) -> list[PointBatch]:
         """What one call may carry of it, also before it is due."""
         with self.changed:
-            return served.signs.take(server_ahead_ms)
+            return served.signs.take(server_ahead_ms, served.held.proofs)
 
     def put_back_signs(self, served: ServedCampaign, batches: Sequence[PointBatch]) -> None:
         """The call that carried these failed: they wait a little."""

@@ -1,6 +1,6 @@
 -- Cancel jobs that are not finished, wherever they are. A worker that runs one learns it from a notice or
 -- its next extension; the job is cancelled from this moment on.
--- ARGV: uid, then ids
+-- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
 -- include bulk columns finish forget_extras gone history hmget holders is_gone is_job kept_points now_ms take_from
@@ -11,7 +11,8 @@ if is_gone(uid) then return GONE end
 local meta = redis.call('HMGET', META, 'last_id', 'extras')
 local last_id = tonumber(meta[1])
 local ids, seen = {}, {}
-for i = 2, #ARGV do
+local only_waiting = ARGV[2] == 'waiting'
+for i = only_waiting and 3 or 2, #ARGV do
   if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
     seen[ARGV[i]] = true
     ids[#ids + 1] = ARGV[i]
@@ -22,7 +23,7 @@ local entries, cancelled, changed, waiting = {}, {}, {}, {}
 local points = meta[2] and kept_points(ids) or {}
 local now = now_ms()
 for i, id in ipairs(ids) do
-  if not finished[i] then
+  if not finished[i] and not (only_waiting and held[id]) then
     local h = parse_history(past[i])
     local worker, facts = '', nil
     if held[id] then

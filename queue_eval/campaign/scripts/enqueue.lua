@@ -1,11 +1,13 @@
 -- Give configs an id and a place: pending, or scheduled when delayed. With reuse, the k-th submission of
 -- a config joins the campaign's k-th job with it, when there is one.
--- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), then per config:
---       config, fingerprint, and its occurrence k with reuse
+-- ARGV: uid, driver, sequence, reuse (0|1), priority, delay_ms, slots (that each job takes), tagged (0|1), then
+--       per config: config, fingerprint, its occurrence k with reuse, and its tag if tagged
+--   tag: JSON that is kept with the job, or '' for none. One that is given with a joined job replaces its tag.
 -- Reply: { now_ms, submitted_ms, ids, fence, joined, resting (0|1) }
 --   ids: of each config in order; the first id alone when all jobs are new, whose ids follow each other
 --   submitted_ms: of all but those that were joined; earlier than now when a first call made them
---   joined: position in `ids`, result-stream entry of a finished job or '', and submitted_ms of each, flat
+--   joined: position in `ids`, result-stream entry of a finished job or '', submitted_ms and tag or '' of each,
+--     flat
 --   fence: newest entry of the result stream, when an unfinished job was joined that may have been finished
 --     before and retried, else ''. Of such a job only what comes after counts.
 --   resting: no worker looks at the campaign: wake it. Said until that is done.
@@ -16,10 +18,11 @@
 -- include wake wide_key
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local priority, delay_ms, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST = 8
+local tagged = ARGV[8] == '1'
+local FIRST = 9
 if is_gone(uid) then return GONE end
 local now = now_ms()
-local width = reuse and 3 or 2
+local width = (reuse and 3 or 2) + (tagged and 1 or 0)
 local count = (#ARGV - FIRST + 1) / width
 
 local ids = {}
@@ -36,11 +39,11 @@ local digests = {}
 for i = 1, count do digests[i] = ARGV[FIRST + (i - 1) * width + 1] end
 local known = hmget(FINGERPRINTS, digests)
 
-local campaign = redis.call('HMGET', META, 'last_id', 'resting')
+local campaign = redis.call('HMGET', META, 'last_id', 'resting', 'tagged')
 local last_id, resting = tonumber(campaign[1]), campaign[2] and 1 or 0
 local first_id = last_id + 1
 local stamp, score = stamp_of(now), delay_ms > 0 and now + delay_ms
-local fresh, configs, fingerprints, places, ranks, widths, joined = {}, {}, {}, {}, {}, {}, {}
+local fresh, configs, fingerprints, places, ranks, widths, tags, joined = {}, {}, {}, {}, {}, {}, {}, {}
 for i = 1, count do
   local at = FIRST + (i - 1) * width
   local digest = digests[i]
@@ -82,6 +85,11 @@ for i = 1, count do
       widths[#widths + 1] = slots
     end
   end
+  local tag = tagged and ARGV[at + width - 1] or ''
+  if tag ~= '' then
+    tags[#tags + 1] = ids[i]
+    tags[#tags + 1] = tag
+  end
 end
 for i = 1, count do
   local digest = digests[i]
@@ -107,16 +115,22 @@ if #configs > 0 then
   if delay_ms > 0 or slots == 1 then wake() else wake_wide() end
   if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id .. ' ' .. now) end
 end
+if #tags > 0 then
+  if not campaign[3] then redis.call('HSET', META, 'tagged', 1) end
+  bulk('HSET', TAGS, tags)
+end
 local fence, found = '', {}
 if #joined > 0 then
   local wanted, unfinished = {}, false
   for k, i in ipairs(joined) do wanted[k] = ids[i] end
   local made = hmget(CONFIGS, wanted)
+  local kept = (campaign[3] or #tags > 0) and hmget(TAGS, wanted) or {}
   for k, entry in ipairs(hmget(INDEX, wanted)) do
     unfinished = unfinished or not entry
     found[#found + 1] = joined[k]
     found[#found + 1] = entry or ''
     found[#found + 1] = submitted_ms(made[k]) or now
+    found[#found + 1] = kept[k] or ''
   end
   if unfinished and redis.call('HEXISTS', META, 'retried') == 1 then fence = newest_entry() end
 end

@@ -35,6 +35,7 @@ begin_extras(meta[2])
 mend('HMGET', REPORT_HEADS, ids[1])
 mend('HMGET', REPORTS, ids[1])
 mend('HMGET', CHECKPOINTS, ids[1])
+mend('XREVRANGE', REPORTED, '+', '-', 'COUNT', 1)
 local saved = extra_values(CHECKPOINTS, ids)
 local last_blocks, places = {}, {}
 for i, value in ipairs(extra_values(REPORT_HEADS, ids)) do
@@ -77,7 +78,8 @@ local function take_line(id, job, line)
 end
 
 local function take_lines(batch, job)
-  local head = job.head
+  local head, lines = job.head, ARGV[batch.at + 6]
+  if lines == '' then return end
   if head.attempt ~= batch.attempt then
     write_block(batch.id, job)
     head.attempt, head.covered, job.parts, job.base_ms = batch.attempt, 0, nil, nil
@@ -85,7 +87,7 @@ local function take_lines(batch, job)
   local base_ms = ARGV[batch.at + 2]
   job.base_ms = job.base_ms or (string.match(base_ms, '^%d+$') and #base_ms < 15 and base_ms) or '0'
   local before, taken, is_repeated = head.covered, 0, false
-  for line in string.gmatch(ARGV[batch.at + 6], '[^\n]+') do
+  for line in string.gmatch(lines, '[^\n]+') do
     local number, elapsed, step = string.match(line, '^(%d+) (%d+) (%-?%d+) {.*}$')
     if number and #line < MOST_LINE_BYTES and #number < 15 and #elapsed < 15 and #step < 18 then
       number = tonumber(number)

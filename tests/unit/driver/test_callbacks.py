@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from queue_eval.driver.callbacks import (
 from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.model.codec import FAIL_RETURN_VALUE
 from queue_eval.model.job import Job
+from queue_eval.model.report import Report
 from queue_eval.model.states import State
 
 
@@ -181,3 +184,36 @@ def test_early_stopping_takes_no_text_for_the_best():
     assert stopping._best == 0.7
     with pytest.raises(SearchTerminationError):
         stopping.on_done(done("F_memory"))
+
+
+class Hears:
+    """A callback that only wants reports. `raises`: what it raises for each."""
+
+    def __init__(self, raises=None):
+        self.heard = []
+        self.raises = raises
+
+    def on_report(self, job, report):
+        self.heard.append((job.id, report.step))
+        if self.raises is not None:
+            raise self.raises
+
+
+def test_reports_go_to_those_who_want_them():
+    assert Callbacks([LoggerCallback(), Callback()]).on_report is None
+    assert Callbacks(None).on_report is None
+    hears, profiler = Hears(), ProfilingCallback()
+    calls = Callbacks([profiler, hears])
+    assert calls.on_report(done(1), Report(4, {"loss": 0.5}, 1, datetime.now(UTC))) is None
+    assert hears.heard == [(1, 4)]
+
+
+def test_one_that_raises_for_reports_is_reported_once_for_each_job():
+    breaks, ends, hears = Hears(KeyError("oops")), Hears(SearchTerminationError("enough")), Hears()
+    calls = Callbacks([breaks, ends, hears])
+    report = Report(4, {"loss": 0.5}, 1, datetime.now(UTC))
+    with pytest.warns(UserWarning, match=r"Hears\.on_report raised for job 1, which goes on: KeyError"):
+        ending = calls.on_report(done(1), report)
+    assert str(ending) == "enough"
+    calls.on_report(done(1), report)  # a warning would be an error
+    assert len(hears.heard) == 2

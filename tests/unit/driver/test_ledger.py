@@ -33,13 +33,13 @@ def test_adopted_jobs_count_until_their_outcome_or_their_joining():
     assert (book.adopted, book.outstanding) == (3, 3)
     book.add(job(4), None, None, job_was_retried=False)
     assert (book.adopted, book.outstanding) == (2, 3)
-    assert not book.is_candidate(entry(4, "1200-0"))
-    assert book.is_candidate(entry(3, "1200-0"))
-    assert not book.is_candidate(entry(6, "1200-0"))
+    assert not book.is_candidate(4)
+    assert book.is_candidate(3)
+    assert not book.is_candidate(6)
     book.mark_finished(job(3))
     book.adopted_resolved.add(3)
     assert (book.adopted, book.outstanding) == (1, 3)
-    assert not book.is_candidate(entry(3, "1300-0"))
+    assert not book.is_candidate(3)
 
 
 def test_joining_what_had_finished_before_leaves_the_adopted_ones():
