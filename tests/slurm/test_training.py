@@ -10,13 +10,16 @@ A step takes `$TRAINING_STEP_S` seconds: 5 for allocations of one minute, as Slu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 
+import psutil
 import pytest
 
+from tests.slurm.cluster import KILL_WAIT_S
+from tests.support.slurm_search import ENDED
 from tests.support.slurm_training import STEPS, Training
-from tests.support.waiting import wait_until
 
 STEP_S = float(os.environ.get("TRAINING_STEP_S", "1"))
 RUNS = int(os.environ.get("TRAINING_RUNS", "2"))
@@ -32,29 +35,29 @@ def test_what_a_training_executes_twice_is_what_it_had_not_saved(begin, seed):
     while not training.has_ended():
         if not training.wait_steps(rng.randint(1, 10)):
             continue
-        disturbance = rng.choice((cancel, preempt, kill_node, wait_for_the_end))
+        disturbance = rng.choice((cancel, preempt, kill_node, let_its_time_end))
         disturbance(training, training.allocation())
         dead_nodes += disturbance is kill_node
     job = training.finish()
     training.check_order()
     assert training.steps_begun() <= STEPS + training.steps_since_checkpoints()
-    assert job.attempts <= 1 + dead_nodes, training.log.read_text()
+    assert job.attempts <= 1 + dead_nodes, job.executions
     assert {report.step for report in job.reports} == set(range(1, STEPS + 1))
-    for allocation in training.allocations:
-        training.wait_off(allocation)
+    training.cluster.run("scancel", *training.allocations)
+    training.check_cluster_is_empty()
 
 
 def cancel(training: Training, job: str) -> None:
     training.cluster.run("scancel", job)
-    training.wait_off(job)
+    training.wait(lambda: training.state(job) in ENDED, KILL_WAIT_S + 30)
 
 
-def preempt(training: Training, job: str) -> None:
+def preempt(training: Training, _job: str) -> None:
     """It is requeued, and starts again under the same id."""
     urgent = training.cluster.run(
         "sbatch", "--parsable", "-p", "urgent", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
     ).strip()
-    wait_until(lambda: training.state(urgent) == "COMPLETED", 120)
+    training.wait(lambda: training.state(urgent) == "COMPLETED", 120)
 
 
 def kill_node(training: Training, job: str) -> None:
@@ -64,10 +67,11 @@ def kill_node(training: Training, job: str) -> None:
         return  # The allocation has just ended.
     training.cluster.kill_node(node)
     for process in training.processes_of(job):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     training.cluster.start_node(node)
-    wait_until(lambda: training.cluster.node_states().get(node) in ("idle", "mixed", "allocated"), 60)
+    training.wait(lambda: training.cluster.node_states().get(node) in ("idle", "mixed", "allocated"), 60)
 
 
-def wait_for_the_end(training: Training, job: str) -> None:
-    wait_until(lambda: training.has_ended() or training.state(job) in ("COMPLETED", "TIMEOUT"), 150)
+def let_its_time_end(training: Training, job: str) -> None:
+    training.wait(lambda: training.has_ended() or training.state(job) in ENDED, 150)

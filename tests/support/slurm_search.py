@@ -30,7 +30,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 class Allocations:
     """A campaign, and the jobs of Slurm that serve it."""
 
-    def __init__(self, cluster: Cluster, home: Path, run_function: str, *, max_attempts: int) -> None:
+    def __init__(self, cluster: Cluster, home: Path, run_function: str, **options: Any) -> None:
         self.cluster = cluster
         self.folder = home.parent
         self.log = self.folder / "side.log"
@@ -38,7 +38,7 @@ class Allocations:
         self._home = home
         self.evaluator: Evaluator = Evaluator.create(
             run_function, "process",
-            {"home": home, "campaign": "slurm", "local_workers": False, "max_attempts": max_attempts},
+            {"home": home, "campaign": "slurm", "local_workers": False, **options},
         )  # fmt: skip
 
     # Jobs of Slurm

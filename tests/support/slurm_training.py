@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,20 +13,19 @@ from queue_eval.model.job import Job
 from queue_eval.model.states import State
 from tests.slurm.cluster import Cluster
 from tests.support.slurm_search import ENDED, Allocations
-from tests.support.waiting import wait_until
+from workers.drain import END_MARGIN_S
 
 STEPS = 40
 STEPS_PER_CHECKPOINT = 4
 STEPS_PER_ALLOCATION = 12
 """A step of 5 s, and Slurm's shortest allocation: one minute."""
 
-KINDS = ("start", "step", "saved", "given back", "end")
-
 
 class Note(NamedTuple):
     """A line of the side log: what an attempt did, and how far it was."""
 
     what: str
+    """start, step, saved, given back or end."""
     attempt: int
     step: int
 
@@ -34,7 +34,7 @@ class Training(Allocations):
     """One job of `STEPS` steps. It saves after every fourth step, and when its worker's time ends."""
 
     def __init__(self, cluster: Cluster, home: Path, *, step_s: float) -> None:
-        super().__init__(cluster, home, "tests.support.slurm_functions:train", max_attempts=STEPS)
+        super().__init__(cluster, home, "tests.support.slurm_functions:train", max_losses=STEPS)
         self.step_s = step_s
         self.allocations: list[str] = []
         """Every job of Slurm so far."""
@@ -48,7 +48,11 @@ class Training(Allocations):
         return [Note(what, int(attempt), int(step)) for what, attempt, step in lines]
 
     def has_ended(self) -> bool:
-        return any(note.what == "end" for note in self.notes())
+        """Also when it has failed."""
+        with warnings.catch_warnings():
+            # Now and then no worker serves it for more than 10 s.
+            warnings.simplefilter("ignore", UserWarning)
+            return not self.evaluator.num_outstanding or bool(self.evaluator.gather("ALL", timeout=0.0))
 
     def steps_begun(self) -> int:
         return sum(note.what == "step" for note in self.notes())
@@ -59,7 +63,9 @@ class Training(Allocations):
             length_s = STEPS_PER_ALLOCATION * self.step_s
             # Slurm counts in minutes: shorter ones end by their worker's own time limit.
             limit = ("--time-limit", f"{length_s:g}s") if length_s < 60 else ()
-            notice = ("--notice", f"{2.5 * self.step_s:g}s")
+            # What runs is given back before the end; it needs time for a step before that.
+            notice_s = min(END_MARGIN_S, length_s / 4) + 1.5 * self.step_s
+            notice = ("--notice", f"{notice_s:g}s")
             self.allocations.append(
                 self.submit("worker.sbatch", "-c1", "-t1", "--signal=B:CONT@1", worker=(*limit, *notice))
             )
@@ -72,20 +78,23 @@ class Training(Allocations):
         def is_over() -> bool:
             return self.has_ended() or self.state(job) in ENDED
 
-        wait_until(lambda: self.steps_begun() >= goal or is_over(), 60 + STEPS * self.step_s)
+        self.wait(lambda: self.steps_begun() >= goal or is_over(), 60 + STEPS * self.step_s)
         return not is_over()
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """As `wait_until`, but it looks less often: Slurm's programs take long, and many clusters may run."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"timed out\n{self.log.read_text()}"
+            time.sleep(0.25)
 
     # Afterwards
 
     def finish(self) -> Job:
         """Its only job, which has succeeded, and has done each step."""
-        with warnings.catch_warnings():
-            # Now and then no worker serves it for more than 10 s.
-            warnings.simplefilter("ignore", UserWarning)
-            (job,) = self.evaluator.gather("ALL", timeout=120)
-        assert job.state is State.SUCCEEDED, job.error
-        assert job.result == sum(range(STEPS))
-        return job
+        assert self.job.state is State.SUCCEEDED, self.job.error
+        assert self.job.result == sum(range(STEPS))
+        return self.job
 
     def steps_since_checkpoints(self) -> int:
         """How many steps had begun since the last checkpoint at each interruption: those that are lost."""
@@ -108,8 +117,3 @@ class Training(Allocations):
                 assert saved <= note.step <= saved + STEPS_PER_CHECKPOINT, self.log.read_text()
             elif note.what == "saved":
                 saved = note.step
-
-    def close(self) -> None:
-        with contextlib.suppress(AssertionError):
-            self.cluster.run("scancel", *self.allocations)
-        super().close()
