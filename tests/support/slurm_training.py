@@ -86,7 +86,7 @@ class Training(Allocations):
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"timed out\n{self.log.read_text()}"
-            time.sleep(0.25)
+            time.sleep(0.5)
 
     # Afterwards
 
