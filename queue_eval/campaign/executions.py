@@ -39,8 +39,6 @@ class ExecutionReader:
         # The place comes first: an attempt that fails in between is then shown once, as the one that runs.
         place = place_of(self._view, job_id)
         found = self._failures_of(job_id)
-        if place is None:
-            return found
         if place.entry is None:
             running = [_running(place)] if place.worker and place.has_begun else []
             found = [one for one in found if not running or one.number < place.attempt] + running
@@ -57,7 +55,7 @@ class ExecutionReader:
         """`found` with the attempt that settled the job as the last one."""
         last = found[-1] if found else None
         body = _text(entry.body)
-        number = max(entry.attempts, last.number + 1 if last else 1)
+        number = entry.attempt or max(entry.attempts, last.number + 1 if last else 1)
         if entry.state is State.CANCELLED:
             if not entry.worker:
                 return found  # it waited
@@ -68,7 +66,8 @@ class ExecutionReader:
             return [*found[:-1], last._replace(started_at=started, finished_at=_time(entry.finished_ms))]
         settled = Execution(
             number=number, worker=entry.worker or None, host=None, started_at=_time(entry.started_ms),
-            finished_at=_time(entry.finished_ms), outcome=entry.state.value, cause=entry.cause or None,
+            finished_at=_time(entry.finished_ms), outcome=entry.state.value,
+            cause=entry.cause or None if entry.state is State.FAILED else None,
             error=body if entry.state is State.FAILED else None, output=self.output_of(place.id),
         )  # fmt: skip
         return [*found, settled]
@@ -107,12 +106,23 @@ def _failure(at_ms: int, fields: dict[bytes, bytes]) -> Execution:
     cause = _text(fields.get(b"cause"))
     attempt = fields.get(b"attempt", b"")
     is_release = cause == RELEASED
+    run_ms, age_ms = _run_and_age_ms(fields.get(b"facts", b""))
     return Execution(
         number=int(attempt) if attempt.isdigit() else 0, worker=_text(fields.get(b"worker")) or None,
-        host=None, started_at=None, finished_at=_time(at_ms),
+        host=None, started_at=None if run_ms is None else _time(at_ms - age_ms - run_ms),
+        finished_at=_time(at_ms - age_ms),
         outcome=RELEASED if is_release else State.FAILED.value, cause=None if is_release else cause,
         error=_text(fields.get(b"body")), output=_text(fields.get(b"output")) or None,
     )  # fmt: skip
+
+
+def _run_and_age_ms(facts: bytes) -> tuple[float | None, float]:
+    """How long an attempt ran, and how long ago it ended, when it was put on record."""
+    run_ms, _, rest = facts.partition(b" ")
+    try:
+        return float(run_ms), float(rest.partition(b" ")[0])
+    except ValueError:
+        return None, 0.0
 
 
 def _running(place: Place) -> Execution:

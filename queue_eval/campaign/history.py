@@ -20,6 +20,7 @@ from typing import Any
 from queue_eval.campaign.paging import Portion
 from queue_eval.campaign.result_stream import ResultEntry, parse_entries
 from queue_eval.campaign.view import CampaignView, parse_config
+from queue_eval.errors import DamagedError
 
 Past = tuple[ResultEntry, int, bytes, bytes]
 """An outcome, when its job was submitted (ms), the config (JSON), and the tag (JSON; empty for none)."""
@@ -71,7 +72,12 @@ def _read(
         replies: list[Any] = pipeline.execute()
         return replies
 
-    (retried, tagged), raw, *columns = view.link.call(operation)
+    try:
+        (retried, tagged), raw, *columns = view.link.call(operation)
+    except DamagedError:  # perhaps only the tags are: then there are none
+        if not has_tags:
+            raise
+        return _read(view, ids, cursor, tail, count, has_tags=False)
     configs = columns[0] if columns else []
     tags = columns[1] if len(columns) > 1 else [None] * len(configs)
     facts = retried not in (None, b"0"), tagged is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from queue_eval.campaign.keys import Keys
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.view import CampaignView, parse_config
+from queue_eval.errors import DamagedError
 from queue_eval.model.states import State
 
 _MAX_VALUES_PER_PAGE = 4000
@@ -19,14 +20,21 @@ _FIRST_TIME_MS = 10**12
 """A worker numbers its requests by the time of the server, in ms: what is less is no time."""
 
 
+class Origin(NamedTuple):
+    """What was submitted as a job."""
+
+    submitted_ms: int
+    config: bytes
+    tag: bytes = b""
+    """JSON; empty where the job has none."""
+
+
 class Place(NamedTuple):
     """One job at one moment."""
 
     id: int
-    submitted_ms: int
-    config: bytes
-    tag: bytes
-    """JSON; empty where the job has none."""
+    origin: Origin | None
+    """None where it was not asked for."""
     entry: str | None
     """The entry of its outcome in the result stream; None for an unfinished job."""
     is_scheduled: bool
@@ -63,29 +71,35 @@ class Place(NamedTuple):
         return self.leased_ms if self.worker and self.has_begun else None
 
 
-def places_of(view: CampaignView, ids: Sequence[int]) -> list[Place | None]:
-    """The places of one page of jobs, at one moment; None where there is no such job."""
+def places_of(view: CampaignView, ids: Sequence[int], *, with_origins: bool) -> list[Place]:
+    """The places of one page of jobs, at one moment.
+
+    `with_origins`: the configs are read, too. Only then jobs that do not exist are left out.
+    """
     workers = _workers(view)
     keys = view.keys
 
-    def look(client: Any) -> list[Any]:
+    def look(client: Any, *, with_tags: bool) -> list[Any]:
         pipeline = client.pipeline(transaction=True)
-        pipeline.hmget(keys.configs, ids)
         pipeline.hmget(keys.index, ids)
         pipeline.zmscore(keys.column("scheduled"), ids)
         pipeline.hmget(keys.column("attempts"), ids)
-        pipeline.hmget(keys.column("tags"), ids)
         for worker in workers:
             pipeline.hmget(keys.held(worker), ids)
+        if with_origins:
+            pipeline.hmget(keys.configs, ids)
+            return _with_last(pipeline, keys, ids, with_tags=with_tags)
         replies: list[Any] = pipeline.execute()
-        return replies
+        return [*replies, [b""] * len(ids), [None] * len(ids)]
 
-    configs, index, due, histories, tags, *held = view.link.call(look) if ids else ([], [], [], [], [])
-    found: list[Place | None] = []
+    if not ids:
+        return []
+    index, due, histories, *held, configs, tags = _with_tags(view, look)
+    found: list[Place] = []
     for i, job_id in enumerate(ids):
         if configs[i] is None:
-            found.append(None)
             continue
+        origin = Origin(*parse_config(configs[i]), tags[i] or b"") if with_origins else None
         holder = next(((worker, h[i]) for worker, h in zip(workers, held, strict=True) if h[i]), None)
         worker, token = holder or ("", b"")
         entry = None if index[i] is None else index[i].decode(errors="replace")
@@ -93,33 +107,24 @@ def places_of(view: CampaignView, ids: Sequence[int]) -> list[Place | None]:
         attempt, has_begun, leased_ms = _parse_held(token)
         found.append(
             Place(
-                job_id, *parse_config(configs[i]), tags[i] or b"", entry, due[i] is not None, leases,
-                uncharged, releases, worker, attempt, has_begun, leased_ms,
+                job_id, origin, entry, due[i] is not None, leases, uncharged, releases, worker, attempt,
+                has_begun, leased_ms,
             )
         )  # fmt: skip
     return found
 
 
-def place_of(view: CampaignView, job_id: int) -> Place | None:
-    """The place of one job; None if there is no such job."""
-    (place,) = places_of(view, [job_id])
+def place_of(view: CampaignView, job_id: int) -> Place:
+    """The place of one job, without its origin."""
+    (place,) = places_of(view, [job_id], with_origins=False)
     return place
-
-
-class Origin(NamedTuple):
-    """What was submitted as a job."""
-
-    submitted_ms: int
-    config: bytes
-    tag: bytes = b""
-    """JSON; empty where the job has none."""
 
 
 def origins_of(view: CampaignView, ids: Sequence[int]) -> list[Origin | None]:
     """What was submitted as each job; None where there is no such job."""
     found: list[Origin | None] = []
     for page in pages(ids, PAGE):
-        configs, tags = view.link.call(partial(_read_origins, view.keys, page))
+        configs, tags = _with_tags(view, partial(_read_origins, view.keys, page))
         found += [
             None if config is None else Origin(*parse_config(config), tag or b"")
             for config, tag in zip(configs, tags, strict=True)
@@ -127,12 +132,26 @@ def origins_of(view: CampaignView, ids: Sequence[int]) -> list[Origin | None]:
     return found
 
 
-def _read_origins(keys: Keys, ids: Sequence[int], client: Any) -> list[Any]:
+def _read_origins(keys: Keys, ids: Sequence[int], client: Any, *, with_tags: bool) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     pipeline.hmget(keys.configs, ids)
-    pipeline.hmget(keys.column("tags"), ids)
+    return _with_last(pipeline, keys, ids, with_tags=with_tags)
+
+
+def _with_last(pipeline: Any, keys: Keys, ids: Sequence[int], *, with_tags: bool) -> list[Any]:
+    """The replies of a pipeline, with the tags as the last one."""
+    if with_tags:
+        pipeline.hmget(keys.column("tags"), ids)
     replies: list[Any] = pipeline.execute()
-    return replies
+    return replies if with_tags else [*replies, [None] * len(ids)]
+
+
+def _with_tags(view: CampaignView, read: Callable[..., list[Any]]) -> list[Any]:
+    """The reply of `read`, whose last item are tags. A damaged column of them reads as empty."""
+    try:
+        return view.link.call(partial(read, with_tags=True))
+    except DamagedError:
+        return view.link.call(partial(read, with_tags=False))
 
 
 def page_size(view: CampaignView) -> int:
@@ -140,10 +159,12 @@ def page_size(view: CampaignView) -> int:
     return max(50, _MAX_VALUES_PER_PAGE // (5 + len(_workers(view))))
 
 
-def all_places_of(view: CampaignView, ids: Sequence[int]) -> Iterator[Place | None]:
+def all_places_of(
+    view: CampaignView, ids: Sequence[int], *, with_origins: bool = False
+) -> Iterator[Place]:
     """`places_of` for as many ids as there are. Each page is of its own moment."""
     for page in pages(ids, page_size(view) if ids else 1):
-        yield from places_of(view, page)
+        yield from places_of(view, page, with_origins=with_origins)
 
 
 def hosts_by_worker(view: CampaignView, workers: Iterable[str]) -> dict[str, str]:

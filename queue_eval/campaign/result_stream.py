@@ -45,6 +45,8 @@ class ResultEntry(NamedTuple):
     """Leases given back without charge."""
     reports: int = 0
     """How many of the job's reports are kept."""
+    attempt: int = 0
+    """The number of the attempt that settled the job, where that is not `attempts`; else 0."""
 
     @property
     def started_ms(self) -> float | None:
@@ -63,7 +65,7 @@ def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
         return ResultEntry(
             entry, int(job), _STATES[state], int(attempts), float(run_ms) if run_ms else None, finished_ms,
             worker, source, cause, fields[b"body"], int(fields.get(b"releases", 0)),
-            int(fields.get(b"reports", 0)),
+            int(fields.get(b"reports", 0)), int(fields.get(b"attempt", 0)),
         )  # fmt: skip
     except (KeyError, ValueError):
         return _damaged(entry, fields)

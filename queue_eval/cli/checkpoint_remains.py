@@ -1,14 +1,13 @@
 """Finds and removes checkpoints on this machine of jobs that are over, for `doctor --clean`.
 
 Workers remove the checkpoint of a job that has succeeded or was cancelled, and `purge` those of a campaign.
-What is left comes from workers that died, or from machines that were away. Where a campaign was purged, only
-the name of the folder tells. So folders of campaigns that the server does not know count only in the home of
-that very server.
+What is left comes from workers that died, or from machines that were away. Of a campaign that was purged,
+only the name of its folder is left. So folders of campaigns that the server does not know count only in the
+home of that very server.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,45 +23,46 @@ _OF_CAMPAIGN = re.compile(r"([A-Za-z0-9._-]{1,100})-[0-9a-f]{16}")
 
 
 class Unneeded(NamedTuple):
-    """Folders of checkpoints that nobody needs."""
+    """A folder of checkpoints that nobody needs."""
 
-    folders: list[Path]
-    size: int
-    """Bytes of all files in them."""
-    strangers: list[str]
-    """Names of campaigns among them that the server does not know, such as purged ones."""
-
-    def remove(self) -> list[str]:
-        """Remove them. Returns what cannot be removed, with the reasons."""
-        failed = []
-        for folder in self.folders:
-            try:
-                remove_job(folder)
-            except OSError as error:
-                failed.append(f"{folder}: {error.strerror or error}")
-        return failed
+    folder: Path
+    stranger: str | None = None
+    """The campaign that it is of, where the server does not know that one, such as a purged one."""
 
 
-def unneeded(link: Link) -> Unneeded:
-    """What of this server's campaigns lies on this machine and is not needed."""
-    home = link.access.home if link.access.role != "worker" else None
+def find_unneeded(link: Link) -> Iterator[Unneeded]:
+    """What of this server's campaigns lies on this machine and is not needed at this moment."""
+    home = checkpoints_of(link.access.home) if link.access.home and link.access.role != "worker" else None
     # The folders are listed before the campaigns: one that begins meanwhile is in neither list.
-    strangers = {} if home is None else dict(_of_campaigns(checkpoints_of(home)))
-    folders: list[Path] = []
+    strangers = {} if home is None else dict(_of_campaigns(home))
     uncertain: set[str] = set()
     for name, meta, _, queue in every_campaign(link, lambda name, _: uncertain.add(name)):
         disk = CheckpointDisk.of(name, meta)
         if disk is None:
             uncertain.add(name)
             continue
-        strangers.pop(disk.folder.resolve(), None)
-        folders += disk.remains(queue)
-    unknown = {path: name for path, name in strangers.items() if name not in uncertain}
-    folders += unknown
-    return Unneeded(folders, sum(map(_size, folders)), sorted(unknown.values()))
+        yield from map(Unneeded, disk.remains(queue))
+        # Its driver may know this home by another path, or may have had another folder before.
+        here = strangers.pop(disk.folder.name, None)
+        if home is not None and here is not None and home != disk.base.resolve():
+            yield from map(Unneeded, disk.moved_to(home).remains(queue))
+    for folder, name in strangers.items():
+        if name not in uncertain and home is not None:
+            yield Unneeded(home / folder, name)
 
 
-def _of_campaigns(base: Path) -> Iterator[tuple[Path, str]]:
+def remove_unneeded(link: Link) -> list[str]:
+    """Remove what is not needed now. Returns what cannot be removed, with the reasons."""
+    failed = []
+    for unneeded in find_unneeded(link):
+        try:
+            remove_job(unneeded.folder)
+        except OSError as error:
+            failed.append(f"{unneeded.folder}: {error.strerror or error}")
+    return failed
+
+
+def _of_campaigns(base: Path) -> Iterator[tuple[str, str]]:
     """The folders of campaigns in this one, and the name of each campaign."""
     try:
         paths = sorted(base.iterdir())
@@ -71,15 +71,4 @@ def _of_campaigns(base: Path) -> Iterator[tuple[Path, str]]:
     for path in paths:
         match = _OF_CAMPAIGN.fullmatch(path.name)
         if match is not None and path.is_dir() and not path.is_symlink():
-            yield path.resolve(), match[1]
-
-
-def _size(folder: Path) -> int:
-    size = 0
-    for place, _, files in os.walk(folder):
-        for file in files:
-            try:
-                size += (Path(place) / file).lstat().st_size
-            except OSError:
-                continue
-    return size
+            yield path.name, match[1]

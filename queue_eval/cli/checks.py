@@ -18,10 +18,11 @@ from queue_eval.campaign.expiry import closed_ms_of
 from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.campaigns import every_campaign, label_of
-from queue_eval.cli.checkpoint_remains import unneeded
+from queue_eval.cli.checkpoint_remains import find_unneeded, remove_unneeded
 from queue_eval.cli.connect import check, named_access
 from queue_eval.cli.shared_memory import FOLDER, remains, remove, sees_all
 from queue_eval.errors import QueueEvalError, ServerRefusedError, UsageError
+from queue_eval.runtime.trees import tree_bytes
 from queue_eval.transport.access import (
     ACCESS_FILE,
     WORKER_ACCESS_FILE,
@@ -278,21 +279,20 @@ def _campaigns(link: Link) -> Iterator[Finding]:
 def _checkpoints(link: Link, confirm: Callable[[str], bool] | None) -> Finding:
     """`confirm`: asked before anything is removed; None: only look."""
     name = "checkpoints"
-    left = unneeded(link)
-    if not left.folders:
+    found = list(find_unneeded(link))
+    if not found:
         return Finding("ok", name, "none is left of jobs that are over")
-    count = len(left.folders)
+    count, size = len(found), sum(tree_bytes(unneeded.folder) for unneeded in found)
     folders = f"{count} folder{'' if count == 1 else 's'} of jobs that are over"
-    detail = f"{folders}, {left.size / 2**20:.1f} MB, like {left.folders[0]}"
-    if left.strangers:
-        detail += f"; this server does not know their campaigns: {', '.join(left.strangers[:_MAX_STRANGERS])}"
-        if len(left.strangers) > _MAX_STRANGERS:
-            detail += f", and {len(left.strangers) - _MAX_STRANGERS} more"
+    detail = f"{folders}, {size / 2**20:.1f} MB, such as {found[0].folder}"
+    if strangers := sorted({unneeded.stranger for unneeded in found if unneeded.stranger is not None}):
+        more = f" and {len(strangers) - _MAX_STRANGERS} more" if len(strangers) > _MAX_STRANGERS else ""
+        detail += f"; purged, or of another server: {', '.join(strangers[:_MAX_STRANGERS])}{more}"
     if confirm is None or not confirm(f"Remove {detail}?"):
-        return Finding("warn", name, f"{detail}; remove them with: queue-eval doctor --clean --yes")
-    failed = left.remove()
+        return Finding("warn", name, f"{detail}; remove them with: queue-eval doctor --clean")
+    failed = remove_unneeded(link)
     if failed:
-        return Finding("warn", name, f"{detail}: {len(failed)} cannot be removed, the first: {failed[0]}")
+        return Finding("warn", name, f"{detail}: {len(failed)} cannot be removed, such as {failed[0]}")
     return Finding("ok", name, f"{detail}: removed")
 
 

@@ -98,7 +98,7 @@ def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]
     return [
         {
             "attempt": one.number,
-            "outcome": Outcome.OK.value if one.outcome == State.SUCCEEDED else one.cause or one.outcome,
+            "outcome": one.cause or (Outcome.OK.value if one.outcome == State.SUCCEEDED else one.outcome),
             "worker": one.worker,
             "ended_at": iso(one.finished_at.timestamp() * 1000),
             "run_s": one.run_s,

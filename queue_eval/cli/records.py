@@ -127,7 +127,7 @@ class JobRecordReader:
 
     def of(self, ids: Sequence[int]) -> list[JobRecord]:
         """The jobs with these ids, without those that do not exist."""
-        places = [place for place in places_of(self._queue, ids) if place is not None]
+        places = places_of(self._queue, ids, with_origins=True)
         finished = [place.entry for place in places if place.entry is not None]
         entries = {entry.entry: entry for entry in self._queue.entries(finished)}
         return [self._record(place, entries) for place in places]
@@ -145,12 +145,13 @@ class JobRecordReader:
         ]
 
     def _record(self, place: Place, entries: Mapping[str, ResultEntry]) -> JobRecord:
+        assert place.origin is not None
         if place.entry is not None:
             entry = entries.get(place.entry) or lost_entry(place.id, place.entry)
-            return self._finished(entry, Origin(place.submitted_ms, place.config, place.tag))
+            return self._finished(entry, place.origin)
         return JobRecord(
             place.id, place.state, place.attempts, place.releases, place.worker or None,
-            self._host(place.worker), place.submitted_ms, place.config, place.tag, None, self._created_ms,
+            self._host(place.worker), *place.origin, None, self._created_ms,
             self._failure_value,
         )  # fmt: skip
 

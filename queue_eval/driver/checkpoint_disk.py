@@ -10,7 +10,7 @@ from pathlib import Path
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import Expired
 from queue_eval.campaign.keys import Keys, is_campaign_name
-from queue_eval.campaign.paging import PAGE, pages
+from queue_eval.campaign.paging import pages
 from queue_eval.foreign_text import plain
 from queue_eval.model.codec import decode
 from queue_eval.model.states import State
@@ -18,6 +18,10 @@ from queue_eval.runtime.checkpoints import campaign_folder, job_folder, remove_j
 from queue_eval.transport.link import Link
 
 log = plain(logging.getLogger(__name__))
+
+_IDS_PER_LOOK = 50
+"""How many jobs are looked at at a time. Little time passes so until the last of them is removed: in it the
+user may `retry` one of them."""
 
 _UID = re.compile(r"[0-9a-f]{1,64}")
 
@@ -53,31 +57,35 @@ class CheckpointDisk:
     def base(self) -> Path:
         return self._base
 
+    def moved_to(self, base: Path) -> CheckpointDisk:
+        """The same campaign in another base folder."""
+        return CheckpointDisk(base, self._campaign, self._uid, keeps=self._keeps)
+
     @property
     def folder(self) -> Path:
         """The folder of the campaign."""
-        return Path(campaign_folder(self._base, self._campaign, self._uid))
+        return campaign_folder(self._base, self._campaign, self._uid)
 
     def find(self, job_id: int, attempt: int, save: int) -> Path | None:
         """This checkpoint of a job, if it is here."""
-        path = Path(job_folder(self._base, self._campaign, self._uid, job_id)) / f"{attempt}-{save}"
+        path = job_folder(self._base, self._campaign, self._uid, job_id) / f"{attempt}-{save}"
         return path if _is_folder(path) else None
 
     def remains(self, queue: CampaignCommands) -> Iterator[Path]:
         """The folders of jobs that are over and need no checkpoint: cancelled ones, and succeeded ones unless
         the campaign keeps theirs. A failed job keeps its checkpoint, for `retry`."""
-        for page in pages(self._ids(), PAGE):
+        for page in pages(self._ids(), _IDS_PER_LOOK):
             index = dict(zip(page, queue.index_of(page), strict=True))
             entries = queue.entries(sorted(entry for entry in index.values() if entry is not None))
             states = {entry.entry: entry.state for entry in entries}
             for job_id, entry in index.items():
                 state = states.get(entry or "")
                 if state is State.CANCELLED or (state is State.SUCCEEDED and not self._keeps):
-                    yield Path(job_folder(self._base, self._campaign, self._uid, job_id))
+                    yield job_folder(self._base, self._campaign, self._uid, job_id)
 
     def sweep(self, queue: CampaignCommands) -> None:
         """Remove what `remains`. Costs no call to the server where the campaign has no checkpoints here."""
-        for folder in list(self.remains(queue)):
+        for folder in self.remains(queue):
             _remove(folder)
 
     def remove(self) -> None:

@@ -24,6 +24,7 @@ from queue_eval.driver.interruption import TellInterrupted, describe_interruptio
 from queue_eval.driver.job_overview import JobOverview
 from queue_eval.driver.ledger import CompletionHook
 from queue_eval.driver.local_workers import LocalWorkers
+from queue_eval.driver.looking import given_jobs
 from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
 from queue_eval.driver.options import Keywords, Options, count, seconds
 from queue_eval.driver.session import CampaignSession
@@ -357,7 +358,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         Returns how many were asked.
         """
         self._check_may_change()
-        ids = None if jobs is None else [job.id for job in jobs]
+        ids = None if jobs is None else [job.id for job in given_jobs(jobs)]
         with self._interruptible:
             return self._session.stop_outstanding() if ids is None else self._session.stop(ids)
 
@@ -368,7 +369,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         moment before it begins. Returns how many were cancelled.
         """
         self._check_may_change()
-        ids = None if jobs is None else [job.id for job in jobs]
+        ids = None if jobs is None else [job.id for job in given_jobs(jobs)]
         with self._interruptible:
             if ids is None:
                 count = self._session.cancel_outstanding(running=running)

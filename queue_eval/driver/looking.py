@@ -10,7 +10,7 @@ The listing comes before the outcomes: what is finished by then is among them, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.places import Place, all_places_of
@@ -47,18 +47,17 @@ class Looker:
                 return []
         adopted = self._adopted_ids()
         with ledger.lock:
-            ids = sorted({*ledger.waiting, *adopted})
-        places = self._places(ids)
+            known = {*ledger.waiting, *ledger.adopted_jobs}
+        places = self._places(known, adopted - known)
         any_retried = bool(adopted) and ledger.has_new_retries(self._queue.retried())
         with ledger.lock:
             for place in places:
-                job = ledger.waiting.get(place.id)
-                if job is None and place.entry is None and ledger.is_candidate(place.id):
-                    # One that was submitted after the opening was finished then: see `Ledger.is_adopted`.
-                    if any_retried and place.submitted_ms > ledger.opened.opened_ms:
-                        continue
-                    job = self._begun(place, ledger.adopted_jobs)
-                if job is not None and place.entry is None:
+                if place.entry is not None:
+                    continue
+                job = ledger.waiting.get(place.id) or ledger.adopted_jobs.get(place.id)
+                if job is None and place.origin and self._is_adopted(place, any_retried=any_retried):
+                    job = ledger.adopted_jobs[place.id] = self._filler.begin(place.id, *place.origin)
+                if job is not None:
                     self._filler.show(job, place)
         if any(place.entry is not None for place in places):
             self._intake.catch_up()  # they were finished in between
@@ -74,32 +73,36 @@ class Looker:
             listed.update(job_id for job_id, _, _ in self._queue.outstanding())
             if len(listed) >= left:
                 break
-        places = [place for place in self._places(sorted(listed)) if place.entry is None]
+        tracked = self._ledger.tracked
+        with self._ledger.lock:  # a finished one was retried, and is another object from then on
+            known = {i for i in listed if i in tracked and tracked[i].status != Job.DONE}
+        jobs: list[Job] = []
+        places = self._places(known, listed - known)
         with self._ledger.lock:
-            jobs = [self._begun(place, self._ledger.tracked) for place in places]
-            for job, place in zip(jobs, places, strict=True):
-                self._filler.show(job, place)
-        return jobs
+            for place in places:
+                if place.entry is None:
+                    if place.origin is not None:
+                        tracked[place.id] = self._filler.begin(place.id, *place.origin)
+                    if tracked[place.id].status != Job.DONE:
+                        self._filler.show(tracked[place.id], place)
+                        jobs.append(tracked[place.id])
+        return sorted(jobs, key=lambda job: job.id)
 
     def refresh(self, jobs: Iterable[Job]) -> None:
         """Bring unfinished jobs up to date. Finished ones get their outcomes, and are not gathered."""
-        if isinstance(jobs, Job) or not isinstance(jobs, Iterable):
-            raise UsageError(f"jobs is of type {type(jobs).__name__}; give a list of jobs")
-        given = list(jobs)
-        strange = [type(job).__name__ for job in given if not isinstance(job, Job)]
-        if strange:
-            raise UsageError(f"jobs holds a {strange[0]}; give a list of jobs")
+        given = given_jobs(jobs)
         if any(self._is_own(job) for job in given):
             self._intake.catch_up()
         unfinished = [job for job in given if job.status == Job.RUNNING]
-        places = {place.id: place for place in self._places(sorted({job.id for job in unfinished}))}
+        places = {place.id: place for place in self._places({job.id for job in unfinished})}
         finished: list[Job] = []
         with self._ledger.lock:
             for job in unfinished:
-                place = places.get(job.id)
-                if place is not None and place.entry is None:
-                    self._filler.show(job, place)
-                elif place is not None:
+                if job.status != Job.RUNNING:  # another thread has taken in its outcome
+                    continue
+                if places[job.id].entry is None:
+                    self._filler.show(job, places[job.id])
+                else:
                     finished.append(job)
         if any(self._is_own(job) for job in finished):
             self._intake.catch_up()
@@ -131,20 +134,36 @@ class Looker:
                     break
         return listed
 
-    def _places(self, ids: Sequence[int]) -> list[Place]:
-        places = [place for place in all_places_of(self._queue, ids) if place is not None]
+    def _places(self, known: Collection[int], new: Collection[int] = ()) -> list[Place]:
+        """The places of these jobs, with the origins of the new ones."""
+        places = [
+            *all_places_of(self._queue, sorted(known)),
+            *all_places_of(self._queue, sorted(new), with_origins=True),
+        ]
         self._filler.learn_workers(place.worker for place in places)
         return places
 
-    def _begun(self, place: Place, known: dict[int, Job]) -> Job:
-        """The object of an unfinished job, which `known` has or gets. The caller holds the ledger's lock."""
-        job = known.get(place.id)
-        if job is None or job.status == Job.DONE:  # a finished one was retried
-            job = known[place.id] = self._filler.begin(place.id, place.submitted_ms, place.config, place.tag)
-        return job
+    def _is_adopted(self, place: Place, *, any_retried: bool) -> bool:
+        """Whether an unfinished job is an adopted one, now that outcomes up to now are known."""
+        assert place.origin is not None
+        if not self._ledger.is_candidate(place.id):
+            return False
+        # One that was submitted after the opening was finished then, and retried: see `Ledger.is_adopted`.
+        return not any_retried or place.origin.submitted_ms <= self._ledger.opened.opened_ms
 
     def _is_own(self, job: Job) -> bool:
         """Whether this is an unfinished job that a gather of this driver will return."""
         with self._ledger.lock:
             places = (self._ledger.waiting, self._ledger.adopted_jobs)
             return any(place.get(job.id) is job for place in places)
+
+
+def given_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """What a user gave, as a list. Raises UsageError for anything but jobs."""
+    if isinstance(jobs, Job) or not isinstance(jobs, Iterable):
+        raise UsageError(f"jobs is of type {type(jobs).__name__}; give a list of jobs")
+    given = list(jobs)
+    strange = [type(job).__name__ for job in given if not isinstance(job, Job)]
+    if strange:
+        raise UsageError(f"jobs holds a {strange[0]}; give a list of jobs")
+    return given

@@ -42,6 +42,8 @@ class ReportIntake:
         self._filler = filler
         self._unread: dict[int, None] = {}
         """Jobs that may have new reports, the oldest hint first."""
+        self._later: dict[int, None] = {}
+        """Of these too. They are of nobody known here, but a submission is on its way."""
         self._listed_epoch: int | None = None
         self.hints = ""
         """The cursor of the hints."""
@@ -73,6 +75,11 @@ class ReportIntake:
 
     def take_unread(self, epoch: int) -> None:
         """Read the reports of jobs that were noted, as many as the queue takes."""
+        with self._ledger.lock:
+            is_submitting = self._ledger.submitting
+        if not is_submitting:
+            self._unread |= self._later
+            self._later.clear()
         for page in pages(list(self._unread), PAGE):
             own = self._own(page)
             for job_id in page:
@@ -80,6 +87,8 @@ class ReportIntake:
                     return
                 if job_id in own:
                     self._take(own[job_id], epoch)
+                elif is_submitting:
+                    self._later[job_id] = None
                 del self._unread[job_id]
 
     def take_before(
@@ -133,19 +142,24 @@ class ReportIntake:
         with ledger.lock:
             own = {i: job for i in ids if (job := ledger.waiting.get(i) or ledger.adopted_jobs.get(i))}
             unknown = [i for i in ids if i not in own and ledger.is_candidate(i)]
-        if unknown and ledger.opened.outstanding:
+            has_adopted = ledger.adopted > 0
+        if unknown and has_adopted:
             own |= self._adopt(unknown, entries)
         return own
 
     def _adopt(self, ids: Sequence[int], entries: dict[int, ResultEntry]) -> dict[int, Job]:
         """Make the jobs of those among `ids` that this driver has adopted."""
         ledger = self._ledger
+        # What had finished before the opening was not adopted, and may be a million jobs.
+        index = dict(zip(ids, self._queue.index_of(ids), strict=True))
+        ids = [job_id for job_id in ids if index[job_id] is None or job_id in entries]
+        if not ids:
+            return {}
         origins = origins_of(self._queue, ids)
-        index = self._queue.index_of(ids)
         has_retries = ledger.has_new_retries(self._queue.retried())
         adopted: dict[int, Job] = {}
         with ledger.lock:
-            for job_id, origin, place in zip(ids, origins, index, strict=True):
+            for job_id, origin in zip(ids, origins, strict=True):
                 entry = entries.get(job_id)
                 if origin is None or not ledger.is_candidate(job_id):
                     continue
@@ -154,7 +168,7 @@ class ReportIntake:
                 else:
                     # A job that was retried since the opening has had its outcome as an adopted one.
                     is_retried = has_retries and origin.submitted_ms > ledger.opened.opened_ms
-                    is_adopted = place is None and not is_retried
+                    is_adopted = not is_retried
                 if is_adopted:
                     if job_id not in ledger.adopted_jobs:
                         job = self._filler.begin(job_id, *origin)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +23,9 @@ from queue_eval.model.report import Report
 
 MOST_WAITING = 20_000
 """So many reports wait for callbacks at most, but for those of the job that was read last."""
+
+_LEAST_TURN_S = 0.05
+"""For how long a wait without any time calls callbacks."""
 
 OnReport = Callable[[Job, Report], SearchTerminationError | None]
 """Calls all callbacks with a report. Returns the error by which one of them ends the search, if any does."""
@@ -72,12 +76,23 @@ class ReportQueue:
         """Add what was read of a job from `after` on, but for what was added in an earlier epoch."""
         before = self._marks.get(job.id)
         seen = before if isinstance(before, Mark) and before.epoch != epoch else None
-        for number, report in found:
-            if seen is not None and report.attempt <= seen.attempt and report.at <= seen.at:
-                continue
-            self._queue.append((job, report))
-            self._left[job] += 1
+        new = [
+            (number, report) for number, report in found
+            if seen is None or report.attempt > seen.attempt or report.at > seen.at
+        ]  # fmt: skip
+        if not new:
+            return
+        length, left = len(self._queue), self._left[job]
+        try:
+            self._queue.extend((job, report) for _, report in new)
+            self._left[job] = left + len(new)
+            number, report = new[-1]
             self._marks[job.id] = Mark(report.attempt, number, report.at, epoch)
+        except BaseException:  # interrupted: it is read again
+            while len(self._queue) > length:
+                self._queue.pop()
+            self._left[job] = left
+            raise
 
     def close_job(self, job: Job) -> None:
         """The job is finished. Should it run again, the reports of its later attempts are new."""
@@ -116,32 +131,38 @@ class ReportQueue:
     def deliver(
         self, deadline: float | None, check_open: Callable[[], None]
     ) -> SearchTerminationError | None:
-        """Call the callbacks with what waits, until `deadline` (monotonic, s).
+        """Call the callbacks with what waits, until `deadline` (monotonic, s), but for a moment at least.
 
         Does nothing while another thread delivers, or this one in a callback. `check_open` is called under
         the lock before each report. Returns the error by which a callback ends the search, as soon as one
         does.
         """
         mine = _Turn(threading.get_ident())
+        # Who asks again and again with no time at all gets through them, too.
+        until = math.inf if deadline is None else max(deadline, time.monotonic() + _LEAST_TURN_S)
+        ending = None
         try:
             with self._lock:
                 if self._turn is not None or not self._queue:
                     return None
                 self._turn = mine
-            while deadline is None or time.monotonic() < deadline:
+            is_first = True
+            while ending is None and (is_first or time.monotonic() < until):
+                is_first = False
                 with self._lock:
                     check_open()
                     if not self._queue:
-                        return None
+                        break
                     job, report = self._queue.popleft()
-                try:
-                    ending = self._call(job, report)
-                finally:
-                    with self._lock:
-                        self._note_delivered(job)
-                if ending is not None:
-                    return ending
-            return None
+                ending = self._call(job, report)
+                with self._lock:
+                    self._note_delivered(job)
+            return ending
+        except BaseException:
+            with self._lock:
+                if self._turn is mine:  # it was interrupted, maybe between any two steps
+                    self._left = Counter(job for job, _ in self._queue)
+            raise
         finally:
             with self._lock:
                 if self._turn is mine:

@@ -208,6 +208,8 @@ def data_frame(jobs: Sequence[Job]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=[*names.values(), *own_columns])
     _keep_integers(frame, rows)
+    if has_tags:  # of any kind, and as they are
+        frame["tag"] = pd.Series([job.tag for job in jobs], index=frame.index, dtype="object")
     for name in ("submitted_at", "started_at", "finished_at"):
         frame[name] = pd.to_datetime(frame[name], utc=True)
     return frame

@@ -26,7 +26,7 @@ class Execution(NamedTuple):
     outcome: str
     """"running", "succeeded", "failed", "cancelled", or "released": given back without charge."""
     cause: str | None
-    """Why it failed: "error", "timeout", "lost", "nan" or "inf"."""
+    """Why it failed: "error", "timeout", "lost", "nan" or "inf"; "stopped": it succeeded early, as asked."""
     error: str | None
     """Remote traceback of a failure; why a released one was given back."""
     output: str | None

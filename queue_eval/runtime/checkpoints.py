@@ -140,25 +140,22 @@ class Checkpoints:
         """Make `part` the newest checkpoint. Returns the number of the save, or 0 when a newer attempt has
         begun: then the part is removed. Raises OSError, and then the former checkpoint stays."""
         try:
-            if _Contents.of(self._folder).has_newer(self._attempt):
-                self._tell_replaced()
-                self.discard(part)
-                return 0
+            self._check_space(sync_tree(part, self._group()))
+            self._step("synced")
+            is_replaced = _Contents.of(self._folder).has_newer(self._attempt)
             self._step("checked")
-            try:
-                size = sync_tree(part, self._group())
-                self._check_space(size)
-                self._step("synced")
-                save = self._rename(part)
-            except FileNotFoundError:
-                # A newer attempt removes what older ones have begun.
-                if not _Contents.of(self._folder).has_newer(self._attempt):
-                    raise
-                self._tell_replaced()
-                return 0
-        except BaseException:
+            save = 0 if is_replaced else self._rename(part)
+        except BaseException as error:
             self.discard(part)
-            raise
+            # A newer attempt removes what older ones have begun.
+            is_gone = isinstance(error, FileNotFoundError)
+            if not (is_gone and _Contents.of(self._folder).has_newer(self._attempt)):
+                raise
+            save = 0
+        if save == 0:
+            self._tell_replaced()
+            self.discard(part)
+            return 0
         self._step("renamed")
         sync_folder(self._folder)
         contents = _Contents.of(self._folder)

@@ -43,6 +43,8 @@ _POINTS_AT_ONCE = 100
 _STEADY_FRAME_BYTES = 16_000
 """The points in one frame, while the function runs: it bounds what a worker reads in a second."""
 _LAST_FRAME_BYTES = MAX_DATAGRAM_BYTES - 500
+_RETRY_S = 0.02
+"""How long to wait for room before the next look for it."""
 _FLUSH_EVERY_S = 0.1
 _IDLE_FLUSHES = 4
 """After so many looks at which nothing waits, the flusher ends."""
@@ -80,6 +82,8 @@ class ReportSender:
         self._frames_left = float(frames_at_once)
         self._points_left = float(_POINTS_AT_ONCE)
         self._counted_at = monotonic()
+        self._retry_at = 0.0
+        """When to look again for room in the pipe."""
         self._closed = ""
         """Why nothing is sent any more; "" while this is open."""
         self._has_flusher = False
@@ -188,9 +192,12 @@ class ReportSender:
         self._waiting = dict(kept)
 
     def _send_due(self) -> None:
-        if not self._send_frames(wait=False):
-            return
         now = monotonic()
+        if now < self._retry_at:
+            return
+        if not self._send_frames(wait=False):
+            self._retry_at = now + _RETRY_S
+            return
         passed_s = max(0.0, now - self._counted_at)
         self._counted_at = now
         self._frames_left = min(self._frames_at_once, self._frames_left + passed_s * _MAX_FRAMES_PER_S)
@@ -198,6 +205,7 @@ class ReportSender:
         while self._waiting and self._frames_left >= 1 and self._points_left >= 1:
             sent = self._send_points(int(self._points_left), _STEADY_FRAME_BYTES, wait=False)
             if not sent:
+                self._retry_at = now + _RETRY_S
                 return
             self._frames_left -= 1
             self._points_left -= sent

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_OPEN = 50
+"""Folders that are open at a time."""
 _OWNERS_RIGHTS = stat.S_IRWXU
 _GROUPS_BITS = stat.S_IRGRP | stat.S_IWGRP
 
@@ -76,31 +78,38 @@ def remove_tree(folder: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        _remove(folder.name, parent, errors)
-    except RecursionError:
-        raise OSError(f"{folder} has too many folders within each other") from None
+        while _remove(folder.name, parent, errors, 0, None) and not errors:
+            pass
     finally:
         os.close(parent)
     if errors:
         raise errors[0]
 
 
-def _remove(name: str, parent: int, errors: list[OSError]) -> None:
+def _remove(name: str, parent: int, errors: list[OSError], depth: int, top: int | None) -> bool:
+    """Returns whether something was moved up into the folder `top`, since it lay too deep: each level keeps a
+    file open."""
+    moved = False
     try:
+        if depth > _MOST_OPEN and top is not None:
+            os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=top)
+            return True
         if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
             os.unlink(name, dir_fd=parent)
-            return
+            return False
         folder = _open_folder(name, parent)
         try:
             for inner in os.listdir(folder):  # noqa: PTH208 - no path, but an open folder
-                _remove(inner, folder, errors)
+                moved |= _remove(inner, folder, errors, depth + 1, folder if top is None else top)
         finally:
             os.close(folder)
-        os.rmdir(name, dir_fd=parent)
+        if not (moved and top is None):
+            os.rmdir(name, dir_fd=parent)
     except FileNotFoundError:
         pass
     except OSError as error:
         errors.append(error)
+    return moved
 
 
 def _open_folder(name: str, parent: int) -> int:

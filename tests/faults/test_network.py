@@ -26,7 +26,7 @@ from queue_eval.model.states import Outcome
 from queue_eval.transport.access import Access, find_access
 from queue_eval.transport.link import Link
 from tests.support.fault_fleet import Fleet, check_all_recorded, end
-from tests.support.lua_campaign import FIELDS, Columns, LuaCampaign, settlement, submission
+from tests.support.lua_campaign import FIELDS, Columns, LuaCampaign, batch, settlement, submission
 from tests.support.proxy import StrandingProxy
 from tests.support.waiting import wait_until
 
@@ -178,6 +178,16 @@ CALLS = {
         lambda queue: queue.release("w1", [Release(1, 1, "drain"), Release(2, 1)], leave=True), leased,
         replies_the_same=False,
     ),
+    "release-delayed": Call(
+        lambda queue: queue.release("w1", [Release(1, 1, "not yet", True)]), leased, replies_the_same=False
+    ),
+    "report": Call(
+        lambda queue: queue.report(
+            "w1", [batch((1, 1), [(1, 5), (3, 6)], dropped=1, looks=True, checkpoint="1 here")]
+        ),
+        leased,
+    ),
+    "stop": Call(lambda queue: queue.stop([1, 2, 3]), leased),
     "reclaim": Call(
         lambda queue: queue.reclaim(grace_ms=0, worker="w1").ids, leased, replies_the_same=False
     ),
@@ -324,6 +334,8 @@ def picture(queue: CampaignCommands) -> Any:
         client.hgetall(column("fingerprints")), client.hgetall(column("priorities")),
         {field: value.split()[:2] for field, value in client.hgetall(column("requests")).items()},
         client.exists(queue.keys.wake),
+        there.reports, there.report_heads, [hint for _, hint in there.reported], [*there.stops],
+        there.checkpoints, there.give_backs,
         client.exists(f"qe:{{{queue.campaign}-new}}:meta"),
     )  # fmt: skip
 

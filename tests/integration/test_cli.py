@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
 import pytest
 
 from queue_eval.model.codec import FAIL_RETURN_VALUE
-from queue_eval.model.states import State
+from queue_eval.model.moves import Submission
+from queue_eval.model.states import Outcome, State
 from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.cli import COMMAND, COUNTS, ROOT, cli, cli_here, complaint, document, filled_campaign
 from tests.support.processes import Started
@@ -76,6 +78,21 @@ def test_jobs(filled, server, campaign):
     assert len(lines) == 9
     assert lines[3].split()[:3] == ["3", "failed", "2"]
     assert "ValueError: second" in lines[3]
+
+
+def test_tags(filled, server, campaign, tmp_path):
+    tagged = Submission('{"x": 9}', b"a config of its own", tag='{"trial": [7]}')
+    filled.queue.enqueue("another driver", 1, [tagged], reuse=False)
+    jobs = document(cli_here("jobs", campaign, "--json", home=server))
+    assert [job["tag"] for job in jobs] == [None] * 8 + [{"trial": [7]}]
+    assert document(cli_here("job", campaign, 9, "--json", home=server))["tag"] == {"trial": [7]}
+    assert 'tag        {"trial": [7]}' in cli_here("job", campaign, 9, home=server).stdout
+    assert "tag " not in cli_here("job", campaign, 1, home=server).stdout
+    filled.run(3, Outcome.OK, "1")
+    out = tmp_path / "all.jsonl"
+    cli_here("export", campaign, "--out", out, home=server)
+    rows = {row["id"]: row["tag"] for row in map(json.loads, out.read_text().splitlines())}
+    assert (rows[1], rows[9]) == (None, {"trial": [7]})
 
 
 @pytest.mark.parametrize("state", list(State))

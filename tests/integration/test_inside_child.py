@@ -36,7 +36,7 @@ def test_a_job_knows_itself(child):
 
 def test_time_left(tmp_path):
     with InsideChild(tmp_path, time_limit_s=50.0, ends_at=time.monotonic() + 1000) as child:
-        assert 0 < result(child.run(1, do="facts"))[6] <= 50
+        assert 40 < result(child.run(1, do="facts"))[6] <= 50
     (tmp_path / "b").mkdir()
     with InsideChild(tmp_path / "b", time_limit_s=50.0, ends_at=time.monotonic() + 10) as child:
         assert 0 < result(child.run(1, do="facts"))[6] <= 10
@@ -50,7 +50,8 @@ def test_points_come_before_the_report_and_with_their_attempt(child):
         assert result(child.run(job, attempt, do="reports", steps=300)) == 300
         points = child.points(job, attempt)
         assert [step for step, _ in points] == list(range(300))
-        assert points[4][1]["loss"] == 2 and math.isnan(points[4][1]["bad"])
+        assert points[4][1]["loss"] == 2
+        assert math.isnan(points[4][1]["bad"])
         assert child.kinds(job, attempt)[-1] == "report"
         assert child.dropped(job, attempt) == 0
 
@@ -70,13 +71,14 @@ def test_too_many_points_are_thinned_and_counted(child):
     points = child.points(1)
     assert len(points) + child.dropped(1) == made
     assert len(points) <= 1000 * took_s + 1200
-    assert points[-1][0] == made - 1 and points[0][0] == 0
+    assert (points[0][0], points[-1][0]) == (0, made - 1)
     assert child.kinds(1).count("points") <= 50 * took_s + 5
 
 
 def test_what_is_no_number_is_refused_with_a_sentence(child):
     sentences = result(child.run(1, do="refused"))
-    assert len(sentences) == 8 and all(len(sentence) < 120 and "'loss'" in sentence for sentence in sentences)
+    assert len(sentences) == 8
+    assert all(len(sentence) < 120 and "'loss'" in sentence for sentence in sentences)
     assert child.points(1) == []
     report = child.run(2, do="reports_text")
     assert report.outcome == "error"
@@ -104,7 +106,8 @@ def test_stop(child, tmp_path):
     report = child.report(1)
     assert report.outcome == "stopped"
     word, seen_at = ast.literal_eval(report.body.decode())
-    assert word == "stop" and seen_at - told_at < 1  # a tenth, on a machine with time
+    assert word == "stop"
+    assert seen_at - told_at < 1  # a tenth, on a machine with time
     assert child.kinds(1) == ["looked", "report"]
 
 
@@ -171,7 +174,7 @@ def test_a_kept_pool_and_a_kept_object(child):
     assert (child.points(1), child.points(2)) == ([(1, {"job": 1})], [(2, {"job": 2})])
     assert result(child.run(3, do="keeps_job")) == "- | - | - | -"
     said = result(child.run(4, do="keeps_job")).split(" | ")
-    assert all("the attempt of this job is over" in one for one in said) and len(said) == 4
+    assert ["the attempt of this job is over" in sentence for sentence in said] == [True] * 4
     assert child.kinds(3) == ["report"]
 
 
@@ -220,8 +223,8 @@ def test_a_program_is_shown_stop(child):
 
 def test_a_program_whose_worker_is_gone_is_told(child):
     Path(child.facts["mailbox"]).unlink()
-    said = result(child.run(1, do="in_program"))
-    assert said.splitlines()[-1].startswith("queue_eval.errors.AttemptEndedError: the worker of this job is gone")
+    last_line = result(child.run(1, do="in_program")).splitlines()[-1]
+    assert last_line.startswith("queue_eval.errors.AttemptEndedError: the worker of this job is gone")
 
 
 def test_handlers_that_report_and_raise_break_nothing(child):
@@ -233,7 +236,8 @@ def test_handlers_that_report_and_raise_break_nothing(child):
 
 def test_the_working_folder(child, tmp_path):
     folder, mode = result(child.run(2, 3, do="works_in_folder"))
-    assert Path(folder) == tmp_path / "folders" / f"search-{LANE}" / "2-3" and mode == "0o700"
+    assert Path(folder) == tmp_path / "folders" / f"search-{LANE}" / "2-3"
+    assert mode == "0o700"
     assert child.kinds(2, 3) == ["folder", "report"]
 
 
@@ -246,7 +250,8 @@ def test_checkpoints_go_on_over_attempts(child, tmp_path):
     assert result(child.run(1, 4, do="saves", steps=2)) == ["4-2", "5"]
     assert sorted(path.name for path in checkpoints(tmp_path).iterdir()) == [".begun-4", "4-2"]
     place = (tmp_path / "checkpoints" / ".place").read_text()
-    assert [header[3:] for header, _ in child.frames if header[:3] == ["saved", 1, 4]] == [[1, place], [2, place]]
+    saved = [header[3:] for header, _ in child.frames if header[:3] == ["saved", 1, 4]]
+    assert saved == [[1, place], [2, place]]
 
 
 def test_a_job_without_checkpoints_leaves_no_folder(child, tmp_path):
@@ -261,7 +266,8 @@ def test_killed_while_it_saves(tmp_path):
         child.process.kill()
         child.process.wait()
     found = newest(checkpoints(tmp_path))
-    assert found is not None and found.name == "1-2" and (found / "step").read_text() == "2"
+    assert found is not None
+    assert (found.name, (found / "step").read_text()) == ("1-2", "2")
     Path(tmp_path / "mailbox").unlink()
     with InsideChild(tmp_path) as child:
         assert result(child.run(1, 2, do="saves", steps=1)) == ["2-1", "3"]

@@ -359,6 +359,8 @@ def test_output_and_executions(server, create, hand):
     last = job.executions[-1]
     assert (last.started_at, last.finished_at) == (job.started_at, job.finished_at)
     assert job.executions[0].finished_at <= job.executions[1].finished_at <= last.finished_at
+    assert all(one.started_at <= one.finished_at for one in job.executions)
+    assert job.executions[1].run_s == pytest.approx(0.002)
 
     attached = Evaluator.attach(evaluator.campaign, home=server, read_only=True)
     with attached:
@@ -412,6 +414,33 @@ def test_readings_without_a_server(own_home, campaign):
     assert (job.output, job.executions) == (None, [])
 
 
+def test_the_number_of_an_execution_is_that_of_its_lease(create, hand):
+    evaluator = create()
+    evaluator.submit(configs(2))
+    worker = hand(evaluator.campaign)
+    for _ in range(3):  # given back without a word, so on no record
+        leases = worker.lease(room=1, prefetch=1)
+        worker.queue.release(worker.name, [Release(lease.id, lease.attempt) for lease in leases])
+    leases = worker.lease(room=2)
+    assert {lease.attempt for lease in leases} == {4}
+    worker.settle(leases[0])
+    worker.settle(leases[1], Outcome.ERROR, b"boom")
+    jobs = evaluator.gather("ALL")
+    assert [(job.attempts, [one.number for one in job.executions]) for job in jobs] == [(1, [4])] * 2
+
+
+def test_the_execution_of_a_dead_worker(create, hand):
+    evaluator = create(max_losses=2)
+    (job,) = evaluator.submit(configs(1))
+    worker = hand(evaluator.campaign)
+    worker.lease()
+    worker.queue.reclaim(grace_ms=0, worker=worker.name)
+    (one,) = job.executions
+    assert (one.number, one.outcome, one.cause, one.worker) == (1, "failed", "lost", "box-hand")
+    assert "died or was cut off" in one.error
+    assert one.started_at <= one.finished_at
+
+
 # Cancelling what waits --------------------------------------------------------------------------------------
 
 
@@ -432,6 +461,127 @@ def test_cancel_only_adopted_jobs_that_wait(create, hand):
     hand(evaluator.campaign).lease()
     assert evaluator.cancel(running=False) == 2
     assert states(evaluator.outstanding()) == ["running", "cancelled", "cancelled"]
+
+
+# Tags -------------------------------------------------------------------------------------------------------
+
+TAGS = [{"trial": 3, "parents": [1, 2]}, None, "text", 0]
+
+
+def test_tags_are_kept_with_the_job(server, create, fake_worker, hand):
+    evaluator = create()
+    jobs = evaluator.submit(configs(4), tags=TAGS)
+    assert [job.tag for job in jobs] == TAGS
+    assert [job.own_config() for job in jobs] == configs(4)
+    jobs[0].tag["trial"] = "changed here only"
+    with Evaluator.attach(evaluator.campaign, home=server, read_only=True) as looker:
+        assert [job.tag for job in looker.outstanding()] == TAGS
+    adopting = create()
+    fake_worker(evaluator.campaign)
+    gathered = sorted(adopting.gather("ALL"), key=lambda job: job.id)
+    assert [job.tag for job in gathered] == TAGS
+    later = create()
+    assert [job.tag for job in sorted(later.history(), key=lambda job: job.id)] == TAGS
+    assert sorted(map(str, later.to_dataframe()["tag"])) == sorted(map(str, TAGS))
+
+
+def test_a_tag_is_no_part_of_reuse(create, hand):
+    evaluator = create()
+    evaluator.submit(configs(2), tags=["a", "b"])
+    again = create()
+    joined = again.submit(configs(3))
+    assert [(job.id, job.tag) for job in joined] == [(1, "a"), (2, "b"), (3, None)]
+    third = create()
+    retagged = third.submit(configs(3), tags=[None, "c", "d"])
+    assert [(job.id, job.tag) for job in retagged] == [(1, "a"), (2, "c"), (3, "d")]
+    worker = hand(evaluator.campaign)
+    for lease in worker.lease(room=3):
+        worker.settle(lease)
+    found = create().history()
+    assert [(job.id, job.tag) for job in found] == [(1, "a"), (2, "c"), (3, "d")]
+    finished = create().submit(configs(3))
+    assert [job.tag for job in finished] == ["a", "c", "d"]
+
+
+def test_a_shown_job_that_is_joined_takes_the_new_tag(create):
+    create().submit(configs(1), tags=["a"])
+    evaluator = create()
+    (shown,) = evaluator.outstanding()
+    assert evaluator.submit(configs(1), tags=["b"]) == [shown]
+    assert shown.tag == "b"
+
+
+def test_an_awaited_job_takes_its_tag_along(create, fake_worker):
+    evaluator = create()
+    job = evaluator.create_job({"x": 1})
+    job.tag = [1]
+    fake_worker(evaluator.campaign)
+    asyncio.run(evaluator.execute(job))
+    assert [(one.id, one.tag) for one in create().history()] == [(job.id, [1])]
+
+
+def test_a_retried_job_keeps_its_tag(create, hand):
+    evaluator = create()
+    evaluator.submit(configs(1), tags=["a"])
+    worker = hand(evaluator.campaign)
+    worker.settle(worker.lease()[0], Outcome.ERROR, b"boom")
+    assert worker.queue.retry([1]) == [1]
+    assert [job.tag for job in create().outstanding()] == ["a"]
+
+
+def test_tables_have_a_column_of_tags_only_where_a_job_has_one(create, fake_worker, tmp_path):
+    evaluator = create()
+    evaluator.submit([{"x": 1, "tag": "mine"}])
+    fake_worker(evaluator.campaign)
+    evaluator.gather("ALL")
+    assert list(evaluator.to_dataframe()["tag"]) == ["mine"]
+    evaluator.submit([{"x": 2, "tag": "mine"}], tags=["ours"])
+    evaluator.gather("ALL")
+    frame = evaluator.to_dataframe()
+    assert [column for column in frame.columns if "tag" in column] == ["config.tag", "tag"]
+    assert list(frame["tag"]) == [None, "ours"]
+    evaluator.dump_evals(log_dir=tmp_path)
+    assert "ours" not in (tmp_path / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("damage", ["a value", "the type"])
+def test_damaged_tags_are_none(server, create, hand, damage):
+    evaluator = create()
+    evaluator.submit(configs(2), tags=["a", "b"])
+    worker = hand(evaluator.campaign)
+    worker.settle(worker.lease()[0])
+    column = worker.queue.keys.column("tags")
+    if damage == "a value":
+        worker.link.call(lambda client: client.hset(column, "1", "{"))
+        worker.link.call(lambda client: client.hset(column, "2", "{"))
+    else:
+        worker.link.call(lambda client: client.delete(column))
+        worker.link.call(lambda client: client.set(column, "x"))
+    other = create()
+    found = other.history() + other.outstanding()
+    assert [(job.id, job.tag) for job in found] == [(1, None), (2, None)]
+    assert [job.tag for job in other.submit(configs(3), tags=["c", None, "d"])] == ["c", None, "d"]
+    assert [job.tag for job in create().outstanding()] == [None, "d"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        (["a"], "tags holds 1 for 2 configs"),
+        ([], "tags holds 0 for 2 configs"),
+        ("ab", "tags is of type str"),
+        ({"a": 1, "b": 2}, "tags is of type dict"),
+        (3, "tags is of type int"),
+        (["a", object()], r"tags\[1\] is an object"),
+        (["a", {"b": float("nan")}], r"tags\[1\].b is nan"),
+        ([10**5000, None], r"tags\[0\] holds an integer"),
+    ],
+)
+def test_bad_tags(create, tags, message):
+    evaluator = create()
+    with pytest.raises(UsageError, match=message):
+        evaluator.submit(configs(2), tags=tags)
+    assert evaluator.num_submitted == 0
 
 
 # Best -------------------------------------------------------------------------------------------------------
@@ -505,10 +655,12 @@ def test_a_read_only_evaluator_changes_nothing(own_home, campaign, hand):
         looker.refresh(found)
         assert [len(job.executions) for job in history + found] == [1, 1, 1, 1, 0, 0, 0]
         assert [job.output for job in history] == ["words", "words"]
+        assert (looker.reports(found[0]), history[0].reports, found[0].reports) == ([], [], [])
         assert ids(looker.best()) == [1]
         assert len(looker.to_dataframe()) == 7
         for refused in (
             lambda: looker.submit(configs(1)), lambda: looker.gather("ALL"), looker.cancel,
+            looker.stop, lambda: looker.stop(found),
             lambda: next(looker.as_completed()), lambda: looker.cancel(found, running=False),
         ):  # fmt: skip
             with pytest.raises(UsageError, match="only looks at campaign"):

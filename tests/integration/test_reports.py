@@ -7,6 +7,7 @@ import copy
 import math
 import pickle
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -423,6 +424,20 @@ def test_what_no_wait_has_had_time_for_comes_in_the_next(open_driver, open_worke
     assert driver.gather("ALL", timeout=0) in ([], [job])
     driver.gather("ALL", timeout=60)
     assert hears.of(job) == [*((1, step) for step in range(100)), ("done",)]
+
+
+def test_who_polls_gets_all(open_driver, open_worker):
+    hears = Hears(lambda *_: time.sleep(0.002))
+    driver = open_driver(hears)
+    jobs = driver.submit(configs(2))
+    worker = open_worker()
+    for lease in worker.lease():
+        worker.report(lease, *((step, {"loss": 1}) for step in range(100)))
+        worker.finish(lease)
+    gathered = []
+    wait_until(lambda: gathered.extend(driver.gather("ALL", timeout=0)) or len(gathered) == 2)
+    for job in jobs:
+        assert hears.of(job) == [*((1, step) for step in range(100)), ("done",)]
 
 
 def test_a_lost_connection_repeats_nothing(open_driver, open_worker):

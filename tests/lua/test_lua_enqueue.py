@@ -167,6 +167,60 @@ def test_batches_bound_number_and_size():
     assert [len(batch) for batch in batches(small)] == [1000, 1000, 500]
     big = [Submission("x" * 2**20, b"f")] * 9
     assert [len(batch) for batch in batches(big)] == [4, 4, 1]
+    big_tags = [Submission("{}", b"f", tag="x" * 2**20)] * 9
+    assert [len(batch) for batch in batches(big_tags)] == [3, 3, 3]
+
+
+# tags
+
+
+def tags_of(campaign):
+    return campaign.client.hgetall(campaign.queue.keys.column("tags"))
+
+
+def test_tags_are_kept_by_id(campaign, anything):
+    campaign.send([submission(1)._replace(tag=anything), submission(2), submission(3)._replace(tag="3")])
+    campaign.enqueue(4)
+    assert tags_of(campaign) == {b"1": anything, b"3": b"3"}
+    assert campaign.columns().meta[b"tagged"] == b"1"
+
+
+def test_a_campaign_without_tags_has_none(campaign):
+    campaign.enqueue(1, 2)
+    campaign.enqueue(1, 2, reuse=True)
+    assert tags_of(campaign) == {}
+    assert b"tagged" not in campaign.columns().meta
+
+
+def test_a_joined_job_tells_its_tag_and_takes_another_one(campaign):
+    campaign.send([submission(1)._replace(tag='"a"'), submission(2)], reuse=True)
+    joined = campaign.send([submission(1), submission(2), submission(3)], reuse=True)
+    assert [(job.id, job.tag) for job in joined.jobs] == [(1, b'"a"'), (2, b""), (3, b"")]
+    again = campaign.send([submission(c)._replace(tag=f'"{c}"') for c in (2, 1, 4)], reuse=True)
+    assert [(job.id, job.tag) for job in again.jobs] == [(2, b'"2"'), (1, b'"1"'), (4, b"")]
+    assert tags_of(campaign) == {b"1": b'"1"', b"2": b'"2"', b"4": b'"4"'}
+
+
+def test_a_repeat_that_is_late_changes_no_tag(campaign):
+    one = [submission(1)._replace(tag="1")]
+    for sequence in (9, 10):
+        campaign.queue.enqueue("d", sequence, one, reuse=False)
+    campaign.queue.enqueue("d", 9, [submission(1)._replace(tag="2")], reuse=False)
+    assert tags_of(campaign) == {b"1": b"1", b"2": b"1"}
+
+
+def test_10_000_tags_in_one_call(campaign):
+    campaign.queue.repeating = False
+    many = [submission({"x": i})._replace(tag=str(i)) for i in range(10_000)]
+    campaign.send(many, reuse=True)
+    assert len(tags_of(campaign)) == 10_000
+    assert [job.tag for job in campaign.send(many, reuse=True).jobs] == [b"%d" % i for i in range(10_000)]
+
+
+def test_purge_takes_the_tags_along(campaign):
+    campaign.send([submission(1)._replace(tag="1")])
+    campaign.queue.purge()
+    assert tags_of(campaign) == {}
 
 
 # reuse

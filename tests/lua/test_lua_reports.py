@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +13,8 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Release
 from queue_eval.model.report import Report, ReportHead, parse_block
 from queue_eval.model.states import Outcome, State
+from queue_eval.server.acl import rights_of
+from queue_eval.transport.link import Link
 from tests.support.lua_campaign import BASE_MS, LuaCampaign, batch, is_gone, settlement
 
 
@@ -420,7 +424,8 @@ def test_purge_deletes_all_columns(running):
     running.told("w1", (1, 1), [(1, 0)], checkpoint="1 here", looks=True)
     running.queue.stop([1])
     running.queue.release("w1", [Release(1, 1, "drain")])
-    assert running.client.exists(*running.queue.keys.columns[-6:]) == 6
+    columns = [running.queue.keys.column(name) for name in EXTRAS]
+    assert running.client.exists(*columns) == len(EXTRAS)
     running.queue.purge()
     assert not running.client.keys(f"qe:{{{running.name}}}:*")
 
@@ -575,3 +580,42 @@ def test_a_meta_that_has_lost_the_mark_begins_anew(running):
     queue = unchecked(running)
     assert queue.report("w1", [batch((1, 1), [(2, 0)])]) == [True]
     assert told(running) == [(1, 2)]
+
+
+# Rights
+
+
+@pytest.mark.parametrize("user", ["driver", "worker"])
+def test_the_users_of_a_group_may_do_all_this(campaign, user):
+    """No call that only fails in silence: a damaged column and a right that is missing read the same."""
+    name, password = f"a-{user}", "a-password"
+    client = campaign.client
+    client.execute_command("ACL", "SETUSER", name, "reset", *rights_of(user, password).split(" "))
+    access = campaign.link.access
+    own = Link(replace(access, url=re.sub(r"://[^@]*@", f"://{name}:{password}@", access.url)), name="test")
+    try:
+        assert own.call(lambda c: c.hlen(campaign.queue.keys.meta))
+        queue = CampaignCommands(own, campaign.name, campaign.queue.uid)
+        campaign.add(2)
+        campaign.lease(room=2)
+        client.execute_command("ACL", "LOG", "RESET")
+        points = [(n, 0) for n in range(1, 10_002)]
+        assert queue.report("w1", [batch((1, 1), points, looks=True, checkpoint="1 here")]) == [True]
+        cursor = queue.newest_hint()
+        assert queue.stop([1, 2]).looking == [1]
+        assert queue.extend("w1", 60_000, [(1, 1)]).stops == [1]
+        assert queue.release("w1", [Release(2, 1, "drain", True)]) == 1
+        assert queue.report("w1", [batch((1, 1), [(10_002, 0)])]) == [True]
+        assert len(queue.reports_of(1)) == 5002
+        assert queue.reported_after(cursor)[0] == {1}
+        assert list(queue.reporting_ids()) == [1]
+        assert queue.give_backs(1) == [(2, 1)]
+        assert queue.stops_of([1]) == [True]
+        assert queue.checkpoints_of([1]) == ["1 1 here"]
+        assert queue.cancel([1]) == [1]
+        assert queue.retry([1]) == [1]
+        assert queue.stops_of([1]) == [False]
+        assert client.execute_command("ACL", "LOG") == [], "nothing was denied"
+    finally:
+        own.close()
+        client.execute_command("ACL", "DELUSER", name)

@@ -49,6 +49,27 @@ def test_a_prefetched_job_that_is_cancelled_has_run_no_attempt(campaign):
     assert campaign.results()[0].attempts == 0
 
 
+def test_cancel_only_what_waits(make_campaign):
+    campaign = make_campaign(max_attempts=2)
+    campaign.add(5)
+    campaign.add(1, delay_ms=60_000)
+    running, failing, done = campaign.lease(room=2, prefetch=1)
+    campaign.fail("w1", failing)
+    campaign.ok("w1", done)
+    assert sorted(campaign.queue.cancel(range(1, 7), running=False)) == [2, 4, 5, 6]
+    assert campaign.queue.cancel(range(1, 7), running=False) == []
+    assert campaign.queue.cancel_up_to(6, running=False) == 0
+    assert campaign.ok("w1", running) is not None
+    assert [entry.state for entry in campaign.results()] == ["succeeded", *["cancelled"] * 4, "succeeded"]
+
+
+def test_a_job_that_waits_on_its_worker_is_not_cancelled_as_one_that_waits(campaign):
+    campaign.add(2)
+    campaign.lease(room=0, prefetch=1)
+    assert campaign.queue.cancel_up_to(2, running=False) == 1
+    assert [entry.id for entry in campaign.results()] == [2]
+
+
 def test_ids_that_are_none_are_not_cancelled(campaign):
     campaign.add(3)
     campaign.ok("w1", campaign.lease()[0])

@@ -18,16 +18,20 @@ from queue_eval.model.moves import (
     EnqueueReply,
     Extended,
     Lease,
+    PointBatch,
     Reclaimed,
     Release,
     Settled,
     Settlement,
     Snapshot,
+    Stopped,
     Submission,
 )
 from queue_eval.model.states import Outcome, State
 
 RESERVED_MS = 2000
+
+SUCCESSES = (Outcome.OK, Outcome.STOPPED)
 
 Token = tuple[int, int]
 
@@ -44,6 +48,7 @@ class Entry:
     cause: str = ""
     body: bytes = b""
     releases: int = 0
+    reports: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,14 @@ class Job:
     uncharged: int = 0
     suspect: bool = False
     releases: int = 0
+    give_backs: int = 0
+    """How often in a row it was given back without a new checkpoint."""
+    stop: bool = False
+    checkpoint: tuple[int, int] | None = None
+    """Attempt and save."""
+    points: list[Token] = field(default_factory=list)
+    """Attempt and number of each report."""
+    looked: int = 0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -183,6 +196,7 @@ class Model:
             if job.state in (State.FAILED, State.CANCELLED):
                 job.state, job.entry, job.output, job.submitted_ms = State.PENDING, None, b"", self.now_ms
                 job.failures, job.losses, job.suspect, job.releases = 0, 0, False, 0
+                job.stop, job.give_backs = False, 0
                 self.retried += 1
                 again.append(job.id)
         return again
@@ -201,7 +215,7 @@ class Model:
         verdicts = [""] * len(settlements)
         for is_ok in (True, False):
             for i, settlement in enumerate(settlements):
-                if (settlement.outcome == Outcome.OK) == is_ok:
+                if (settlement.outcome in SUCCESSES) == is_ok:
                     verdicts[i] = self._settle_one(worker, settlement)
         leases: list[Lease] = []
         due, why_no_more = None, (0, False, False)
@@ -219,7 +233,7 @@ class Model:
             return "finished"
         outcome = settlement.outcome
         is_mine = job.held is not None and _is_of(settlement, job.held, worker)
-        if outcome == Outcome.OK:
+        if outcome in SUCCESSES:
             if is_mine:
                 job.attempts, job.held = settlement.attempt, None
             elif settlement.digest not in ("", job.digest):
@@ -231,7 +245,10 @@ class Model:
             job.output = settlement.output
             self._finish(
                 job,
-                Entry(job.id, State.SUCCEEDED, executions, worker, settlement.source, "", settlement.body),
+                Entry(
+                    job.id, State.SUCCEEDED, executions, worker, settlement.source,
+                    "stopped" if outcome == Outcome.STOPPED else "", settlement.body,
+                ),
             )
             return "recorded"
         if not is_mine:
@@ -263,24 +280,64 @@ class Model:
         taken = [job if isinstance(job, int) else job.id for job in lost]
         taken = [id_ for id_ in taken if id_ not in finished]
         unknown = [token for token in held if token not in tokens]
-        return Extended(finished, taken, self.revision, unknown)
+        named = [token for token in tokens if token in held]
+        stops = [id_ for id_, _ in named if self.jobs[id_].stop]
+        return Extended(finished, taken, self.revision, unknown, stops)
 
     def release(self, worker: str, releases: Sequence[Release], *, leave: bool) -> int:
         released = 0
-        for id_, attempt, reason in releases:
+        for id_, attempt, reason, delayed in releases:
             if (id_, attempt) in self._held_by(worker):
                 job = self.jobs[id_]
                 job.attempts, job.held, job.state = attempt, None, State.PENDING
                 job.uncharged += 1
                 if reason:
                     job.releases += 1
+                    job.give_backs += 1
                     self.failures.append((id_, attempt, "released", worker, reason.encode()))
+                if delayed:
+                    job.state = State.SCHEDULED
+                    times = max(job.give_backs if reason else 1, 1)
+                    delay = self.options.retry_first_ms * self.options.retry_factor ** (times - 1)
+                    job.due_ms = self.now_ms + min(self.options.retry_max_ms, delay)
                 released += 1
         if leave and not self._held_by(worker):
             self._forget(worker)
         return released
 
+    def report(self, worker: str, batches: Sequence[PointBatch]) -> list[bool]:
+        return [self._report_one(worker, batch) for batch in batches]
+
+    def _report_one(self, worker: str, batch: PointBatch) -> bool:
+        job = self.jobs.get(batch.id)
+        held = job.held if job else None
+        if job is None or held is None or held.worker != worker or held.attempt != batch.attempt:
+            return False
+        if batch.request not in ("", held.request):
+            return False
+        for line in batch.lines.splitlines():
+            number = int(line.split()[0])
+            newest = job.points[-1] if job.points else (0, 0)
+            if newest[0] != batch.attempt or newest[1] < number:
+                job.points.append((batch.attempt, number))
+        if batch.checkpoint:
+            save = batch.attempt, int(batch.checkpoint.split()[0])
+            if job.checkpoint is None or save > job.checkpoint:
+                job.checkpoint, job.give_backs = save, 0
+        if batch.looks:
+            job.looked = batch.attempt
+        return True
+
     # Anybody
+
+    def stop(self, ids: Iterable[int]) -> Stopped:
+        jobs = [job for job in self._known(dict.fromkeys(ids)) if job.entry is None]
+        for job in jobs:
+            has_begun = job.held is not None and job.held.started
+            job.stop |= has_begun or job.attempts > job.uncharged or job.releases > 0
+        asked = [job for job in jobs if job.stop]
+        looking = [job.id for job in asked if job.held is not None and job.held.attempt == job.looked]
+        return Stopped([job.id for job in asked], looking)
 
     def reclaim(self, *, grace_ms: int, worker: str, order: Sequence[int]) -> Reclaimed:
         """`order`: in which order the jobs are taken back."""
@@ -463,7 +520,11 @@ class Model:
     def _as_lease(self, job: Job) -> Lease:
         assert job.held is not None
         held = job.held
-        return Lease(job.id, held.attempt, held.started, job.config.encode(), job.slots, held.request)
+        checkpoint = f"{job.checkpoint[0]} {job.checkpoint[1]} here" if job.checkpoint else ""
+        return Lease(
+            job.id, held.attempt, held.started, job.config.encode(), job.slots, held.request, job.stop,
+            checkpoint,
+        )  # fmt: skip
 
     def _withdraw(self, job: Job) -> str:
         """Take an open job from where it is; returns who held it. What was only prefetched had not begun."""
@@ -476,7 +537,10 @@ class Model:
 
     def _finish(self, job: Job, entry: Entry) -> None:
         job.state, job.entry = entry.state, len(self.results)
-        self.results.append(replace(entry, releases=job.releases))
+        self.results.append(replace(entry, releases=job.releases, reports=len(job.points)))
+        job.stop, job.give_backs = False, 0
+        if entry.state != State.FAILED:
+            job.checkpoint = None
 
     def _forget(self, worker: str) -> None:
         self.workers.pop(worker, None)
@@ -501,5 +565,5 @@ def _is_older(request: str, last: str) -> bool:
 
 def state_of(model: Model) -> Any:
     """All that a repeated call must not change."""
-    jobs = {job.id: replace(job) for job in model.jobs.values()}
+    jobs = {job.id: replace(job, points=[*job.points]) for job in model.jobs.values()}
     return jobs, list(model.results), list(model.failures), model.paused, model.retried

@@ -11,11 +11,13 @@ from queue_eval.campaign.view import STAMP_DIGITS
 from queue_eval.model.moves import (
     EnqueueReply,
     Extended,
+    PointBatch,
     Reclaimed,
     Release,
     Settled,
     Settlement,
     Snapshot,
+    Stopped,
     Submission,
 )
 from tests.model.model import Entry, Held, Model, Options, Token
@@ -78,6 +80,12 @@ class Real:
 
     def release(self, worker: str, releases: Sequence[Release], *, leave: bool) -> int:
         return self.queue.release(worker, releases, leave=leave)
+
+    def report(self, worker: str, batches: Sequence[PointBatch]) -> list[bool]:
+        return self.queue.report(worker, batches)
+
+    def stop(self, ids: Iterable[int]) -> Stopped:
+        return self.queue.stop(ids)
 
     def reclaim(self, *, grace_ms: int, worker: str) -> Reclaimed:
         return self.queue.reclaim(grace_ms=grace_ms, worker=worker)
@@ -155,11 +163,22 @@ def check_same(model: Model, real: Real) -> None:
 
     entries = real.queue.read_after("0-0")
     assert [
-        Entry(e.id, e.state, e.attempts, e.worker, e.source, e.cause, e.body, e.releases) for e in entries
+        Entry(e.id, e.state, e.attempts, e.worker, e.source, e.cause, e.body, e.releases, e.reports)
+        for e in entries
     ] == model.results
     places = {entry.entry: i for i, entry in enumerate(entries)}
     index = {int(job): places[entry.decode()] for job, entry in columns.index.items()}
     assert index == {job.id: job.entry for job in jobs if job.entry is not None}
+    assert {int(job) for job in columns.stops} == {job.id for job in jobs if job.stop}
+    give_backs = {int(job): int(times) for job, times in columns.give_backs}
+    assert give_backs == {job.id: job.give_backs for job in jobs if job.give_backs}
+    checkpoints = {int(job): tuple(map(int, text.split()[:2])) for job, text in columns.checkpoints.items()}
+    assert checkpoints == {job.id: job.checkpoint for job in jobs if job.checkpoint}
+    for job, head in zip(jobs, real.queue.report_heads([job.id for job in jobs]), strict=True):
+        assert (head.points if head else 0) == len(job.points)
+        if job.points:
+            there = [(report.attempt, number) for number, report in real.queue.reports_of(job.id)]
+            assert there == job.points, "each report once, under its attempt"
     failures = [
         (int(f[b"job"]), int(f[b"attempt"]), f[b"cause"].decode(), f[b"worker"].decode(), f[b"body"])
         for _, f in client.xrange(column("failures"))

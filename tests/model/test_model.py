@@ -25,7 +25,7 @@ from queue_eval.model.states import Outcome, State
 from tests.model.model import Model, Options, Token, state_of
 from tests.model.real import Real, check_same
 from tests.model.still_server import StillLink
-from tests.support.lua_campaign import is_gone, settlement, submission
+from tests.support.lua_campaign import batch, is_gone, settlement, submission
 
 HUNT = int(os.environ.get("QUEUE_EVAL_TEST_HUNT", "0"))
 START_MS = 1_800_000_000_000
@@ -46,7 +46,9 @@ options = st.builds(
     retry_first_ms=st.sampled_from([0, 10, 1000]), retry_max_ms=st.sampled_from([0, 1500, 60_000]),
     most_running=st.sampled_from([None, None, 1, 4]),
 )  # fmt: skip
-outcomes = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.ERROR, Outcome.TIMEOUT, Outcome.LOST])
+outcomes = st.sampled_from(
+    [Outcome.OK, Outcome.OK, Outcome.STOPPED, Outcome.ERROR, Outcome.TIMEOUT, Outcome.LOST]
+)
 again = st.sampled_from([False, False, True])
 """Whether the reply is lost, and the call repeated."""
 
@@ -162,13 +164,37 @@ class Campaign(RuleBasedStateMachine):
 
     @rule(
         worker=workers, picked=st.lists(indices, max_size=4), reason=st.sampled_from(["", "drain"]),
-        leave=st.booleans(), again=again,
+        delayed=st.booleans(), leave=st.booleans(), again=again,
     )  # fmt: skip
     def release(
-        self, worker: str, picked: list[int], reason: str, leave: bool, again: bool
+        self, worker: str, picked: list[int], reason: str, delayed: bool, leave: bool, again: bool
     ) -> None:
-        releases = [Release(*token, reason) for token in self.some_tokens(worker, picked)]
+        releases = [Release(*token, reason, delayed) for token in self.some_tokens(worker, picked)]
         self.call("release", again, worker=worker, releases=releases, leave=leave)
+
+    @rule(
+        worker=workers, picked=st.lists(indices, min_size=1, max_size=3),
+        numbers=st.lists(st.integers(1, 300), max_size=3, unique=True).map(sorted),
+        save=st.sampled_from([0, 0, 1, 2]), looks=st.booleans(), proves=st.booleans(), again=again,
+    )  # fmt: skip
+    def tell(
+        self, worker: str, picked: list[int], numbers: list[int], save: int, looks: bool, proves: bool,
+        again: bool,
+    ) -> None:  # fmt: skip
+        known = self.leases[worker]
+        leases = [known[-1 - i] for i in picked if i < len(known)]
+        batches = [
+            batch(
+                lease if proves else (lease.id, lease.attempt), [(n, 0) for n in numbers], looks=looks,
+                checkpoint=f"{save} here" if save else "",
+            )
+            for lease in leases
+        ]  # fmt: skip
+        self.call("report", again, worker=worker, batches=batches)
+
+    @rule(picked=st.lists(indices, min_size=1, max_size=4), again=again)
+    def stop(self, picked: list[int], again: bool) -> None:
+        self.call("stop", again, ids=self.some_ids(picked))
 
     @rule(worker=workers)
     def live_again(self, worker: str) -> None:

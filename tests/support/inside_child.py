@@ -116,9 +116,7 @@ class InsideChild:
 
     def dropped(self, job: int, attempt: int = 1) -> int:
         frames = [*self.frames, *self.letters]
-        return sum(
-            header[4] for header, _ in frames if header[:3] == [Kind.POINTS, job, attempt]
-        )  # fmt: skip
+        return sum(header[4] for header, _ in frames if header[:3] == [Kind.POINTS, job, attempt])
 
     def _read(self) -> None:
         frames = FrameBuffer()
@@ -145,7 +143,9 @@ class InsideChild:
                             self.reports[report.id, report.attempt] = report
 
 
-def _points(frames: list[tuple[list[Any], bytes]], job: int, attempt: int) -> list[tuple[int, dict[str, Any]]]:
+def _points(
+    frames: list[tuple[list[Any], bytes]], job: int, attempt: int
+) -> list[tuple[int, dict[str, Any]]]:
     lines = [
         line.split(b" ", 2) for header, body in frames if header[:3] == [Kind.POINTS, job, attempt]
         for line in body.splitlines()

@@ -97,7 +97,7 @@ def swallows_and_fails(job: Any, config: dict[str, Any]) -> None:
     try:
         job.give_back("kept")
     finally:
-        raise ValueError("another")  # noqa: B012 - as user code may
+        raise ValueError("another")  # as user code may
 
 
 def gives_back_in_thread(job: Any, config: dict[str, Any]) -> str:
@@ -203,7 +203,8 @@ def returns_in_fork(job: Any, config: dict[str, Any]) -> str:
 
 def in_multiprocessing(job: Any, config: dict[str, Any]) -> int:
     context = multiprocessing.get_context(config["kind"])
-    process = context.Process(target=_reports_many, args=(job.token() if config["kind"] == "spawn" else None,))
+    token = job.token() if config["kind"] == "spawn" else None
+    process = context.Process(target=_reports_many, args=(token,))
     process.start()
     process.join()
     return process.exitcode
@@ -227,7 +228,13 @@ print(queue_eval.current_job() is job, queue_eval.current_job().id)
 
 
 def in_program(job: Any, config: dict[str, Any]) -> str:
-    ran = subprocess.run([sys.executable, "-c", _PROGRAM, job.token()], capture_output=True, text=True)
+    return _ran(_PROGRAM, job)
+
+
+def _ran(program: str, job: Any) -> str:
+    """What a program prints that gets the job's token."""
+    command = [sys.executable, "-c", program, job.token()]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     return ran.stdout + ran.stderr
 
 
@@ -240,8 +247,7 @@ while job.stop_requested != "stop":
 
 
 def looks_in_program(job: Any, config: dict[str, Any]) -> str:
-    ran = subprocess.run([sys.executable, "-c", _LOOKING_PROGRAM, job.token()], capture_output=True, text=True)
-    return ran.stdout + ran.stderr
+    return _ran(_LOOKING_PROGRAM, job)
 
 
 _GIVING_PROGRAM = """
@@ -251,14 +257,13 @@ queue_eval.current_job(sys.argv[1]).give_back("from a program")
 
 
 def gives_back_in_program(job: Any, config: dict[str, Any]) -> str:
-    ran = subprocess.run([sys.executable, "-c", _GIVING_PROGRAM, job.token()], capture_output=True, text=True)
-    return ran.stdout + ran.stderr
+    return _ran(_GIVING_PROGRAM, job)
 
 
 def with_handler(job: Any, config: dict[str, Any]) -> int:
     """Its handler reports, looks, and raises, in the middle of reports."""
 
-    class Alarm(Exception): ...
+    class Alarm(Exception): ...  # noqa: N818 - of user code
 
     def handle(*_: object) -> None:
         job.report(-1, alarm=1)

@@ -3,9 +3,8 @@
 -- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
--- include bulk columns finish forget_extras gone history hmget holders is_gone is_job kept_points now_ms take_from
+-- include bulk columns extras facts_since finish gone history hmget holders is_gone is_job now_ms take_from
 -- include wake_if_limited withdraw write_history
-local FIRST_TIME_MS = 1e12
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
 local meta = redis.call('HMGET', META, 'last_id', 'extras')
@@ -20,7 +19,8 @@ for i = only_waiting and 3 or 2, #ARGV do
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local entries, cancelled, changed, waiting = {}, {}, {}, {}
-local points = meta[2] and kept_points(ids) or {}
+local extra = meta[2] and extras()
+local points = extra and extra.kept_points(ids) or {}
 local now = now_ms()
 for i, id in ipairs(ids) do
   if not finished[i] and not (only_waiting and held[id]) then
@@ -28,11 +28,7 @@ for i, id in ipairs(ids) do
     local worker, facts = '', nil
     if held[id] then
       local started, request = take_from(held[id], id, h)
-      -- A worker numbers its requests by the time of the server.
-      local began_ms = tonumber(string.match(request or '', '%-(%d+)$'))
-      if started and began_ms and began_ms > FIRST_TIME_MS and began_ms <= now then
-        facts = (now - began_ms) .. ' 0 '
-      end
+      facts = facts_since(started, request, now)
       worker = held[id][1]
     else
       waiting[#waiting + 1] = id
@@ -46,6 +42,6 @@ end
 withdraw(waiting)
 bulk('HSET', INDEX, entries)
 write_histories(changed)
-if meta[2] then forget_extras(cancelled) end
+if extra then extra.forget(cancelled) end
 if #cancelled > #waiting then wake_if_limited() end
 return cancelled

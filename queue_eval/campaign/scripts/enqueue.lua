@@ -14,7 +14,7 @@
 -- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
--- include bulk columns gone hmget is_gone is_resting newest_entry now_ms pending_score stamp_of submitted_ms
+-- include bulk columns extras gone hmget is_gone is_resting mend newest_entry now_ms pending_score stamp_of submitted_ms
 -- include wake wide_key
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local priority, delay_ms, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -117,6 +117,7 @@ if #configs > 0 then
 end
 if #tags > 0 then
   if not campaign[3] then redis.call('HSET', META, 'tagged', 1) end
+  mend('HLEN', TAGS)
   bulk('HSET', TAGS, tags)
 end
 local fence, found = '', {}
@@ -124,7 +125,7 @@ if #joined > 0 then
   local wanted, unfinished = {}, false
   for k, i in ipairs(joined) do wanted[k] = ids[i] end
   local made = hmget(CONFIGS, wanted)
-  local kept = (campaign[3] or #tags > 0) and hmget(TAGS, wanted) or {}
+  local kept = (campaign[3] or #tags > 0) and extras().values(TAGS, wanted) or {}
   for k, entry in ipairs(hmget(INDEX, wanted)) do
     unfinished = unfinished or not entry
     found[#found + 1] = joined[k]

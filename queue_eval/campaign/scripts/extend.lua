@@ -6,7 +6,7 @@
 --   holds without having named it: a lease on its way, or one forgotten because the server went back in time.
 --   stops: ids of what it named and holds that are asked to stop early.
 -- Repeating it is safe: it only moves the expiry forward.
--- include columns extra_values gone held_key hmget is_job now_ms parse_held
+-- include columns extras gone held_key hmget is_job now_ms parse_held
 local uid, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local meta = redis.call('HMGET', META, 'uid', 'revision', 'longest', 'shortest', 'extras')
 if meta[1] ~= uid then return GONE end
@@ -43,7 +43,7 @@ if redis.call('HLEN', held_key(worker)) > #ids - #not_held then
   end
 end
 local stops = {}
-for i, asked in ipairs(meta[5] and extra_values(STOPS, still_held) or {}) do
+for i, asked in ipairs(meta[5] and extras().values(STOPS, still_held) or {}) do
   if asked then stops[#stops + 1] = still_held[i] end
 end
 return { finished, taken, tonumber(meta[2]) or 0, unknown, stops }

@@ -7,8 +7,8 @@
 -- Reply: { ids_reclaimed, more (0|1), next_expiry_ms or '' }
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
--- include bulk chunk columns count_lease forget_extras gone held_key history is_gone is_job kept_points leave lose
--- include now_ms server_run to_pending wake_for_waiting write_history
+-- include bulk chunk columns count_lease extras facts_since gone held_key history is_gone is_job leave lose now_ms
+-- include server_run to_pending wake_for_waiting write_history
 local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 if is_gone(uid) then return GONE end
 local now = now_ms()
@@ -81,16 +81,18 @@ local ids = {}
 for i = 1, #all, 2 do ids[#ids + 1] = all[i] end
 local past = histories(ids)
 local meta = redis.call('HMGET', META, 'max_losses', 'extras')
-local max_losses, points = tonumber(meta[1]) or 1, meta[2] and kept_points(ids) or {}
+local max_losses, extra = tonumber(meta[1]) or 1, meta[2] and extras()
+local points = extra and extra.kept_points(ids) or {}
 local entries, again, changed = {}, {}, {}
 for i, id in ipairs(ids) do
   -- What is no job was not put there by us: it goes, and nothing comes of it.
   if is_job(id, math.huge) then
     local h = parse_history(past[i])
-    if count_lease(h, all[2 * i]) then
+    local started, request = count_lease(h, all[2 * i])
+    if started then
       h.suspect = 0
       lose(entries, again, id, h, max_losses,
-        { worker = worker, cause = 'lost', points = points[id],
+        { worker = worker, cause = 'lost', points = points[id], ran = facts_since(started, request, now),
           body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
     else
       h.suspect = 1
@@ -103,10 +105,10 @@ bulk('HSET', INDEX, entries)
 bulk('HDEL', held, ids)
 write_histories(changed)
 to_pending(again)
-if meta[2] then
+if extra then
   local failed = {}
   for k = 1, #entries, 2 do failed[#failed + 1] = entries[k] end
-  forget_extras(failed, true)
+  extra.forget(failed, true)
 end
 local more = redis.call('HLEN', held) > 0 and 1 or 0
 if more == 0 then

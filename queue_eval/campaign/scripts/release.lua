@@ -5,8 +5,8 @@
 --   delayed: the job waits as before a retry, by how often in a row it was given back without a new checkpoint.
 -- Reply: how many were released.
 -- Repeating it is safe: a released token is no longer held.
--- include begin_extras bulk columns gone held_key history hmget leave log_failure mend now_ms parse_held
--- include to_pending wake wake_for_waiting wake_if_limited write_history
+-- include begin_extras bulk columns facts_since gone held_key history hmget leave log_failure mend now_ms
+-- include parse_held to_pending wake wake_for_waiting wake_if_limited write_history
 local uid, worker, leaves = ARGV[1], ARGV[2], ARGV[3] == '1'
 local meta = redis.call('HMGET', META, 'uid', 'extras', 'retry_first_ms', 'retry_factor', 'retry_max_ms')
 if meta[1] ~= uid then return GONE end
@@ -38,7 +38,8 @@ end
 for i, id in ipairs(ids) do
   local at = FIRST_ARG + (i - 1) * ARGS_EACH
   local attempt = tonumber(ARGV[at + 1])
-  if tokens[i] and parse_held(tokens[i]) == attempt then
+  local holds, request, started = parse_held(tokens[i] or '')
+  if tokens[i] and holds == attempt then
     local h = parse_history(past[i])
     h.attempts = attempt
     h.uncharged = h.uncharged + 1
@@ -46,7 +47,7 @@ for i, id in ipairs(ids) do
     if ARGV[at + 2] ~= '' then
       times = count_give_back(id)
       h.releases = h.releases + 1
-      log_failure(id, attempt, 'released', worker, ARGV[at + 2])
+      log_failure(id, attempt, 'released', worker, ARGV[at + 2], '', facts_since(started, request, now_ms()))
     end
     released[#released + 1] = id
     if ARGV[at + 3] == '1' then

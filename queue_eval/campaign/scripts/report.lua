@@ -8,7 +8,7 @@
 -- Points stand in blocks, to the last of which is appended. Another attempt begins another block. Of too many points
 -- every second one is dropped; the first and the last stay.
 -- Repeating it is safe, also with more lines behind: no number is taken twice, and no checkpoint goes back.
--- include begin_extras bulk columns extra_values gone held_key hmget is_job mend parse_head
+-- include begin_extras bulk columns extras gone held_key hmget is_job mend parse_head
 local MOST_POINTS, MOST_BYTES, MOST_LINE_BYTES = 10000, 8 * 1024 * 1024, 4096
 local BLOCK_POINTS, BLOCK_BYTES = 100, 16 * 1024
 local uid, worker = ARGV[1], ARGV[2]
@@ -32,13 +32,14 @@ end
 if #ids == 0 then return reply end
 
 begin_extras(meta[2])
+local values = extras().values
 mend('HMGET', REPORT_HEADS, ids[1])
 mend('HMGET', REPORTS, ids[1])
 mend('HMGET', CHECKPOINTS, ids[1])
 mend('XREVRANGE', REPORTED, '+', '-', 'COUNT', 1)
-local saved = extra_values(CHECKPOINTS, ids)
+local saved = values(CHECKPOINTS, ids)
 local last_blocks, places = {}, {}
-for i, value in ipairs(extra_values(REPORT_HEADS, ids)) do
+for i, value in ipairs(values(REPORT_HEADS, ids)) do
   local job = jobs[ids[i]]
   job.head = parse_head(value or '')
   job.checkpoint = saved[i]
@@ -47,7 +48,7 @@ for i, value in ipairs(extra_values(REPORT_HEADS, ids)) do
     places[#places + 1] = job
   end
 end
-for k, text in ipairs(extra_values(REPORTS, last_blocks)) do
+for k, text in ipairs(values(REPORTS, last_blocks)) do
   local job = places[k]
   local base_ms = string.match(text or '', '^' .. string.format('%d', job.head.attempt) .. ' (%d+)\n')
   -- Of another attempt, or damaged: it is left as it is.
@@ -133,7 +134,7 @@ bulk('HSET', REPORTS, written)
 local function read_points(id, blocks)
   local names, points = {}, {}
   for n = 1, blocks do names[n] = id .. ':' .. n end
-  for _, text in ipairs(extra_values(REPORTS, names)) do
+  for _, text in ipairs(values(REPORTS, names)) do
     local first_line = string.match(text or '', '^%d+ %d+\n')
     if first_line then
       for line in string.gmatch(string.sub(text, #first_line + 1), '[^\n]+\n') do

@@ -4,7 +4,7 @@
 -- ARGV: uid, then ids; or uid, 'results', then per finished job, however it ended: id, its entry in the stream
 -- Reply: { the ids that are pending again by this call, resting (0|1) as in enqueue }
 -- Repeating it is safe: a job that is pending again is no longer failed or cancelled, and has no such entry.
--- include bulk columns config_of extra_values forget_extras gone history hmget is_gone is_resting now_ms parse_head
+-- include bulk columns config_of extras gone history hmget is_gone is_resting now_ms parse_head
 -- include stamp_of to_pending write_history
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
@@ -14,7 +14,7 @@ local by_result = ARGV[2] == 'results'
 -- The history of what succeeded is forgotten but for what its outcome tells, and attempts that were given back
 -- without a word: so many numbers are left out for those.
 local UNTOLD = 10
-local has_extras = redis.call('HGET', META, 'extras')
+local extra = redis.call('HGET', META, 'extras') and extras()
 local function history_of(id, entry)
   local found = redis.pcall('XRANGE', RESULTS, entry, entry)
   local executions, releases = 0, 0
@@ -25,7 +25,7 @@ local function history_of(id, entry)
   end
   local uncharged = releases + UNTOLD
   -- Reports tell of the numbers that were left out.
-  local head = has_extras and parse_head(extra_values(REPORT_HEADS, { id })[1] or '') or {}
+  local head = extra and parse_head(extra.values(REPORT_HEADS, { id })[1] or '') or {}
   uncharged = math.max(uncharged, (head.attempt or 0) - executions)
   return new_history(executions + uncharged, uncharged)
 end
@@ -55,7 +55,7 @@ bulk('HSET', CONFIGS, restamped)
 write_histories(changed)
 bulk('HDEL', INDEX, ids)
 bulk('HDEL', OUTPUTS, ids)
-if has_extras then forget_extras(ids, true) end
+if extra then extra.forget(ids, true) end
 if #ids > 0 then redis.call('HINCRBY', META, 'retried', #ids) end
 to_pending(ids)
 return { ids, is_resting() }

@@ -20,8 +20,8 @@
 -- wherever it is. A stale failure is dropped.
 -- Repeating it is safe: a settled job is in the index or no longer held under that token; a repeated
 -- request gets the same leases.
--- include bulk columns config_of extra_values finish forget_extras gone held_key history hmget holders is_job
--- include kept_points lease log_failure lose now_ms take_from to_pending wake wake_if_limited withdraw write_history
+-- include bulk columns config_of extras finish gone held_key history hmget holders is_job lease log_failure lose
+-- include now_ms take_from to_pending wake wake_if_limited withdraw write_history
 local uid, worker, lease_ms, request = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local room, prefetch, slots = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 -- One look for all that is needed of it: each call costs as much as several fields.
@@ -33,6 +33,7 @@ local held = held_key(worker)
 local FIRST_ARG, ARGS_EACH = 8, 7
 local IS_SUCCESS = { ok = true, stopped = true }
 local verdicts = {}
+local extra = meta[11] and extras()
 
 if #ARGV >= FIRST_ARG then
   local ids = {}
@@ -72,14 +73,14 @@ if #ARGV >= FIRST_ARG then
   local elsewhere = #strays > 0 and holders(strays) or {}
 
   local entries, dropped, forgotten, changed, again, closed = {}, {}, {}, {}, {}, {}
-  local points = meta[11] and kept_points(ids) or {}
+  local points = extra and extra.kept_points(ids) or {}
   local succeeded = {}
   local report = { worker = worker }
   local function settle_one(i, id)
     local at = FIRST_ARG + (i - 1) * ARGS_EACH
     local attempt, outcome = tonumber(string.match(ARGV[at + 1], '^%d+')), ARGV[at + 2]
     report.facts, report.body, report.output, report.cause = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], nil
-    report.points = points[id]
+    report.points, report.attempt = points[id], attempt
     local is_success = IS_SUCCESS[outcome]
     if outcome == 'stopped' then report.cause = outcome end
     if outcome == 'cancelled' then
@@ -123,7 +124,7 @@ if #ARGV >= FIRST_ARG then
         if #again > waiting then verdicts[i] = 'again' end
       else
         h.failures = h.failures + 1
-        log_failure(id, attempt, outcome, worker, report.body, report.output)
+        log_failure(id, attempt, outcome, worker, report.body, report.output, report.facts)
         -- A result that is no number would be none again: no further attempt.
         if h.failures >= max_attempts or outcome == 'nan' or outcome == 'inf' then
           finish(entries, id, attempt - h.uncharged, h.releases, 'failed', report)
@@ -153,11 +154,11 @@ if #ARGV >= FIRST_ARG then
   write_histories(changed)
   bulk('HDEL', ATTEMPTS, forgotten)
   to_pending(again)
-  if meta[11] then
+  if extra then
     local over = {}
     for k = 1, #entries, 2 do over[#over + 1] = entries[k] end
-    forget_extras(over, true)
-    forget_extras(succeeded)
+    extra.forget(over, true)
+    extra.forget(succeeded)
   end
 end
 
@@ -169,18 +170,18 @@ if lease_ms > 0 then
 else
   wake_if_limited()
 end
-local extras = {}
-if meta[11] and #leases > 0 then
+local told = {}
+if extra and #leases > 0 then
   local ids = {}
   for at = 1, #leases, 4 do ids[#ids + 1] = leases[at] end
-  local stops, checkpoints = extra_values(STOPS, ids), extra_values(CHECKPOINTS, ids)
+  local stops, checkpoints = extra.values(STOPS, ids), extra.values(CHECKPOINTS, ids)
   for i, id in ipairs(ids) do
     local checkpoint = string.match(checkpoints[i] or '', '^%d+ %d+ [!-~]+$') or ''
     if stops[i] or checkpoint ~= '' then
-      local at = #extras
-      extras[at + 1], extras[at + 2], extras[at + 3] = id, stops[i] and 1 or 0, checkpoint
+      local at = #told
+      told[at + 1], told[at + 2], told[at + 3] = id, stops[i] and 1 or 0, checkpoint
     end
   end
 end
 return { leases, due or '', now, tonumber(meta[2]) or 0, verdicts,
-         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, extras }
+         reserved_slots, has_other_wide_jobs and 1 or 0, is_prefetch_limited and 1 or 0, told }

@@ -3,7 +3,7 @@
 -- Reply: { asked, looking, workers }: ids that are asked now, by this call or before; those of them whose running
 --   attempt has looked at stop_requested; the workers that hold any of them
 -- Repeating it is safe: what is asked already stays so.
--- include begin_extras bulk columns extra_values gone history hmget holders is_job mend now_ms parse_head parse_held
+-- include begin_extras bulk columns extras gone history hmget holders is_job mend now_ms parse_head parse_held
 local meta = redis.call('HMGET', META, 'uid', 'last_id', 'extras')
 if meta[1] ~= ARGV[1] then return GONE end
 local last_id = tonumber(meta[2])
@@ -15,14 +15,20 @@ for i = 2, #ARGV do
   end
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
-local asked, running, workers, is_named = {}, {}, {}, {}
+local values = extras().values
+local known = meta[3] and values(STOPS, ids) or {}
+local now, asked, marks, running, workers, is_named = now_ms(), {}, {}, {}, {}, {}
 for i, id in ipairs(ids) do
   local worker, value = unpack(held[id] or {})
   local attempt, _, started = parse_held(value or '')
   local h = parse_history(past[i])
   local has_begun = (value and started) or h.attempts > h.uncharged or h.releases > 0
-  if has_begun and not finished[i] then
+  if (has_begun or known[i]) and not finished[i] then
     asked[#asked + 1] = id
+    if not known[i] then
+      marks[#marks + 1] = id
+      marks[#marks + 1] = now
+    end
     running[id] = value and attempt
     if value and not is_named[worker] then
       is_named[worker] = true
@@ -34,16 +40,9 @@ if #asked == 0 then return { {}, {}, {} } end
 
 begin_extras(meta[3])
 mend('HMGET', STOPS, asked[1])
-local now, known, marks = now_ms(), extra_values(STOPS, asked), {}
-for i, id in ipairs(asked) do
-  if not known[i] then
-    marks[#marks + 1] = id
-    marks[#marks + 1] = now
-  end
-end
 bulk('HSET', STOPS, marks)
 local looking = {}
-for i, value in ipairs(extra_values(REPORT_HEADS, asked)) do
+for i, value in ipairs(values(REPORT_HEADS, asked)) do
   if running[asked[i]] and parse_head(value or '').looked == running[asked[i]] then
     looking[#looking + 1] = asked[i]
   end

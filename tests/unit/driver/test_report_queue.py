@@ -96,13 +96,31 @@ def test_a_search_that_is_ended_leaves_the_rest():
     assert not heard.queue.holds(one)
 
 
-def test_past_its_deadline_it_leaves_the_rest():
+def test_past_its_deadline_it_goes_on_for_a_moment(monkeypatch):
+    monkeypatch.setattr("queue_eval.driver.report_queue._LEAST_TURN_S", 0.0)
     heard, one = Heard(), job()
-    heard.queue.add(one, [report(1)], 0)
+    heard.queue.add(one, [report(number) for number in range(1, 4)], 0)
     heard.deliver(time.monotonic() - 1)
-    assert heard.steps == []
-    heard.deliver(time.monotonic() + 60)
     assert len(heard.steps) == 1
+    heard.deliver(time.monotonic() + 60)
+    assert len(heard.steps) == 3
+
+
+def test_an_interruption_between_two_steps_blocks_no_job(monkeypatch):
+    heard, one = Heard(), job()
+    heard.queue.add(one, [report(1), report(2)], 0)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(heard.queue, "_note_delivered", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            heard.deliver()
+    assert heard.queue.holds(one)
+    heard.deliver()
+    assert not heard.queue.holds(one)
+    assert len(heard.steps) == 2
 
 
 def test_an_interrupted_callback_has_had_its_report():
