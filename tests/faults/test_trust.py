@@ -19,7 +19,7 @@ import pytest
 
 from queue_eval import Evaluator
 from queue_eval.campaign import keys
-from queue_eval.campaign.keys import COLUMNS, Keys
+from queue_eval.campaign.keys import COLUMNS, EXTRA_COLUMNS, Keys
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.server.lifecycle import start_server, stop_server
 from queue_eval.transport.access import find_access
@@ -57,7 +57,7 @@ def town() -> Iterator[Fleet]:
 
 
 def test_every_key_is_damaged_by_some_test():
-    for column in COLUMNS:
+    for column in (*COLUMNS, *EXTRA_COLUMNS):
         assert f"type of {column}" in DAMAGES
 
 

@@ -49,6 +49,7 @@ def test_each_name_is_defined_in_one_include():
 
 def test_the_columns_are_those_of_the_keys():
     assert [name.upper() for name in keys.COLUMNS] == COLUMNS
+    assert re.findall(r"extra_key\('(\w+)'\)", INCLUDES["extra_keys"]) == [*keys.EXTRA_COLUMNS]
 
 
 @pytest.mark.parametrize("text", [*SCRIPTS.values(), *INCLUDES.values()], ids=[*SCRIPTS, *INCLUDES])

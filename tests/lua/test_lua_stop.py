@@ -224,7 +224,7 @@ def test_a_campaign_without_any_of_this_makes_no_more_calls(campaign):
     campaign.queue.repeating = False
     campaign.add(4)
     column = campaign.queue.keys.column
-    for name in ("reports", "report_heads", "reported", "stops", "checkpoints", "give_backs"):
+    for name in keys.EXTRA_COLUMNS:
         campaign.client.set(column(name), "any call would fail or delete this")
     queue = CampaignCommands(campaign.link, campaign.name, campaign.queue.uid)
 
@@ -242,7 +242,7 @@ def test_a_campaign_without_any_of_this_makes_no_more_calls(campaign):
     queue.cancel([3])
     there = {
         name: campaign.client.get(column(name))
-        for name in ("reports", "report_heads", "reported", "stops", "checkpoints", "give_backs")
+        for name in keys.EXTRA_COLUMNS
     }
     assert set(there.values()) == {b"any call would fail or delete this"}
     stats = campaign.client.info("commandstats")

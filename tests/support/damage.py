@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from queue_eval.campaign import keys
-from queue_eval.campaign.keys import COLUMNS, Keys
+from queue_eval.campaign.keys import COLUMNS, EXTRA_COLUMNS, Keys
 from queue_eval.machine import machine_id
 
 GARBAGE = b"\xff\x00garbage"
@@ -111,7 +111,7 @@ _HARMLESS_TYPES = (
 )  # fmt: skip
 _HARMLESS_META = (
     "source", "max_attempts", "max_losses", "retry_first_ms", "retry_factor", "retry_max_ms", "num_workers",
-    "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried", "extras", "tagged",
+    "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried", "extras",
 )  # fmt: skip
 _META = (
     "uid", "schema", "created_ms", "last_id", "function", "method", "options", "payload", "signature",
@@ -132,7 +132,7 @@ _MACHINE = keys.machine_key(machine_id())
 DAMAGES: dict[str, Damage] = {
     **{
         f"type of {name}": Damage(_another_type(name), _ends() if name in _HARMLESS_TYPES else None)
-        for name in COLUMNS
+        for name in (*COLUMNS, *EXTRA_COLUMNS)
     },
     **{f"meta {name}": Damage(_field("meta", name, GARBAGE), _ends()) for name in _HARMLESS_META},
     **{f"meta {name}": Damage(_field("meta", name, GARBAGE)) for name in _META},

@@ -43,7 +43,7 @@ if redis.call('HLEN', held_key(worker)) > #ids - #not_held then
   end
 end
 local stops = {}
-for i, asked in ipairs(meta[5] and extras().values(STOPS, still_held) or {}) do
+for i, asked in ipairs(meta[5] and extras().values('stops', still_held) or {}) do
   if asked then stops[#stops + 1] = still_held[i] end
 end
 return { finished, taken, tonumber(meta[2]) or 0, unknown, stops }

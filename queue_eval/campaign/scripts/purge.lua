@@ -2,7 +2,7 @@
 -- ARGV: uid, and perhaps an age (ms): then only a campaign that expires, and was closed so long ago
 -- Reply: 1, or 0 for one that is not to go (nothing has changed)
 -- Repeating it is safe: the repeat is told GONE.
--- include columns gone held_key is_gone now_ms prefix wide_key wide_pending
+-- include columns extra_keys gone held_key is_gone now_ms prefix wide_key wide_pending
 if is_gone(ARGV[1]) then return GONE end
 
 -- Whether nothing has happened since its driver closed it, at least `age_ms` ago. `last_id` and `revision` show what
@@ -24,4 +24,5 @@ if ARGV[2] and not has_expired(tonumber(ARGV[2])) then return 0 end
 for _, worker in ipairs(redis.pcall('ZRANGE', WORKERS, 0, -1)) do redis.call('UNLINK', held_key(worker)) end
 for _, width in ipairs(redis.pcall('ZRANGE', WIDE, 0, -1)) do redis.call('UNLINK', wide_key(width)) end
 redis.call('UNLINK', PREFIX .. 'drivers', unpack(KEYS))
+redis.call('UNLINK', extra_keys())
 return 1

@@ -5,7 +5,7 @@
 --   delayed: the job waits as before a retry, by how often in a row it was given back without a new checkpoint.
 -- Reply: how many were released.
 -- Repeating it is safe: a released token is no longer held.
--- include begin_extras bulk columns facts_since gone held_key history hmget leave log_failure mend now_ms
+-- include begin_extras bulk columns extra_key facts_since gone held_key history hmget leave log_failure mend now_ms
 -- include parse_held to_pending wake wake_for_waiting wake_if_limited write_history
 local uid, worker, leaves = ARGV[1], ARGV[2], ARGV[3] == '1'
 local meta = redis.call('HMGET', META, 'uid', 'extras', 'retry_first_ms', 'retry_factor', 'retry_max_ms')
@@ -21,11 +21,11 @@ local released, again, changed = {}, {}, {}
 local function count_give_back(id)
   begin_extras(meta[2])
   meta[2] = '1'
-  mend('ZSCORE', GIVE_BACKS, id)
-  local times = math.floor(tonumber(redis.call('ZSCORE', GIVE_BACKS, id) or 0)) + 1
+  mend('ZSCORE', extra_key('give_backs'), id)
+  local times = math.floor(tonumber(redis.call('ZSCORE', extra_key('give_backs'), id) or 0)) + 1
   -- A damaged score counts as none.
   if not (times >= 1 and times < 1e9) then times = 1 end
-  redis.call('ZADD', GIVE_BACKS, times, id)
+  redis.call('ZADD', extra_key('give_backs'), times, id)
   return times
 end
 

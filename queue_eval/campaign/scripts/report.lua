@@ -8,7 +8,7 @@
 -- Points stand in blocks, to the last of which is appended. Another attempt begins another block. Of too many points
 -- every second one is dropped; the first and the last stay.
 -- Repeating it is safe, also with more lines behind: no number is taken twice, and no checkpoint goes back.
--- include begin_extras bulk columns extras gone held_key hmget is_job mend parse_head
+-- include begin_extras bulk columns extra_key extras gone held_key hmget is_job mend parse_head
 local MOST_POINTS, MOST_BYTES, MOST_LINE_BYTES = 10000, 8 * 1024 * 1024, 4096
 local BLOCK_POINTS, BLOCK_BYTES = 100, 16 * 1024
 local uid, worker = ARGV[1], ARGV[2]
@@ -33,13 +33,13 @@ if #ids == 0 then return reply end
 
 begin_extras(meta[2])
 local values = extras().values
-mend('HMGET', REPORT_HEADS, ids[1])
-mend('HMGET', REPORTS, ids[1])
-mend('HMGET', CHECKPOINTS, ids[1])
-mend('XREVRANGE', REPORTED, '+', '-', 'COUNT', 1)
-local saved = values(CHECKPOINTS, ids)
+mend('HMGET', extra_key('report_heads'), ids[1])
+mend('HMGET', extra_key('reports'), ids[1])
+mend('HMGET', extra_key('checkpoints'), ids[1])
+mend('XREVRANGE', extra_key('reported'), '+', '-', 'COUNT', 1)
+local saved = values('checkpoints', ids)
 local last_blocks, places = {}, {}
-for i, value in ipairs(values(REPORT_HEADS, ids)) do
+for i, value in ipairs(values('report_heads', ids)) do
   local job = jobs[ids[i]]
   job.head = parse_head(value or '')
   job.checkpoint = saved[i]
@@ -48,7 +48,7 @@ for i, value in ipairs(values(REPORT_HEADS, ids)) do
     places[#places + 1] = job
   end
 end
-for k, text in ipairs(values(REPORTS, last_blocks)) do
+for k, text in ipairs(values('reports', last_blocks)) do
   local job = places[k]
   local base_ms = string.match(text or '', '^' .. string.format('%d', job.head.attempt) .. ' (%d+)\n')
   -- Of another attempt, or damaged: it is left as it is.
@@ -117,7 +117,7 @@ local function note_checkpoint(batch, job)
     job.checkpoint = batch.attempt .. ' ' .. ARGV[batch.at + 5]
     checkpoints[#checkpoints + 1] = batch.id
     checkpoints[#checkpoints + 1] = job.checkpoint
-    redis.pcall('ZREM', GIVE_BACKS, batch.id)
+    redis.pcall('ZREM', extra_key('give_backs'), batch.id)
   end
 end
 
@@ -128,13 +128,13 @@ for _, batch in ipairs(mine) do
   if ARGV[batch.at + 4] == '1' then job.head.looked = batch.attempt end
 end
 for _, id in ipairs(ids) do write_block(id, jobs[id]) end
-bulk('HSET', REPORTS, written)
+bulk('HSET', extra_key('reports'), written)
 
 -- The points of all blocks, each behind the head line of its block.
 local function read_points(id, blocks)
   local names, points = {}, {}
   for n = 1, blocks do names[n] = id .. ':' .. n end
-  for _, text in ipairs(values(REPORTS, names)) do
+  for _, text in ipairs(values('reports', names)) do
     local first_line = string.match(text or '', '^%d+ %d+\n')
     if first_line then
       for line in string.gmatch(string.sub(text, #first_line + 1), '[^\n]+\n') do
@@ -178,10 +178,10 @@ local function thin(id, head)
   end
   close_block()
   head.blocks, head.in_last = #blocks / 2, math.max(0, #parts - 1)
-  bulk('HSET', REPORTS, blocks)
+  bulk('HSET', extra_key('reports'), blocks)
   local gone = {}
   for n = head.blocks + 1, before do gone[#gone + 1] = id .. ':' .. n end
-  bulk('HDEL', REPORTS, gone)
+  bulk('HDEL', extra_key('reports'), gone)
 end
 
 local heads, hinted = {}, {}
@@ -193,7 +193,9 @@ for _, id in ipairs(ids) do
     head.looked, head.size }, ' ')
   if reporting[id] then hinted[#hinted + 1] = id end
 end
-bulk('HSET', REPORT_HEADS, heads)
-bulk('HSET', CHECKPOINTS, checkpoints)
-if #hinted > 0 then redis.pcall('XADD', REPORTED, 'MAXLEN', '~', 10000, '*', 'ids', table.concat(hinted, ' ')) end
+bulk('HSET', extra_key('report_heads'), heads)
+bulk('HSET', extra_key('checkpoints'), checkpoints)
+if #hinted > 0 then
+  redis.pcall('XADD', extra_key('reported'), 'MAXLEN', '~', 10000, '*', 'ids', table.concat(hinted, ' '))
+end
 return reply

@@ -25,7 +25,7 @@ local function history_of(id, entry)
   end
   local uncharged = releases + UNTOLD
   -- Reports tell of the numbers that were left out.
-  local head = extra and parse_head(extra.values(REPORT_HEADS, { id })[1] or '') or {}
+  local head = extra and parse_head(extra.values('report_heads', { id })[1] or '') or {}
   uncharged = math.max(uncharged, (head.attempt or 0) - executions)
   return new_history(executions + uncharged, uncharged)
 end

@@ -174,7 +174,7 @@ local told = {}
 if extra and #leases > 0 then
   local ids = {}
   for at = 1, #leases, 4 do ids[#ids + 1] = leases[at] end
-  local stops, checkpoints = extra.values(STOPS, ids), extra.values(CHECKPOINTS, ids)
+  local stops, checkpoints = extra.values('stops', ids), extra.values('checkpoints', ids)
   for i, id in ipairs(ids) do
     local checkpoint = string.match(checkpoints[i] or '', '^%d+ %d+ [!-~]+$') or ''
     if stops[i] or checkpoint ~= '' then

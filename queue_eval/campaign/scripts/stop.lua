@@ -3,7 +3,8 @@
 -- Reply: { asked, looking, workers }: ids that are asked now, by this call or before; those of them whose running
 --   attempt has looked at stop_requested; the workers that hold any of them
 -- Repeating it is safe: what is asked already stays so.
--- include begin_extras bulk columns extras gone history hmget holders is_job mend now_ms parse_head parse_held
+-- include begin_extras bulk columns extra_key extras gone history hmget holders is_job mend now_ms parse_head
+-- include parse_held
 local meta = redis.call('HMGET', META, 'uid', 'last_id', 'extras')
 if meta[1] ~= ARGV[1] then return GONE end
 local last_id = tonumber(meta[2])
@@ -16,7 +17,7 @@ for i = 2, #ARGV do
 end
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local values = extras().values
-local known = meta[3] and values(STOPS, ids) or {}
+local known = meta[3] and values('stops', ids) or {}
 local now, asked, marks, running, workers, is_named = now_ms(), {}, {}, {}, {}, {}
 for i, id in ipairs(ids) do
   local worker, value = unpack(held[id] or {})
@@ -39,10 +40,10 @@ end
 if #asked == 0 then return { {}, {}, {} } end
 
 begin_extras(meta[3])
-mend('HMGET', STOPS, asked[1])
-bulk('HSET', STOPS, marks)
+mend('HMGET', extra_key('stops'), asked[1])
+bulk('HSET', extra_key('stops'), marks)
 local looking = {}
-for i, value in ipairs(values(REPORT_HEADS, asked)) do
+for i, value in ipairs(values('report_heads', asked)) do
   if running[asked[i]] and parse_head(value or '').looked == running[asked[i]] then
     looking[#looking + 1] = asked[i]
   end
