@@ -37,15 +37,20 @@ class AttemptGivenBack(SystemExit):
 class Attempt:
     """One attempt, as this process runs it."""
 
-    __slots__ = (
-        "began", "config", "finisher", "given_back", "id", "inside", "is_over", "look", "number", "parts",
-        "pid", "send", "slots", "thread", "was_shown_stop",
-    )  # fmt: skip
+    # What few attempts need is set on the class: a child makes one of these for each attempt.
+    look: Callable[[], str | None] | None = None
+    """Looks up the notice to this attempt: "stop", "drain" or None. None: by its file (`notices`)."""
+    is_over = False
+    given_back: str | None = None
+    """The reason given to `give_back`; None: it was not called by the thread that runs the function."""
+    was_shown_stop = False
+    """Whether this process has shown "stop" to the run function."""
+    finisher: Callable[[], None] | None = None
+    """Sends what waits; called once, at the end."""
 
     def __init__(
-        self, job: int, number: int, config: bytes, slots: int, inside: dict[str, Any] | None,
-        send: Send, look: Callable[[], str | None] | None = None,
-    ) -> None:  # fmt: skip
+        self, job: int, number: int, config: bytes, slots: int, inside: dict[str, Any] | None, send: Send
+    ) -> None:
         self.id = job
         self.number = number
         self.config = config
@@ -54,21 +59,12 @@ class Attempt:
         """`Setup.inside`; None: nothing is known, and `current_job` does nothing."""
         self.send = send
         """Sends frames from this process. A fork uses the mailbox instead."""
-        self.look = look
-        """Looks up the notice to this attempt: "stop", "drain" or None. None: by its file (`notices`)."""
         self.began = monotonic()
         self.pid = os.getpid()
         self.thread = get_ident()
         """The thread that runs the function."""
-        self.is_over = False
-        self.given_back: str | None = None
-        """The reason given to `give_back`; None: it was not called by the thread that runs the function."""
-        self.was_shown_stop = False
-        """Whether this process has shown "stop" to the run function."""
         self.parts: dict[str, Any] = {}
         """What `current_job` has made for this attempt."""
-        self.finisher: Callable[[], None] | None = None
-        """Sends what waits; called once, at the end."""
 
     def outcome(self, ended: str) -> str:
         """The outcome, when the run function has `ended` by "ok" or "error"."""

@@ -221,19 +221,18 @@ class _Child:
         if wait:
             self._send(data)
             return True
+        import _socket
+
         with self._send_lock:
-            if not self._has_room():
+            if self._socket is None:
+                self._socket = _socket.socket(fileno=self._pipe)
+            try:
+                sent = self._socket.send(data, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
                 return False
-            os.write(self._pipe, data)
+            while sent < len(data):  # Linux takes these lengths whole
+                sent += os.write(self._pipe, memoryview(data)[sent:])
         return True
-
-    def _has_room(self) -> bool:
-        """Whether a frame of MAX_DATAGRAM_BYTES can be written at once."""
-        from select import POLLOUT, poll
-
-        pipe = poll()
-        pipe.register(self._pipe, POLLOUT)
-        return bool(pipe.poll(0))
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         if header[0] == Kind.SETUP:
