@@ -30,7 +30,7 @@ from benchmarks.stage import open_stage
 
 SCENARIOS = (
     "throughput", "round-trip", "gap", "slots", "growth", "reopen", "memory", "idle", "others",
-    "driver", "big", "start", "peers",
+    "driver", "big", "start", "inside", "peers",
 )  # fmt: skip
 
 

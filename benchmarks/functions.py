@@ -49,8 +49,54 @@ def until_removed(config: dict[str, Any]) -> Any:
     from pathlib import Path
 
     log = Path(config["log"])
-    with log.open("a") as file:
-        file.write(f"{time.time()}\n")
+    _note_begin(config)
     while log.exists():
         time.sleep(0.005)
     return config["x"]
+
+
+def report_evenly(config: dict[str, Any]) -> Any:
+    """Begins as `until_removed` does, then makes so many reports, in bursts; when it began with them."""
+    from queue_eval import current_job
+
+    job = current_job()
+    until_removed(config)
+    began = time.clock_gettime(time.CLOCK_MONOTONIC)
+    for step in range(config["reports"]):
+        job.report(step, loss=1 / (step + 1), accuracy=step / config["reports"])
+        if (step + 1) % config["burst"] == 0:
+            pause_s = began + (step + 1) / config["per_s"] - time.clock_gettime(time.CLOCK_MONOTONIC)
+            time.sleep(max(pause_s, 0.0))
+    return [config["x"], began]
+
+
+def time_reports(config: dict[str, Any]) -> Any:
+    """What each report takes of the run function, in seconds: so many, each after some computation."""
+    from queue_eval import current_job
+
+    job = current_job()
+    took_s = []
+    for step in range(config["reports"]):
+        computes_until = time.perf_counter() + config["compute"]
+        while time.perf_counter() < computes_until:
+            pass
+        began = time.perf_counter()
+        job.report(step, loss=1 / (step + 1), accuracy=step / config["reports"])
+        took_s.append(time.perf_counter() - began)
+    return took_s
+
+
+def until_stopped(config: dict[str, Any]) -> Any:
+    """Notes in a file when it began, and runs until it is asked to stop; when it saw that."""
+    from queue_eval import current_job
+
+    job = current_job()
+    _note_begin(config)
+    while job.stop_requested != "stop":
+        time.sleep(0.01)
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def _note_begin(config: dict[str, Any]) -> None:
+    with open(config["log"], "a") as file:  # noqa: PTH123 - without an import
+        file.write(f"{time.time()}\n")

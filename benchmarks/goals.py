@@ -69,4 +69,7 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("driver", "process driver"): Goal(most=40.0),
     ("big", "rate"): Goal(least=200.0),
     ("start", "import queue_eval"): Goal(most=150.0),
+    ("inside", "reports"): Goal(least=20_000),
+    **{("inside", f"report {pace}"): Goal(most=20.0) for pace in ("slow", "fast")},
+    ("inside", "stop one"): Goal(most=100.0),
 }

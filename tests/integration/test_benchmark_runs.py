@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from benchmarks.extent import Extent
+from benchmarks.pairs import ratio_of_pair
 from benchmarks.peers import PEERS, Peer
-from benchmarks.scenarios import driver, peers
+from benchmarks.scenarios import driver, inside, peers
 from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
@@ -43,6 +44,18 @@ def test_a_tiny_run_of_a_scenario():
     rows = {row.key: row.value for row in found.rows}
     assert 0 < rows["process submit"] < rows["process driver"]
     assert all(len(values) == TINY.rounds for values in found.rounds.values())
+
+
+def test_a_tiny_run_of_what_jobs_say_and_hear(monkeypatch):
+    monkeypatch.setattr(inside, "SLOTS", 2)
+    monkeypatch.setattr(inside, "STOPPED_ALONE", 2)
+    found = inside.measure(TINY, silent)
+    assert len(found.rounds["stop one"]) == len(found.rounds["stop all"]) == 2
+    assert all(row.value > 0 for row in found.rows if row.key != "lost")
+
+
+def test_a_build_beside_itself():
+    assert ratio_of_pair("thread", ROOT, jobs=50, rounds=2) > 0
 
 
 def test_a_peer_that_is_missing_or_fails_is_said_and_the_others_are_measured(monkeypatch):

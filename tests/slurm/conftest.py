@@ -5,14 +5,15 @@ from __future__ import annotations
 import faulthandler
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from queue_eval.server.lifecycle import start_server
 from tests.slurm.cluster import Cluster, why_not
-from tests.support.slurm_search import Search
+from tests.support.slurm_search import Allocations, Search
+from tests.support.slurm_training import Training
 
 
 @pytest.hookimpl(wrapper=True)
@@ -25,16 +26,22 @@ def pytest_runtest_makereport(item, call):
 
 
 class Begin:
-    """Submits the 200 evaluations of a test: ``begin()``."""
+    """Submits the 200 evaluations of a test, ``begin()``, or one training, ``begin.training()``."""
 
     def __init__(self, cluster: Cluster, home: Path) -> None:
-        self.searches: list[Search] = []
+        self.searches: list[Allocations] = []
         self._cluster = cluster
         self._home = home
 
     def __call__(self, *, short_s: float = 1.0) -> Search:
-        self.searches.append(Search(self._cluster, self._home, short_s=short_s))
-        return self.searches[-1]
+        search = Search(self._cluster, self._home, short_s=short_s)
+        self.searches.append(search)
+        return search
+
+    def training(self, *, step_s: float) -> Training:
+        training = Training(self._cluster, self._home, step_s=step_s)
+        self.searches.append(training)
+        return training
 
 
 @pytest.fixture
@@ -54,7 +61,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def begin(cluster: Cluster, own_home: Path) -> Iterator[Callable[..., Search]]:
+def begin(cluster: Cluster, own_home: Path) -> Iterator[Begin]:
     start_server(own_home, keep=True)
     made = Begin(cluster, own_home)
     yield made

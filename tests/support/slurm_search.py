@@ -27,25 +27,19 @@ ENDED = ("COMPLETED", "CANCELLED", "TIMEOUT", "FAILED", "PREEMPTED", "NODE_FAIL"
 DAEMONS = ("munged", "slurmctld", "slurmd")
 
 
-class Search:
-    """200 evaluations. Ten of them last `LONG_S`, the others `short_s`; about every tenth is a program."""
+class Allocations:
+    """A campaign, and the jobs of Slurm that serve it."""
 
-    def __init__(self, cluster: Cluster, home: Path, *, short_s: float = 1.0) -> None:
+    def __init__(self, cluster: Cluster, home: Path, run_function: str, **options: Any) -> None:
         self.cluster = cluster
         self.folder = home.parent
         self.log = self.folder / "side.log"
         self.log.touch()
         self._home = home
         self.evaluator: Evaluator = Evaluator.create(
-            "tests.support.slurm_functions:work", "process",
-            {"home": home, "campaign": "slurm", "local_workers": False, "max_attempts": 1},
+            run_function, "process",
+            {"home": home, "campaign": "slurm", "local_workers": False, **options},
         )  # fmt: skip
-        self.evaluator.submit([self._config(x, short_s) for x in range(COUNT)])
-
-    def _config(self, x: int, short_s: float) -> dict[str, Any]:
-        is_long = x % 20 in (3, 13) and x % 40 < 20
-        program = x % 20 == 13 or x % 10 == 7
-        return {"x": x, "log": str(self.log), "work_s": LONG_S if is_long else short_s, "program": program}
 
     # Jobs of Slurm
 
@@ -63,14 +57,6 @@ class Search:
         """As Slurm calls it: PENDING, RUNNING, COMPLETING, COMPLETED, ..."""
         return self.cluster.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
-    def wait_busy(self, job: str, count: int = 20) -> None:
-        """Until this job has begun so many evaluations."""
-        wait_until(lambda: len(self.begun_by(job)) >= count, 120)
-
-    def begun_by(self, job: str) -> list[int]:
-        lines = [line.split() for line in self.log.read_text().splitlines()]
-        return [int(line[1]) for line in lines if line[0] == "start" and line[3] == job]
-
     def processes_of(self, job: str) -> list[psutil.Process]:
         """The workers, their children and what these have started: whatever was born in the allocation."""
         return [each for each in self.cluster.processes() if environment_of(each).get("SLURM_JOB_ID") == job]
@@ -85,20 +71,6 @@ class Search:
         assert not [each for each in processes if is_alive(each)]
 
     # The end
-
-    def finish(self, timeout_s: float = 240, *, losses: int = 0) -> list[Job]:
-        """Wait for all results: each came once, and is right. At most `losses` of them were charged one."""
-        with warnings.catch_warnings():
-            # The next worker may come more than 10 s after the last one.
-            warnings.simplefilter("ignore", UserWarning)
-            jobs = self.evaluator.gather("ALL", timeout=timeout_s)
-        assert sorted(job.result for job in jobs) == list(range(COUNT)), [j.error for j in jobs if j.error]
-        assert all(job.result == job.config["x"] and job.state is State.SUCCEEDED for job in jobs)
-        assert all(job.cause is None for job in jobs)
-        charged = {job.id: job.attempts for job in jobs if job.attempts != 1}
-        assert len(charged) <= losses, f"attempts charged: {charged}"
-        assert all(attempts == 2 for attempts in charged.values()), charged
-        return jobs
 
     def check_cluster_is_empty(self) -> None:
         """All jobs have ended, and only the daemons are left of all that was ever started in the cluster."""
@@ -120,6 +92,41 @@ class Search:
 
     def close(self) -> None:
         self.evaluator.close()
+
+
+class Search(Allocations):
+    """200 evaluations. Ten of them last `LONG_S`, the others `short_s`; about every tenth is a program."""
+
+    def __init__(self, cluster: Cluster, home: Path, *, short_s: float = 1.0) -> None:
+        super().__init__(cluster, home, "tests.support.slurm_functions:work", max_attempts=1)
+        self.evaluator.submit([self._config(x, short_s) for x in range(COUNT)])
+
+    def _config(self, x: int, short_s: float) -> dict[str, Any]:
+        is_long = x % 20 in (3, 13) and x % 40 < 20
+        program = x % 20 == 13 or x % 10 == 7
+        return {"x": x, "log": str(self.log), "work_s": LONG_S if is_long else short_s, "program": program}
+
+    def wait_busy(self, job: str, count: int = 20) -> None:
+        """Until this job has begun so many evaluations."""
+        wait_until(lambda: len(self.begun_by(job)) >= count, 120)
+
+    def begun_by(self, job: str) -> list[int]:
+        lines = [line.split() for line in self.log.read_text().splitlines()]
+        return [int(line[1]) for line in lines if line[0] == "start" and line[3] == job]
+
+    def finish(self, timeout_s: float = 240, *, losses: int = 0) -> list[Job]:
+        """Wait for all results: each came once, and is right. At most `losses` of them were charged one."""
+        with warnings.catch_warnings():
+            # The next worker may come more than 10 s after the last one.
+            warnings.simplefilter("ignore", UserWarning)
+            jobs = self.evaluator.gather("ALL", timeout=timeout_s)
+        assert sorted(job.result for job in jobs) == list(range(COUNT)), [j.error for j in jobs if j.error]
+        assert all(job.result == job.config["x"] and job.state is State.SUCCEEDED for job in jobs)
+        assert all(job.cause is None for job in jobs)
+        charged = {job.id: job.attempts for job in jobs if job.attempts != 1}
+        assert len(charged) <= losses, f"attempts charged: {charged}"
+        assert all(attempts == 2 for attempts in charged.values()), charged
+        return jobs
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 
 import pytest
 
 from benchmarks.__main__ import SCENARIOS, main
 from benchmarks.findings import Found, Row, percentile, ratio
 from benchmarks.goals import GOALS
+from benchmarks.pairs import interval
 from benchmarks.peers import PEERS
 from benchmarks.report import as_text
 from benchmarks.spans import Span, gaps_ms, spans_of, use
@@ -100,3 +103,12 @@ def test_jobs_that_are_missing_or_wrong_are_no_measurement():
 def test_ratios_are_taken_within_rounds():
     assert ratio([10.0, 100.0, 30.0], [10.0, 50.0, 10.0]) == 2.0
     assert percentile([float(value) for value in range(100, 0, -1)], 0.99) == 100.0
+
+
+def test_the_interval_of_pairs_is_students():
+    ratios = [0.9, 1.0, 1.0, 1.0, 1 / 0.9]
+    mean, least, most = interval(ratios)
+    error = statistics.stdev(map(math.log, ratios)) / math.sqrt(5)
+    assert mean == pytest.approx(1.0)
+    assert math.log(most) == pytest.approx(2.776 * error, rel=0.01)
+    assert math.log(least) == pytest.approx(-2.776 * error, rel=0.01)
