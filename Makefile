@@ -38,7 +38,7 @@ test: ## Run the default tests, about 9 minutes on two cores.
 
 # Of RQ's two kinds of worker the usual one, which forks; `pytest -m long` runs both.
 long: ## Run the long tests, about 16 minutes.
-	"$(BIN)/pytest" -q -n 2 -m "long and not hosts" -k "not SimpleWorker and not rq-simple" --timeout 600
+	"$(BIN)/pytest" -q -n 3 -m "long and not hosts" -k "not SimpleWorker and not rq-simple" --timeout 600
 
 hosts: ## Run the tests on several hosts, about 6 minutes; needs root.
 	"$(BIN)/pytest" -q -m hosts --timeout 900

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from queue_eval.runtime.checkpoints import campaign_folder, job_folder, newest
-
 from queue_eval.model.attempt import Token
+from queue_eval.runtime.checkpoints import campaign_folder, job_folder, newest
 
 
 class JobFolders:

@@ -19,6 +19,7 @@ from typing import Protocol
 from queue_eval import failpoints
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.notices import DRAIN
 from queue_eval.runtime.pipe import Kind
 from workers.executors import make_executor
@@ -27,7 +28,6 @@ from workers.executors.departures import Departures
 from workers.executors.pool import CLOSE_S
 from workers.executors.protocol import Ended, Executor, Plan
 from workers.executors.signs import Sign, parse_sign
-from workers.mailroom import Mailroom
 
 log = plain(logging.getLogger(__name__))
 
@@ -97,7 +97,6 @@ class Runner:
         self._reports = reports
         self._mailroom = mailroom = mailroom or Mailroom()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(mailroom, selectors.EVENT_READ, self._read_mailbox)
         self._mail: list[tuple[str, Sign]] = []
         self._is_draining = False
         self._lanes: dict[str, _Lane] = {}
@@ -112,6 +111,7 @@ class Runner:
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
 
     def start(self) -> None:
+        self._selector.register(self._mailroom.open(), selectors.EVENT_READ, self._read_mailbox)
         self._thread.start()
 
     @property
@@ -162,6 +162,8 @@ class Runner:
         self._departures.settle(CLOSE_S, then_kill=True)
         self._departures.close()
         for lane_id, lane in self._lanes.items():
+            if signs := [sign for executor in lane.executors() for sign in executor.take_signs()]:
+                self._reports.told(lane_id, signs)
             # Some reports were held back until their processes had ended.
             now = time.monotonic()
             if ended := [report for executor in lane.executors() for report in executor.collect(now)]:

@@ -228,7 +228,7 @@ def _encode(queue: CampaignCommands, worker: str, kept: Settlement | Release, of
         "id": kept.id, "attempt": kept.attempt,
     }  # fmt: skip
     if isinstance(kept, Release):
-        return json.dumps(lease | {"release": kept.reason})
+        return json.dumps(lease | {"release": kept.reason} | ({"delayed": True} if kept.delayed else {}))
     return json.dumps(
         lease | {
             "outcome": kept.outcome.value, "run_ms": kept.run_ms,
@@ -253,7 +253,8 @@ def _decode(line: str, offset_s: float) -> tuple[str, str, str, Settlement | Rel
 
 def _lease(kept: dict[str, Any], offset_s: float) -> Settlement | Release:
     if "release" in kept:
-        return Release(int(kept["id"]), int(kept["attempt"]), str(kept["release"]))
+        token = int(kept["id"]), int(kept["attempt"])
+        return Release(*token, str(kept["release"]), bool(kept.get("delayed", False)))
     return Settlement(
         id=int(kept["id"]),
         attempt=int(kept["attempt"]),

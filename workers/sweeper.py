@@ -7,9 +7,8 @@ import queue
 import threading
 from pathlib import Path
 
-from queue_eval.runtime.checkpoints import remove_job
-
 from queue_eval.foreign_text import plain
+from queue_eval.runtime.checkpoints import remove_job
 from workers.repeated_log import RepeatedLog
 
 log = plain(logging.getLogger(__name__))

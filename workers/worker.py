@@ -25,6 +25,7 @@ from queue_eval.errors import GiveUp, NodeAwayError, ServerUnreachableError, Usa
 from queue_eval.foreign_text import plain
 from queue_eval.machine import is_alive, machine_id, parse_process
 from queue_eval.model.attempt import Token
+from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.server.home import spool_folder
 from queue_eval.server.lifecycle import server_state
 from queue_eval.transport.access import Access, safe_url
@@ -35,7 +36,6 @@ from workers.drain import END_MARGIN_S, drain_deadline, drain_margin_s
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
 from workers.load_failures import LoadFailures
-from workers.mailroom import Mailroom
 from workers.options import WorkerOptions
 from workers.reclaimer import Reclaimer
 from workers.runner import Runner
@@ -235,8 +235,6 @@ class Worker:
         self._reclaimer.stop()
         self._settler.stop()
         running = self._runner.close() if self._runner.is_started else {}
-        if not self._runner.is_started:
-            self._runner.close()
         self._settle_up(running, f"drain: {self._signals.reason or 'the worker failed'}")
         self._sweeper.close(_SWEEP_S)
         log.info("worker %s has ended", self._options.name)

@@ -63,7 +63,7 @@ def _read(
 
     def operation(client: Any) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
-        pipeline.hmget(view.keys.meta, "retried", "tagged")
+        pipeline.hmget(view.keys.meta, "retried", "extras")
         pipeline.xrange(view.keys.results, f"({cursor}", tail, count)
         if ids:
             pipeline.hmget(view.keys.configs, ids)
@@ -73,14 +73,14 @@ def _read(
         return replies
 
     try:
-        (retried, tagged), raw, *columns = view.link.call(operation)
+        (retried, has_extras), raw, *columns = view.link.call(operation)
     except DamagedError:  # perhaps only the tags are: then there are none
         if not has_tags:
             raise
         return _read(view, ids, cursor, tail, count, has_tags=False)
     configs = columns[0] if columns else []
     tags = columns[1] if len(columns) > 1 else [None] * len(configs)
-    facts = retried not in (None, b"0"), tagged is not None
+    facts = retried not in (None, b"0"), has_extras is not None
     return list(zip(configs, tags, strict=True)), facts, parse_entries(raw)
 
 

@@ -75,11 +75,10 @@ COLUMNS = (
     "meta", "configs", "scheduled", "pending", "workers", "attempts", "priorities", "results", "index",
     "failed", "cancelled", "failures", "outputs", "fingerprints", "requests", "wake", "roster",
     "widths", "wide", "reserving", "wake_wide",
-    "tags",
 )  # fmt: skip
 
 EXTRA_COLUMNS = (
-    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "time_lacks",
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags", "time_lacks",
 )  # fmt: skip
 """What only some campaigns have. Scripts are not given these keys, each of which would cost time in every
 call: they make their names (``scripts/include/extra_key.lua``)."""

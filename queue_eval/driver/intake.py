@@ -45,7 +45,7 @@ class OutcomeIntake:
         self._reports = reports
         self._reader = ResultReader(
             queue.link, queue.keys.results, ledger.opened.tail, max_block_s=MAX_BLOCK_S,
-            hints=None if reports is None else queue.keys.column("reported"),
+            hints=None if reports is None else queue.keys.reported,
         )  # fmt: skip
         self._is_held_back = False
         """Whether outcomes were read and not taken in, since reports of their jobs are not delivered yet."""

@@ -10,7 +10,10 @@ key                      type    holds
 ``qe:rq:<uid>:flight``   hash    "job-attempt" -> config: the attempts that are wanted
 ``…:beat:<job-attempt>`` string  the execution that runs it: a sign of life that expires; then "done"
 ``…:replies``            stream  frames begun, unfit and report, until the forwarder claims them
-``…:stops``              stream  attempts that must be ended (bounded)
+``…:inside:<job-attempt>`` hash  "word": what its `stop_requested` is to show; "told": number of the last
+                                 frame of each execution that is among the told
+``…:stops``              stream  attempts that must be ended, and words for `stop_requested` (bounded)
+``…:told``               stream  frames by which running attempts tell of themselves (bounded)
 ``…:setup:<revision>``   string  the run function and the time limit, once for all attempts
 =======================  ======  ==================================================================
 
@@ -39,6 +42,9 @@ BEAT_S = 10.0
 DONE_S = 600.0
 """How long a report may wait to be claimed. After that its execution may count as dead."""
 
+MAX_TOLD = 1000
+"""How many frames of running attempts are kept, more or less. When no forwarder reads, older ones go."""
+
 _DONE = b"done"
 _CLOCK_TOLERANCE_MS = 1000
 
@@ -61,6 +67,30 @@ class Begun:
     """Its entry among the replies."""
     setup: bytes
     config: bytes
+    word: str = ""
+    """What its `stop_requested` is to show already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an execution has read from the stream of stops."""
+
+    since: bytes
+    """The entry from which to read on."""
+    is_stopped: bool = False
+    word: str = ""
+    """The newest one for `stop_requested`; "" when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A frame by which a running attempt tells of itself."""
+
+    entry: bytes
+    execution: bytes
+    number: int
+    """Counts the frames of an execution, from 1, with gaps."""
+    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +117,9 @@ class RqCommands:
         self._queue = queue
         self._beats = f"qe:rq:{uid}:beat:"
         self._flight = f"qe:rq:{uid}:flight"
+        self._insides = f"qe:rq:{uid}:inside:"
         self._stops = f"qe:rq:{uid}:stops"
+        self._told = f"qe:rq:{uid}:told"
         self.replies = f"qe:rq:{uid}:replies"
 
     @cached_property
@@ -116,11 +148,14 @@ class RqCommands:
         """Begin an execution; or return why it may not run ("unwanted", "taken", "unfit")."""
         reply = self._run(
             "begin",
-            (self._flight, self._beat(token), self.replies, self._setup(revision)),
+            (self._flight, self._beat(token), self.replies, self._setup(revision), self._inside(token)),
             field_of(token), execution, int(BEAT_S * 1000), KEEP_S,
             frame((Kind.BEGUN, [token])), frame((Kind.UNFIT, [token])),
         )  # fmt: skip
-        return Begun(*reply[1:]) if reply[0] == b"begun" else reply[0].decode()
+        if reply[0] != b"begun":
+            return str(reply[0].decode())
+        _, entry, setup, config, word = reply
+        return Begun(entry, setup, config, word.decode())
 
     def beat(self, token: Token, execution: str) -> None:
         """Give a sign of life."""
@@ -131,20 +166,22 @@ class RqCommands:
         keys = (f"{self._rq}:wip:{self._queue}",)
         self._run("keep", keys, self._rq, self.job_id(token), int(now_s + ttl_s), ttl_s)
 
-    def is_stopped(self, token: Token, since: bytes, wait_s: float) -> tuple[bool, bytes]:
-        """Wait up to `wait_s` for stops after `since`. Returns whether this attempt must end, and the entry
-        from which to read on."""
+    def listen(self, token: Token, since: bytes, wait_s: float) -> Heard:
+        """Wait up to `wait_s` for stops after `since`, and for words to this attempt."""
         reply = self._client.xread({self._stops: since}, block=int(wait_s * 1000))
-        # The reply is a dict in version 3 of the protocol, which RQ's user may have chosen.
-        streams = [stream for many in reply.values() for stream in many] if isinstance(reply, dict) else [
-            entries for _, entries in reply or ()
-        ]  # fmt: skip
-        stopped = False
-        for entries in streams:
-            for entry, fields in entries:
-                since = entry
-                stopped = stopped or fields.get(b"t") == field_of(token).encode()
-        return stopped, since
+        field, stopped, word = field_of(token).encode(), False, ""
+        for entry, fields in _entries(reply).get(self._stops, ()):
+            since = entry
+            stopped = stopped or fields.get(b"t") == field
+            if fields.get(b"n") == field:
+                word = fields[b"w"].decode()
+        return Heard(since, stopped, word)
+
+    def tell(self, token: Token, execution: str, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Add what a running attempt tells of itself: frames, each with its number in this execution."""
+        keys = (self._told, self._inside(token))
+        numbered = [part for pair in frames for part in pair]
+        self._run("tell", keys, execution, MAX_TOLD, KEEP_S, *numbered)
 
     def report(self, token: Token, execution: str, begun: bytes, report: bytes) -> None:
         """Add the report (a frame) to the replies."""
@@ -164,7 +201,7 @@ class RqCommands:
     def refresh(self, revision: int) -> bool:
         """Let all keys expire later. Returns whether the setup is still there."""
         pipeline = self._client.pipeline(transaction=False)
-        for key in (self._flight, self.replies, self._stops, self._setup(revision)):
+        for key in (self._flight, self.replies, self._stops, self._told, self._setup(revision)):
             pipeline.expire(key, KEEP_S)
         return bool(pipeline.execute()[-1])
 
@@ -197,6 +234,10 @@ class RqCommands:
         reply = self._run("stop", keys, KEEP_S, self._jobs, self._ids, self._beats, *fields)
         return [bool(runs) for runs in reply]
 
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        """Let `stop_requested` of the attempts show `word`. Whoever has seen "stop" sees it to the end."""
+        self._run("notify", (self._stops,), KEEP_S, self._insides, word, *map(field_of, tokens))
+
     def sweep(self, claims: Iterable[Claim]) -> list[bool]:
         """Remove our keys of attempts that are over; by force, RQ's keys too. Returns for each whether RQ
         still has keys of it.
@@ -209,7 +250,7 @@ class RqCommands:
             arguments += [field_of(claim.token), b" ".join(claim.entries), int(claim.by_force)]
         registries = [f"{self._rq}:{name}:{self._queue}" for name in ("wip", "failed")]
         keys = (self._flight, self.replies, self._list, *registries)
-        reply = self._run("sweep", keys, self._rq, self._ids, self._beats, *arguments)
+        reply = self._run("sweep", keys, self._rq, self._ids, self._beats, self._insides, *arguments)
         return [bool(has_keys) for has_keys in reply]
 
     def look(self, tokens: Iterable[Token]) -> list[str]:
@@ -246,10 +287,25 @@ class RqCommands:
             pipeline.exists(worker)
         return "there" if any(pipeline.execute()) else "absent"
 
-    def read(self, since: bytes, count: int, wait_s: float) -> list[tuple[bytes, bytes]]:
-        """Wait up to `wait_s` for replies after `since`: pairs of entry and frame, at most `count`."""
-        reply = self._client.xread({self.replies: since}, count=count, block=int(wait_s * 1000))
-        return [(entry, fields.get(b"f", b"")) for _, entries in reply or () for entry, fields in entries]
+    def read(
+        self, since: bytes, told_since: bytes, count: int, wait_s: float
+    ) -> tuple[list[tuple[bytes, bytes]], list[Told]]:
+        """Wait up to `wait_s` for what comes after `since` among the replies: pairs of entry and frame, at
+        most `count`; and after `told_since` among the told. What an attempt has told comes before its report.
+        """
+        wanted = {self.replies: since, self._told: told_since}
+        found = _entries(self._client.xread(wanted, count=count, block=int(wait_s * 1000)))
+        replies = [(entry, fields.get(b"f", b"")) for entry, fields in found.get(self.replies, ())]
+        new = found.get(self._told, ())
+        told = _told(new)
+        while replies and len(new) == count:  # a report among these may have come after more of the told
+            new = _entries(self._client.xread({self._told: new[-1][0]}, count=count)).get(self._told, ())
+            told += _told(new)
+        return replies, told
+
+    def forget_told(self, entries: Sequence[bytes]) -> None:
+        """Remove what has been handed on, so that no later forwarder hands it on again."""
+        self._client.xdel(self._told, *entries)
 
     def read_one(self, entry: bytes) -> bytes | None:
         """The frame of one entry; None when it was claimed."""
@@ -261,8 +317,28 @@ class RqCommands:
     def _beat(self, token: Token) -> str:
         return self._beats + field_of(token)
 
+    def _inside(self, token: Token) -> str:
+        return self._insides + field_of(token)
+
     def _setup(self, revision: int) -> str:
         return f"qe:rq:{self._uid}:setup:{revision}"
 
     def _run(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
         return self._client.register_script(_source(name))(keys=keys, args=arguments)
+
+
+def _entries(reply: Any) -> dict[str, Sequence[tuple[bytes, dict[bytes, bytes]]]]:
+    """The reply to XREAD: entries by stream. It is a dict in version 3 of the protocol, which RQ's user may
+    have chosen."""
+    if isinstance(reply, dict):
+        return {key.decode(): [entry for part in parts for entry in part] for key, parts in reply.items()}
+    return {key.decode(): entries for key, entries in reply or ()}
+
+
+def _told(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Told]:
+    found = []
+    for entry, fields in entries:
+        number = fields.get(b"n", b"")
+        if number.isdigit():
+            found.append(Told(entry, fields.get(b"e", b""), int(number), fields.get(b"f", b"")))
+    return found

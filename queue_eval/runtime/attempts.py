@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import _count, get_ident
+from _thread import _count, allocate_lock, get_ident
 from time import monotonic
 
 TYPE_CHECKING = False  # see `queue_eval`
@@ -37,15 +37,23 @@ class AttemptGivenBack(SystemExit):
 class Attempt:
     """One attempt, as this process runs it."""
 
-    __slots__ = (
-        "began", "config", "finisher", "given_back", "id", "inside", "is_over", "look", "number", "parts",
-        "pid", "send", "slots", "thread", "was_shown_stop",
-    )  # fmt: skip
+    look: Callable[[], str | None] | None = None
+    """Looks up the notice to this attempt: "stop", "drain" or None. None: by its file (`notices`)."""
+    is_over = False
+    given_back: str | None = None
+    """The reason given to `give_back`; None: it was not called by the thread that runs the function."""
+    was_shown_stop = False
+    """Whether this process has shown "stop" to the run function."""
+    finisher: Callable[[], None] | None = None
+    """Sends what waits; called once, at the end."""
+    prepare: Callable[[], None] | None = None
+    """To be called before another process needs the mailbox; None: it is there."""
 
     def __init__(
-        self, job: int, number: int, config: bytes, slots: int, inside: dict[str, Any] | None,
-        send: Send, look: Callable[[], str | None] | None = None,
+        self, job: int, number: int, config: bytes, slots: int, inside: dict[str, Any] | None, send: Send,
+        began: float | None = None, thread: int | None = None,
     ) -> None:  # fmt: skip
+        """`began`: when the run function began (monotonic, s); None: now. `thread`: see there; None: this."""
         self.id = job
         self.number = number
         self.config = config
@@ -54,21 +62,12 @@ class Attempt:
         """`Setup.inside`; None: nothing is known, and `current_job` does nothing."""
         self.send = send
         """Sends frames from this process. A fork uses the mailbox instead."""
-        self.look = look
-        """Looks up the notice to this attempt: "stop", "drain" or None. None: by its file (`notices`)."""
-        self.began = monotonic()
+        self.began = monotonic() if began is None else began
         self.pid = os.getpid()
-        self.thread = get_ident()
+        self.thread = get_ident() if thread is None else thread
         """The thread that runs the function."""
-        self.is_over = False
-        self.given_back: str | None = None
-        """The reason given to `give_back`; None: it was not called by the thread that runs the function."""
-        self.was_shown_stop = False
-        """Whether this process has shown "stop" to the run function."""
         self.parts: dict[str, Any] = {}
         """What `current_job` has made for this attempt."""
-        self.finisher: Callable[[], None] | None = None
-        """Sends what waits; called once, at the end."""
 
     def outcome(self, ended: str) -> str:
         """The outcome, when the run function has `ended` by "ok" or "error"."""
@@ -92,15 +91,19 @@ def refuse(header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) ->
 
 
 class _State:
-    attempt: Attempt | None = None
+    attempt: Attempt | Callable[[], Attempt] | None = None
     """That of a process with one slot."""
     by_thread = False
     left: tuple[tuple[Any, Attempt], ...] = ()
     """Threads that attempts before this one have started, and the attempt of each."""
 
 
-def begin(attempt: Attempt) -> None:
-    """`attempt` runs in this thread from now on."""
+_making = allocate_lock()
+
+
+def begin(attempt: Attempt | Callable[[], Attempt]) -> None:
+    """`attempt` runs in this thread from now on. A callable makes it when it is first asked for: few ask, and
+    making it takes as long as a third of all that a child does for an attempt."""
     if _State.by_thread:
         _set_of_thread(_current_thread(), attempt)
         return
@@ -109,11 +112,22 @@ def begin(attempt: Attempt) -> None:
     _State.attempt = attempt
 
 
+def end() -> Attempt | None:
+    """The attempt that `begin` was told of in this thread; None when nobody has asked for it, or can."""
+    if _State.by_thread:
+        attempt = _of_thread(_current_thread())
+    else:
+        # Threads that it leaves may ask later: then they must find out that it is over.
+        attempt = _made_here() if _count() else _State.attempt
+    return attempt if isinstance(attempt, Attempt) else None
+
+
 def current() -> Attempt | None:
     """The attempt to which this thread belongs; None outside a job."""
     if _State.by_thread:
-        return _of_thread(_current_thread())
-    attempt = _State.attempt
+        thread = _current_thread()
+        return _made(lambda: _of_thread(thread), lambda made: _set_of_thread(thread, made))
+    attempt = _made_here()
     if _State.left and attempt is not None and get_ident() != attempt.thread:
         thread = _current_thread()
         for left, earlier in _State.left:
@@ -143,9 +157,32 @@ def _left_threads() -> tuple[tuple[Any, Attempt], ...]:
     known = dict(_State.left)
     me = threading.current_thread()
     others = [thread for thread in threading.enumerate() if thread is not me]
-    begun = [(thread, known.get(thread, _State.attempt)) for thread in others]
+    before = _made_here() if others else None
+    begun = [(thread, known.get(thread, before)) for thread in others]
     # Threads from before the first attempt, as of a pool made at import time, work for any attempt.
     return tuple((thread, earlier) for thread, earlier in begun if earlier is not None)
+
+
+def _made(
+    get: Callable[[], Attempt | Callable[[], Attempt] | None], keep: Callable[[Attempt], object]
+) -> Attempt | None:
+    """What `get` gives. If it is what makes an attempt, that is made, and kept by `keep`."""
+    attempt = get()
+    if attempt is None or isinstance(attempt, Attempt):
+        return attempt
+    with _making:
+        attempt = get()  # another thread may have been faster
+        if callable(attempt):
+            attempt = attempt()
+            keep(attempt)
+        return attempt
+
+
+def _made_here() -> Attempt | None:
+    def keep(attempt: Attempt) -> None:
+        _State.attempt = attempt
+
+    return _made(lambda: _State.attempt, keep)
 
 
 def _current_thread() -> Any:
@@ -158,10 +195,10 @@ _THREADS_ATTEMPT = "_queue_eval_attempt"
 """The attribute of a `Thread` that has its attempt."""
 
 
-def _of_thread(thread: Any) -> Attempt | None:
+def _of_thread(thread: Any) -> Attempt | Callable[[], Attempt] | None:
     attempt: Attempt | None = getattr(thread, _THREADS_ATTEMPT, None)
     return attempt
 
 
-def _set_of_thread(thread: Any, attempt: Attempt | None) -> None:
+def _set_of_thread(thread: Any, attempt: Attempt | Callable[[], Attempt] | None) -> None:
     setattr(thread, _THREADS_ATTEMPT, attempt)

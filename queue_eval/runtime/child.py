@@ -23,13 +23,13 @@ import atexit
 import gc
 import os
 import sys
-from _thread import allocate_lock
-from time import perf_counter
+from _thread import allocate_lock, get_ident
+from time import monotonic, perf_counter
 
 from queue_eval.marks import STARTED_BY
 from queue_eval.runtime import attempts
 from queue_eval.runtime.environment import ProcessEnvironment, ThreadOutput, hide_program
-from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.execution import RunFunction, concluded
 from queue_eval.runtime.leftovers import Termination, adopt_orphans, has_children, reap_adopted
 from queue_eval.runtime.pipe import (
     TELL_LEFT,
@@ -221,19 +221,18 @@ class _Child:
         if wait:
             self._send(data)
             return True
+        import _socket
+
         with self._send_lock:
-            if not self._has_room():
+            if self._socket is None:
+                self._socket = _socket.socket(fileno=self._pipe)
+            try:
+                sent = self._socket.send(data, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
                 return False
-            os.write(self._pipe, data)
+            while sent < len(data):  # Linux takes these lengths whole
+                sent += os.write(self._pipe, memoryview(data)[sent:])
         return True
-
-    def _has_room(self) -> bool:
-        """Whether a frame of MAX_DATAGRAM_BYTES can be written at once."""
-        from select import POLLOUT, poll
-
-        pipe = poll()
-        pipe.register(self._pipe, POLLOUT)
-        return bool(pipe.poll(0))
 
     def _receive(self, header: list[Any], body: bytes) -> None:
         if header[0] == Kind.SETUP:
@@ -259,12 +258,15 @@ class _Child:
     def _run(self, job: int, attempt: int, slots: int, config: bytes) -> bytes:
         """The report of one attempt, as a frame."""
         assert self._function is not None
-        running = attempts.Attempt(job, attempt, config, slots, self._inside, self._send_inside)
-        attempts.begin(running)
-        begun = perf_counter()
-        outcome, body = self._function(job, config, running)
-        run_ms = (perf_counter() - begun) * 1000
-        running.finish()
+        inside, send, thread, began = self._inside, self._send_inside, get_ident(), monotonic()
+        attempts.begin(
+            lambda: attempts.Attempt(job, attempt, config, slots, inside, send, began, thread)
+        )
+        outcome, body = self._function(job, config)
+        run_ms = (monotonic() - began) * 1000
+        if (running := attempts.end()) is not None:
+            outcome, body = concluded(running, outcome, body)
+            running.finish()
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of user code came back here; only the original may report and go on
         if self._output is not None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from queue_eval.runtime.attempts import Send
     from queue_eval.runtime.checkpoints import Checkpoints
 
 _LOOK_EVERY_S = 0.02
@@ -205,10 +206,13 @@ class CurrentJob:
 
     def token(self) -> str:
         """A text with which `current_job(token)` finds this job in another process of this machine, such as
-        a program that the job starts. It has the config, and no secret."""
+        a program that the job starts. It has the config; under Ray also the secret by which jobs of this
+        worker report."""
         from base64 import urlsafe_b64encode
 
         attempt = self._attempt
+        if attempt.prepare is not None:
+            attempt.prepare()
         facts = (
             self._inside, attempt.id, attempt.number, attempt.config.decode(), attempt.slots, attempt.began,
         )  # fmt: skip
@@ -256,8 +260,9 @@ class CurrentJob:
             return self._senders.setdefault(pid, ReportSender(token, attempt.began, attempt.send))
         from queue_eval.runtime.mailbox import Mailbox, finish_at_exit
 
-        mailbox = Mailbox(self._inside["mailbox"], self._inside["lane"])
-        made = ReportSender(token, attempt.began, mailbox, frames_at_once=_FRAMES_OF_OTHERS)
+        place = self._inside["mailbox"]
+        send: Send = Mailbox(place, self._inside["lane"]) if isinstance(place, str) else attempt.send
+        made = ReportSender(token, attempt.began, send, frames_at_once=_FRAMES_OF_OTHERS)
         sender = self._senders.setdefault(pid, made)
         if sender is made:
             finish_at_exit(sender.finish)
@@ -371,8 +376,14 @@ def _parsed(token: str) -> CurrentJob:
 
     try:
         inside, job, number, config, slots, began = decode(urlsafe_b64decode(token))
-        attempt = Attempt(int(job), int(number), config.encode(), int(slots), dict(inside), _no_send)
+        inside = dict(inside)
+        attempt = Attempt(int(job), int(number), config.encode(), int(slots), inside, _no_send)
         attempt.began = float(began)
+        if not isinstance(inside["mailbox"], str):  # it runs elsewhere than its worker
+            from queue_eval.runtime.channel import Channel
+
+            channel = Channel(inside["mailbox"], attempt.id, attempt.number)
+            attempt.send, attempt.look = channel, channel.look
     except Exception as error:  # a text from anywhere
         raise UsageError(
             "current_job: this is no token; give the text that current_job().token() has returned in the job"

@@ -64,18 +64,8 @@ class RunFunction:
         self.source = combine(function, parts, files)
         self.source_parts = {"source": self.source, "function": function, "parts": parts, "files": files}
 
-    def __call__(self, job: int, config: bytes, attempt: Attempt | None = None) -> tuple[str, bytes]:
-        """The outcome, and what comes with it: "ok" or "stopped" and the result (JSON), "error" and its text,
-        or "given back" and the reason."""
-        outcome, body = self._execute(job, config)
-        if attempt is None:
-            return outcome, body
-        # User code may have caught what `give_back` raises.
-        if attempt.given_back is not None:
-            body = truncate_middle(_as_bytes(attempt.given_back), ERROR_BYTES)
-        return attempt.outcome(outcome), body
-
-    def _execute(self, job: int, config: bytes) -> tuple[str, bytes]:
+    def __call__(self, job: int, config: bytes) -> tuple[str, bytes]:
+        """The outcome ("ok" or "error"), and the result (JSON) or the error's text. See `concluded`."""
         try:
             if self._broken:
                 return "error", truncate_middle(_as_bytes(self._broken), ERROR_BYTES)
@@ -88,6 +78,17 @@ class RunFunction:
             return "ok", _as_bytes(encode_result(value, as_text=self._as_text))
         except BaseException as error:  # user code may raise anything, SystemExit and KeyboardInterrupt too
             return "error", truncate_middle(_as_bytes(describe_error(error)), ERROR_BYTES)
+
+
+def concluded(attempt: Attempt, outcome: str, body: bytes) -> tuple[str, bytes]:
+    """The outcome of an attempt whose run function has ended so, and what comes with it.
+
+    "ok" or "stopped" and the result (JSON), "error" and its text, or "given back" and the reason.
+    """
+    # User code may have caught what `give_back` raises.
+    if attempt.given_back is not None:
+        body = truncate_middle(_as_bytes(attempt.given_back), ERROR_BYTES)
+    return attempt.outcome(outcome), body
 
 
 def _arguments(config: bytes) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 ::
 
     host ──fork──▶ child: loads the run function, runs it
-         ◀─ready, report── pipe
+         ◀─ready, what it tells, report── pipe
          ◀─what it prints── output
          ◀─left── pipe: something that user code has started still runs
+         ◀─what its forks tell── mailbox;  ──a file──▶ what `stop_requested` shows
          ──lifeline──▶ the child's process group is killed when the host dies, whatever it is doing
 
 The child gets new standard streams. All other open files of the host are hidden from it: user code could
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import selectors
 import signal
 import socket
@@ -25,11 +27,13 @@ import threading
 import time
 import traceback
 import warnings
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from queue_eval.marks import INSIDE_JOB, STARTED_BY
+from queue_eval.runtime import attempts
 from queue_eval.runtime.environment import ProcessEnvironment, hide_program
-from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.execution import RunFunction, concluded
 from queue_eval.runtime.failure_texts import (
     CUT_OFF,
     LOADING_S,
@@ -39,8 +43,11 @@ from queue_eval.runtime.failure_texts import (
 )
 from queue_eval.runtime.leftovers import CAN_BE_FOUND, Termination, adopt_orphans, has_children
 from queue_eval.runtime.lifeline import die_with_parent
+from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.pipe import (
+    MAX_DATAGRAM_BYTES,
     OUTPUT_BYTES,
+    RUNNING,
     FrameBuffer,
     HeadTail,
     Kind,
@@ -60,6 +67,9 @@ _DEATH_S = 0.5
 
 _READ_BYTES = 1 << 16
 
+_OPENING_S = 2.0
+"""How long a child waits for its mailbox. Without it, its forks cannot report."""
+
 
 class ForkedAttempt:
     """Runs one attempt: `run` returns its report, or None when `stop` ended it.
@@ -70,9 +80,17 @@ class ForkedAttempt:
     """
 
     def __init__(
-        self, setup: Setup, job: int, attempt: int, config: bytes, time_limit_s: float | None
-    ) -> None:
+        self, setup: Setup, job: int, attempt: int, config: bytes, time_limit_s: float | None, *,
+        slots: int = 1, open_mailroom: Callable[[], Mailroom | None] = lambda: None,
+        take: Callable[[list[Any], bytes], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        """`take` gets the frames by which the attempt tells of itself, while `run` runs; it must not block.
+        `open_mailroom`: makes the one that `setup.inside` names, when it is needed."""
         self._setup = setup
+        self._slots = slots
+        self._open_mailroom = open_mailroom
+        self._mailroom: Mailroom | None = None
+        self._take = take
         self._token = (job, attempt)
         self._config = config
         self._time_limit_s = time_limit_s
@@ -127,6 +145,7 @@ class ForkedAttempt:
                 if self._status is None:
                     self._status = os.waitpid(pid, 0)[1]
                 self._pid = 0
+            self._read_mailbox()
             with contextlib.suppress(OSError):
                 self._read(pipe)  # it may have sent its report before it died
                 self._read_output(output)
@@ -165,6 +184,10 @@ class ForkedAttempt:
                     for key, _ in selector.select(pause_s):
                         if key.fileobj is pipe:
                             self._read(pipe)
+                            if self._mailroom is not None and self._mailroom not in selector.get_map():
+                                selector.register(self._mailroom, selectors.EVENT_READ)
+                        elif key.fileobj is self._mailroom:
+                            self._read_mailbox()
                         elif key.fd == output and not self._read_output(output):
                             selector.unregister(output)
                     if self._ready and not was_ready and self._time_limit_s is not None:
@@ -185,6 +208,10 @@ class ForkedAttempt:
                         self._ready = True
                     elif header[0] == Kind.LEFT:
                         self._has_left = True
+                    elif header[0] == Kind.OPEN:
+                        self._mailroom = self._open_mailroom()
+                    elif header[0] in RUNNING:
+                        self._hear(header, body)
                     else:
                         self._report = parse_report(header, body)
         except BlockingIOError:
@@ -192,6 +219,17 @@ class ForkedAttempt:
         except (OSError, ValueError, TypeError):
             pass
         self._broken = self._report is None
+
+    def _read_mailbox(self) -> None:
+        """Handle what other processes of the attempt have sent."""
+        for _, header, body in self._mailroom.receive() if self._mailroom is not None else ():
+            with contextlib.suppress(ValueError, TypeError):
+                self._hear(header, body)
+
+    def _hear(self, header: list[Any], body: bytes) -> None:
+        if tuple(header[1:3]) != self._token or len(body) > MAX_DATAGRAM_BYTES:
+            raise ValueError("not a frame of this attempt")
+        self._take(header, body)
 
     def _read_output(self, output: int) -> bool:
         """Take the output that has arrived. Returns False at the end of the pipe."""
@@ -270,15 +308,67 @@ class ForkedAttempt:
         pid = os.getpid()
         function = RunFunction(self._setup)
         pipe.sendall(encode_ready(function.load_error))
+        tell = _Teller(pipe)
+        running = attempts.Attempt(*self._token, self._config, self._slots, self._setup.inside, tell)
+        if self._setup.inside is not None:
+            running.prepare = _Opening(tell, self._setup.inside["mailbox"])
+            os.register_at_fork(before=running.prepare)
+        attempts.begin(running)
         begun = time.perf_counter()
-        outcome, body = function(self._token[0], self._config)
+        outcome, body = concluded(running, *function(self._token[0], self._config))
         run_ms = (time.perf_counter() - begun) * 1000
+        running.finish()
         if os.getpid() != pid:
             os._exit(0)  # a fork of user code came back here; only the original may report
         environment.flush()
         if has_children():
-            pipe.sendall(frame((Kind.LEFT,)))
-        pipe.sendall(Report(*self._token, outcome, run_ms, function.source, body, b"").encode())
+            tell.send(frame((Kind.LEFT,)))
+        tell.send(Report(*self._token, outcome, run_ms, function.source, body, b"").encode())
+
+
+class _Teller:
+    """Sends frames of the child, each whole (`attempts.Send`). Thread-safe."""
+
+    def __init__(self, pipe: socket.socket) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def __call__(self, header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) -> bool:
+        data = frame(header, body)
+        with self._lock:
+            if not wait and not self._has_room():
+                return False
+            self._pipe.sendall(data)
+        return True
+
+    def send(self, data: bytes) -> None:
+        with self._lock:
+            self._pipe.sendall(data)
+
+    def _has_room(self) -> bool:
+        room = select.poll()
+        room.register(self._pipe, select.POLLOUT)
+        return bool(room.poll(0))
+
+
+class _Opening:
+    """Has the mailbox made, once, before a process needs it. Most attempts need none."""
+
+    def __init__(self, tell: _Teller, mailbox: str) -> None:
+        self._tell = tell
+        self._mailbox = mailbox
+        self._pid = os.getpid()
+        self._is_open = False
+
+    def __call__(self) -> None:
+        if self._is_open or os.getpid() != self._pid:
+            return
+        self._is_open = True
+        with contextlib.suppress(OSError):
+            self._tell.send(frame((Kind.OPEN,)))
+            deadline = time.monotonic() + _OPENING_S
+            while not os.path.lexists(self._mailbox) and time.monotonic() < deadline:
+                time.sleep(0.001)
 
 
 def _hide_descriptors(pipe: int, lifeline: int, output: int) -> None:

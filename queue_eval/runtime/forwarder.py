@@ -2,8 +2,8 @@
 
 ::
 
-    worker ──run, recall, stop, close──▶ forwarder ──▶ Ray, RQ
-           ◀──slots, trouble, begun, returned, report──
+    worker ──run, recall, stop, notice, close──▶ forwarder ──▶ Ray, RQ
+           ◀──slots, trouble, begun, returned, report, what running attempts tell──
 
 The worker itself never imports Ray or RQ: if such a library aborts, hangs or leaks, only this process is
 affected.
@@ -38,6 +38,9 @@ class Backend(Protocol):
     def stop(self, tokens: Sequence[Token]) -> None:
         """End the attempts, begun or not. They are neither reported nor returned."""
 
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        """Let `stop_requested` of the attempts show `word`, also of those that have not begun."""
+
     def close(self) -> None:
         """End all forwarded attempts."""
 
@@ -64,6 +67,10 @@ class Outlet:
     def returned(self, tokens: Iterable[Token]) -> None:
         """These attempts have not begun and will not."""
         self._send(frame((Kind.RETURNED, list(tokens))))
+
+    def tell(self, frames: bytes) -> None:
+        """What running attempts tell of themselves: frames, as they come from a child."""
+        self._send(frames)
 
     def report(self, reports: Iterable[Report]) -> None:
         """These attempts have ended."""
@@ -120,6 +127,9 @@ def serve(make_backend: Callable[[Setup, Outlet], Backend]) -> None:
             if header[0] == Kind.CLOSE:
                 backend.close()
                 os._exit(0)
+            if header[0] == Kind.NOTICE:
+                backend.notify([(job, attempt) for job, attempt in header[2]], header[1])
+                continue
             call = {Kind.RECALL: backend.recall, Kind.STOP: backend.stop}[header[0]]
             call([(job, attempt) for job, attempt in header[1]])
         if attempts:

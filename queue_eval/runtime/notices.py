@@ -1,6 +1,6 @@
 """Notices to running attempts: a file for each attempt, with the word "stop" or "drain".
 
-The worker writes it whole (`workers.mailroom`), and all processes of the attempt look for it.
+The worker writes it whole (`queue_eval.runtime.mailroom`), and all processes of the attempt look for it.
 """
 
 from __future__ import annotations

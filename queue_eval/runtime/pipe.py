@@ -25,6 +25,7 @@ shown          to parent  id, attempt: it was shown that it is to stop
 saved          to parent  id, attempt, number of the save, place: a checkpoint is complete
 folder         to parent  id, attempt: its working folder exists from now on
 give-back      to parent  id, attempt, reason: it is to be ended and given back
+open           to parent  only in RQ's processes: the mailbox is needed
 =============  =========  =======================================================================
 
 A **point** is one call of `report` of a running job. Its line is ASCII: ``elapsed_ms step values``, with the
@@ -90,8 +91,14 @@ class Kind:
     SAVED = "saved"
     FOLDER = "folder"
     GIVE_BACK = "give-back"
+    OPEN = "open"
     UNFIT = "unfit"
     """Only among the replies on RQ's Redis: the setup of the attempt was missing."""
+
+
+RUNNING = (Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK)
+"""The kinds of frames that running attempts send. Not a set: the kind of a frame that user code has made up
+may be a list, which has no hash."""
 
 
 class Setup:
@@ -124,7 +131,8 @@ class Setup:
         self.inside = inside
         """What `current_job` needs of the worker, the same for all attempts; None: a worker of an earlier
         version, in which `current_job` does nothing. Its keys: "campaign", "uid", "worker", "lane", texts;
-        "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket (or null);
+        "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket, or what a
+        `Channel` takes;
         "time_limit_s" and "ends_at" (or null; the second by `time.monotonic`); "keep_checkpoints";
         "checkpoint_space", bytes (or null)."""
 
@@ -258,7 +266,8 @@ def _framed(line: bytes, *bodies: bytes) -> bytes:
 class FrameBuffer:
     """Collects bytes as they arrive, and returns whole frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frame_bytes: int = _MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
         self._data = bytearray()
         self._wanted = 0
         """The length (bytes) of the frame at the beginning of the buffer; 0 when it is not known."""
@@ -297,7 +306,7 @@ class FrameBuffer:
         if len(data) - at < _LENGTH_BYTES:
             return None
         length = int.from_bytes(data[at : at + _LENGTH_BYTES], "big")
-        if length >= _MAX_FRAME_BYTES:
+        if length >= self._max_frame_bytes:
             raise ValueError("not a frame")
         end = at + _LENGTH_BYTES + length
         if len(data) < end:

@@ -12,10 +12,12 @@ import signal
 import sys
 import tempfile
 import time
+from importlib import import_module
+from typing import Any
 
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.runtime.environment import open_stream, working_folder
-from queue_eval.runtime.execution import RunFunction
+from queue_eval.runtime.execution import RunFunction, concluded
 from queue_eval.runtime.pipe import OUTPUT_BYTES, Report, Setup, with_gap
 
 _HANDLED: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
@@ -108,8 +110,12 @@ class RayHost:
         self._setup = setup
         self._function: RunFunction | None = None
         self._state: HostState | None = None
+        self._elsewhere: Any = None
+        """The module of the queue_eval that is installed here, which user code asks for `current_job`; False:
+        there is none."""
+        self._inside: dict[str, Any] | None = None
 
-    def run(self, job: int, attempt: int, config: bytes) -> bytes:
+    def run(self, job: int, attempt: int, slots: int, config: bytes) -> bytes:
         """The report of one attempt, as a frame."""
         if self._state is None:
             self._state = HostState((self._setup.forward or {}).get("campaign", ""))
@@ -118,8 +124,25 @@ class RayHost:
             function = self._function if self._function is not None else RunFunction(self._setup)
             # An interrupt may have stopped the loading: later attempts must not use a half-loaded function.
             self._function = None if function.was_interrupted else function
+            running = self._begin(job, attempt, config, slots)
             begun = time.perf_counter()
             outcome, body = function(job, config)
             run_ms = (time.perf_counter() - begun) * 1000
+            if running is not None:
+                outcome, body = concluded(running, outcome, body)
+                self._elsewhere.end(running, failed=outcome == "error")
         output = self._state.take_output()
         return Report(job, attempt, outcome, run_ms, function.source, body, output).encode()
+
+    def _begin(self, job: int, attempt: int, config: bytes, slots: int) -> Any:
+        """The attempt, as `current_job` shows it; None where it cannot."""
+        if self._elsewhere is None:
+            try:
+                self._elsewhere = import_module("queue_eval.runtime.elsewhere")
+            except ImportError:
+                self._elsewhere = False
+        if not self._elsewhere or self._setup.inside is None:
+            return None
+        if self._inside is None:
+            self._inside = self._elsewhere.from_elsewhere(self._setup.inside)
+        return self._elsewhere.begin(self._inside, job, attempt, config, slots)

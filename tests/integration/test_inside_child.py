@@ -28,7 +28,7 @@ def result(report) -> object:  # type: ignore[no-untyped-def]
 
 def test_a_job_knows_itself(child):
     assert result(child.run(3, 7, do="facts", lr=1)) == [
-        3, "search", 7, {"do": "facts", "lr": 1}, "w1", 1, None, 0
+        3, "search", 7, {"do": "facts", "lr": 1, "id": 3}, "w1", 1, None, 0
     ]  # fmt: skip
     child.start(4, 1, 5, do="facts", lr=1)
     assert result(child.report(4))[5] == 5
@@ -210,7 +210,7 @@ def test_multiprocessing(child, kind):
 
 def test_a_program_with_the_token(child):
     said = result(child.run(5, 3, do="in_program"))
-    assert said.splitlines() == ["5 3 {'do': 'in_program'} 3-1 True", "False 0"]
+    assert said.splitlines() == ["5 3 {'do': 'in_program', 'id': 5} 3-1 True", "False 0"]
     assert child.sent_points(5, 3) == [(7, {"loss": 1.5})]
     assert child.sent_kinds(5, 3) == ["points", "saved", "folder"]
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import signal
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -270,13 +271,18 @@ def test_a_fork_may_give_the_attempt_back(fleet, campaign, told):
         assert (job.result, job.attempts, job.releases) == (2, 1, 1)
 
 
-def test_nothing_is_left_of_a_killed_worker(fleet, campaign, told, tmp_path):
-    folder = tmp_path / "tmp"
-    folder.mkdir()
+@pytest.fixture
+def short_folder():
+    """A folder for temporary files: the path of a socket in it must not be long."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
+
+
+def test_nothing_is_left_of_a_killed_worker(fleet, campaign, told, short_folder):
     with fleet.driver(campaign, running_jobs.report_and_wait) as driver:
         driver.submit([{"log": str(fleet.log), "gate": str(fleet.folder / "gate")}])
-        worker = fleet.worker("--campaign", campaign, TMPDIR=str(folder))
+        worker = fleet.worker("--campaign", campaign, TMPDIR=str(short_folder))
         (line,) = wait_until(lambda: told(did="reported"))
-        assert list(folder.iterdir())
+        assert list(short_folder.iterdir())
         worker.kill()
-        wait_until(lambda: not is_running(line["pid"]) and not list(folder.iterdir()))
+        wait_until(lambda: not is_running(line["pid"]) and not list(short_folder.iterdir()))

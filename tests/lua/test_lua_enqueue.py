@@ -182,14 +182,14 @@ def test_tags_are_kept_by_id(campaign, anything):
     campaign.send([submission(1)._replace(tag=anything), submission(2), submission(3)._replace(tag="3")])
     campaign.enqueue(4)
     assert tags_of(campaign) == {b"1": anything, b"3": b"3"}
-    assert campaign.columns().meta[b"tagged"] == b"1"
+    assert campaign.columns().meta[b"extras"] == b"1"
 
 
 def test_a_campaign_without_tags_has_none(campaign):
     campaign.enqueue(1, 2)
     campaign.enqueue(1, 2, reuse=True)
     assert tags_of(campaign) == {}
-    assert b"tagged" not in campaign.columns().meta
+    assert b"extras" not in campaign.columns().meta
 
 
 def test_a_joined_job_tells_its_tag_and_takes_another_one(campaign):

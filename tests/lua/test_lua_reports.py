@@ -427,6 +427,7 @@ def test_purge_deletes_all_columns(running):
     running.queue.release("w1", [Release(1, 1, "drain")])
     columns = [running.queue.keys.column(name) for name in EXTRA_COLUMNS]
     running.client.hset(columns[-1], 2, "1 5")
+    running.client.hset(columns[-2], 2, "1")
     assert running.client.exists(*columns) == len(columns)
     running.queue.purge()
     assert not running.client.keys(f"qe:{{{running.name}}}:*")

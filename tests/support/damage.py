@@ -111,7 +111,7 @@ _HARMLESS_TYPES = (
 )  # fmt: skip
 _HARMLESS_META = (
     "source", "max_attempts", "max_losses", "retry_first_ms", "retry_factor", "retry_max_ms", "num_workers",
-    "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried", "extras", "tagged",
+    "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried", "extras",
     "time_limit_s",
 )  # fmt: skip
 _META = (

@@ -37,6 +37,7 @@ class Harness:
         python: str = sys.executable, forward: dict[str, Any] | None = None,
         find_children: Callable[[], list[int]] | None = None, memory_limit: int | None = None,
         jobs_per_child: int | None = None, values: str = "json", beside: Harness | None = None,
+        inside: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """`beside`: another one in the same worker, which is closed after this."""
         name = function if ":" in function else f"{FUNCTIONS}:{function}"
@@ -44,7 +45,7 @@ class Harness:
             forward = {"uid": secrets.token_hex(8), **forward, "campaign": "test", "revision": 1,
                        "time_limit_s": time_limit_s, "in_flight": slots}  # fmt: skip
         setup = Setup(name, payload, tuple(map(str, path)), kwargs or {}, threads=1, forward=forward,
-                      values=values)  # fmt: skip
+                      values=values, inside=inside)  # fmt: skip
         self.selector = selectors.DefaultSelector() if beside is None else beside.selector
         self._limit = ChildLimit() if beside is None else beside._limit
         self._is_alone = beside is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -127,3 +129,35 @@ def hang_in_a_fork_that_gives_back(config: Config) -> int:
         queue_eval.current_job().give_back("from a fork")
     time.sleep(600)
     return 0
+
+
+def act(config: Config) -> Any:
+    """One of the above, by its name."""
+    return globals()[config["do"]](config)
+
+
+def save_and_give_back(config: Config) -> list[Any]:
+    """The first attempt saves, and gives itself back from a thread."""
+    job = queue_eval.current_job()
+    if job.checkpoint is not None:
+        return [job.attempt, (job.checkpoint / "step").read_text()]
+    with job.save_checkpoint() as folder:
+        (folder / "step").write_text("7")
+    tell(config, did="saved", folder=str(folder))
+    thread = threading.Thread(target=job.give_back, args=("as if the time were over",), daemon=True)
+    thread.start()
+    time.sleep(600)
+    return []
+
+
+def report_from_a_program(config: Config) -> str:
+    """A program that the job starts reports, and looks until it is told to stop."""
+    program = (
+        "import sys, time, queue_eval\n"
+        "job = queue_eval.current_job(sys.argv[1])\n"
+        "job.report(1, program=1.0)\n"
+        "while job.stop_requested != 'stop':\n"
+        "    time.sleep(0.01)\n"
+    )
+    command = [sys.executable, "-c", program, queue_eval.current_job().token()]
+    return subprocess.run(command, check=False, text=True, capture_output=True).stderr

@@ -15,6 +15,7 @@ from queue_eval.marks import STARTED_BY
 from queue_eval.model.attempt import Attempt, Token
 from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from queue_eval.runtime.pipe import (
+    RUNNING,
     TELL_LEFT,
     TELL_UP,
     Kind,
@@ -27,7 +28,7 @@ from queue_eval.runtime.pipe import (
     parse_source_parts,
 )
 from workers.executors.piped_process import PipedProcess
-from workers.executors.signs import KINDS, Sign, parse_sign
+from workers.executors.signs import Sign, parse_sign
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start, and
 # so do imports with garbage collections: the child enables these before it loads user code.
@@ -209,7 +210,7 @@ class ChildProcess(PipedProcess):
             self.begun_at = dict.fromkeys(self.begun_at, time.monotonic())
         elif header[0] == Kind.REPORT:
             self.reports.append(parse_report(header, body))
-        elif header[0] in KINDS:
+        elif header[0] in RUNNING:
             self._signs.append(parse_sign(header, body))
         else:
             raise ValueError(f"not a frame of a child: {header[0]!r}")

@@ -29,7 +29,9 @@ from queue_eval.model.attempt import Attempt, Token
 from queue_eval.model.non_finite import judge_result
 from queue_eval.model.states import Outcome
 from queue_eval.runtime.failure_texts import describe_death
+from queue_eval.runtime.notices import STOP
 from queue_eval.runtime.pipe import (
+    RUNNING,
     Kind,
     Report,
     Setup,
@@ -43,7 +45,7 @@ from queue_eval.runtime.pipe import (
 from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
-from workers.executors.signs import KINDS, Sign, parse_sign
+from workers.executors.signs import Sign, parse_sign
 
 log = plain(logging.getLogger(__name__))
 
@@ -92,7 +94,7 @@ class _ForwarderProcess(PipedProcess):
             self.heard.append((kind, parse_report(header, body)))
         elif kind in (Kind.BEGUN, Kind.RETURNED):
             self.heard.append((kind, [(job, attempt) for job, attempt in header[1]]))
-        elif kind in KINDS:
+        elif kind in RUNNING:
             self.signs.append(parse_sign(header, body))
         else:
             raise ValueError(f"not a frame of a forwarder: {kind!r}")
@@ -265,7 +267,7 @@ class Forwarder:
         return []
 
     def notify(self, tokens: Sequence[Token], word: str) -> None:
-        held = [token for token in tokens if token in self._held]
+        held = [token for token in tokens if token in self._held and self._words.get(token) != STOP]
         self._words |= dict.fromkeys(held, word)
         sent = [token for token in held if token not in self._unsent]
         if sent and self._process is not None:

@@ -101,7 +101,7 @@ class Executor(Protocol):
 
     def notify(self, tokens: Sequence[Token], word: str) -> None:
         """Tell attempts that were forwarded what `stop_requested` is to show them. The others find it in a
-        file (see `workers.mailroom`)."""
+        file (see `queue_eval.runtime.mailroom`)."""
 
     def take_signs(self) -> list[Sign]:
         """What running attempts have told of themselves since the last call, in order. An attempt that

@@ -20,11 +20,13 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTas
 import queue_eval
 from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.runtime.elsewhere import to_elsewhere
 from queue_eval.runtime.failure_texts import describe_death, describe_lateness
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
 from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_report
 from queue_eval.runtime.ray_host import RayHost
 from workers.executors.ray_address import why_unreachable
+from workers.executors.ray_channels import Channels
 
 _BATCH_S = 0.03
 """Fast results are awaited together for about so long, so that each costs only part of a call."""
@@ -42,6 +44,9 @@ _MAX_SILENCE_S = 120.0
 
 _RETRY_S = (1.0, 15.0)
 _LOOK_AGAIN_S = 2.0
+
+_OWN_ENDS = ("ok", "stopped", "given back")
+"""Outcomes that no interrupt has brought about."""
 
 _INIT_PATIENCE_S = 20.0
 """Report that Ray has not begun after so long: it may wait for a quarter of an hour."""
@@ -67,6 +72,7 @@ class RayBackend:
         self._refs: dict[Token, Any] = {}
         self._deadlines: dict[Token, float] = {}
         self._recalled: set[Token] = set()
+        self._channels = Channels(outlet)
         self._slots = 0
         self._rate = 0.0
         """Results per second, of late."""
@@ -82,7 +88,7 @@ class RayBackend:
         with self._lock:
             for attempt in attempts:
                 # Pass one argument only: Ray takes its time over each.
-                argument = b"%d %d %b" % (*attempt.token, attempt.config)
+                argument = b"%d %d %d %b" % (*attempt.token, attempt.slots, attempt.config)
                 try:
                     ref = self._remote_of(attempt.slots).remote(argument)
                 except Exception as error:  # an attempt that Ray refuses must not keep the others waiting
@@ -107,6 +113,10 @@ class RayBackend:
             refs = [self._strike_off(token) for token in tokens if token in self._refs]
         for ref in refs:
             ray.cancel(ref, force=True)
+
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        with self._lock:
+            self._channels.notify([token for token in tokens if token in self._refs], word)
 
     def close(self) -> None:
         with self._lock:
@@ -151,7 +161,9 @@ class RayBackend:
             self._outlet.slots(0, why)
             time.sleep(backoff.next_s())
         cloudpickle.register_pickle_by_value(queue_eval)
-        self._remote = ray.remote(_make_run(self._setup, streaming=self._limit_s is not None))
+        address = self._channels.listen(_own_address()) if self._setup.inside is not None else None
+        setup = self._setup.replace(inside=to_elsewhere(self._setup.inside, mailbox=address))
+        self._remote = ray.remote(_make_run(setup, streaming=self._limit_s is not None))
 
     def _init(self, arguments: dict[str, Any]) -> str | None:
         """Join or start Ray. Returns why that has failed; None when it has not."""
@@ -221,7 +233,7 @@ class RayBackend:
                 was_recalled = token in self._recalled
                 self._strike_off(token)
                 report = self._report(token, got)
-                if was_recalled and report.outcome != "ok":
+                if was_recalled and report.outcome not in _OWN_ENDS:
                     returned.append(token)  # if it had begun, this very recall has interrupted it
                 else:
                     reports.append(report)
@@ -283,6 +295,7 @@ class RayBackend:
         del self._flight[ref]
         self._deadlines.pop(token, None)
         self._recalled.discard(token)
+        self._channels.forget(token)
         return ref
 
 
@@ -291,9 +304,9 @@ def _make_run(setup: Setup, *, streaming: bool) -> Any:
     process = RayHost(setup)
 
     def run(argument: bytes) -> bytes:
-        job, attempt, config = argument.split(b" ", 2)
+        job, attempt, slots, config = argument.split(b" ", 3)
         _provide_cloudpickle()
-        return process.run(int(job), int(attempt), config)
+        return process.run(int(job), int(attempt), int(slots), config)
 
     def run_streaming(argument: bytes) -> Any:
         yield None
@@ -329,6 +342,14 @@ def _init_arguments(forward: dict[str, Any]) -> dict[str, Any]:
 
 def _is_ray_client() -> bool:
     return bool(ray.util.client.ray.is_connected())
+
+
+def _own_address() -> str | None:
+    """Where the nodes reach this machine; None: they do not."""
+    if _is_ray_client():
+        return None
+    own = ray.get_runtime_context().get_node_id()
+    return next((str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == own), None)
 
 
 def _capacity(resources: dict[str, float], forward: dict[str, Any]) -> int:

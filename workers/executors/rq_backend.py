@@ -18,7 +18,7 @@ import queue
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,15 +26,18 @@ from rq import Queue, defaults
 
 from queue_eval.backoff import Backoff
 from queue_eval.model.attempt import Attempt, Token
-from queue_eval.rq_bridge.commands import BEAT_S, RqCommands
+from queue_eval.rq_bridge.commands import BEAT_S, RqCommands, Told
+from queue_eval.runtime.elsewhere import to_elsewhere
 from queue_eval.runtime.forwarder import Outlet, run_guarded, serve
-from queue_eval.runtime.pipe import Kind, Report, Setup, parse_frame, parse_report
+from queue_eval.runtime.notices import STOP
+from queue_eval.runtime.pipe import Kind, Report, Setup, frame, parse_frame, parse_report
 from queue_eval.transport.access import Access
 from queue_eval.transport.clients import new_client
 from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, remedy
 from queue_eval.transport.urls import safe_url
 from workers.executors.rq_cleanup import CLOSE_S, TraceCleanup
 from workers.executors.rq_fleet import FleetWatch
+from workers.executors.signs import parse_sign
 
 _REPLY_TIMEOUT_S = 10.0
 _BLOCK_S = 5.0
@@ -54,6 +57,11 @@ _FAILURE_TTL_S = 60
 _MAX_LATE_SUCCESSES = 10_000
 """How many successes are remembered that no attempt has claimed."""
 
+_MAX_STRAY = 1000
+"""How many frames of running attempts are remembered that may belong to one that is yet to be joined."""
+
+_SUCCESSES = ("ok", "stopped")
+
 
 @dataclasses.dataclass(slots=True)
 class _Flight:
@@ -69,6 +77,11 @@ class _Flight:
     """Whether RQ may have traces of it more than once."""
     missed: int = 0
     entries: tuple[bytes, ...] = ()
+    slots: int = 1
+    word: str = ""
+    """What its `stop_requested` is to show; "" when nothing."""
+    told: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    """By execution: the number of the last frame of it that was handed on."""
 
 
 class RqBackend:
@@ -80,7 +93,11 @@ class RqBackend:
         self._outlet = outlet
         self._name = setup.name
         forwarded = {name: forward[name] for name in ("time_limit_s", "campaign")}
-        self._setup = setup.replace(forward=forwarded).encode()
+        # The same for all forwarders of the campaign: it is stored once for all attempts.
+        shared = to_elsewhere(setup.inside, worker="", ends_unix_s=None)
+        self._setup = setup.replace(forward=forwarded, inside=shared).encode()
+        own = to_elsewhere(setup.inside) or {}
+        self._facts = {name: own[name] for name in ("worker", "ends_unix_s") if name in own}
         self._access = Access(forward["url"], None, None, ca=forward.get("ca"))
         self._client = self._connect(_REPLY_TIMEOUT_S)
         self._commands = RqCommands(
@@ -96,6 +113,9 @@ class RqBackend:
         self._cleanup = TraceCleanup(self._commands)
         self._fleet = FleetWatch(self._commands, forward["queue"], safe_url(forward["url"]))
         self._late: OrderedDict[int, tuple[Token, bytes]] = OrderedDict()
+        self._stray: deque[Told] = deque(maxlen=_MAX_STRAY)
+        self._handed_on: list[bytes] = []
+        self._unnotified: dict[Token, None] = {}
         self._begun_now: list[Token] = []
         self._reports: list[Report] = []
         self._connected = False
@@ -120,6 +140,9 @@ class RqBackend:
     def stop(self, tokens: Sequence[Token]) -> None:
         self._inbox.put(("stop", tokens))
 
+    def notify(self, tokens: Sequence[Token], word: str) -> None:
+        self._inbox.put(("notify", (tokens, word)))
+
     def close(self) -> None:
         closed = threading.Event()
         self._inbox.put(("close", closed))
@@ -130,16 +153,19 @@ class RqBackend:
     def _read(self) -> None:
         """Put replies into the inbox."""
         commands = self._commands.over(self._connect(_BLOCK_S + _REPLY_TIMEOUT_S))
-        since, backoff = b"0", Backoff(*_RETRY_S, jitter=0.5)
+        since, told_since, backoff = b"0", b"0", Backoff(*_RETRY_S, jitter=0.5)
         while True:
             try:
-                entries = commands.read(since, _READ_COUNT, _BLOCK_S)
+                entries, told = commands.read(since, told_since, _READ_COUNT, _BLOCK_S)
             except (*REDIS_ERRORS, OSError):
                 time.sleep(backoff.next_s())
                 # Read from the start: the server may have lost entries. Repeated replies are ignored.
-                since = b"0"
+                since = told_since = b"0"
                 continue
             backoff.reset()
+            if told:
+                told_since = told[-1].entry
+                self._inbox.put(("told", told))
             if entries:
                 since = entries[-1][0]
                 self._inbox.put(("replies", entries))
@@ -160,7 +186,8 @@ class RqBackend:
         """Wait until there is something to do, and take in all that has come. This talks to no server."""
         takers: dict[str, Callable[[Any], None]] = {
             "submit": self._take_attempts, "recall": self._take_recalled, "stop": self._take_stopped,
-            "replies": self._take_replies, "close": self._take_close,
+            "replies": self._take_replies, "close": self._take_close, "told": self._take_told,
+            "notify": self._take_notice,
         }  # fmt: skip
         try:
             kind, content = self._inbox.get(timeout=self._pause())
@@ -182,18 +209,23 @@ class RqBackend:
         return not self._stopping and self._cleanup.is_tidy()
 
     def _send_news(self) -> None:
-        begun, self._begun_now = self._begun_now, []
+        self._send_begun()
         reports, self._reports = self._reports, []
-        if begun:
-            self._outlet.begun(begun)
         if reports:
             self._outlet.report(reports)
+
+    def _send_begun(self) -> None:
+        begun, self._begun_now = self._begun_now, []
+        if begun:
+            self._outlet.begun(begun)
 
     # What has come ----------------------------------------------------------------------------------------
 
     def _take_attempts(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
-            self._waiting[attempt.token] = _Flight(attempt.token, attempt.config, attempt.token)
+            self._waiting[attempt.token] = _Flight(
+                attempt.token, attempt.config, attempt.token, slots=attempt.slots
+            )
 
     def _take_recalled(self, tokens: Sequence[Token]) -> None:
         back: list[Token] = []
@@ -214,6 +246,41 @@ class RqBackend:
                 self._strike_off(flight)
                 if flight.tried:
                     self._stopping[flight.rq] = 0.0
+
+    def _take_notice(self, notice: tuple[Sequence[Token], str]) -> None:
+        tokens, word = notice
+        for token in tokens:
+            flight = self._find(token)
+            if flight is not None and flight.word != STOP:
+                flight.word = word
+                self._unnotified[token] = None
+
+    def _take_told(self, told: Iterable[Told]) -> None:
+        """Hand on what running attempts tell. Those of others are left alone: in time they go."""
+        frames = [taken for found in told if (taken := self._taken(found))]
+        self._send_begun()
+        if frames:
+            self._outlet.tell(b"".join(frames))
+
+    def _taken(self, told: Told) -> bytes:
+        """The frame for the worker; b"" if there is none for it."""
+        try:
+            header, body = parse_frame(told.frame)
+            rq = parse_sign(header, body).token
+        except (ValueError, TypeError, IndexError, RecursionError) as error:
+            sys.stderr.write(f"entry {told.entry.decode()} of the told is none of ours: {error}\n")
+            return b""
+        token = self._by_rq.get(rq)
+        flight = self._find(token) if token is not None else None
+        if flight is None:
+            self._stray.append(told)
+            return b""
+        self._handed_on.append(told.entry)
+        if told.number <= flight.told.get(told.execution, 0):
+            return b""
+        flight.told[told.execution] = told.number
+        self._begin(flight)
+        return frame((header[0], *flight.token, *header[3:]), body)
 
     def _take_close(self, closed: threading.Event) -> None:
         self._closed = closed
@@ -259,13 +326,13 @@ class RqBackend:
         # The attempt was given up, or belongs to another forwarder.
         flights = (*self._flying.values(), *self._waiting.values())
         later = next((f for f in flights if f.token[0] == rq[0] and f.token[1] > rq[1]), None)
-        if later is not None and report.outcome == "ok":  # the first success wins
+        if later is not None and report.outcome in _SUCCESSES:  # the first success wins
             if later.tried:
                 self._stopping[later.rq] = 0.0
             self._deliver(later, report, entry)
         elif later is not None:
             self._cleanup.claim(rq, (entry,))
-        elif report.outcome == "ok":
+        elif report.outcome in _SUCCESSES:
             self._late[rq[0]] = (rq, entry)
             while len(self._late) > _MAX_LATE_SUCCESSES:
                 self._late.popitem(last=False)
@@ -294,6 +361,7 @@ class RqBackend:
         self._flying.pop(flight.token, None)
         self._waiting.pop(flight.token, None)
         self._recalled.pop(flight.token, None)
+        self._unnotified.pop(flight.token, None)
         if self._by_rq.get(flight.rq) == flight.token:
             del self._by_rq[flight.rq]
 
@@ -319,6 +387,10 @@ class RqBackend:
         self._stop(now)
         while self._waiting and len(self._flying) < self._forward["in_flight"]:
             self._enqueue()
+        self._notify()
+        if self._handed_on:
+            self._commands.forget_told(self._handed_on)
+            self._handed_on = []
         if now >= self._look_at:
             self._look(now)
             self._look_at = now + _LOOK_S
@@ -336,6 +408,8 @@ class RqBackend:
         self._trust_at = now + BEAT_S
         for flight in self._flying.values():
             flight.has_duplicates = True
+        flights = (*self._flying.values(), *self._waiting.values())
+        self._unnotified |= {flight.token: None for flight in flights if flight.word}
         self._cleanup.distrust(now)
         self._outlet.slots(self._forward["in_flight"])
 
@@ -397,12 +471,25 @@ class RqBackend:
             self._by_rq[flight.rq] = flight.token
             if joined is None:
                 new.append(flight)
+        self._notify()  # before they can begin
         if new:
             self._queue.enqueue_many([self._job_data(flight) for flight in new])
         for flight, (_, has_begun) in zip(batch, found, strict=True):
             self._flying[flight.token] = self._waiting.pop(flight.token)
             if has_begun:
                 self._begin(flight)
+        if self._stray and any(joined for joined, _ in found):
+            strays = list(self._stray)
+            self._stray.clear()
+            self._take_told(strays)
+
+    def _notify(self) -> None:
+        """Tell attempts that RQ may have what their `stop_requested` is to show."""
+        flights = [flight for token in self._unnotified if (flight := self._find(token)) and flight.tried]
+        for word in {flight.word for flight in flights}:
+            self._commands.notify([flight.rq for flight in flights if flight.word == word], word)
+        for flight in flights:
+            del self._unnotified[flight.token]
 
     def _deliver_late(self, flight: _Flight) -> bool:
         """Report the success of an earlier attempt that none has claimed."""
@@ -423,6 +510,7 @@ class RqBackend:
             timeout=-1,  # we enforce the limit: RQ's own would end the report with the attempt
             result_ttl=0,
             failure_ttl=_FAILURE_TTL_S,
+            meta=self._facts | {"slots": flight.slots},
             description=f"{self._forward['campaign']} job {job} attempt {attempt}: {self._name}",
             job_id=self._commands.job_id(flight.token),
         )

@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 
 from queue_eval.model.attempt import Token
 from queue_eval.model.codec import EXACT_FLOAT
-from queue_eval.runtime.pipe import Kind
-
-# Not a set: the kind of a frame that user code has made up may be a list, which has no hash.
-KINDS = (Kind.POINTS, Kind.LOOKED, Kind.SHOWN, Kind.SAVED, Kind.FOLDER, Kind.GIVE_BACK)
-"""The frames that `parse_sign` reads."""
+from queue_eval.runtime.pipe import RUNNING, Kind
 
 
 class Sign(NamedTuple):
@@ -44,7 +40,7 @@ def parse_sign(header: list[Any], body: bytes) -> Sign:
             return Sign(token, kind, text=f"{_number(save)} {_word(place)}")
         if kind == Kind.GIVE_BACK:
             return Sign(token, kind, text=str(header[3]))
-        if kind in KINDS:
+        if kind in RUNNING:
             return Sign(token, kind)
     except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"not a sign of an attempt: {error}") from None

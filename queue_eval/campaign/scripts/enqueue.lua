@@ -15,8 +15,8 @@
 -- Repeating it is safe: without reuse the driver's last (sequence, first id, time) is remembered; with reuse
 -- the repeat joins what the first call created. A call that was given up, sent again and overtaken by later
 -- ones adds nothing when it arrives at last (nobody reads its reply).
--- include bulk columns extras gone hmget is_gone is_resting mend new_shape newest_entry now_ms parse_shape
--- include pending_score shape_key stamp_of submitted_ms wake
+-- include begin_extras bulk columns extra_key extras gone hmget is_gone is_resting mend new_shape newest_entry now_ms
+-- include parse_shape pending_score shape_key stamp_of submitted_ms wake
 local uid, driver, sequence, reuse = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local priority, delay_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 local slots, time_s = parse_shape(ARGV[7])
@@ -42,7 +42,7 @@ local digests = {}
 for i = 1, count do digests[i] = ARGV[FIRST + (i - 1) * width + 1] end
 local known = hmget(FINGERPRINTS, digests)
 
-local campaign = redis.call('HMGET', META, 'last_id', 'resting', 'tagged')
+local campaign = redis.call('HMGET', META, 'last_id', 'resting', 'extras')
 local last_id, resting = tonumber(campaign[1]), campaign[2] and 1 or 0
 local first_id = last_id + 1
 local stamp, score = stamp_of(now), delay_ms > 0 and now + delay_ms
@@ -121,9 +121,9 @@ if #configs > 0 then
   if not reuse then redis.call('HSET', REQUESTS, field, sequence .. ' ' .. first_id .. ' ' .. now) end
 end
 if #tags > 0 then
-  if not campaign[3] then redis.call('HSET', META, 'tagged', 1) end
-  mend('HLEN', TAGS)
-  bulk('HSET', TAGS, tags)
+  begin_extras(campaign[3])
+  mend('HLEN', extra_key('tags'))
+  bulk('HSET', extra_key('tags'), tags)
 end
 local fence, found = '', {}
 if #joined > 0 then

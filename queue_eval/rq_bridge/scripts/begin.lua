@@ -1,7 +1,7 @@
 -- Begin an attempt, unless it is not wanted any more or another execution runs it.
--- KEYS: flight, beat, replies, setup
+-- KEYS: flight, beat, replies, setup, inside
 -- ARGV: field ("job-attempt"), execution, beat_ms, keep_s, frame "begun", frame "unfit"
--- Reply: { 'begun', entry, setup, config } or { 'unwanted' } or { 'taken' } or { 'unfit' }
+-- Reply: { 'begun', entry, setup, config, word for `stop_requested` or '' } or { 'unwanted' } or { 'taken' } or { 'unfit' }
 -- Repeating it is safe: the same execution begins again, with one more entry.
 local config = redis.call('HGET', KEYS[1], ARGV[1])
 if not config then return { 'unwanted' } end
@@ -12,4 +12,4 @@ local entry = redis.call('XADD', KEYS[3], '*', 'f', setup and ARGV[5] or ARGV[6]
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 if not setup then return { 'unfit' } end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-return { 'begun', entry, setup, config }
+return { 'begun', entry, setup, config, redis.call('HGET', KEYS[5], 'word') or '' }

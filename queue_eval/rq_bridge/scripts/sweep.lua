@@ -1,7 +1,7 @@
 -- Claim attempts that have ended: remove our keys of them, and on request RQ's keys (when RQ's worker died,
 -- or the attempt was stopped by force).
 -- KEYS: flight, replies, rq:queue:<queue>, rq:wip:<queue>, rq:failed:<queue>
--- ARGV: RQ's prefix, prefix of RQ job ids, prefix of beats, then per attempt: field, entries
+-- ARGV: RQ's prefix, prefix of RQ job ids, prefix of beats, prefix of insides, then per attempt: field, entries
 --   ("id id ..."), 1 to remove RQ's keys of it (0: RQ's worker may be about to do so)
 -- Reply, per attempt: 1 if RQ still has keys of it, else 0
 -- Repeating it is safe.
@@ -24,10 +24,10 @@ local function sweep_rq(id)
   redis.call('DEL', KEYS[3] .. ':intermediate:first_seen:' .. id)
 end
 local reply = {}
-for at = 4, #ARGV, 3 do
+for at = 5, #ARGV, 3 do
   local field = ARGV[at]
   redis.call('HDEL', KEYS[1], field)
-  redis.call('DEL', ARGV[3] .. field)
+  redis.call('DEL', ARGV[3] .. field, ARGV[4] .. field)
   for entry in string.gmatch(ARGV[at + 1], '%S+') do redis.call('XDEL', KEYS[2], entry) end
   local id = ARGV[2] .. field
   if ARGV[at + 2] == '1' then

@@ -15,7 +15,7 @@ from queue_eval.runtime.ray_host import RayHost
 
 
 def run(process: RayHost, job: int) -> Report:
-    ((header, body),) = FrameBuffer().feed(process.run(job, 1, b"{}"))
+    ((header, body),) = FrameBuffer().feed(process.run(job, 1, 1, b"{}"))
     return parse_report(header, body)
 
 

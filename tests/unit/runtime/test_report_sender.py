@@ -80,6 +80,7 @@ def test_the_rest_goes_by_itself(sender: ReportSender, pipe: Pipe) -> None:
 
 
 def test_a_step_that_goes_back_is_another_point(sender: ReportSender, pipe: Pipe) -> None:
+    pipe.has_room = False
     for step in (5, 3, 4, 3):
         sender.report(step, {"x": step})
     sender.finish()

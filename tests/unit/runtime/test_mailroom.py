@@ -5,15 +5,15 @@ from __future__ import annotations
 import socket
 import stat
 
+from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.notices import DRAIN, STOP, notice_file, read_notice
 from queue_eval.runtime.pipe import encode_datagram
-from workers.mailroom import Mailroom
 
 TOKEN = (3, 1)
 
 
 def test_an_attempt_sees_the_word_and_stop_stays():
-    mailroom = Mailroom()
+    mailroom = Mailroom().open()
     path = notice_file(str(mailroom.folder), "lane", *TOKEN)
     assert stat.S_IMODE(mailroom.folder.stat().st_mode) == 0o700
     assert read_notice(path) is None
@@ -30,7 +30,7 @@ def test_an_attempt_sees_the_word_and_stop_stays():
 
 
 def test_what_comes_by_mail_is_read_and_what_is_no_frame_is_dropped():
-    mailroom = Mailroom()
+    mailroom = Mailroom().open()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         for data in (b"", b"noise", encode_datagram("lane", ("looked", 3, 1)), b"\0\0\0\3[1\n"):
             sender.sendto(data, str(mailroom.mailbox))
@@ -47,7 +47,7 @@ def test_a_long_temporary_folder_has_no_room_for_a_socket(tmp_path, monkeypatch)
     deep = tmp_path / ("x" * 90)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
-    mailroom = Mailroom()
+    mailroom = Mailroom().open()
     assert deep not in mailroom.folder.parents
     assert list(deep.iterdir()) == []
     mailroom.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -30,17 +31,25 @@ _MAX_SOCKET_PATH = 90
 
 
 class Mailroom:
-    """A private folder of this worker. Assumes: one thread at a time, but for `close`."""
+    """A private folder of this worker. Assumes: one thread receives, and one thread tells, at a time."""
 
-    def __init__(self) -> None:
-        self.folder = Path(_private_folder())
+    def __init__(self, folder: str | None = None) -> None:
+        """`folder`: the one that `open` makes; None: one of a new name, where temporary files lie."""
+        self.folder = Path(_new_name() if folder is None else folder)
         self.mailbox = self.folder / "mailbox"
+        self._socket: socket.socket | None = None
+        self._told: dict[tuple[str, Token], str] = {}
+
+    def open(self) -> Mailroom:
+        """Make the folder, which must not exist, and the mailbox. Raises OSError."""
+        self.folder.mkdir(0o700)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.mailbox))
         self._socket.setblocking(False)
-        self._told: dict[tuple[str, Token], str] = {}
+        return self
 
     def fileno(self) -> int:
+        assert self._socket is not None
         return self._socket.fileno()
 
     def tell(self, lane_id: str, token: Token, word: str) -> None:
@@ -62,7 +71,7 @@ class Mailroom:
 
     def receive(self) -> Iterator[tuple[str, list[Any], bytes]]:
         """What has come: the lane, and the frame without it. What is no frame of ours is dropped."""
-        while True:
+        while self._socket is not None:
             try:
                 data = self._socket.recv(_MAX_DATAGRAM)
             except OSError:  # nothing more, or closed
@@ -73,16 +82,19 @@ class Mailroom:
                 yield str(lane_id), [kind, *rest], body
 
     def close(self) -> None:
-        self._socket.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all of it. May be called twice, and without `open`."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _notice(self, lane_id: str, token: Token) -> Path:
         return Path(notice_file(str(self.folder), lane_id, *token))
 
 
-def _private_folder() -> str:
-    usual = tempfile.mkdtemp(prefix="qe-")
+def _new_name() -> str:
+    usual = f"{tempfile.gettempdir()}/qe-{secrets.token_hex(8)}"
     if len(os.fsencode(usual)) < _MAX_SOCKET_PATH:
         return usual
-    os.rmdir(usual)  # noqa: PTH106
-    return tempfile.mkdtemp(prefix="qe-", dir="/tmp")
+    # The name cannot be guessed, and `open` refuses a folder that is there.
+    return f"/tmp/{usual.rpartition('/')[2]}"  # noqa: S108

@@ -1,0 +1,16 @@
+-- Add what a running attempt tells of itself.
+-- KEYS: told, inside    ARGV: execution, max, keep_s, then per frame: number, frame
+-- Reply: how many frames were new
+-- Repeating it is safe: the numbers of an execution only grow.
+local field, new = 'told ' .. ARGV[1], 0
+local last = tonumber(redis.call('HGET', KEYS[2], field) or 0)
+for at = 4, #ARGV, 2 do
+  if tonumber(ARGV[at]) > last then
+    last, new = tonumber(ARGV[at]), new + 1
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[1], 'n', ARGV[at], 'f', ARGV[at + 1])
+  end
+end
+redis.call('HSET', KEYS[2], field, last)
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return new

@@ -1,0 +1,102 @@
+"""`current_job` for attempts that run elsewhere: in processes of Ray and RQ, perhaps on another machine."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic, time
+
+from queue_eval.runtime import attempts
+from queue_eval.runtime.attempts import Attempt
+from queue_eval.runtime.channel import Channel
+
+TYPE_CHECKING = False  # see `queue_eval`
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+_MAX_TEMPORARY = 60
+"""The address of a unix socket has room for about a hundred bytes."""
+
+
+def to_elsewhere(inside: dict[str, Any] | None, **changes: Any) -> dict[str, Any] | None:
+    """`Setup.inside` for another machine, without what holds only here: sockets, and a clock."""
+    if inside is None:
+        return None
+    ends_at = inside.get("ends_at")
+    ends_unix_s = None if ends_at is None else time() + ends_at - monotonic()
+    return {
+        **inside, "notices": None, "mailbox": None, "ends_at": None, "ends_unix_s": ends_unix_s, **changes
+    }  # fmt: skip
+
+
+def from_elsewhere(inside: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What `to_elsewhere` made, as it holds here. Folders that are not seen here are replaced: the one for
+    checkpoints by none, since others would look for them in vain."""
+    ends_unix_s = inside.get("ends_unix_s")
+    folders = _seen(inside.get("folders"))
+    return {
+        **inside,
+        "ends_at": None if ends_unix_s is None else monotonic() + ends_unix_s - time(),
+        "checkpoints": _seen(inside.get("checkpoints")),
+        "folders": temporary_name() if folders is None else folders,
+        "folders_are_own": folders is None,
+        **changes,
+    }
+
+
+def begin(inside: dict[str, Any], job: int, number: int, config: bytes, slots: int) -> Attempt:
+    """The attempt runs in this thread from now on. It tells what it tells through a `Channel`."""
+    channel = Channel(inside["mailbox"], job, number)
+    attempt = Attempt(job, number, config, slots, inside, channel)
+    attempt.look = channel.look
+    attempts.begin(attempt)
+    return attempt
+
+
+def end(attempt: Attempt, *, failed: bool) -> None:
+    """The run function has returned. What it has told is with the worker when this returns."""
+    channel = attempt.send
+    attempt.finish()
+    if isinstance(channel, Channel):
+        channel.finish()
+    if attempt.parts and os.getpid() == attempt.pid:
+        remove_folder(attempt.inside or {}, attempt.id, attempt.number, failed=failed)
+
+
+def remove_folder(inside: dict[str, Any], job: int, number: int, *, failed: bool) -> None:
+    """Remove the working folder of an attempt, if it has one here that is not to be kept."""
+    base = inside.get("folders")
+    if base is None or (failed and inside.get("keep_folders")):
+        return
+    campaign = f"{base}/{inside['campaign']}-{inside['uid']}"
+    folder = f"{campaign}/{job}-{number}"
+    if not os.path.lexists(folder):
+        return
+    from contextlib import suppress
+    from pathlib import Path
+
+    from queue_eval.runtime.trees import remove_tree
+
+    with suppress(OSError):
+        remove_tree(Path(folder))
+    if inside.get("folders_are_own"):  # nobody else makes folders there
+        with suppress(OSError):
+            os.rmdir(campaign)  # noqa: PTH106 - no pathlib in this process
+            os.rmdir(base)  # noqa: PTH106
+
+
+def temporary_name() -> str:
+    """The name of a temporary folder to be made, short enough for the address of a unix socket in it."""
+    # Not by `tempfile`, which first writes a file. By chance: one that others can guess could be theirs.
+    folder = os.environ.get("TMPDIR", "")
+    folder = folder if 0 < len(os.fsencode(folder)) < _MAX_TEMPORARY else "/tmp"  # noqa: S108 - as said
+    return f"{folder}/qe-{os.urandom(8).hex()}"
+
+
+def _seen(folder: str | None) -> str | None:
+    """The folder, if this machine has it, or can make it where its home is."""
+    if folder is None:
+        return None
+    place = os.path.dirname(folder)  # noqa: PTH120
+    return folder if os.path.isdir(folder) or os.path.isdir(place) else None  # noqa: PTH112
