@@ -156,7 +156,6 @@ DAMAGES: dict[str, Damage] = {
     "a request for time": Damage(
         _both(_member("wide", "1@60", 1), _field("widths", 1, "1@" + "9" * 30)), _ends()
     ),
-    "how often time was lacked": Damage(_field("time_lacks", 1, GARBAGE), _ends()),
     "a width": Damage(_both(_member("wide", "2", 2), _field("widths", 1, GARBAGE)), _ends()),
     "pending:2 member": Damage(_both(_member("wide", "2", 2), _member("pending:2", GARBAGE)), _ends()),
     "workers member": Damage(_member("workers", GARBAGE, 1), _ends()),
