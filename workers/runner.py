@@ -111,7 +111,6 @@ class Runner:
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
 
     def start(self) -> None:
-        self._selector.register(self._mailroom.open(), selectors.EVENT_READ, self._read_mailbox)
         self._thread.start()
 
     @property
@@ -241,6 +240,10 @@ class Runner:
         return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
 
     def _submit(self, lane_id: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        if not self._mailroom.is_open:
+            # The guard comes first: it removes the folder, should this worker be killed.
+            self._departures.watch()
+            self._selector.register(self._mailroom.open(), selectors.EVENT_READ, self._read_mailbox)
         lane = self._lanes.get(lane_id)
         if lane is None:
             lane = self._lanes[lane_id] = _Lane(plan, self._selector, self._limit)

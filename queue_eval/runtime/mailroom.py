@@ -48,6 +48,10 @@ class Mailroom:
         self._socket.setblocking(False)
         return self
 
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
     def fileno(self) -> int:
         assert self._socket is not None
         return self._socket.fileno()
