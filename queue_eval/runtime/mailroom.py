@@ -68,6 +68,10 @@ class Mailroom:
             written.rename(path)
             self._told[lane_id, token] = word
 
+    def word_for(self, lane_id: str, token: Token) -> str | None:
+        """What the attempt sees; None: nothing."""
+        return self._told.get((lane_id, token))
+
     def forget(self, lane_id: str, token: Token) -> None:
         """The attempt has ended."""
         if self._told.pop((lane_id, token), None):
