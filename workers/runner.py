@@ -111,7 +111,6 @@ class Runner:
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
 
     def start(self) -> None:
-        self._selector.register(self._mailroom.open(), selectors.EVENT_READ, self._read_mailbox)
         self._thread.start()
 
     @property
@@ -241,6 +240,7 @@ class Runner:
         return min(_TICK_S, max(0.0, min(deadlines) - time.monotonic()))
 
     def _submit(self, lane_id: str, plan: Plan, attempts: Sequence[Attempt]) -> None:
+        self._open_mailroom()
         lane = self._lanes.get(lane_id)
         if lane is None:
             lane = self._lanes[lane_id] = _Lane(plan, self._selector, self._limit)
@@ -249,8 +249,13 @@ class Runner:
         lane.used_at = time.monotonic()
         failpoints.reach("worker.before-start")
         lane.current.submit(attempts)
+        tokens = [attempt.token for attempt in attempts]
+        # Forwarders know only what was submitted. Children have found the word since they began.
+        for token in tokens:
+            if (word := self._mailroom.word_for(lane_id, token)) is not None:
+                lane.current.notify([token], word)
         if self._is_draining:
-            self._notify(lane_id, [attempt.token for attempt in attempts], DRAIN)
+            self._notify(lane_id, tokens, DRAIN)
 
     def _forget(self, lane_id: str, tokens: Sequence[Token], *, begun: bool, reports: bool = False) -> None:
         lane = self._lanes.get(lane_id)
@@ -282,7 +287,14 @@ class Runner:
                 for token in executor.close(wait=False):
                     self._mailroom.forget(lane_id, token)
 
+    def _open_mailroom(self) -> None:
+        if not self._mailroom.is_open:
+            # The guard comes first: it removes the folder, should this worker be killed.
+            self._departures.watch()
+            self._selector.register(self._mailroom.open(), selectors.EVENT_READ, self._read_mailbox)
+
     def _notify(self, lane_id: str, tokens: Sequence[Token], word: str) -> None:
+        self._open_mailroom()
         for token in tokens:
             self._mailroom.tell(lane_id, token, word)
         if (lane := self._lanes.get(lane_id)) is not None:

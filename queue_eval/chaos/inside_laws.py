@@ -12,6 +12,7 @@ from typing import Any
 
 from queue_eval.chaos.evidence import Asked, Entry, Evidence, Fault, Point
 from queue_eval.chaos.inside_work import GONE, Told
+from queue_eval.model.states import Method
 
 ON_ITS_WAY_S = 1.0
 """A report may be lost with its attempt for so long after it was made."""
@@ -36,23 +37,24 @@ def no_report_of_another(evidence: Evidence) -> Iterator[str]:
     """Each report names the job, attempt and execution under which it stands, and stands there once."""
     made = {(told.x, told.attempt, told.run): told for told in evidence.told}
     for job, points in evidence.points.items():
-        before, steps = (0, 0), set[tuple[int, int, float]]()
+        before, steps = (0, 0), set[tuple[int, int, int]]()
         for point in points:
             values = point.values
-            run = (int(values.get("job", -1)), int(values.get("attempt", -1)), int(values.get("run", -1)))
-            if (run[0], run[1]) != (job - 1, point.attempt) or run not in made:
+            x, attempt, run = (int(values.get(name, -1)) for name in ("job", "attempt", "run"))
+            told = made.get((x, attempt, run))
+            if x != job - 1 or told is None or not may_stand_under(evidence, attempt, point.attempt):
                 yield f"job {job} has under attempt {point.attempt} a report of another: {dict(values)}"
                 continue
             if values.get("n") != point.step:
                 yield f"job {job}: step {point.step} of attempt {point.attempt} has the values of another"
-            if (*run[1:], point.step) in steps:
+            if (point.attempt, run, point.step) in steps:
                 yield f"job {job} has step {point.step} of attempt {point.attempt} twice"
             if (point.attempt, point.number) <= before:
                 yield f"job {job}: report {point.number} of attempt {point.attempt} stands behind {before}"
             before = (point.attempt, point.number)
-            steps.add((*run[1:], point.step))
+            steps.add((point.attempt, run, point.step))
             # One that has not told all may have died before it logged its last reports.
-            if made[run].has_left and point.step > made[run].made:
+            if told.has_left and point.step > told.made:
                 yield f"job {job}: step {point.step} of attempt {point.attempt} was never made"
     yield from evidence.driver.wrong
     total, shown = sum(map(len, evidence.points.values())), evidence.driver.shown
@@ -66,6 +68,12 @@ def no_report_of_another(evidence: Evidence) -> Iterator[str]:
     )  # fmt: skip
 
 
+def may_stand_under(evidence: Evidence, attempt: int, lease: int) -> bool:
+    """Whether a report that names this attempt may stand under this lease. With RQ, a lease joins what runs
+    for an earlier one of the job."""
+    return attempt == lease or (evidence.settings.method is Method.RQ and attempt < lease)
+
+
 def reports_are_complete(evidence: Evidence) -> Iterator[str]:
     """All reports are there, or counted as dropped, up to the last second before an attempt's death."""
     fates = _Fates(evidence)
@@ -74,7 +82,7 @@ def reports_are_complete(evidence: Evidence) -> Iterator[str]:
         kept = fates.points(told)
         has_settled = fates.has_settled_in_order(told)
         due = told.made if has_settled else fates.due(told)
-        there = sum(point.step <= due for point in kept)
+        there = len({point.step for point in kept if point.step <= due})
         # The server takes each gap between the numbers for what was dropped. Only who floods drops any.
         gaps = max((point.number for point in kept), default=0) - len(kept) if told.floods else 0
         settled += has_settled
@@ -160,10 +168,11 @@ class _Fates:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
-        self._points: dict[tuple[int, int, int], list[Point]] = defaultdict(list)
+        self._points: dict[tuple[int, int], list[Point]] = defaultdict(list)
         for job, points in evidence.points.items():
             for point in points:
-                self._points[job, point.attempt, int(point.values.get("run", -1))].append(point)
+                if may_stand_under(evidence, int(point.values.get("attempt", -1)), point.attempt):
+                    self._points[job, int(point.values.get("run", -1))].append(point)
         self._entries: dict[int, Entry] = {entry.id: entry for entry in evidence.entries}
         self._causes: dict[tuple[int, int], set[str]] = defaultdict(set)
         self._recorded_at: dict[tuple[int, int], float] = {}
@@ -185,7 +194,7 @@ class _Fates:
 
     def points(self, told: Told) -> list[Point]:
         """The reports of this execution on the server."""
-        return self._points[told.id, told.attempt, told.run]
+        return self._points[told.id, told.run]
 
     def entry(self, job: int) -> Entry | None:
         return self._entries.get(job)

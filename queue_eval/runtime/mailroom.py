@@ -48,6 +48,10 @@ class Mailroom:
         self._socket.setblocking(False)
         return self
 
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
     def fileno(self) -> int:
         assert self._socket is not None
         return self._socket.fileno()
@@ -63,6 +67,10 @@ class Mailroom:
             written.write_text(word)
             written.rename(path)
             self._told[lane_id, token] = word
+
+    def word_for(self, lane_id: str, token: Token) -> str | None:
+        """What the attempt sees; None: nothing."""
+        return self._told.get((lane_id, token))
 
     def forget(self, lane_id: str, token: Token) -> None:
         """The attempt has ended."""

@@ -278,6 +278,15 @@ def short_folder():
         yield Path(folder)
 
 
+def test_a_worker_that_has_run_nothing_has_no_temporary_folder(fleet, campaign, short_folder):
+    """Nobody would remove it, should the worker be killed: its guard starts with the first job."""
+    with fleet.driver(campaign, running_jobs.report_and_wait):
+        worker = fleet.worker("--campaign", campaign, TMPDIR=str(short_folder))
+        wait_until(lambda: fleet.queue(campaign).snapshot().workers)
+        assert not list(short_folder.iterdir())
+        worker.kill()
+
+
 def test_nothing_is_left_of_a_killed_worker(fleet, campaign, told, short_folder):
     with fleet.driver(campaign, running_jobs.report_and_wait) as driver:
         driver.submit([{"log": str(fleet.log), "gate": str(fleet.folder / "gate")}])

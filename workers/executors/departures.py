@@ -113,10 +113,14 @@ class Departures:
         self._guard = Guard(self._mark, SECRETS, folder) if guarded else None
         self._under_way: dict[Departure, None] = {}
 
-    def next_mark(self) -> str:
-        """The mark of the next child."""
+    def watch(self) -> None:
+        """Have the guard started, if there is to be one. May be called twice."""
         if self._guard is not None:
             self._guard.start()
+
+    def next_mark(self) -> str:
+        """The mark of the next child."""
+        self.watch()
         self._children += 1
         return f"{self._mark}.{self._children}"
 
