@@ -174,6 +174,7 @@ DAMAGES: dict[str, Damage] = {
     "roster": Damage(_field("roster", "w0", GARBAGE), _ends()),
     "wake member": Damage(_member("wake", GARBAGE), _ends()),
     "give-backs for ever": Damage(_member("give_backs", "1", "+inf"), _ends()),
+    "how often time was lacked": Damage(_field("time_lacks", 1, GARBAGE), _ends()),
     "a give-back of nothing": Damage(_member("give_backs", GARBAGE, 50), _ends()),
     "report heads": Damage(_field("report_heads", 1, GARBAGE), _ends()),
     "a hint of nothing": Damage(lambda c, k: c.xadd(k.reported, {"ids": GARBAGE}), _ends()),
