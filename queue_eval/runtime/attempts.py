@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
         def __call__(self, header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) -> bool: ...
 
+    Unmade = tuple[int, int, bytes, int, dict[str, Any] | None, Send, float, int]
+    """The arguments of an `Attempt`."""
+
 
 class AttemptGivenBack(SystemExit):
     """Raised by `give_back` to end the run function.
@@ -91,7 +94,7 @@ def refuse(header: tuple[Any, ...], body: bytes = b"", *, wait: bool = False) ->
 
 
 class _State:
-    attempt: Attempt | Callable[[], Attempt] | None = None
+    attempt: Attempt | Unmade | None = None
     """That of a process with one slot."""
     by_thread = False
     left: tuple[tuple[Any, Attempt | None], ...] = ()
@@ -102,9 +105,12 @@ class _State:
 _making = allocate_lock()
 
 
-def begin(attempt: Attempt | Callable[[], Attempt]) -> None:
-    """`attempt` runs in this thread from now on. A callable makes it when it is first asked for: few ask, and
-    making it takes as long as a third of all that a child does for an attempt."""
+def begin(attempt: Attempt | Unmade) -> None:
+    """`attempt` runs in this thread from now on.
+
+    Its arguments are enough: then it is made when it is first asked for. Few ask, and making it takes a fifth
+    of the time that a child has for an attempt that does nothing.
+    """
     if _State.by_thread:
         _set_of_thread(_current_thread(), attempt)
         return
@@ -163,16 +169,16 @@ def _left_threads() -> tuple[tuple[Any, Attempt | None], ...]:
 
 
 def _made(
-    get: Callable[[], Attempt | Callable[[], Attempt] | None], keep: Callable[[Attempt], object]
+    get: Callable[[], Attempt | Unmade | None], keep: Callable[[Attempt], object]
 ) -> Attempt | None:
-    """What `get` gives. If it is what makes an attempt, that is made, and kept by `keep`."""
+    """What `get` gives. An attempt that is not made yet is made, and kept by `keep`."""
     attempt = get()
     if attempt is None or isinstance(attempt, Attempt):
         return attempt
     with _making:
         attempt = get()  # another thread may have been faster
-        if callable(attempt):
-            attempt = attempt()
+        if isinstance(attempt, tuple):
+            attempt = Attempt(*attempt)
             keep(attempt)
         return attempt
 
@@ -194,10 +200,10 @@ _THREADS_ATTEMPT = "_queue_eval_attempt"
 """The attribute of a `Thread` that has its attempt."""
 
 
-def _of_thread(thread: Any) -> Attempt | Callable[[], Attempt] | None:
+def _of_thread(thread: Any) -> Attempt | Unmade | None:
     attempt: Attempt | None = getattr(thread, _THREADS_ATTEMPT, None)
     return attempt
 
 
-def _set_of_thread(thread: Any, attempt: Attempt | Callable[[], Attempt] | None) -> None:
+def _set_of_thread(thread: Any, attempt: Attempt | Unmade | None) -> None:
     setattr(thread, _THREADS_ATTEMPT, attempt)

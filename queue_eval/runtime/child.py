@@ -258,10 +258,8 @@ class _Child:
     def _run(self, job: int, attempt: int, slots: int, config: bytes) -> bytes:
         """The report of one attempt, as a frame."""
         assert self._function is not None
-        inside, send, thread, began = self._inside, self._send_inside, get_ident(), monotonic()
-        attempts.begin(
-            lambda: attempts.Attempt(job, attempt, config, slots, inside, send, began, thread)
-        )
+        began = monotonic()
+        attempts.begin((job, attempt, config, slots, self._inside, self._send_inside, began, get_ident()))
         outcome, body = self._function(job, config)
         run_ms = (monotonic() - began) * 1000
         if (running := attempts.end()) is not None:
