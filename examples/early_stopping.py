@@ -3,8 +3,8 @@
 Each training reports its accuracy after each epoch. After 3, 9 and 27 epochs it goes on only if it is among
 the best third of those that have come as far. Kill it and run it again: it goes on where it was.
 
-    python examples/early_stopping.py            # two minutes on two cores
-    python examples/early_stopping.py --all      # stops nothing, to compare: ten minutes
+    python examples/early_stopping.py            # a minute or two on two cores
+    python examples/early_stopping.py --all      # stops nothing, to compare: seven minutes
 """
 
 import argparse
