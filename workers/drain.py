@@ -50,12 +50,17 @@ def drain_deadline(
     return min(deadlines, default=None)
 
 
-def drain_margin_s(limit_s: float, notice_s: float | None) -> float:
-    """How long before its end a worker drains that has `limit_s` from its start.
+def notice_s(limit_s: float, asked_s: float | None) -> float:
+    """How long a worker that ends `limit_s` after its start drains before it gives back what still runs.
 
-    `notice_s`, the user's `--notice`; by default a tenth of the limit, but at least 10 s and at most 60 s,
-    and never more than half of it.
+    `asked_s`: the user's `--notice`. By default it drains a tenth of its time before its end, but at least
+    10 s, at most 60 s, and never more than half of it.
     """
-    if notice_s is not None:
-        return notice_s
-    return max(min(2 * END_MARGIN_S, 0.5 * limit_s), min(60.0, 0.1 * limit_s))
+    if asked_s is not None:
+        return asked_s
+    return max(min(2 * END_MARGIN_S, 0.5 * limit_s), min(60.0, 0.1 * limit_s)) - end_margin_s(limit_s)
+
+
+def end_margin_s(limit_s: float) -> float:
+    """How long before its end a worker that ends `limit_s` after its start gives back what still runs."""
+    return min(END_MARGIN_S, limit_s / 4)

@@ -32,7 +32,7 @@ from queue_eval.transport.access import Access, safe_url
 from queue_eval.transport.link import REPLY_TIMEOUT_S, Link
 from queue_eval.transport.nodes import PACE_S
 from queue_eval.transport.urls import parse_url
-from workers.drain import END_MARGIN_S, drain_deadline, drain_margin_s
+from workers.drain import END_MARGIN_S, drain_deadline, end_margin_s, notice_s
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
 from workers.load_failures import LoadFailures
@@ -100,10 +100,9 @@ class Worker:
         self._allocation_ends_at = (
             None if ends_at is None else time.monotonic() + ends_at - time.time() - END_MARGIN_S
         )
-        self._limit_nears_at = self._drains_before(
-            None if options.time_limit_s is None else self._began_at + options.time_limit_s
-        )
-        self._allocation_nears_at = self._drains_before(self._allocation_ends_at)
+        self._limit_nears_at = self._drains_before(self._ends_at(), options.time_limit_s or 0.0)
+        limit_s = max(0.0, (self._allocation_ends_at or 0.0) + END_MARGIN_S - self._began_at)
+        self._allocation_nears_at = self._drains_before(self._allocation_ends_at, limit_s)
         nears_at = [at for at in (self._limit_nears_at, self._allocation_nears_at) if at is not None]
         self._state = WorkerState(self._signals, self._sweeper.remove, min(nears_at, default=None))
         self._runner = Runner(self._state, mailroom)
@@ -235,7 +234,8 @@ class Worker:
         self._reclaimer.stop()
         self._settler.stop()
         running = self._runner.close() if self._runner.is_started else {}
-        self._settle_up(running, f"drain: {self._signals.reason or 'the worker failed'}")
+        failed = "the time of this worker is over" if self._is_overdue() else "the worker failed"
+        self._settle_up(running, f"drain: {self._signals.reason or failed}")
         self._sweeper.close(_SWEEP_S)
         log.info("worker %s has ended", self._options.name)
 
@@ -280,16 +280,14 @@ class Worker:
             return "the end of the allocation is near"
         return None
 
-    def _drains_before(self, ends_at: float | None) -> float | None:
-        """When this worker drains because it ends then (monotonic, s)."""
-        if ends_at is None:
-            return None
-        return ends_at - drain_margin_s(ends_at - self._began_at, self._options.notice_s)
+    def _drains_before(self, given_back_at: float | None, limit_s: float) -> float | None:
+        """When this worker drains that gives back at `given_back_at` what still runs (monotonic, s)."""
+        return None if given_back_at is None else given_back_at - notice_s(limit_s, self._options.notice_s)
 
     def _ends_at(self) -> float | None:
         """When this worker gives back what still runs because of its time limit (monotonic, s)."""
         limit = self._options.time_limit_s
-        return None if limit is None else self._began_at + limit - min(END_MARGIN_S, limit / 4)
+        return None if limit is None else self._began_at + limit - end_margin_s(limit)
 
     def _is_out_of_time(self) -> bool:
         ends_at = self._ends_at()

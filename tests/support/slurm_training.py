@@ -13,7 +13,6 @@ from queue_eval.model.job import Job
 from queue_eval.model.states import State
 from tests.slurm.cluster import Cluster
 from tests.support.slurm_search import ENDED, Allocations
-from workers.drain import END_MARGIN_S
 
 STEPS = 40
 STEPS_PER_CHECKPOINT = 4
@@ -64,7 +63,7 @@ class Training(Allocations):
             # Slurm counts in minutes: shorter ones end by their worker's own time limit.
             limit = ("--time-limit", f"{length_s:g}s") if length_s < 60 else ()
             # What runs is given back before the end; it needs time for a step before that.
-            notice_s = min(END_MARGIN_S, length_s / 4) + 1.5 * self.step_s
+            notice_s = 1.5 * self.step_s
             notice = ("--notice", f"{notice_s:g}s")
             self.allocations.append(
                 self.submit("worker.sbatch", "-c1", "-t1", "--signal=B:CONT@1", worker=(*limit, *notice))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from workers import signals as module
-from workers.drain import drain_deadline
+from workers.drain import drain_deadline, end_margin_s, notice_s
 from workers.signals import DOUBT_S, ONE_S, STOPPED_S, Signals
 
 TERM, USR1, USR2, INT, HUP = (
@@ -74,3 +74,14 @@ def test_what_a_signal_explains(told):
     ] == [False, True, True, True, False]
     signals.drain("idle")
     assert not signals.explain(100 + STOPPED_S + 0.01), "a request is no signal"
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "drains_before_s"), [(1, 0.5), (12, 6), (30, 10), (200, 20), (600, 60), (86_400, 60)]
+)
+def test_by_default_a_worker_drains_a_tenth_of_its_time_before_its_end(limit_s, drains_before_s):
+    assert notice_s(limit_s, None) + end_margin_s(limit_s) == drains_before_s
+
+
+def test_a_notice_that_was_asked_for_reaches_jobs_that_long_before_they_are_given_back():
+    assert notice_s(12, 2.5) == 2.5
