@@ -94,8 +94,9 @@ class _State:
     attempt: Attempt | Callable[[], Attempt] | None = None
     """That of a process with one slot."""
     by_thread = False
-    left: tuple[tuple[Any, Attempt], ...] = ()
-    """Threads that attempts before this one have started, and the attempt of each."""
+    left: tuple[tuple[Any, Attempt | None], ...] = ()
+    """Threads from before this attempt, and the attempt that has started each. None: it is older than all
+    attempts, as those of a pool that was made at import time, and works for any."""
 
 
 _making = allocate_lock()
@@ -132,7 +133,7 @@ def current() -> Attempt | None:
         thread = _current_thread()
         for left, earlier in _State.left:
             if left is thread:
-                return earlier
+                return earlier or attempt
     return attempt
 
 
@@ -150,7 +151,7 @@ def use_threads() -> None:
     threading.Thread.start = start_in_attempt  # type: ignore[method-assign]
 
 
-def _left_threads() -> tuple[tuple[Any, Attempt], ...]:
+def _left_threads() -> tuple[tuple[Any, Attempt | None], ...]:
     threading = sys.modules.get("threading")
     if threading is None:
         return ()
@@ -158,9 +159,7 @@ def _left_threads() -> tuple[tuple[Any, Attempt], ...]:
     me = threading.current_thread()
     others = [thread for thread in threading.enumerate() if thread is not me]
     before = _made_here() if others else None
-    begun = [(thread, known.get(thread, before)) for thread in others]
-    # Threads from before the first attempt, as of a pool made at import time, work for any attempt.
-    return tuple((thread, earlier) for thread, earlier in begun if earlier is not None)
+    return tuple((thread, known.get(thread, before)) for thread in others)
 
 
 def _made(

@@ -104,7 +104,8 @@ def test_damage_costs_its_own_campaign_at_most(town: Fleet, campaign: str, damag
             for key, value in before.items():
                 client.delete(key)
                 if value is not None:
-                    client.restore(key, 0, value)
+                    # The worker may have written there since.
+                    client.restore(key, 0, value, replace=True)
             client.zrem(keys.CAMPAIGNS, campaign)
             client.delete(*client.keys(f"qe:{{{campaign}}}:*"))
         assert worker.poll() is None

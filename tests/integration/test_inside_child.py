@@ -168,6 +168,13 @@ def test_a_thread_that_stays_is_never_taken_for_the_next_job(tmp_path, threads):
         assert child.points(1) == []
 
 
+def test_a_pool_from_the_import_works_for_each_job(tmp_path):
+    with InsideChild(tmp_path, "tests.support.import_pool:report_in_pool") as child:
+        for job in (1, 2, 3):
+            assert result(child.run(job)) == job
+            assert [values for _, values in child.points(job)] == [{"job": job}]
+
+
 def test_a_kept_pool_and_a_kept_object(child):
     assert result(child.run(1, do="in_kept_pool")) == "taken"
     assert result(child.run(2, do="in_kept_pool")) == "refused"

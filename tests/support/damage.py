@@ -106,12 +106,13 @@ def _both(*acts: Act) -> Act:
 
 _HARMLESS_TYPES = (
     "priorities", "failures", "outputs", "fingerprints", "widths", "reserving", "wake_wide",
-    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs",
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "time_lacks",
     "tags",
 )  # fmt: skip
 _HARMLESS_META = (
     "source", "max_attempts", "max_losses", "retry_first_ms", "retry_factor", "retry_max_ms", "num_workers",
     "most_running", "paused", "server_run", "reclaim_from", "reclaim_seen", "retried", "extras",
+    "time_limit_s",
 )  # fmt: skip
 _META = (
     "uid", "schema", "created_ms", "last_id", "function", "method", "options", "payload", "signature",
@@ -125,7 +126,7 @@ _OPTIONS = {
 }  # fmt: skip
 _CARD_TYPES = {
     "pid": "x", "slots": "many", "created": [1], "campaigns": 5, "queues": {"a": 1}, "lease_s": "x",
-    "host": 5, "machine": {}, "state": [], "refused": [1],
+    "host": 5, "machine": {}, "state": [], "refused": [1], "longest_job_s": "x",
 }  # fmt: skip
 _MACHINE = keys.machine_key(machine_id())
 
@@ -152,6 +153,9 @@ DAMAGES: dict[str, Damage] = {
     "scheduled member": Damage(_member("scheduled", GARBAGE), _ends()),
     "scheduled for ever": Damage(_member("scheduled", "999", "+inf"), _ends()),
     "wide member": Damage(_member("wide", GARBAGE), _ends()),
+    "a request for time": Damage(
+        _both(_member("wide", "1@60", 1), _field("widths", 1, "1@" + "9" * 30)), _ends()
+    ),
     "a width": Damage(_both(_member("wide", "2", 2), _field("widths", 1, GARBAGE)), _ends()),
     "pending:2 member": Damage(_both(_member("wide", "2", 2), _member("pending:2", GARBAGE)), _ends()),
     "workers member": Damage(_member("workers", GARBAGE, 1), _ends()),
@@ -170,6 +174,7 @@ DAMAGES: dict[str, Damage] = {
     "roster": Damage(_field("roster", "w0", GARBAGE), _ends()),
     "wake member": Damage(_member("wake", GARBAGE), _ends()),
     "give-backs for ever": Damage(_member("give_backs", "1", "+inf"), _ends()),
+    "how often time was lacked": Damage(_field("time_lacks", 1, GARBAGE), _ends()),
     "a give-back of nothing": Damage(_member("give_backs", GARBAGE, 50), _ends()),
     "report heads": Damage(_field("report_heads", 1, GARBAGE), _ends()),
     "a hint of nothing": Damage(lambda c, k: c.xadd(k.reported, {"ids": GARBAGE}), _ends()),

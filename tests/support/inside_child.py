@@ -59,7 +59,8 @@ class InsideChild:
         )  # fmt: skip
         childs_pipe.close()
         os.close(lifeline_read)
-        setup = Setup(f"{FUNCTIONS}:{function}", None, (str(ROOT),), {}, threads, inside=self.facts)
+        name = function if ":" in function else f"{FUNCTIONS}:{function}"
+        setup = Setup(name, None, (str(ROOT),), {}, threads, inside=self.facts)
         self._pipe.sendall(setup.encode())
         self._reader = threading.Thread(target=self._read)
         if reads:
