@@ -248,12 +248,11 @@ class Runner:
             lane.change(plan, self._selector)
         lane.used_at = time.monotonic()
         failpoints.reach("worker.before-start")
-        lane.current.submit(attempts)
         tokens = [attempt.token for attempt in attempts]
-        # Forwarders know only what was submitted. Children have found the word since they began.
-        for token in tokens:
+        for token in tokens:  # forwarders do not see the mailroom, and attempts may begin at once
             if (word := self._mailroom.word_for(lane_id, token)) is not None:
                 lane.current.notify([token], word)
+        lane.current.submit(attempts)
         if self._is_draining:
             self._notify(lane_id, tokens, DRAIN)
 

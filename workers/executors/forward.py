@@ -267,9 +267,10 @@ class Forwarder:
         return []
 
     def notify(self, tokens: Sequence[Token], word: str) -> None:
-        held = [token for token in tokens if token in self._held and self._words.get(token) != STOP]
-        self._words |= dict.fromkeys(held, word)
-        sent = [token for token in held if token not in self._unsent]
+        # Also of attempts that are yet to be submitted.
+        new = [token for token in tokens if self._words.get(token) != STOP]
+        self._words |= dict.fromkeys(new, word)
+        sent = [token for token in new if token in self._held and token not in self._unsent]
         if sent and self._process is not None:
             self._process.add(encode_notice(sent, word))
             self._process.flush()
@@ -301,9 +302,9 @@ class Forwarder:
         if process is not None and process.slots:
             for token in self._unsent:
                 attempt = self._held[token]
-                process.add(encode_run(*token, attempt.config, attempt.slots))
-                if token in self._words:
+                if token in self._words:  # first: it may begin at once
                     process.add(encode_notice([token], self._words[token]))
+                process.add(encode_run(*token, attempt.config, attempt.slots))
                 self._queued.append(token)
             self._unsent.clear()
             process.flush()
@@ -440,4 +441,5 @@ class Forwarder:
             place.pop(token, None)
         self._recalled.discard(token)
         if not self._held:
+            self._words.clear()
             self._idle_since = time.monotonic()

@@ -115,8 +115,9 @@ class RayBackend:
             ray.cancel(ref, force=True)
 
     def notify(self, tokens: Sequence[Token], word: str) -> None:
+        # Also of attempts that are yet to be submitted: they may begin at once.
         with self._lock:
-            self._channels.notify([token for token in tokens if token in self._refs], word)
+            self._channels.notify(list(tokens), word)
 
     def close(self) -> None:
         with self._lock:

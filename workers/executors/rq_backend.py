@@ -116,6 +116,8 @@ class RqBackend:
         self._stray: deque[Told] = deque(maxlen=_MAX_STRAY)
         self._handed_on: list[bytes] = []
         self._unnotified: dict[Token, None] = {}
+        self._early_words: dict[Token, str] = {}
+        """The words for attempts that are yet to be submitted."""
         self._begun_now: list[Token] = []
         self._reports: list[Report] = []
         self._connected = False
@@ -223,9 +225,12 @@ class RqBackend:
 
     def _take_attempts(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
+            word = self._early_words.pop(attempt.token, "")
             self._waiting[attempt.token] = _Flight(
-                attempt.token, attempt.config, attempt.token, slots=attempt.slots
+                attempt.token, attempt.config, attempt.token, slots=attempt.slots, word=word
             )
+            if word:
+                self._unnotified[attempt.token] = None
 
     def _take_recalled(self, tokens: Sequence[Token]) -> None:
         back: list[Token] = []
@@ -251,7 +256,9 @@ class RqBackend:
         tokens, word = notice
         for token in tokens:
             flight = self._find(token)
-            if flight is not None and flight.word != STOP:
+            if flight is None:
+                self._early_words[token] = word
+            elif flight.word != STOP:
                 flight.word = word
                 self._unnotified[token] = None
 
