@@ -20,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from queue_eval import failpoints
@@ -309,7 +310,27 @@ class Settler:
             served.unanswered = ""
         if self._spool is not None:
             self._spool.set_server_time(reply.now_ms)
+        if served.signs.with_checkpoints:
+            self._drop_checkpoints(served, settlements, reply.verdicts)
         return reply
+
+    def _drop_checkpoints(
+        self, served: ServedCampaign, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Have the checkpoints removed of jobs that these settlements have ended well."""
+        answers = list(zip(settlements, verdicts, strict=True))
+        over = [s.id for s, verdict in answers if s.outcome in _SUCCESS and verdict is Verdict.RECORDED]
+        # Perhaps by this very settlement, whose first reply was lost; perhaps the job has failed before.
+        finished = [s.id for s, verdict in answers if verdict is Verdict.FINISHED]
+        over += [job for job in self._state.with_checkpoints(served, finished) if not self._may_retry(served, job)]
+        self._state.note_succeeded(served, over)
+
+    def _may_retry(self, served: ServedCampaign, job: int) -> bool:
+        """Whether a finished job has failed, as far as can be told: then its checkpoints stay."""
+        key = served.queue.keys.column("failed")
+        with suppress(DamagedError, NodeAwayError):
+            return bool(self._link.call(lambda client: client.sismember(key, str(job))))
+        return True
 
     def _new_request(self) -> str:
         # The number tells the server when a job was leased, should it be cancelled.
@@ -319,13 +340,6 @@ class Settler:
     def _note(self, call: SettleCall, reply: Settled) -> None:
         if self._state.settled(call) and self._spool is not None:
             self._spool.clear()
-        if call.served.signs.with_checkpoints:
-            recorded = [
-                settlement
-                for settlement, verdict in zip(call.settlements, reply.verdicts, strict=True)
-                if verdict is Verdict.RECORDED
-            ]
-            self._state.note_succeeded(call.served, [s.id for s in recorded if s.outcome in _SUCCESS])
         if not log.isEnabledFor(logging.DEBUG):
             return
         for settlement, verdict in zip(call.settlements, reply.verdicts, strict=True):
