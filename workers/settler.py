@@ -322,7 +322,8 @@ class Settler:
         over = [s.id for s, verdict in answers if s.outcome in _SUCCESS and verdict is Verdict.RECORDED]
         # Perhaps by this very settlement, whose first reply was lost; perhaps the job has failed before.
         finished = [s.id for s, verdict in answers if verdict is Verdict.FINISHED]
-        over += [job for job in self._state.with_checkpoints(served, finished) if not self._may_retry(served, job)]
+        with_some = self._state.with_checkpoints(served, finished)
+        over += [job for job in with_some if not self._may_retry(served, job)]
         self._state.note_succeeded(served, over)
 
     def _may_retry(self, served: ServedCampaign, job: int) -> bool:
