@@ -218,8 +218,9 @@ class Runner:
 
     def _report(self, lane_id: str, lane: _Lane, ended: list[Ended], returned: list[Token]) -> None:
         missing_slots = lane.plan.slots - lane.current.slots
-        for token in (*(report.token for report in ended), *returned):
-            self._mailroom.forget(lane_id, token)
+        if self._mailroom.has_told:
+            for token in (*(report.token for report in ended), *returned):
+                self._mailroom.forget(lane_id, token)
         if ended or missing_slots != lane.missing_slots:
             lane.missing_slots = missing_slots
             self._reports.ended(lane_id, ended, missing_slots)
@@ -248,13 +249,13 @@ class Runner:
             lane.change(plan, self._selector)
         lane.used_at = time.monotonic()
         failpoints.reach("worker.before-start")
-        tokens = [attempt.token for attempt in attempts]
-        for token in tokens:  # forwarders do not see the mailroom, and attempts may begin at once
-            if (word := self._mailroom.word_for(lane_id, token)) is not None:
-                lane.current.notify([token], word)
+        if self._mailroom.has_told:
+            for attempt in attempts:  # forwarders do not see the mailroom, and attempts may begin at once
+                if (word := self._mailroom.word_for(lane_id, attempt.token)) is not None:
+                    lane.current.notify([attempt.token], word)
         lane.current.submit(attempts)
         if self._is_draining:
-            self._notify(lane_id, tokens, DRAIN)
+            self._notify(lane_id, [attempt.token for attempt in attempts], DRAIN)
 
     def _forget(self, lane_id: str, tokens: Sequence[Token], *, begun: bool, reports: bool = False) -> None:
         lane = self._lanes.get(lane_id)

@@ -371,9 +371,10 @@ class Settler:
             self._release(served, [Release(lease.id, lease.attempt) for lease in leases])
             return
         nothing_left = self._state.leased(call, plan, reply)
-        if stopped := [(lease.id, lease.attempt) for lease in leases if lease.stop]:
+        if reply.has_extras:
+            stopped = [(lease.id, lease.attempt) for lease in leases if lease.stop]
             self._runner.notify(served.lane_id, stopped, STOP)
-        self._log_distant_checkpoints(served, leases)
+            self._log_distant_checkpoints(served, leases)
         if leases:
             # Nothing may fail before this: a lease that the runner never gets would hold its slots for ever.
             self._runner.submit(served.lane_id, plan, [_attempt(lease) for lease in leases])

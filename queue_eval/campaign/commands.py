@@ -177,10 +177,10 @@ class CampaignCommands(CampaignView):
         arguments: list[Any] = [
             driver, sequence, int(reuse), priority, delay_ms, str(Shape(slots, time_s)), int(is_tagged),
         ]  # fmt: skip
-        for s in submissions:
-            arguments += (s.config, s.fingerprint, s.occurrence) if reuse else (s.config, s.fingerprint)
+        for config, fingerprint, occurrence, tag in submissions:
+            arguments += (config, fingerprint, occurrence) if reuse else (config, fingerprint)
             if is_tagged:
-                arguments.append(s.tag)
+                arguments.append(tag)
         reply = self._run("enqueue", *arguments)
         with reading(self.campaign):
             now_ms, submitted_ms, ids, fence, joined, resting = reply

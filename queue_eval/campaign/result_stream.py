@@ -62,10 +62,12 @@ def _parse(entry: str, fields: dict[bytes, bytes]) -> ResultEntry:
     try:
         job, state, attempts, run_ms, age_ms, source, worker, cause = fields[b"outcome"].decode().split(" ")
         finished_ms = int(entry.partition("-")[0]) - int(age_ms)
+        more: tuple[int, ...] = ()
+        if len(fields) > 2:  # most have nothing else
+            more = tuple(int(fields.get(name, 0)) for name in (b"releases", b"reports", b"attempt"))
         return ResultEntry(
             entry, int(job), _STATES[state], int(attempts), float(run_ms) if run_ms else None, finished_ms,
-            worker, source, cause, fields[b"body"], int(fields.get(b"releases", 0)),
-            int(fields.get(b"reports", 0)), int(fields.get(b"attempt", 0)),
+            worker, source, cause, fields[b"body"], *more,
         )  # fmt: skip
     except (KeyError, ValueError):
         return _damaged(entry, fields)

@@ -98,16 +98,16 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failur
     `host`: where its worker ran. `created_ms`: when the campaign was created. `failure_value`: the result of
     a failed or cancelled job.
     """
-    entry = judged(entry)
-    state, run_ms, finished_ms, cause = entry.state, entry.run_ms, entry.finished_ms, entry.cause
+    _, _, state, attempts, run_ms, finished_ms, worker, source, cause, body, releases, *_ = judged(entry)
     job.state = state
-    job.attempts = entry.attempts
-    job.releases = entry.releases
-    job.stopped_early = state is State.SUCCEEDED and cause == Outcome.STOPPED
-    job.cause = None if job.stopped_early else cause or None
-    job.worker = entry.worker or None
+    job.attempts = attempts
+    job.releases = releases
+    job.cause = cause or None
+    if cause and state is State.SUCCEEDED:
+        job.cause, job.stopped_early = None, cause == Outcome.STOPPED
+    job.worker = worker or None
     job.host = host
-    job.source = entry.source or None
+    job.source = source or None
     job.started_ms = None if run_ms is None else finished_ms - run_ms
     job.finished_ms = finished_ms
     job.elapsed_sec = max(0, finished_ms - created_ms) / 1000
@@ -115,10 +115,10 @@ def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failur
     job.result = failure_value
     if state is State.SUCCEEDED:
         try:
-            job.result = decode(entry.body)
+            job.result = decode(body)
         except ValueError as error:  # No worker of ours wrote it. It costs this job, not the gather.
             job.state, job.cause, job.error = State.FAILED, "error", f"the result is not JSON: {error}"
             job.stopped_early = False
     elif state is State.FAILED:
-        job.error = entry.body.decode(errors="replace")
+        job.error = body.decode(errors="replace")
     job.status = Job.DONE

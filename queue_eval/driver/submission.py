@@ -141,13 +141,14 @@ class Submitter:
         self, job: Job | None, config: dict[str, Any], tag: str, answer: Enqueued, placement: Placement
     ) -> Job:
         """The job that the server has acknowledged: `job`, else the one that was shown, else a new one."""
-        shown = self._ledger.adopted_jobs.get(answer.id) if job is None else None
-        if shown is not None:
+        adopted = self._ledger.adopted_jobs
+        if job is None and adopted and (shown := adopted.get(answer.id)) is not None:
             shown.tag = decode_tag(answer.tag)
             return shown
         job = job or Job.owning(answer.id, config, self._run_function, self._source)
         job.id = job.config["id"] = answer.id
         job.status, job.submitted_ms = Job.RUNNING, answer.submitted_ms
-        job.tag = decode_tag(answer.tag or tag)
+        if kept := answer.tag or tag:
+            job.tag = decode_tag(kept)
         job.state = State.SCHEDULED if placement.delay_ms else State.PENDING
         return job

@@ -118,9 +118,6 @@ class Job:
         self.submitted_ms: float | None = None
         self.started_ms: float | None = None
         self.finished_ms: float | None = None
-        self._forget_source()
-
-    def _forget_source(self) -> None:
         self.tag: Any = None
         """The JSON value that was given to `submit` with the config; None for none."""
         self._source: JobSource | None = None
@@ -129,7 +126,8 @@ class Job:
         """What was read there of a finished job: it does not change any more."""
 
     def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
-        self._forget_source()  # a job that an earlier version has pickled has none of these
+        # A job that an earlier version has pickled has none of these.
+        self.tag = self._source = self._readings = None
         self.stopped_early = False
         for name, value in state[1].items():
             setattr(self, name, value)

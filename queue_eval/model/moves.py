@@ -222,6 +222,8 @@ class Settled:
     is_prefetch_limited: bool = False
     """Whether narrow jobs wait that this worker cannot have now: it has prefetched its share of them."""
 
+    has_extras: bool = False
+    """Whether any of the leases tells of a stop or of a checkpoint."""
     may_have_shapes: bool = False
     """Whether this worker was seen to be one for jobs that take several slots or ask for time."""
 
@@ -233,18 +235,19 @@ class Settled:
             extras, may_have_shapes,
         ) = reply  # fmt: skip
         more = {
-            job: (stop == 1, checkpoint.decode())
+            int(job): (stop == 1, checkpoint.decode())
             for job, stop, checkpoint in zip(extras[::3], extras[1::3], extras[2::3], strict=True)
         }
-        by_lease = zip(leases[::4], leases[1::4], leases[2::4], leases[3::4], strict=True)
+        given = [
+            Lease(int(job), attempt, slots > 0, stamped[STAMP_DIGITS:], slots or 1, request)
+            for job, attempt, slots, stamped in zip(
+                leases[::4], leases[1::4], leases[2::4], leases[3::4], strict=True
+            )
+        ]
+        if more:
+            given = [Lease(*lease[:6], *more.get(lease.id, ())) for lease in given]
         return cls(
-            leases=[
-                Lease(
-                    int(job), attempt, slots > 0, stamped[STAMP_DIGITS:], slots or 1, request,
-                    *more.get(job, ()),
-                )
-                for job, attempt, slots, stamped in by_lease
-            ],
+            leases=given,
             next_due_ms=due if isinstance(due, int) else None,
             now_ms=now_ms,
             revision=revision,
@@ -252,6 +255,7 @@ class Settled:
             reserved_slots=reserved_slots,
             has_other_wide_jobs=other_wide_jobs == 1,
             is_prefetch_limited=is_prefetch_limited == 1,
+            has_extras=bool(more),
             may_have_shapes=may_have_shapes == 1,
         )
 

@@ -97,6 +97,8 @@ class _State:
     attempt: Attempt | Unmade | None = None
     """That of a process with one slot."""
     by_thread = False
+    of_slot: dict[int, Attempt | Unmade] = {}  # noqa: RUF012 - there is one state
+    """Those of a process with several slots, by the thread of each slot."""
     left: tuple[tuple[Any, Attempt | None], ...] = ()
     """Threads from before this attempt, and the attempt that has started each. None: it is older than all
     attempts, as those of a pool that was made at import time, and works for any."""
@@ -112,7 +114,7 @@ def begin(attempt: Attempt | Unmade) -> None:
     of the time that a child has for an attempt that does nothing.
     """
     if _State.by_thread:
-        _set_of_thread(_current_thread(), attempt)
+        _State.of_slot[get_ident()] = attempt
         return
     if _count() or _State.left:
         _State.left = _left_threads()
@@ -122,7 +124,7 @@ def begin(attempt: Attempt | Unmade) -> None:
 def end() -> Attempt | None:
     """The attempt that `begin` was told of in this thread; None when nobody has asked for it, or can."""
     if _State.by_thread:
-        attempt = _of_thread(_current_thread())
+        attempt: Attempt | Unmade | None = _State.of_slot.get(get_ident())
     else:
         # Threads that it leaves may ask later: then they must find out that it is over.
         attempt = _made_here() if _count() else _State.attempt
@@ -132,8 +134,10 @@ def end() -> Attempt | None:
 def current() -> Attempt | None:
     """The attempt to which this thread belongs; None outside a job."""
     if _State.by_thread:
-        thread = _current_thread()
-        return _made(lambda: _of_thread(thread), lambda made: _set_of_thread(thread, made))
+        thread = get_ident()
+        if thread not in _State.of_slot:
+            return _of_thread(_current_thread())
+        return _made(lambda: _State.of_slot[thread], lambda made: _State.of_slot.update({thread: made}))
     attempt = _made_here()
     if _State.left and attempt is not None and get_ident() != attempt.thread:
         thread = _current_thread()
@@ -200,10 +204,10 @@ _THREADS_ATTEMPT = "_queue_eval_attempt"
 """The attribute of a `Thread` that has its attempt."""
 
 
-def _of_thread(thread: Any) -> Attempt | Unmade | None:
+def _of_thread(thread: Any) -> Attempt | None:
     attempt: Attempt | None = getattr(thread, _THREADS_ATTEMPT, None)
     return attempt
 
 
-def _set_of_thread(thread: Any, attempt: Attempt | Unmade | None) -> None:
+def _set_of_thread(thread: Any, attempt: Attempt | None) -> None:
     setattr(thread, _THREADS_ATTEMPT, attempt)

@@ -68,6 +68,11 @@ class Mailroom:
             written.rename(path)
             self._told[lane_id, token] = word
 
+    @property
+    def has_told(self) -> bool:
+        """Whether any attempt sees anything."""
+        return bool(self._told)
+
     def word_for(self, lane_id: str, token: Token) -> str | None:
         """What the attempt sees; None: nothing."""
         return self._told.get((lane_id, token))

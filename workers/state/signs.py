@@ -72,6 +72,11 @@ class Signs:
         self.over: set[int] = set()
         """Jobs whose attempt here is being stopped, since they are finished."""
 
+    @property
+    def are_there(self) -> bool:
+        """Whether anything is known of any attempt here."""
+        return bool(self._told or self.over)
+
     def add(self, sign: Sign, request: str) -> None:
         """`request`: of the lease under which the attempt runs now."""
         told = self._told.get(sign.token)

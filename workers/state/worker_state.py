@@ -109,8 +109,10 @@ class WorkerState:
             served.pace.add(ended.slot_ms)
         request, digest = served.held.proofs.get(ended.token, ("", ""))
         outcome = ended.outcome
-        if self._end_signs(served, ended.token, failed=outcome in _FAILED) and outcome is Outcome.OK:
-            outcome = Outcome.STOPPED
+        if served.signs.are_there:  # few jobs tell anything
+            was_shown_stop = self._end_signs(served, ended.token, failed=outcome in _FAILED)
+            if was_shown_stop and outcome is Outcome.OK:
+                outcome = Outcome.STOPPED
         settlement = Settlement(
             job, attempt, outcome, ended.run_ms, ended.ended_at, ended.source, ended.body, ended.output,
             request, digest,
@@ -471,7 +473,8 @@ class WorkerState:
             served.plan = plan
             self.campaigns.call_succeeded(served)
             taken = served.held.take_on(reply.leases)
-            served.signs.with_checkpoints.update(lease.id for lease in reply.leases if lease.checkpoint)
+            if reply.has_extras:
+                served.signs.with_checkpoints.update(lease.id for lease in reply.leases if lease.checkpoint)
             if reply.leases:
                 served.loads.lease((lease.id, lease.attempt) for lease in reply.leases)
                 self._idle_since = now
