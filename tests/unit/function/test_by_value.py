@@ -25,7 +25,7 @@ sys.modules["queue_eval"] = None  # not to be imported
 process = pickle.loads(sys.stdin.buffer.read())
 out = sys.__stdout__.buffer
 for attempt in (1, 2):
-    report = process.run(1, attempt, sys.argv[1].encode())
+    report = process.run(1, attempt, 1, sys.argv[1].encode())
 out.write(report)
 """
 
