@@ -73,14 +73,14 @@ class Finding(NamedTuple):
 
 def every_check(
     url: str | None, home: str | None, *, clean: bool = False,
-    confirm: Callable[[str], bool] = lambda _: False,
+    agree: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Finding]:  # fmt: skip
     """All findings. Those about the server come only if it answers.
 
-    `clean`: remove what dead processes have left in shared memory and, if `confirm` says yes to a question,
+    `clean`: remove what dead processes have left in shared memory and, if `agree` says yes to a question,
     checkpoints of jobs that are over.
     """
-    yield from _server(url, home, confirm if clean else None)
+    yield from _server(url, home, agree if clean else None)
     folder = home_folder(home)
     yield _disk(folder)
     yield _shared_memory(clean=clean)
@@ -89,7 +89,7 @@ def every_check(
 
 
 def _server(
-    url: str | None, home: str | None, confirm: Callable[[str], bool] | None
+    url: str | None, home: str | None, agree: Callable[[str], bool] | None
 ) -> Iterator[Finding]:
     try:
         access = named_access(url, home)
@@ -110,7 +110,7 @@ def _server(
         yield scripts
         if scripts.status == "ok":  # without scripts nobody can count jobs
             yield from _campaigns(link)
-            yield _checkpoints(link, confirm)
+            yield _checkpoints(link, agree)
     except QueueEvalError as error:
         yield Finding("fail", "server", str(error))
     finally:
@@ -276,8 +276,8 @@ def _campaigns(link: Link) -> Iterator[Finding]:
     yield Finding("ok", "workers", f"{len(workers)} live, {slots} slots")
 
 
-def _checkpoints(link: Link, confirm: Callable[[str], bool] | None) -> Finding:
-    """`confirm`: asked before anything is removed; None: only look."""
+def _checkpoints(link: Link, agree: Callable[[str], bool] | None) -> Finding:
+    """`agree`: asked before anything is removed; None: only look."""
     name = "checkpoints"
     found = list(find_unneeded(link))
     if not found:
@@ -288,7 +288,7 @@ def _checkpoints(link: Link, confirm: Callable[[str], bool] | None) -> Finding:
     if strangers := sorted({unneeded.stranger for unneeded in found if unneeded.stranger is not None}):
         more = f" and {len(strangers) - _MAX_STRANGERS} more" if len(strangers) > _MAX_STRANGERS else ""
         detail += f"; purged, or of another server: {', '.join(strangers[:_MAX_STRANGERS])}{more}"
-    if confirm is None or not confirm(f"Remove {detail}?"):
+    if agree is None or not agree(f"Remove {detail}?"):
         return Finding("warn", name, f"{detail}; remove them with: queue-eval doctor --clean")
     failed = remove_unneeded(link)
     if failed:

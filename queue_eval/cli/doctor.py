@@ -33,10 +33,10 @@ def doctor_command(
         raise UsageError("--yes goes with --clean; add it, or leave it out")
     can_ask = sys.stdin.isatty() and not as_json
 
-    def confirm(question: str) -> bool:
+    def agree(question: str) -> bool:
         return yes or (can_ask and ask(question))
 
-    findings = list(every_check(url, home, clean=clean, confirm=confirm))
+    findings = list(every_check(url, home, clean=clean, agree=agree))
     is_well = all(finding.status != "fail" for finding in findings)
     if as_json:
         print_json({"ok": is_well, "checks": [finding._asdict() for finding in findings]})

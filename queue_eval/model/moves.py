@@ -222,10 +222,10 @@ class Settled:
     is_prefetch_limited: bool = False
     """Whether narrow jobs wait that this worker cannot have now: it has prefetched its share of them."""
 
-    has_extras: bool = False
-    """Whether any of the leases tells of a stop or of a checkpoint."""
     may_have_shapes: bool = False
     """Whether this worker was seen to be one for jobs that take several slots or ask for time."""
+    has_extras: bool = field(default=False, compare=False)
+    """Whether any of the leases tells of a stop or of a checkpoint."""
 
     @classmethod
     def of(cls, reply: Sequence[Any], request: str) -> Settled:
@@ -255,8 +255,8 @@ class Settled:
             reserved_slots=reserved_slots,
             has_other_wide_jobs=other_wide_jobs == 1,
             is_prefetch_limited=is_prefetch_limited == 1,
-            has_extras=bool(more),
             may_have_shapes=may_have_shapes == 1,
+            has_extras=bool(more),
         )
 
 

@@ -51,6 +51,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "doctor": [("doctor",)],
     "pause": [("pause", "CAMPAIGN")],
     "resume": [("resume", "CAMPAIGN")],
+    "stop": [("stop", "CAMPAIGN", "5"), ("stop", "CAMPAIGN")],
     "cancel": [("cancel", "CAMPAIGN", "5")],
     "retry": [("retry", "CAMPAIGN", "3"), ("retry", "CAMPAIGN", "--source-changed")],
     "run": [("run", "os:getpid", "--configs", "configs.jsonl", "--campaign", "CAMPAIGN")],
