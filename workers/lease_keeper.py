@@ -140,23 +140,26 @@ class LeaseKeeper:
             self._on_drain()
 
     def _work(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self.beat()
-            except GiveUp:
-                return
-            except Exception as error:  # the heartbeat must not stop while jobs run
-                self._repeated_log.add("the heartbeat failed, trying again", error)
-                self._stopped.wait(1.0)
-            try:
-                self._wait(time.monotonic() + self._options.lease_s / 3)
-            except GiveUp:
-                return
-            except Exception as error:
-                self._repeated_log.add("the heartbeat failed, trying again", error)
+        with suppress(GiveUp):
+            while not self._stopped.is_set():
+                if not self._goes_on_after(self.beat):
+                    self._stopped.wait(1.0)
+                self._goes_on_after(self._wait)
 
-    def _wait(self, until: float) -> None:
-        """Wait for the next beat, at `until` (monotonic, s) or when it is wanted."""
+    def _goes_on_after(self, step: Callable[[], None]) -> bool:
+        """Whether `step` went well. If not, that is logged: the heartbeat must not stop while jobs run."""
+        try:
+            step()
+        except GiveUp:
+            raise
+        except Exception as error:
+            self._repeated_log.add("the heartbeat failed, trying again", error)
+            return False
+        return True
+
+    def _wait(self) -> None:
+        """Wait for the next beat: a third of a lease, or until it is wanted."""
+        until = time.monotonic() + self._options.lease_s / 3
         while not (self._is_beat_wanted or self._stopped.is_set()):
             if (left := until - time.monotonic()) <= 0:
                 break
@@ -265,12 +268,8 @@ class LeaseKeeper:
         """Have checkpoints removed that no attempt will need, once the attempts here have ended. Those of a
         failed job stay, for `retry`."""
         for job in self._state.with_checkpoints(served, finished):
-            if not self._has_failed(served, job):
+            if not CampaignCommands(self._link, served.name, served.queue.uid).may_retry(job):
                 self._state.note_over(served, job)
-
-    def _has_failed(self, served: ServedCampaign, job: int) -> bool:
-        key = served.queue.keys.column("failed")
-        return bool(self._link.call(lambda client: client.sismember(key, str(job))))
 
     def _release_unknown(self, served: ServedCampaign, unknown: list[tuple[int, int]]) -> None:
         """Deal with leases that only the server knows: it has gone back in time (a power cut, a failover).

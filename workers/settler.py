@@ -20,7 +20,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from queue_eval import failpoints
@@ -323,15 +322,8 @@ class Settler:
         # Perhaps by this very settlement, whose first reply was lost; perhaps the job has failed before.
         finished = [s.id for s, verdict in answers if verdict is Verdict.FINISHED]
         with_some = self._state.with_checkpoints(served, finished)
-        over += [job for job in with_some if not self._may_retry(served, job)]
+        over += [job for job in with_some if not self._queue(served).may_retry(job)]
         self._state.note_succeeded(served, over)
-
-    def _may_retry(self, served: ServedCampaign, job: int) -> bool:
-        """Whether a finished job has failed, as far as can be told: then its checkpoints stay."""
-        key = served.queue.keys.column("failed")
-        with suppress(DamagedError, NodeAwayError):
-            return bool(self._link.call(lambda client: client.sismember(key, str(job))))
-        return True
 
     def _new_request(self) -> str:
         # The number tells the server when a job was leased, should it be cancelled.

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from queue_eval.foreign_text import plain
-from queue_eval.runtime.checkpoints import remove_job
+from queue_eval.runtime.trees import remove_tree
 from workers.repeated_log import RepeatedLog
 
 log = plain(logging.getLogger(__name__))
@@ -37,6 +37,6 @@ class Sweeper:
     def _work(self) -> None:
         while (folder := self._folders.get()) is not None:
             try:
-                remove_job(folder)
+                remove_tree(folder)
             except OSError as error:  # `doctor --clean` finds it
                 self._repeated_log.add(f"the folder {folder} cannot be removed", error)

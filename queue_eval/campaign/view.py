@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from queue_eval.campaign.gone import campaign_gone
@@ -12,7 +12,13 @@ from queue_eval.campaign.keys import Keys, check_campaign_name
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.result_stream import ResultEntry, entry_order, is_entry, parse_entries
 from queue_eval.campaign.scripts import script
-from queue_eval.errors import CampaignNotFoundError, DamagedError, QueueEvalError, ServerRefusedError
+from queue_eval.errors import (
+    CampaignNotFoundError,
+    DamagedError,
+    NodeAwayError,
+    QueueEvalError,
+    ServerRefusedError,
+)
 from queue_eval.model.codec import decode
 from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
 from queue_eval.model.report import Report, ReportHead, parse_block, parse_head
@@ -252,6 +258,13 @@ class CampaignView:
         """How often in a row each job was given back for lack of time."""
         matches = [_TIME_LACK.fullmatch(v) if v else None for v in self._extra("time_lacks", ids)]
         return [int(match[1]) if match else 0 for match in matches]
+
+    def may_retry(self, job: int) -> bool:
+        """Whether a finished job has failed, so that `retry` runs it again. True if that cannot be told."""
+        key = self.keys.column("failed")
+        with suppress(DamagedError, NodeAwayError):
+            return bool(self.link.call(lambda client: client.sismember(key, str(job))))
+        return True
 
     def failed_ids(self) -> list[int]:
         key = self.keys.column("failed")

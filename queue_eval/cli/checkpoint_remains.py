@@ -16,7 +16,7 @@ from typing import NamedTuple
 from queue_eval.cli.campaigns import every_campaign
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.open import checkpoints_of
-from queue_eval.runtime.checkpoints import remove_job
+from queue_eval.runtime.trees import remove_tree
 from queue_eval.transport.link import Link
 
 _OF_CAMPAIGN = re.compile(r"([A-Za-z0-9._-]{1,100})-[0-9a-f]{16}")
@@ -56,7 +56,7 @@ def remove_unneeded(link: Link) -> list[str]:
     failed = []
     for unneeded in find_unneeded(link):
         try:
-            remove_job(unneeded.folder)
+            remove_tree(unneeded.folder)
         except OSError as error:
             failed.append(f"{unneeded.folder}: {error.strerror or error}")
     return failed

@@ -14,7 +14,8 @@ from queue_eval.campaign.paging import pages
 from queue_eval.foreign_text import plain
 from queue_eval.model.codec import decode
 from queue_eval.model.states import State
-from queue_eval.runtime.checkpoints import campaign_folder, job_folder, remove_job
+from queue_eval.runtime.checkpoints import campaign_folder, job_folder
+from queue_eval.runtime.trees import remove_tree
 from queue_eval.transport.link import Link
 
 log = plain(logging.getLogger(__name__))
@@ -114,7 +115,7 @@ def purge_expired(expired: Expired, link: Link, age_s: float) -> bool:
 
 def _remove(folder: Path) -> None:
     try:
-        remove_job(folder)
+        remove_tree(folder)
     except OSError as error:
         log.warning("checkpoints that nobody needs are left to `queue-eval doctor --clean`: %s", error)
 

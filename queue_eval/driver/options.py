@@ -59,22 +59,21 @@ def seconds(what: str, value: Any) -> float:
 
 
 def _time_limit(what: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    limit = seconds(what, value)
-    if limit == 0:
-        raise UsageError(f"{what} is 0; give the seconds an attempt may run, or None")
-    return limit
+    return _seconds_above_0(what, value, "an attempt may run")
 
 
 def seconds_asked(what: str, value: Any) -> float | None:
     """`value` as seconds above 0, or None, else UsageError."""
+    return _seconds_above_0(what, value, "that an attempt needs")
+
+
+def _seconds_above_0(what: str, value: Any, which: str) -> float | None:
     if value is None:
         return None
-    request = seconds(what, value)
-    if request == 0:
-        raise UsageError(f"{what} is 0; give the seconds that an attempt needs, or None")
-    return request
+    number = seconds(what, value)
+    if number == 0:
+        raise UsageError(f"{what} is 0; give the seconds {which}, or None")
+    return number
 
 
 def _retry_delay(what: str, value: Any) -> RetryDelay:

@@ -59,11 +59,6 @@ def newest(folder: Path) -> Path | None:
     return folder / f"{complete[-1][0]}-{complete[-1][1]}" if complete else None
 
 
-def remove_job(folder: Path) -> None:
-    """Remove all checkpoints of a job, also read-only ones. No link is followed. Raises OSError."""
-    remove_tree(folder)
-
-
 def place_of(base: Path) -> str:
     """The id of a base folder, the same for all who share it: 16 hexadecimal digits. Made when missing."""
     path = base / ".place"

@@ -198,7 +198,7 @@ def test_a_checkpoint_that_cannot_be_removed_spoils_no_cancellation(driver, serv
     def fails(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("queue_eval.driver.checkpoint_disk.remove_job", fails)
+    monkeypatch.setattr("queue_eval.driver.checkpoint_disk.remove_tree", fails)
     assert driver.cancel([job]) == 1
     assert folder.exists()
 

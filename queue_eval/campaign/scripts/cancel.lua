@@ -3,20 +3,13 @@
 -- ARGV: uid, then ids; or uid, 'waiting', then ids: then no job that a worker holds is cancelled
 -- Reply: the ids that were cancelled by this call
 -- Repeating it is safe: a cancelled job is finished.
--- include bulk columns extras facts_since finish gone history hmget holders is_gone is_job now_ms take_from
+-- include bulk columns distinct_jobs extras facts_since finish gone history hmget holders is_gone now_ms take_from
 -- include wake_if_limited withdraw write_history
 local uid = ARGV[1]
 if is_gone(uid) then return GONE end
 local meta = redis.call('HMGET', META, 'last_id', 'extras')
-local last_id = tonumber(meta[1])
-local ids, seen = {}, {}
 local only_waiting = ARGV[2] == 'waiting'
-for i = only_waiting and 3 or 2, #ARGV do
-  if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
-    seen[ARGV[i]] = true
-    ids[#ids + 1] = ARGV[i]
-  end
-end
+local ids = distinct_jobs(only_waiting and 3 or 2, tonumber(meta[1]))
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local entries, cancelled, changed, waiting = {}, {}, {}, {}
 local extra = meta[2] and extras()

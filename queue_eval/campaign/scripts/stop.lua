@@ -3,18 +3,11 @@
 -- Reply: { asked, looking, workers }: ids that are asked now, by this call or before; those of them whose running
 --   attempt has looked at stop_requested; the workers that hold any of them
 -- Repeating it is safe: what is asked already stays so.
--- include begin_extras bulk columns extra_key extras gone history hmget holders is_job mend now_ms parse_head
+-- include begin_extras bulk columns distinct_jobs extra_key extras gone history hmget holders mend now_ms parse_head
 -- include parse_held
 local meta = redis.call('HMGET', META, 'uid', 'last_id', 'extras')
 if meta[1] ~= ARGV[1] then return GONE end
-local last_id = tonumber(meta[2])
-local ids, seen = {}, {}
-for i = 2, #ARGV do
-  if is_job(ARGV[i], last_id) and not seen[ARGV[i]] then
-    seen[ARGV[i]] = true
-    ids[#ids + 1] = ARGV[i]
-  end
-end
+local ids = distinct_jobs(2, tonumber(meta[2]))
 local finished, past, held = hmget(INDEX, ids), histories(ids), holders(ids)
 local values = extras().values
 local known = meta[3] and values('stops', ids) or {}

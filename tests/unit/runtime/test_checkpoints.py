@@ -12,7 +12,8 @@ import pytest
 
 from queue_eval.errors import AttemptEndedError, CheckpointError
 from queue_eval.runtime import checkpoints as module
-from queue_eval.runtime.checkpoints import Checkpoints, Saving, job_folder, newest, place_of, remove_job
+from queue_eval.runtime.checkpoints import Checkpoints, Saving, job_folder, newest, place_of
+from queue_eval.runtime.trees import remove_tree
 
 UID = "0123456789abcdef"
 STEPS = ("marked", "begun", "synced", "checked", "renamed", "listed", "moved", "removed")
@@ -299,5 +300,5 @@ def test_saving(saving: tuple[Saving, list[tuple[int, str]], list[bool]], tmp_pa
     with pytest.raises(AttemptEndedError), saver:
         pass
     assert names(tmp_path) == [".begun-1", "1-1"]
-    remove_job(job_folder(tmp_path, "search", UID, 7))
+    remove_tree(job_folder(tmp_path, "search", UID, 7))
     assert not job_folder(tmp_path, "search", UID, 7).exists()
