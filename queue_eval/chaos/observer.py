@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
-from typing import NoReturn
 
 from queue_eval.campaign.view import CampaignView
 from queue_eval.chaos.driver import CAMPAIGN
 from queue_eval.chaos.evidence import Entry, Sample
 from queue_eval.chaos.reading import entries_after, failures_after, used_memory
-from queue_eval.errors import CampaignNotFoundError, GiveUp
+from queue_eval.chaos.side_thread import SideThread
 from queue_eval.model.states import State
 from queue_eval.transport.access import Access
-from queue_eval.transport.link import Link
 
 _SAMPLE_EVERY_S = 0.1
 _MEMORY_EVERY_SAMPLES = 10
@@ -51,61 +48,33 @@ class StallDetector:
             last = now
 
 
-class Observer:
+class Observer(SideThread):
     """Takes samples in a thread of its own, from `start` to `stop` or `finish`.
 
     `samples` and `seen` only grow.
     """
 
     def __init__(self, access: Access) -> None:
+        super().__init__(access, "observer", _SAMPLE_EVERY_S)
         self.samples: list[Sample] = []
         self.seen: dict[str, Entry] = {}
         self.failed_at: dict[str, tuple[float, float]] = {}
         """The times of the two samples between which each failure was recorded, by its entry."""
         self._sampled_at = 0.0
-        self.errors: list[str] = []
-        """Why the thread has ended too early, if it has."""
-        self._link = Link(access, name="queue-eval-chaos", on_wait=_give_up)
         self._view: CampaignView | None = None
         self._cursor = self._failures_cursor = "0-0"
         self._memory = 0
-        self._stopped = threading.Event()
-        self._takes_last_sample = False
-        self._thread = threading.Thread(target=self._work, name="chaos-observer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._link.close()
 
     def finish(self) -> None:
         """Stop after a last sample of the campaign, which has ended."""
-        self._takes_last_sample = True
+        self._takes_last_turn = True
         self.stop()
 
     @property
     def finished(self) -> int:
         return self.samples[-1].finished if self.samples else 0
 
-    def _work(self) -> None:
-        try:
-            while not self._stopped.wait(_SAMPLE_EVERY_S):
-                self._try_to_sample()
-            if self._takes_last_sample:
-                self._try_to_sample()
-        except Exception as error:  # the judges must know that nothing was seen from now on
-            self.errors.append(f"the observer failed at {time.time():.2f}: {type(error).__name__}: {error}")
-
-    def _try_to_sample(self) -> None:
-        # The server may be away, or the campaign may not exist yet.
-        with suppress(GiveUp, CampaignNotFoundError):
-            self._sample()
-
-    def _sample(self) -> None:
+    def _turn(self) -> None:
         if self._view is None:
             self._view = CampaignView.attach(self._link, CAMPAIGN)[0]
         snapshot = self._view.snapshot()
@@ -130,7 +99,3 @@ class Observer:
             self._failures_cursor = failure
             self.failed_at.setdefault(failure, (self._sampled_at, time.time()))
         self._sampled_at = began
-
-
-def _give_up(_: float) -> NoReturn:
-    raise GiveUp("the server is away")
