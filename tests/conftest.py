@@ -8,15 +8,18 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from queue_eval.campaign import keys
 from queue_eval.errors import UsageError
 from queue_eval.runtime.stop_signals import STOP_SIGNALS
 from queue_eval.server.lifecycle import start_server, stop_server
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 from tests.support.fake_worker import FakeWorker
 from tests.support.waiting import wait_until
 
@@ -82,7 +85,7 @@ def _own_process() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Path]:
+def _shared_home() -> Iterator[Path]:
     """Home of a running embedded server."""
     # Not pytest's folder: the path of a unix socket is short.
     with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
@@ -91,6 +94,17 @@ def server() -> Iterator[Path]:
         yield home
         stop_server(home)
         end_processes_of(home)
+
+
+@pytest.fixture
+def server(_shared_home: Path) -> Iterator[Path]:
+    """Home of a running embedded server that other tests use, too; only this test's campaigns are on it."""
+    yield _shared_home
+    # A worker that serves all campaigns would run what an earlier test has left.
+    access = find_access(None, _shared_home)
+    assert access is not None
+    with closing(Link(access, name="test")) as link:
+        link.call(lambda client: client.delete(keys.CAMPAIGNS, keys.RESTING))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from queue_eval.campaign.registry import WorkerCard
 from tests.support.executor_harness import is_running
 from tests.support.fake_squeue import fake_squeue
 from tests.support.fault_fleet import Fleet, end
+from tests.support.processes import command_line, environment_of
 from tests.support.waiting import wait_until
 from workers.resources import THREAD_LIMITS
 
@@ -193,11 +194,13 @@ def test_a_forwarder_is_left_alone(fleet, campaign):
         driver.submit([fleet.config(1)])
         worker = fleet.worker("--campaign", campaign, slots=2)
 
-        def forwarder() -> psutil.Process | None:
+        def environment_of_forwarder() -> dict[str, str] | None:
+            # It ends again and again, for there is no Ray.
             children = psutil.Process(worker.pid).children()
-            return next((child for child in children if "ray_backend.py" in " ".join(child.cmdline())), None)
+            forwarders = (child for child in children if "ray_backend.py" in " ".join(command_line(child)))
+            return next(filter(None, map(environment_of, forwarders)), None)
 
-        assert not {*THREAD_LIMITS} & wait_until(forwarder, 60).environ().keys()
+        assert not {*THREAD_LIMITS} & wait_until(environment_of_forwarder, 60).keys()
         driver.cancel()
 
 

@@ -67,7 +67,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
 def watchers_of(home: Path) -> list[psutil.Process]:
     return [
         process for process in processes_of(home)
-        if any("server/watcher.py" in word for word in process.cmdline())
+        if any("server/watcher.py" in word for word in process.info["cmdline"])
     ]
 
 
@@ -339,7 +339,7 @@ def test_all_files_are_private(home):
 def test_secrets_are_on_no_command_line_and_in_no_log(home):
     start_server(home)
     record = record_of(home)
-    places = [" ".join(process.cmdline()) for process in processes_of(home)]
+    places = [" ".join(process.info["cmdline"]) for process in processes_of(home)]
     places += [path.read_text() for path in (home / "logs").iterdir()]
     places += [repr(record), repr(server_state(home))]
     assert not [place for place in places if record.password in place or record.key in place]

@@ -37,6 +37,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.processes import command_line, environment_of
+
 NODES = ("n1", "n2", "n3")
 PACKAGES = ("slurm-wlm", "slurm-client", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue", "sinfo")
@@ -206,20 +208,12 @@ class Cluster:
 
     def _kill(self, *command: str) -> None:
         for process in self.processes():
-            words = process.cmdline()
+            words = command_line(process)
             if words and Path(words[0]).name == command[0] and set(command) <= {command[0], *words}:
                 process.kill()
                 psutil.wait_procs([process], timeout=10)
                 return
         raise AssertionError(f"{' '.join(command)} does not run")
-
-
-def environment_of(process: psutil.Process) -> dict[str, str]:
-    """What a process was started with; nothing for a dead one and for the kernel's."""
-    try:
-        return process.environ() if process.pid != os.getpid() else {}
-    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-        return {}
 
 
 def _path() -> str:

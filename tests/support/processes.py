@@ -1,12 +1,15 @@
-"""Processes that tests start, and the signals that they start with."""
+"""Processes that tests start, the signals that they start with, and what is seen of those that may end."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
+
+import psutil
 
 
 class Started(subprocess.Popen):
@@ -36,3 +39,17 @@ def ignored(number: int) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """The words it was started with; none of one that has ended."""
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return process.cmdline()
+    return []
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """What it was started with; nothing for one that has ended and for the kernel's."""
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+        return process.environ() if process.pid != os.getpid() else {}
+    return {}

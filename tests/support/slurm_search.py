@@ -14,7 +14,8 @@ import psutil
 from queue_eval import Evaluator
 from queue_eval.model.job import Job
 from queue_eval.model.states import State
-from tests.slurm.cluster import KILL_WAIT_S, Cluster, environment_of
+from tests.slurm.cluster import KILL_WAIT_S, Cluster
+from tests.support.processes import environment_of
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
