@@ -100,11 +100,11 @@ def _shared_home() -> Iterator[Path]:
 def server(_shared_home: Path) -> Iterator[Path]:
     """Home of a running embedded server that other tests use, too; only this test's campaigns are on it."""
     yield _shared_home
-    # A worker that serves all campaigns would run what an earlier test has left.
+    # A worker that serves all campaigns would run what an earlier test has left. Notices name campaigns, too.
     access = find_access(None, _shared_home)
     assert access is not None
     with closing(Link(access, name="test")) as link:
-        link.call(lambda client: client.delete(keys.CAMPAIGNS, keys.RESTING))
+        link.call(lambda client: client.delete(keys.CAMPAIGNS, keys.RESTING, keys.NOTICES))
 
 
 @pytest.fixture
