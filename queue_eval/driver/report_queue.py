@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -35,19 +35,27 @@ Numbered = tuple[int, Report]
 
 
 class Mark(NamedTuple):
-    """The newest report of a job that was read, and the epoch of the link in which it was."""
+    """How far the reports of a job were read."""
 
     attempt: int
     number: int
-    at: datetime
+    """The report that was read last."""
     epoch: int
+    """Of the link, when that was read."""
+    ends: dict[int, tuple[datetime, int]]
+    """Attempt -> time and number of its newest report that was read, in any epoch."""
+    closed: int
+    """The attempts up to this one belong to a job that had finished; -1: none."""
 
     def covers(self, number: int, report: Report) -> bool:
-        """Whether a report that was read in another epoch was added before."""
-        if report.attempt != self.attempt:
-            return report.attempt < self.attempt and report.at <= self.at
+        """Whether a report that was read in another epoch was added before.
+
+        A server that went back in time gives the same tokens again: only the times tell their reports apart.
+        They are compared within an attempt, for the server's clock may be set back between two.
+        """
+        end = self.ends.get(report.attempt)
         # Several reports may have been made in one millisecond.
-        return (report.at, number) <= (self.at, self.number)
+        return report.attempt <= self.closed or (end is not None and (report.at, number) <= end)
 
 
 class ReportQueue:
@@ -77,7 +85,7 @@ class ReportQueue:
         if isinstance(mark, int):
             return (mark + 1, 0)
         # In a new epoch the server may have gone back in time, and have given the same tokens again.
-        return (mark.attempt, mark.number) if mark.epoch == epoch else (0, 0)
+        return (mark.attempt, mark.number) if mark.epoch == epoch else (mark.closed + 1, 0)
 
     def add(self, job: Job, found: Iterable[Numbered], epoch: int) -> None:
         """Add what was read of a job from `after` on, but for what was added in an earlier epoch."""
@@ -90,8 +98,7 @@ class ReportQueue:
         try:
             self._queue.extend((job, report) for _, report in new)
             self._left[job] = left + len(new)
-            number, report = new[-1]
-            self._marks[job.id] = Mark(report.attempt, number, report.at, epoch)
+            self._marks[job.id] = _moved(before, new, epoch)
         except BaseException:  # interrupted: it is read again
             while len(self._queue) > length:
                 self._queue.pop()
@@ -177,6 +184,15 @@ class ReportQueue:
         self._left[job] -= 1
         if self._left[job] <= 0:
             del self._left[job]
+
+
+def _moved(before: Mark | int | None, new: Sequence[Numbered], epoch: int) -> Mark:
+    """The mark behind these reports."""
+    ends = dict(before.ends) if isinstance(before, Mark) else {}
+    closed = before.closed if isinstance(before, Mark) else -1 if before is None else before
+    ends |= {report.attempt: (report.at, number) for number, report in new}
+    number, report = new[-1]
+    return Mark(report.attempt, number, epoch, ends, closed)
 
 
 class _Turn:

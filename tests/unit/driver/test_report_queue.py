@@ -74,6 +74,29 @@ def test_after_a_rollback_of_the_server_a_token_may_stand_for_another_attempt():
     assert heard.queue.after(1, 1) == (3, 1)
 
 
+def test_a_clock_that_is_set_back_between_two_attempts_repeats_nothing():
+    heard, one = Heard(), job()
+    kept = [report(1, second=10), report(2, second=11), report(1, attempt=2, second=3)]
+    heard.queue.add(one, kept, 0)
+    heard.queue.add(one, [*kept, report(2, attempt=2, second=4)], 1)
+    heard.queue.add(one, [*kept, report(2, attempt=2, second=4)], 2)
+    heard.deliver()
+    assert heard.steps == [(1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2)]
+
+
+def test_a_clock_that_is_set_back_does_not_repeat_what_a_finished_job_has_reported():
+    heard, one = Heard(), job()
+    finished = [report(1, second=10), report(2, second=11)]
+    heard.queue.add(one, finished, 0)
+    heard.queue.close_job(one)
+    again = report(1, attempt=2, second=3)
+    heard.queue.add(one, [again], 0)
+    assert heard.queue.after(1, 1) == (2, 0)
+    heard.queue.add(one, [again, report(2, attempt=2, second=4)], 1)
+    heard.deliver()
+    assert heard.steps == [(1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2)]
+
+
 def test_where_the_server_has_kept_all_nothing_is_delivered_again():
     heard, one = Heard(), job()
     heard.queue.add(one, [report(1), report(2)], 0)
