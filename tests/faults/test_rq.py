@@ -124,6 +124,8 @@ def test_the_forwarding_worker_is_killed(fleet, campaign, rq_fleet):
     end(workers[0])
 
 
+# RQ workers take their time to come back, which the driver may tell of.
+@pytest.mark.filterwarnings("ignore:.*no RQ worker listens:UserWarning")
 def test_rqs_redis_is_killed(fleet, campaign, rq_redis, rq_fleet):
     """It comes back with what it had written, or empty."""
     worker = fleet.worker(slots=8)
