@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from queue_eval.errors import CheckpointError
 from queue_eval.model.attempt import Token
-from queue_eval.runtime.checkpoints import campaign_folder, job_folder, newest
+from queue_eval.runtime.checkpoints import campaign_folder, job_folder, newest, place_of
 
 
 class JobFolders:
@@ -21,6 +22,17 @@ class JobFolders:
         """Where the checkpoints of a job lie; None where none can be saved."""
         base = self._inside.get("checkpoints")
         return None if base is None else job_folder(base, self._inside["campaign"], self._inside["uid"], job)
+
+    def place(self) -> str:
+        """The id of the folder of checkpoints, which is made where it is missing; empty where none can be."""
+        base = self._inside.get("checkpoints")
+        if base is None:
+            return ""
+        try:
+            Path(base).mkdir(mode=0o700, parents=True, exist_ok=True)
+            return place_of(Path(base))
+        except (OSError, CheckpointError):
+            return ""
 
     def has_checkpoint(self, job: int) -> bool:
         """Whether a complete checkpoint of the job is to be seen here."""

@@ -198,17 +198,18 @@ class CampaignCommands(CampaignView):
     def settle(
         self, worker: str, settlements: Sequence[Settlement], *,
         lease_ms: int, request: str, room: int, prefetch: int, now: float, slots: int = 1,
-        left_s: float | None = None,
+        left_s: float | None = None, place: str = "",
     ) -> Settled:  # fmt: skip
         """Settle attempts, extend the worker's lease by `lease_ms` and lease the next jobs.
 
         With a `lease_ms` of 0 it only settles: nothing is extended, and nothing is leased.
 
         `slots`: how many the worker has in all for one job; `room`: how many of them are free; `left_s`: how
-        long a job may run there, None for as long as it likes.
+        long a job may run there, None for as long as it likes; `place`: the id of the folder in which its
+        checkpoints lie, empty when that is not known.
         """
         left = "" if left_s is None else max(0, math.floor(left_s))
-        arguments: list[Any] = [worker, lease_ms, request, room, prefetch, slots, left]
+        arguments: list[Any] = [worker, lease_ms, request, room, prefetch, slots, left, place]
         for s in settlements:
             facts = f"{s.run_ms:.6g} {max(0, round((now - s.ended_at) * 1000))} {s.source}"
             proof = f"{s.attempt} {s.request} " if s.request else f"{s.attempt} "

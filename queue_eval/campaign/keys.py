@@ -38,6 +38,8 @@ key                type    holds
 ``:give_backs``    zset    id by how often in a row it was given back without a new checkpoint
 ``:tags``          hash    id -> the tag (JSON) that was submitted with the job, where there is one
 ``:time_lacks``    hash    id -> "times longest_ms": how often in a row it was given back for lack of time
+``:distant``       hash    id -> "since_ms attempt": a worker that does not see its checkpoint passed it over
+                           then, or runs it as this attempt
 =================  ======  ==========================================================================
 """
 
@@ -79,6 +81,7 @@ COLUMNS = (
 
 EXTRA_COLUMNS = (
     "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags", "time_lacks",
+    "distant",
 )  # fmt: skip
 """What only some campaigns have. Scripts are not given these keys, each of which would cost time in every
 call: they make their names (``scripts/include/extra_key.lua``)."""

@@ -32,6 +32,7 @@ _BLOCKS_PAGE = 50
 """How many blocks of a job's reports one call reads at most."""
 
 _TIME_LACK = re.compile(rb"(\d{1,10}) \d{1,13}")
+_DISTANT = re.compile(rb"(\d{1,14}) (\d{1,14})")
 _CHECKPOINT = re.compile(rb"\d{1,14} \d{1,14} [!-~]{1,100}")
 
 
@@ -218,6 +219,12 @@ class CampaignView:
         """The newest checkpoint of each job, as "attempt save place"; None where it has none."""
         values = self._extra("checkpoints", ids)
         return [_text(v) if v is not None and _CHECKPOINT.fullmatch(v) else None for v in values]
+
+    def distant_of(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """(since when (ms) it is left to workers that see its checkpoint, or 0; the attempt that began
+        without it, or 0) of each job."""
+        matches = [_DISTANT.fullmatch(v) if v else None for v in self._extra("distant", ids)]
+        return [(int(match[1]), int(match[2])) if match else (0, 0) for match in matches]
 
     def give_backs(self, least: int = 10) -> list[tuple[int, int]]:
         """(id, times) of jobs that were given back so often in a row without a new checkpoint."""

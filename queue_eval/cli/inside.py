@@ -9,11 +9,13 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.campaign.unfit import Unfit, find_unfit
-from queue_eval.cli.output import iso, shorten
+from queue_eval.cli.output import iso, shorten, shown_time
+from queue_eval.cli.records import JobRecord
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.service import OFTEN_GIVEN_BACK
 from queue_eval.model.report import Report
 from queue_eval.model.shape import Shape
+from queue_eval.model.states import State
 from queue_eval.model.table_cells import finite
 
 
@@ -25,6 +27,10 @@ class Told(NamedTuple):
     dropped: int
     last: Report | None
     checkpoint: dict[str, Any] | None
+    passed_over_ms: int | None
+    """It waits, and since when (Unix) workers that do not see its checkpoint leave it to others."""
+    began_anew: int | None
+    """The attempt that runs, on a worker that does not see its checkpoint."""
     is_stop_asked: bool
     given_back: int
     """How often it was given back in a row without a new checkpoint."""
@@ -42,6 +48,8 @@ class Told(NamedTuple):
         return {
             "reports": {"kept": self.kept, "dropped": self.dropped, "last": finite(last)},
             "checkpoint": self.checkpoint,
+            "passed_over_since": iso(self.passed_over_ms),
+            "began_anew": self.began_anew,
             "stop_asked": self.is_stop_asked,
             "given_back_in_a_row": self.given_back,
             "slots": self.shape.slots,
@@ -67,6 +75,13 @@ class Told(NamedTuple):
             where = self.checkpoint["path"] or "not in its folder on this machine"
             attempt, save = self.checkpoint["attempt"], self.checkpoint["save"]
             found.append(("checkpoint", f"save {save} of attempt {attempt}; {where}"))
+        if self.began_anew is not None:
+            why = "its worker does not see the checkpoint; name a folder that all share (checkpoints=)"
+            found.append(("began anew", f"attempt {self.began_anew}: {why}"))
+        if self.passed_over_ms is not None:
+            since = shown_time(self.passed_over_ms)
+            what = "others run what is behind it first, for ten minutes"
+            found.append(("left", f"to workers that see its checkpoint, since {since} UTC: {what}"))
         if self.is_stop_asked:
             found.append(("stop", "it was asked to stop early"))
         if self.given_back > 1:
@@ -74,16 +89,16 @@ class Told(NamedTuple):
         return found
 
 
-def read_told(
-    queue: CampaignCommands, meta: dict[str, bytes], job_id: int, *, is_waiting: bool
-) -> Told:  # fmt: skip
-    """What the server has of it. `is_waiting`: whether it is pending."""
+def read_told(queue: CampaignCommands, meta: dict[str, bytes], record: JobRecord) -> Told:
+    """What the server has of it."""
+    job_id, is_waiting = record.id, record.state is State.PENDING
     label = meta.get("queue", b"").decode(errors="replace") or DEFAULT_QUEUE
     (head,), (checkpoint,), (asked,) = (
         queue.report_heads([job_id]), queue.checkpoints_of([job_id]), queue.stops_of([job_id])
     )  # fmt: skip
     reports = queue.reports_of(job_id, (head.attempt, head.number - 1)) if head is not None else []
     often = dict(queue.give_backs(1)).get(job_id, 0)
+    since_ms, anew = queue.distant_of([job_id])[0] if checkpoint is not None else (0, 0)
     (shape,), (lacked_time,) = queue.shapes_of([job_id]), queue.time_lacks_of([job_id])
     live = live_workers(queue.link) if is_waiting else []
     unfit = [job.why for job in unfit_jobs(queue, label, live) if job.shape == shape]
@@ -92,6 +107,8 @@ def read_told(
         dropped=head.dropped if head is not None else 0,
         last=reports[-1][1] if reports else None,
         checkpoint=None if checkpoint is None else _located(queue, meta, job_id, checkpoint),
+        passed_over_ms=since_ms if is_waiting and since_ms else None,
+        began_anew=anew if record.state is State.RUNNING and anew else None,
         is_stop_asked=asked,
         given_back=often,
         shape=shape,

@@ -71,7 +71,7 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         record = found[0]
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
-        told = read_told(queue, queue.meta(), job_id, is_waiting=record.state is State.PENDING)
+        told = read_told(queue, queue.meta(), record)
         card = card_of(queue.link, record.worker) if record.worker else None
     allocation = card.allocation_as_json() if card is not None else {}
     if as_json:

@@ -132,6 +132,7 @@ def test_job_shows_what_it_has_told(driver, worker, server, campaign):
     assert told["checkpoint"] == {
         "attempt": 1, "save": 5, "place": "0123456789abcdef", "path": str(folder / "1-5"),
     }  # fmt: skip
+    assert (told["passed_over_since"], told["began_anew"]) == (None, None)
     assert (told["stop_asked"], told["given_back_in_a_row"], told["stopped_early"]) == (True, 0, False)
     worker.finish(lease, 7, Outcome.STOPPED)
     told = document(cli_here("job", campaign, 1, "--json", home=server))
@@ -178,6 +179,25 @@ def test_of_many_such_jobs_some_are_named(driver, worker, campaign, server, monk
 
 
 # Checkpoints that nobody needs -----------------------------------------------------------------------------
+
+
+def test_job_shows_where_its_checkpoint_is_not_seen(driver, worker, server, campaign):
+    submitted(driver, 2)
+    (lease,) = worker.lease(1)
+    worker.report(lease, checkpoint="1 0123456789abcdef")
+    worker.give_back(lease)
+    (other,) = worker.lease(1, place="fedcba9876543210")
+    assert other.id == 2
+    shown = cli_here("job", campaign, 1, home=server).stdout
+    assert "\nleft       to workers that see its checkpoint, since 2" in shown
+    told = document(cli_here("job", campaign, 1, "--json", home=server))
+    assert (told["passed_over_since"][:2], told["began_anew"]) == ("20", None)
+    (lease,) = worker.lease(1, place="fedcba9876543210")
+    shown = cli_here("job", campaign, 1, home=server).stdout
+    assert "\nbegan anew attempt 2: its worker does not see the folder of the checkpoint; name one" in shown
+    assert "\nleft" not in shown
+    told = document(cli_here("job", campaign, 1, "--json", home=server))
+    assert (told["passed_over_since"], told["began_anew"]) == (None, 2)
 
 
 def test_cancelled_jobs_lose_their_checkpoints(driver, worker, server, campaign):

@@ -106,7 +106,7 @@ def _both(*acts: Act) -> Act:
 
 _HARMLESS_TYPES = (
     "priorities", "failures", "outputs", "fingerprints", "widths", "reserving", "wake_wide",
-    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "time_lacks",
+    "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "time_lacks", "distant",
     "tags",
 )  # fmt: skip
 _HARMLESS_META = (

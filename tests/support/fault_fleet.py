@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,14 @@ class Fleet:
         self._links: list[Link] = []
 
     def worker(
-        self, *arguments: str, slots: int = 1, lease: str = "2s", home: Path | None = None, **environment: str
-    ) -> subprocess.Popen[str]:
+        self, *arguments: str, slots: int = 1, lease: str = "2s", home: Path | None = None,
+        within: Sequence[str] = (), **environment: str,
+    ) -> subprocess.Popen[str]:  # fmt: skip
+        """`within`: the words of a program that becomes the worker."""
         command = ["worker", "-n", str(slots), "--lease", lease, "--home", str(home or self.home), *arguments]
         log = (self.folder / f"worker-{len(self.started)}.log").open("w")
         with log:
-            return self._start(command, log, environment)
+            return self._start(command, log, environment, within)
 
     def script(self, path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A driver: it runs in its own folder."""
@@ -127,9 +130,11 @@ class Fleet:
                     client.zrem(keys.WORKERS, worker.card.name)
                     client.delete(keys.worker_key(worker.card.name))
 
-    def _start(self, command: list[str], log: Any, environment: dict[str, str]) -> subprocess.Popen[str]:
+    def _start(
+        self, command: list[str], log: Any, environment: dict[str, str], within: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
         return self._popen(
-            [sys.executable, "-P", "-m", "queue_eval", *command], log, log, environment, self.folder
+            [*within, sys.executable, "-P", "-m", "queue_eval", *command], log, log, environment, self.folder
         )
 
     def _popen(

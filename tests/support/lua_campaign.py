@@ -22,7 +22,7 @@ LEASE_MS = 60_000
 
 BASE_MS = 1_700_000_000_000
 
-_EXTRA_COLUMNS = 7
+_EXTRA_COLUMNS = 8
 
 FIELDS = {
     "function": "module:run", "method": "thread", "source": "s1", "options": "{}", "max_attempts": 1,
@@ -76,6 +76,7 @@ class Columns:
     checkpoints: dict[bytes, bytes]
     give_backs: list[tuple[bytes, float]]
     time_lacks: dict[bytes, bytes]
+    distant: dict[bytes, bytes]
 
     @classmethod
     def read(cls, client: redis.Redis, queue: CampaignCommands) -> Columns:
@@ -102,6 +103,7 @@ class Columns:
         pipeline.hgetall(column("checkpoints"))
         pipeline.zrange(column("give_backs"), 0, -1, withscores=True)
         pipeline.hgetall(column("time_lacks"))
+        pipeline.hgetall(column("distant"))
         for name in names:
             pipeline.hgetall(prefix.encode() + name)
         for key in wide:
@@ -150,6 +152,7 @@ class Columns:
         assert not over & self.stops.keys(), "only open jobs are asked to stop"
         assert not over & {job for job, _ in self.give_backs}, "only open jobs are told of"
         assert not over & self.time_lacks.keys(), "only open jobs lack time"
+        assert not over & self.distant.keys(), "only open jobs lack their checkpoint"
         assert over & self.checkpoints.keys() <= self.failed, "of finished jobs only failed ones keep theirs"
         for job, head in self.report_heads.items():
             _, _, blocks, in_last, points, _, _, size = map(int, head.split())
@@ -167,7 +170,7 @@ class Columns:
     def extras(self) -> tuple[Any, ...]:
         return (
             self.reports, self.report_heads, self.reported, self.stops, self.checkpoints, self.give_backs,
-            self.time_lacks,
+            self.time_lacks, self.distant,
         )  # fmt: skip
 
     def places(self) -> tuple[Any, ...]:
@@ -246,11 +249,11 @@ class LuaCampaign:
     def settle(
         self, worker: str, *settlements: Settlement, room: int = 0, prefetch: int = 0,
         lease_ms: int = LEASE_MS, request: str | None = None, slots: int = 1,
-        left_s: float | None = None,
+        left_s: float | None = None, place: str = "",
     ) -> Settled:  # fmt: skip
         return self.queue.settle(
             worker, settlements, lease_ms=lease_ms, request=request or str(next(self._numbers)), room=room,
-            prefetch=prefetch, slots=slots, now=1000.0, left_s=left_s,
+            prefetch=prefetch, slots=slots, now=1000.0, left_s=left_s, place=place,
         )  # fmt: skip
 
     def ok(self, worker: str, token: Token, body: bytes = b"1") -> str:

@@ -67,6 +67,9 @@ class ServedCampaign:
     the same request gets them."""
     settler_queue: CampaignCommands | None = None
     """The campaign over the settler's own link, once the settler has called it."""
+    place: str | None = None
+    """The id of the folder in which checkpoints of its jobs here lie: empty where there is none, None before
+    it was looked for. Only the settler uses it."""
     is_in_call: bool = False
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False

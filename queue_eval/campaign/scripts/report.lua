@@ -119,6 +119,7 @@ local function note_checkpoint(batch, job)
     checkpoints[#checkpoints + 1] = job.checkpoint
     redis.pcall('ZREM', extra_key('give_backs'), batch.id)
     redis.pcall('HDEL', extra_key('time_lacks'), batch.id)
+    redis.pcall('HDEL', extra_key('distant'), batch.id)
   end
 end
 

@@ -1,8 +1,8 @@
 -- Settle attempts (ack or nack), and lease the next jobs in the same call.
 -- ARGV: uid, worker, lease_ms (0: extend nothing and lease nothing), request (see include/requests.lua), room,
 --       prefetch, slots (how many the worker has in all), left_s (how many whole seconds a job may run on the worker;
---       '': as many as it likes), then per settlement: id, proof,
---       outcome (ok|stopped|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
+--       '': as many as it likes), place (of the worker's checkpoints: see include/near_first.lua), then per settlement:
+--       id, proof, outcome (ok|stopped|error|timeout|lost|nan|inf|cancelled), facts ("run_ms age_ms source"), body, output, digest
 --   proof: "attempt request " with the request of the attempt's lease, "attempt " where it is not known.
 --   digest: the first 16 digits of the SHA-1 of its config, or ''. A server that has gone back in time (a power cut,
 --     a failover) gives ids and tokens again: what comes from another lease under an equal token is not held, and
@@ -32,7 +32,7 @@ local meta = redis.call('HMGET', META, 'uid', 'revision', 'paused', 'most_runnin
 if meta[1] ~= uid then return GONE end
 local now = now_ms()
 local held = held_key(worker)
-local FIRST_ARG, ARGS_EACH = 9, 7
+local FIRST_ARG, ARGS_EACH = 10, 7
 local IS_SUCCESS = { ok = true, stopped = true }
 local verdicts = {}
 local extra = meta[11] and extras()
@@ -168,7 +168,8 @@ local leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited, may
 if lease_ms > 0 then
   redis.call('ZADD', WORKERS, now + lease_ms, worker)
   leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited, may_have_shapes =
-    lease(worker, request, room, prefetch, slots, left_s, now, meta[3] == '1', meta[4])
+    lease(worker, request, room, prefetch, slots, left_s, now, meta[3] == '1', meta[4],
+      ARGV[9], extra)
 else
   wake_if_limited()
 end

@@ -32,6 +32,7 @@ local function extras()
       redis.pcall('HDEL', extra_key('stops'), unpack(ids, first, last))
       redis.pcall('ZREM', extra_key('give_backs'), unpack(ids, first, last))
       redis.pcall('HDEL', extra_key('time_lacks'), unpack(ids, first, last))
+      redis.pcall('HDEL', extra_key('distant'), unpack(ids, first, last))
       if not keeps_checkpoint then redis.pcall('HDEL', extra_key('checkpoints'), unpack(ids, first, last)) end
     end
   end

@@ -1,4 +1,4 @@
--- include bulk columns held_key held_limit history hmget jobs_among pending_apart prefetch_share promote
+-- include bulk columns held_key held_limit history hmget jobs_among near_first pending_apart prefetch_share promote
 -- include requests take_in_order to_pending wake
 
 -- Give a worker up to room + prefetch pending jobs. The first `room` start at once; the others wait on the
@@ -6,6 +6,7 @@
 -- once, so that its next death is known to be its own. A job that takes several slots or asks for time starts at once,
 -- when the room has its slots.
 -- slots: how many the worker has for one job, when nothing else runs there; left_s: how long a job may run there.
+-- place, extra: see near_first.lua.
 -- Returns
 --   leases: { id, attempt, the slots it starts on or 0 when prefetched, config, ... };
 --   due: the due time of the next scheduled job, or nil;
@@ -14,7 +15,7 @@
 --   is_prefetch_limited: whether narrow jobs wait that are beyond its share, or behind a job that waits for a slot;
 --   may_have_shapes: whether it has seen that jobs of several slots, or such that ask for time, may come for it.
 -- The last three are nil where nothing was to be taken.
-local function lease(worker, request, room, prefetch, slots, left_s, now, paused, most_running)
+local function lease(worker, request, room, prefetch, slots, left_s, now, paused, most_running, place, extra)
   local field = 'worker:' .. worker
   local due = promote(now)
   local last = redis.call('HGET', REQUESTS, field)
@@ -47,13 +48,13 @@ local function lease(worker, request, room, prefetch, slots, left_s, now, paused
   end
   local ids, apart, starting, reserved_slots, has_other_wide_jobs, waits_for_slot = {}, {}, room, 0, false, false
   local may_have_shapes = false
+  local take, begun = near_first(place, extra, now)
   if has_shapes then
     ids, apart, starting, reserved_slots, has_other_wide_jobs, waits_for_slot, may_have_shapes =
-      take_in_order(worker, room, share, slots, left_s, most, now)
+      take_in_order(take, worker, room, share, slots, left_s, most, now)
     is_prefetch_limited = is_prefetch_limited or waits_for_slot
   else
-    local popped = redis.call('ZPOPMIN', PENDING, math.min(room + share, most, 2000))
-    for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
+    ids = take(PENDING, math.min(room + share, most, 2000))
     if #ids == 0 then return {}, due, 0 end
   end
   local narrow = #ids
@@ -77,16 +78,18 @@ local function lease(worker, request, room, prefetch, slots, left_s, now, paused
   to_pending(again)
   for _, i in ipairs(rest) do order[#order + 1] = i end
 
-  local tokens, leases = {}, {}
+  local tokens, leases, granted, numbers = {}, {}, {}, {}
   local function grant(i, starts)
     tokens[#tokens + 1] = ids[i]
     tokens[#tokens + 1] = attempts[i] .. ' ' .. request .. (starts > 0 and ' 1' or ' 0')
     local at = #leases
     leases[at + 1], leases[at + 2], leases[at + 3], leases[at + 4] = ids[i], attempts[i], starts, configs[i] or ''
+    granted[#granted + 1], numbers[#numbers + 1] = ids[i], attempts[i]
   end
   for rank, i in ipairs(order) do grant(i, rank <= starting and 1 or 0) end
   for i, job in ipairs(apart) do grant(narrow + i, job[2]) end
   bulk('HSET', held_key(worker), tokens)
+  begun(granted, numbers)
   local waits = false
   if #order + #apart < most then waits = wake_for_others() end
   return leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited and waits and #order >= starting,

@@ -3,12 +3,12 @@
 -- Take pending jobs in order, where some have a shape, from those that do not take more slots than the worker has
 -- and do not ask for more time than it has left. Jobs of other shapes are passed over: what is behind them is taken.
 -- A job that does not fit into its room yet stops it: nothing behind overtakes (see reserve).
--- left_s: how long a job may run on the worker; most: how many jobs it may take.
+-- take: see near_first.lua; left_s: how long a job may run on the worker; most: how many jobs it may take.
 -- Returns narrow ids; { id, slots } pairs of jobs of a shape, which all start at once; the room that is left for narrow
 -- ones; the slots that the worker is to let run free for a wide job, or 0; whether jobs of a shape wait which are not
 -- for it now; whether one of these waits for any slot to run free; and whether jobs ever had a shape that takes no more
 -- slots than the worker has.
-local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
+local function take_in_order(take, worker, room, prefetch, slots, left_s, most, now)
   local narrow, apart, fitting, first, slots_of = {}, {}, {}, {}, {}
   local has_unfit_jobs, has_shapes = false, false
   local function look(shape)
@@ -17,9 +17,9 @@ local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
   end
   local function take_narrow(count)
     if count < 1 then return end
-    local popped = redis.call('ZPOPMIN', PENDING, count)
-    for i = 1, #popped, 2 do narrow[#narrow + 1] = popped[i] end
-    most = most - #popped / 2
+    local ids = take(PENDING, count)
+    for _, id in ipairs(ids) do narrow[#narrow + 1] = id end
+    most = most - #ids
   end
   -- Those of the fitting shapes that take several slots, or one.
   local function fitting_ones(are_wide)
@@ -62,7 +62,7 @@ local function take_in_order(worker, room, prefetch, slots, left_s, most, now)
     end
     local needed = slots_of[next]
     if needed <= room then
-      apart[#apart + 1] = { redis.call('ZPOPMIN', shape_key(next), 1)[1], needed }
+      apart[#apart + 1] = { take(shape_key(next), 1)[1], needed }
       room, starting, most = room - needed, starting - needed, most - 1
       look(next)
     elseif needed == 1 then
