@@ -23,11 +23,12 @@ from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Token
 from queue_eval.rq_bridge.commands import BEAT_S, RqCommands
 from queue_eval.rq_bridge.relay import Relay
-from queue_eval.runtime.elsewhere import from_elsewhere, remove_folder, temporary_name
+from queue_eval.runtime.elsewhere import from_elsewhere, remove_folder
 from queue_eval.runtime.forked import ForkedAttempt
 from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.pipe import Report, Setup, parse_frame, parse_setup
 from queue_eval.runtime.stop_signals import StopSignalHandlers
+from queue_eval.runtime.temporary import MAILBOX, temporary_name
 from queue_eval.transport.error_kinds import is_transient
 
 log = plain(logging.getLogger("rq.worker.queue_eval"))
@@ -118,7 +119,7 @@ class _Room:
             self._inside = from_elsewhere({**inside, **known})
             # Made when it is needed: files take their time.
             self._folder = temporary_name()
-            self._inside |= {"notices": self._folder, "mailbox": f"{self._folder}/mailbox"}
+            self._inside |= {"notices": self._folder, "mailbox": f"{self._folder}/{MAILBOX}"}
         self.setup = setup.replace(inside=self._inside)
 
     def open(self) -> Mailroom | None:

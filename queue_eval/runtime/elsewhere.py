@@ -8,15 +8,12 @@ from time import monotonic, time
 from queue_eval.runtime import attempts
 from queue_eval.runtime.attempts import Attempt
 from queue_eval.runtime.channel import Channel
+from queue_eval.runtime.temporary import temporary_name
 
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
     from typing import Any
-
-
-_MAX_TEMPORARY = 60
-"""The address of a unix socket has room for about a hundred bytes."""
 
 
 def to_elsewhere(inside: dict[str, Any] | None, **changes: Any) -> dict[str, Any] | None:
@@ -84,14 +81,6 @@ def remove_folder(inside: dict[str, Any], job: int, number: int, *, failed: bool
         with suppress(OSError):
             os.rmdir(campaign)  # noqa: PTH106 - no pathlib in this process
             os.rmdir(base)  # noqa: PTH106
-
-
-def temporary_name() -> str:
-    """The name of a temporary folder to be made, short enough for the address of a unix socket in it."""
-    # Not by `tempfile`, which first writes a file. By chance: one that others can guess could be theirs.
-    folder = os.environ.get("TMPDIR", "")
-    folder = folder if 0 < len(os.fsencode(folder)) < _MAX_TEMPORARY else "/tmp"  # noqa: S108 - as said
-    return f"{folder}/qe-{os.urandom(8).hex()}"
 
 
 def _seen(folder: str | None) -> str | None:

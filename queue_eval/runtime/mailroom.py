@@ -12,11 +12,8 @@ does not listen, and every process of the attempt sees the same.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,9 @@ from typing import Any
 from queue_eval.model.attempt import Token
 from queue_eval.runtime.notices import STOP, notice_file
 from queue_eval.runtime.pipe import parse_frame
+from queue_eval.runtime.temporary import MAILBOX, remove_abandoned, temporary_name
 
 _MAX_DATAGRAM = 1 << 16
-_MAX_SOCKET_PATH = 90
-"""The address of a unix socket has room for about a hundred bytes."""
 
 
 class Mailroom:
@@ -35,17 +31,21 @@ class Mailroom:
 
     def __init__(self, folder: str | None = None) -> None:
         """`folder`: the one that `open` makes; None: one of a new name, where temporary files lie."""
-        self.folder = Path(_new_name() if folder is None else folder)
-        self.mailbox = self.folder / "mailbox"
+        self.folder = Path(temporary_name() if folder is None else folder)
+        self.mailbox = self.folder / MAILBOX
         self._socket: socket.socket | None = None
         self._told: dict[tuple[str, Token], str] = {}
 
     def open(self) -> Mailroom:
-        """Make the folder, which must not exist, and the mailbox. Raises OSError."""
+        """Make the folder, which must not exist, and the mailbox. Raises OSError.
+
+        Removes those of other owners that were killed, who could not.
+        """
         self.folder.mkdir(0o700)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.mailbox))
         self._socket.setblocking(False)
+        remove_abandoned(self.folder.parent)
         return self
 
     @property
@@ -103,11 +103,3 @@ class Mailroom:
 
     def _notice(self, lane_id: str, token: Token) -> Path:
         return Path(notice_file(str(self.folder), lane_id, *token))
-
-
-def _new_name() -> str:
-    usual = f"{tempfile.gettempdir()}/qe-{secrets.token_hex(8)}"
-    if len(os.fsencode(usual)) < _MAX_SOCKET_PATH:
-        return usual
-    # The name cannot be guessed, and `open` refuses a folder that is there.
-    return f"/tmp/{usual.rpartition('/')[2]}"  # noqa: S108

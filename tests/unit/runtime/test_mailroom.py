@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
 
 from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.notices import DRAIN, STOP, notice_file, read_notice
@@ -46,8 +52,38 @@ def test_what_comes_by_mail_is_read_and_what_is_no_frame_is_dropped():
 def test_a_long_temporary_folder_has_no_room_for_a_socket(tmp_path, monkeypatch):
     deep = tmp_path / ("x" * 90)
     deep.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.setenv("TMPDIR", str(deep))
     mailroom = Mailroom().open()
     assert deep not in mailroom.folder.parents
     assert list(deep.iterdir()) == []
     mailroom.close()
+
+
+@pytest.fixture
+def short_folder(monkeypatch):
+    """A folder for temporary files whose name leaves room for a socket's address."""
+    with tempfile.TemporaryDirectory(prefix="qe-mail-", dir="/tmp") as name:
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
+
+
+def test_who_was_killed_leaves_its_folder_to_the_next_one(short_folder):
+    code = (
+        "import os, signal\nfrom queue_eval.runtime.mailroom import Mailroom\n"
+        "mailroom = Mailroom().open()\n(mailroom.folder / 'word').write_text('stop')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    living = Mailroom().open()
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list(short_folder.iterdir())) == 2
+    not_yet_bound = living.folder.with_name(living.folder.name[:-16] + 16 * "0")
+    not_yet_bound.mkdir()
+    of_another_machine = short_folder / "qe-00000000-0123456789abcdef"
+    of_another_machine.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as away:
+        away.bind(str(of_another_machine / "mailbox"))
+    mailroom = Mailroom().open()
+    there = set(short_folder.iterdir())
+    mailroom.close()
+    living.close()
+    assert there == {living.folder, mailroom.folder, not_yet_bound, of_another_machine}
