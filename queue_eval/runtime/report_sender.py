@@ -37,7 +37,7 @@ MAX_WAITING = 1000
 """Points that wait in one process."""
 
 MAX_POINTS_PER_S = 1000
-_MAX_FRAMES_PER_S = 50
+_MAX_FRAMES_PER_S = 20
 _POINTS_AT_ONCE = 100
 """After a pause so many points may go at once."""
 _STEADY_FRAME_BYTES = 16_000
