@@ -154,7 +154,8 @@ def test_forgetting_and_taking_back(make, method, gate):
         {"do": "hang", "started": str(folder / "a")}, waiting_job(gate, "b"), {}, {}, {}
     )
     executor.until(lambda: (folder / "a").exists() and (folder / "b").exists())
-    assert set(executor.executor.begun()) == {running, kept}
+    # The forwarder hears of it only after the job has made its file.
+    executor.until(lambda: set(executor.executor.begun()) == {running, kept})
     assert executor.executor.waiting() == 3
     # Those that run stay, unless they are to be stopped.
     assert executor.executor.forget([running, second], begun=False) == [second]
