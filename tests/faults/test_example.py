@@ -79,13 +79,13 @@ def test_the_search_that_stops_early_is_killed_twice(own_home: Path, tmp_path: P
     note = f"    with open({str(side_log)!r}, 'a') as log: log.write(f'{{current_job().id}}\\n')\n"
     script = tmp_path / "early_stopping.py"
     script.write_text(source.replace(first_line, note + first_line), "utf-8")
-    command = [sys.executable, str(script), "--configs", "16"]
+    command = [sys.executable, str(script), "--configs", "8"]
     environment = {**os.environ, "QUEUE_EVAL_HOME": str(own_home)}
 
     def begun() -> list[int]:
         return [int(line) for line in side_log.read_text("utf-8").splitlines()]
 
-    for goal in (4, 9):
+    for goal in (2, 5):
         driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=environment)
         wait_until(lambda goal=goal, driver=driver: len(begun()) >= goal or driver.poll() is not None, 60)
         driver.send_signal(signal.SIGKILL)
@@ -94,8 +94,8 @@ def test_the_search_that_stops_early_is_killed_twice(own_home: Path, tmp_path: P
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert last.returncode == 0, last.stderr
-    assert sorted(begun()) == list(range(1, 17))
+    assert sorted(begun()) == list(range(1, 9))
     best, stopped, share = last.stdout.splitlines()
     assert float(best.split()[2]) > 0.9
-    assert 0 < int(stopped.split()[0]) < 16
+    assert 0 < int(stopped.split()[0]) < 8
     assert int(share.partition("%")[0]) < 70

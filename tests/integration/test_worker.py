@@ -292,8 +292,8 @@ def test_many_abandoned_campaigns_hide_no_refusal(own_fleet, name):
         with own_fleet.driver(name) as driver:
             driver.submit([own_fleet.config(1)])
             own_fleet.worker("--name", "strict", "--allow", "search")
-            with pytest.warns(UserWarning, match=f"worker strict does not serve campaign '{name}'"):
-                driver.gather("ALL", timeout=20)
+            jobs, _ = gather_until_told(driver, f"worker strict does not serve campaign '{name}'")
+            assert jobs == []
     finally:
         for one in abandoned:
             one.link.close()
