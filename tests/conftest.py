@@ -26,6 +26,14 @@ from tests.support.waiting import wait_until
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A variant that is marked "soak" is none of the long tests, whatever else it combines with."""
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "long"]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _default_signals() -> None:
     """Processes are to begin with the defaults, also where nohup or a shell's `&` started these tests."""
