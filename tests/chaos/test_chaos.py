@@ -22,6 +22,7 @@ from queue_eval.errors import ServerError
 from queue_eval.server.lifecycle import start_server
 from queue_eval.transport.access import Access
 from tests.support.cli import COMMAND, ROOT, cli_here
+from tests.support.marks import long, soak
 from tests.support.processes import Started
 from tests.support.waiting import wait_until
 
@@ -80,6 +81,7 @@ def test_the_first_round_of_the_test_below_is_short() -> None:
     assert sum(strike.after_s for strike in first_round) < MAX_ATTEMPTS * TIME_LIMIT_S
 
 
+@pytest.mark.long
 def test_nothing_lost_nothing_twice(folder: Path) -> None:
     report = attack(
         folder, "--evaluations", 500, "--minutes", 0.5, "--seed", 55, "--fault-every", "900ms",
@@ -90,8 +92,7 @@ def test_nothing_lost_nothing_twice(folder: Path) -> None:
     assert {kind for kind, said in report["faults"].items() if said["count"]} == EVERYTHING
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("method", ["thread", "subprocess"])
+@pytest.mark.parametrize("method", [*long("thread"), *soak("subprocess")])
 def test_other_methods(folder: Path, method: str) -> None:
     attack(
         folder, "--method", method, "--evaluations", 200, "--minutes", 0.3, "--seed", 4,
@@ -251,7 +252,7 @@ def test_a_drain_that_ends_badly_breaks_a_law(folder: Path, monkeypatch: pytest.
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("turn", [TURNS[0], *long(*TURNS[1:])])
 def test_a_stop_of_all_reaches_the_worker_and_all_its_descendants(turn: str) -> None:
     tree = "sleep 600 & (sleep 600 & sleep 600; :) & while :; do wait; done"
     with Started(["sh", "-c", tree], start_new_session=True) as top:
@@ -267,8 +268,7 @@ def test_a_stop_of_all_reaches_the_worker_and_all_its_descendants(turn: str) -> 
         assert psutil.wait_procs(everyone, 10)[1] == []
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", [*long("process"), *soak("thread", "subprocess")])
 def test_stops_of_all_processes_alone_cost_nothing(folder: Path, method: str) -> None:
     report = attack(
         folder, "--method", method, "--evaluations", 300, "--minutes", 0.4, "--seed", 9, "--fault-every",

@@ -9,6 +9,7 @@ import pytest
 
 from queue_eval import Evaluator, Job
 from queue_eval.model.codec import FAIL_RETURN_VALUE
+from tests.support.marks import soak
 
 
 def run(config):
@@ -31,7 +32,7 @@ def look(config):
     return sorted(config)
 
 
-@pytest.fixture(params=["thread", "process", "subprocess"])
+@pytest.fixture(params=["process", *soak("thread", "subprocess")])
 def create(request, own_home):
     made = []
 

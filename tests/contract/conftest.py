@@ -9,6 +9,7 @@ import pytest
 
 from queue_eval.model.states import Method
 from tests.support.executor_harness import Harness
+from tests.support.marks import long, soak
 from tests.support.ray_cluster import RayCluster
 from tests.support.rq_fleet import RqFleet, RqRedis
 
@@ -17,7 +18,7 @@ FLEETS = {"rq": "rq.Worker", "rq-simple": "rq.SimpleWorker"}
 
 
 @pytest.fixture(
-    params=[*LOCAL, *(pytest.param(name, marks=pytest.mark.long) for name in ("ray", *FLEETS))],
+    params=[*LOCAL, *long("ray", "rq"), *soak("rq-simple")],
 )
 def execution(request: pytest.FixtureRequest) -> str:
     """A method, and for RQ also the kind of its workers."""

@@ -17,6 +17,7 @@ from queue_eval.runtime import leftovers
 from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from tests.support import leftover_functions
 from tests.support.executor_harness import ROOT, is_running, result_of
+from tests.support.marks import long, soak
 from tests.support.processes import Started
 from tests.support.waiting import wait_until
 from workers.executors.dispatcher import Dispatcher
@@ -24,6 +25,9 @@ from workers.executors.dispatcher import Dispatcher
 pytestmark = pytest.mark.skipif(not CAN_BE_FOUND, reason="what has left its group cannot be found here")
 
 FUNCTIONS = "tests.support.leftover_functions"
+seldom = pytest.mark.parametrize(
+    "execution", ["process", *long("thread", "subprocess", "ray", "rq"), *soak("rq-simple")], indirect=True
+)
 KINDS = ["same", "timeout", "monitor", "group", "session", "daemon", "bare"]
 
 
@@ -38,7 +42,9 @@ def pid_in(file: Path) -> int:
     return int(file.read_text())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["same", "session", *soak(*(kind for kind in KINDS if kind not in ("same", "session")))]
+)
 def test_at_the_time_limit(make, tmp_path, kind):
     executor = make(f"{FUNCTIONS}:hang", slots=1, time_limit_s=1.0)
     late, after = executor.run({"kind": kind, "file": str(tmp_path / "pid")}, {})
@@ -99,7 +105,7 @@ def test_a_child_that_dies_leaves_nothing(make, method, tmp_path):
         assert not is_running(pid_in(file))
 
 
-@pytest.mark.parametrize("kind", ["timeout", "group", "session"])
+@pytest.mark.parametrize("kind", ["session", *soak("timeout", "group")])
 def test_programs_are_asked_first(make, tmp_path, kind):
     executor = make(f"{FUNCTIONS}:hang", slots=1, time_limit_s=1.0)
     file = tmp_path / "pid"
@@ -108,6 +114,7 @@ def test_programs_are_asked_first(make, tmp_path, kind):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pid", "pid.term"]
 
 
+@seldom
 def test_those_that_do_not_end_are_killed(make, method, tmp_path, monkeypatch):
     if method is Method.RQ:
         pytest.skip("it runs in others' processes, with the constants that they know")
@@ -120,6 +127,7 @@ def test_those_that_do_not_end_are_killed(make, method, tmp_path, monkeypatch):
     assert not is_running(pid_in(file))
 
 
+@seldom
 def test_what_is_slow_to_end_keeps_no_other_slot_waiting(make, method, tmp_path):
     if method in (Method.RQ, Method.THREAD):
         pytest.skip("one process has all slots, or there is one for each")
@@ -133,6 +141,7 @@ def test_what_is_slow_to_end_keeps_no_other_slot_waiting(make, method, tmp_path)
     executor.until(lambda: not is_running(pid_in(file)))
 
 
+@seldom
 def test_what_is_slow_to_end_keeps_its_slot_from_other_campaigns(make, method, tmp_path, monkeypatch):
     if method is Method.RQ:
         pytest.skip("slots are those of the fleet")
@@ -149,6 +158,7 @@ def test_what_is_slow_to_end_keeps_its_slot_from_other_campaigns(make, method, t
     assert not is_running(pid_in(file)), "it ran on beside the next job"
 
 
+@seldom
 def test_a_worker_that_ends_does_not_wait_long_for_programs(make, method, tmp_path, monkeypatch):
     """Who ends it may kill it soon, and then it has not given back what ran."""
     if method is Method.RQ:
@@ -164,6 +174,7 @@ def test_a_worker_that_ends_does_not_wait_long_for_programs(make, method, tmp_pa
     assert not is_running(pid_in(file))
 
 
+@seldom
 def test_what_programs_take_while_they_end_is_not_the_next_jobs(make, method, tmp_path, monkeypatch):
     if method in (Method.RQ, Method.SUBPROCESS):
         pytest.skip("no job waits in the process of another one")

@@ -24,6 +24,7 @@ from tests.support.executor_harness import (
     members_of_session,
     result_of,
 )
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 
 
@@ -115,6 +116,9 @@ def test_forks_that_come_back(make, act):
     assert [result_of(one) for one in ended] == ["parent"] * 3 + [4]
 
 
+@pytest.mark.parametrize(
+    "execution", ["process", *long("thread", "subprocess", "ray", "rq"), *soak("rq-simple")], indirect=True
+)
 def test_processes_and_threads_left_behind(make, method):
     executor = make()
     orphan, threads, after = executor.run({"do": "orphan"}, {"do": "threads_behind"}, {})

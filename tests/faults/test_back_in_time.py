@@ -22,6 +22,7 @@ from queue_eval.server.lifecycle import start_server
 from queue_eval.transport.access import find_access, write_access
 from tests.support.fault_fleet import Fleet, check_all_recorded, end, kill_server, wait_state
 from tests.support.load import Load
+from tests.support.marks import long, soak
 from tests.support.networks import Node, free_ports
 from tests.support.waiting import wait_until
 
@@ -113,7 +114,7 @@ def test_equal_configs_of_which_one_was_undone_are_two_jobs(fleet, campaign):
     check_all_recorded(fleet.queue(campaign), 2)
 
 
-@pytest.mark.parametrize("what", ["interrupted", "undone once more"])
+@pytest.mark.parametrize("what", ["interrupted", *long("undone once more")])
 def test_what_is_submitted_again_only_in_part_is_completed(fleet, campaign, monkeypatch, what):
     """Its first part has later times than the second one, and vouches nothing for that."""
     with fleet.driver(campaign) as driver:
@@ -246,8 +247,7 @@ def test_a_campaign_whose_registration_was_undone_is_registered_again(fleet, cam
         assert [job.result for job in driver.gather("ALL", timeout=20)] == [1]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [*long(0), *soak(1, 2)])
 def test_power_cuts_under_load(fleet, campaign, seed):
     with fleet.driver(campaign, max_losses=1000) as one, fleet.driver(campaign, max_losses=1000) as two:
         workers = [fleet.worker(slots=2) for _ in range(2)]

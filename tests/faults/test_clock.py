@@ -37,6 +37,7 @@ def fleet(own_home: Path, tmp_path: Path, clock: ServerClock) -> Iterator[Fleet]
     fleet.close()
 
 
+@pytest.mark.long
 def test_an_hour_taken_back_holds_nothing_up(fleet: Fleet, campaign: str, clock: ServerClock) -> None:
     with fleet.driver(campaign, retry_delay=1.0, max_attempts=2) as driver:
         driver.submit([fleet.gated(1), fleet.gated(2, "never")])

@@ -249,6 +249,7 @@ def test_a_timeout_holds_while_the_server_is_away(own_home):
         assert evaluator.gather("ALL", timeout=0.3) == []
 
 
+@pytest.mark.long
 def test_workers_that_cannot_start_are_told_of(own_home, monkeypatch):
     evaluator = Evaluator.create("module:run", "thread", {"home": own_home, "num_workers": 1})
     with evaluator:

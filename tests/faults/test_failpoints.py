@@ -28,6 +28,7 @@ from queue_eval.transport.access import find_access
 from tests.support.executor_harness import is_running
 from tests.support.failpoint_driver import CANCELLED, COUNT
 from tests.support.fault_fleet import ROOT, Fleet, check_all_recorded, end, stop_now, wait_state
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 
 JOBS = 4
@@ -353,15 +354,18 @@ QUICK = ("worker.after-run", "server.after-enqueue", "results.before-rename")
 
 # Settlements travel with the second call and those that follow; the first only leases.
 _AGAIN = ("server.before-settle@2", "server.after-settle@2", "server.after-settle@3", "worker.after-run@2")
+# Before a script nothing has happened yet, whichever it is.
+_VARIANTS = ("server.after-settle@3", *(f"server.before-{name}" for name in failpoints.SCRIPTS))
 _CALLS = [f"server.after-call@{number}" for number in (2, 7, 16)]
 
 
 def cases() -> Iterator[object]:
     for point in (*POINTS, *_AGAIN):
-        marks = [] if point in QUICK else [pytest.mark.long]
+        marks = [] if point in QUICK else [pytest.mark.soak if point in _VARIANTS else pytest.mark.long]
         yield pytest.param(point, scenario_of(point.partition("@")[0]), marks=marks, id=point)
     for point in _CALLS:
-        yield pytest.param(point, a_worker_dies, marks=pytest.mark.long, id=f"{point}-worker")
+        marks = [pytest.mark.long if point == _CALLS[0] else pytest.mark.soak]
+        yield pytest.param(point, a_worker_dies, marks=marks, id=f"{point}-worker")
 
 
 @pytest.mark.parametrize(("attack", "scenario"), [*cases()], indirect=["attack"])
@@ -372,8 +376,7 @@ def test_killed_at(attack, scenario, own_home):
     scenario(attack)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("point", ["server.after-call", "server.after-read"])
+@pytest.mark.parametrize("point", [*long("server.after-call"), *soak("server.after-read")])
 def test_a_driver_killed_at_any_call(server, tmp_path, campaign, point):
     """After the first, after the second, and so on, until there is none left."""
     fleet = Fleet(server, tmp_path)

@@ -13,6 +13,7 @@ from queue_eval.model.states import Method
 from queue_eval.runtime.execution import RunFunction
 from queue_eval.runtime.pipe import ERROR_BYTES, Setup
 from tests.support.executor_harness import ROOT, Harness, is_running, result_of, text_of
+from tests.support.marks import soak
 
 MB = 10**6
 LIMIT = 150 * MB
@@ -213,7 +214,7 @@ def test_a_result_that_is_too_large_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["thread", "process"])
+@pytest.mark.parametrize("method", ["process", *soak("thread")])
 def test_the_largest_result_arrives_and_larger_ones_are_refused(fleet, campaign, method):
     most = codec.MAX_RESULT_BYTES - len('""')
     with fleet.driver(campaign, lambda config: "x" * config["size"], method) as driver:

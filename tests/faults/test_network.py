@@ -27,6 +27,7 @@ from queue_eval.transport.access import Access, find_access
 from queue_eval.transport.link import Link
 from tests.support.fault_fleet import Fleet, check_all_recorded, end
 from tests.support.lua_campaign import FIELDS, Columns, LuaCampaign, batch, settlement, submission
+from tests.support.marks import long
 from tests.support.proxy import StrandingProxy
 from tests.support.waiting import wait_until
 
@@ -366,6 +367,7 @@ def test_what_arrives_after_later_calls_of_the_same_caller_does_nothing(campaign
     assert made.queue.snapshot().last_id == 2
 
 
+@pytest.mark.long
 def test_a_connection_that_stalls_costs_no_lease(server, tmp_path, campaign, access):
     """As when a firewall has forgotten it: the heartbeat takes a new one before the lease has run out."""
     fleet = Fleet(server, tmp_path)
@@ -398,8 +400,8 @@ def test_a_connection_that_stalls_costs_no_lease(server, tmp_path, campaign, acc
 # Everything at once -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("fault", ["drop_reply", "cut_reply"])
+@pytest.mark.parametrize("reuse", [False, *long(True)])
+@pytest.mark.parametrize("fault", ["drop_reply", *long("cut_reply")])
 def test_every_third_reply_is_lost(server, tmp_path, campaign, access, caplog, fault, reuse):
     """To a driver and to its worker, all the time: every job runs once, and is gathered once."""
     count = 60

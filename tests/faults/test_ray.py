@@ -12,12 +12,13 @@ from queue_eval.campaign.registry import live_workers
 from queue_eval.model.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import Fleet, check_all_recorded, signal_all
+from tests.support.marks import long, soak
 from tests.support.networks import free_ports
 from tests.support.ray_cluster import RayCluster
 from tests.support.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.long, pytest.mark.timeout(300),
+    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore:.*ray is away"),  # drivers are told, as they should be
 ]  # fmt: skip
 
@@ -65,7 +66,7 @@ def kill_forwarding_worker(_: RayCluster, fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    "kill", [kill_ray_workers, kill_raylet, kill_all_of_ray, kill_forwarding_worker]
+    "kill", [*long(kill_ray_workers, kill_all_of_ray, kill_forwarding_worker), *soak(kill_raylet)]
 )
 def test_500_evaluations(
     fleet: Fleet, campaign: str, cluster: RayCluster, kill: Callable[[RayCluster, Fleet], None]
@@ -84,6 +85,7 @@ def test_500_evaluations(
     wait_until(lambda: not any(is_running(pid) for pid in pids), timeout_s=60)
 
 
+@pytest.mark.long
 def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:
     """Jobs go back to the queue, cost nothing, and are run when it is there."""
     cluster.stop()
@@ -98,6 +100,7 @@ def test_a_ray_that_is_not_there_yet(fleet: Fleet, campaign: str, cluster: RayCl
     check_all_recorded(queue, 3)
 
 
+@pytest.mark.long
 def test_the_address_file_of_a_cluster_that_died(
     fleet: Fleet, campaign: str, cluster: RayCluster, tmp_path: Path
 ) -> None:
@@ -125,6 +128,7 @@ def refusal(fleet: Fleet, campaign: str) -> str:
     return worker.card.refused.get(campaign, "")
 
 
+@pytest.mark.long
 def test_cancelling_reaches_ray(fleet: Fleet, campaign: str, cluster: RayCluster) -> None:
     with fleet.driver(campaign, method="ray", address=cluster.address) as driver:
         jobs = driver.submit([fleet.gated(x) for x in range(4)])
@@ -139,7 +143,7 @@ def test_cancelling_reaches_ray(fleet: Fleet, campaign: str, cluster: RayCluster
     assert fleet.finished().keys() == {3, 4}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [*long(signal.SIGTERM), *soak(signal.SIGINT)])
 def test_a_forwarder_outlives_a_stop_signal_to_all(fleet, campaign, cluster, number) -> None:
     with fleet.driver(campaign, method="ray", address=cluster.address, max_losses=1) as driver:
         driver.submit([fleet.gated(x) for x in range(3)])
@@ -157,6 +161,7 @@ def test_a_forwarder_outlives_a_stop_signal_to_all(fleet, campaign, cluster, num
     check_all_recorded(fleet.queue(campaign), 3)
 
 
+@pytest.mark.long
 def test_what_dies_with_a_ray_of_the_workers_own_is_given_back(fleet: Fleet, campaign: str) -> None:
     """The forwarder has started it: its processes are signalled, too, and die."""
     with fleet.driver(campaign, method="ray", num_cpus=1, max_losses=1) as driver:

@@ -15,18 +15,19 @@ import pytest
 from queue_eval.model.states import State
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import Fleet, check_all_recorded, end, signal_all
+from tests.support.marks import long, soak
 from tests.support.rq_fleet import RqFleet, RqRedis
 from tests.support.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.long, pytest.mark.timeout(400),
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:.*rq is away"),  # drivers are told, as they should be
 ]  # fmt: skip
 
 COUNT = 500
 
 
-@pytest.fixture(params=["rq.Worker", "rq.SimpleWorker"])
+@pytest.fixture(params=[*long("rq.Worker"), *soak("rq.SimpleWorker")])
 def worker_class(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -43,6 +44,22 @@ def rq_fleet(rq_redis: RqRedis, worker_class: str) -> Iterator[RqFleet]:
     rq_fleet = RqFleet(rq_redis.url, worker_class=worker_class)
     yield rq_fleet
     rq_fleet.close()
+
+
+def either(is_long_with_log: bool):
+    """RQ's Redis with a log and without, with both kinds of workers; one of the four is a long test."""
+    chosen = (is_long_with_log, "rq.Worker")
+    return pytest.mark.parametrize(
+        ("rq_redis", "worker_class"),
+        [
+            pytest.param(
+                log, kind, id=f"{'log' if log else 'nothing on disk'}-{kind}",
+                marks=pytest.mark.long if (log, kind) == chosen else pytest.mark.soak,
+            )
+            for log in (True, False) for kind in ("rq.Worker", "rq.SimpleWorker")
+        ],
+        indirect=True,
+    )  # fmt: skip
 
 
 def driver_of(fleet: Fleet, campaign: str, rq_fleet: RqFleet):
@@ -91,6 +108,7 @@ def test_rq_workers_are_killed(fleet, campaign, rq_fleet):
     finish(fleet, rq_fleet, worker)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("rq_redis", [True], indirect=True, ids=["log"])
 def test_rq_workers_are_killed_with_all_they_have_started(fleet, campaign, rq_fleet):
     """As when their host dies."""
@@ -125,6 +143,7 @@ def test_the_forwarding_worker_is_killed(fleet, campaign, rq_fleet):
 
 
 # RQ workers take their time to come back, which the driver may tell of.
+@either(is_long_with_log=True)
 @pytest.mark.filterwarnings("ignore:.*no RQ worker listens:UserWarning")
 def test_rqs_redis_is_killed(fleet, campaign, rq_redis, rq_fleet):
     """It comes back with what it had written, or empty."""
@@ -165,6 +184,7 @@ def test_an_rq_worker_that_was_frozen_comes_back(fleet, campaign, rq_fleet):
     finish(fleet, rq_fleet, worker)
 
 
+@either(is_long_with_log=False)
 def test_rqs_redis_is_away_when_an_evaluation_ends(fleet, campaign, rq_redis, rq_fleet):
     """Its report waits for it, however long the evaluation has taken."""
     worker = fleet.worker(slots=8)
@@ -200,7 +220,7 @@ def test_a_forwarder_outlives_a_stop_signal_to_all(fleet, campaign, rq_fleet):
     check_all_recorded(fleet.queue(campaign), 3)
 
 
-@pytest.mark.parametrize("worker_class", ["rq.Worker"], indirect=True)
+@pytest.mark.parametrize("worker_class", long("rq.Worker"), indirect=True)
 @pytest.mark.parametrize("rq_redis", [True], indirect=True, ids=["log"])
 def test_an_attempt_outlives_a_stop_signal_to_all_of_rq(fleet, campaign, rq_fleet):
     """RQ's own workers finish what runs; their work horses would die of it."""

@@ -15,6 +15,7 @@ import pytest
 
 from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.fault_fleet import Fleet
+from tests.support.marks import long
 from tests.support.waiting import wait_until
 
 SEARCH = """
@@ -59,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("moment", ["submit", "gather", "dump"])
+@pytest.mark.parametrize("moment", ["gather", *long("submit", "dump")])
 def test_a_killed_script_is_run_again(fleet, folder, moment):
     script = folder / "search.py"
     script.write_text(textwrap.dedent(SEARCH))
@@ -158,7 +159,10 @@ def bare_fleet(own_home: Path, tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.mark.parametrize(
     ("method", "is_on_path"),
-    [("thread", False), ("process", False), ("subprocess", False), ("process", True)],
+    [
+        ("process", False), ("process", True),
+        *(pytest.param(one, False, marks=pytest.mark.long) for one in ("thread", "subprocess")),
+    ],
 )
 def test_a_project_with_names_like_ours(bare_fleet, folder, method, is_on_path, monkeypatch):
     """Driver, workers that it starts, and children: the user's packages and ours keep apart."""

@@ -21,6 +21,7 @@ from queue_eval.transport.access import find_access, write_access
 from tests.conftest import end_processes_of
 from tests.support.fault_fleet import Fleet, check_all_recorded, kill_server
 from tests.support.load import Load
+from tests.support.marks import long
 from tests.support.networks import Node, free_ports
 from tests.support.waiting import wait_until
 
@@ -56,7 +57,7 @@ def check_sane(words: str, *, most: int = 12) -> None:
 # Killed, cut off, flushed -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fsync", ["always", pytest.param("everysec", marks=pytest.mark.long)])
+@pytest.mark.parametrize("fsync", ["always", *long("everysec")])
 def test_the_server_is_killed_under_load(fleet, campaign, admin, fsync):
     """Also with everysec the death of the process alone loses nothing: the system has what was written."""
     admin.config_set("appendfsync", fsync)
@@ -72,6 +73,7 @@ def test_the_server_is_killed_under_load(fleet, campaign, admin, fsync):
         check_sane(fleet.output_of(worker))
 
 
+@pytest.mark.long
 def test_scripts_are_flushed_all_the_time(fleet, campaign, admin):
     with fleet.driver(campaign) as driver:
         worker = fleet.worker(slots=2, lease=LEASE)
@@ -315,6 +317,7 @@ def test_the_servers_disk_is_full(small_disk, tmp_path, campaign, fsync, caplog)
         end_processes_of(home)
 
 
+@pytest.mark.long
 def test_the_spool_cannot_be_written(fleet, campaign):
     """What ended stays in the worker's memory, which says so once."""
     with fleet.driver(campaign) as driver:

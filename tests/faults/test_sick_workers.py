@@ -12,12 +12,13 @@ import pytest
 from queue_eval.campaign.registry import live_workers
 from queue_eval.model.states import State
 from tests.support.fault_fleet import Fleet, check_all_recorded, end, wait_registered
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:worker .* campaign:UserWarning")
 """Drivers warn of a worker that steps aside, which is another matter than what becomes of their jobs."""
 
-METHODS = ["process", *(pytest.param(one, marks=pytest.mark.long) for one in ("thread", "subprocess"))]
+METHODS = ["process", *soak("thread", "subprocess")]
 JOBS = 100
 
 MISSING = "a module that is on one worker's path only"
@@ -84,7 +85,7 @@ def configs(count: int, **more: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [MISSING, *long(*(kind for kind in KINDS if kind != MISSING))])
 def test_a_sick_worker_costs_no_job_anything(fleet, campaign, method, kind, tmp_path):
     with fleet.driver(campaign, FUNCTION, method=method) as driver:
         healthy = fleet.worker("--name", "healthy", "--campaign", campaign, **library(tmp_path))
@@ -110,7 +111,7 @@ def test_a_sick_worker_costs_no_job_anything(fleet, campaign, method, kind, tmp_
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, *long(2)])
 def test_a_function_that_nobody_can_load_fails_at_once(fleet, campaign, method, count):
     """Also with two workers, of which the first to try cannot know yet that the other does no better."""
     with fleet.driver(campaign, "nowhere_at_all:work", method=method) as driver:
@@ -127,7 +128,7 @@ def test_a_function_that_nobody_can_load_fails_at_once(fleet, campaign, method, 
     assert count > 1 or said(fleet, workers[0], "steps aside") == []
 
 
-@pytest.mark.parametrize("kinds", [["no interpreter"], ["exit 127"], ["no interpreter", "exit 127"]])
+@pytest.mark.parametrize("kinds", [["no interpreter"], *long(["exit 127"], ["no interpreter", "exit 127"])])
 def test_workers_without_an_interpreter_fail_no_job(fleet, campaign, tmp_path, kinds):
     """It cannot be the function's fault, whoever else there is: the jobs wait, and the driver is told why."""
     with fleet.driver(campaign, FUNCTION, max_losses=1) as driver:
@@ -144,6 +145,7 @@ def test_workers_without_an_interpreter_fail_no_job(fleet, campaign, tmp_path, k
         assert {(job.state, job.attempts, job.worker) for job in jobs} == {("succeeded", 1, "healthy")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_a_worker_that_was_repaired_comes_back(fleet, campaign, method, tmp_path):
     """Another worker, which is busy, has not said that it cannot: so the jobs wait."""
@@ -170,6 +172,7 @@ def test_a_worker_that_was_repaired_comes_back(fleet, campaign, method, tmp_path
         assert len(other.gather("ALL", timeout=30)) == 1
 
 
+@pytest.mark.long
 def test_what_was_loaded_once_is_not_the_functions_fault(fleet, campaign, tmp_path):
     """It is known from the moment that it is loaded, and until the campaign is opened anew."""
     with fleet.driver(campaign, FUNCTION) as driver:
@@ -195,6 +198,7 @@ def queue_counts(fleet: Fleet, campaign: str) -> dict[State, int]:
     return {state: count for state, count in queue.snapshot().counts.items() if count}
 
 
+@pytest.mark.long
 def test_a_worker_that_steps_aside_ends_when_it_is_told(fleet, campaign, tmp_path):
     with fleet.driver(campaign, FUNCTION) as driver:
         fleet.worker("--name", "healthy", "--campaign", campaign, **library(tmp_path))

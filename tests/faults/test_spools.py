@@ -52,6 +52,7 @@ def spooled(fleet: Fleet) -> list[str]:
     return [line for file in fleet.home.glob("spool/*.jsonl") for line in file.read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:worker .* has stepped aside from campaign")
 def test_damage_while_jobs_are_held_in_advance(fleet, campaign, other):
     """They cannot be given back when they have waited for long; the worker goes on with the others."""

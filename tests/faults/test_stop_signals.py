@@ -13,16 +13,17 @@ from queue_eval.model.states import State
 from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, signal_all, stop_now, wait_registered
+from tests.support.marks import long, soak
 from tests.support.processes import ignored
 from tests.support.waiting import wait_until
 
 METHODS = ["thread", "process", "subprocess"]
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
-SELDOM = [pytest.param(method, marks=pytest.mark.long) for method in ("thread", "subprocess")]
+SELDOM = ["thread", "subprocess"]
 BOTH = [
     *((signal.SIGTERM, method) for method in METHODS),
-    *((number, "process") for number in SIGNALS[1:]),
-    *(pytest.param(number, *one.values, marks=one.marks) for number in SIGNALS[1:] for one in SELDOM),
+    *(pytest.param(number, "process", marks=pytest.mark.long) for number in SIGNALS[1:]),
+    *(pytest.param(number, one, marks=pytest.mark.soak) for number in SIGNALS[1:] for one in SELDOM),
 ]
 
 
@@ -46,8 +47,8 @@ def test_what_runs_is_finished_when_all_processes_are_signalled(fleet, campaign,
         check_all_recorded(fleet.queue(campaign), 3)
 
 
-@pytest.mark.parametrize("worker_last", [False, True])
-@pytest.mark.parametrize("method", ["process", *SELDOM])
+@pytest.mark.parametrize("worker_last", [True, *long(False)])
+@pytest.mark.parametrize("method", ["process", *long("thread"), *soak("subprocess")])
 def test_a_program_that_dies_of_the_same_signal_costs_its_job_nothing(fleet, campaign, method, worker_last):
     """Three stops: with one attempt and one loss allowed, the job still succeeds."""
     with fleet.driver(campaign, method=method, max_attempts=1, max_losses=1) as driver:
@@ -72,7 +73,7 @@ def programs_of(worker: subprocess.Popen[str]) -> list[int]:
     return [process.pid for process in below if process.name() == "sleep"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long(*SELDOM)])
 def test_a_death_just_before_the_workers_own_signal_is_its_doing(fleet, campaign, method):
     """The batch system has come to the child first: the worker must not lease again in between."""
     with fleet.driver(campaign, method=method, max_losses=1) as driver:
@@ -105,7 +106,7 @@ def test_a_request_to_drain_explains_no_error(fleet, campaign):
         assert (job.state, job.cause, job.attempts, job.releases) == ("failed", "error", 1, 0)
 
 
-@pytest.mark.parametrize("limit", ["time", "memory"])
+@pytest.mark.parametrize("limit", ["memory", *long("time")])
 def test_limits_keep_their_outcome_after_a_stop_signal(fleet, campaign, limit):
     time_limit = 1.5 if limit == "time" else None
     more = ("--memory-limit", "200MB") if limit == "memory" else ()
@@ -136,6 +137,7 @@ def test_a_drain_gives_back_what_runs_for_too_long(fleet, campaign):
         assert (job.state, job.attempts, job.releases) == ("succeeded", 1, 1)
 
 
+@pytest.mark.long
 def test_two_signals_at_once_are_one_and_a_later_one_stops(fleet, campaign):
     with fleet.driver(campaign) as driver:
         driver.submit([fleet.gated(1)])
@@ -175,6 +177,7 @@ def test_a_worker_in_a_batch_job_says_how_long_it_drains(fleet, campaign):
         assert driver.gather("ALL", timeout=20)[0].attempts == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("away", ["with the worker", "before it"])
 def test_a_server_that_is_stopped_too_charges_nothing(fleet, campaign, away):
     """The embedded server is a process of the job like all others: what is given back waits on disk."""

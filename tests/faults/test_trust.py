@@ -28,6 +28,7 @@ from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here
 from tests.support.damage import DAMAGES, REGISTRIES, Damage
 from tests.support.fault_fleet import ROOT, WORK, Fleet, end, wait_registered
+from tests.support.marks import long
 from tests.support.waiting import wait_until
 
 # Damage -------------------------------------------------------------------------------------------------
@@ -36,6 +37,15 @@ SAMPLE = (
     "type of roster", "config garbage", "held by this worker", "a card of other types", "a newer schema",
 )  # fmt: skip
 """What is tried without being asked for the rest."""
+MANY_ALIKE = ("meta ", "an entry with ")
+SOME_OF_THEM = ("meta payload", "meta paused", "meta max_attempts", "an entry with state None")
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    if name in SAMPLE:
+        return []
+    is_variant = name.startswith(MANY_ALIKE) and name not in SOME_OF_THEM
+    return [pytest.mark.soak if is_variant else pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +74,7 @@ def test_every_key_is_damaged_by_some_test():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "damage",
-    [
-        pytest.param(damage, id=name, marks=() if name in SAMPLE else pytest.mark.long)
-        for name, damage in DAMAGES.items()
-    ],
+    [pytest.param(damage, id=name, marks=marks_of(name)) for name, damage in DAMAGES.items()],
 )
 def test_damage_costs_its_own_campaign_at_most(town: Fleet, campaign: str, damage: Damage):
     worker = town.started[0]
@@ -269,7 +276,7 @@ def test_altered_code_and_other_campaigns_signatures(fleet: Fleet, campaign: str
 # Who may read what --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+@pytest.mark.parametrize("mode", [0o640, *long(0o604, 0o666)])
 def test_an_access_file_that_others_can_read(server: Path, tmp_path: Path, mode: int):
     """Driver, worker and command line refuse it, with the command that mends it."""
     home = tmp_path / "home"

@@ -26,6 +26,7 @@ from tests.support.fault_fleet import (
     wait_registered,
     wait_state,
 )
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 
 
@@ -34,7 +35,7 @@ def spooled(fleet: Fleet) -> int:
     return sum(len(file.read_text().splitlines()) for file in fleet.home.glob("spool/*.jsonl"))
 
 
-@pytest.mark.parametrize("method", ["thread", "process"])
+@pytest.mark.parametrize("method", ["process", *long("thread")])
 def test_what_a_killed_worker_held_runs_elsewhere(fleet, campaign, method):
     """At once: its lease is long, but its neighbour sees that it is dead."""
     with fleet.driver(campaign, method=method) as driver:
@@ -54,6 +55,7 @@ def test_what_a_killed_worker_held_runs_elsewhere(fleet, campaign, method):
     check_all_recorded(fleet.queue(campaign), 2)
 
 
+@pytest.mark.long
 def test_a_death_is_seen_by_those_it_concerns(fleet, campaign):
     """Workers of other campaigns see it, too, and must not keep it from those of this one."""
     with fleet.driver(campaign) as driver, fleet.driver(f"{campaign}-other"):
@@ -71,7 +73,7 @@ def test_a_death_is_seen_by_those_it_concerns(fleet, campaign):
         assert [job.attempts for job in driver.gather("ALL", timeout=20)] == [2]
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_a_worker_whose_folder_was_removed(fleet, campaign, method):
     """It runs on: no job may be lost because somebody tidied up."""
     folder = fleet.folder
@@ -144,12 +146,12 @@ def churn(fleet: Fleet, campaign: str, method: str, count: int, every_s: float) 
     assert min(fleet.finished().values()) >= 1
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["process", *long("thread"), *soak("subprocess")])
 def test_workers_that_are_killed_all_the_time(fleet, campaign, method):
     churn(fleet, campaign, method, 100 if method == "subprocess" else 300, 0.4)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
 def test_two_thousand_evaluations_while_workers_are_killed(fleet, campaign, method):
@@ -177,7 +179,7 @@ def test_the_server_is_killed_while_jobs_run(fleet, campaign, method):
         wait_until(lambda: spooled(fleet) == 0)
 
 
-@pytest.mark.parametrize("is_neighbour_waiting", [False, True])
+@pytest.mark.parametrize("is_neighbour_waiting", [False, *long(True)])
 def test_the_worker_dies_too_while_the_server_is_away(fleet, campaign, is_neighbour_waiting):
     """Its results are on disk: another worker delivers them, and runs only what had not ended."""
     with fleet.driver(campaign) as driver:
@@ -220,7 +222,7 @@ def test_the_server_is_killed_again_and_again(fleet, campaign):
     assert set(fleet.begun().values()) == {1}
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [True, *long(False)])
 def test_a_frozen_worker_comes_back(fleet, campaign, fails):
     """Its lease has expired, its job runs elsewhere: a late success counts, a late failure does not."""
     more = {"raise": "too late"} if fails else {}
@@ -258,7 +260,7 @@ def test_a_frozen_worker_comes_back(fleet, campaign, fails):
         assert child != other
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_a_poison_job_is_quarantined(fleet, campaign, method):
     with fleet.driver(campaign, method=method, max_losses=3) as driver:
         driver.submit([fleet.config(x) for x in range(3)] + [fleet.config(3, poison=1)])
@@ -273,6 +275,7 @@ def test_a_poison_job_is_quarantined(fleet, campaign, method):
 
 
 # Each death leaves the campaign without a worker until the next one has started.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:no worker has served")
 def test_a_poison_job_that_kills_its_worker_is_quarantined(fleet, campaign):
     """Prefetched neighbours are not taken for poison."""

@@ -15,6 +15,7 @@ import pytest
 from queue_eval.model.states import State
 from queue_eval.server.lifecycle import server_state, start_server
 from tests.support.fault_fleet import Fleet, check_all_recorded, kill_server, wait_registered, wait_state
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 from tests.support.wrong_clock import WrongClock
 
@@ -32,7 +33,7 @@ def wait_for_leases(fleet: Fleet, campaign: str, count: float, lease_s: float) -
 # Frozen
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [False, *long(True)])
 def test_a_frozen_worker_comes_back_before_its_job_runs_elsewhere(fleet, campaign, fails):
     """Reclaimed, and nobody else is there: a success counts for the job that waits; a failure is dropped, and
     the job runs again."""
@@ -71,7 +72,7 @@ def _state(pid: int) -> str:
         return stat.read().rpartition(")")[2].split()[0]
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["thread", *long("process"), *soak("subprocess")])
 def test_the_interpreter_lock_held_for_three_leases(fleet, campaign, method):
     """The heartbeat is another process's: nobody takes the job, though another worker asks for work."""
     lease_s = 1.0
@@ -106,8 +107,15 @@ def hog(config):
 # Clocks
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
-@pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S])
+@pytest.mark.parametrize(
+    ("off_s", "method"),
+    [
+        (HOUR_S, "process"),
+        pytest.param(-HOUR_S, "subprocess", marks=pytest.mark.long),
+        *(pytest.param(HOUR_S, one, marks=pytest.mark.soak) for one in ("thread", "subprocess")),
+        *(pytest.param(-HOUR_S, one, marks=pytest.mark.soak) for one in ("thread", "process")),
+    ],
+)
 def test_a_worker_whose_clock_is_an_hour_off(fleet, campaign, tmp_path, method, off_s):
     """Its leases hold, beside a worker that would take them back; all times shown are the server's."""
     clock = WrongClock(tmp_path / "clock", off_s)
@@ -145,7 +153,7 @@ def told_time(config):
     return time.time()
 
 
-@pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S])
+@pytest.mark.parametrize("off_s", [HOUR_S, *long(-HOUR_S)])
 def test_a_spool_of_a_worker_whose_clock_was_an_hour_off(fleet, campaign, tmp_path, off_s):
     """Delivered by one with the right clock: the time of its end is that of the server."""
     clock = WrongClock(tmp_path / "clock", off_s)
@@ -171,7 +179,7 @@ def test_a_spool_of_a_worker_whose_clock_was_an_hour_off(fleet, campaign, tmp_pa
     assert fleet.begun() == {1: 1}
 
 
-@pytest.mark.parametrize("off_s", [HOUR_S, -HOUR_S])
+@pytest.mark.parametrize("off_s", [HOUR_S, *long(-HOUR_S)])
 def test_a_driver_whose_clock_is_an_hour_off(fleet, campaign, tmp_path, off_s):
     """Its patience, delays and the times that it shows are not those of its clock."""
     clock = WrongClock(tmp_path / "clock", off_s)
@@ -239,11 +247,12 @@ def be_away(fleet: Fleet, campaign: str, away_s: float) -> None:
     assert [queue.failures(job) for job in range(1, count + 1)] == [[]] * count, "nobody was charged"
 
 
+@pytest.mark.long
 def test_a_server_away_for_many_leases_makes_nothing_run_again(fleet, campaign):
     be_away(fleet, campaign, 5)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_server_away_for_a_minute_makes_nothing_run_again(fleet, campaign):
     be_away(fleet, campaign, 60)
 

@@ -118,6 +118,7 @@ def test_outside_an_allocation_there_is_no_time_limit(fleet, campaign):
     assert end(worker, timeout_s=60) == 0
 
 
+@pytest.mark.long
 def test_the_time_limit_holds_while_there_is_no_access_file(own_fleet):
     began = time.monotonic()
     worker = own_fleet.worker("--time-limit", "3s")

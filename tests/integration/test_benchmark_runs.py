@@ -46,6 +46,7 @@ def test_a_tiny_run_of_a_scenario():
     assert all(len(values) == TINY.rounds for values in found.rounds.values())
 
 
+@pytest.mark.long
 def test_a_tiny_run_of_what_jobs_say_and_hear(monkeypatch):
     monkeypatch.setattr(inside, "SLOTS", 2)
     monkeypatch.setattr(inside, "STOPPED_ALONE", 2)
@@ -54,6 +55,7 @@ def test_a_tiny_run_of_what_jobs_say_and_hear(monkeypatch):
     assert all(row.value > 0 for row in found.rows if row.key != "lost")
 
 
+@pytest.mark.long
 def test_a_build_beside_itself():
     assert ratio_of_pair("thread", ROOT, jobs=50, rounds=2) > 0
 

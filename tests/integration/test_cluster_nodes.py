@@ -14,6 +14,7 @@ import pytest
 from queue_eval import Evaluator
 from queue_eval.campaign.keys import CAMPAIGNS, WORKERS, Keys
 from tests.support.cli import start_cli
+from tests.support.marks import long, soak
 from tests.support.networks import Node, cluster, place_of
 from tests.support.waiting import wait_until
 from workers.cluster_listener import MOST_BLOCKED
@@ -140,10 +141,10 @@ def check_one_by_one(search: Search, until: float) -> None:
 @pytest.mark.parametrize(
     ("how", "place"),
     [
-        ("freeze", place_of(CAMPAIGNS)),
+        pytest.param("freeze", place_of(CAMPAIGNS), marks=pytest.mark.long),
         pytest.param("kill", place_of(WORKERS), marks=pytest.mark.long),
         *(
-            pytest.param(how, place, marks=pytest.mark.long)
+            pytest.param(how, place, marks=pytest.mark.soak)
             for how in ("freeze", "kill") for place in range(3)
         ),
     ],
@@ -163,7 +164,7 @@ def test_the_campaign_on_another_node_goes_on(nodes, url, worker, tmp_path, how,
 
 
 @pytest.mark.parametrize(
-    "place", [place_of(WORKERS), *(pytest.param(place, marks=pytest.mark.long) for place in range(3))]
+    "place", [*long(place_of(WORKERS)), *soak(*range(3))]
 )
 def test_a_worker_starts_and_drains_while_a_node_is_away(nodes, url, worker, tmp_path, place):
     held, healthy = Search(url, place, tmp_path), Search(url, (place + 1) % 3, tmp_path)
@@ -184,8 +185,7 @@ def test_a_worker_starts_and_drains_while_a_node_is_away(nodes, url, worker, tmp
         healthy.check_whole()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("how", ["freeze", "kill"])
+@pytest.mark.parametrize("how", [*long("kill"), *soak("freeze")])
 def test_all_nodes_are_away_and_come_back(nodes, url, worker, tmp_path, how):
     searches = [Search(url, place, tmp_path) for place in range(3)]
     # Here every campaign waits, so nothing tells how busy the machine is: a lease that forgives some seconds.
@@ -203,6 +203,7 @@ def test_all_nodes_are_away_and_come_back(nodes, url, worker, tmp_path, how):
             search.check_whole()
 
 
+@pytest.mark.long
 def test_many_campaigns_cost_no_threads(nodes, url, worker, tmp_path):
     few = measure(url, worker, tmp_path, [Search(url, place, tmp_path) for place in range(3)])
     many = measure(url, worker, tmp_path, [Search(url, number % 3, tmp_path) for number in range(60)])

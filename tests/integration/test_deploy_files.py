@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_fleet import ROOT
+from tests.support.marks import long
 
 FILES = ROOT / "examples/deploy"
 SCRIPTS = ("worker.sbatch", "worker-srun.sbatch", "worker.sge")
@@ -45,7 +46,7 @@ def grid_engine_command() -> list[str]:
     return ["bash", str(FILES / "worker.sge")]
 
 
-@pytest.mark.parametrize("command", [unit_command, pod_command, grid_engine_command])
+@pytest.mark.parametrize("command", [unit_command, *long(pod_command, grid_engine_command)])
 def test_the_worker_of_the_file_runs_a_job(fleet, campaign, command):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "QUEUE_EVAL_VENV": str(VENV), "QUEUE_EVAL_HOME": str(fleet.home),

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from tests.support.driver_code import LAYOUTS, TELL, Layout, drive, script, write_strays
+from tests.support.marks import long, soak
 
-METHODS = ("thread", "process", "subprocess")
+OFTEN = ("script", "module", "inserted path", "notebook", "file", "name")
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ def check_same(said):
     assert len(said["sources"]) == 1
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [*OFTEN, *long(*(name for name in LAYOUTS if name not in OFTEN))])
 @pytest.mark.usefixtures("worker")
 def test_driver_and_worker_have_the_same_file(fleet, campaign, name):
     check_same(drive(fleet, LAYOUTS[name], campaign))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread"), *soak("subprocess")])
 @pytest.mark.parametrize("name", ["script", "module's own function", "inserted path", "file"])
 @pytest.mark.usefixtures("worker")
 def test_by_each_method(fleet, campaign, name, method):

@@ -778,6 +778,7 @@ def test_a_purged_campaign_ends_the_wait(create, fake_worker):
         evaluator.gather("ALL", timeout=20)
 
 
+@pytest.mark.long
 def test_a_campaign_that_nobody_serves_is_told_of(create, monkeypatch):
     monkeypatch.setattr("queue_eval.driver.chores.UNSERVED_S", 0.2)
     monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.1)

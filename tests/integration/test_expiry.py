@@ -245,6 +245,7 @@ def test_what_goes_wrong_in_passing_does_not_keep_a_driver_from_opening(bench):
     bench.client.delete(CAMPAIGNS)
 
 
+@pytest.mark.long
 def test_at_most_some_are_pruned_in_passing(bench, monkeypatch):
     old = {bench.finished(0) for _ in range(25)}
     for name in old:

@@ -37,6 +37,7 @@ from tests.support.forgery import (
     forge_workers,
     unforge_workers,
 )
+from tests.support.marks import long
 
 SHOWN = r"\x1b]0;FORGED\x07"
 """How the title is shown instead of set."""
@@ -83,7 +84,9 @@ def test_every_command_is_called():
     assert CALLS.keys() == {name for section in SECTIONS.values() for name in section}
 
 
-@pytest.mark.parametrize("command", [name for name, calls in CALLS.items() if calls])
+@pytest.mark.parametrize(
+    "command", [*TELLS, *long(*(name for name, calls in CALLS.items() if calls and name not in TELLS))]
+)
 def test_no_command_passes_control_sequences_to_a_terminal(command, server, campaign, tmp_path):
     (tmp_path / "configs.jsonl").write_text('{"x": 1}\n')
     told = ""
@@ -143,7 +146,7 @@ print("gathered")
 """
 
 
-@pytest.mark.parametrize("logs", ["logged", "plain"])
+@pytest.mark.parametrize("logs", ["logged", *long("plain")])
 def test_a_driver_on_a_terminal(server, campaign, tmp_path, logs):
     """What its callbacks print, its warnings and its log."""
     script = tmp_path / "driver.py"
@@ -158,6 +161,7 @@ def test_a_driver_on_a_terminal(server, campaign, tmp_path, logs):
         assert f"failed (error{SHOWN}" in seen
 
 
+@pytest.mark.long
 def test_the_log_of_a_worker_that_buries_another(server, campaign):
     """The dead one has the name that the log tells."""
     dead, machine = f"box-1{FORGED}", machine_id()

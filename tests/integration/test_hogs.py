@@ -95,6 +95,7 @@ def public_home(own_home: Path) -> Path:
     return own_home
 
 
+@pytest.mark.long
 def test_the_owner_stops_a_server_that_is_full(public_home: Path) -> None:
     end_watcher(public_home)
     with full(public_home):
@@ -124,6 +125,7 @@ def test_clients_that_show_no_password_are_dropped(own_home: Path, monkeypatch: 
             assert known.recv(100) == b"+PONG\r\n"
 
 
+@pytest.mark.long
 def test_who_comes_to_a_full_server_waits_for_a_free_connection(own_home: Path) -> None:
     start_server(own_home, host="127.0.0.1", port=0, keep=True)
     with full(own_home):
@@ -183,6 +185,7 @@ def test_doctor_names_a_script_that_loops(own_home: Path) -> None:
     assert "killed" in told[0]
 
 
+@pytest.mark.long
 def test_a_waiting_driver_names_it_and_the_watcher_ends_it(
     own_home: Path, campaign: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,6 +254,7 @@ def test_a_full_disk_keeps_no_watcher_from_its_work(monkeypatch: pytest.MonkeyPa
         watcher.say("a script has kept the server busy")
 
 
+@pytest.mark.long
 def test_a_stuck_server_ends_whose_home_was_removed(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from queue_eval.model.states import State
 from tests.support import running_jobs
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded
+from tests.support.marks import long
 from tests.support.waiting import wait_until
 
 METHODS = ("thread", "process", "subprocess")
@@ -91,7 +92,7 @@ def test_reports_of_a_killed_worker_stay_with_their_attempt(fleet, campaign, tol
         assert [(report.step, report.attempt) for report in _reports(queue, 1)] == [(1, 1), (1, 2)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_a_job_that_is_asked_to_stop_returns_what_it_has(fleet, campaign, told, method):
     with fleet.driver(campaign, running_jobs.until_told, method) as driver:
         driver.submit([{"log": str(fleet.log)}, {"log": str(fleet.log), "gate": str(fleet.folder / "gate")}])
@@ -123,7 +124,7 @@ def test_a_stop_survives_the_death_of_the_worker(fleet, campaign, told):
         assert (job.result, job.attempts) == ("stop", 2)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_a_drain_reaches_the_job_which_gives_itself_back(fleet, campaign, told, method):
     with fleet.driver(campaign, running_jobs.until_told, method, retry_delay=300) as driver:
         driver.submit([{"log": str(fleet.log), "gate": str(fleet.folder / "gate"), "reason": "half way"}])
@@ -209,7 +210,7 @@ def _job_folders(fleet, campaign):
     return list((fleet.home / "checkpoints").glob(f"{campaign}-*/*"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_a_working_folder_goes_with_its_attempt(fleet, campaign, told, method):
     with fleet.driver(campaign, running_jobs.in_a_folder, method) as driver:
         driver.submit([{"log": str(fleet.log)}, {"log": str(fleet.log), "fail": True}])
@@ -230,7 +231,7 @@ def test_the_folder_of_a_failed_attempt_may_be_kept(fleet, campaign, told):
         assert (bad / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_a_job_knows_itself(fleet, campaign, method):
     with fleet.driver(campaign, running_jobs.facts, method, time_limit=100) as driver:
         driver.submit([{"x": 1}, {"x": 2}], slots=2)
@@ -250,7 +251,7 @@ def test_the_end_of_the_worker_is_known_inside(fleet, campaign):
         assert 150 < driver.gather("ALL", timeout=30)[0].result["remaining_s"] <= 200
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_threads_and_forks_report_for_their_job(fleet, campaign, method):
     with fleet.driver(campaign, running_jobs.report_from_everywhere, method) as driver:
         driver.submit([{}])

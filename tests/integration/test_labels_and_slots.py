@@ -11,6 +11,7 @@ from queue_eval.driver import chores
 from queue_eval.driver.evaluators import ProcessPoolEvaluator
 from queue_eval.model.states import State
 from tests.support.fault_fleet import WORK, Fleet, check_all_recorded, wait_registered
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 
 
@@ -47,6 +48,7 @@ def test_a_campaign_with_a_label_is_served_by_workers_that_name_it(fleet, campai
     assert queues[f"{campaign}-cpu-worker"] is None
 
 
+@pytest.mark.long
 def test_opening_with_another_label_moves_a_campaign(fleet, campaign):
     with fleet.driver(campaign) as driver:
         driver.submit([fleet.gated(i) for i in range(3)])
@@ -86,7 +88,7 @@ def test_local_workers_serve_the_label(own_fleet, campaign):
 # Slots
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["thread", *long("subprocess"), *soak("process")])
 def test_a_wide_job_is_not_left_behind_by_a_stream_of_narrow_ones(fleet, campaign, method):
     with fleet.driver(campaign, method=method) as driver:
         fleet.worker("--campaign", campaign, "--name", f"{campaign}-narrow")
@@ -103,6 +105,7 @@ def test_a_wide_job_is_not_left_behind_by_a_stream_of_narrow_ones(fleet, campaig
         check_all_recorded(fleet.queue(campaign), len(jobs))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:no worker has served")  # which is so while it starts
 def test_a_wide_job_that_no_worker_is_wide_enough_for_keeps_nobody_waiting(fleet, campaign, monkeypatch):
     monkeypatch.setattr(chores, "UNSERVED_S", 0.2)
@@ -125,6 +128,7 @@ def test_a_wide_job_that_no_worker_is_wide_enough_for_keeps_nobody_waiting(fleet
         assert driver.gather("ALL", timeout=20)[0].id == 1
 
 
+@pytest.mark.long
 def test_two_campaigns_share_a_worker_with_a_wide_job(fleet, campaign):
     other = f"{campaign}-other"
     with fleet.driver(campaign) as driver, fleet.driver(other) as stream:

@@ -30,6 +30,7 @@ from queue_eval.server.lifecycle import start_server
 from queue_eval.transport.access import find_access
 from tests.support.cli import cli, cli_here
 from tests.support.fault_fleet import ROOT, Fleet, wait_registered, wait_state
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 from workers.options import WorkerOptions
 from workers.worker import Worker
@@ -106,7 +107,7 @@ def other_interpreter(folder: Path) -> str:
     return str(folder / "bin" / "python")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread"), *soak("subprocess")])
 def test_a_mended_environment_is_that_of_the_next_run(script, method):
     (before,) = script.run({"x": 1}, method=method, MARK="old")
     (again,) = script.run({"x": 2}, method=method, MARK="old")
@@ -141,7 +142,7 @@ def test_the_worker_goes_on_from_one_terminal_to_the_next(script):
     assert after[1] == before[1]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread"), *soak("subprocess")])
 def test_a_retry_waits_for_the_mended_environment(script, tmp_path, method):
     log = tmp_path / "runs.txt"
     config = {"x": 1, "log": str(log), "bad": "old"}
@@ -181,6 +182,7 @@ def test_a_retry_leaves_workers_that_have_something_to_do(script, own_fleet, tmp
     wait_until(lambda: queue.snapshot().outstanding == 0)
 
 
+@pytest.mark.long
 def test_what_an_ended_driver_has_left_running_is_finished(script, own_fleet, tmp_path):
     """Its worker is asked to drain: it finishes what runs, and nothing more."""
     gate = tmp_path / "gate"
@@ -200,6 +202,7 @@ def test_what_an_ended_driver_has_left_running_is_finished(script, own_fleet, tm
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_worker_of_a_living_driver_stays(script, own_fleet):
     living = script.start({"x": 1}, wait="stay", MARK="old")
     assert living.stdout.readline() == "submitted\n"
@@ -232,6 +235,7 @@ def test_the_worker_of_a_killed_driver_goes(script, own_fleet):
     assert queue.drivers() == {}, "the dead one was struck off, and the other has closed"
 
 
+@pytest.mark.long
 def test_a_worker_that_does_not_answer_is_told_of(script, own_fleet):
     """It is frozen: it cannot say that it leases no more."""
     script.run({"x": 1}, MARK="old")
@@ -248,6 +252,7 @@ def test_a_worker_that_does_not_answer_is_told_of(script, own_fleet):
     wait_until(lambda: old not in [one.card.name for one in _live(own_fleet, script)])
 
 
+@pytest.mark.long
 def test_a_local_worker_of_the_build_before_goes(script, own_fleet):
     """It tells no digest. That a driver has started it is seen by where it logs."""
     start_server(script.home, keep=True)
@@ -265,6 +270,7 @@ def test_a_local_worker_of_the_build_before_goes(script, own_fleet):
     assert "asked to drain" in own_fleet.output_of(old)
 
 
+@pytest.mark.long
 def test_a_worker_that_was_started_by_hand_counts(script, own_fleet):
     start_server(script.home, keep=True)
     script.run({"x": 0}, MARK="new")

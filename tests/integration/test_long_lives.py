@@ -115,6 +115,7 @@ def test_logs_of_local_workers_that_ended_long_ago_are_removed(own_fleet, campai
         holder.communicate()
 
 
+@pytest.mark.long
 def test_the_log_of_a_living_worker_that_locks_nothing_is_kept(own_fleet, campaign):
     """As those of the build before, and on file systems without locks."""
     start_server(own_fleet.home, keep=True)
@@ -180,6 +181,7 @@ def test_a_worker_serves_where_its_user_may_not_let_keys_expire(own_home, tmp_pa
         fleet.close()
 
 
+@pytest.mark.long
 def test_requests_to_drain_of_workers_that_are_gone_are_struck_off(own_fleet, link):
     """Those of this machine as soon as they are known to be dead, others when they were silent an hour."""
     own_fleet.worker("--name", "living", "--campaign", "none", lease="1s")
@@ -200,6 +202,7 @@ def test_requests_to_drain_of_workers_that_are_gone_are_struck_off(own_fleet, li
     assert registered == {b"cut-off", b"living", b"new"}
 
 
+@pytest.mark.long
 def test_a_worker_that_is_asked_to_drain_before_it_beats_again_does(own_fleet, link):
     """Another worker that starts meanwhile does not take the request for a dead one's."""
     worker = own_fleet.worker("--name", "held-up", "--campaign", "none", lease="1s")

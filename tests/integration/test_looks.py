@@ -17,6 +17,7 @@ from queue_eval.server.lifecycle import server_state, start_server, stop_server,
 from queue_eval.transport.access import find_access
 from queue_eval.transport.link import Link
 from tests.support.cli import Filled, cli, cli_here, complaint, document
+from tests.support.marks import long
 from tests.support.waiting import wait_until
 
 LOOKS = (
@@ -59,6 +60,7 @@ def data_of(home: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.long
 def test_a_look_starts_it_for_as_long_as_it_needs(home: Path, tmp_path: Path) -> None:
     before = data_of(home)
     assert server_state(home).unneeded
@@ -75,13 +77,14 @@ def test_a_look_starts_it_for_as_long_as_it_needs(home: Path, tmp_path: Path) ->
     assert server_state(home).unneeded
 
 
-@pytest.mark.parametrize("words", LOOKS, ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [*LOOKS[:3], *long(*LOOKS[3:])], ids=lambda words: words[0])
 def test_each_of_them_starts_it(home: Path, tmp_path: Path, words: tuple[object, ...]) -> None:
     done = cli_here(*[str(tmp_path / "out.csv") if word == "OUT" else word for word in words], home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert server_state(home).state == "running"
 
 
+@pytest.mark.long
 def test_it_stays_for_who_has_come_meanwhile(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LOOK_LINGER_S", 1.0)
     assert wake_server(home)

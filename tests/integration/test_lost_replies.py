@@ -60,6 +60,7 @@ def worker(fleet, campaign) -> Iterator[Worker]:
     worker._end()
 
 
+@pytest.mark.long
 def test_the_same_request_brings_what_was_leased(fleet, campaign, losses, worker):
     with fleet.driver(campaign) as driver:
         driver.submit([fleet.config(x) for x in range(2)])

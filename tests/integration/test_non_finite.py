@@ -71,7 +71,13 @@ def test_run_ends_with_status_1(tmp_path, own_home):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("given", "cell"), [("nan", "nan"), ("null", ""), ("F", "F")])
+@pytest.mark.parametrize(
+    ("given", "cell"),
+    [
+        ("F", "F"),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("nan", "nan"), ("null", ""))),
+    ],
+)
 def test_run_takes_a_failure_value(tmp_path, own_home, given, cell):
     (tmp_path / "search.py").write_text("def run(config):\n    return float(config['value'])\n")
     (tmp_path / "c.jsonl").write_text('{"value": 0.5}\n{"value": "b"}\n')
@@ -192,6 +198,7 @@ def other(config):
 """
 
 
+@pytest.mark.long
 def test_campaigns_do_not_overwrite_each_others_results(tmp_path, own_home):
     (tmp_path / "search.py").write_text(SCRIPT)
     (tmp_path / "c.csv").write_text("x\n1\n2\n")

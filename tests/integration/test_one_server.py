@@ -202,6 +202,7 @@ def test_a_name_of_before_does_not_lock_out_its_owner(home: Path) -> None:
 # Without locks --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_without_locks_the_file_tells(own_home: Path, no_locks: dict[str, str]) -> None:
     home = own_home
     start = queue_eval("server", "start", "--home", home)
@@ -423,6 +424,7 @@ def test_a_removed_home_is_told_of_once(
     assert said.count("was removed or replaced") == 1
 
 
+@pytest.mark.long
 def test_the_server_of_a_removed_home_ends(own_home: Path) -> None:
     """When nobody is connected any more; a start waits for that."""
     start_server(own_home)

@@ -74,6 +74,7 @@ def beat(link: Link) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_what_rests_is_woken_by_a_retry_and_by_an_opening(own_fleet, link):
     fleet = own_fleet
     start_worker(fleet, lease="1s")

@@ -399,6 +399,7 @@ class _Http(socketserver.BaseRequestHandler):
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
+@pytest.mark.long
 def test_a_queue_that_nobody_listens_to_is_told(harness, fleet: RqFleet, log: Log, caplog) -> None:
     """The log is told within seconds, and again when it is over; so is the card, by `trouble`."""
     executor = harness(fleet)

@@ -59,6 +59,7 @@ def test_doctor_says_so(valkey: RqRedis, tmp_path: Path) -> None:
     assert "campaigns" not in [check["name"] for check in report["checks"]]
 
 
+@pytest.mark.long
 def test_it_goes_missing_while_a_campaign_runs(valkey: RqRedis, tmp_path: Path) -> None:
     fleet = Fleet(tmp_path / "home", tmp_path)
     try:

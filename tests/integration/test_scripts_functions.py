@@ -14,6 +14,7 @@ from queue_eval.model.codec import decode, encode
 from tests.support.driver_code import GUARDED, Layout, drive
 from tests.support.fault_fleet import wait_registered
 from tests.support.group import signature_of
+from tests.support.marks import long
 from tests.support.namespaces import OTHER_PIDS, queue_eval, start_inside
 
 METHODS = ("thread", "process", "subprocess")
@@ -100,7 +101,7 @@ def check_results(said):
         assert words in error
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 @pytest.mark.usefixtures("worker")
 def test_a_script_with_a_guard_is_imported(fleet, campaign, method):
     said = drive(fleet, IMPORTED, campaign, method)
@@ -110,7 +111,7 @@ def test_a_script_with_a_guard_is_imported(fleet, campaign, method):
     assert (mine, set(theirs)) == (["__main__"], {"__mp_main__"})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 @pytest.mark.parametrize("kind", [BY_VALUE, OUTSIDE_GUARD], ids=["no guard", "outside the guard"])
 @pytest.mark.usefixtures("worker")
 def test_a_script_without_a_guard_goes_by_value(fleet, campaign, method, kind):

@@ -44,6 +44,7 @@ def make_replica(replica: Node, primary: Node) -> None:
     wait_until(replica.is_in_step, 30)
 
 
+@pytest.mark.long
 def test_a_server_that_was_made_a_replica_by_mistake_is_named(pair, tmp_path):
     ours, other = pair
     with Evaluator.create("math:sqrt", "process", options(ours, tmp_path)) as evaluator:
@@ -71,6 +72,7 @@ def test_an_emptied_server_is_named_and_a_purge_is_a_purge(pair, tmp_path):
             evaluator.submit([{"x": 2}])
 
 
+@pytest.mark.long
 def test_a_slot_that_is_being_moved_is_waited_for_by_name(caplog):
     """Keys of one script lie on two nodes: each sends it to the other, until redis-py has enough."""
     with cluster() as nodes:
@@ -105,6 +107,7 @@ def test_a_slot_that_is_being_moved_is_waited_for_by_name(caplog):
         link.close()
 
 
+@pytest.mark.long
 def test_close_waits_for_a_replica(pair, tmp_path, monkeypatch):
     """Also for jobs that came by other connections: what close has waited for survives a failover."""
     monkeypatch.setattr("queue_eval.campaign.replicas.PATIENCE_S", 60.0)

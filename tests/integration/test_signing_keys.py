@@ -26,6 +26,7 @@ from queue_eval.server.watcher import HomeMark
 from queue_eval.transport.access import ACCESS_FILE, WORKER_ACCESS_FILE, find_access, read_access
 from tests.conftest import end_processes_of
 from tests.support.cli import cli, cli_here, complaint
+from tests.support.marks import long
 from tests.support.waiting import wait_until
 
 
@@ -117,6 +118,7 @@ def given_key(worker: psutil.Process, home: Path, far: Path) -> str:
     return environment.get("QUEUE_EVAL_KEY") or key_of(home, WORKER_ACCESS_FILE)
 
 
+@pytest.mark.long
 def test_local_workers_follow_the_server(home, far, campaign, tmp_path):
     """Their driver writes their file again when its own is a new one."""
     file = copied(home / ACCESS_FILE, tmp_path)
@@ -190,6 +192,7 @@ def test_files_of_the_build_before_are_refused(home, far, campaign, tmp_path):
     assert f"{tmp_path / 'driver.json'} is of an earlier build" in str(caught.value)
 
 
+@pytest.mark.long
 def test_after_new_secrets_no_earlier_file_is_worth_anything(home, far, campaign, tmp_path):
     """And campaigns go on when their driver has run once more, with what they have."""
     copies = [copied(home / name, tmp_path) for name in (ACCESS_FILE, WORKER_ACCESS_FILE)]
@@ -243,7 +246,7 @@ def wait_for(config):
     return config["x"]
 
 
-@pytest.mark.parametrize("why", ["address", "port", "package"])
+@pytest.mark.parametrize("why", ["port", *long("address", "package")])
 def test_new_secrets_that_fail_change_nothing(home, campaign, monkeypatch, why):
     """What copies there are stay right: of the key as of the passwords."""
     stop_server(home)

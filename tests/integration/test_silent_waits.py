@@ -15,6 +15,7 @@ from queue_eval.model.states import State
 from tests.support.cli import Filled
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import end, wait_state
+from tests.support.marks import long, soak
 from tests.support.waiting import wait_until
 
 NAME = "tests.support.functions:run"
@@ -42,6 +43,7 @@ def told_within(driver: Evaluator, seconds: float = 20.0, wanted: int = 1) -> li
 # Nobody serves ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_time_in_which_the_driver_computes_is_no_time_of_waiting(fleet, campaign, monkeypatch):
     computed_s = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + computed_s)
@@ -86,6 +88,7 @@ def test_a_driver_beside_a_full_worker_is_told_that_it_is_busy(fleet, campaign):
         first.gather("ALL", timeout=20)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("soon")
 def test_a_worker_that_is_full_of_the_drivers_own_jobs_is_no_trouble(fleet, campaign):
     fleet.worker("--campaign", campaign, "--name", f"{campaign}-own", lease="3s")
@@ -156,7 +159,7 @@ def test_a_fleet_of_sick_workers_is_told_of_in_a_handful_of_warnings(waiting, ca
 # Inside a job -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["thread", *long("process"), *soak("subprocess")])
 def test_a_driver_inside_a_job_of_a_general_worker_hires_its_own(own_fleet, campaign, method):
     """Two levels deep: the general worker's one slot is taken by the outermost."""
     fleet = own_fleet
@@ -171,7 +174,8 @@ def test_a_driver_inside_a_job_of_a_general_worker_hires_its_own(own_fleet, camp
         assert job.worker == "general"
 
 
-@pytest.mark.parametrize("inner", ["own", "other"])
+@pytest.mark.long
+@pytest.mark.parametrize("inner", ["own", *soak("other")])
 def test_a_driver_that_waits_for_its_own_slot_is_told(own_fleet, campaign, inner):
     """It starts no workers, as with a remote server."""
     fleet = own_fleet

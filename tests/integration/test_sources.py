@@ -11,6 +11,7 @@ import pytest
 from queue_eval.model.states import State
 from tests.support.cli import complaint
 from tests.support.fault_fleet import end, wait_state
+from tests.support.marks import long
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def results(driver, count):
     return [job.result for job in jobs], {job.source for job in jobs}
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["process", *long("thread", "subprocess")])
 def test_results_of_two_helpers(fleet, campaign, project, method):
     fleet.worker(slots=2)
     with fleet.driver(campaign, "of_sources:run", method) as driver:
@@ -137,7 +138,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("more", ["", "import its_helper"])
+@pytest.mark.parametrize("more", ["", *long("import its_helper")])
 def test_a_script_and_its_value_are_the_same_code(fleet, campaign, project, more):
     """One worker imports the script, the other may not: the results of both count, and change with it."""
     script = project / "search.py"

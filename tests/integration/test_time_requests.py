@@ -70,6 +70,7 @@ def test_a_job_that_no_worker_ever_has_the_time_for_is_told(fleet, campaign, mon
     assert (other["time_request"], other["unfit"]) == (None, None)
 
 
+@pytest.mark.long
 def test_a_job_whose_workers_never_have_the_time_asks_for_it(fleet, campaign):
     with fleet.driver(campaign) as driver:
         (job,) = driver.submit([fleet.gated("done")])

@@ -22,6 +22,7 @@ from queue_eval.transport.access import Access, find_access
 from queue_eval.transport.link import Link
 from queue_eval.transport.urls import parse_url, safe_url
 from tests.support.cli import ROOT, cli, cli_here
+from tests.support.marks import long
 
 CORE = "Zq7Kx"
 """Stands in the middle of every secret. No message holds it by chance."""
@@ -126,13 +127,16 @@ def all_told(url: str, folder: object) -> str:
     return "\n".join([*told, *lines])
 
 
+MISTYPED_OFTEN = ("not escaped", "no scheme", "swapped")
 quick = settings(
     max_examples=30, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*RIGHT, *MISTYPED])
+@pytest.mark.parametrize(
+    "name", [*RIGHT, *MISTYPED_OFTEN, *long(*(name for name in MISTYPED if name not in MISTYPED_OFTEN))]
+)
 @quick
 @given(user=users, secret=secrets)
 def test_no_message_tells_a_password(name, tmp_path, user, secret):
@@ -209,7 +213,9 @@ NASTY = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("user", "secret"), NASTY)
+@pytest.mark.parametrize(
+    ("user", "secret"), [*NASTY[:2], *(pytest.param(*one, marks=pytest.mark.long) for one in NASTY[2:])]
+)
 def test_a_server_that_refuses(server, tmp_path, user, secret):
     """Messages, logs and tracebacks of real processes: commands, a worker, a driver that catches nothing."""
     socket = quote(find_access(None, server).url.partition("@")[2])

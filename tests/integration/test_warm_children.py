@@ -158,6 +158,7 @@ def test_a_lane_is_forgotten_with_its_children(lanes, monkeypatch):
     wait_until(lambda: lane.count("campaign") == SLOTS + 1)
 
 
+@pytest.mark.long
 def test_lanes_whose_children_ended_for_others_are_forgotten(lanes):
     """Each is looked at in every turn of the runner."""
     lane = lanes(Method.PROCESS)
@@ -259,6 +260,7 @@ def _turn(executors: Sequence[Executor], selector: selectors.BaseSelector) -> bo
     return True
 
 
+@pytest.mark.long
 def test_a_worker_with_few_open_files_does_not_stand_still(fleet, campaign):
     """Six campaigns one after the other, with four slots: the second has not the files for its children."""
     slots = 4

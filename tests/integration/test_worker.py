@@ -17,6 +17,8 @@ from queue_eval.server.lifecycle import start_server, stop_server
 from tests.support.cli import Filled
 from tests.support.executor_harness import is_running
 from tests.support.fault_fleet import check_all_recorded, end, stop_now, wait_registered, wait_state
+from tests.support.marks import long, soak
+from tests.support.told import gather_until_told
 from tests.support.waiting import wait_until
 from workers.listener import _BLOCK_S
 
@@ -37,7 +39,7 @@ def test_the_first_sigterm_finishes_what_runs(fleet, campaign):
         assert fleet.begun() == {1: 1}
 
 
-@pytest.mark.parametrize("method", ["thread", "process", "subprocess"])
+@pytest.mark.parametrize("method", ["process", *long("thread"), *soak("subprocess")])
 def test_the_second_sigterm_releases_what_runs(fleet, campaign, method):
     with fleet.driver(campaign, method=method, max_losses=1) as driver:
         driver.submit([fleet.gated(1), fleet.gated(2), fleet.gated(3)])
@@ -89,6 +91,7 @@ def test_a_worker_ends_when_it_has_been_idle(fleet, campaign):
         assert "idle for 0.4 s" in fleet.output_of(worker)
 
 
+@pytest.mark.long
 def test_a_worker_ends_within_its_time_limit(fleet, campaign):
     with fleet.driver(campaign, max_losses=1) as driver:
         driver.submit([fleet.gated(1), fleet.gated(2)])
@@ -212,7 +215,7 @@ def test_long_jobs_are_never_hoarded(fleet, campaign):
         assert {worker.poll() for worker in workers} == {None}
 
 
-@pytest.mark.parametrize("method", ["process", "thread"])
+@pytest.mark.parametrize("method", ["process", *long("thread")])
 def test_a_long_job_among_short_ones_holds_up_none(fleet, campaign, method):
     """Short jobs are leased many at a time; those caught behind a long one go to whoever is idle."""
     with fleet.driver(campaign, method=method) as driver:

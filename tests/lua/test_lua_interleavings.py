@@ -11,6 +11,7 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.moves import Release, Settlement
 from queue_eval.model.states import Outcome, State
 from tests.support.lua_campaign import Columns, LuaCampaign, Token, settlement, submission
+from tests.support.marks import long, soak
 
 WORKERS = ("w1", "w2", "w3")
 STEPS = 150
@@ -143,8 +144,7 @@ def test_the_laws_hold_under_any_interleaving(make_campaign, seed):
     play(make_campaign(max_attempts=2, max_losses=2, retry_first_ms=60_000, **limit), seed, STEPS)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("seed", [*long(*range(100, 110)), *soak(*range(110, 130))])
 def test_the_laws_hold_under_many_long_interleavings(make_campaign, seed):
     play(make_campaign(max_attempts=2, max_losses=2, retry_first_ms=60_000), seed, 5 * STEPS)

@@ -1,8 +1,8 @@
 """Drivers, workers, a user and the server's clock in any interleaving: the scripts and the model must agree.
 
     pytest tests/model                                      a few seconds, the same runs each time
-    pytest tests/model -m long                              a minute
-    QUEUE_EVAL_TEST_HUNT=3000 pytest tests/model -m long    so many runs, other ones each time
+    pytest tests/model -m soak                              a minute
+    QUEUE_EVAL_TEST_HUNT=3000 pytest tests/model -m soak    so many runs, other ones each time
 
 What fails is shrunk to a few calls, and printed as a script.
 """
@@ -364,7 +364,7 @@ def test_the_scripts_do_what_the_protocol_says(still_link):
     play(still_link, 40, 40)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_the_scripts_do_what_the_protocol_says_for_a_minute(still_link):
     play(still_link, HUNT or 120, 80)
