@@ -81,7 +81,6 @@ def test_the_first_round_of_the_test_below_is_short() -> None:
     assert sum(strike.after_s for strike in first_round) < MAX_ATTEMPTS * TIME_LIMIT_S
 
 
-@pytest.mark.long
 def test_nothing_lost_nothing_twice(folder: Path) -> None:
     report = attack(
         folder, "--evaluations", 500, "--minutes", 0.5, "--seed", 55, "--fault-every", "900ms",

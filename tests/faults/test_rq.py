@@ -108,7 +108,7 @@ def test_rq_workers_are_killed(fleet, campaign, rq_fleet):
     finish(fleet, rq_fleet, worker)
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.parametrize("rq_redis", [True], indirect=True, ids=["log"])
 def test_rq_workers_are_killed_with_all_they_have_started(fleet, campaign, rq_fleet):
     """As when their host dies."""
