@@ -33,7 +33,7 @@ compile: ## Compile all Python files of examples, benchmarks and docker.
 example: ## Run the README's example, a search of about a minute.
 	"$(BIN)/python" examples/tune_digits.py
 
-test: ## Run the default tests, about 5 minutes on two cores.
+test: ## Run the default tests, about 6 minutes on two cores.
 	"$(BIN)/pytest" -q -n 3
 
 long: ## Run the long tests, about 13 minutes.
