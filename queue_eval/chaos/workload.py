@@ -108,7 +108,8 @@ class Planned:
 class SideLine:
     """One line of the side log: an event of one execution."""
 
-    what: Literal["start", "end", "raise", "die"]
+    what: Literal["start", "end", "raise", "die", "leave"]
+    """It leaves when an exception ends it that is not its plan."""
     x: int
     id: int
     """The job's id; 0 if there is none."""
@@ -178,7 +179,11 @@ def run(config: dict[str, Any], work: Callable[[dict[str, Any], str], None] = pa
         append(f"{config['folder']}/{SIDE_LOG}", line.encode())
 
     note("start")
-    work(config, token)
+    try:
+        work(config, token)
+    except BaseException:  # it gives itself back, or a stop signal of Ray ends it: its process may live on
+        note("leave")
+        raise
     kind = config["kind"]
     if kind == "bad" or (kind == "flaky" and _tally(config) <= config["times"]):
         note("raise")

@@ -68,6 +68,14 @@ def killed_by_a_neighbour(evidence: Evidence) -> Evidence:
     return with_lines(evidence, SideLine("start", other - 1, other, death.pid, death.at - 0.5, "x"))
 
 
+def test_who_has_left_a_process_is_not_harmed_by_its_end() -> None:
+    evidence = killed_by_a_neighbour(sound())
+    started = next(line for line in evidence.side if line.token == "x")
+    left = with_lines(evidence, replace(started, what="leave", at=started.at + 0.2))
+    assert Blame(evidence).harmed_by_neighbours
+    assert not Blame(left).harmed_by_neighbours
+
+
 def idle(evidence: Evidence, running: int = 1, every_s: float = 0.1) -> Evidence:
     """A worker with a free slot for five seconds, while jobs wait, and nothing had been done for long."""
     extra = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def test_an_execution_tells_of_itself(tmp_path: Path) -> None:
     started, ended = read_side_log(tmp_path)
     assert (started.what, ended.what, ended.x, ended.id) == ("start", "end", one.x, one.x + 1)
     assert started.token == ended.token == result["token"]
+
+
+def test_one_that_a_stop_signal_ends_tells_that_it_leaves(tmp_path: Path) -> None:
+    """Ray's handler of SIGTERM raises in the attempt, and its process may live on."""
+    prepare(tmp_path)
+    config = plan(3, 1, tmp_path)[0].config | {"id": 1}
+    with pytest.raises(SystemExit):
+        run(config, lambda *_: sys.exit(1))
+    assert [line.what for line in read_side_log(tmp_path)] == ["start", "leave"]
 
 
 def test_a_flaky_one_raises_as_often_as_it_says(tmp_path: Path) -> None:
