@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from queue_eval.errors import CheckpointError
 from queue_eval.model.attempt import Token
 from queue_eval.runtime.checkpoints import campaign_folder, job_folder, newest, place_of
 
@@ -31,7 +30,7 @@ class JobFolders:
         try:
             Path(base).mkdir(mode=0o700, parents=True, exist_ok=True)
             return place_of(Path(base))
-        except (OSError, CheckpointError):
+        except OSError:
             return ""
 
     def has_checkpoint(self, job: int) -> bool:

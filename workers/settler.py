@@ -295,7 +295,7 @@ class Settler:
             reply = queue.settle(
                 self._options.name, settlements, lease_ms=lease_ms, request=request, room=room,
                 prefetch=prefetch, slots=slots, now=time.monotonic(), left_s=left_s,
-                place=self._place_of(served) if lease_ms else "",
+                place=served.checkpoint_place() if lease_ms else "",
             )  # fmt: skip
         except CampaignNotFoundError:
             self._in_flight = None  # nothing is spooled of a campaign that is gone
@@ -466,8 +466,9 @@ class Settler:
                 return
             self._state.mark_signs_taken(served, batches, verdicts)
             for batch in batches:
-                if batch.checkpoint:  # its folder may be seen from elsewhere only, such as from nodes of Ray
-                    served.place = batch.checkpoint.partition(" ")[2]
+                # Its folder may be seen from elsewhere only, such as from nodes of Ray.
+                if batch.checkpoint and served.is_forwarding:
+                    served.place = (served.plan, batch.checkpoint.partition(" ")[2])
 
     def _release_due(self) -> None:
         due = self._state.take_releases()
@@ -507,11 +508,6 @@ class Settler:
         if served.settler_queue is None:
             served.settler_queue = CampaignCommands(self._link, served.name, served.queue.uid)
         return served.settler_queue
-
-    def _place_of(self, served: ServedCampaign) -> str:
-        if served.place is None:
-            served.place = served.folders.place()
-        return served.place
 
     def _log_distant_checkpoints(self, served: ServedCampaign, leases: Sequence[Lease]) -> None:
         for lease in leases:

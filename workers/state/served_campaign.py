@@ -67,9 +67,8 @@ class ServedCampaign:
     the same request gets them."""
     settler_queue: CampaignCommands | None = None
     """The campaign over the settler's own link, once the settler has called it."""
-    place: str | None = None
-    """The id of the folder in which checkpoints of its jobs here lie: empty where there is none, None before
-    it was looked for. Only the settler uses it."""
+    place: tuple[Plan, str] | None = None
+    """The id of the folder in which checkpoints lie by this plan, see `checkpoint_place`."""
     is_in_call: bool = False
     """A call is under way, which may bring leases."""
     is_withdrawn: bool = False
@@ -78,6 +77,13 @@ class ServedCampaign:
     @property
     def folders(self) -> JobFolders:
         return JobFolders(self.plan.setup.inside)
+
+    def checkpoint_place(self) -> str:
+        """The id of the folder in which checkpoints of its jobs here lie; empty where there is none. Only the
+        settler calls this."""
+        if self.place is None or self.place[0] is not self.plan:
+            self.place = (self.plan, self.folders.place())
+        return self.place[1]
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -108,3 +109,22 @@ def test_what_gives_itself_back_lacks_time_only_when_that_is_why_the_worker_drai
     state.given_back(served.lane_id, (1, 1), "", 0)
     ((_, (release,)),) = state.take_releases()
     assert (release.delayed, release.lacks_time) == (delayed, lacks_time)
+
+
+def test_the_place_of_checkpoints_is_that_of_the_plan(tmp_path):
+    """The last driver to open a campaign decides where its checkpoints lie."""
+    state = WorkerState()
+    served = served_by(state)
+    assert served.checkpoint_place() == "", "no folder, no place"
+    places = {}
+    for name in ("a", "b", "a"):
+        folder = tmp_path / name
+        setup = served.plan.setup.replace(inside={"checkpoints": str(folder)})
+        state.campaigns.serve(served.queue, replace(served.plan, setup=setup))
+        places[name] = served.checkpoint_place()
+        assert places[name] == (folder / ".place").read_text() == served.checkpoint_place()
+    assert places["a"] != places["b"]
+    (tmp_path / "file").touch()
+    setup = served.plan.setup.replace(inside={"checkpoints": str(tmp_path / "file" / "below")})
+    state.campaigns.serve(served.queue, replace(served.plan, setup=setup))
+    assert served.checkpoint_place() == "", "where no folder can be made there is none"

@@ -78,18 +78,17 @@ local function lease(worker, request, room, prefetch, slots, left_s, now, paused
   to_pending(again)
   for _, i in ipairs(rest) do order[#order + 1] = i end
 
-  local tokens, leases, granted, numbers = {}, {}, {}, {}
+  local tokens, leases = {}, {}
   local function grant(i, starts)
     tokens[#tokens + 1] = ids[i]
     tokens[#tokens + 1] = attempts[i] .. ' ' .. request .. (starts > 0 and ' 1' or ' 0')
     local at = #leases
     leases[at + 1], leases[at + 2], leases[at + 3], leases[at + 4] = ids[i], attempts[i], starts, configs[i] or ''
-    granted[#granted + 1], numbers[#numbers + 1] = ids[i], attempts[i]
   end
   for rank, i in ipairs(order) do grant(i, rank <= starting and 1 or 0) end
   for i, job in ipairs(apart) do grant(narrow + i, job[2]) end
   bulk('HSET', held_key(worker), tokens)
-  begun(granted, numbers)
+  begun(leases)
   local waits = false
   if #order + #apart < most then waits = wake_for_others() end
   return leases, due, reserved_slots, has_other_wide_jobs, is_prefetch_limited and waits and #order >= starting,

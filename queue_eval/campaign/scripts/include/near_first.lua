@@ -9,7 +9,7 @@ local LOOK_BEHIND, PASS_OVER_MS = 100, 600000
 -- place: the id of the worker's own folder, '' when it is not known; extra: see extras.lua, or nil.
 -- Returns
 --   take(key, count): remove up to so many of the first jobs of a place, and return them;
---   begun(ids, attempts): note which of the jobs that were granted begin anew.
+--   begun(leases): note which of the jobs that were granted begin anew; leases: see lease.lua.
 -- Column `distant`: id -> "since_ms attempt": when the first worker passed it over, or 0, and the attempt that began
 -- without its checkpoint, or 0.
 local function near_first(place, extra, now)
@@ -61,12 +61,13 @@ local function near_first(place, extra, now)
     return taken
   end
 
-  local function begun(ids, attempts)
+  local function begun(leases)
     local anew, near = {}, {}
-    for i, id in ipairs(ids) do
+    for at = 1, #leases, 4 do
+      local id = leases[at]
       if is_distant[id] then
         anew[#anew + 1] = id
-        anew[#anew + 1] = '0 ' .. attempts[i]
+        anew[#anew + 1] = '0 ' .. leases[at + 1]
       elseif is_noted[id] then
         near[#near + 1] = id
       end
