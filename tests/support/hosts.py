@@ -54,6 +54,7 @@ def network() -> Iterator[Network]:
     finally:
         made.close()
         shutil.rmtree(folder)
+        made.remove_temporary()
 
 
 def why_not() -> str | None:
@@ -207,6 +208,8 @@ class Network:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shared = folder / "shared"
+        self._boots: list[str] = []
+        """The boot id of every host that there ever was."""
         self.hosts: dict[str, Host] = {}
         self._first: subprocess.Popen[str] | None = None
         self._pid = 0
@@ -222,6 +225,12 @@ class Network:
         self.switch("ip", "link", "add", "bridge", "type", "bridge")
         self.switch("ip", "link", "set", "bridge", "up")
 
+    def remove_temporary(self) -> None:
+        """What processes have left in the temporary folder when their host died: see `runtime.temporary`."""
+        for boot in self._boots:
+            for left in Path(tempfile.gettempdir()).glob(f"qe-{boot[:8]}-*"):
+                shutil.rmtree(left)
+
     def host(self, name: str) -> Host:
         """A new host, under a name that the others know."""
         self._count += 1
@@ -229,7 +238,8 @@ class Network:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         identity = self.folder / f"{name}.id"
-        identity.write_text(f"{secrets.token_hex(16)}\n")
+        self._boots.append(secrets.token_hex(16))
+        identity.write_text(f"{self._boots[-1]}\n")
         # What would give it away as the same machine as the others is replaced, before anything runs there.
         setup = (
             f"set -e; hostname {name}; mount --bind {self._names} /etc/hosts;"
