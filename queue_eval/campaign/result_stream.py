@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from queue_eval import failpoints
 from queue_eval.campaign.paging import Portion
 from queue_eval.foreign_text import plain
-from queue_eval.model.states import State
+from queue_eval.model.non_finite import is_finite, judge_result
+from queue_eval.model.states import Outcome, State
 from queue_eval.transport.error_kinds import REDIS_ERRORS
 from queue_eval.transport.link import BlockingClient, Link
 
@@ -91,6 +92,17 @@ def lost_entry(job: int, entry: str) -> ResultEntry:
         finished_ms=entry_order(entry)[0] if is_entry(entry) else 0, worker="", source="", cause="error",
         body=b"the outcome of this job is damaged on the server: something else has written to its keys",
     )  # fmt: skip
+
+
+def judged(entry: ResultEntry) -> ResultEntry:
+    """The outcome, in which a result that is NaN or infinite has become a failure.
+
+    A worker of an earlier version reports a success when the child that it runs is of this version.
+    """
+    if entry.state is not State.SUCCEEDED or is_finite(entry.body):
+        return entry
+    outcome, body = judge_result(Outcome.OK, entry.body)
+    return entry._replace(state=State.FAILED, cause=outcome.value, body=body)
 
 
 def entry_order(entry: str) -> tuple[int, int]:

@@ -11,23 +11,13 @@ import click
 from queue_eval.campaign import keys
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import EXPIRE_AFTER_S, closed_ms_of
-from queue_eval.campaign.keys import DEFAULT_QUEUE
+from queue_eval.campaign.meta import created_ms_of, label_of, text_of
 from queue_eval.campaign.registry import LiveWorker, live_workers
-from queue_eval.cli.attendance import why_unserved
 from queue_eval.cli.connect import campaign_queue, connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.inside import given_back_often, unfit_jobs
 from queue_eval.cli.options import DURATION, json_option, server_options
-from queue_eval.cli.output import (
-    iso,
-    print_json,
-    print_table,
-    print_workers,
-    shown_duration,
-    shown_time,
-    styled,
-)
-from queue_eval.cli.pace import Pace, pace_of
+from queue_eval.cli.output import print_json, print_table, print_workers, styled
 from queue_eval.cli.terminal import say
 from queue_eval.driver.service import told_of
 from queue_eval.driver.sources import changed_sources, known_sources, results_by_source
@@ -36,6 +26,9 @@ from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
 from queue_eval.transport.hints import spell_command, spell_worker
 from queue_eval.transport.link import Link
+from queue_eval.views.attendance import why_unserved
+from queue_eval.views.formats import iso, shown_duration, shown_time
+from queue_eval.views.pace import Pace, pace_of
 
 _MAX_SHOWN_GIVEN_BACK = 5
 _MAX_SHOWN_UNFIT = 5
@@ -75,9 +68,9 @@ def campaigns_command(
         ("campaign", "function", "method", *State, "created", "queue", *(["expires"] if expiring else [])),
         [
             (
-                name, text(meta, "function"), text(meta, "method"),
+                name, text_of(meta, "function"), text_of(meta, "method"),
                 *(snapshot.counts[state] for state in State),
-                shown_time(created_ms(meta)) + (" (paused)" if snapshot.paused else ""), label_of(meta),
+                shown_time(created_ms_of(meta)) + (" (paused)" if snapshot.paused else ""), label_of(meta),
                 *([_shown_expiry(meta)] if expiring else []),
             )
             for name, meta, snapshot, _ in found
@@ -96,7 +89,7 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         alive = live_workers(queue.link)  # before the snapshot, see why_unserved
         meta, snapshot = queue.meta(), queue.snapshot()
         unserved = why_unserved(campaign, label_of(meta), snapshot, alive, queue.link.access)
-        pace = pace_of(queue, snapshot, created_ms(meta), is_served=unserved is None)
+        pace = pace_of(queue, snapshot, created_ms_of(meta), is_served=unserved is None)
         workers = _workers_of(queue, snapshot, alive)
         sources = _sources_of(queue, meta)
         given_back = given_back_often(queue)
@@ -166,18 +159,6 @@ def every_campaign(
         yield name, meta, snapshot, queue
 
 
-def text(meta: dict[str, bytes], field: str) -> str:
-    return meta.get(field, b"").decode(errors="replace")
-
-
-def label_of(meta: dict[str, bytes]) -> str:
-    return text(meta, "queue") or DEFAULT_QUEUE
-
-
-def created_ms(meta: dict[str, bytes]) -> int:
-    return int(meta["created_ms"])
-
-
 def expires_ms(meta: dict[str, bytes]) -> int | None:
     """When an unnamed campaign may be deleted; None while it may not."""
     closed_ms = closed_ms_of(meta)
@@ -192,10 +173,10 @@ def _shown_expiry(meta: dict[str, bytes]) -> str:
 def _described(campaign: str, meta: dict[str, bytes], snapshot: Snapshot) -> dict[str, Any]:
     return {
         "campaign": campaign,
-        "function": text(meta, "function"),
-        "method": text(meta, "method"),
+        "function": text_of(meta, "function"),
+        "method": text_of(meta, "method"),
         "queue": label_of(meta),
-        "created_at": iso(created_ms(meta)),
+        "created_at": iso(created_ms_of(meta)),
         "expires_at": None if (at := expires_ms(meta)) is None else iso(at),
         "paused": snapshot.paused,
         "counts": {state.value: count for state, count in snapshot.counts.items()},
@@ -237,10 +218,10 @@ def _show(
     rate = "-" if pace.rate_per_s is None else f"{pace.rate_per_s:.3g} jobs/s"
     for label, value in (
         ("campaign", campaign + paused),
-        ("function", text(meta, "function")),
-        ("method", text(meta, "method")),
+        ("function", text_of(meta, "function")),
+        ("method", text_of(meta, "method")),
         ("queue", label_of(meta)),
-        ("created", shown_time(created_ms(meta)) + " UTC"),
+        ("created", shown_time(created_ms_of(meta)) + " UTC"),
         ("rate", rate),
         ("time left", shown_duration(pace.time_left_s) if snapshot.outstanding else "none"),
     ):

@@ -7,9 +7,8 @@ import sys
 import click
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.meta import label_of
 from queue_eval.campaign.registry import live_workers
-from queue_eval.cli.attendance import why_unserved
-from queue_eval.cli.campaigns import label_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
 from queue_eval.cli.jobs import check_ids
@@ -22,6 +21,7 @@ from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.errors import UsageError
 from queue_eval.transport.access import entered_home
 from queue_eval.transport.hints import spell_command
+from queue_eval.views.attendance import why_unserved
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 

@@ -24,10 +24,10 @@ from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
 from queue_eval.cli.options import SAFE_CELLS_HELP, json_option, server_options
 from queue_eval.cli.output import print_json
-from queue_eval.cli.records import JobRecordReader
 from queue_eval.cli.terminal import say
 from queue_eval.errors import UsageError
 from queue_eval.model.table_cells import finite
+from queue_eval.views.records import JobRecordReader
 
 _WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
     ".csv": write_csv,

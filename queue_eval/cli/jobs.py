@@ -16,24 +16,15 @@ from queue_eval.campaign.registry import card_of
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.inside import Told, read_told
 from queue_eval.cli.options import JOB_ID, json_option, server_options
-from queue_eval.cli.output import (
-    iso,
-    print_json,
-    print_table,
-    shorten,
-    shown_allocation,
-    shown_duration,
-    shown_time,
-    shown_value,
-    styled,
-)  # fmt: skip
-from queue_eval.cli.records import JobRecord, JobRecordReader
+from queue_eval.cli.output import print_json, print_table, shown_allocation, styled
 from queue_eval.cli.terminal import Coloured, say, say_json
 from queue_eval.errors import UsageError
 from queue_eval.foreign_text import one_line
 from queue_eval.model.states import RELEASED, Outcome, State
 from queue_eval.model.table_cells import finite
 from queue_eval.transport.link import damaged
+from queue_eval.views.formats import iso, shorten, shown_duration, shown_time, shown_value
+from queue_eval.views.records import JobRecord, JobRecordReader
 
 _COLUMN_WIDTHS = (8, 10, 9, 32, 9)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from queue_eval.campaign.expiry import EXPIRE_AFTER_S, Expired, find_expired
 from queue_eval.cli.connect import connected
 from queue_eval.cli.failures import complain
-from queue_eval.cli.output import iso, print_json, print_table, shown_time
+from queue_eval.cli.output import print_json, print_table
 from queue_eval.cli.terminal import say
 from queue_eval.driver.checkpoint_disk import purge_expired
 from queue_eval.errors import DamagedError
+from queue_eval.views.formats import iso, shown_time
 
 
 def prune_campaigns(

@@ -9,9 +9,10 @@ import click
 from queue_eval.campaign.registry import LiveWorker, ask_to_drain, live_workers
 from queue_eval.cli.connect import connected
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.output import print_json, print_workers, shown_duration
+from queue_eval.cli.output import print_json, print_workers
 from queue_eval.cli.terminal import say
 from queue_eval.errors import QueueEvalError
+from queue_eval.views.formats import shown_duration
 
 
 @click.group("workers", invoke_without_command=True)

@@ -7,10 +7,9 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.places import Place, hosts_by_worker
-from queue_eval.campaign.result_stream import ResultEntry
-from queue_eval.model.codec import decode
+from queue_eval.campaign.result_stream import ResultEntry, judged
+from queue_eval.model.codec import decode, decode_tag
 from queue_eval.model.job import Job, JobSource
-from queue_eval.model.non_finite import is_finite, judge_result
 from queue_eval.model.states import Outcome, State
 
 
@@ -71,25 +70,6 @@ class JobFiller:
         job = Job.owning(job_id, own, self._run_function, self._source)
         job.status, job.submitted_ms, job.tag = Job.RUNNING, submitted_ms, decode_tag(tag)
         return job
-
-
-def decode_tag(text: str | bytes) -> Any:
-    """The tag of a job; None where there is none, or a damaged one."""
-    try:
-        return decode(text) if text else None
-    except ValueError:
-        return None
-
-
-def judged(entry: ResultEntry) -> ResultEntry:
-    """The outcome, in which a result that is NaN or infinite has become a failure.
-
-    A worker of an earlier version reports a success when the child that it runs is of this version.
-    """
-    if entry.state is not State.SUCCEEDED or is_finite(entry.body):
-        return entry
-    outcome, body = judge_result(Outcome.OK, entry.body)
-    return entry._replace(state=State.FAILED, cause=outcome.value, body=body)
 
 
 def fill(job: Job, entry: ResultEntry, host: str | None, created_ms: int, failure_value: Any) -> None:

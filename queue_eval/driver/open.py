@@ -13,9 +13,10 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import prune_in_passing
+from queue_eval.campaign.meta import failure_value_of
 from queue_eval.driver.checkpoint_disk import CheckpointDisk, purge_expired
 from queue_eval.driver.chores import Patience
-from queue_eval.driver.options import Options, failure_value_of
+from queue_eval.driver.options import Options
 from queue_eval.driver.report_queue import OnReport
 from queue_eval.driver.session import CampaignSession
 from queue_eval.driver.sources import SourceCheck

@@ -309,11 +309,3 @@ def time_request_of(meta: Mapping[str, bytes]) -> float | None:
         return seconds_asked("time_request", decode(meta["options"])["time_request"])
     except (KeyError, TypeError, ValueError, UsageError):
         return None
-
-
-def failure_value_of(meta: Mapping[str, bytes]) -> Any:
-    """The `failure_value` of a campaign, from its meta; campaigns of earlier versions name none."""
-    try:
-        return decode(meta["failure_value"])
-    except (KeyError, ValueError):
-        return FAIL_RETURN_VALUE

@@ -17,12 +17,11 @@ from typing import Any
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import batches
 from queue_eval.driver.batch_sender import BatchSender, Placement
-from queue_eval.driver.fill import decode_tag
 from queue_eval.driver.ledger import CompletionHook, Ledger
 from queue_eval.driver.recovery import Recovery, RecoveryState
 from queue_eval.driver.submission_log import SubmissionLog
 from queue_eval.errors import UsageError
-from queue_eval.model.codec import canonical, encode_options
+from queue_eval.model.codec import canonical, decode_tag, encode_options
 from queue_eval.model.job import Job, JobSource
 from queue_eval.model.moves import Enqueued, EnqueueReply, Submission
 from queue_eval.model.states import State

@@ -312,3 +312,11 @@ def _cut(text: str) -> str:
         return text
     half = _SHOWN_CHARACTERS // 2
     return f"{text[:half]}… ({len(text):,} characters) …{text[-half:]}"
+
+
+def decode_tag(text: str | bytes) -> Any:
+    """The tag of a job; None where there is none, or a damaged one."""
+    try:
+        return decode(text) if text else None
+    except ValueError:
+        return None

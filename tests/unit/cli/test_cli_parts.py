@@ -12,11 +12,12 @@ import pytest
 from queue_eval.cli import SECTIONS, output, root
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.options import DURATION, parse_duration
-from queue_eval.cli.pace import rate_per_s
 from queue_eval.cli.run import _default_name
 from queue_eval.cli.target import find_target
 from queue_eval.errors import ConfigError, FunctionError, UsageError
 from queue_eval.foreign_text import printable
+from queue_eval.views import formats
+from queue_eval.views.pace import rate_per_s
 from tests.support.cli import cli_here, complaint
 
 
@@ -278,14 +279,14 @@ def test_rate_forgets_what_was_before_a_long_break():
     ],
 )  # fmt: skip
 def test_durations_as_shown(seconds, text):
-    assert output.shown_duration(seconds) == text
+    assert formats.shown_duration(seconds) == text
 
 
 def test_what_is_shown_cannot_move_the_cursor():
     assert printable("a\x1b[2Jb\tü\n") == "a\\x1b[2Jb\tü\n"
-    assert output.shorten("line\nof  two\x07", 60) == "line of two\\x07"
-    assert output.shorten("x" * 100, 10) == "x" * 9 + "…"
-    assert output.shown_value({"a": [1, 2]}) == '{"a":[1,2]}'
+    assert formats.shorten("line\nof  two\x07", 60) == "line of two\\x07"
+    assert formats.shorten("x" * 100, 10) == "x" * 9 + "…"
+    assert formats.shown_value({"a": [1, 2]}) == '{"a":[1,2]}'
 
 
 def test_json_documents_hold_no_control_characters(capsys):

@@ -8,15 +8,14 @@ from itertools import chain
 from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.meta import failure_value_of
 from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.campaign.places import Origin, Place, hosts_by_worker, origins_of, page_size, places_of
-from queue_eval.campaign.result_stream import ResultEntry, lost_entry
-from queue_eval.cli.output import iso
-from queue_eval.driver.fill import decode_tag, judged
-from queue_eval.driver.options import failure_value_of
-from queue_eval.model.codec import decode
+from queue_eval.campaign.result_stream import ResultEntry, judged, lost_entry
+from queue_eval.model.codec import decode, decode_tag
 from queue_eval.model.states import Outcome, State
 from queue_eval.transport.link import Link
+from queue_eval.views.formats import iso
 
 
 @dataclass(frozen=True, slots=True)
