@@ -18,8 +18,9 @@ from queue_eval.errors import UsageError
 VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
-    "attach", "cancel", "close", "enlist", "enqueue", "extend", "hire", "loaded", "open", "pause", "purge",
-    "reclaim", "release", "report", "rest", "retry", "settle", "snapshot", "stop", "unlist",
+    "attach", "cancel", "close", "enlist", "enqueue", "extend", "hire", "keep_summary", "loaded", "open",
+    "pause", "purge", "reclaim", "release", "report", "rest", "retry", "settle", "snapshot", "stop", "total",
+    "unlist",
 )  # fmt: skip
 
 POINTS = (

@@ -375,6 +375,15 @@ class CampaignCommands(CampaignView):
         """Pause the campaign, or let it go on. Returns whether that changed anything."""
         return bool(self._run("pause", int(paused)))
 
+    def set_total(self, total: int | None) -> None:
+        """Say how many jobs the campaign will have in all; None: that is not known."""
+        self._run("total", "" if total is None else total)
+
+    def keep_summary(self, cursor: str, kept: bytes) -> bool:
+        """Keep for the next viewer what is known of the outcomes up to this entry. Returns False when another
+        has kept more."""
+        return bool(self._run("keep_summary", cursor, kept))
+
     def take_hiring(self, token: str, hold_ms: int) -> bool:
         """Take the guard of drivers that start workers, for `hold_ms` or until it is freed.
 

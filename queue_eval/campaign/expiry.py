@@ -40,7 +40,7 @@ _MAX_PRUNED = 20
 _MAX_PRUNING_S = 0.1
 """How many campaigns a driver deletes in passing, and after what time it starts on no further one."""
 
-_FIELDS = ("uid", "expires", "closed", "last_id", "revision", "retried")
+FIELDS = ("uid", "expires", "closed", "last_id", "revision", "retried")
 
 
 class Expired(NamedTuple):
@@ -127,13 +127,13 @@ def _prune_some(link: Link, deadline: float, purge: Callable[[Expired, Link, flo
 def _metas(link: Link, names: Sequence[str]) -> list[dict[str, bytes] | None]:
     """The meta fields that decide on each campaign's expiry; None where they cannot be read."""
     # One command for each: on a cluster the campaigns lie in different slots.
-    replies = link.ask_each([(Keys(name).meta, ("HMGET", Keys(name).meta, *_FIELDS)) for name in names])
+    replies = link.ask_each([(Keys(name).meta, ("HMGET", Keys(name).meta, *FIELDS)) for name in names])
     for reply in replies:
         if isinstance(reply, Exception) and not (is_damage(reply) or isinstance(reply, NodeAwayError)):
             raise reply
     return [
         None
         if isinstance(reply, Exception)
-        else {field: value for field, value in zip(_FIELDS, reply, strict=True) if value is not None}
+        else {field: value for field, value in zip(FIELDS, reply, strict=True) if value is not None}
         for reply in replies
     ]

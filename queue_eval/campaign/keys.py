@@ -40,6 +40,7 @@ key                type    holds
 ``:time_lacks``    hash    id -> "times longest_ms": how often in a row it was given back for lack of time
 ``:distant``       hash    id -> "since_ms attempt": a worker that does not see its checkpoint passed it over
                            then, or runs it as this attempt
+``:summary``       hash    uid, cursor, kept: what viewers have read of the result stream up to the cursor
 =================  ======  ==========================================================================
 """
 
@@ -81,7 +82,7 @@ COLUMNS = (
 
 EXTRA_COLUMNS = (
     "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags", "time_lacks",
-    "distant",
+    "distant", "summary",
 )  # fmt: skip
 """What only some campaigns have. Scripts are not given these keys, each of which would cost time in every
 call: they make their names (``scripts/include/extra_key.lua``)."""

@@ -96,12 +96,23 @@ class CampaignView:
     def meta(self) -> dict[str, bytes]:
         return self.attach(self.link, self.campaign)[1]
 
+    def meta_of(self, fields: Sequence[str]) -> dict[str, bytes]:
+        """These fields of the meta, where they are there. The whole of it may be large: it holds code."""
+        values = self.link.call(lambda client: client.hmget(self.keys.meta, fields))
+        return {name: value for name, value in zip(fields, values, strict=True) if value is not None}
+
     def snapshot(self) -> Snapshot:
         reply = self.link.run_script(script("snapshot"), self.keys.columns)
         if not reply:
             raise campaign_gone(self.link, self.campaign)
         with reading(self.campaign):
             return Snapshot.of(reply)
+
+    def kept_summary(self) -> bytes | None:
+        """What the last viewer has kept for the next one; None where nothing is."""
+        key = self.keys.column("summary")
+        uid, kept = self._unless_damaged(lambda client: client.hmget(key, "uid", "kept"), (None, None))
+        return kept if uid == self.uid.encode() else None
 
     def read_after(self, cursor: str, count: int = PAGE) -> list[ResultEntry]:
         """Up to `count` entries of the result stream after `cursor`, without blocking."""
@@ -294,6 +305,14 @@ class CampaignView:
         for name in link.call(lambda client: client.zrange(keys.column("workers"), 0, -1)):
             worker = _text(name)
             yield from ((i, State.RUNNING, worker) for i in _numbers(self._held_by(worker)))
+
+    def running_ids(self, snapshot: Snapshot, most: int) -> list[int]:
+        """Up to `most` jobs that the workers of a snapshot hold, in no order."""
+        found: list[int] = []
+        for worker in snapshot.workers:
+            if worker.running and len(found) < most:
+                found += _numbers(self._held_by(worker.worker))
+        return found[:most]
 
     def failures(self, job: int) -> list[dict[str, str]]:
         """Every failed or lost attempt of a job that is still on record, oldest first."""

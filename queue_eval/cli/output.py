@@ -6,7 +6,7 @@ Tables are columns, aligned and two spaces apart; on a terminal some words have 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from queue_eval.cli.terminal import Coloured, say, say_json
@@ -36,8 +36,20 @@ def print_json(document: Any) -> None:
     say_json(text)
 
 
+Line = list[str | Coloured]
+"""The parts of one line."""
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> None:
     """Print rows under headers. The columns with the indices `right` are aligned to the right."""
+    for line in table_lines(headers, rows, right=right):
+        say(*line)
+
+
+def table_lines(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()
+) -> Iterator[Line]:
+    """The lines of a table: rows under headers."""
     texts = [[_cell(value) for value in row] for row in rows]
     to_right = set(right)
     lines = [[header.upper() for header in headers], *texts]
@@ -49,7 +61,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
         ]
         padded[-1] = padded[-1].rstrip()
         cells = [styled(text, text.strip()) for text in padded]
-        say(*(part for cell in cells[:-1] for part in (cell, "  ")), cells[-1])
+        yield [*(part for cell in cells[:-1] for part in (cell, "  ")), cells[-1]]
 
 
 _ALLOCATION_COLUMNS = {
@@ -57,13 +69,13 @@ _ALLOCATION_COLUMNS = {
 }  # fmt: skip
 
 
-def print_workers(
+def worker_lines(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Iterable[int],
     allocations: Sequence[Mapping[str, Any]],
-) -> None:  # fmt: skip
-    """Print a table of workers. It gets further columns for what schedulers say of them, unless empty."""
+) -> Iterator[Line]:  # fmt: skip
+    """The lines of a table of workers, with further columns for what schedulers say of them, unless empty."""
     shown = [name for name in _ALLOCATION_COLUMNS if any(allocation.get(name) for allocation in allocations)]
-    print_table(
+    return table_lines(
         [*headers, *(_ALLOCATION_COLUMNS[name] for name in shown)],
         [
             [*row, *(_allocation_cell(name, allocation.get(name)) for name in shown)]

@@ -9,11 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from queue_eval.foreign_text import one_line, printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 class Coloured(NamedTuple):
@@ -28,6 +34,38 @@ def say(*parts: str | Coloured, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     wants_colours = stream.isatty() and not os.environ.get("NO_COLOR")
     click.echo("".join(_shown(part, wants_colours=wants_colours) for part in parts), err=err)
+
+
+def redrawn(lines: Callable[[], Sequence[Sequence[str | Coloured]]], every_s: float) -> None:
+    """Show lines on the terminal and replace them by newer ones, until Ctrl-C. What does not fit is cut off.
+
+    Where standard output is no terminal, they are written once.
+    """
+    if not sys.stdout.isatty():
+        for line in lines():
+            say(*line)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            live.update(_drawing(lines(), console.height), refresh=True)
+            time.sleep(every_s)
+
+
+def _drawing(lines: Sequence[Sequence[str | Coloured]], height: int) -> Text:
+    from rich.text import Text
+
+    drawing = Text(no_wrap=True, overflow="ellipsis", end="")
+    for number, line in enumerate(lines[:height]):
+        if number:
+            drawing.append("\n")
+        for part in line:
+            colour = part.colour if isinstance(part, Coloured) else None
+            drawing.append(_shown(part, wants_colours=False), style=colour)
+    return drawing
 
 
 def say_in_place(line: str) -> None:

@@ -9,7 +9,7 @@ import click
 from queue_eval.campaign.registry import LiveWorker, ask_to_drain, live_workers
 from queue_eval.cli.connect import connected
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.output import print_json, print_workers
+from queue_eval.cli.output import print_json, worker_lines
 from queue_eval.cli.terminal import say
 from queue_eval.errors import QueueEvalError
 from queue_eval.views.formats import shown_duration
@@ -28,12 +28,13 @@ def workers_group(context: click.Context, url: str | None, home: str | None, as_
     if as_json:
         print_json([worker.as_json() for worker in found])
         return
-    print_workers(
+    for line in worker_lines(
         ("worker", "host", "pid", "slots", "state", "up", "seen", "queues", "campaigns"),
         [_row(worker) for worker in found],
         right=(2, 3),
         allocations=[worker.card.allocation_as_json() for worker in found],
-    )
+    ):
+        say(*line)
 
 
 def _row(worker: LiveWorker) -> tuple[object, ...]:

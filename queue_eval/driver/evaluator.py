@@ -440,6 +440,22 @@ class Evaluator(DecidedAtCreation, JobOverview):
             with contextlib.suppress(WorkerError):
                 self._workers.ensure(before_submit=True)
 
+    @property
+    def total(self) -> int | None:
+        """How many jobs the campaign will have in all; None: that is not known.
+
+        Set it where jobs are submitted bit by bit, so that views tell the time left of the whole search. The
+        campaign keeps it until it is set again. Raises UsageError unless it is a whole number of at least 1,
+        or None.
+        """
+        return self._session.queue.snapshot().total
+
+    @total.setter
+    def total(self, number: int | None) -> None:
+        wanted = None if number is None else count("total", number)
+        self._check_may_change()
+        self._session.queue.set_total(wanted)
+
     def _check_open(self) -> None:
         if self._waiter.closed:
             raise UsageError("the evaluator is closed; create another one for the same campaign")

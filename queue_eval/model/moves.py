@@ -19,6 +19,7 @@ GONE = b"GONE"
 STAMP_DIGITS = 8
 """How many digits, to the base of 36, the time of submission has that stands before each config."""
 
+_MOST_DIGITS = 16
 _MAX_TIME_MS = 1e14
 """A damaged time counts as this one, which is later than any clock shows."""
 
@@ -296,11 +297,18 @@ class Snapshot:
     paused: bool
     now_ms: int
     workers: list[Attendance]
+    newest: str = field(default="0-0", compare=False)
+    """The newest entry of the result stream."""
+    retried: int = field(default=0, compare=False)
+    """How many finished jobs have ever been run again (`retry`)."""
+    total: int | None = field(default=None, compare=False)
+    """How many jobs the campaign will have in all, where its driver has said so."""
 
     @classmethod
     def of(cls, reply: Sequence[Any]) -> Snapshot:
         """From the reply of ``scripts/snapshot.lua``."""
-        last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms, *flat = reply
+        last_id, scheduled, pending, finished, failed, cancelled, paused, now_ms, *rest = reply
+        newest, retried, total, *flat = rest
         workers = [
             Attendance(worker.decode(errors="replace"), round(min(float(expiry_ms), _MAX_TIME_MS)), held)
             for worker, expiry_ms, held in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
@@ -313,7 +321,10 @@ class Snapshot:
             State.FAILED: failed,
             State.CANCELLED: cancelled,
         }
-        return cls(int(last_id), counts, paused == 1, now_ms, workers)
+        return cls(
+            int(last_id), counts, paused == 1, now_ms, workers, newest.decode(), _whole(retried),
+            _whole(total) or None,
+        )  # fmt: skip
 
     @property
     def conserved(self) -> bool:
@@ -323,3 +334,17 @@ class Snapshot:
     @property
     def outstanding(self) -> int:
         return sum(count for state, count in self.counts.items() if not state.is_final)
+
+    @property
+    def finished(self) -> int:
+        return sum(count for state, count in self.counts.items() if state.is_final)
+
+    @property
+    def planned(self) -> int:
+        """How many jobs it will have in all, as far as is known."""
+        return max(self.total or 0, self.last_id)
+
+
+def _whole(value: bytes) -> int:
+    """The number in a field on which nothing depends but a view; 0 for a damaged one."""
+    return int(value) if value.isdigit() and len(value) < _MOST_DIGITS else 0

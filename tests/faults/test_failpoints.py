@@ -250,6 +250,48 @@ def a_stopping_call_dies(attack: Attack) -> None:
         attack.check(jobs=1, twice=0)
 
 
+def a_viewer_dies(attack: Attack) -> None:
+    """What it has read is read again by the next one, or it was kept."""
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        driver.submit([fleet.config(1)])
+        attack.heal()
+        wait_state(attack.queue(), State.SUCCEEDED, 1)
+        code = (
+            "import sys; from queue_eval.campaign.commands import CampaignCommands as C;"
+            "from queue_eval.transport.access import find_access; from queue_eval.transport.link import Link;"
+            "from queue_eval.views.summary import Summary;"
+            "link = Link(find_access(None, sys.argv[1]), name='viewer');"
+            "queue = C.attach(link, sys.argv[2])[0]; summary = Summary();"
+            "[summary.fold(entry) for entry in queue.read_after('0-0')];"
+            "queue.keep_summary(summary.cursor, summary.to_bytes())"
+        )
+        command = [sys.executable, "-P", "-c", code, str(fleet.home), attack.campaign]
+        died(fleet._popen(command, subprocess.DEVNULL, subprocess.DEVNULL, attack.armed, fleet.folder))
+        kept = attack.queue().kept_summary()
+        assert (kept is not None) == ("after" in attack.armed[VARIABLE])
+        for _ in range(2):
+            assert attack.queue().keep_summary("1-1", b"of less") == (kept is None)
+            kept = kept or b"of less"
+            assert attack.queue().kept_summary() == kept
+        assert json.loads(fleet.cli("status", attack.campaign, "--json").stdout)["counts"]["succeeded"] == 1
+
+
+def a_planning_driver_dies(attack: Attack) -> None:
+    """The total is said, or not; saying it again is harmless."""
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        code = (
+            "import sys; from queue_eval import Evaluator;"
+            "Evaluator.attach(sys.argv[2], home=sys.argv[1]).total = 9"
+        )
+        command = [sys.executable, "-P", "-c", code, str(fleet.home), attack.campaign]
+        died(fleet._popen(command, subprocess.DEVNULL, subprocess.DEVNULL, attack.armed, fleet.folder))
+        assert driver.total == (9 if "after" in attack.armed[VARIABLE] else None)
+        driver.total = 9
+        assert attack.queue().snapshot().planned == 9
+
+
 def attack_keys(attack: Attack) -> list[bytes]:
     with attack.fleet.driver(f"{attack.campaign}-other") as other:
         client = other._session.queue.link.client
@@ -341,6 +383,8 @@ BY_STEP = {
     "unlist": a_call_of_the_program_dies,
     "retry": a_call_of_the_program_dies,
     "snapshot": a_call_of_the_program_dies,
+    "keep_summary": a_viewer_dies,
+    "total": a_planning_driver_dies,
     "stop": a_stopping_call_dies,
 }
 
