@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from queue_eval.errors import DamagedError, ServerRefusedError
 from queue_eval.foreign_text import plain
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
+from queue_eval.views.strips import MOST_SPANS, Span, spans_of
 from queue_eval.views.summary import Summary
 
 log = plain(logging.getLogger(__name__))
@@ -73,6 +75,7 @@ class CampaignReader:
         self._kept_at = self._renewed_at = float("-inf")
         self._may_keep = True
         self._lacking: tuple[str, int] | None = None
+        self._spans: deque[Span] | None = None
 
     def look(self, budget_s: float = LOOK_S) -> Overview:
         """The campaign now. Reads what is new for about `budget_s` seconds; the next look reads the rest."""
@@ -97,6 +100,13 @@ class CampaignReader:
             is_at_end = overview.summary.cursor == overview.snapshot.newest and self._new is None
             if is_at_end or time.monotonic() >= deadline:
                 return overview
+
+    def spans(self) -> list[Span]:
+        """Who ran the newest outcomes when, the newest last. The first call reads them."""
+        if self._spans is None:
+            newest = self.view.newest(MOST_SPANS)
+            self._spans = deque(spans_of(reversed(newest)), MOST_SPANS)
+        return list(self._spans)
 
     def close(self) -> None:
         """Keep what was read for the next viewer."""
@@ -130,6 +140,8 @@ class CampaignReader:
                     summary.pass_over(entry)
             self._portion.adapt(len(entries), sum(len(entry.body) for entry in entries))
             self._unkept += len(entries)
+            if self._spans is not None and summary is self._summary:
+                self._spans.extend(spans_of(entries))
             if time.monotonic() >= deadline:
                 break
         return summary.cursor == snapshot.newest

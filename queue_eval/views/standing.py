@@ -56,6 +56,10 @@ class Standing:
     def snapshot(self) -> Snapshot:
         return self.overview.snapshot
 
+    def reasons_as_json(self) -> list[dict[str, str]]:
+        """Why jobs wait, the most important reason first."""
+        return [] if self.unserved is None else [{"sentence": self.unserved}]
+
     def as_json(self) -> dict[str, Any]:
         summary = self.overview.summary
         return described(self.campaign, self.meta, self.snapshot) | {
@@ -83,7 +87,7 @@ class StandingReader:
 
     def __init__(self, queue: CampaignCommands, *, key: str | None = None, direction: str = "max") -> None:
         self.queue = queue
-        self._reader = CampaignReader(queue)
+        self.reader = CampaignReader(queue)
         self._key = key
         self._direction = direction
         self._configs: dict[int, Any] = {}
@@ -95,7 +99,7 @@ class StandingReader:
         meta = queue.meta_of(_META)
         if "created_ms" not in meta:
             raise campaign_gone(queue.link, queue.campaign)
-        look = self._reader.look_to_the_end if to_the_end else self._reader.look
+        look = self.reader.look_to_the_end if to_the_end else self.reader.look
         overview = look(budget_s)
         snapshot = overview.snapshot
         unserved = why_unserved(queue.campaign, label_of(meta), snapshot, live, queue.link.access)
@@ -107,7 +111,7 @@ class StandingReader:
         )  # fmt: skip
 
     def close(self) -> None:
-        self._reader.close()
+        self.reader.close()
 
     def _best(self, overview: Overview) -> Best | None:
         key = main_key(overview.summary.keys) if self._key is None else self._key

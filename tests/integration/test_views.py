@@ -272,7 +272,7 @@ def test_a_total_that_is_not_reached(filled, server, campaign):
 def test_what_was_read_in_part_is_told(mixed, monkeypatch):
     monkeypatch.setattr(module, "LOOK_S", 0)
     reader = StandingReader(mixed.queue)
-    reader._reader._portion.count = 2
+    reader.reader._portion.count = 2
     standing = reader.read(0)
     assert 0 < standing.overview.read_share < 1
     assert standing.pace.rate_per_s is not None
