@@ -206,7 +206,19 @@ class Job:
         return (self.own_config(), self.result)[index]
 
     def __repr__(self) -> str:
-        return f"Job(id={self.id}, status={self.status}, state={self.state.value}, config={self.config})"
+        end = ""
+        if self.status == self.DONE:
+            end = f", result={self.result!r}" if self.error is None else f", error={_last_line(self.error)!r}"
+        return f"Job(id={self.id}, status={self.status}, state={self.state.value}, config={self.config}{end})"
+
+    def _repr_html_(self) -> str:
+        from queue_eval.model.html import job_html
+
+        return job_html(self)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def _utc(time_ms: float | None) -> datetime | None:
