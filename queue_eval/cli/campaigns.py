@@ -19,16 +19,16 @@ from queue_eval.cli.inside import given_back_often, unfit_jobs
 from queue_eval.cli.options import DURATION, json_option, server_options
 from queue_eval.cli.output import print_json, print_table, print_workers, styled
 from queue_eval.cli.terminal import say
-from queue_eval.driver.service import told_of
 from queue_eval.driver.sources import changed_sources, known_sources, results_by_source
 from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
-from queue_eval.transport.hints import spell_command, spell_worker
+from queue_eval.transport.hints import spell_command
 from queue_eval.transport.link import Link
 from queue_eval.views.attendance import why_unserved
 from queue_eval.views.formats import iso, shown_duration, shown_time
 from queue_eval.views.pace import Pace, pace_of
+from queue_eval.views.reasons import Reasons
 
 _MAX_SHOWN_GIVEN_BACK = 5
 _MAX_SHOWN_UNFIT = 5
@@ -88,7 +88,9 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
     with campaign_queue(campaign, url, home, looks=True) as queue:
         alive = live_workers(queue.link)  # before the snapshot, see why_unserved
         meta, snapshot = queue.meta(), queue.snapshot()
-        unserved = why_unserved(campaign, label_of(meta), snapshot, alive, queue.link.access)
+        why = why_unserved(campaign, label_of(meta), snapshot, alive, queue.link.access)
+        unserved = why.text if why is not None else None
+        reasons = Reasons(campaign, queue.link.access)
         pace = pace_of(queue, snapshot, created_ms_of(meta), is_served=unserved is None)
         workers = _workers_of(queue, snapshot, alive)
         sources = _sources_of(queue, meta)
@@ -108,12 +110,11 @@ def status_command(campaign: str, url: str | None, home: str | None, as_json: bo
         if unfit:
             say()
             for found in islice(unfit, _MAX_SHOWN_UNFIT):
-                command = spell_worker(queue.link.access, campaign, *found.words)
-                say(f"a job {found.why}; start one with: {command}")
+                say(reasons.unfit("a job", found).text)
         if given_back:
             say()
             for job, times in islice(given_back.items(), _MAX_SHOWN_GIVEN_BACK):
-                say(f"job {job} was {told_of(times)}")
+                say(reasons.given_back(job, times).text)
             if (others := len(given_back) - _MAX_SHOWN_GIVEN_BACK) > 0:
                 say(f"so were {others} more: --json names them")
         if sources:

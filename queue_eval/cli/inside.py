@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.campaign.registry import LiveWorker, live_workers
-from queue_eval.campaign.unfit import Unfit, find_unfit
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
-from queue_eval.driver.service import OFTEN_GIVEN_BACK
 from queue_eval.model.report import Report
 from queue_eval.model.shape import Shape
 from queue_eval.model.states import State
 from queue_eval.model.table_cells import finite
 from queue_eval.views.formats import iso, shorten, shown_time
+from queue_eval.views.reasons import OFTEN_GIVEN_BACK
 from queue_eval.views.records import JobRecord
+from queue_eval.views.unfit import Unfit, find_unfit
 
 
 class Told(NamedTuple):

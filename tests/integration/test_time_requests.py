@@ -43,7 +43,7 @@ def test_an_idle_worker_of_one_slot_is_told_of_them(fleet, campaign):
         assert queue.shapes_of(range(1, 6)) == [Shape(1, 60)] * 5
 
 
-@pytest.mark.filterwarnings("ignore:no worker has served")  # which is so while it starts
+@pytest.mark.filterwarnings("ignore:.* nobody serves it")  # which is so while it starts
 def test_a_job_that_no_worker_ever_has_the_time_for_is_told(fleet, campaign, monkeypatch):
     monkeypatch.setattr(chores, "UNSERVED_S", 0.2)
     monkeypatch.setattr(chores, "LOOK_EVERY_S", 0.1)
