@@ -19,18 +19,15 @@ import os
 from dataclasses import dataclass
 
 from queue_eval.campaign.commands import CampaignCommands
-from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
+from queue_eval.campaign.registry import WorkerCard, live_workers
 from queue_eval.errors import DamagedError, NodeAwayError
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
 from queue_eval.user_warning import warn_user
-from queue_eval.views.attendance import leases_of, nobody_serves
+from queue_eval.views.attendance import gives_signs, leases_of, nobody_serves
 from queue_eval.views.reasons import OFTEN_GIVEN_BACK, Inside, Reason, Reasons
 from queue_eval.views.unfit import find_unfit
-
-LEASE_S = 30.0
-"""The lease of a worker whose card does not say it."""
 
 MOST_WARNINGS = 5
 """So many warnings of workers that refuse. One more counts the workers that come after them."""
@@ -88,7 +85,7 @@ class ServiceCheck:
                 workers = live_workers(self._queue.link)
         except (DamagedError, NodeAwayError):  # Without the register of workers, results still arrive.
             return
-        cards = {worker.card.name: worker.card for worker in workers if _beats(worker)}
+        cards = {worker.card.name: worker.card for worker in workers if gives_signs(worker)}
         serving = self._serving(snapshot, cards)
         refusals = self._new_refusals(cards)
         refusing = {card.name for card in cards.values() if self._queue.campaign in card.refused}
@@ -184,8 +181,3 @@ class ServiceCheck:
         if self._is_inside:
             return Inside.THIS_CAMPAIGN
         return Inside.ANOTHER_CAMPAIGN if INSIDE_JOB in os.environ else Inside.NO_JOB
-
-
-def _beats(worker: LiveWorker) -> bool:
-    """Whether a worker has given a sign of life within its lease. Its card stays for two leases."""
-    return worker.last_seen_s <= (worker.card.lease_s or LEASE_S)

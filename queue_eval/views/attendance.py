@@ -12,6 +12,9 @@ from queue_eval.views.reasons import Reason, Reasons
 
 _DRAINING = "draining"
 
+_LEASE_S = 30.0
+"""The lease of a worker whose card does not say it."""
+
 
 def why_unserved(
     campaign: str, label: str, snapshot: Snapshot, workers: Sequence[LiveWorker], access: Access
@@ -51,6 +54,11 @@ def nobody_serves(
     if others := [card for card in for_it if not card.serves(campaign, label)]:
         return reasons.wrong_label(outstanding, label, others)
     return reasons.no_worker(outstanding)
+
+
+def gives_signs(worker: LiveWorker) -> bool:
+    """Whether a worker has given a sign of life within its lease. Its card stays for two leases."""
+    return worker.last_seen_s <= (worker.card.lease_s or _LEASE_S)
 
 
 def leases_of(

@@ -22,6 +22,9 @@ from queue_eval.views.unfit import Unfit
 OFTEN_GIVEN_BACK = 10
 """A job that was given back so often in a row, without a new checkpoint, never gets anywhere."""
 
+PASSED_OVER_S = 600
+"""For so long a job is left to workers that see its checkpoint (``near_first.lua``)."""
+
 MAX_SHOWN_WORKERS = 3
 """How many workers one sentence names."""
 
@@ -259,10 +262,8 @@ class Reasons:
 
     def goes_on(self, running: int, waiting: int, left_s: float | None) -> Reason:
         left = "nobody can tell yet how long" if left_s is None else f"about {shown_duration(left_s)} left"
-        sentence = (
-            f"campaign {self.campaign!r} goes on: {running} {'runs' if running == 1 else 'run'}, {waiting} "
-            f"{'waits' if waiting == 1 else 'wait'}, {left}"
-        )
+        runs = f"{_count(running, 'job')} of campaign {self.campaign!r} {'runs' if running == 1 else 'run'}"
+        sentence = f"{runs}, {waiting} {'waits' if waiting == 1 else 'wait'}, {left}"
         return Reason(Kind.GOES_ON, sentence, f"wait, or watch it with: {self._command('status')}")
 
     def finished(self, counts: dict[State, int]) -> Reason:

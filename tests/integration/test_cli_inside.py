@@ -189,13 +189,13 @@ def test_job_shows_where_its_checkpoint_is_not_seen(driver, worker, server, camp
     (other,) = worker.lease(1, place="fedcba9876543210")
     assert other.id == 2
     shown = cli_here("job", campaign, 1, home=server).stdout
-    assert "\nleft       to workers that see its checkpoint, since 2" in shown
+    assert "\nwhy        job 1 is left to workers that see its checkpoint, since 2" in shown
     told = document(cli_here("job", campaign, 1, "--json", home=server))
     assert (told["passed_over_since"][:2], told["began_anew"]) == ("20", None)
     (lease,) = worker.lease(1, place="fedcba9876543210")
     shown = cli_here("job", campaign, 1, home=server).stdout
-    assert "\nbegan anew attempt 2: its worker does not see the checkpoint; name a folder" in shown
-    assert "\nleft" not in shown
+    assert "\nwhy        job 1 began anew with attempt 2: its worker does not see the checkpoint; " in shown
+    assert " is left to " not in shown
     told = document(cli_here("job", campaign, 1, "--json", home=server))
     assert (told["passed_over_since"], told["began_anew"]) == (None, 2)
 
