@@ -22,6 +22,7 @@ from queue_eval.errors import UsageError
 from queue_eval.transport.access import entered_home
 from queue_eval.transport.hints import spell_command
 from queue_eval.views.attendance import why_unserved
+from queue_eval.views.reasons import Reasons
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -188,9 +189,9 @@ def _why_unserved(queue: CampaignCommands, *, tells_pause: bool) -> str | None:
     alive = live_workers(queue.link)  # before the snapshot, see why_unserved
     snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
     if snapshot.paused and tells_pause:
-        resume = spell_command(access, "resume", campaign)
-        return f"campaign {campaign!r} is paused; let it go on with: {resume}"
-    return why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
+        return Reasons(campaign, access).paused().text
+    why = why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
+    return why.text if why is not None else None
 
 
 def _report(

@@ -47,6 +47,6 @@ def _pairs(standing: Standing) -> list[tuple[str, str]]:
     if groups:
         shown = (f"{group.count}: {shortened(group.title, 120)}" for group in groups)
         pairs.append(("failed", "<br>".join(shown)))
-    if standing.unserved is not None:
-        pairs.append(("waits", escaped(standing.unserved)))
+    if standing.troubles:
+        pairs.append(("waits", "<br>".join(escaped(reason.text) for reason in standing.troubles)))
     return pairs

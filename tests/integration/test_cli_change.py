@@ -132,7 +132,8 @@ def test_a_worker_that_leaves_or_refuses_does_not_serve(unserved, server, campai
     unserved.register("box-7", campaigns=[campaign], refused={campaign: "no such module; install it"})
     assert said() == (
         f"1 job of campaign '{campaign}' waits, and nobody serves it: worker box-7 does not "
-        "(no such module; install it)"
+        "(no such module; install it); mend that, or start another with: queue-eval worker --campaign "
+        f"{campaign}"
     )
     unserved.deregister("box-7")
 

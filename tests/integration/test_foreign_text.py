@@ -47,6 +47,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "status": [("status", "CAMPAIGN")],
     "jobs": [("jobs", "CAMPAIGN")],
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
+    "explain": [("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", "3"), ("explain", "CAMPAIGN", "4")],
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
     "export": [("export", "CAMPAIGN", "--out", "out.csv")],
     "doctor": [("doctor",)],
@@ -62,7 +63,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "chaos": [],  # it reads nothing but a server and a campaign of its own
 }
 WITHOUT_JSON = ("run", "worker", "purge")
-TELLS = ("campaigns", "status", "jobs", "job", "workers", "doctor", "worker", "run")
+TELLS = ("campaigns", "status", "jobs", "job", "explain", "workers", "doctor", "worker", "run")
 """Commands that show text of others."""
 
 
@@ -104,7 +105,8 @@ def test_no_command_passes_control_sequences_to_a_terminal(command, server, camp
 
 LOOKS = (
     ("campaigns",), ("status", "CAMPAIGN"), ("jobs", "CAMPAIGN"), ("job", "CAMPAIGN", 3), ("workers",),
-    ("doctor",), ("export", "CAMPAIGN", "--out", "out.csv"), ("retry", "CAMPAIGN", "--source-changed"),
+    ("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", 3), ("explain", "CAMPAIGN", 5), ("doctor",),
+    ("export", "CAMPAIGN", "--out", "out.csv"), ("retry", "CAMPAIGN", "--source-changed"),
 )  # fmt: skip
 
 
