@@ -42,7 +42,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Look": {
         "campaigns": Entry("campaigns:campaigns_command", "List campaigns, one line each."),
         "status": Entry("campaigns:status_command", "Count a campaign's jobs by state."),
-        "jobs": Entry("jobs:jobs_command", "List a campaign's jobs."),
+        "jobs": Entry("job_table:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
+from queue_eval.model.durations import parse_duration
 from queue_eval.model.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -22,23 +22,8 @@ else:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS_S))
-
 MIN_MEMORY_BYTES = 64_000_000
 """The least that `--memory-limit` accepts: a Python process needs about so much."""
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds of ``90``, ``90s``, ``15m``, ``1h30m`` or ``500ms``; None if the text is not a duration."""
-    text = "".join(text.split()).lower()
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    match = _DURATION.fullmatch(text)
-    if not text or match is None:
-        return None
-    return sum(float(n) * unit for n, unit in zip(match.groups(), _UNITS_S.values(), strict=True) if n)
 
 
 class DurationType(_ParamType[float]):
