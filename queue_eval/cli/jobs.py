@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 import click
@@ -21,6 +22,9 @@ from queue_eval.model.states import RELEASED, Outcome, State
 from queue_eval.transport.link import damaged
 from queue_eval.views.formats import iso, shorten, shown_duration, shown_time
 from queue_eval.views.records import JobRecord, JobRecordReader
+
+_SHORT_VALUE = 66
+"""A value of so many characters stands in one line of 80, beside its label."""
 
 
 @click.command("job")
@@ -66,14 +70,20 @@ def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]
             "attempt": one.number,
             "outcome": one.cause or (Outcome.OK.value if one.outcome == State.SUCCEEDED else one.outcome),
             "worker": one.worker,
-            "ended_at": iso(one.finished_at.timestamp() * 1000),
+            "host": one.host,
+            "started_at": _iso(one.started_at),
+            "ended_at": _iso(one.finished_at),
             "run_s": one.run_s,
             "error": one.error,
             "output": one.output or "",
         }
         for one in ExecutionReader(queue).executions_of(record.id)
-        if one.finished_at is not None and one.outcome != State.CANCELLED
+        if one.finished_at is not None
     ]
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else iso(time.timestamp() * 1000)
 
 
 def _show(
@@ -95,29 +105,51 @@ def _show(
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
         *told.lines(),
-        ("config", json.dumps(record.as_json()["config"])),
-        *([("tag", json.dumps(record.as_json()["tag"]))] if record.tag else []),
     ]
-    if record.state is State.SUCCEEDED:
-        lines.append(("result", json.dumps(record.result)))
     for label, value in lines:
         say(f"{label:<11}", value)
+    _show_value("config", record.as_json()["config"])
+    if record.tag:
+        _show_value("tag", record.as_json()["tag"])
+    if record.state is State.SUCCEEDED:
+        _show_value("result", record.result)
     _block("error", record.error)
     if attempts:
         say()
         print_table(
-            ("attempt", "outcome", "worker", "ended", "ran"),
+            ("attempt", "outcome", "started", "ended", "ran", "worker", "host"),
             [
-                (a["attempt"], _end_of(a), a["worker"], a["ended_at"], shown_duration(a["run_s"]))
+                (
+                    a["attempt"], _end_of(a), _short(a["started_at"]), _short(a["ended_at"]),
+                    shown_duration(a["run_s"]), a["worker"], a["host"],
+                )
                 for a in attempts
             ],
-            right=(0,),
-        )
-    for attempt in attempts[:-1] if record.entry else attempts:
+            right=(0, 4),
+        )  # fmt: skip
+    # The error and the output of the attempt that settled the job are those of the job.
+    for attempt in attempts[:-1] if record.state in (State.SUCCEEDED, State.FAILED) else attempts:
         if attempt["outcome"] != RELEASED:
             _block(f"error of attempt {attempt['attempt']}", attempt["error"])
         _block(f"output of attempt {attempt['attempt']}", attempt["output"])
     _block("output", output)
+
+
+def _show_value(label: str, value: Any) -> None:
+    """A JSON value: in one line if that is short, else indented."""
+    text = json.dumps(value)
+    if len(text) <= _SHORT_VALUE:
+        say(f"{label:<11}", text)
+        return
+    first, *more = json.dumps(value, indent=2).split("\n")
+    say(f"{label:<11}", first)
+    for line in more:
+        say(" " * 11, line)
+
+
+def _short(time: str | None) -> str | None:
+    """A time as `iso` gives it, without the year and the zone."""
+    return None if time is None else time[5:19].replace("T", " ")
 
 
 def _end_of(attempt: dict[str, Any]) -> str:
