@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -85,6 +85,23 @@ class AutoOr(_ParamType[Any]):
             self.fail(f"{value!r} is not valid; give {self._wanted}, or {AUTO}", param, ctx)
 
 
+class SectionedCommand(click.Command):
+    """A command whose help shows its options under headings: heading -> names of parameters."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        titled = {name for names in self._sections.values() for name in names}
+        rest = [one.name for one in options if one.name not in titled]
+        for title, names in {**self._sections, "Server and output": rest}.items():
+            rows = [one.get_help_record(ctx) for one in options if one.name in names]
+            with formatter.section(title):
+                formatter.write_dl([row for row in rows if row is not None])
+
+
 JOB_ID = click.IntRange(min=1)
 
 
@@ -111,13 +128,18 @@ def _name_access_file(context: click.Context, _: click.Parameter, file: str | No
     """Name the file in the environment, where this call and the processes that it starts look for it."""
     if file is None:
         return
-    before = os.environ.get("QUEUE_EVAL_ACCESS")
-    os.environ["QUEUE_EVAL_ACCESS"] = str(Path(file).expanduser().absolute())
+    set_variable(context, "QUEUE_EVAL_ACCESS", str(Path(file).expanduser().absolute()))
+
+
+def set_variable(context: click.Context, name: str, value: str) -> None:
+    """Set a variable of the environment until this call ends, also for the processes that it starts."""
+    before = os.environ.get(name)
+    os.environ[name] = value
 
     def restore() -> None:
-        os.environ.pop("QUEUE_EVAL_ACCESS", None)
+        os.environ.pop(name, None)
         if before is not None:
-            os.environ["QUEUE_EVAL_ACCESS"] = before
+            os.environ[name] = before
 
     context.call_on_close(restore)
 
