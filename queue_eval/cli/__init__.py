@@ -41,8 +41,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Look": {
         "campaigns": Entry("campaigns:campaigns_command", "List campaigns, one line each."),
-        "status": Entry("status:status_command", "Count a campaign's jobs by state."),
-        "jobs": Entry("jobs:jobs_command", "List a campaign's jobs."),
+        "status": Entry("status:status_command", "How far a campaign is: counts, best, failures, workers."),
+        "jobs": Entry("job_table:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
         "explain": Entry("explain:explain_command", "Say why jobs wait, or ended as they did."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),

@@ -16,11 +16,19 @@ from queue_eval import Evaluator
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.failures import Interrupted
-from queue_eval.cli.options import POSITIVE_DURATION, SAFE_CELLS_HELP, json_option, server_options
+from queue_eval.cli.options import (
+    SAFE_CELLS_HELP,
+    SectionedCommand,
+    json_option,
+    server_options,
+    set_variable,
+)
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
+from queue_eval.cli.run_options import RUN_SECTIONS, campaign_options
 from queue_eval.cli.target import Target, find_target
 from queue_eval.cli.terminal import say
+from queue_eval.driver.options import Options, checked_priority
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.model.states import Method, Outcome, State
 from queue_eval.model.table_cells import NOTHING, is_no_number, json_of
@@ -35,7 +43,7 @@ _PAUSE_PER_WRITE = 10
 """After each writing of the results, the pause is at least so many times as long as the writing took."""
 
 
-@click.command("run")
+@click.command("run", cls=SectionedCommand, sections=RUN_SECTIONS)
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.option(
     "--configs",
@@ -69,30 +77,19 @@ _PAUSE_PER_WRITE = 10
     help="Results as CSV, written every few seconds.",
 )
 @click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
-@click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
-@click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
-@click.option(
-    "--values",
-    type=click.Choice(["json", "text"]),
-    help="Whether what JSON cannot hold in a result fails its job, or becomes text [default: json].",
-)
 @click.option(
     "--failure-value",
     metavar="VALUE",
     help="Objective of failed and cancelled jobs, such as nan or null, for those who minimise "
     "[default: -3.4028235e+38].",
 )
-@click.option("--time-limit", type=POSITIVE_DURATION, help="How long one attempt may run, like 90s or 1h30m.")
-@click.option(
-    "--local-workers/--no-local-workers",
-    default=None,
-    help="Start workers on this machine [default: with the embedded server].",
-)
+@campaign_options
 @server_options
 @json_option
 def run_command(
     function: str, configs_file: Path, campaign: str | None, method: str, slots: int | None, out: Path,
-    failure_value: str | None, safe_cells: bool, as_json: bool, **options: Any,
+    failure_value: str | None, safe_cells: bool, priority: int | None, memory_limit: str | None,
+    as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Evaluate every config of a file by MODULE:FUNCTION or FILE.py:FUNCTION, and write the results.
 
@@ -113,14 +110,22 @@ def run_command(
     configs = read_configs(configs_file)
     if out.exists() and out.samefile(configs_file):
         raise UsageError(f"{str(out)!r} holds the configs, too; choose another --out")
-    wanted = options | {"campaign": name, "num_workers": slots}
+    rank = checked_priority(priority or 0)
+    if memory_limit is not None:
+        _limit_memory(memory_limit, local_workers=options["local_workers"])
+    wanted = options | {"campaign": name}
     keywords = {key: value for key, value in wanted.items() if value is not None}
     if failure_value is not None:
         keywords["failure_value"] = _scalar(failure_value)
+    Options.checked(**keywords)
+    if slots is not None:
+        keywords["num_workers"] = slots
     say(f"campaign {name}: {len(configs)} configs", err=True)
     try:
         with Evaluator.create(target.name, method, keywords) as evaluator:
-            counts, causes, first_failed = _evaluate(evaluator, configs, out, safe_cells=safe_cells)
+            counts, causes, first_failed = _evaluate(
+                evaluator, configs, out, priority=rank, safe_cells=safe_cells
+            )
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
@@ -147,6 +152,16 @@ def _scalar(text: str) -> Any:
     return float(text) if is_no_number(text) else text
 
 
+def _limit_memory(limit: str, *, local_workers: bool | None) -> None:
+    """Name the limit in the environment, with which local workers are started."""
+    if local_workers is False:
+        raise UsageError(
+            "--memory-limit is for the workers that run starts, and with --no-local-workers it starts none; "
+            "give it to queue-eval worker"
+        )
+    set_variable(click.get_current_context(), "QUEUE_EVAL_MEMORY_LIMIT", limit)
+
+
 def _known_server(options: dict[str, Any]) -> Access | None:
     """The server of this call, if it is known by now."""
     with suppress(QueueEvalError):  # the file may have been replaced meanwhile, by one that cannot be read
@@ -155,7 +170,7 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 
 
 def _evaluate(
-    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path, *, safe_cells: bool
+    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path, *, priority: int, safe_cells: bool
 ) -> tuple[Counter[State], Counter[str], int | None]:
     """Evaluate the configs. Returns counts of jobs by state, of failed jobs by cause, and their lowest id.
 
@@ -165,7 +180,7 @@ def _evaluate(
     causes: Counter[str] = Counter()
     failed: list[int] = []
     results = _Results(evaluator, out, safe_cells=safe_cells)
-    evaluator.submit(configs)
+    evaluator.submit(configs, priority=priority)
     # Not the number of configs: jobs that an earlier call left outstanding are gathered, too.
     progress = open_progress(evaluator.num_outstanding)
     try:

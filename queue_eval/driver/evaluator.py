@@ -31,6 +31,7 @@ from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
 from queue_eval.driver.options import (
     Keywords,
     Options,
+    checked_priority,
     count,
     seconds,
     seconds_asked,
@@ -56,7 +57,6 @@ from queue_eval.model.states import Method, State
 from queue_eval.transport.urls import unless_url
 from queue_eval.user_warning import warn_user
 
-_MAX_PRIORITY = 32767
 _MAX_SLOTS = 10_000
 
 
@@ -207,13 +207,12 @@ class Evaluator(DecidedAtCreation, JobOverview):
         copies = [encode_config(config, position) for position, config in enumerate(configs)]
         texts = encoded_tags(tags, len(copies))
         checked = [(config, text, tag) for (config, text), tag in zip(copies, texts, strict=True)]
-        if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
-            raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
+        rank = checked_priority(priority)
         delay_ms = round(seconds("delay", delay) * 1000)
         if count("slots", slots) > _MAX_SLOTS:
             raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
         time_s = seconds_asked("time_request", time_request) or self._options.time_request or 0
-        placement = Placement(int(priority), delay_ms, int(slots), math.ceil(time_s))
+        placement = Placement(rank, delay_ms, int(slots), math.ceil(time_s))
         if not checked:
             return []
         with self._interruptible:

@@ -45,11 +45,18 @@ SHOWN = r"\x1b]0;FORGED\x07"
 CALLS: dict[str, list[tuple[str, ...]]] = {
     "campaigns": [("campaigns",), ("campaigns", "--prune", "--older-than", "0s", "--dry-run")],
     "status": [("status", "CAMPAIGN")],
-    "jobs": [("jobs", "CAMPAIGN")],
+    "jobs": [
+        ("jobs", "CAMPAIGN"), ("jobs", "CAMPAIGN", "--where", "state~e", "--sort", "-worker",
+         "--columns", "id,worker,x,error"),
+    ],
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
     "explain": [("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", "3"), ("explain", "CAMPAIGN", "4")],
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
-    "export": [("export", "CAMPAIGN", "--out", "out.csv")],
+    "export": [
+        ("export", "CAMPAIGN", "--out", "out.csv"),
+        ("export", "CAMPAIGN", "--table", "attempts", "--out", "out.jsonl"),
+        ("export", "CAMPAIGN", "--table", "reports", "--out", "out.csv"),
+    ],
     "doctor": [("doctor",)],
     "pause": [("pause", "CAMPAIGN")],
     "resume": [("resume", "CAMPAIGN")],
