@@ -8,7 +8,7 @@ It saves the page's files, runs its commands, and compares what they print. What
   others in a block after ``<!-- numbers vary -->``;
 - other blocks are only to be read.
 
-Host, folder, workers' names, times and durations may always be others.
+Host, folder, workers' names, times, durations and rates may always be others.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Reader:
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
         if is_killed:
-            wait_until(lambda: is_as_shown() or process.poll() is not None)
+            wait_until(lambda: is_as_shown() or process.poll() is not None, 60)
             process.kill()
         status = process.wait(60)
         text = f"$ {command.words}\n{out.read_text()}"
@@ -110,6 +110,7 @@ class Reader:
         line = re.sub(r"node1-[0-9a-f]{6}", "node1-W", line)
         line = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.\d]*", "DATE", line)
         line = re.sub(r"\b[\d.]+ ?(µs|ms|s|m|h)\b", "DURATION", line)
+        line = re.sub(r"^(rate|time left) .*", r"\1", line)
         if numbers_vary:
             line = re.sub(r"\d+(\.\d+)?", "N", line)
         return " ".join(line.split())
