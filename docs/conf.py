@@ -25,7 +25,6 @@ html_show_sourcelink = False
 html_copy_source = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["pictures"]
 # The anchors of headings are those that GitHub gives them.
 myst_heading_anchors = 4
 
@@ -35,7 +34,7 @@ smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 
-# Page -> (caption, pages) of each table of contents at its end; `adr/*` stands for all decisions.
+# Page -> (caption, pages) of each table of contents at its end; `[0-9]*` stands for all decisions.
 CONTENTS = {
     "index": (
         ("Begin", ["tutorial"]),
