@@ -134,7 +134,7 @@ class SearchEarlyStopping(Callback):
 
     `objective_func` maps a job to the number to maximise, by default its result. It is not called for jobs
     that failed or were cancelled: they have no objective, and improve nothing. Nor do NaN, infinities and
-    text, such as the "F_…" by which run functions written for DeepHyper say that they failed.
+    text, such as the ``"F_…"`` by which run functions written for DeepHyper say that they failed.
     Raises SearchTerminationError in `on_done`, which `gather` lets through.
     """
 

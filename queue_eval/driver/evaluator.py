@@ -72,8 +72,15 @@ class Evaluator(DecidedAtCreation, JobOverview):
     `queue_eval.driver.options.Options`.
     """
 
+    campaign: str
+    """The name of the campaign."""
+    num_workers: int
+    """Slots wanted in all on this machine."""
+
     FAIL_RETURN_VALUE: ClassVar[float] = FAIL_RETURN_VALUE
+    """Result of failed and cancelled jobs, without `failure_value`."""
     PYTHON_EXE: ClassVar[str] = os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable
+    """The interpreter of workers that are started here."""
 
     method: Method = Method.SUBPROCESS
 
