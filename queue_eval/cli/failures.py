@@ -6,6 +6,7 @@ end                                                 status
 nothing, `--help`, `--version`                      0
 any other error                                     1
 wrong usage, a server that cannot be used           2
+a wait that has lasted as long as it may            124
 Ctrl-C                                              130
 ==================================================  ======
 """
@@ -30,11 +31,15 @@ from queue_eval.errors import QueueEvalError, ServerError, UsageError
 from queue_eval.foreign_text import printable
 from queue_eval.transport.urls import safe_url
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE, TIMED_OUT, INTERRUPTED = 1, 2, 124, 130
 
 
 class Interrupted(Exception):  # noqa: N818 - a signal, not an error
     """The user pressed Ctrl-C; the message says what that means for what was going on."""
+
+
+class TimedOut(Exception):  # noqa: N818 - no error: the user has set this time
+    """A wait has lasted as long as the user lets it; the message says what is still awaited."""
 
 
 class Invocation:
@@ -73,6 +78,9 @@ def guarded(run: Callable[[], None], invocation: Invocation) -> int:
     except (KeyboardInterrupt, click.Abort, Interrupted) as error:
         _explain(str(error) or "interrupted", invocation)
         return INTERRUPTED
+    except TimedOut as end:
+        _explain(str(end), invocation)
+        return TIMED_OUT
     except click.exceptions.NoArgsIsHelpError as error:
         say_help(error.format_message())
         command = error.ctx.command_path if error.ctx else "queue-eval"

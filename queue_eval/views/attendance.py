@@ -1,17 +1,32 @@
-"""Tells whether any worker serves a campaign that has jobs to do, and if none does, what to start."""
+"""Tells whether any worker does the jobs of a campaign, and if none does, why, and what to start."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from queue_eval.campaign.registry import LiveWorker, WorkerCard
+from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.meta import label_of
+from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
 from queue_eval.transport.access import Access
-from queue_eval.transport.hints import spell_worker
+from queue_eval.transport.hints import spell_command, spell_worker
 
 _MAX_SHOWN_REFUSALS = 3
 """How many workers that refuse a campaign are named."""
+
+
+def why_undone(queue: CampaignCommands, *, tells_pause: bool = True) -> str | None:
+    """Why no worker does the jobs that are to be done now, and what to do; None if workers do them.
+
+    `tells_pause`: a pause counts as a reason.
+    """
+    alive = live_workers(queue.link)  # before the snapshot, see why_unserved
+    snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
+    if snapshot.paused and tells_pause:
+        resume = spell_command(access, "resume", campaign)
+        return f"campaign {campaign!r} is paused; let it go on with: {resume}"
+    return why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
 
 
 def why_unserved(
