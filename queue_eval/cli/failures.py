@@ -26,7 +26,7 @@ from shlex import quote
 import click
 from click import format_filename
 
-from queue_eval.cli.terminal import log_to_terminal, say, say_help
+from queue_eval.cli.terminal import PlainFormatter, log_to_terminal, say, say_help
 from queue_eval.errors import QueueEvalError, ServerError, UsageError
 from queue_eval.foreign_text import printable
 from queue_eval.transport.urls import safe_url
@@ -51,6 +51,8 @@ class Invocation:
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.debug = False
+        self.complain: Callable[[str], None] = complain
+        """Writes the line about what was wrong."""
         self._hidden_words = sorted(set(_urls_among(arguments)), key=len, reverse=True)
         # Without any handler, Python itself would write log records from WARNING on to standard error.
         logging.getLogger("queue_eval").addHandler(logging.NullHandler())
@@ -58,7 +60,8 @@ class Invocation:
 
     def set_debug(self) -> None:
         self.debug = True
-        log_to_terminal(logging.DEBUG, "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        form = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+        log_to_terminal(logging.DEBUG, PlainFormatter(form))
 
     def without_urls(self, text: str) -> str:
         """`text`, in which the words of the command line that look like a URL are replaced by stars."""
@@ -119,7 +122,7 @@ def complain(message: str) -> None:
 def _explain(message: str, invocation: Invocation) -> None:
     if invocation.debug:
         write_traceback(invocation)
-    complain(invocation.without_urls(message))
+    invocation.complain(invocation.without_urls(message))
 
 
 def write_traceback(invocation: Invocation) -> None:

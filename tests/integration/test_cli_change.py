@@ -81,7 +81,7 @@ def test_that_nobody_serves_it_is_said(unserved, server, campaign, monkeypatch):
 
 
 @pytest.mark.parametrize("reads_first", [False, True])
-@pytest.mark.parametrize(("command", "module"), [("status", "campaigns"), ("retry", "control")])
+@pytest.mark.parametrize(("command", "module"), [("status", "cli.campaigns"), ("retry", "views.attendance")])
 def test_a_worker_that_ends_meanwhile_does_not_serve(
     unserved, server, campaign, monkeypatch, command, module, reads_first
 ):  # fmt: skip
@@ -96,7 +96,7 @@ def test_a_worker_that_ends_meanwhile_does_not_serve(
         return found or live_workers(link)
 
     assert [one.worker for one in unserved.queue.snapshot().workers] == ["box-7"]
-    monkeypatch.setattr(f"queue_eval.cli.{module}.live_workers", read_around_the_end)
+    monkeypatch.setattr(f"queue_eval.{module}.live_workers", read_around_the_end)
     said = document(cli_here(command, campaign, "--json", home=server))["unserved"]
     assert "nobody serves it" in said
 
