@@ -137,8 +137,9 @@ class _Wait:
                 self.snapshot = snapshot = queue.snapshot()
                 looked_at = time.monotonic()
                 self._note_presence()
-                bar.show(snapshot)
-                if self._is_over(queue, snapshot):
+                is_over = self._is_over(queue, snapshot)
+                bar.show(snapshot, goes_on=not is_over)
+                if is_over:
                     return
                 if looked_at >= self._deadline:
                     self.is_timed_out = True
@@ -188,14 +189,14 @@ class _Wait:
 
 
 class _LateBar:
-    """The bar of a terminal, from the first look on that sees a job outstanding."""
+    """The bar of a terminal, from the first look on after which the wait goes on."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: Snapshot, *, goes_on: bool) -> None:
         done = snapshot.last_id - snapshot.outstanding
-        if self._bar is None and snapshot.outstanding:
+        if self._bar is None and goes_on:
             self._bar = open_bar(snapshot.last_id, done)
         if self._bar is not None:
             self._bar.show(done, snapshot.counts[State.FAILED], total=snapshot.last_id)

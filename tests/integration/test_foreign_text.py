@@ -47,7 +47,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "status": [("status", "CAMPAIGN")],
     "jobs": [("jobs", "CAMPAIGN")],
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
-    "wait": [("wait", "CAMPAIGN", "--timeout", "1s"), ("wait", "CAMPAIGN", "--until", "failed")],
+    "wait": [("wait", "CAMPAIGN", "--until", "failed")],  # it ends before there is a bar
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
     "export": [("export", "CAMPAIGN", "--out", "out.csv")],
     "doctor": [("doctor",)],
