@@ -141,6 +141,10 @@ class Runner:
         self.take_back()
         self._call(self._tell_drain)
 
+    def look(self, see: Callable[[list[tuple[str, Token]]], None]) -> None:
+        """Have `see` called soon, in the runner's thread, with the campaign and token of all that runs."""
+        self._call(lambda: see(self._running()))
+
     def take_back(self, waiting_longer_s: float = 0.0, lane_id: str | None = None) -> None:
         """Give up, for release, attempts that have waited for longer, in one lane or all."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, lane_id))
@@ -300,6 +304,14 @@ class Runner:
         if (lane := self._lanes.get(lane_id)) is not None:
             for executor in lane.executors():
                 executor.notify(tokens, word)
+
+    def _running(self) -> list[tuple[str, Token]]:
+        return [
+            (lane.plan.campaign, token)
+            for lane in self._lanes.values()
+            for executor in lane.executors()
+            for token in executor.begun()
+        ]
 
     def _tell_drain(self) -> None:
         self._is_draining = True

@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "jobs": Entry("job_table:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
         "explain": Entry("explain:explain_command", "Say why jobs wait, or ended as they did."),
+        "wait": Entry("wait:wait_command", "Wait until a campaign has finished, or a job fails."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -17,23 +17,30 @@ PATIENCE_S = 5.0
 
 
 @contextmanager
-def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iterator[Link]:
+def connected(
+    url: str | None, home: str | None, *, looks: bool = False,
+    on_wait: Callable[[Access, float], None] | None = None,
+) -> Iterator[Link]:  # fmt: skip
     """A checked link to the server that the options or the environment name.
 
     Starts no server, with one exception: for a command that only looks (`looks`), it wakes an embedded server
-    that its watcher had stopped because nobody needed it.
+    that its watcher had stopped because nobody needed it. `on_wait` is called again and again while a server
+    is away that has answered, with its access and the seconds; without it, the command gives up after
+    PATIENCE_S.
 
     Raises ServerUnreachableError, ServerRefusedError, and UsageError for an access file that cannot be used.
     """
     access = named_access(url, home)
 
-    def give_up(away_s: float) -> None:
-        if away_s > PATIENCE_S:
+    def wait(away_s: float) -> None:
+        if on_wait is not None:
+            on_wait(access, away_s)
+        elif away_s > PATIENCE_S:
             raise ServerUnreachableError(
                 f"the server at {safe_url(access.url)} went away; run the command again when it is back"
             )
 
-    link = Link(access, name="queue-eval", on_wait=give_up)
+    link = Link(access, name="queue-eval", on_wait=wait)
     try:
         check(link, looks=looks)
         yield link
@@ -43,10 +50,11 @@ def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iter
 
 @contextmanager
 def campaign_queue(
-    campaign: str, url: str | None, home: str | None, *, looks: bool = False
-) -> Iterator[CampaignCommands]:
+    campaign: str, url: str | None, home: str | None, *, looks: bool = False,
+    on_wait: Callable[[Access, float], None] | None = None,
+) -> Iterator[CampaignCommands]:  # fmt: skip
     """An existing campaign. Raises CampaignNotFoundError, and what `connected` raises."""
-    with connected(url, home, looks=looks) as link:
+    with connected(url, home, looks=looks, on_wait=on_wait) as link:
         yield CampaignCommands.attach(link, campaign)[0]
 
 
@@ -76,7 +84,7 @@ def check(link: Link, *, looks: bool = False) -> None:
             raise
         if looks and wake_server(home):
             link.check()
-        elif why := _why_stopped(home):
+        elif why := why_stopped(home):
             raise ServerUnreachableError(
                 f"the server of {home} is not running ({why}); start it with: {start_command(home)}"
             ) from error
@@ -89,7 +97,7 @@ def start_command(home: str | Path | None) -> str:
     return "queue-eval server start" + (f" --home {quote(str(home))}" if home else "")
 
 
-def _why_stopped(home: Path) -> str | None:
+def why_stopped(home: Path) -> str | None:
     """Why the server does not run, and on which other machine it last ran; None if it may run."""
     from queue_eval.server.home import ServerHome
     from queue_eval.server.lifecycle import server_state

@@ -7,8 +7,6 @@ import sys
 import click
 
 from queue_eval.campaign.commands import CampaignCommands
-from queue_eval.campaign.meta import label_of
-from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
 from queue_eval.cli.jobs import check_ids
@@ -21,8 +19,7 @@ from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.errors import UsageError
 from queue_eval.transport.access import entered_home
 from queue_eval.transport.hints import spell_command
-from queue_eval.views.attendance import why_unserved
-from queue_eval.views.reasons import Reasons
+from queue_eval.views.attendance import why_undone
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -99,7 +96,7 @@ def retry_command(
         count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
         if count:
             queue.notify("retry")
-        unserved = _why_unserved(queue, tells_pause=count > 0)
+        unserved = why_undone(queue, tells_pause=count > 0)
     rest = "had neither failed nor been cancelled"
     _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
     if not as_json and unserved is not None:
@@ -170,7 +167,7 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
     with campaign_queue(campaign, url, home) as queue:
         has_changed = queue.pause(paused)
         queue.notify("pause" if paused else "resume")
-        unserved = None if paused else _why_unserved(queue, tells_pause=True)
+        unserved = None if paused else why_undone(queue)
     if as_json:
         more = {} if paused else {"unserved": unserved}
         print_json({"campaign": campaign, "paused": paused, "changed": has_changed} | more)
@@ -179,19 +176,6 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
     say(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
     if unserved is not None:
         say(unserved)
-
-
-def _why_unserved(queue: CampaignCommands, *, tells_pause: bool) -> str | None:
-    """Why no worker does the jobs that are to be done now, and what to do; None if workers do them.
-
-    `tells_pause`: a pause counts as a reason.
-    """
-    alive = live_workers(queue.link)  # before the snapshot, see why_unserved
-    snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
-    if snapshot.paused and tells_pause:
-        return Reasons(campaign, access).paused().text
-    why = why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
-    return why.text if why is not None else None
 
 
 def _report(

@@ -15,6 +15,7 @@ import click
 from queue_eval import Evaluator
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.cli.config_files import read_configs
+from queue_eval.cli.ending import FINALS, shown_counts, why_not_all_succeeded
 from queue_eval.cli.failures import Interrupted
 from queue_eval.cli.options import (
     SAFE_CELLS_HELP,
@@ -132,16 +133,9 @@ def run_command(
             f"{spell_command(_known_server(options), 'cancel', name)}"
         ) from None
     _report(name, counts, causes, out, as_json=as_json)
-    if first_failed is not None:
-        raise QueueEvalError(
-            f"{counts[State.FAILED]} of {counts.total()} jobs failed{shown_causes(causes)}; "
-            f"see why with: {spell_command(_known_server(options), 'job', name, str(first_failed))}"
-        )
-    if counts[State.CANCELLED]:
-        raise QueueEvalError(
-            f"{counts[State.CANCELLED]} of {counts.total()} jobs were cancelled; "
-            f"run them with: {spell_command(_known_server(options), 'retry', name, 'ID')}"
-        )
+    why = why_not_all_succeeded(name, counts, causes, first_failed, _known_server(options))
+    if why is not None:
+        raise QueueEvalError(why)
 
 
 def _scalar(text: str) -> Any:
@@ -234,13 +228,8 @@ def _default_name(target: Target, configs_file: Path) -> str:
 def _report(
     campaign: str, counts: Counter[State], causes: Counter[str], out: Path, *, as_json: bool
 ) -> None:
-    finals = [state for state in State if state.is_final]
     if as_json:
-        numbers = {state.value: counts[state] for state in finals}
+        numbers = {state.value: counts[state] for state in FINALS}
         print_json({"campaign": campaign, "jobs": counts.total(), "counts": numbers, "out": str(out)})
         return
-    why = {State.FAILED: shown_causes(causes)}
-    counted = ", ".join(
-        f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
-    )
-    say(f"campaign {campaign}: {counted}; results in {out}")
+    say(f"campaign {campaign}: {shown_counts(counts, causes)}; results in {out}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from queue_eval.campaign.registry import LiveWorker, WorkerCard
+from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.meta import label_of
+from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
 from queue_eval.transport.access import Access
@@ -14,6 +16,19 @@ _DRAINING = "draining"
 
 _LEASE_S = 30.0
 """The lease of a worker whose card does not say it."""
+
+
+def why_undone(queue: CampaignCommands, *, tells_pause: bool = True) -> str | None:
+    """Why no worker does the jobs that are to be done now, and what to do; None if workers do them.
+
+    `tells_pause`: a pause counts as a reason.
+    """
+    alive = live_workers(queue.link)  # before the snapshot, see why_unserved
+    snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
+    if snapshot.paused and tells_pause:
+        return Reasons(campaign, access).paused().text
+    why = why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
+    return why.text if why is not None else None
 
 
 def why_unserved(

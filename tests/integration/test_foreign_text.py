@@ -51,6 +51,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     ],
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
     "explain": [("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", "3"), ("explain", "CAMPAIGN", "4")],
+    "wait": [("wait", "CAMPAIGN", "--until", "failed")],  # it ends before there is a bar
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
     "export": [
         ("export", "CAMPAIGN", "--out", "out.csv"),

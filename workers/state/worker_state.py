@@ -83,6 +83,8 @@ class WorkerState:
         self._idle_since = time.monotonic()
         self._took_back_at = time.monotonic()
 
+        self.on_dropped: Callable[[str, list[Token]], object] | None = None
+        """Called with attempts of a campaign that were ended because they are not wanted any more."""
         self.on_trouble: Callable[[], None] | None = None
         """Called when `campaigns.reasons` may have changed, so that drivers are told at once."""
 
@@ -154,6 +156,8 @@ class WorkerState:
                 self.releases.add(served, [Release(*token) for token in tokens])
                 # They waited behind a job that was not short: ask for no more than can begin at once.
                 served.pace.add(WAITED_TOO_LONG_S * 1000)
+            elif self.on_dropped is not None:
+                self.on_dropped(served.name, tokens)
             for job, attempt in tokens:
                 served.held.strike_off(job, attempt)
             self.changed.notify()
