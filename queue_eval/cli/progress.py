@@ -17,9 +17,11 @@ LINE_EVERY_S = 10.0
 class Progress(Protocol):
     """Shows how many jobs of a total are done."""
 
-    def show(self, done: int, failed: int, causes: str = "", *, total: int | None = None) -> None:
+    def show(
+        self, done: int, failed: int, causes: str = "", *, total: int | None = None, more: str = ""
+    ) -> None:
         """Show how many jobs are done, how many of these failed, and `causes` (see `shown_causes`). `total`:
-        how many jobs there are, if that has changed."""
+        how many jobs there are, if that has changed. `more`: what a bar shows besides."""
 
     def close(self) -> None:
         """Show the last numbers, and stop."""
@@ -65,18 +67,22 @@ class _Bar:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]}"),
+            TextColumn("{task.fields[more]}"),
             TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._progress.add_task("", total=total, completed=done, failed="")
+        self._task = self._progress.add_task("", total=total, completed=done, failed="", more="")
         self._progress.start()
 
-    def show(self, done: int, failed: int, causes: str = "", *, total: int | None = None) -> None:
+    def show(
+        self, done: int, failed: int, causes: str = "", *, total: int | None = None, more: str = ""
+    ) -> None:
         shown = f"[red]{failed} failed{self._escape(one_line(causes))}[/red]" if failed else ""
-        self._progress.update(self._task, completed=done, total=total, failed=shown)
+        rest = self._escape(one_line(more))
+        self._progress.update(self._task, completed=done, total=total, failed=shown, more=rest)
 
     def close(self) -> None:
         self._progress.stop()
@@ -89,7 +95,10 @@ class _Lines:
         self._shown = self._now = (-1, 0, "")
         self._done_at_start: int | None = None
 
-    def show(self, done: int, failed: int, causes: str = "", *, total: int | None = None) -> None:
+    def show(
+        self, done: int, failed: int, causes: str = "", *, total: int | None = None,
+        more: str = "",  # noqa: ARG002 - lines are for logs
+    ) -> None:
         self._total = self._total if total is None else total
         if self._done_at_start is None:
             self._done_at_start = done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from queue_eval import Evaluator
+from queue_eval import Callback, Evaluator, Job
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.cli.config_files import read_configs
 from queue_eval.cli.ending import FINALS, shown_counts, why_not_all_succeeded
@@ -29,6 +30,7 @@ from queue_eval.cli.progress import open_progress, shown_causes
 from queue_eval.cli.run_options import RUN_SECTIONS, campaign_options
 from queue_eval.cli.target import Target, find_target
 from queue_eval.cli.terminal import say
+from queue_eval.driver.callbacks import better
 from queue_eval.driver.options import Options, checked_priority
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.model.states import Method, Outcome, State
@@ -77,6 +79,10 @@ _PAUSE_PER_WRITE = 10
     show_default="results.csv",
     help="Results as CSV, written every few seconds.",
 )
+@click.option(
+    "--total", type=click.IntRange(min=1), metavar="N",
+    help="How many jobs the campaign will have in all, where more files follow: for the time left.",
+)
 @click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
 @click.option(
     "--failure-value",
@@ -89,8 +95,8 @@ _PAUSE_PER_WRITE = 10
 @json_option
 def run_command(
     function: str, configs_file: Path, campaign: str | None, method: str, slots: int | None, out: Path,
-    failure_value: str | None, safe_cells: bool, priority: int | None, memory_limit: str | None,
-    as_json: bool, **options: Any,
+    failure_value: str | None, safe_cells: bool, total: int | None, priority: int | None,
+    memory_limit: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Evaluate every config of a file by MODULE:FUNCTION or FILE.py:FUNCTION, and write the results.
 
@@ -122,10 +128,13 @@ def run_command(
     if slots is not None:
         keywords["num_workers"] = slots
     say(f"campaign {name}: {len(configs)} configs", err=True)
+    watch = _Watch()
     try:
-        with Evaluator.create(target.name, method, keywords) as evaluator:
+        with Evaluator.create(target.name, method, keywords | {"callbacks": [watch]}) as evaluator:
+            if total is not None:
+                evaluator.total = total
             counts, causes, first_failed = _evaluate(
-                evaluator, configs, out, priority=rank, safe_cells=safe_cells
+                evaluator, watch, configs, out, priority=rank, safe_cells=safe_cells
             )
     except KeyboardInterrupt:
         raise Interrupted(
@@ -164,7 +173,8 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 
 
 def _evaluate(
-    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path, *, priority: int, safe_cells: bool
+    evaluator: Evaluator, watch: _Watch, configs: list[dict[str, Any]], out: Path, *, priority: int,
+    safe_cells: bool,
 ) -> tuple[Counter[State], Counter[str], int | None]:
     """Evaluate the configs. Returns counts of jobs by state, of failed jobs by cause, and their lowest id.
 
@@ -176,7 +186,7 @@ def _evaluate(
     results = _Results(evaluator, out, safe_cells=safe_cells)
     evaluator.submit(configs, priority=priority)
     # Not the number of configs: jobs that an earlier call left outstanding are gathered, too.
-    progress = open_progress(evaluator.num_outstanding)
+    progress = open_progress(max(evaluator.num_outstanding, evaluator.total or 0))
     try:
         while evaluator.num_outstanding:
             for job in evaluator.gather("BATCH", 1, timeout=1.0):
@@ -185,12 +195,31 @@ def _evaluate(
                     failed.append(job.id)
                     causes[job.cause or Outcome.ERROR] += 1
                 results.is_stale = True
-            progress.show(counts.total(), len(failed), shown_causes(causes))
+            progress.show(counts.total(), len(failed), shown_causes(causes), more=watch.text)
             results.write_if_due()
     finally:
         progress.close()
         results.write()
     return counts, causes, min(failed, default=None)
+
+
+class _Watch(Callback):
+    """What the bar shows besides numbers of finished jobs."""
+
+    def __init__(self) -> None:
+        self._best: float | None = None
+        self._running = 0
+
+    def on_done(self, job: Job) -> None:
+        self._best = better(self._best, job)
+
+    def on_wait(self, counts: Mapping[str, int], planned: int) -> None:  # noqa: ARG002
+        self._running = counts[State.RUNNING]
+
+    @property
+    def text(self) -> str:
+        best = "" if self._best is None else f", best {self._best:.6g}"
+        return f"{self._running} running{best}"
 
 
 class _Results:

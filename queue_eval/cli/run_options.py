@@ -14,7 +14,7 @@ from queue_eval.driver.options import RetryDelay
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 RUN_SECTIONS = {
-    "What to evaluate": ("configs_file", "campaign", "method", "on_change"),
+    "What to evaluate": ("configs_file", "campaign", "method", "on_change", "total"),
     "Jobs": (
         "max_attempts", "max_losses", "retry_delay", "priority", "time_limit", "time_request", "values",
     ),
