@@ -1,7 +1,7 @@
 """`queue-eval jobs`: a table of a campaign's jobs.
 
-Lines are printed as soon as their jobs are read. So the columns and their widths are decided by the first
-page of jobs. On a terminal the table is made to fit; elsewhere nothing but long text is cut.
+Lines are printed as soon as their jobs are read. So the first jobs decide which columns there are, and how
+wide they are. On a terminal the table is made to fit; elsewhere nothing but long text is cut.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from queue_eval.views.records import JobRecordReader
 from queue_eval.views.selection import JobLine, Selection
 
 _GAP = "  "
+_SAMPLE = 200
+"""How many jobs decide about columns and widths."""
 _MAX_CELL = 60
 _CUTS = (_MAX_CELL, 40, 24, 16, 12, 8)
 """On a terminal, cells of text are cut to the first of these lengths with which the table fits."""
@@ -99,7 +101,7 @@ def _tell_unknown(selection: Selection) -> None:
             raise UsageError(
                 f"no job has {name!r}; give --columns names of ours, or keys of the configs or results"
             )
-        complain(f"warning: no job has {name!r}; see what they have with: queue-eval jobs NAME --json")
+        complain(f"warning: no job has {name!r}; give a column of ours, or a key of the configs or results")
 
 
 def _print_json_list(documents: Iterator[JobLine]) -> None:
@@ -114,7 +116,7 @@ def _print_json_list(documents: Iterator[JobLine]) -> None:
 def _print_pages(pages: Iterator[list[JobLine]], names: Sequence[str], last_id: int) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     sample = next(pages, [])
-    table = _fitting(sample, names, width, len(str(last_id)))
+    table = _fitting(sample[:_SAMPLE], names, width, len(str(last_id)))
     say(*table.headers())
     for job in chain(sample, chain.from_iterable(pages)):
         say(*table.line(job))
@@ -196,6 +198,8 @@ def _column(jobs: list[JobLine], name: str, cut: int, id_width: int, *, is_exact
     cells = [_cell(job, name, cut, is_exact=is_exact) for job in jobs]
     least = {"id": id_width, "state": _WIDEST_STATE}.get(name, 0)
     width = max(least, len(_header(name)), *map(len, cells), 0)
+    if not is_exact:  # later jobs keep to the width of the first
+        cut = min(cut, max(width, _CUTS[-1]))
     return _Column(name, cut, width, name != "result" and _is_numeric(jobs, name))
 
 
