@@ -19,7 +19,7 @@ VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
     "attach", "cancel", "close", "enlist", "enqueue", "extend", "hire", "loaded", "open", "pause", "purge",
-    "reclaim", "release", "report", "rest", "retry", "settle", "snapshot", "stop", "unlist",
+    "reclaim", "release", "report", "rest", "retry", "settle", "snapshot", "stop", "tell", "unlist",
 )  # fmt: skip
 
 POINTS = (

@@ -74,6 +74,7 @@ def inside(
         "keep_checkpoints": bool(options.get("keep_checkpoints")),
         "keep_folders": bool(options.get("keep_folders")),
         "checkpoint_space": None if limit is None else int(limit),
+        "live": True,
     }
 
 

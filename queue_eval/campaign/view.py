@@ -20,6 +20,7 @@ from queue_eval.errors import (
     ServerRefusedError,
 )
 from queue_eval.model.codec import decode
+from queue_eval.model.live_output import LiveHead, LiveOutput, parse_live, parse_live_head
 from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
 from queue_eval.model.report import Report, ReportHead, parse_block, parse_head
 from queue_eval.model.shape import NARROW, Shape
@@ -153,6 +154,22 @@ class CampaignView:
 
     def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
         return self._hmget(self.keys.column("outputs"), ids)
+
+    def live_outputs_of(self, ids: Sequence[int]) -> list[LiveOutput | None]:
+        """The newest part of what each job's running attempt has printed; None where there is nothing."""
+        return [parse_live(value) for value in self._extra("live", ids)]
+
+    def live_heads(self) -> dict[int, LiveHead]:
+        """Of each job whose running attempt has printed something: how much."""
+        found: dict[int, LiveHead] = {}
+        cursor = 0
+        while True:
+            cursor, page = self._scan_page(self.keys.column("live_heads"), cursor)
+            for name, value in page.items():
+                if name.isdigit() and (head := parse_live_head(value)) is not None:
+                    found[int(name)] = head
+            if cursor == 0:
+                return found
 
     def reports_of(self, job: int, after: tuple[int, int] = (0, 0)) -> list[tuple[int, Report]]:
         """(number, report) of each kept report of a job, in the order of arrival: those behind the report of

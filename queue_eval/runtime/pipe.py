@@ -26,11 +26,13 @@ saved          to parent  id, attempt, number of the save, place: a checkpoint i
 folder         to parent  id, attempt: its working folder exists from now on
 give-back      to parent  id, attempt, reason: it is to be ended and given back
 open           to parent  only in RQ's processes: the mailbox is needed
+printed        to parent  id, attempt, how many bytes it has printed so far; then the newest of them
 =============  =========  =======================================================================
 
 A **point** is one call of `report` of a running job. Its line is ASCII: ``elapsed_ms step values``, with the
-values as a JSON object. The last six frames also come from other processes of the attempt: each as one
-datagram, with the lane after the kind (`encode_datagram`).
+values as a JSON object. The frames from `points` to `give-back` also come from other processes of the
+attempt: each as one datagram, with the lane after the kind (`encode_datagram`). `printed` is sent only where
+the parent does not read the attempt's output itself.
 
 Between a worker and a process that forwards attempts to others (`queue_eval.runtime.forwarder`) also:
 
@@ -92,6 +94,7 @@ class Kind:
     FOLDER = "folder"
     GIVE_BACK = "give-back"
     OPEN = "open"
+    PRINTED = "printed"
     UNFIT = "unfit"
     """Only among the replies on RQ's Redis: the setup of the attempt was missing."""
 
@@ -134,7 +137,7 @@ class Setup:
         "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket, or what a
         `Channel` takes;
         "time_limit_s" and "ends_at" (or null; the second by `time.monotonic`); "keep_checkpoints";
-        "checkpoint_space", bytes (or null)."""
+        "checkpoint_space", bytes (or null); "live", whether the worker takes the frame `printed`."""
 
     def replace(self, **changes: Any) -> Setup:
         """A copy with `changes` applied."""
@@ -337,6 +340,18 @@ class HeadTail:
         self._last += data
         if len(self._last) > 4 * self._half:
             del self._last[: -self._half]
+
+    @property
+    def count(self) -> int:
+        """How many bytes came since it began."""
+        return self._count
+
+    def newest(self, most: int) -> bytes:
+        """The last `most` bytes, or all if there are fewer. Assumes: `most` is at most half of the limit."""
+        missing = most - len(self._last)
+        if missing <= 0 or self._count == len(self._first):
+            return bytes((self._last or self._first)[-most:]) if most else b""
+        return bytes(self._first[-missing:] + self._last)
 
     def take(self) -> bytes:
         """Return what was kept, and begin anew."""

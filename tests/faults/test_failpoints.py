@@ -111,6 +111,21 @@ def a_reporting_worker_dies(attack: Attack) -> None:
         attack.check(jobs=JOBS, twice=1)
 
 
+def a_printing_worker_dies(attack: Attack) -> None:
+    """What the next attempt prints is there, and nothing of the one that died."""
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        driver.submit([fleet.gated(say="begun")])
+        died(attack.worker(**attack.armed))
+        attack.heal()
+        (live,) = wait_until(lambda: [one for one in attack.queue().live_outputs_of([1]) if one])
+        assert (live.attempt, live.text) == (2, b"begun\n")
+        fleet.open_gate()
+        assert len(driver.gather("ALL", timeout=30)) == 1
+        assert attack.queue().live_heads() == {}
+        attack.check(jobs=1, twice=1)
+
+
 def a_worker_dies_while_it_gives_back(attack: Attack) -> None:
     """The second SIGTERM releases what runs."""
     fleet = attack.fleet
@@ -329,6 +344,7 @@ BY_STEP = {
     "reclaim": a_worker_dies,
     "loaded": a_worker_dies,
     "report": a_reporting_worker_dies,
+    "tell": a_printing_worker_dies,
     "rest": a_worker_dies,
     "release": a_worker_dies_while_it_gives_back,
     "wake": a_listening_worker_dies,

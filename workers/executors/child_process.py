@@ -13,6 +13,7 @@ from typing import Any
 
 from queue_eval.marks import STARTED_BY
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Printed
 from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from queue_eval.runtime.pipe import (
     RUNNING,
@@ -28,7 +29,7 @@ from queue_eval.runtime.pipe import (
     parse_source_parts,
 )
 from workers.executors.piped_process import PipedProcess
-from workers.executors.signs import Sign, parse_sign
+from workers.executors.signs import Sign, parse_printed, parse_sign
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start, and
 # so do imports with garbage collections: the child enables these before it loads user code.
@@ -84,6 +85,7 @@ class ChildProcess(PipedProcess):
         """What the source of its run function is made of."""
         self._has_new_load = False
         self.reports: list[Report] = []
+        self._printed: list[Printed] = []
         super().__init__([python, *_PROGRAM], selector, env)
         self.add(setup.encode())
 
@@ -181,6 +183,18 @@ class ChildProcess(PipedProcess):
             self.idle_since = time.monotonic()
         return attempt
 
+    def printed(self, begun_before: float) -> list[Printed]:
+        """What its running attempts have printed since the last call, of those that began before (monotonic,
+        s)."""
+        if self.threads > 1:  # it tells so itself, since it keeps the threads apart
+            printed, self._printed = self._printed, []
+            return printed
+        # A child with one thread runs one attempt at a time.
+        for token, begun_at in self.begun_at.items():
+            if begun_at < begun_before and not self.is_tidying and (news := self.take_printed()) is not None:
+                return [Printed(*token, "", *news)]
+        return []
+
     def forget_begun(self) -> dict[Token, float]:
         """Strike off the running attempts, with none in their place. Returns when each began."""
         begun, self.begun_at = self.begun_at, {}
@@ -212,6 +226,8 @@ class ChildProcess(PipedProcess):
             self.reports.append(parse_report(header, body))
         elif header[0] in RUNNING:
             self._signs.append(parse_sign(header, body))
+        elif header[0] == Kind.PRINTED and self.threads > 1:
+            self._printed.append(parse_printed(header, body))
         else:
             raise ValueError(f"not a frame of a child: {header[0]!r}")
 
