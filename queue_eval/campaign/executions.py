@@ -40,16 +40,28 @@ class ExecutionReader:
         place = place_of(self._view, job_id)
         found = self._failures_of(job_id)
         if place.entry is None:
-            running = [_running(place)] if place.worker and place.has_begun else []
+            running = [self._running(place)] if place.worker and place.has_begun else []
             found = [one for one in found if not running or one.number < place.attempt] + running
         elif entries := self._view.entries([place.entry]):
             found = self._settled(found, place, entries[0])
         return self._with_hosts(found)
 
     def output_of(self, job_id: int) -> str | None:
-        """Captured output of the attempt that settled the job."""
+        """Captured output of the attempt that settled the job. Of an unfinished one: the newest part of what
+        its running attempt has printed."""
         (output,) = self._view.outputs_of([job_id])
+        if output is None and (live := self._view.live_outputs_of([job_id])[0]) is not None:
+            output = live.text
         return _text(output) or None
+
+    def _running(self, place: Place) -> Execution:
+        (live,) = self._view.live_outputs_of([place.id])
+        is_of_it = live is not None and live.attempt == place.attempt
+        return Execution(
+            number=place.attempt, worker=place.worker, host=None, started_at=_time(place.began_ms),
+            finished_at=None, outcome=State.RUNNING.value, cause=None, error=None,
+            output=_text(live.text) if live is not None and is_of_it else None,
+        )  # fmt: skip
 
     def _settled(self, found: list[Execution], place: Place, entry: ResultEntry) -> list[Execution]:
         """`found` with the attempt that settled the job as the last one."""
@@ -123,13 +135,6 @@ def _run_and_age_ms(facts: bytes) -> tuple[float | None, float]:
         return float(run_ms), float(rest.partition(b" ")[0])
     except ValueError:
         return None, 0.0
-
-
-def _running(place: Place) -> Execution:
-    return Execution(
-        number=place.attempt, worker=place.worker, host=None, started_at=_time(place.began_ms),
-        finished_at=None, outcome=State.RUNNING.value, cause=None, error=None, output=None,
-    )  # fmt: skip
 
 
 def _text(value: bytes | None) -> str:

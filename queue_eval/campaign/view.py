@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from queue_eval.campaign.gone import campaign_gone
 from queue_eval.campaign.keys import Keys, check_campaign_name
@@ -35,6 +35,14 @@ _BLOCKS_PAGE = 50
 _TIME_LACK = re.compile(rb"(\d{1,10}) \d{1,13}")
 _DISTANT = re.compile(rb"(\d{1,14}) (\d{1,14})")
 _CHECKPOINT = re.compile(rb"\d{1,14} \d{1,14} [!-~]{1,100}")
+
+
+class Failure(NamedTuple):
+    """An attempt that came to nothing, as it is on record."""
+
+    job: int
+    attempt: int
+    output: bytes
 
 
 @contextmanager
@@ -324,6 +332,25 @@ class CampaignView:
                     found.append(text | {"at_ms": entry.decode().split("-")[0]})
             cursor = f"({page[-1][0].decode()}"
         return found
+
+    def newest_failure(self) -> str:
+        """The cursor for `failures_after` of this moment."""
+        key = self.keys.column("failures")
+        raw = self._unless_damaged(lambda client: client.xrevrange(key, count=1), [])
+        return _text(raw[0][0]) if raw else "0-0"
+
+    def failures_after(self, cursor: str) -> tuple[list[Failure], str]:
+        """A page of the attempts that came to nothing since `cursor`, and the cursor behind them."""
+        try:
+            page = self._failures_from(f"({cursor}")
+        except DamagedError:
+            page = []
+        found = [
+            Failure(int(fields[b"job"]), int(fields[b"attempt"]), fields.get(b"output", b""))
+            for _, fields in page
+            if fields.get(b"job", b"").isdigit() and fields.get(b"attempt", b"").isdigit()
+        ]
+        return found, _text(page[-1][0]) if page else cursor
 
     # ----------------------------------------------------------------------------------------------------
 

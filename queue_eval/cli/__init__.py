@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "status": Entry("campaigns:status_command", "Count a campaign's jobs by state."),
         "jobs": Entry("jobs:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
+        "logs": Entry("logs:logs_command", "Show what jobs print, also while they run."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),

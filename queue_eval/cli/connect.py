@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.cli.failures import complain
 from queue_eval.errors import ServerUnreachableError
 from queue_eval.transport.access import Access, find_access, home_folder, safe_url
 from queue_eval.transport.link import Link
@@ -17,11 +19,16 @@ PATIENCE_S = 5.0
 
 
 @contextmanager
-def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iterator[Link]:
+def connected(
+    url: str | None, home: str | None, *, looks: bool = False, on_wait: Callable[[float], None] | None = None
+) -> Iterator[Link]:
     """A checked link to the server that the options or the environment name.
 
     Starts no server, with one exception: for a command that only looks (`looks`), it wakes an embedded server
     that its watcher had stopped because nobody needed it.
+
+    `on_wait`: called again and again while the server is away, with how long that is so (s); without it the
+    command ends after PATIENCE_S.
 
     Raises ServerUnreachableError, ServerRefusedError, and UsageError for an access file that cannot be used.
     """
@@ -33,7 +40,7 @@ def connected(url: str | None, home: str | None, *, looks: bool = False) -> Iter
                 f"the server at {safe_url(access.url)} went away; run the command again when it is back"
             )
 
-    link = Link(access, name="queue-eval", on_wait=give_up)
+    link = Link(access, name="queue-eval", on_wait=on_wait or give_up)
     try:
         check(link, looks=looks)
         yield link
@@ -47,6 +54,27 @@ def campaign_queue(
 ) -> Iterator[CampaignCommands]:
     """An existing campaign. Raises CampaignNotFoundError, and what `connected` raises."""
     with connected(url, home, looks=looks) as link:
+        yield CampaignCommands.attach(link, campaign)[0]
+
+
+@contextmanager
+def waiting_campaign_queue(
+    campaign: str, url: str | None, home: str | None, *, looks: bool = False
+) -> Iterator[CampaignCommands]:
+    """As `campaign_queue`, for a command that goes on: it waits for a server that goes away, and says so."""
+    access = named_access(url, home)
+    told_at = math.inf
+
+    def wait(away_s: float) -> None:
+        nonlocal told_at
+        is_told = away_s >= told_at  # of this very absence
+        if not is_told and away_s > PATIENCE_S:
+            told_at = away_s
+            complain(f"the server at {safe_url(access.url)} is away; waiting for it")
+        elif not is_told:
+            told_at = math.inf
+
+    with connected(url, home, looks=looks, on_wait=wait) as link:
         yield CampaignCommands.attach(link, campaign)[0]
 
 

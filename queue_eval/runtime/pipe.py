@@ -366,9 +366,23 @@ class HeadTail:
         self._count = 0
 
 
+_GAP_END = b" bytes left out ...]\n"
+_GAP_DIGITS = 15
+
+
 def with_gap(first: bytes, missing: int, last: bytes) -> bytes:
     """Join the beginning and the end of a text, with a note of how many bytes are missing between."""
     return b"%b\n[... %d bytes left out ...]\n%b" % (first, missing, last)
+
+
+def split_gap(text: bytes) -> tuple[bytes, int, bytes]:
+    """What `with_gap` has joined: (first, missing, last); `text` and nothing for what has no gap."""
+    start = text.find(b"\n[... ")
+    end = text.find(_GAP_END, start)
+    number = text[start + len(b"\n[... ") : end]
+    if start < 0 or end < 0 or not number.isdigit() or len(number) > _GAP_DIGITS:
+        return text, 0, b""
+    return text[:start], int(number), text[end + len(_GAP_END) :]
 
 
 def truncate_middle(data: bytes, limit: int) -> bytes:

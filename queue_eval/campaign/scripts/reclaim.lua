@@ -95,6 +95,8 @@ for i, id in ipairs(ids) do
       -- What it had printed by then is all that anybody will know of it.
       local live = parse_live(printed[i] or '')
       local output = tonumber(live.attempt) == h.attempts and live.text or nil
+      local missing = live.total - #live.text
+      if output and missing > 0 then output = string.format('\n[... %d bytes left out ...]\n', missing) .. output end
       lose(entries, again, id, h, max_losses,
         { worker = worker, cause = 'lost', points = points[id], ran = facts_since(started, request, now), output = output,
           body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
