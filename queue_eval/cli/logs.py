@@ -102,7 +102,8 @@ class _Printer:
                 self._attempts[piece.job] = piece.attempt
             if piece.missing:
                 self._end(piece.job)
-                self._write(piece.job, [f"[… {piece.missing} bytes not shown]"])
+                where = f"; {piece.where}" if piece.where else ""
+                self._write(piece.job, [f"[… {piece.missing} bytes not shown{where}]"])
             reader = self._readers.setdefault(piece.job, LineReader(shows_bars=self._follow))
             self._write(piece.job, reader.feed(piece.text))
 
@@ -130,7 +131,7 @@ class _Printer:
 def _as_json(piece: Piece) -> dict[str, Any]:
     return {
         "id": piece.job, "attempt": piece.attempt, "missing": piece.missing,
-        "text": piece.text.decode(errors="replace"),
+        "where": piece.where or None, "text": piece.text.decode(errors="replace"),
     }  # fmt: skip
 
 

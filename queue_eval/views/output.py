@@ -36,6 +36,8 @@ class Piece(NamedTuple):
     missing: int
     """How many bytes before it are not shown."""
     text: bytes
+    where: str = ""
+    """Where these are, if that is known."""
 
 
 class Seen:
@@ -50,24 +52,25 @@ class Seen:
 
     def live(self, job: int, output: LiveOutput) -> Iterator[Piece]:
         """What of it was not shown before."""
-        return self._pieces(job, output.attempt, [(output.left_out, output.text)])
+        return self._pieces(job, output.attempt, [(output.left_out, output.text, "")])
 
     def recorded(self, job: int, attempt: int, output: bytes) -> Iterator[Piece]:
         """What of the output of an attempt that has ended was not shown before."""
-        first, missing, last = split_gap(output)
-        return self._pieces(job, attempt, [(0, first), (len(first) + missing, last)])
+        first, missing, last, where = split_gap(output)
+        return self._pieces(job, attempt, [(0, first, ""), (len(first) + missing, last, where)])
 
-    def _pieces(self, job: int, attempt: int, parts: Iterable[tuple[int, bytes]]) -> Iterator[Piece]:
-        """`parts`: each with how many bytes were printed before it."""
+    def _pieces(self, job: int, attempt: int, parts: Iterable[tuple[int, bytes, str]]) -> Iterator[Piece]:
+        """`parts`: how many bytes were printed before it, the text, and where what is missing there is."""
         known, shown = self._shown.get(job, (0, 0))
         if attempt < known:
             return
         shown = shown if attempt == known else 0
-        for begin, text in parts:
+        for begin, text, where in parts:
             end = begin + len(text)
             if end > shown:
                 new = text[max(0, shown - begin) :]
-                yield Piece(job, attempt, max(0, begin - shown), new)
+                missing = max(0, begin - shown)
+                yield Piece(job, attempt, missing, new, where if missing else "")
                 shown = end
                 self._shown[job] = (attempt, shown)
 

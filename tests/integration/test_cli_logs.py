@@ -79,7 +79,7 @@ def test_json(server, campaign, filled):
     tell(filled, 1, 9, b"\x1b[1m\xff\n")
     assert document(cli_here("logs", campaign, 1, "--json", home=server)) == {
         "campaign": campaign,
-        "output": [{"id": 1, "attempt": 1, "missing": 3, "text": "\x1b[1m�\n"}],
+        "output": [{"id": 1, "attempt": 1, "missing": 3, "where": None, "text": "\x1b[1m�\n"}],
     }
 
 
@@ -139,7 +139,9 @@ def test_output_of_a_running_job_in_python(server, campaign, filled):
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
-    out, err = process.communicate(timeout=30)
+    # Not `communicate`: it would miss what `readline` has read ahead.
+    with process:
+        out, err = process.stdout.read(), process.stderr.read()
     return process.returncode, out.splitlines(), err
 
 

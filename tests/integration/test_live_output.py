@@ -10,6 +10,7 @@ import pytest
 from queue_eval.model.live_output import LIVE_BYTES
 from queue_eval.server.lifecycle import start_server
 from tests.support import printing_jobs
+from tests.support.cli import cli_here
 from tests.support.fault_fleet import kill_server
 from tests.support.marks import long
 from tests.support.ray_cluster import RayCluster
@@ -124,3 +125,42 @@ def test_it_goes_on_when_the_server_was_away(own_fleet, campaign):
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "nothing is missing or twice"
         fleet.open_gate()
         assert driver.gather("ALL", timeout=30)[0].state == "succeeded"
+
+
+@pytest.mark.parametrize("name", ["process", "subprocess"])
+def test_more_than_is_kept_is_in_a_file(own_fleet, campaign, name):
+    fleet = own_fleet
+    with fleet.driver(campaign, printing_jobs.count_to, name) as driver:
+        driver.submit([{"rows": 30_000}, {"rows": 5}, {"rows": 30_000, "die": True}])
+        fleet.worker("--campaign", campaign)
+        driver.gather("ALL", timeout=60)
+        queue = fleet.queue(campaign)
+        folder = fleet.home / "logs" / f"{campaign}-{queue.uid}"
+        all_rows = [f"row {row}" for row in range(30_000)]
+        for job in (1, 3):
+            file = folder / f"{job}-1.log"
+            assert file.read_text().splitlines() == all_rows
+            output = queue.failures(3)[0]["output"].encode() if job == 3 else queue.outputs_of([1])[0]
+            assert len(output) < 66_000
+            assert f"the whole output is in {file} on ".encode() in output
+        assert queue.outputs_of([2]) == [b"".join(b"row %d\n" % row for row in range(5))]
+        assert not list(folder.glob("2-*"))
+        shown = cli_here("logs", campaign, 1, home=fleet.home).stdout.splitlines()
+        assert shown[0] == "row 0"
+        assert shown[-1] == "row 29999"
+        (gap,) = [line for line in shown if line.startswith("[… ")]
+        assert str(folder / "1-1.log") in gap
+        assert cli_here("purge", campaign, "--yes", home=fleet.home).returncode == 0
+        assert not folder.exists()
+
+
+def test_the_file_stays_when_the_worker_dies(own_fleet, campaign):
+    fleet = own_fleet
+    with fleet.driver(campaign, printing_jobs.count_to, "process") as driver:
+        driver.submit([{"rows": 30_000, "gate": str(fleet.folder / "gate")}])
+        worker = fleet.worker("--campaign", campaign)
+        file = fleet.home / "logs" / f"{campaign}-{fleet.queue(campaign).uid}" / "1-1.log"
+        wait_until(lambda: file.exists() and file.read_text().endswith("row 29999\n"))
+        worker.kill()
+        worker.wait()
+        assert file.exists()

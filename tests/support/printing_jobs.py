@@ -50,3 +50,14 @@ def silent(config: Config) -> str:
     """Prints nothing, and waits for `gate`."""
     _wait_for(config["gate"])
     return "done"
+
+
+def count_to(config: Config) -> int:
+    """Prints so many numbered lines; then dies, or waits for `gate`, if it is to."""
+    for row in range(config["rows"]):
+        print("row", row)
+    if config.get("die"):
+        os._exit(3)
+    if "gate" in config:
+        _wait_for(config["gate"])
+    return config["rows"]

@@ -163,7 +163,7 @@ class PipedProcess:
     def take_output(self) -> bytes:
         self.read_output()
         self._told_bytes = 0
-        return self._output.take()
+        return self._output.take(self._end_output())
 
     def take_printed(self) -> tuple[int, bytes] | None:
         """How many bytes came since `take_output`, and the newest of those that are new to this call; None
@@ -182,7 +182,14 @@ class PipedProcess:
                 if not (data := os.read(self._output_fd, 1 << 16)):
                     self._unwatch(self._output_fd)  # it would stay ready for ever
                     break
-                self._output.add(data)
+                self._keep_output(data)
+
+    def _keep_output(self, data: bytes) -> None:
+        self._output.add(data)
+
+    def _end_output(self) -> str:
+        """What is read from now on is of another attempt. Returns where more is than what was kept."""
+        return ""
 
     def describe_exit(self) -> str:
         """How the process ended. Assumes: it is dead."""

@@ -50,9 +50,11 @@ def test_a_record_with_a_gap():
 def test_the_gap_of_what_is_kept_is_found():
     kept = HeadTail(10)
     kept.add(b"abcdefghijklmnop")
-    assert split_gap(kept.take()) == (b"abcde", 6, b"lmnop")
+    assert split_gap(kept.take()) == (b"abcde", 6, b"lmnop", "")
+    kept.add(b"abcdefghijklmnop")
+    assert split_gap(kept.take("it is here")) == (b"abcde", 6, b"lmnop", "it is here")
     for text in (b"", b"whole", b"\n[... x bytes left out ...]\n", b"\n[... 5 bytes", b"\n[... " + b"9" * 16):
-        assert split_gap(text) == (text, 0, b"")
+        assert split_gap(text) == (text, 0, b"", "")
 
 
 def test_the_newest_bytes_of_what_is_kept():
