@@ -119,6 +119,8 @@ class Settler:
                 self._try_to_tell_load(served)
             for served in state.campaigns_with_signs():
                 self._try_to_tell_signs(served)
+            for served in state.campaigns_with_output():
+                self._try_to_tell_output(served)
             self._release_due()
             for served in state.take_turn():
                 if (call := state.prepare(served)) is not None:
@@ -474,6 +476,22 @@ class Settler:
                 # Its folder may be seen from elsewhere only, such as from nodes of Ray.
                 if batch.checkpoint and served.is_forwarding:
                     served.place = (served.plan, batch.checkpoint.partition(" ")[2])
+
+    def _try_to_tell_output(self, served: ServedCampaign) -> None:
+        """Tell the server what running attempts of this campaign print. What is not told now goes with the
+        next call, or with the outcome."""
+        printed = self._state.take_output(served)
+        if not printed:
+            return
+        try:
+            self._queue(served).tell(self._options.name, printed)
+        except CampaignNotFoundError:
+            self._state.campaigns.leave(served.name)
+        except GiveUp:
+            raise
+        except Exception as error:
+            self._state.put_back_output(served, printed)
+            self._repeated_log.add(f"output of {served.name} cannot be sent, trying again", error)
 
     def _release_due(self) -> None:
         due = self._state.take_releases()

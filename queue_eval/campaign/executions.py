@@ -19,6 +19,7 @@ from queue_eval.campaign.places import Place, hosts_by_worker, places_of
 from queue_eval.campaign.result_stream import ResultEntry
 from queue_eval.campaign.view import CampaignView
 from queue_eval.model.job import Execution
+from queue_eval.model.live_output import LiveOutput
 from queue_eval.model.states import RELEASED, State
 
 _FAILURES_PAGE = 100
@@ -56,11 +57,13 @@ class ExecutionReader:
         settled = [place.id for place in places if place.entry in entries]
         outputs = self._view.outputs_of(settled) if with_outputs else [None] * len(settled)
         output_by_job = dict(zip(settled, outputs, strict=True))
+        running_ids = [place.id for place in places if place.worker and place.has_begun and with_outputs]
+        live = dict(zip(running_ids, self._view.live_outputs_of(running_ids), strict=True))
         found = {}
         for place in places:
             executions = failures[place.id]
             if place.entry is None:
-                running = [_running(place)] if place.worker and place.has_begun else []
+                running = [_running(place, live.get(place.id))] if place.worker and place.has_begun else []
                 executions = [e for e in executions if not running or e.number < place.attempt] + running
             elif place.entry in entries:
                 executions = _settled(executions, place, entries[place.entry], output_by_job[place.id])
@@ -68,8 +71,11 @@ class ExecutionReader:
         return self._with_hosts(found)
 
     def output_of(self, job_id: int) -> str | None:
-        """Captured output of the attempt that settled the job."""
+        """Captured output of the attempt that settled the job. Of an unfinished one: the newest part of what
+        its running attempt has printed."""
         (output,) = self._view.outputs_of([job_id])
+        if output is None and (live := self._view.live_outputs_of([job_id])[0]) is not None:
+            output = live.text
         return _text(output) or None
 
     def _failures_of(self, ids: Sequence[int], *, with_outputs: bool) -> dict[int, list[Execution]]:
@@ -166,10 +172,12 @@ def _run_and_age_ms(facts: bytes) -> tuple[float | None, float]:
         return None, 0.0
 
 
-def _running(place: Place) -> Execution:
+def _running(place: Place, live: LiveOutput | None) -> Execution:
+    """The attempt that runs. `live`: the newest part of what the job's last attempt has printed."""
+    output = _text(live.text) if live is not None and live.attempt == place.attempt else None
     return Execution(
         number=place.attempt, worker=place.worker, host=None, started_at=_time(place.began_ms),
-        finished_at=None, outcome=State.RUNNING.value, cause=None, error=None, output=None,
+        finished_at=None, outcome=State.RUNNING.value, cause=None, error=None, output=output,
     )  # fmt: skip
 
 

@@ -114,6 +114,12 @@ def places_of(view: CampaignView, ids: Sequence[int], *, with_origins: bool) -> 
     return found
 
 
+def place_of(view: CampaignView, job_id: int) -> Place:
+    """The place of one job, without its origin."""
+    (place,) = places_of(view, [job_id], with_origins=False)
+    return place
+
+
 def origins_of(view: CampaignView, ids: Sequence[int]) -> list[Origin | None]:
     """What was submitted as each job; None where there is no such job."""
     found: list[Origin | None] = []

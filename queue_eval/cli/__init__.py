@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "job": Entry("jobs:job_command", "Show one job whole."),
         "explain": Entry("explain:explain_command", "Say why jobs wait, or ended as they did."),
         "wait": Entry("wait:wait_command", "Wait until a campaign has finished, or a job fails."),
+        "logs": Entry("logs:logs_command", "Show what jobs print, also while they run."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),

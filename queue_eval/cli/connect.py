@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
 from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.cli.failures import complain
 from queue_eval.errors import ServerUnreachableError
 from queue_eval.transport.access import Access, find_access, home_folder, safe_url
 from queue_eval.transport.link import Link
@@ -55,6 +57,26 @@ def campaign_queue(
 ) -> Iterator[CampaignCommands]:  # fmt: skip
     """An existing campaign. Raises CampaignNotFoundError, and what `connected` raises."""
     with connected(url, home, looks=looks, on_wait=on_wait) as link:
+        yield CampaignCommands.attach(link, campaign)[0]
+
+
+@contextmanager
+def waiting_campaign_queue(
+    campaign: str, url: str | None, home: str | None, *, looks: bool = False
+) -> Iterator[CampaignCommands]:
+    """As `campaign_queue`, for a command that goes on: it waits for a server that goes away, and says so."""
+    told_at = math.inf
+
+    def wait(access: Access, away_s: float) -> None:
+        nonlocal told_at
+        is_told = away_s >= told_at  # of this very absence
+        if not is_told and away_s > PATIENCE_S:
+            told_at = away_s
+            complain(f"the server at {safe_url(access.url)} is away; waiting for it")
+        elif not is_told:
+            told_at = math.inf
+
+    with connected(url, home, looks=looks, on_wait=wait) as link:
         yield CampaignCommands.attach(link, campaign)[0]
 
 

@@ -16,6 +16,7 @@ from queue_eval.cli.terminal import ask, say
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.local_register import retire_idle
 from queue_eval.driver.sources import changed_sources, results_by_source
+from queue_eval.driver.worker_logs import remove_outputs
 from queue_eval.errors import UsageError
 from queue_eval.transport.access import entered_home
 from queue_eval.transport.hints import spell_command
@@ -155,6 +156,8 @@ def purge_command(
                 context.exit(FAILED)
         disk = CheckpointDisk.of(campaign, queue.meta())
         queue.purge()
+        if queue.link.access.home is not None:
+            remove_outputs(queue.link.access.home / "logs", campaign, queue.uid)
     if disk is not None:
         disk.remove()  # last: a checkpoint that stays is found by `doctor`
     if as_json:

@@ -22,6 +22,7 @@ from queue_eval.model.states import RELEASED, Outcome, State
 from queue_eval.transport.link import damaged
 from queue_eval.views.formats import iso, shorten, shown_duration, shown_time
 from queue_eval.views.records import JobRecord, JobRecordReader
+from queue_eval.views.running import Running, read_running
 
 _SHORT_VALUE = 66
 """A value of so many characters stands in one line of 80, beside its label."""
@@ -43,15 +44,17 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         told = read_told(queue, queue.meta(), record)
+        running = read_running(queue, job_id) if record.state is State.RUNNING else None
         card = card_of(queue.link, record.worker) if record.worker else None
     allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
         more = {"attempts_on_record": attempts, "output": output} | told.as_json()
+        more["running"] = running.as_json() if running else None
         if allocation:
             more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, attempts, output, shown_allocation(allocation), told)
+        _show(campaign, record, attempts, output, shown_allocation(allocation), told, running)
 
 
 def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
@@ -88,7 +91,7 @@ def _iso(time: datetime | None) -> str | None:
 
 def _show(
     campaign: str, record: JobRecord, attempts: list[dict[str, Any]], output: str,
-    allocation: str | None, told: Told,
+    allocation: str | None, told: Told, running: Running | None,
 ) -> None:  # fmt: skip
     early = " early, as it was asked" if record.stopped_early else ""
     lines: list[tuple[str, str | Coloured]] = [
@@ -100,6 +103,7 @@ def _show(
         ("slots", str(told.shape.slots)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
         *([("allocation", allocation)] if allocation else []),
+        *([("running", running.summary())] if running else []),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),
         ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),
         ("ran", shown_duration(record.run_s)),
@@ -133,6 +137,8 @@ def _show(
             _block(f"error of attempt {attempt['attempt']}", attempt["error"])
         _block(f"output of attempt {attempt['attempt']}", attempt["output"])
     _block("output", output)
+    if running:
+        _block(f"last lines of attempt {running.attempt}", "\n".join(running.last_lines()))
 
 
 def _show_value(label: str, value: Any) -> None:

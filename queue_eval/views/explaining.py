@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.executions import ExecutionReader
 from queue_eval.campaign.meta import created_ms_of, label_of, text_of
-from queue_eval.campaign.places import Place, hosts_by_worker, places_of
+from queue_eval.campaign.places import Place, hosts_by_worker, place_of
 from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
 from queue_eval.campaign.result_stream import judged, lost_entry
 from queue_eval.campaign.waiting import due_ms_of, first_due_ms, first_pending, pending_ahead
@@ -120,7 +120,7 @@ class Explainer:
 
     def job(self, job: int) -> Explanation:
         """Why the job waits, where it runs, or how it ended."""
-        (place,) = places_of(self._queue, [job], with_origins=False)
+        place = place_of(self._queue, job)
         attempts = ExecutionReader(self._queue).executions_of(job)
         if place.entry is not None:
             return self._of_ended(place, place.entry, attempts)

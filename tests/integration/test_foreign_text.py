@@ -52,6 +52,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
     "explain": [("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", "3"), ("explain", "CAMPAIGN", "4")],
     "wait": [("wait", "CAMPAIGN", "--until", "failed")],  # it ends before there is a bar
+    "logs": [("logs", "CAMPAIGN", "3"), ("logs", "CAMPAIGN", "1", "5"), ("logs", "CAMPAIGN")],
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
     "export": [
         ("export", "CAMPAIGN", "--out", "out.csv"),
@@ -72,7 +73,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
 }
 WITHOUT_JSON = ("run", "worker", "purge")
 TELLS = ("campaigns", "status", "jobs", "job", "explain", "workers", "doctor", "worker", "run")
-"""Commands that show text of others."""
+"""Commands that show control sequences of others, escaped. `logs` leaves colours and the like out."""
 
 
 @contextmanager
@@ -114,7 +115,8 @@ def test_no_command_passes_control_sequences_to_a_terminal(command, server, camp
 LOOKS = (
     ("campaigns",), ("status", "CAMPAIGN"), ("jobs", "CAMPAIGN"), ("job", "CAMPAIGN", 3), ("workers",),
     ("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", 3), ("explain", "CAMPAIGN", 5), ("doctor",),
-    ("export", "CAMPAIGN", "--out", "out.csv"), ("retry", "CAMPAIGN", "--source-changed"),
+    ("logs", "CAMPAIGN", 3), ("export", "CAMPAIGN", "--out", "out.csv"),
+    ("retry", "CAMPAIGN", "--source-changed"),
 )  # fmt: skip
 
 
