@@ -161,7 +161,7 @@ def test_a_warning_of_a_wait_points_at_the_users_line(create, monkeypatch):
     monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.05)
     evaluator = create(queue="of-nobody-here")
     evaluator.submit([{"x": 1}])
-    with pytest.warns(UserWarning, match="start one with") as caught:
+    with pytest.warns(UserWarning, match="start a worker with") as caught:
         for _ in evaluator.as_completed(timeout=1.5):  # HERE
             pass
     check_points_here(caught.list)
