@@ -108,7 +108,7 @@ class Reader:
     def _normal_line(self, line: str, numbers_vary: bool) -> str:
         line = line.replace(str(self.folder), "/tmp/search").replace(socket.gethostname(), "node1")
         line = re.sub(r"node1-[0-9a-f]{6}", "node1-W", line)
-        line = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.\d]*", "DATE", line)
+        line = re.sub(r"(\d{4}-)?\d\d-\d\d[ T]\d\d:\d\d:\d\d[.\d]*", "DATE", line)
         line = re.sub(r"\b[\d.]+ ?(µs|ms|s|m|h)\b", "DURATION", line)
         line = re.sub(r"^(rate|time left) .*", r"\1", line)
         if numbers_vary:
