@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Look": {
         "campaigns": Entry("campaigns:campaigns_command", "List campaigns, one line each."),
         "status": Entry("status:status_command", "Count a campaign's jobs by state."),
+        "top": Entry("top:top_command", "Watch a campaign live, and act on it."),
         "jobs": Entry("jobs:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),

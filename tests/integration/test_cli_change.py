@@ -81,7 +81,7 @@ def test_that_nobody_serves_it_is_said(unserved, server, campaign, monkeypatch):
 
 
 @pytest.mark.parametrize("reads_first", [False, True])
-@pytest.mark.parametrize(("command", "module"), [("status", "views.standing"), ("retry", "cli.control")])
+@pytest.mark.parametrize(("command", "module"), [("status", "views.standing"), ("retry", "driver.actions")])
 def test_a_worker_that_ends_meanwhile_does_not_serve(
     unserved, server, campaign, monkeypatch, command, module, reads_first
 ):  # fmt: skip

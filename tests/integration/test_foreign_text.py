@@ -45,6 +45,7 @@ SHOWN = r"\x1b]0;FORGED\x07"
 CALLS: dict[str, list[tuple[str, ...]]] = {
     "campaigns": [("campaigns",), ("campaigns", "--prune", "--older-than", "0s", "--dry-run")],
     "status": [("status", "CAMPAIGN")],
+    "top": [],  # live on a terminal: see test_top
     "jobs": [("jobs", "CAMPAIGN")],
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
