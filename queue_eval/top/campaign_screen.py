@@ -18,10 +18,9 @@ from queue_eval.top.job_screen import JobScreen
 from queue_eval.top.jobs_pane import JOBS
 from queue_eval.top.looks import CampaignData, CampaignLook
 from queue_eval.top.panes import Pane, Wish
-from queue_eval.top.prompts import Question, Request
 from queue_eval.top.running_pane import RUNNING
 from queue_eval.top.table import Table
-from queue_eval.top.view_screen import Lines, ViewScreen
+from queue_eval.top.view_screen import Deed, Lines, ViewScreen
 from queue_eval.top.workers_pane import WORKERS
 from queue_eval.transport.link import Link
 
@@ -36,8 +35,8 @@ _MORE_JOBS = 200
 
 class CampaignScreen(ViewScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab,right", "turn(1)", show=False, priority=True),
-        Binding("shift+tab,left", "turn(-1)", show=False, priority=True),
+        Binding("tab,right", "turn(1)", show=False),
+        Binding("shift+tab,left", "turn(-1)", show=False),
         *(Binding(str(i), f"open_pane({name!r})", show=False) for i, name in enumerate(PANES, 1)),
         Binding("slash", "filter", show=False),
         Binding("s", "sort", show=False),
@@ -69,8 +68,7 @@ class CampaignScreen(ViewScreen):
         yield self.head
         yield self.tabs
         yield self.table
-        yield self.message
-        yield self.key_line
+        yield from self.bottom()
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -111,7 +109,7 @@ class CampaignScreen(ViewScreen):
             label = f" {i} {pane.title} {numbers[name]} "
             line.append(label, "bold reverse" if pane is self._pane else "").append(" ")
         wish = self._wishes[self._pane.name]
-        told = f"by {wish.sort}" + (f" · only {one_line(wish.words)}" if wish.words else "")
+        told = f"sort: {wish.sort}" + (f" · only {one_line(wish.words)}" if wish.words else "")
         room = width - line.cell_len
         if room > 8:
             told_text = Text(told, "dim" if not wish.words else "yellow")
@@ -166,20 +164,19 @@ class CampaignScreen(ViewScreen):
         self.top_app.server.hurry()
 
     def action_filter(self) -> None:
-        def take(words: str | None) -> None:
-            if words is not None:
-                self._wish(words=words)
-                self.top_app.server.hurry()
+        def take(words: str) -> None:
+            self._wish(words=words)
+            self.top_app.server.hurry()
 
         hint = "only (a state, words):" if self._pane is JOBS else "only (words):"
-        self.app.push_screen(Request(hint, self._wishes[self._pane.name].words), take)
+        self.request.ask(hint, self._wishes[self._pane.name].words, take)
 
     def action_go_to_job(self) -> None:
-        def take(number: str | None) -> None:
+        def take(number: str) -> None:
             if number:
                 self.open_job(int(number))
 
-        self.app.push_screen(Request("job:", digits=True), take)
+        self.request.ask("job:", "", take, digits=True)
 
     def on_table_opened(self, event: Table.Opened) -> None:
         event.stop()
@@ -205,7 +202,7 @@ class CampaignScreen(ViewScreen):
     def action_stop(self) -> None:
         all_running = deeds.stop(self.look)
         if (job := self._chosen_job()) is not None:
-            self._choose(
+            self.choose(
                 "Ask to stop early?", ("j", f"job {job}", deeds.stop(self.look, [job])),
                 ("a", "all that run", all_running),
             )  # fmt: skip
@@ -216,12 +213,12 @@ class CampaignScreen(ViewScreen):
         outstanding = self._count("scheduled") + self._count("pending") + self._count("running")
         everything = ("a", f"all {outstanding} that are not finished", deeds.cancel(self.look))
         if (job := self._chosen_job()) is not None:
-            self._choose("Cancel?", ("j", f"job {job}", deeds.cancel(self.look, [job])), everything)
+            self.choose("Cancel?", ("j", f"job {job}", deeds.cancel(self.look, [job])), everything)
         else:
-            self._choose("Cancel?", everything)
+            self.choose("Cancel?", everything)
 
     def action_retry(self) -> None:
-        choices: list[tuple[str, str, deeds.Deed]] = []
+        choices: list[tuple[str, str, Deed]] = []
         if (job := self._chosen_job()) is not None and self._pane is not RUNNING:
             choices.append(("j", f"job {job}", deeds.retry(self.look, [job])))
         if self._pane is FAILED and (place := self._chosen_group()) is not None:
@@ -229,7 +226,7 @@ class CampaignScreen(ViewScreen):
         if failed := self._count("failed"):
             choices.append(("a", f"all {failed} that failed", deeds.retry_all(self.look)))
         if choices:
-            self._choose("Run again?", *choices)
+            self.choose("Run again?", *choices)
         else:
             self.tell("nothing has failed")
 
@@ -250,23 +247,6 @@ class CampaignScreen(ViewScreen):
         self.confirm(question, deeds.drain(self._link, worker))
 
     # ---------------------------------------------------------------------------------------------------
-
-    def confirm(self, question: str, deed: deeds.Deed) -> None:
-        """Ask, then do it."""
-        self._choose(question, ("y", "yes", deed))
-
-    def _choose(self, question: str, *choices: tuple[str, str, deeds.Deed]) -> None:
-        app = self.top_app
-        asking = app.screen
-
-        def take(key: str | None) -> None:
-            deed = next((deed for letter, _, deed in choices if letter == key), None)
-            if isinstance(asking, ViewScreen):
-                asking.tell("nothing was changed" if deed is None else "doing it …", "dim")
-            if deed is not None:
-                app.server.perform(deed)
-
-        app.push_screen(Question(question, [(key, what) for key, what, _ in choices]), take)
 
     def _chosen_job(self) -> int | None:
         key = self.table.chosen

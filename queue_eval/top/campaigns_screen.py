@@ -42,8 +42,7 @@ class CampaignsScreen(ViewScreen):
     def compose(self) -> ComposeResult:
         yield self.head
         yield self.table
-        yield self.message
-        yield self.key_line
+        yield from self.bottom()
 
     def show(self, data: list[dict[str, Any]]) -> None:
         self.head.show([Text(f"{len(data)} campaign{'' if len(data) == 1 else 's'}", "bold")])

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 from queue_eval.driver import actions
 from queue_eval.top.looks import CampaignLook
+from queue_eval.top.view_screen import Deed
 from queue_eval.transport.link import Link
-
-Deed = Callable[[], str]
 
 
 def stop(look: CampaignLook, ids: Sequence[int] = ()) -> Deed:

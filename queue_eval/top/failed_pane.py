@@ -66,4 +66,4 @@ def _of_group(
     return rows
 
 
-FAILED = Pane("failed", "Failed", COLUMNS, ("most", "newest"), "nothing has failed", _rows)
+FAILED = Pane("failed", "Failed", COLUMNS, ("size", "newest"), "nothing has failed", _rows)

@@ -31,7 +31,7 @@ def headline(document: Mapping[str, Any], width: int, *, groups: int = 1) -> lis
     for reason in document["reasons"][:1]:
         found += _wrapped(Text(one_line(reason["sentence"]), "yellow"), width, 2)
     found.append(_best(document))
-    found += _failures(document, groups)
+    found += _failures(document, width, groups)
     found.append(_workers(document))
     for line in found:
         line.truncate(width, overflow="ellipsis")
@@ -129,16 +129,18 @@ def _best(document: Mapping[str, Any]) -> Text:
     return line.append(one_line(json.dumps(best["config"])), "not dim")
 
 
-def _failures(document: Mapping[str, Any], most: int) -> Iterator[Text]:
+def _failures(document: Mapping[str, Any], width: int, most: int) -> Iterator[Text]:
     groups = document["failures"]
     for i, group in enumerate(groups[:most]):
         line = Text("failed  " if i == 0 else "        ", "dim", end="")
-        others = len(groups) - most
-        if i == most - 1 and others > 0:
-            rest = sum(other["count"] for other in groups[most:])
-            line.append(f"(+{rest} in {others} other way{'s' * (others > 1)}) ", "dim")
-        line.append(f"{group['count']}  ", "bold red not dim")
-        yield line.append(one_line(group["line"]), "red not dim")
+        line.append(f"{group['count']}  ", "bold red not dim").append(one_line(group["line"]), "red not dim")
+        others = groups[most:]
+        if i == most - 1 and others:
+            rest = sum(other["count"] for other in others)
+            more = f"  +{rest} in {len(others)} other way{'s' * (len(others) > 1)}"
+            line.truncate(width - len(more), overflow="ellipsis")
+            line.append(more, "not dim")
+        yield line
 
 
 def _workers(document: Mapping[str, Any]) -> Text:

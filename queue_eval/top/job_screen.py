@@ -43,8 +43,7 @@ class JobScreen(ViewScreen):
         yield self.head
         with VerticalScroll():
             yield self.page
-        yield self.message
-        yield self.key_line
+        yield from self.bottom()
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -59,15 +58,15 @@ class JobScreen(ViewScreen):
             self.show(self._shown)
 
     def action_stop(self) -> None:
-        self._campaign.confirm(
+        self.confirm(
             f"Ask job {self._job} to stop early?", deeds.stop(self._campaign.look, [self._job])
         )
 
     def action_cancel(self) -> None:
-        self._campaign.confirm(f"Cancel job {self._job}?", deeds.cancel(self._campaign.look, [self._job]))
+        self.confirm(f"Cancel job {self._job}?", deeds.cancel(self._campaign.look, [self._job]))
 
     def action_retry(self) -> None:
         if self._shown is not None and self._shown.record.state not in (State.FAILED, State.CANCELLED):
             self.tell(f"job {self._job} has neither failed nor been cancelled")
             return
-        self._campaign.confirm(f"Run job {self._job} again?", deeds.retry(self._campaign.look, [self._job]))
+        self.confirm(f"Run job {self._job} again?", deeds.retry(self._campaign.look, [self._job]))

@@ -17,7 +17,7 @@ from queue_eval.top.panes import Pane, Source, Wish, with_words
 from queue_eval.top.rows import Column, Row
 from queue_eval.top.running_pane import worker_at
 from queue_eval.views.formats import shown_duration, shown_value
-from queue_eval.views.numbers import main_key
+from queue_eval.views.numbers import main_key, numbers_of
 from queue_eval.views.records import JobRecord
 from queue_eval.views.standing import Standing
 from queue_eval.views.summary import MOST_BEST
@@ -31,8 +31,8 @@ COLUMNS = (
     Column("TRIES", least=5, most=5, is_right=True),
     Column("RAN", least=6, most=7, is_right=True),
     Column("RESULT", least=12, most=60),
-    Column("CONFIG", least=12, most=200, grows=True),
-    Column("WORKER", least=8, most=32),
+    Column("CONFIG", least=24, most=200, grows=True),
+    Column("WORKER", least=10, most=32),
 )
 
 
@@ -52,13 +52,14 @@ def _read(source: Source, standing: Standing, wish: Wish) -> list[Row]:
     states, words = split(wish.words)
     found: list[Row] = []
     deadline = time.monotonic() + _SEARCH_S
-    ids = _candidates(source, standing, wish.sort, states)
+    key = source.key if source.key is not None else main_key(standing.overview.summary.keys)
+    ids = _candidates(source, standing, wish.sort, states, key)
     for page in pages(ids, min(wish.most, page_size(source.queue))):
         records = {record.id: record for record in source.records.of(page)}
         for job in page:
             record = records.get(job)
             if record is not None and (not states or record.state in states):
-                found += with_words([_row(record)], words)
+                found += with_words([_row(record, key)], words)
         if len(found) >= wish.most:
             break
         if time.monotonic() >= deadline and page[-1] != ids[-1]:
@@ -76,11 +77,12 @@ def split(text: str) -> tuple[set[State], str]:
     )
 
 
-def _candidates(source: Source, standing: Standing, sort: str, states: set[State]) -> Sequence[int]:
+def _candidates(
+    source: Source, standing: Standing, sort: str, states: set[State], key: str | None
+) -> Sequence[int]:
     """Ids that include those of all jobs in these states, in this order."""
     summary, last = standing.overview.summary, standing.snapshot.last_id
     if sort == "best":
-        key = main_key(summary.keys) if source.key is None else source.key
         ranked = summary.best(key, MOST_BEST, source.direction) if key is not None else []
         return [job for job, _ in ranked]
     ids: Sequence[int] = range(1, last + 1)
@@ -91,20 +93,22 @@ def _candidates(source: Source, standing: Standing, sort: str, states: set[State
     return ids if sort == "oldest" else ids[::-1]
 
 
-def _row(record: JobRecord) -> Row:
+def _row(record: JobRecord, key: str | None) -> Row:
     ran = shown_duration(record.run_s) if record.entry is not None else "-"
     return Row(
         str(record.id),
         (
             str(record.id), Text(record.state.value, STYLES[record.state]), str(record.attempts), ran,
-            gist(record), json.dumps(record.as_json()["config"]), worker_at(record.worker, record.host),
+            gist(record, key), json.dumps(record.as_json()["config"]), worker_at(record.worker, record.host),
         ),
     )  # fmt: skip
 
 
-def gist(record: JobRecord) -> Text:
-    """The result, or the last line of the error."""
+def gist(record: JobRecord, key: str | None) -> Text:
+    """The result, of a dict the number that is shown of all; or the last line of the error."""
     if record.state is State.SUCCEEDED:
+        if key and record.entry is not None and key in (numbers := numbers_of(record.entry.body)):
+            return Text(one_line(f"{key}={numbers[key]:.6g}"))
         return Text(shown_value(record.result, 60))
     if record.error is None:
         return Text("-", "dim")
