@@ -8,10 +8,8 @@ from importlib.util import find_spec
 import click
 
 from queue_eval.campaign.commands import CampaignCommands
-from queue_eval.cli.campaigns import show_campaigns
 from queue_eval.cli.connect import check, connected, named_access
 from queue_eval.cli.options import json_option, server_options
-from queue_eval.cli.status import show_status
 from queue_eval.cli.terminal import say
 from queue_eval.transport.link import Link
 from queue_eval.views.campaign_list import campaign_names
@@ -36,6 +34,10 @@ def top_command(
     if is_terminal and find_spec("textual") is not None:
         _watch(campaign, url, home, key=key, direction=direction)
         return
+    # Only here: the live view is to open at once.
+    from queue_eval.cli.campaigns import show_campaigns
+    from queue_eval.cli.status import show_status
+
     with connected(url, home, looks=True) as link:
         chosen = _chosen(link, campaign)
         if chosen is None:

@@ -12,7 +12,9 @@ from queue_eval.top.campaign_screen import CampaignScreen
 from queue_eval.top.campaigns_screen import CampaignsScreen
 from queue_eval.top.server_thread import Away, Event, Looked, Performed, ServerThread, Troubled
 from queue_eval.top.view_screen import ViewScreen
-from queue_eval.views.formats import shown_duration
+
+_SILENT_S = 4.0
+"""A server that takes longer for an answer is said to be silent."""
 
 
 class FromServer(Message):
@@ -51,6 +53,7 @@ class TopApp(App[None]):
         self.push_screen(CampaignsScreen(self.server.link))
         if self._campaign is not None:
             self.open_campaign(self._campaign)
+        self.set_interval(1.0, self._look_at_thread)
         self.server.start()
 
     def open_campaign(self, campaign: str) -> None:
@@ -71,11 +74,18 @@ class TopApp(App[None]):
             case Performed(sentence):
                 self._views()[-1].tell(sentence)
             case Away(seconds):
-                self._views()[-1].tell_trouble(
-                    f"the server does not answer for {shown_duration(seconds)}; waiting until it is back"
-                )
+                self._tell_away(seconds)
             case Troubled(look, error):
                 self._take_trouble(look, error)
+
+    def _look_at_thread(self) -> None:
+        """A server that hangs is not known to be away before a reply is late."""
+        if (busy_s := self.server.busy_s) > _SILENT_S:
+            self._tell_away(busy_s)
+
+    def _tell_away(self, seconds: float) -> None:
+        told = f"no answer from the server for {seconds:.0f} s; this goes on when it answers"
+        self._views()[-1].tell_trouble(told)
 
     def _take_trouble(self, look: Any, error: Exception) -> None:
         top = self._views()[-1]

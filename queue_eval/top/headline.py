@@ -153,6 +153,8 @@ def _workers(document: Mapping[str, Any]) -> Text:
     busy = sum(min(worker["slots"] or 0, _busy(worker)) for worker in live)
     hosts = len({worker["host"] for worker in live})
     parts = [f"{len(live)} on {hosts} host{'s' * (hosts != 1)}", f"{busy} of {slots} slots busy"]
+    if not live:
+        parts = ["none lives"]
     by_host = {worker["host"]: worker for worker in live}.values()
     if load := shares.mean([worker["load"] for worker in by_host if "load" in worker]):
         parts.append(f"load {load}")

@@ -128,7 +128,7 @@ def _attempts(page: JobPage) -> Iterator[Text]:
         cause = f" ({one.cause})" if one.cause else ""
         yield Text.assemble(
             f"  {one.number}  ", (one_line(f"{one.outcome}{cause}"), style),
-            one_line(f"  {worker_at(one.worker, one.host)}"), f"{began}{ran}",
+            "  ", one_line(worker_at(one.worker, one.host)), f"{began}{ran}",
         )  # fmt: skip
     earlier = page.attempts[:-1] if page.record.entry is not None else page.attempts
     for one in earlier:

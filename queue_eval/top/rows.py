@@ -94,6 +94,11 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
+def safe(text: Text) -> Text:
+    """`text`, if a terminal would obey nothing in it; else what it holds without its styles."""
+    return text if text.plain.isprintable() else Text(one_line(text.plain), text.style, end=text.end)
+
+
 def _text(cell: str | Text) -> Text:
     """Printable, and no markup."""
-    return cell.copy() if isinstance(cell, Text) else Text(one_line(cell))
+    return safe(cell).copy() if isinstance(cell, Text) else Text(one_line(cell))

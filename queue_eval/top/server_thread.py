@@ -88,6 +88,7 @@ class ServerThread:
         self._actions: deque[Callable[[], str]] = deque()
         self._due = 0.0
         self._closed = False
+        self._began: float | None = None
         self._thread = threading.Thread(target=self._work, name="queue-eval-top", daemon=True)
 
     def start(self) -> None:
@@ -135,6 +136,12 @@ class ServerThread:
             self._due = 0.0
             self._changed.notify()
 
+    @property
+    def busy_s(self) -> float:
+        """For how long it has been busy with the same look or action (s)."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
     # ----------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -143,12 +150,14 @@ class ServerThread:
                 action, look, over = self._next()
                 for one in over:
                     one.close()
+                self._began = time.monotonic()
                 if action is not None:
                     self._perform(action)
                 elif look is not None:
                     self._read(look)
                 elif self._closed:
                     return
+                self._began = None
         except GiveUp:
             pass
 

@@ -13,6 +13,7 @@ from textual.widgets import Static
 
 from queue_eval.foreign_text import one_line
 from queue_eval.top.prompts import Question, Request
+from queue_eval.top.rows import safe
 from queue_eval.top.server_thread import Look
 
 Deed = Callable[[], str]
@@ -31,7 +32,7 @@ class Lines(Static):
         self._count = -1
 
     def show(self, lines: list[Text]) -> None:
-        text = Text("\n", no_wrap=True).join(lines)
+        text = Text("\n", no_wrap=True).join(map(safe, lines))
         if text != self._shown or text.spans != self._shown.spans:
             self._shown = text
             self.update(text, layout=len(lines) != self._count)
