@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.app import App
+from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from queue_eval.errors import CampaignNotFoundError
 from queue_eval.top.campaign_screen import CampaignScreen
 from queue_eval.top.campaigns_screen import CampaignsScreen
-from queue_eval.top.server_thread import Away, Event, Looked, Performed, ServerThread, Troubled
+from queue_eval.top.server_thread import Away, Crashed, Event, Looked, Performed, ServerThread, Troubled
 from queue_eval.top.view_screen import ViewScreen
 
 _SILENT_S = 4.0
@@ -29,6 +30,7 @@ class TopApp(App[None]):
     """`campaign`: the one to open at once."""
 
     ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     CSS = """
     Screen { layout: vertical; background: ansi_default; color: ansi_default; }
     #head, #tabs { height: auto; }
@@ -44,6 +46,8 @@ class TopApp(App[None]):
         self.theme = "ansi-dark"
         self.animation_level = "none"
         self.server = server
+        self.crash: Exception | None = None
+        """What has ended the view."""
         self._campaign = campaign
         self._key = key
         self._direction = direction
@@ -75,8 +79,21 @@ class TopApp(App[None]):
                 self._views()[-1].tell(sentence)
             case Away(seconds):
                 self._tell_away(seconds)
+            case Crashed(error):
+                self._end_with(error)
             case Troubled(look, error):
                 self._take_trouble(look, error)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual's own prints a traceback."""
+        if self.is_headless:
+            super()._handle_exception(error)  # a test is to fail
+        else:
+            self._end_with(error)
+
+    def _end_with(self, error: Exception) -> None:
+        self.crash = self.crash or error
+        self.exit(return_code=1)
 
     def _look_at_thread(self) -> None:
         """A server that hangs is not known to be away before a reply is late."""
@@ -103,8 +120,11 @@ class TopApp(App[None]):
 
 
 def show(server: ServerThread, campaign: str | None, *, key: str | None, direction: str) -> None:
-    """Run the live view until the user quits it."""
+    """Run the live view until the user quits it. Raises what has ended it otherwise."""
+    app = TopApp(server, campaign, key=key, direction=direction)
     try:
-        TopApp(server, campaign, key=key, direction=direction).run()
+        app.run()
     finally:
         server.close()
+    if app.crash is not None:
+        raise app.crash

@@ -15,7 +15,7 @@ from queue_eval.views.formats import shown_duration
 
 STYLES: dict[str, str] = {
     State.SCHEDULED: "cyan", State.PENDING: "blue", State.RUNNING: "yellow", State.SUCCEEDED: "green",
-    State.FAILED: "red", State.CANCELLED: "magenta", "lost": "red", "draining": "yellow",
+    State.FAILED: "red", State.CANCELLED: "magenta",
 }  # fmt: skip
 
 _BAR = ((State.SUCCEEDED, "█"), (State.FAILED, "▓"), (State.CANCELLED, "▓"), (State.RUNNING, "▒"))
@@ -150,7 +150,7 @@ def _workers(document: Mapping[str, Any]) -> Text:
     if not workers:
         return line.append("none", "not dim" if not document["counts"]["pending"] else "yellow not dim")
     slots = sum(worker["slots"] or 0 for worker in live)
-    busy = sum(min(worker["slots"] or 0, _busy(worker)) for worker in live)
+    busy = sum(map(busy_slots, live))
     hosts = len({worker["host"] for worker in live})
     parts = [f"{len(live)} on {hosts} host{'s' * (hosts != 1)}", f"{busy} of {slots} slots busy"]
     if not live:
@@ -170,8 +170,13 @@ def _workers(document: Mapping[str, Any]) -> Text:
     return line
 
 
-def _busy(worker: Mapping[str, Any]) -> int:
-    return int(worker["running"] if worker.get("busy") is None else worker["busy"])
+def busy_slots(worker: Mapping[str, Any]) -> int:
+    """How many of its slots are taken.
+
+    `busy` is of its last heartbeat. What it holds of this campaign is of now, but may wait there.
+    """
+    most = int(worker["slots"] or 0)
+    return min(most, max(int(worker.get("busy") or 0), int(worker["running"])))
 
 
 def _wrapped(text: Text, width: int, most: int) -> list[Text]:

@@ -72,7 +72,14 @@ class Performed:
     sentence: str
 
 
-Event = Looked | Troubled | Away | Performed
+@dataclass(frozen=True)
+class Crashed:
+    """The thread has ended: something is wrong with this program."""
+
+    error: Exception
+
+
+Event = Looked | Troubled | Away | Performed | Crashed
 
 
 class ServerThread:
@@ -160,6 +167,8 @@ class ServerThread:
                 self._began = None
         except GiveUp:
             pass
+        except Exception as error:
+            self.post(Crashed(error))
 
     def _next(self) -> tuple[Callable[[], str] | None, Look | None, list[Look]]:
         """What is to be done now: an action, a look to read, looks to close."""

@@ -82,9 +82,8 @@ class Table(Widget, can_focus=True):
         lines = [drawn(self._columns, widths, None)]
         for i, row in enumerate(seen, self._top):
             line = drawn(self._columns, widths, row)
-            if i == self._chosen:
-                line.stylize("reverse")
-            lines.append(line)
+            # Without its colours: some are hard to read in reverse.
+            lines.append(Text(line.plain, "reverse") if i == self._chosen else line)
         return Text("\n", no_wrap=True).join(lines)
 
     def on_resize(self) -> None:

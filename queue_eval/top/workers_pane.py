@@ -9,11 +9,13 @@ from rich.text import Text
 
 from queue_eval.foreign_text import one_line
 from queue_eval.top import shares
-from queue_eval.top.headline import STYLES
+from queue_eval.top.headline import busy_slots
 from queue_eval.top.panes import Pane, Source, Wish, with_words
 from queue_eval.top.rows import Column, Row
 from queue_eval.views.formats import shown_duration
 from queue_eval.views.standing import Standing
+
+_STYLES = {"running": "green", "draining": "yellow", "lost": "red"}
 
 COLUMNS = (
     Column("WORKER", least=8, most=30),
@@ -33,7 +35,7 @@ def _rows(source: Source, standing: Standing, wish: Wish) -> list[Row]:  # noqa:
     found = []
     for worker in standing.workers:
         card = cards.get(worker["name"])
-        busy = worker["running"] if card is None or card.busy is None else card.busy
+        busy = busy_slots(worker | {"busy": None if card is None else card.busy})
         found.append((busy, _row(worker, busy)))
     if wish.sort == "busiest":
         found.sort(key=lambda one: -one[0])
@@ -47,8 +49,8 @@ def _row(worker: Mapping[str, Any], busy: int) -> Row:
         str(worker["name"]),
         (
             str(worker["name"]), str(worker["host"] or "-"),
-            str(busy) if slots is None else f"{busy}/{slots}",
-            Text(one_line(state), STYLES.get(state, "")), shares.load(worker) or "-",
+            str(worker["running"]) if slots is None else f"{busy}/{slots}",
+            Text(one_line(state), _STYLES.get(state, "")), shares.load(worker) or "-",
             shares.memory(worker) or "-", "-" if seen_s is None else shown_duration(seen_s),
             shares.gpus(worker) or "-", _allocation(worker),
         ),

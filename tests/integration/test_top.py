@@ -16,6 +16,7 @@ from tests.support.cli import Filled, cli_here, complaint, document, filled_camp
 from tests.support.forgery import forge_campaign, forge_workers, unforge_workers
 from tests.support.hand_worker import HandWorker
 from tests.support.live_view import drive, terminal
+from tests.support.waiting import wait_until
 
 SIZES = [(80, 24), (200, 50)]
 
@@ -230,3 +231,55 @@ def test_without_textual_it_says_what_to_install(filled, server, campaign):
     assert ended == 0, seen
     assert f"campaign   {campaign}" in seen
     assert seen.endswith("install queue-eval[top] for the live view\r\n")
+
+
+def test_a_server_that_hangs_is_told_of(own_home, campaign, monkeypatch):
+    monkeypatch.setattr("queue_eval.top.app._SILENT_S", 0.2)
+    start_server(own_home, keep=True)
+    pid = int((own_home / "server.pid").read_text())
+    with filled_campaign(own_home, campaign):
+
+        async def user(view):
+            await view.see("2 succeeded")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await view.see("no answer from the server for", "2 succeeded")
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await view.see("2 succeeded", without="no answer")
+
+        drive(own_home, campaign, user)
+
+
+def test_a_worker_tells_how_busy_its_host_is(fleet, campaign):
+    """With GPUs, of which an `nvidia-smi` tells that is none."""
+    tool = fleet.folder / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 0, GPU-a, 93, 40000, 80000\necho 1, GPU-b, 5, 0, 80000\n")
+    tool.chmod(0o755)
+    with fleet.driver(campaign) as driver:
+        driver.submit([fleet.gated(1)])
+        path = f"{tool.parent}:{os.environ['PATH']}"
+        words = ("--campaign", campaign, "--gpus", "1,0", "-n", "2", "--lease", "900ms")
+        fleet.worker(*words, PATH=path)
+
+        def row():
+            rows = document(cli_here("status", campaign, "--json", home=fleet.home))["workers"]
+            return rows[0] if rows and "gpus" in rows[0] else None
+
+        found = wait_until(row)
+        assert found["gpus"] == [
+            {"util": 5.0, "memory_used": 0, "memory_total": 80000 * 2**20},
+            {"util": 93.0, "memory_used": 40000 * 2**20, "memory_total": 80000 * 2**20},
+        ]
+        assert 0 < found["memory_used"] < found["memory_total"]
+        (listed,) = document(cli_here("workers", "--json", home=fleet.home))
+        assert (listed["gpus"], listed["load"] >= 0) == (found["gpus"], True)
+
+        async def user(view):
+            await view.see("GPUs 49%", "1 of 2 slots busy")
+            await view.press("4")
+            await view.see("5%/0% 93%/50%", "1/2")
+
+        drive(fleet.home, campaign, user)
+        fleet.open_gate()

@@ -8,7 +8,7 @@ import pytest
 
 from queue_eval.errors import UsageError
 from queue_eval.top import server_thread
-from queue_eval.top.server_thread import Looked, Performed, ServerThread, Troubled
+from queue_eval.top.server_thread import Crashed, Looked, Performed, ServerThread, Troubled
 from queue_eval.transport.access import Access
 from tests.support.waiting import wait_until
 
@@ -91,3 +91,14 @@ def test_how_long_it_is_busy_is_known(thread):
     wait_until(lambda: thread.busy_s > 0.01)
     go_on.set()
     wait_until(lambda: thread.busy_s == 0.0)
+
+
+def test_an_error_of_this_program_is_told_of(thread):
+    error = KeyError("x")
+
+    class Broken(Numbers):
+        def read(self):
+            raise error
+
+    thread.watch(Broken())
+    wait_until(lambda: thread.events == [Crashed(error)])
