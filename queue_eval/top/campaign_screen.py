@@ -18,6 +18,7 @@ from queue_eval.top.job_screen import JobScreen
 from queue_eval.top.jobs_pane import JOBS
 from queue_eval.top.looks import CampaignData, CampaignLook
 from queue_eval.top.panes import Pane, Wish
+from queue_eval.top.rows import Row
 from queue_eval.top.running_pane import RUNNING
 from queue_eval.top.table import Table
 from queue_eval.top.view_screen import Deed, Lines, ViewScreen
@@ -182,19 +183,18 @@ class CampaignScreen(ViewScreen):
         event.stop()
         if event.key.isdigit() and self._pane is not WORKERS:
             self.open_job(int(event.key))
-        elif self._pane is FAILED and (place := _group_of(event.key)) is not None:
-            newest = self._newest_of(place)
-            if newest is not None:
-                self.open_job(newest)
+        elif self._pane is FAILED and (group := self._chosen_group()) is not None:
+            self._open_newest(group)
         elif self._pane is WORKERS:
             self._wishes[JOBS.name] = replace(self._wishes[JOBS.name], words=f"running {event.key}")
             self.action_open_pane(JOBS.name)
 
-    def _newest_of(self, place: int) -> int | None:
-        """The newest job of a group: its row follows that of the group."""
-        keys = [row.key for row in self._data.rows] if self._data is not None else []
-        start = keys.index(f"group {place}") if f"group {place}" in keys else len(keys)
-        return next((int(key) for key in keys[start + 1 : start + 2] if key.isdigit()), None)
+    def _open_newest(self, group: Row) -> None:
+        """Open the newest job of a group: its row follows that of the group."""
+        rows = self._data.rows if self._data is not None else []
+        following = rows[rows.index(group) + 1 :]
+        if following and following[0].key.isdigit():
+            self.open_job(int(following[0].key))
 
     def open_job(self, job: int) -> None:
         self.app.push_screen(JobScreen(self, job))
@@ -221,8 +221,9 @@ class CampaignScreen(ViewScreen):
         choices: list[tuple[str, str, Deed]] = []
         if (job := self._chosen_job()) is not None and self._pane is not RUNNING:
             choices.append(("j", f"job {job}", deeds.retry(self.look, [job])))
-        if self._pane is FAILED and (place := self._chosen_group()) is not None:
-            choices.append(("g", f"its group of {self._size_of(place)}", deeds.retry_group(self.look, place)))
+        if self._pane is FAILED and (group := self._chosen_group()) is not None:
+            count, title = map(str, group.cells[:2])
+            choices.append(("g", f"its group of {count}", deeds.retry_group(self.look, title)))
         if failed := self._count("failed"):
             choices.append(("a", f"all {failed} that failed", deeds.retry_all(self.look)))
         if choices:
@@ -252,25 +253,15 @@ class CampaignScreen(ViewScreen):
         key = self.table.chosen
         return int(key) if key and key.isdigit() and self._pane is not WORKERS else None
 
-    def _chosen_group(self) -> int | None:
-        """The group of failures of the chosen row."""
-        rows = self._data.rows if self._data is not None else []
+    def _chosen_group(self) -> Row | None:
+        """The first row of the group of failures that the chosen row belongs to."""
         found = None
-        for row in rows:
-            found = _group_of(row.key) if _group_of(row.key) is not None else found
+        for row in self._data.rows if self._data is not None else ():
+            if row.key.startswith("group ") and not row.key.endswith(" more"):
+                found = row
             if row.key == self.table.chosen:
                 return found
         return None
 
-    def _size_of(self, place: int) -> str:
-        rows = self._data.rows if self._data is not None else []
-        return next((str(row.cells[0]) for row in rows if row.key == f"group {place}"), "?")
-
     def _count(self, state: str) -> int:
         return 0 if self._data is None else int(self._data.document["counts"][state])
-
-
-def _group_of(key: str) -> int | None:
-    """The place of the group that a row is about."""
-    words = key.split(" ")
-    return int(words[1]) if words[0] == "group" and len(words) > 1 else None

@@ -35,9 +35,9 @@ def retry(look: CampaignLook, ids: Sequence[int]) -> Deed:
     return _retry(look, lambda: ids)
 
 
-def retry_group(look: CampaignLook, place: int) -> Deed:
-    """All jobs of a group of failures run again."""
-    return _retry(look, lambda: look.failed_in(place))
+def retry_group(look: CampaignLook, title: str) -> Deed:
+    """All jobs of the group of failures with this title run again."""
+    return _retry(look, lambda: look.failed_of(title))
 
 
 def retry_all(look: CampaignLook) -> Deed:

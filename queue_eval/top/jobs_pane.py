@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.text import Text
 
@@ -24,6 +24,8 @@ from queue_eval.views.summary import MOST_BEST
 
 _SEARCH_S = 0.25
 """One look searches for about so long; where that is not enough, a row says how far it came."""
+
+_MOST_RECENT = 200
 
 COLUMNS = (
     Column("JOB", is_right=True, most=9),
@@ -51,19 +53,22 @@ def _rows(source: Source, standing: Standing, wish: Wish) -> list[Row]:
 def _read(source: Source, standing: Standing, wish: Wish) -> list[Row]:
     states, words = split(wish.words)
     found: list[Row] = []
+    came_to = 0
     deadline = time.monotonic() + _SEARCH_S
     key = source.key if source.key is not None else main_key(standing.overview.summary.keys)
     ids = _candidates(source, standing, wish.sort, states, key)
     for page in pages(ids, min(wish.most, page_size(source.queue))):
+        if came_to and time.monotonic() >= deadline:
+            told = Text(f"searched as far as job {came_to}", "dim")
+            found.append(Row("", ("", "", "", "", "", told, "")))
+            break
+        came_to = page[-1]
         records = {record.id: record for record in source.records.of(page)}
         for job in page:
             record = records.get(job)
             if record is not None and (not states or record.state in states):
                 found += with_words([_row(record, key)], words)
         if len(found) >= wish.most:
-            break
-        if time.monotonic() >= deadline and page[-1] != ids[-1]:
-            found.append(Row("", ("", "", "", "", "", Text(f"searched as far as job {page[-1]}", "dim"), "")))
             break
     return found
 
@@ -79,7 +84,7 @@ def split(text: str) -> tuple[set[State], str]:
 
 def _candidates(
     source: Source, standing: Standing, sort: str, states: set[State], key: str | None
-) -> Sequence[int]:
+) -> Iterable[int]:
     """Ids that include those of all jobs in these states, in this order."""
     summary, last = standing.overview.summary, standing.snapshot.last_id
     if sort == "best":
@@ -90,7 +95,17 @@ def _candidates(
         ids = sorted(source.queue.running_ids(standing.snapshot, standing.snapshot.counts[State.RUNNING]))
     elif states and states <= {State.FAILED, State.CANCELLED}:
         ids = summary.without_success()
+    elif sort == "recent" and not states:
+        return _recent(source, standing)
     return ids if sort == "oldest" else ids[::-1]
+
+
+def _recent(source: Source, standing: Standing) -> Iterator[int]:
+    """What runs, what has finished last, and then all others."""
+    first = dict.fromkeys(sorted(source.queue.running_ids(standing.snapshot, _MOST_RECENT)))
+    first |= dict.fromkeys(entry.id for entry in source.queue.newest(_MOST_RECENT))
+    yield from first
+    yield from (job for job in range(standing.snapshot.last_id, 0, -1) if job not in first)
 
 
 def _row(record: JobRecord, key: str | None) -> Row:
@@ -117,4 +132,4 @@ def gist(record: JobRecord, key: str | None) -> Text:
     return Text(one_line(lines[-1] if cause == "error" else f"{cause}: {lines[-1]}")[:200], "red")
 
 
-JOBS = Pane("jobs", "Jobs", COLUMNS, ("newest", "oldest", "best"), "no such job", _rows)
+JOBS = Pane("jobs", "Jobs", COLUMNS, ("recent", "newest", "oldest", "best"), "no such job", _rows)

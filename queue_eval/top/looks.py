@@ -7,6 +7,7 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.executions import ExecutionReader
+from queue_eval.foreign_text import one_line
 from queue_eval.top.facts import overview
 from queue_eval.top.job_page import JobPage, read_page
 from queue_eval.top.panes import Pane, Source, Wish
@@ -81,9 +82,14 @@ class CampaignLook:
             self._source = Source(queue, self._key, self._direction)
         return self._source
 
-    def failed_in(self, place: int) -> list[int]:
-        """The jobs of the group of failures in this place. In the server's thread."""
-        return [] if self._standing is None else self._standing.overview.summary.failed_in(place)
+    def failed_of(self, title: str) -> list[int]:
+        """The jobs of the group of failures with this title, in one line. In the server's thread."""
+        if self._standing is None:
+            return []
+        summary = self._standing.overview.summary
+        # By its title: a summary that was made anew has its groups in other places.
+        places = [i for i, group in enumerate(summary.groups.groups) if one_line(group.title) == title]
+        return [job for place in places for job in summary.failed_in(place)]
 
 
 class JobLook:

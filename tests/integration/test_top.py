@@ -57,6 +57,31 @@ def test_a_failed_job_is_found_opened_and_retried(filled, server, campaign, size
     drive(server, campaign, user, size=size)
 
 
+def test_a_group_of_failures_is_retried(server, campaign):
+    filled = Filled(server, campaign)
+    filled.submit(*({"x": x} for x in range(7)))
+    for _ in range(2):  # so many attempts each job has
+        leases = filled.settle(room=7)
+        filled.settle(*(
+            Settlement(lease.id, lease.attempt, Outcome.ERROR, 1.0, 0.0, "s", body.encode(), b"")
+            for lease in leases
+            for body in ("OSError: [b]no[/b]" if lease.id > 5 else f"ValueError: lr {lease.id}",)
+        ))  # fmt: skip
+
+    async def user(view):
+        await view.press("2")
+        await view.see("5  ValueError: lr #", "2  OSError: [b]no[/b]", "and 2 more")
+        await view.press("enter")
+        await view.see("job 5  of", "ValueError: lr 5")
+        await view.press("escape", "R")
+        await view.see("g  its group of 5", "a  all 7 that failed")
+        await view.press("g")
+        await view.see(f"5 jobs of {campaign} retried", "OSError: [b]no[/b]", without="ValueError: lr #")
+
+    with closing(filled.link):
+        drive(server, campaign, user)
+
+
 def test_nothing_is_done_without_a_yes(filled, server, campaign):
     async def user(view):
         await view.see("1 running")
@@ -95,14 +120,14 @@ def test_keys_do_what_the_commands_do(filled, server, campaign):
 def test_jobs_are_filtered_sorted_and_opened_by_their_number(filled, server, campaign):
     async def user(view):
         await view.press("3")
-        await view.see("sort: newest", '{"x": 8}', '{"x": 1,')
+        await view.see("sort: recent", '{"x": 8}', '{"x": 1,')
         await view.press("slash", *"failed", "enter")
         await view.see("only failed", '{"x": 3}', without='{"x": 8}')
         await view.press("slash", "enter")
         await view.see("only failed")
         await view.press("slash", *["backspace"] * 6, *"deep", "enter")
         await view.see("only deep", '{"x": 1,', without='{"x": 3}')
-        await view.press("slash", *["backspace"] * 4, "enter", "s", "s")
+        await view.press("slash", *["backspace"] * 4, "enter", "s", "s", "s")
         await view.see("sort: best", "10.5", without="cancelled  ")
         await view.press("g", "8", "enter")
         await view.see("job 8  of", "state      cancelled")
