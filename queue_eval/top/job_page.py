@@ -15,7 +15,7 @@ from queue_eval.model.job import Execution
 from queue_eval.model.states import RELEASED, State
 from queue_eval.top.headline import STYLES
 from queue_eval.top.panes import Source
-from queue_eval.top.report_curves import Curve
+from queue_eval.top.report_curves import Curve, ReportCurves
 from queue_eval.top.running_pane import worker_at
 from queue_eval.top.sparkline import sparkline
 from queue_eval.views.formats import shown_duration, shown_time
@@ -40,7 +40,7 @@ class JobPage:
     now_ms: int
 
 
-def read_page(source: Source, attempts: ExecutionReader, job: int) -> JobPage:
+def read_page(source: Source, attempts: ExecutionReader, curves: ReportCurves, job: int) -> JobPage:
     """Raises UsageError when there is no such job."""
     queue = source.queue
     records = source.records.of([job])
@@ -50,9 +50,10 @@ def read_page(source: Source, attempts: ExecutionReader, job: int) -> JobPage:
         raise UsageError(f"campaign {queue.campaign!r} has no job {job}; {has}")
     (record,) = records
     (asked,) = queue.stops_of([job])
+    curve = curves.read([job]).get(job)
     return JobPage(
-        record, attempts.executions_of(job), _output_of(source, record), source.curves.read([job]).get(job),
-        asked, queue.snapshot().now_ms,
+        record, attempts.executions_of(job), _output_of(source, record),
+        None if curve is None else curve.copy(), asked, queue.snapshot().now_ms,
     )  # fmt: skip
 
 

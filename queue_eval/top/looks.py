@@ -11,6 +11,7 @@ from queue_eval.foreign_text import one_line
 from queue_eval.top.facts import overview
 from queue_eval.top.job_page import JobPage, read_page
 from queue_eval.top.panes import Pane, Source, Wish
+from queue_eval.top.report_curves import ReportCurves
 from queue_eval.top.rows import Row
 from queue_eval.transport.link import Link
 from queue_eval.views.campaign_list import every_campaign
@@ -98,13 +99,13 @@ class JobLook:
     def __init__(self, campaign: CampaignLook, job: int) -> None:
         self._campaign = campaign
         self._job = job
-        self._attempts: ExecutionReader | None = None
+        self._readers: tuple[ExecutionReader, ReportCurves] | None = None
 
     def read(self) -> JobPage:
         source = self._campaign.source()
-        if self._attempts is None:
-            self._attempts = ExecutionReader(source.queue)
-        return read_page(source, self._attempts, self._job)
+        if self._readers is None:
+            self._readers = ExecutionReader(source.queue), ReportCurves(source.queue)
+        return read_page(source, *self._readers, self._job)
 
     def close(self) -> None:
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from queue_eval.campaign.view import CampaignView
 from queue_eval.model.report import Report
@@ -40,6 +40,10 @@ class Curve:
             if len(self.reports) > 2 * MOST_POINTS:
                 self.reports = self.reports[::2]
                 self._every *= 2
+
+    def copy(self) -> Curve:
+        """What another thread may read."""
+        return replace(self, reports=list(self.reports))
 
     @property
     def names(self) -> list[str]:

@@ -137,6 +137,22 @@ def test_jobs_are_filtered_sorted_and_opened_by_their_number(filled, server, cam
     drive(server, campaign, user)
 
 
+def test_more_jobs_come_when_the_end_is_near(server, campaign):
+    filled = Filled(server, campaign)
+    filled.submit(*({"x": x} for x in range(450)))
+
+    async def user(view):
+        await view.press("3")
+        await view.see("450  pending", '{"x": 449}')
+        while '{"x": 0}' not in view.text:
+            before = view.text
+            await view.press("end")
+            await view.see('{"x":', without=before)
+
+    with closing(filled.link):
+        drive(server, campaign, user)
+
+
 def test_running_jobs_show_what_they_report(filled, server, campaign):
     filled.queue.cancel([4])
     with closing(HandWorker(server, campaign)) as worker:
