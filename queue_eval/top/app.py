@@ -14,6 +14,9 @@ from queue_eval.top.campaigns_screen import CampaignsScreen
 from queue_eval.top.server_thread import Away, Crashed, Event, Looked, Performed, ServerThread, Troubled
 from queue_eval.top.view_screen import ViewScreen
 
+_THEMES = ("ansi-dark", "textual-ansi")
+"""The colours of the terminal, by the newer and the older name."""
+
 _SILENT_S = 4.0
 """A server that takes longer for an answer is said to be silent."""
 
@@ -43,7 +46,7 @@ class TopApp(App[None]):
         direction: str = "max",
     ) -> None:  # fmt: skip
         super().__init__(ansi_color=True)
-        self.theme = "ansi-dark"
+        self.theme = next(name for name in _THEMES if name in self.available_themes)
         self.animation_level = "none"
         self.server = server
         self.crash: Exception | None = None
