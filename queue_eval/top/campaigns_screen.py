@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -62,7 +63,7 @@ def _row(one: Mapping[str, Any]) -> Row:
     return Row(
         one["campaign"],
         (
-            one["campaign"], Text(words.partition(";")[0].partition(":")[0], style),
+            one["campaign"], Text(re.split("[,;:]", words)[0], style),
             lambda width: bar(counts, planned, width), f"{done}/{planned}",
             Text(str(failed), "red" if failed else "dim"), shown_time(one["created_ms"]),
         ),

@@ -24,7 +24,7 @@ COLUMNS = (
     Column("JOB", is_right=True, most=9),
     Column("RUNS", least=6, most=7, is_right=True),
     Column("WORKER", least=8, most=32),
-    Column("NEWEST", least=10, most=28),
+    Column("NEWEST", least=21, most=28),
     Column("REPORTS", least=8, most=20, grows=True),
     Column("CONFIG", least=10, most=60, grows=True),
 )
