@@ -16,6 +16,7 @@ from tests.support.cli import Filled, cli_here, complaint, document, filled_camp
 from tests.support.forgery import forge_campaign, forge_workers, unforge_workers
 from tests.support.hand_worker import HandWorker
 from tests.support.live_view import drive, terminal
+from tests.support.marks import long
 from tests.support.waiting import wait_until
 
 SIZES = [(80, 24), (200, 50)]
@@ -229,13 +230,13 @@ def test_it_ends_while_the_server_is_away(own_home, campaign):
     start_server(own_home, keep=True)  # the fixture stops it
 
 
-@pytest.mark.parametrize(("columns", "rows"), SIZES)
-def test_at_a_terminal_nothing_of_others_is_obeyed(filled, server, campaign, columns, rows):
+@pytest.mark.parametrize("size", [SIZES[0], *long(SIZES[1])])
+def test_at_a_terminal_nothing_of_others_is_obeyed(filled, server, campaign, size):
     client = filled.link.client
     forge_campaign(client, campaign)
     names = forge_workers(client, campaign)
     try:
-        with terminal("top", campaign, home=server, columns=columns, rows=rows) as user:
+        with terminal("top", campaign, home=server, size=size) as user:
             user.see("1 Running")
             for key, shown in (("2", "WHAT THEY FAILED OF"), ("3", "RESULT"), ("4", "SLOTS")):
                 user.type(key)

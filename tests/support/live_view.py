@@ -97,8 +97,9 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*words: str, home: Path, columns: int = 80, rows: int = 24) -> Iterator[Terminal]:
-    """`queue-eval` with these words."""
+def terminal(*words: str, home: Path, size: tuple[int, int] = (80, 24)) -> Iterator[Terminal]:
+    """`queue-eval` with these words. `size`: columns and rows."""
+    columns, rows = size
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "QUEUE_EVAL_HOME": str(home), "TERM": "xterm"}
