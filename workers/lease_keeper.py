@@ -30,8 +30,10 @@ from queue_eval.transport.clients import node_of
 from queue_eval.transport.error_kinds import undamaged
 from queue_eval.transport.link import Link
 from queue_eval.transport.script_calls import KeyCommand
+from workers.host_use import HostUse
 from workers.options import WorkerOptions
 from workers.repeated_log import RepeatedLog
+from workers.resources import joined
 from workers.rounds import Rounds
 from workers.runner import Runner
 from workers.state.served_campaign import ServedCampaign
@@ -67,6 +69,7 @@ class LeaseKeeper:
         self._allotted = _allotted(options)
         drains_at = state.drains_at
         self._longest_job_s = None if drains_at is None else max(0, int(drains_at - time.monotonic()))
+        self._use = HostUse(_gpus_of(options))
         self._home = HomeLoss(link.access.home)
         self._rounds = Rounds(link, options, state, self._try)
         self._thread = threading.Thread(target=self._work, name="lease-keeper", daemon=True)
@@ -198,7 +201,7 @@ class LeaseKeeper:
             longest_job_s=self._longest_job_s,
             lease_s=self._options.lease_s, busy=self._state.busy_slots(), launch=self._options.launch,
             refused={campaign: " ".join(why.split())[:MAX_REASON_CHARACTERS] for campaign, why in refusals},
-            **self._allotted,
+            **self._use.newest(), **self._allotted,
         ).encode()  # fmt: skip
 
         machine = keys.machine_key(self._machine)
@@ -288,6 +291,11 @@ class LeaseKeeper:
             reason = "unknown here since the server went back in time"
             served.queue.release(self._options.name, [Release(*token, reason) for token in lost])
         served.unknown_since = {token: at for token, at in still.items() if token not in lost}
+
+
+def _gpus_of(options: WorkerOptions) -> tuple[str, ...]:
+    """Those that its slots own."""
+    return joined(options.board.means).gpus if options.board is not None else ()
 
 
 def _allotted(options: WorkerOptions) -> dict[str, Any]:

@@ -29,6 +29,8 @@ MAX_CARD_REFUSALS, MAX_REASON_CHARACTERS = 20, 400
 CARD_LEASES = 2
 """For how many leases a card stays after the last sign of life."""
 
+_MAX_CARD_GPUS = 64
+
 ANNOUNCED_S = 15.0
 """An announced worker that has not registered itself after this time is not counted any more."""
 
@@ -37,6 +39,17 @@ _MAX_NUMBER = 2**53
 _MAX_TIME_S = 250_000_000_000
 _MAX_TEXT_CHARACTERS = 200
 _N = TypeVar("_N", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuUse:
+    """How busy one GPU is."""
+
+    util: float | None
+    """Percent of the time of the last second or so in which it worked."""
+    memory_used: int | None
+    """Bytes."""
+    memory_total: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +88,13 @@ class WorkerCard:
     """When the allocation ends (s since 1970), where the worker knows it."""
     longest_job_s: float | None = None
     """How long a job could run on it that began when the worker did; None: as long as it likes."""
+    load: float | None = None
+    """Of its host: processes that run or want to, a mean over a minute, for each core."""
+    memory_used: int | None = None
+    """Bytes, of its host, or of what its allocation or container may use where that is less."""
+    memory_total: int | None = None
+    gpus: tuple[GpuUse, ...] | None = None
+    """Those that its slots own; None where they own none, or nothing tells."""
     launch: str | None = None
     """Digest of what its driver has started it with; None: no driver has, or one of an earlier build."""
 
@@ -111,6 +131,10 @@ class WorkerCard:
             restarts=_number(fields.get("restarts"), int),
             allocation_ends=_time(fields.get("allocation_ends")),
             longest_job_s=_number(fields.get("longest_job_s"), float),
+            load=_number(fields.get("load"), float),
+            memory_used=_number(fields.get("memory_used"), int),
+            memory_total=_number(fields.get("memory_total"), int),
+            gpus=_gpus(fields.get("gpus")),
             launch=_text(fields.get("launch")),
         )
 
@@ -133,6 +157,14 @@ class WorkerCard:
                 None if ends is None else datetime.fromtimestamp(ends, UTC).isoformat(timespec="seconds")
             ),
         }  # fmt: skip
+
+    def use_as_json(self) -> dict[str, Any]:
+        """How busy its host and its GPUs are, as JSON values; what nothing tells is left out."""
+        use: dict[str, Any] = {
+            "load": self.load, "memory_used": self.memory_used, "memory_total": self.memory_total,
+            "gpus": None if self.gpus is None else [asdict(gpu) for gpu in self.gpus],
+        }  # fmt: skip
+        return {name: value for name, value in use.items() if value is not None}
 
     def is_for(self, campaign: str) -> bool:
         """Whether the worker was started for this campaign by name."""
@@ -165,7 +197,7 @@ class LiveWorker:
             "name": card.name, "host": card.host, "machine": card.machine, "pid": card.pid,
             "created": card.created, "slots": card.slots, "campaigns": card.campaigns, "queues": card.queues,
             "state": card.state, "refused": card.refused, "last_seen_s": self.last_seen_s,
-        } | card.allocation_as_json()  # fmt: skip
+        } | card.allocation_as_json() | card.use_as_json()  # fmt: skip
 
 
 def is_served(
@@ -265,6 +297,18 @@ def _reasons(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     return {str(name): str(why)[:MAX_REASON_CHARACTERS] for name, why in value.items()}
+
+
+def _gpus(value: Any) -> tuple[GpuUse, ...] | None:
+    if not isinstance(value, list) or not value:
+        return None
+    return tuple(
+        GpuUse(
+            util=_number(gpu.get("util"), float), memory_used=_number(gpu.get("memory_used"), int),
+            memory_total=_number(gpu.get("memory_total"), int),
+        )
+        for gpu in value[:_MAX_CARD_GPUS] if isinstance(gpu, dict)
+    )  # fmt: skip
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

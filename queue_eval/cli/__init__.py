@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Look": {
         "campaigns": Entry("campaigns:campaigns_command", "List campaigns, one line each."),
         "status": Entry("status:status_command", "How far a campaign is: counts, best, failures, workers."),
+        "top": Entry("top:top_command", "Watch a campaign live, and act on it."),
         "jobs": Entry("job_table:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
         "explain": Entry("explain:explain_command", "Say why jobs wait, or ended as they did."),

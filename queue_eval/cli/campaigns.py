@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import click
 
-from queue_eval.campaign import keys
-from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import closed_ms_of
 from queue_eval.campaign.meta import created_ms_of, label_of, text_of
 from queue_eval.cli.connect import connected
 from queue_eval.cli.failures import complain
 from queue_eval.cli.options import DURATION, json_option, server_options
 from queue_eval.cli.output import print_json, print_table
-from queue_eval.errors import CampaignNotFoundError, DamagedError, ServerRefusedError, UsageError
-from queue_eval.model.moves import Snapshot
+from queue_eval.errors import UsageError
 from queue_eval.model.states import State
 from queue_eval.transport.link import Link
+from queue_eval.views.campaign_list import every_campaign
 from queue_eval.views.formats import shown_time
 from queue_eval.views.standing import described, expires_ms
 
@@ -50,7 +46,12 @@ def campaigns_command(
     if older_than is not None or dry_run:
         raise UsageError("--older-than and --dry-run go with --prune; add it, or leave them out")
     with connected(url, home, looks=True) as link:
-        found = list(every_campaign(link))
+        show_campaigns(link, as_json=as_json)
+
+
+def show_campaigns(link: Link, *, as_json: bool) -> None:
+    """Print all campaigns of the server."""
+    found = list(every_campaign(link, _complain_of))
     if as_json:
         print_json([described(name, meta, snapshot) for name, meta, snapshot, _ in found])
         return
@@ -70,28 +71,8 @@ def campaigns_command(
     )  # fmt: skip
 
 
-def every_campaign(
-    link: Link, on_damage: Callable[[str, Exception], object] | None = None
-) -> Iterator[tuple[str, dict[str, bytes], Snapshot, CampaignCommands]]:
-    """Name, meta, counts and queue of each campaign, the oldest first.
-
-    Leaves out damaged campaigns and those of another protocol version: they are reported to `on_damage`, with
-    the error, or else on standard error. Leaves out silently what was purged a moment ago or may not be read.
-    """
-    for raw in link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1)):
-        name = raw.decode(errors="replace")
-        try:
-            queue, meta = CampaignCommands.attach(link, name)
-            snapshot = queue.snapshot()
-        except (CampaignNotFoundError, ServerRefusedError):
-            continue  # it was purged a moment ago, or we may not read it
-        except (DamagedError, UsageError) as error:
-            if on_damage is None:
-                complain(f"warning: campaign {name!r} is left out: {error}")
-            else:
-                on_damage(name, error)
-            continue
-        yield name, meta, snapshot, queue
+def _complain_of(name: str, error: Exception) -> None:
+    complain(f"warning: campaign {name!r} is left out: {error}")
 
 
 def _shown_expiry(meta: dict[str, bytes]) -> str:

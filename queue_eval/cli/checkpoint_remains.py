@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from queue_eval.cli.campaigns import every_campaign
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.open import checkpoints_of
 from queue_eval.runtime.trees import remove_tree
 from queue_eval.transport.link import Link
+from queue_eval.views.campaign_list import every_campaign
 
 _OF_CAMPAIGN = re.compile(r"([A-Za-z0-9._-]{1,100})-[0-9a-f]{16}")
 

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 from queue_eval.campaign.expiry import closed_ms_of
 from queue_eval.campaign.meta import label_of
 from queue_eval.campaign.registry import live_workers
-from queue_eval.cli.campaigns import every_campaign
 from queue_eval.cli.checkpoint_remains import find_unneeded, remove_unneeded
 from queue_eval.cli.connect import check, named_access
 from queue_eval.cli.shared_memory import FOLDER, remains, remove, sees_all
@@ -43,6 +42,7 @@ from queue_eval.transport.link import (
     why_scriptless,
 )
 from queue_eval.views.attendance import why_unserved
+from queue_eval.views.campaign_list import every_campaign
 
 _MAX_CLOCK_DIFFERENCE_S = 2.0
 _RENEW_CERTIFICATE_DAYS = 30

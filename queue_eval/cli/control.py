@@ -13,14 +13,11 @@ from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import ask, say
+from queue_eval.driver import actions
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
-from queue_eval.driver.local_register import retire_idle
 from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.driver.worker_logs import remove_outputs
 from queue_eval.errors import UsageError
-from queue_eval.transport.access import entered_home
-from queue_eval.transport.hints import spell_command
-from queue_eval.views.attendance import why_undone
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -36,10 +33,8 @@ def cancel_command(
     """Cancel these jobs, or all that are not finished; running ones are stopped."""
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
-        count = len(queue.cancel(ids)) if ids else queue.cancel_up_to(queue.snapshot().last_id)
-        if (disk := CheckpointDisk.of(campaign, queue.meta())) is not None:
-            disk.sweep(queue)
-    _report(campaign, "cancelled", count, len(ids), "was finished already", as_json=as_json)
+        count = actions.cancel(queue, ids)
+    _report(campaign, "cancelled", count, len(ids), actions.FINISHED_BEFORE, as_json=as_json)
 
 
 @click.command("stop")
@@ -53,21 +48,13 @@ def stop_command(
     """Ask these jobs, or all that run, to stop early: they return what they have, and succeed."""
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
-        # Of the jobs that are not finished, the script asks those that have begun.
-        stopped = queue.stop(ids or [job for job, _, _ in queue.outstanding()])
-        cancel = spell_command(queue.link.access, "cancel", campaign)
-    asked, looking = len(stopped.asked), len(stopped.looking)
-    if as_json:
-        print_json({"campaign": campaign, "asked": asked, "looking": looking})
-        return
-    rest = len(ids) - asked
-    others = f"; {rest} {'has' if rest == 1 else 'have'} not begun, or finished before" if rest > 0 else ""
-    say(f"asked {asked} running job{'' if asked == 1 else 's'} to stop early{others}")
-    if looking == asked:
-        return
-    look = "it does not look" if asked == 1 else f"{looking or 'none'} of them look{'s' * (looking < 2)}"
-    run_on = "it runs on" if asked == 1 else f"{'the others' if looking else 'they'} run on"
-    say(f"{look} at stop_requested so far, and {run_on} until then; end what never looks with: {cancel}")
+        stopped = actions.stop(queue, ids)
+        if as_json:
+            asked, looking = len(stopped.asked), len(stopped.looking)
+            print_json({"campaign": campaign, "asked": asked, "looking": looking})
+            return
+        for line in actions.told_of_stop(queue, stopped, ids):
+            say(line)
 
 
 @click.command("retry")
@@ -88,20 +75,18 @@ def retry_command(
         raise UsageError("--source-changed chooses the jobs itself; leave out the ids, or the option")
     with campaign_queue(campaign, url, home) as queue:
         check_ids(queue, ids)
-        changed = _results_of_changed_source(queue) if source_changed else {}
-        chosen = changed if source_changed else ids or queue.failed_ids()
-        if chosen and not queue.snapshot().outstanding:
-            for card in retire_idle(queue, queue.link.access.home or entered_home(home)):
-                risk = "it may run these jobs in the environment that it was started in"
-                say(f"worker {card.name} does not answer; {risk}", err=True)
-        count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
-        if count:
-            queue.notify("retry")
-        unserved = why_undone(queue, tells_pause=count > 0)
-    rest = "had neither failed nor been cancelled"
-    _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
-    if not as_json and unserved is not None:
-        say(unserved)
+        changed = _results_of_changed_source(queue) if source_changed else None
+        chosen = () if source_changed else ids or tuple(queue.failed_ids())
+        done = actions.retry(queue, chosen, home, results=changed)
+    for card in done.silent:
+        risk = "it may run these jobs in the environment that it was started in"
+        say(f"worker {card.name} does not answer; {risk}", err=True)
+    _report(
+        campaign, "retried", done.again, len(ids), actions.NEVER_FAILED, as_json=as_json,
+        unserved=done.unserved,
+    )  # fmt: skip
+    if not as_json and done.unserved is not None:
+        say(done.unserved)
 
 
 def _results_of_changed_source(queue: CampaignCommands) -> dict[int, str]:
@@ -168,17 +153,14 @@ def purge_command(
 
 def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: bool, as_json: bool) -> None:
     with campaign_queue(campaign, url, home) as queue:
-        has_changed = queue.pause(paused)
-        queue.notify("pause" if paused else "resume")
-        unserved = None if paused else why_undone(queue)
+        done = actions.set_paused(queue, paused=paused)
     if as_json:
-        more = {} if paused else {"unserved": unserved}
-        print_json({"campaign": campaign, "paused": paused, "changed": has_changed} | more)
+        more = {} if paused else {"unserved": done.unserved}
+        print_json({"campaign": campaign, "paused": paused, "changed": done.has_changed} | more)
         return
-    already = "" if has_changed else "already "
-    say(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
-    if unserved is not None:
-        say(unserved)
+    say(actions.told_of_pause(campaign, done, paused=paused))
+    if done.unserved is not None:
+        say(done.unserved)
 
 
 def _report(
@@ -187,5 +169,4 @@ def _report(
     if as_json:
         print_json({"campaign": campaign, verb: count} | more)
         return
-    rest = f"; {asked - count} {otherwise}" if asked > count else ""
-    say(f"{count} job{'' if count == 1 else 's'} of {campaign} {verb}{rest}")
+    say(actions.told_of_count(campaign, verb, count, asked, otherwise))

@@ -47,20 +47,30 @@ def status_command(
     if watch and as_json:
         raise UsageError("--watch and --json do not go together; call status --json as often as needed")
     with campaign_queue(campaign, url, home, looks=True) as queue:
-        reader = StandingReader(queue, key=key, direction="min" if minimize else "max")
+        direction = "min" if minimize else "max"
+        if not watch:
+            show_status(queue, key=key, direction=direction, as_json=as_json)
+            return
+        reader = StandingReader(queue, key=key, direction=direction)
         try:
-            if watch:
-                redrawn(lambda: list(_lines(reader.read())), _WATCH_EVERY_S)
-                return
-            standing = reader.read(_READ_S, to_the_end=True)
-            _check_key(key, standing)
+            redrawn(lambda: list(_lines(reader.read())), _WATCH_EVERY_S)
         finally:
             reader.close()
-        if as_json:
-            print_json(standing.as_json() | _troubles_as_json(queue, standing))
-            return
-        for line in (*_lines(standing), *_sources(queue)):
-            say(*line)
+
+
+def show_status(queue: CampaignCommands, *, key: str | None, direction: str, as_json: bool) -> None:
+    """Print how a campaign stands. Raises UsageError when no result has a number of the name `key`."""
+    reader = StandingReader(queue, key=key, direction=direction)
+    try:
+        standing = reader.read(_READ_S, to_the_end=True)
+        _check_key(key, standing)
+    finally:
+        reader.close()
+    if as_json:
+        print_json(standing.as_json() | _troubles_as_json(queue, standing))
+        return
+    for line in (*_lines(standing), *_sources(queue)):
+        say(*line)
 
 
 def _check_key(key: str | None, standing: Standing) -> None:

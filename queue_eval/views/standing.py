@@ -187,4 +187,4 @@ def _worker_row(worker: LiveWorker, running: int) -> dict[str, Any]:
     return {
         "name": card.name, "host": card.host, "pid": card.pid, "slots": card.slots, "running": running,
         "last_seen_s": worker.last_seen_s, "state": card.state,
-    } | card.allocation_as_json()  # fmt: skip
+    } | card.allocation_as_json() | card.use_as_json()  # fmt: skip

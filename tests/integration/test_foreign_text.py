@@ -45,6 +45,7 @@ SHOWN = r"\x1b]0;FORGED\x07"
 CALLS: dict[str, list[tuple[str, ...]]] = {
     "campaigns": [("campaigns",), ("campaigns", "--prune", "--older-than", "0s", "--dry-run")],
     "status": [("status", "CAMPAIGN")],
+    "top": [],  # live on a terminal: see test_top
     "jobs": [
         ("jobs", "CAMPAIGN"), ("jobs", "CAMPAIGN", "--where", "state~e", "--sort", "-worker",
          "--columns", "id,worker,x,error"),

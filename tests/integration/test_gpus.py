@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.support.waiting import wait_until
+from workers.host_use import gpu_use
 
 SEE = "tests.support.gpu_functions:see"
 
@@ -98,3 +99,10 @@ def test_what_ray_gives_its_tasks(fleet, campaign, per_task, visible):
         assert job.error is None
         assert job.result["visible"] == visible
         assert job.result["torch"] in (None, len(GPUS) if visible is None else 1)
+
+
+def test_how_busy_they_are_is_told():
+    by_number = gpu_use([str(number) for number in range(len(GPUS))])
+    assert by_number is not None
+    assert gpu_use(GPUS) is not None
+    assert all(0 <= (gpu.memory_used or 0) <= (gpu.memory_total or 0) for gpu in by_number)

@@ -108,5 +108,5 @@ def test_the_threads_of_a_worker_are_called_as_the_page_says():
     threads = section("Worker:").partition("An executor per campaign")[0]
     names = set(re.findall(r"^\| `([\w-]+)` \|", threads, re.MULTILINE))
     started = "".join(file.read_text() for file in (ROOT / "workers").glob("*.py"))
-    assert len(names) == 7
+    assert len(names) == 8
     assert {name for name in names if f'"{name}"' not in started} == set()
