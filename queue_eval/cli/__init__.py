@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "status": Entry("status:status_command", "Count a campaign's jobs by state."),
         "jobs": Entry("jobs:jobs_command", "List a campaign's jobs."),
         "job": Entry("jobs:job_command", "Show one job whole."),
+        "web": Entry("web:web_command", "Show campaigns in a browser, live."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),

@@ -11,15 +11,13 @@ from queue_eval.campaign.meta import label_of
 from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
-from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import ask, say
+from queue_eval.driver.changes import Retried, cancel_jobs, retry_chosen, retry_jobs, set_paused, stop_jobs
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
-from queue_eval.driver.local_register import retire_idle
 from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.errors import UsageError
-from queue_eval.transport.access import entered_home
 from queue_eval.transport.hints import spell_command
 from queue_eval.views.attendance import why_unserved
 
@@ -36,10 +34,7 @@ def cancel_command(
 ) -> None:
     """Cancel these jobs, or all that are not finished; running ones are stopped."""
     with campaign_queue(campaign, url, home) as queue:
-        check_ids(queue, ids)
-        count = len(queue.cancel(ids)) if ids else queue.cancel_up_to(queue.snapshot().last_id)
-        if (disk := CheckpointDisk.of(campaign, queue.meta())) is not None:
-            disk.sweep(queue)
+        count = cancel_jobs(queue, ids or None)
     _report(campaign, "cancelled", count, len(ids), "was finished already", as_json=as_json)
 
 
@@ -53,9 +48,7 @@ def stop_command(
 ) -> None:
     """Ask these jobs, or all that run, to stop early: they return what they have, and succeed."""
     with campaign_queue(campaign, url, home) as queue:
-        check_ids(queue, ids)
-        # Of the jobs that are not finished, the script asks those that have begun.
-        stopped = queue.stop(ids or [job for job, _, _ in queue.outstanding()])
+        stopped = stop_jobs(queue, ids or None)
         cancel = spell_command(queue.link.access, "cancel", campaign)
     asked, looking = len(stopped.asked), len(stopped.looking)
     if as_json:
@@ -88,16 +81,14 @@ def retry_command(
     if ids and source_changed:
         raise UsageError("--source-changed chooses the jobs itself; leave out the ids, or the option")
     with campaign_queue(campaign, url, home) as queue:
-        check_ids(queue, ids)
-        changed = _results_of_changed_source(queue) if source_changed else {}
-        chosen = changed if source_changed else ids or queue.failed_ids()
-        if chosen and not queue.snapshot().outstanding:
-            for card in retire_idle(queue, queue.link.access.home or entered_home(home)):
-                risk = "it may run these jobs in the environment that it was started in"
-                say(f"worker {card.name} does not answer; {risk}", err=True)
-        count = len(queue.retry_results(changed) if source_changed else queue.retry(tuple(chosen)))
-        if count:
-            queue.notify("retry")
+        if source_changed:
+            retried = _retry_changed_source(queue, home)
+        else:
+            retried = retry_jobs(queue, ids or None, home)
+        for card in retried.silent:
+            risk = "it may run these jobs in the environment that it was started in"
+            say(f"worker {card.name} does not answer; {risk}", err=True)
+        count = retried.jobs
         unserved = _why_unserved(queue, tells_pause=count > 0)
     rest = "had neither failed nor been cancelled"
     _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
@@ -105,7 +96,7 @@ def retry_command(
         say(unserved)
 
 
-def _results_of_changed_source(queue: CampaignCommands) -> dict[int, str]:
+def _retry_changed_source(queue: CampaignCommands, home: str | None) -> Retried:
     found = results_by_source(queue)
     changed = changed_sources(queue.meta(), found)
     if changed is None:
@@ -114,7 +105,8 @@ def _results_of_changed_source(queue: CampaignCommands) -> dict[int, str]:
             "that its workers ran are not on this machine; give this command where they are, or give the ids "
             "of jobs"
         )
-    return {job_id: entry for source in changed for job_id, entry in found[source].items()}
+    results = {job_id: entry for source in changed for job_id, entry in found[source].items()}
+    return retry_chosen(queue, results, lambda: queue.retry_results(results), home)
 
 
 @click.command("pause")
@@ -167,8 +159,7 @@ def purge_command(
 
 def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: bool, as_json: bool) -> None:
     with campaign_queue(campaign, url, home) as queue:
-        has_changed = queue.pause(paused)
-        queue.notify("pause" if paused else "resume")
+        has_changed = set_paused(queue, paused=paused)
         unserved = None if paused else _why_unserved(queue, tells_pause=True)
     if as_json:
         more = {} if paused else {"unserved": unserved}

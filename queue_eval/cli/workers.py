@@ -6,12 +6,12 @@ import time
 
 import click
 
-from queue_eval.campaign.registry import LiveWorker, ask_to_drain, live_workers
+from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.cli.connect import connected
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import print_json, worker_lines
 from queue_eval.cli.terminal import say
-from queue_eval.errors import QueueEvalError
+from queue_eval.driver.changes import drain_workers
 from queue_eval.views.formats import shown_duration
 
 
@@ -59,13 +59,7 @@ def stop_command(
     # Options before the word "stop" count, too.
     before = context.parent.params if context.parent else {}
     with connected(url or before.get("url"), home or before.get("home")) as link:
-        alive = {worker.card.name for worker in live_workers(link)}
-        unknown = [name for name in names if name not in alive]
-        if unknown:
-            raise QueueEvalError(
-                f"there is no live worker {', '.join(map(repr, unknown))}; see: queue-eval workers"
-            )
-        ask_to_drain(link, names)
+        drain_workers(link, names)
     if as_json or before.get("as_json"):
         print_json({"draining": list(names)})
     else:
