@@ -34,7 +34,7 @@ def web_command(
     try:
         from queue_eval.web.access import Secrets
         from queue_eval.web.app import Settings
-        from queue_eval.web.serve import listen, serve
+        from queue_eval.web.serve import DEFAULT_PORT, listen, serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn", "anyio"):
             raise
@@ -46,14 +46,17 @@ def web_command(
     with connected(url, home, looks=True) as link:
         access = link.access
     listening = listen(host, port)
-    if listening.is_other_port:
-        say(f"port 8642 is taken; this is port {listening.port}", err=True)
-    if not listening.is_private:
-        complain(
-            "warning: what passes to other machines is not encrypted, the token in the address neither; "
-            "rather leave --host out and come by: ssh -L"
-        )
-    say(f"open {listening.address(settings)}")
-    say("it shows; nothing can be changed there" if not read_write else "jobs can be changed there")
-    say("end it with Ctrl-C")
-    serve(access, settings, listening)
+
+    def tell() -> None:
+        if listening.is_other_port:
+            say(f"port {DEFAULT_PORT} is taken; this is port {listening.port}", err=True)
+        if not listening.is_private:
+            complain(
+                "warning: what passes to other machines is not encrypted, the token in the address neither; "
+                "rather leave --host out and come by: ssh -L"
+            )
+        say(f"open {listening.address(settings)}")
+        say("jobs can be changed there" if read_write else "it shows; nothing can be changed there")
+        say("end it with Ctrl-C")
+
+    serve(access, settings, listening, tell)

@@ -11,7 +11,7 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import check_campaign_name
-from queue_eval.errors import CampaignNotFoundError, QueueEvalError
+from queue_eval.errors import QueueEvalError, ServerUnreachableError
 from queue_eval.transport.access import Access
 from queue_eval.web.campaign_list import CampaignList
 from queue_eval.web.documents import CampaignDocuments, compared
@@ -206,4 +206,4 @@ class Followers:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise CampaignNotFoundError("this web server ends; start it again")
+            raise ServerUnreachableError("this web server ends; start it again")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -68,31 +68,48 @@ def listen(host: str, port: int | None) -> Listening:
     raise UsageError(f"{taken} taken on {host}; give another one by --port, or 0 for any that is free")
 
 
-def serve(access: Access, settings: Settings, listening: Listening) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
-        logger = plain(logging.getLogger(name))
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
-    followers = Followers(access)
-    config = uvicorn.Config(
-        make_app(followers, settings), log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, ws="none", http="h11", loop="asyncio", timeout_graceful_shutdown=_END_S,
-    )  # fmt: skip
+def serve(access: Access, settings: Settings, listening: Listening, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM. `on_ready()` is called when both have that meaning."""
     with suppress(KeyboardInterrupt):
-        Server(config, followers.stop).run(sockets=[listening.socket])
+        WebServer(access, settings, on_ready).run(sockets=[listening.socket])
 
 
-class Server(uvicorn.Server):
-    """Ends the streams first when it is told to end: it would wait for them."""
+class WebServer(uvicorn.Server):
+    """Ends its streams first when it is told to end: it would wait for them."""
 
-    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._end_streams = end_streams
+    def __init__(
+        self, access: Access, settings: Settings, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        for name in ("uvicorn", "uvicorn.error", "asyncio"):
+            logger = plain(logging.getLogger(name))
+            if not logger.handlers:
+                logger.addHandler(logging.NullHandler())
+        self.followers = Followers(access)
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(
+            uvicorn.Config(
+                make_app(self.followers, settings), log_config=None, access_log=False, server_header=False,
+                proxy_headers=False, ws="none", http="h11", loop="asyncio",
+                timeout_graceful_shutdown=_END_S,
+            )
+        )  # fmt: skip
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._on_ready()
+
+    def end(self) -> None:
+        """Let `run` return soon. May be called from any thread."""
+        self.followers.stop()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._end_streams()
-        super().handle_exit(signal.Signals(sig), frame)
+        # Not here: this is a signal handler, and the thread that it interrupts may hold a lock of theirs.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.followers.stop)
+        super().handle_exit(sig, frame)
 
 
 def _bound(family: int, place: tuple[object, ...], host: str) -> socket.socket | None:
