@@ -150,7 +150,10 @@ class _Site:
         def answer() -> Any:
             follower = self._follower(request)
             ids = None if group is None else follower.read(lambda: follower.documents.failed_of(group))
-            return JobTable(follower.read(lambda: follower.queue)).answer(question, ids)
+            table = JobTable(follower.read(lambda: follower.queue))
+            return table.answer(
+                question, lambda direction: follower.read(lambda: follower.documents.best_of(direction)), ids
+            )
 
         return _json(await run_sync(answer, limiter=self._tables))
 

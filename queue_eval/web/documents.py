@@ -13,6 +13,7 @@ from queue_eval.views.curves import Curves
 from queue_eval.views.numbers import main_key
 from queue_eval.views.standing import Standing, StandingReader
 from queue_eval.views.strips import strips
+from queue_eval.views.summary import MOST_BEST
 from queue_eval.web.job_page import JobPages
 from queue_eval.web.pushed import to_json
 from queue_eval.web.topics import Topic
@@ -60,6 +61,11 @@ class CampaignDocuments:
         curves = self._curves.setdefault(topic, Curves(self.queue))
         ids = topic.ids or curves.chosen(snapshot, summary, main_key(summary.keys), topic.direction)
         return curves.read(snapshot, ids, topic.name)
+
+    def best_of(self, direction: str) -> list[int]:
+        """The best jobs by what `objective` names in a table, as far as they are known."""
+        summary = self.standing.overview.summary
+        return [job for job, _ in summary.best(main_key(summary.keys) or "", MOST_BEST, direction)]
 
     def failed_of(self, line: str) -> list[int]:
         """The jobs in the failure groups of this line. Raises QueueEvalError while results are unread."""

@@ -5,7 +5,8 @@
     candidates ──▶ read a page of records ──▶ state, where ──▶ rows, until there are enough or time is up
     (ids, from the cursor on)                                   │
                                                                 └─ sorted by a value: all that match among the
-                                                                   newest MOST_SORTED are read first
+                                                                   newest MOST_SORTED are read first. The best
+                                                                   of all are known without that.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from queue_eval.web.job_filter import NOTHING, Job, order_of, parse_condition, v
 from queue_eval.web.pushed import to_json
 
 MOST_ROWS = 500
-MOST_SORTED = 20_000
+MOST_SORTED = 10_000
 """A table that is sorted by a value holds so many jobs: the newest of those that are asked for."""
 
 _FEW = 20_000
@@ -53,7 +54,13 @@ class Question(NamedTuple):
     is_descending: bool
     limit: int
     after: Any
-    """Where the page before has ended: an id, or [order, id]; None: this is the first."""
+    """Where the page before has ended: an id, or [*order, id]; None: this is the first."""
+
+    @property
+    def is_of_best(self) -> bool:
+        """Whether it asks for the best of all jobs."""
+        is_of_all = self.state in (None, State.SUCCEEDED) and not self.conditions
+        return is_of_all and self.sort in ("objective", "result")
 
 
 def parse_question(state: str, where: Sequence[str], sort: str, limit: str, after: str) -> Question:
@@ -78,8 +85,13 @@ class JobTable:
         self._queue = queue
         self._reader = JobRecordReader(queue)
 
-    def answer(self, question: Question, ids: Sequence[int] | None = None) -> dict[str, Any]:
-        """A page of rows, and the cursor of the next one. `ids`: only these jobs; None: all."""
+    def answer(
+        self, question: Question, best: Callable[[str], Sequence[int]], ids: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """A page of rows, and the cursor of the next one.
+
+        `best`: the best jobs that are known, in a direction. `ids`: only these jobs; None: all.
+        """
         snapshot = self._queue.snapshot()
         if ids is None:
             candidates, count = self._candidates(question.state, snapshot.last_id, snapshot.counts)
@@ -88,7 +100,14 @@ class JobTable:
         total = None if question.conditions else count
         if question.sort == "id":
             return self._in_order(question, candidates) | {"total": total}
-        return self._sorted(question, candidates, total)
+        if ids is None and len(candidates) > MOST_SORTED and question.is_of_best:
+            ranked = best("max" if question.is_descending else "min")
+            of_best = f"the {len(ranked)} best of {count} jobs"
+            return self._sorted(question, sorted(ranked)) | {"total": total, "note": of_best}
+        note = None
+        if len(candidates) > MOST_SORTED:
+            note = f"sorted among the newest {MOST_SORTED} of {len(candidates)} jobs"
+        return self._sorted(question, candidates[-MOST_SORTED:]) | {"total": total, "note": note}
 
     def _in_order(self, question: Question, candidates: Sequence[int]) -> dict[str, Any]:
         after = question.after if isinstance(question.after, int) else None
@@ -111,13 +130,12 @@ class JobTable:
         is_end = last is None or last == candidates[-1]
         return {"rows": self._rows(rows), "next": None if is_end else to_json(last)}
 
-    def _sorted(self, question: Question, candidates: Sequence[int], total: int | None) -> dict[str, Any]:
-        newest = candidates[-MOST_SORTED:]
+    def _sorted(self, question: Question, candidates: Sequence[int]) -> dict[str, Any]:
         after = question.after if isinstance(question.after, list) else None
         sign = -1 if question.is_descending else 1
         keyed = (
             (_Order(order_of(value_of(_job(record), question.sort)), sign, record.id), record)
-            for _, matching in self._matching(question, newest, MOST_SORTED)
+            for _, matching in self._matching(question, candidates, MOST_SORTED)
             for record in matching
         )
         if after is not None:
@@ -129,10 +147,7 @@ class JobTable:
         if len(best) > len(rows):
             last = rows[-1][0]
             cursor = to_json([last.rank, last.value, last.id])
-        note = None
-        if len(newest) < len(candidates):
-            note = f"sorted among the newest {MOST_SORTED} of {len(candidates)} jobs"
-        return {"rows": self._rows([r for _, r in rows]), "next": cursor, "total": total, "note": note}
+        return {"rows": self._rows([record for _, record in rows]), "next": cursor}
 
     def _matching(
         self, question: Question, candidates: Sequence[int], wanted: int
