@@ -8,7 +8,7 @@ TEMPORARY = /tmp
 # The tests call `queue-eval` as a user does. Debian has `ip` and `iptables` in the two last folders.
 export PATH := $(BIN):$(PATH):/usr/sbin:/sbin
 
-.PHONY: help setup lint types imports compile example test long soak hosts versions
+.PHONY: help setup lint types imports compile docs example test long soak hosts versions
 
 help: ## List these verbs.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ imports: ## Check the import rules of docs/architecture.md.
 
 compile: ## Compile all Python files of examples, benchmarks and docker.
 	"$(BIN)/python" -m compileall -q examples benchmarks docker
+
+docs: ## Make the site of docs/ in build/site; needs the extra `docs`.
+	rm -rf build/site
+	"$(BIN)/python" -m sphinx --fail-on-warning --keep-going --quiet --fresh-env -d build/site-cache docs build/site
 
 example: ## Run the README's example, a search of about a minute.
 	"$(BIN)/python" examples/tune_digits.py

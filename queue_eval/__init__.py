@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SubprocessEvaluator,
         ThreadPoolEvaluator,
     )
+    from queue_eval.driver.progress import ProgressCallback
     from queue_eval.errors import (
         AttemptEndedError,
         CampaignConflictError,
@@ -63,6 +64,7 @@ _MODULES = {
         "Evaluator", "ProcessPoolEvaluator", "RQEvaluator", "RayEvaluator", "SubprocessEvaluator",
         "ThreadPoolEvaluator",
     ),
+    "driver.progress": ("ProgressCallback",),
     "errors": (
         "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError",
         "CheckpointError", "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError",
@@ -80,7 +82,8 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 - grouped by topic
     "Evaluator", "ThreadPoolEvaluator", "ProcessPoolEvaluator", "SubprocessEvaluator", "RayEvaluator",
     "RQEvaluator", "Job", "Execution", "Report", "State", "FAIL_RETURN_VALUE", "current_job",
-    "Callback", "LoggerCallback", "ProfilingCallback", "SearchEarlyStopping", "TqdmCallback",
+    "Callback", "LoggerCallback", "ProfilingCallback", "ProgressCallback", "SearchEarlyStopping",
+    "TqdmCallback",
     "AttemptEndedError", "CampaignConflictError", "CampaignError", "CampaignNotFoundError", "CheckpointError",
     "ConfigError", "FunctionError", "JobFailed", "MethodUnavailableError", "QueueEvalError", "ReportError",
     "ResultError", "SearchTerminationError", "ServerError", "ServerRefusedError", "ServerUnreachableError",

@@ -19,8 +19,8 @@ VARIABLE = "QUEUE_EVAL_FAILPOINT"
 
 SCRIPTS = (
     "attach", "cancel", "close", "enlist", "enqueue", "extend", "hire", "keep_summary", "loaded", "open",
-    "pause", "purge", "reclaim", "release", "report", "rest", "retry", "settle", "snapshot", "stop", "total",
-    "unlist",
+    "pause", "purge", "reclaim", "release", "report", "rest", "retry", "settle", "snapshot", "stop", "tell",
+    "total", "unlist",
 )  # fmt: skip
 
 POINTS = (

@@ -74,6 +74,8 @@ def inside(
         "keep_checkpoints": bool(options.get("keep_checkpoints")),
         "keep_folders": bool(options.get("keep_folders")),
         "checkpoint_space": None if limit is None else int(limit),
+        "live": True,
+        "logs": None if below is None else str(below / "logs"),
     }
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from queue_eval import failpoints
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Printed
 from queue_eval.runtime.mailroom import Mailroom
 from queue_eval.runtime.notices import DRAIN
 from queue_eval.runtime.pipe import Kind
@@ -55,6 +56,9 @@ class Reports(Protocol):
 
     def told(self, lane_id: str, signs: list[Sign]) -> None:
         """What running attempts have told of themselves. Of an attempt it comes before `ended`."""
+
+    def printed(self, lane_id: str, printed: list[Printed]) -> None:
+        """What running attempts have printed since they were last told of."""
 
     def given_back(self, lane_id: str, token: Token, reason: str, missing_slots: int) -> None:
         """This attempt has asked to be given back, and was ended."""
@@ -141,6 +145,10 @@ class Runner:
         self.take_back()
         self._call(self._tell_drain)
 
+    def look(self, see: Callable[[list[tuple[str, Token]]], None]) -> None:
+        """Have `see` called soon, in the runner's thread, with the campaign and token of all that runs."""
+        self._call(lambda: see(self._running()))
+
     def take_back(self, waiting_longer_s: float = 0.0, lane_id: str | None = None) -> None:
         """Give up, for release, attempts that have waited for longer, in one lane or all."""
         self._call(lambda: self._take_back(time.monotonic() - waiting_longer_s, lane_id))
@@ -199,6 +207,8 @@ class Runner:
             self._reports.loaded(lane_id, lane.plan.revision)
         if signs := [sign for executor in lane.executors() for sign in executor.take_signs()]:
             self._deliver(lane_id, lane, signs)
+        if printed := [news for executor in lane.executors() for news in executor.take_printed(now)]:
+            self._reports.printed(lane_id, printed)
         if ended:
             failpoints.reach("worker.after-run")
             lane.used_at = now
@@ -300,6 +310,14 @@ class Runner:
         if (lane := self._lanes.get(lane_id)) is not None:
             for executor in lane.executors():
                 executor.notify(tokens, word)
+
+    def _running(self) -> list[tuple[str, Token]]:
+        return [
+            (lane.plan.campaign, token)
+            for lane in self._lanes.values()
+            for executor in lane.executors()
+            for token in executor.begun()
+        ]
 
     def _tell_drain(self) -> None:
         self._is_draining = True

@@ -39,6 +39,7 @@ from queue_eval.model.moves import Lease, Release, Settled, Settlement
 from queue_eval.model.states import Outcome, Verdict
 from queue_eval.runtime.notices import STOP
 from queue_eval.transport.link import Link
+from workers.attempt_log import about
 from workers.executors.protocol import Plan
 from workers.load_failures import LoadFailures
 from workers.options import WorkerOptions
@@ -85,6 +86,8 @@ class Settler:
         self.may_listen = threading.Event()
         """Set while this worker has room and some campaign has no more jobs for it. The listener may then
         block on the markers."""
+        self.on_settled: Callable[[str, Sequence[Settlement], Sequence[Verdict]], object] | None = None
+        """Called with the server's verdicts on what attempts of a campaign have come to."""
         self.on_nothing_left: Callable[[Link], None] | None = None
         """Called when that begins: the listener may block already, without the campaign's marker."""
 
@@ -116,6 +119,8 @@ class Settler:
                 self._try_to_tell_load(served)
             for served in state.campaigns_with_signs():
                 self._try_to_tell_signs(served)
+            for served in state.campaigns_with_output():
+                self._try_to_tell_output(served)
             self._release_due()
             for served in state.take_turn():
                 if (call := state.prepare(served)) is not None:
@@ -305,6 +310,8 @@ class Settler:
                 served.unanswered = request
             raise
         self._in_flight = None
+        if settlements and self.on_settled is not None:
+            self.on_settled(served.name, settlements, reply.verdicts)
         self._server_ahead_ms = reply.now_ms - time.monotonic() * 1000
         if lease_ms:
             served.unanswered = ""
@@ -470,6 +477,22 @@ class Settler:
                 if batch.checkpoint and served.is_forwarding:
                     served.place = (served.plan, batch.checkpoint.partition(" ")[2])
 
+    def _try_to_tell_output(self, served: ServedCampaign) -> None:
+        """Tell the server what running attempts of this campaign print. What is not told now goes with the
+        next call, or with the outcome."""
+        printed = self._state.take_output(served)
+        if not printed:
+            return
+        try:
+            self._queue(served).tell(self._options.name, printed)
+        except CampaignNotFoundError:
+            self._state.campaigns.leave(served.name)
+        except GiveUp:
+            raise
+        except Exception as error:
+            self._state.put_back_output(served, printed)
+            self._repeated_log.add(f"output of {served.name} cannot be sent, trying again", error)
+
     def _release_due(self) -> None:
         due = self._state.take_releases()
         for number, (served, releases) in enumerate(due):
@@ -537,8 +560,11 @@ def _log_releases(served: ServedCampaign, releases: Sequence[Release]) -> None:
     for release in releases:
         if release.reason:
             log.info(
-                "job %d attempt %d of %s given back: %s", release.id, release.attempt, served.name,
+                "job %d of %s (attempt %d) is given back: %s", release.id, served.name, release.attempt,
                 release.reason,
+                extra=about(
+                    "given back", served.name, (release.id, release.attempt), error=release.reason
+                ),
             )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ polls. The reclaimer takes back the jobs of dead workers.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -32,6 +33,7 @@ from queue_eval.transport.access import Access, safe_url
 from queue_eval.transport.link import REPLY_TIMEOUT_S, Link
 from queue_eval.transport.nodes import PACE_S
 from queue_eval.transport.urls import parse_url
+from workers.attempt_log import AttemptLog
 from workers.drain import END_MARGIN_S, drain_deadline, end_margin_s, notice_s
 from workers.lease_keeper import LeaseKeeper
 from workers.listener import NoticeListener, WakeListener
@@ -40,7 +42,7 @@ from workers.options import WorkerOptions
 from workers.reclaimer import Reclaimer
 from workers.runner import Runner
 from workers.settler import Settler
-from workers.signals import Signals
+from workers.signals import ONE_S, Signals
 from workers.spool import Spool
 from workers.state.worker_state import WorkerState
 from workers.sweeper import Sweeper
@@ -68,7 +70,10 @@ _REMIND_AFTER_S = 30.0
 class Worker:
     """One worker. `run` returns when it has drained, has released everything, or has nothing left to do."""
 
-    def __init__(self, access: Access, options: WorkerOptions) -> None:
+    def __init__(
+        self, access: Access, options: WorkerOptions, attempt_log: AttemptLog | None = None
+    ) -> None:
+        """`attempt_log`: where attempts that begin and end are logged; None: nowhere."""
         mailroom = Mailroom()
         options = replace(options, mailroom=mailroom.folder)
         self._options = options
@@ -116,6 +121,10 @@ class Worker:
             self._settler_link, options, self._state, self._runner, show_card=self._keeper.poke
         )
         self._settler = Settler(self._settler_link, options, self._state, self._runner, spool, failures)
+        self._attempt_log = attempt_log
+        if attempt_log is not None:
+            self._settler.on_settled = attempt_log.settled
+            self._state.on_dropped = attempt_log.dropped
         self._reclaimer = Reclaimer(self._link, options, self._state, spools)
         self._wake = WakeListener(self._link, self._state, self._settler, options.name)
         self._notices = NoticeListener(
@@ -125,6 +134,10 @@ class Worker:
         self._refusal: ServerUnreachableError | None = None
         self._drained_at: float | None = None
         self._has_reminded = False
+        self._told_running = 0
+        """How many attempts ran when the log last told of a drain."""
+        self._has_told_of_second = False
+        """Whether the user knows what a second Ctrl-C does."""
         self._is_ending = False
         self._settler_has_ended = False
         self._settler_thread = threading.Thread(target=self._run_settler, name="settler", daemon=True)
@@ -160,7 +173,7 @@ class Worker:
         self._settler_thread.start()
         which = ", ".join(self._options.campaigns) if self._options.campaigns else "all campaigns"
         log.info("worker %s: %d slots for %s at %s", self._options.name, self._options.slots, which,
-                 safe_url(self._access.url))  # fmt: skip
+                 safe_url(self._access.url), extra={"event": "started"})  # fmt: skip
 
     def _run_settler(self) -> None:
         try:
@@ -183,18 +196,60 @@ class Worker:
                 log.error("the runner failed: this worker ends; its jobs are released")
                 return
             if self._signals.wants_stop or self._is_overdue():
+                self._tell_of_stop()
                 return
+            self._tell_progress()
             self._remind()
+            self._log_attempts()
 
     def _begin_drain(self) -> None:
         self._drained_at = time.monotonic()
         deadline = self._deadline()
         within = "" if deadline is None else f"; given back after {deadline - self._drained_at:.0f} s"
-        log.info("draining (%s): %d running%s", self._signals.reason, self._state.running(), within)
+        self._told_running = running = self._state.running()
+        log.info(
+            "draining (%s): %d running%s%s", self._signals.reason, running, within, self._next_signal(),
+            extra={"event": "draining"},
+        )  # fmt: skip
         self._state.drain()
         # The card says so only now: whoever asked for the drain relies on it that nothing is leased any more.
         self._keeper.is_draining = True
         self._keeper.poke()
+
+    def _next_signal(self) -> str:
+        """What another Ctrl-C does, for a user who has pressed it and has not been told yet."""
+        if self._has_told_of_second or signal.SIGINT not in self._signals.received:
+            return ""
+        self._has_told_of_second = True
+        if not self._told_running:
+            return ""
+        them = "it" if self._told_running == 1 else "them"
+        return f"; press Ctrl-C again after {ONE_S:g} s to give {them} back and stop now"
+
+    def _tell_progress(self) -> None:
+        """Log how many attempts a drain still waits for, at changes, and what the next Ctrl-C does."""
+        if self._drained_at is None:
+            return
+        running, before = self._state.running(), self._told_running
+        self._told_running = running
+        hint = self._next_signal()
+        if running and (hint or running != before):
+            log.info("still draining: %d running%s", running, hint, extra={"event": "draining"})
+
+    def _tell_of_stop(self) -> None:
+        why = self._signals.reason if self._signals.wants_stop else "the time of this worker is over"
+        running = self._state.running()
+        log.info(
+            "stopping now (%s)%s", why, f": {running} running, given back" if running else "",
+            extra={"event": "stopping"},
+        )  # fmt: skip
+
+    def _log_attempts(self) -> None:
+        if (attempts := self._attempt_log) is None:
+            return
+        attempts.write()
+        if self._state.running() or attempts.expects_ends:
+            self._runner.look(attempts.see)  # for the next time
 
     def _remind(self) -> None:
         """Log once that a drain without a deadline takes long. What runs may never end, such as a pool whose
@@ -237,7 +292,10 @@ class Worker:
         failed = "the time of this worker is over" if self._is_overdue() else "the worker failed"
         self._settle_up(running, f"drain: {self._signals.reason or failed}")
         self._sweeper.close(_SWEEP_S)
-        log.info("worker %s has ended", self._options.name)
+        if self._attempt_log is not None:
+            self._attempt_log.see(())
+            self._attempt_log.write(is_last=True)
+        log.info("worker %s has ended", self._options.name, extra={"event": "ended"})
 
     def _settle_up(self, running: dict[str, list[Token]], reason: str) -> None:
         try:

@@ -36,6 +36,7 @@ from queue_eval.model.moves import (
     Extended,
     Opened,
     PointBatch,
+    Printed,
     Reclaimed,
     Release,
     Settled,
@@ -56,6 +57,9 @@ _T = TypeVar("_T")
 
 _MAX_POINT_BYTES = 2**20
 """How large the points of one call are together, unless one batch alone is larger."""
+
+_MAX_PRINTED = 64
+"""Of how many attempts one call tells what they have printed: a megabyte at most."""
 
 _MAX_OPENINGS = 100
 """How often `open` tries again when others open the same campaign in between."""
@@ -282,6 +286,21 @@ class CampaignCommands(CampaignView):
                 proof = f"{b.attempt} {b.request} " if b.request else f"{b.attempt} "
                 arguments += (b.id, proof, b.base_ms, b.dropped, int(b.looks), b.checkpoint, b.lines)
             taken += [reply == 1 for reply in self._run("report", *arguments)]
+        return taken
+
+    def tell(self, worker: str, printed: Sequence[Printed]) -> list[bool]:
+        """Take the newest part of what running attempts have printed.
+
+        Returns of each whether it was taken: nothing is of an attempt that this worker holds no more.
+        What is sent again is taken once.
+        """
+        taken: list[bool] = []
+        for page in pages(printed, _MAX_PRINTED):
+            arguments: list[Any] = [worker]
+            for p in page:
+                proof = f"{p.attempt} {p.request} " if p.request else f"{p.attempt} "
+                arguments += (p.id, proof, p.total, p.text)
+            taken += [reply == 1 for reply in self._run("tell", *arguments)]
         return taken
 
     def stop(self, ids: Iterable[int]) -> Stopped:

@@ -41,6 +41,8 @@ key                type    holds
 ``:distant``       hash    id -> "since_ms attempt": a worker that does not see its checkpoint passed it over
                            then, or runs it as this attempt
 ``:summary``       hash    uid, cursor, kept: what viewers have read of the result stream up to the cursor
+``:live``          hash    id -> "attempt total", then the newest of what the running attempt has printed
+``:live_heads``    hash    id -> "attempt total" of the same: shows what is new without its text
 =================  ======  ==========================================================================
 """
 
@@ -82,7 +84,7 @@ COLUMNS = (
 
 EXTRA_COLUMNS = (
     "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "tags", "time_lacks",
-    "distant", "summary",
+    "distant", "summary", "live", "live_heads",
 )  # fmt: skip
 """What only some campaigns have. Scripts are not given these keys, each of which would cost time in every
 call: they make their names (``scripts/include/extra_key.lua``)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from queue_eval.campaign.gone import campaign_gone
 from queue_eval.campaign.keys import Keys, check_campaign_name
@@ -20,6 +20,7 @@ from queue_eval.errors import (
     ServerRefusedError,
 )
 from queue_eval.model.codec import decode
+from queue_eval.model.live_output import LiveHead, LiveOutput, parse_live, parse_live_head
 from queue_eval.model.moves import GONE, STAMP_DIGITS, Opened, Snapshot, StandingReply
 from queue_eval.model.report import Report, ReportHead, parse_block, parse_head
 from queue_eval.model.shape import NARROW, Shape
@@ -34,6 +35,14 @@ _BLOCKS_PAGE = 50
 _TIME_LACK = re.compile(rb"(\d{1,10}) \d{1,13}")
 _DISTANT = re.compile(rb"(\d{1,14}) (\d{1,14})")
 _CHECKPOINT = re.compile(rb"\d{1,14} \d{1,14} [!-~]{1,100}")
+
+
+class Failure(NamedTuple):
+    """An attempt that came to nothing, as it is on record."""
+
+    job: int
+    attempt: int
+    output: bytes
 
 
 @contextmanager
@@ -164,6 +173,22 @@ class CampaignView:
 
     def outputs_of(self, ids: Sequence[int]) -> list[bytes | None]:
         return self._hmget(self.keys.column("outputs"), ids)
+
+    def live_outputs_of(self, ids: Sequence[int]) -> list[LiveOutput | None]:
+        """The newest part of what each job's running attempt has printed; None where there is nothing."""
+        return [parse_live(value) for value in self._extra("live", ids)]
+
+    def live_heads(self) -> dict[int, LiveHead]:
+        """Of each job whose running attempt has printed something: how much."""
+        found: dict[int, LiveHead] = {}
+        cursor = 0
+        while True:
+            cursor, page = self._scan_page(self.keys.column("live_heads"), cursor)
+            for name, value in page.items():
+                if name.isdigit() and (head := parse_live_head(value)) is not None:
+                    found[int(name)] = head
+            if cursor == 0:
+                return found
 
     def reports_of(self, job: int, after: tuple[int, int] = (0, 0)) -> list[tuple[int, Report]]:
         """(number, report) of each kept report of a job, in the order of arrival: those behind the report of
@@ -326,6 +351,25 @@ class CampaignView:
                     found.append(text | {"at_ms": entry.decode().split("-")[0]})
             cursor = f"({page[-1][0].decode()}"
         return found
+
+    def newest_failure(self) -> str:
+        """The cursor for `failures_after` of this moment."""
+        key = self.keys.column("failures")
+        raw = self._unless_damaged(lambda client: client.xrevrange(key, count=1), [])
+        return _text(raw[0][0]) if raw else "0-0"
+
+    def failures_after(self, cursor: str) -> tuple[list[Failure], str]:
+        """A page of the attempts that came to nothing since `cursor`, and the cursor behind them."""
+        try:
+            page = self._failures_from(f"({cursor}")
+        except DamagedError:
+            page = []
+        found = [
+            Failure(int(fields[b"job"]), int(fields[b"attempt"]), fields.get(b"output", b""))
+            for _, fields in page
+            if fields.get(b"job", b"").isdigit() and fields.get(b"attempt", b"").isdigit()
+        ]
+        return found, _text(page[-1][0]) if page else cursor
 
     # ----------------------------------------------------------------------------------------------------
 

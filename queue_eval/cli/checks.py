@@ -250,7 +250,7 @@ def _campaigns(link: Link) -> Iterator[Finding]:
             unnamed += meta.get("expires") == b"1"
             expiring += closed_ms_of(meta) is not None
         if (why := why_unserved(name, label_of(meta), snapshot, workers, link.access)) is not None:
-            unserved[name] = why
+            unserved[name] = why.text
         if not snapshot.conserved:
             broken += 1
             places = sum(snapshot.counts.values())
@@ -269,8 +269,8 @@ def _campaigns(link: Link) -> Iterator[Finding]:
             f"their drivers have closed; delete these earlier with: {prune}; the others with: {purge}"
         )
         yield Finding("warn", "campaigns", detail)
-    for name, why in islice(unserved.items(), _MAX_SHOWN_UNSERVED):
-        yield Finding("warn", f"campaign {name}", why)
+    for name, sentence in islice(unserved.items(), _MAX_SHOWN_UNSERVED):
+        yield Finding("warn", f"campaign {name}", sentence)
     if (more := len(unserved) - _MAX_SHOWN_UNSERVED) > 0:
         yield Finding("warn", "campaigns", f"{more} more have jobs that wait, and nobody serves them")
     slots = sum(worker.card.slots or 0 for worker in workers)

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from queue_eval.cli.export_tables import OWN_COLUMNS
+from queue_eval.cli.export_tables import JOBS
 from queue_eval.errors import ConfigError
 from queue_eval.model.table_cells import (
     NOTHING,
@@ -55,7 +55,7 @@ def configs_of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     table = _read(path)
     _check_header(path, table.header)
     own: tuple[str, ...] = ()
-    for ours in (RESULT_COLUMNS, OWN_COLUMNS):
+    for ours in (RESULT_COLUMNS, tuple(JOBS.fields)):
         if tuple(table.header[-len(ours) :]) == ours:
             own = ours
     wanted = table.header[: len(table.header) - len(own)]

@@ -7,8 +7,6 @@ import sys
 import click
 
 from queue_eval.campaign.commands import CampaignCommands
-from queue_eval.campaign.meta import label_of
-from queue_eval.campaign.registry import live_workers
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
 from queue_eval.cli.options import JOB_ID, json_option, server_options
@@ -17,9 +15,10 @@ from queue_eval.cli.terminal import ask, say
 from queue_eval.driver.changes import Retried, cancel_jobs, retry_chosen, retry_jobs, set_paused, stop_jobs
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.sources import changed_sources, results_by_source
+from queue_eval.driver.worker_logs import remove_outputs
 from queue_eval.errors import UsageError
 from queue_eval.transport.hints import spell_command
-from queue_eval.views.attendance import why_unserved
+from queue_eval.views.attendance import why_undone
 
 _ids_argument = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 
@@ -89,7 +88,7 @@ def retry_command(
             risk = "it may run these jobs in the environment that it was started in"
             say(f"worker {card.name} does not answer; {risk}", err=True)
         count = retried.jobs
-        unserved = _why_unserved(queue, tells_pause=count > 0)
+        unserved = why_undone(queue, tells_pause=count > 0)
     rest = "had neither failed nor been cancelled"
     _report(campaign, "retried", count, len(ids), rest, as_json=as_json, unserved=unserved)
     if not as_json and unserved is not None:
@@ -149,6 +148,8 @@ def purge_command(
                 context.exit(FAILED)
         disk = CheckpointDisk.of(campaign, queue.meta())
         queue.purge()
+        if queue.link.access.home is not None:
+            remove_outputs(queue.link.access.home / "logs", campaign, queue.uid)
     if disk is not None:
         disk.remove()  # last: a checkpoint that stays is found by `doctor`
     if as_json:
@@ -160,7 +161,7 @@ def purge_command(
 def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: bool, as_json: bool) -> None:
     with campaign_queue(campaign, url, home) as queue:
         has_changed = set_paused(queue, paused=paused)
-        unserved = None if paused else _why_unserved(queue, tells_pause=True)
+        unserved = None if paused else why_undone(queue)
     if as_json:
         more = {} if paused else {"unserved": unserved}
         print_json({"campaign": campaign, "paused": paused, "changed": has_changed} | more)
@@ -169,19 +170,6 @@ def _set_paused(campaign: str, url: str | None, home: str | None, *, paused: boo
     say(f"campaign {campaign} is {already}{'paused' if paused else 'going on'}")
     if unserved is not None:
         say(unserved)
-
-
-def _why_unserved(queue: CampaignCommands, *, tells_pause: bool) -> str | None:
-    """Why no worker does the jobs that are to be done now, and what to do; None if workers do them.
-
-    `tells_pause`: a pause counts as a reason.
-    """
-    alive = live_workers(queue.link)  # before the snapshot, see why_unserved
-    snapshot, campaign, access = queue.snapshot(), queue.campaign, queue.link.access
-    if snapshot.paused and tells_pause:
-        resume = spell_command(access, "resume", campaign)
-        return f"campaign {campaign!r} is paused; let it go on with: {resume}"
-    return why_unserved(campaign, label_of(queue.meta()), snapshot, alive, access)
 
 
 def _report(

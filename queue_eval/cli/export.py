@@ -1,6 +1,6 @@
-"""`queue-eval export`: write all finished jobs to a file.
+"""`queue-eval export`: write a table of a campaign to a file: its finished jobs, attempts or reports.
 
-The jobs are read once, in pages, into a file of JSON lines beside the target. A .csv or .parquet is made from
+The rows are read once, in pages, into a file of JSON lines beside the target. A .csv or .parquet is made from
 that file, since its columns must all be known first. So memory stays flat for a campaign of any size, and the
 target is replaced whole.
 """
@@ -19,21 +19,21 @@ from typing import IO
 
 import click
 
-from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.cli.connect import campaign_queue
-from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
+from queue_eval.cli.export_tables import ATTEMPTS, JOBS, REPORTS, Columns, write_csv, write_parquet
 from queue_eval.cli.options import SAFE_CELLS_HELP, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import say
 from queue_eval.errors import UsageError
 from queue_eval.model.table_cells import finite
-from queue_eval.views.records import JobRecordReader
+from queue_eval.views.table_rows import TABLES, Row
 
 _WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
     ".csv": write_csv,
     ".parquet": write_parquet,
     ".jsonl": None,
 }
+_LAYOUTS = {"jobs": JOBS, "attempts": ATTEMPTS, "reports": REPORTS}
 
 
 @click.command("export")
@@ -45,13 +45,17 @@ _WRITERS: dict[str, Callable[[Path, Path, Columns], None] | None] = {
     metavar="FILE",
     help="File to write or replace: .csv, .parquet or .jsonl.",
 )
+@click.option(
+    "--table", type=click.Choice([*TABLES]), default="jobs", show_default=True,
+    help="What a row is: a finished job, an attempt that has ended, or a report.",
+)
 @click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
 @server_options
 @json_option
 def export_command(
-    campaign: str, out: Path, safe_cells: bool, url: str | None, home: str | None, as_json: bool
-) -> None:
-    """Write all finished jobs, in the order in which they finished.
+    campaign: str, out: Path, table: str, safe_cells: bool, url: str | None, home: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Write all finished jobs, in the order in which they finished; or all attempts, or all reports.
 
     Values that are lists or dicts are written as JSON in .csv and .parquet. `queue-eval run --configs`
     reads the configs of a .csv and of a .jsonl again, but not of a file with --safe-cells.
@@ -66,35 +70,30 @@ def export_command(
     if ending == ".parquet" and find_spec("pyarrow") is None:
         raise UsageError('.parquet needs pyarrow; install it with: pip install "queue-eval[parquet]"')
     attached = campaign_queue(campaign, url, home, looks=True)
-    with attached as queue, _beside(out) as lines, _beside(out) as table:
-        columns = Columns()
+    with attached as queue, _beside(out) as lines, _beside(out) as finished:
+        columns = Columns(_LAYOUTS[table])
         with lines.open("x", encoding="utf-8") as file:
             writer = partial(write_csv, safe_cells=True) if safe_cells else _WRITERS[ending]
-            count = _write_lines(queue, file, columns, is_strict=writer is None)
+            count = _write_lines(TABLES[table](queue), file, columns, is_strict=writer is None)
         if writer is not None:
-            writer(lines, table, columns)
-        _replace(out, lines if writer is None else table)
+            writer(lines, finished, columns)
+        _replace(out, lines if writer is None else finished)
     if as_json:
-        print_json({"campaign": campaign, "jobs": count, "out": str(out)})
+        print_json({"campaign": campaign, table: count, "out": str(out)})
     else:
-        say(f"{count} job{'' if count == 1 else 's'} of {campaign} written to {out}")
+        say(f"{count} {table[:-1] if count == 1 else table} of {campaign} written to {out}")
 
 
-def _write_lines(queue: CampaignCommands, file: IO[str], columns: Columns, *, is_strict: bool) -> int:
-    """Write the jobs that are finished now, one JSON object per line, and learn the columns of a table.
+def _write_lines(rows: Iterator[Row], file: IO[str], columns: Columns, *, is_strict: bool) -> int:
+    """Write the rows, one JSON object per line, and learn the columns of a table.
 
     `is_strict`: write NaN and infinities, which JSON lacks, as null; else write them as Python reads them.
     """
-    records = JobRecordReader(queue)
-    tail = queue.standing().tail
-    cursor, count = "0-0", 0
-    while page := queue.read_until(cursor, tail):
-        cursor = page[-1].entry
-        for record in records.of_entries(page):
-            row = record.as_json()
-            columns.learn(row)
-            file.write(json.dumps(finite(row) if is_strict else row) + "\n")
-            count += 1
+    count = 0
+    for row in rows:
+        columns.learn(row)
+        file.write(json.dumps(finite(row) if is_strict else row) + "\n")
+        count += 1
     return count
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,55 @@ from queue_eval.campaign.paging import PAGE, pages
 from queue_eval.model.codec import EXACT_FLOAT
 from queue_eval.model.table_cells import CellWriter, column_names, finite, plain_cell, safe_cell
 
-_OWN_FIELDS = {  # our own columns -> the fields of a line that hold them
-    "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
-    "worker": "worker", "host": "host", "submitted_at": "submitted_at", "started_at": "started_at",
-    "finished_at": "finished_at", "run_s": "run_s", "wait_s": "wait_s", "elapsed_sec": "elapsed_sec",
-    "duration": "duration", "source": "source", "error": "error",
-}  # fmt: skip
-OWN_COLUMNS = tuple(_OWN_FIELDS)
-"""The columns of our own, with the names that results.csv and the DataFrame use."""
 
-_OWN_KINDS = {
-    **dict.fromkeys(("id", "attempts"), "int"),
-    **dict.fromkeys(("submitted_at", "started_at", "finished_at"), "time"),
-    **dict.fromkeys(("run_s", "wait_s", "elapsed_sec", "duration"), "float"),
-}
-"""Kinds of values in our own columns. A column that is missing here is text; the objective's are learnt."""
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a table, and where the lines hold their values."""
+
+    fields: dict[str, str]
+    """Our own columns -> the fields of a line that hold them."""
+    kinds: dict[str, str]
+    """Kinds of values in our own columns. A column that is missing here is text."""
+    keys: str | None = None
+    """The field whose keys are columns, too."""
+    learnt: str | None = None
+    """The own column whose kinds of values are learnt from the lines."""
+    begins_with_own: bool = False
+    """Whether our own columns stand before those of the keys."""
+
+
+_TIMES = dict.fromkeys(("submitted_at", "started_at", "finished_at", "at"), "time")
+
+JOBS = Layout(
+    # The names are those of results.csv and of the DataFrame.
+    {
+        "id": "id", "objective": "result", "state": "state", "cause": "cause", "attempts": "attempts",
+        "worker": "worker", "host": "host", "submitted_at": "submitted_at", "started_at": "started_at",
+        "finished_at": "finished_at", "run_s": "run_s", "wait_s": "wait_s", "elapsed_sec": "elapsed_sec",
+        "duration": "duration", "source": "source", "error": "error",
+    },
+    _TIMES
+    | dict.fromkeys(("id", "attempts"), "int")
+    | dict.fromkeys(("run_s", "wait_s", "elapsed_sec", "duration"), "float"),
+    keys="config",
+    learnt="objective",
+)  # fmt: skip
+ATTEMPTS = Layout(
+    {
+        name: name
+        for name in (
+            "job", "attempt", "outcome", "cause", "worker", "host", "started_at", "finished_at", "run_s",
+            "error",
+        )
+    },
+    _TIMES | {"job": "int", "attempt": "int", "run_s": "float"},
+)  # fmt: skip
+REPORTS = Layout(
+    {name: name for name in ("job", "attempt", "step", "at")},
+    _TIMES | dict.fromkeys(("job", "attempt", "step"), "int"),
+    keys="values",
+    begins_with_own=True,
+)
 
 _INT64_END = 2**63
 
@@ -35,28 +70,40 @@ _INT64_END = 2**63
 class Columns:
     """The columns of a table and the kinds of values in each, learnt from all lines before it is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self.kinds: dict[str, set[str]] = {}
-        """Key of the configs -> the kinds of its values."""
-        self.results: set[str] = set()
+        """Key -> the kinds of its values."""
+        self.learnt: set[str] = set()
         self.cells = CellWriter()
 
     def learn(self, line: dict[str, Any]) -> None:
-        self.cells.learn(line["config"])
-        for key, value in line["config"].items():
+        values = self.values_of(line)
+        self.cells.learn(values)
+        for key, value in values.items():
             self.kinds.setdefault(key, set()).add(_kind(value))
-        self.results.add(_kind(line["result"]))
+        if self.layout.learnt is not None:
+            self.learnt.add(_kind(line[self.layout.fields[self.layout.learnt]]))
+
+    def values_of(self, line: dict[str, Any]) -> dict[str, Any]:
+        """The values of a line that have columns by their keys."""
+        values: dict[str, Any] = line[self.layout.keys] if self.layout.keys is not None else {}
+        return values
 
     def all(self) -> dict[str, str | None]:
-        """Column -> key of the config, or None for a column of our own. Keys named like ours get a prefix."""
-        named = {column: key for key, column in column_names(self.kinds, _OWN_FIELDS).items()}
-        return {**named, **dict.fromkeys(_OWN_FIELDS)}
+        """Column -> key, or None for a column of our own. Keys named like ours get a prefix."""
+        own = self.layout.fields
+        named = {column: key for key, column in column_names(self.kinds, own, f"{self.layout.keys}.").items()}
+        ours = dict.fromkeys(own)
+        return {**ours, **named} if self.layout.begins_with_own else {**named, **ours}
 
     def kinds_of(self, column: str, key: str | None) -> set[str]:
         """The kinds of values in a column, without null."""
-        if key is None and column != "objective":
-            return {_OWN_KINDS.get(column, "str")}
-        return (self.results if key is None else self.kinds[key]) - {"null"}
+        if key is not None:
+            return self.kinds[key] - {"null"}
+        if column == self.layout.learnt:
+            return self.learnt - {"null"}
+        return {self.layout.kinds.get(column, "str")}
 
 
 def write_csv(lines: Path, target: Path, columns: Columns, *, safe_cells: bool = False) -> None:
@@ -68,7 +115,7 @@ def write_csv(lines: Path, target: Path, columns: Columns, *, safe_cells: bool =
         writer = csv.writer(file)
         writer.writerow(map(shown, wanted))
         for line in _read(lines):
-            cells = [_cell(line, column, key, columns.cells) for column, key in wanted.items()]
+            cells = [_cell(line, column, key, columns) for column, key in wanted.items()]
             writer.writerow(map(shown, cells))
 
 
@@ -91,7 +138,7 @@ def write_parquet(lines: Path, target: Path, columns: Columns) -> None:
     with pq.ParquetWriter(target, schema) as writer:
         for page in pages(_read(lines), 10 * PAGE):
             arrays = [
-                pa.array([_stored(_value(line, c, key), storages[c]) for line in page], types[c])
+                pa.array([_stored(_value(line, c, key, columns), storages[c]) for line in page], types[c])
                 for c, key in wanted.items()
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
@@ -102,14 +149,15 @@ def _read(lines: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def _value(line: dict[str, Any], column: str, key: str | None) -> Any:
-    return line[_OWN_FIELDS[column]] if key is None else line["config"].get(key)
+def _value(line: dict[str, Any], column: str, key: str | None, columns: Columns) -> Any:
+    return line[columns.layout.fields[column]] if key is None else columns.values_of(line).get(key)
 
 
-def _cell(line: dict[str, Any], column: str, key: str | None, writer: CellWriter) -> Any:
+def _cell(line: dict[str, Any], column: str, key: str | None, columns: Columns) -> Any:
     if key is None:
-        return plain_cell(_value(line, column, key))
-    return writer.cell(key, line["config"][key]) if key in line["config"] else ""
+        return plain_cell(_value(line, column, key, columns))
+    values = columns.values_of(line)
+    return columns.cells.cell(key, values[key]) if key in values else ""
 
 
 def _as_it_is(cell: Any) -> Any:

@@ -6,6 +6,7 @@ end                                                 status
 nothing, `--help`, `--version`                      0
 any other error                                     1
 wrong usage, a server that cannot be used           2
+a wait that has lasted as long as it may            124
 Ctrl-C                                              130
 ==================================================  ======
 """
@@ -25,16 +26,20 @@ from shlex import quote
 import click
 from click import format_filename
 
-from queue_eval.cli.terminal import log_to_terminal, say, say_help
+from queue_eval.cli.terminal import PlainFormatter, log_to_terminal, say, say_help
 from queue_eval.errors import QueueEvalError, ServerError, UsageError
 from queue_eval.foreign_text import printable
 from queue_eval.transport.urls import safe_url
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE, TIMED_OUT, INTERRUPTED = 1, 2, 124, 130
 
 
 class Interrupted(Exception):  # noqa: N818 - a signal, not an error
     """The user pressed Ctrl-C; the message says what that means for what was going on."""
+
+
+class TimedOut(Exception):  # noqa: N818 - no error: the user has set this time
+    """A wait has lasted as long as the user lets it; the message says what is still awaited."""
 
 
 class Invocation:
@@ -46,6 +51,8 @@ class Invocation:
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.debug = False
+        self.complain: Callable[[str], None] = complain
+        """Writes the line about what was wrong."""
         self._hidden_words = sorted(set(_urls_among(arguments)), key=len, reverse=True)
         # Without any handler, Python itself would write log records from WARNING on to standard error.
         logging.getLogger("queue_eval").addHandler(logging.NullHandler())
@@ -53,7 +60,8 @@ class Invocation:
 
     def set_debug(self) -> None:
         self.debug = True
-        log_to_terminal(logging.DEBUG, "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        form = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+        log_to_terminal(logging.DEBUG, PlainFormatter(form))
 
     def without_urls(self, text: str) -> str:
         """`text`, in which the words of the command line that look like a URL are replaced by stars."""
@@ -73,6 +81,9 @@ def guarded(run: Callable[[], None], invocation: Invocation) -> int:
     except (KeyboardInterrupt, click.Abort, Interrupted) as error:
         _explain(str(error) or "interrupted", invocation)
         return INTERRUPTED
+    except TimedOut as end:
+        _explain(str(end), invocation)
+        return TIMED_OUT
     except click.exceptions.NoArgsIsHelpError as error:
         say_help(error.format_message())
         command = error.ctx.command_path if error.ctx else "queue-eval"
@@ -111,7 +122,7 @@ def complain(message: str) -> None:
 def _explain(message: str, invocation: Invocation) -> None:
     if invocation.debug:
         write_traceback(invocation)
-    complain(invocation.without_urls(message))
+    invocation.complain(invocation.without_urls(message))
 
 
 def write_traceback(invocation: Invocation) -> None:

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.campaign.registry import LiveWorker, live_workers
-from queue_eval.campaign.unfit import Unfit, find_unfit
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
-from queue_eval.driver.service import OFTEN_GIVEN_BACK
 from queue_eval.model.report import Report
 from queue_eval.model.shape import Shape
 from queue_eval.model.states import State
 from queue_eval.model.table_cells import finite
-from queue_eval.views.formats import iso, shorten, shown_time
+from queue_eval.views.formats import iso, shorten
+from queue_eval.views.reasons import OFTEN_GIVEN_BACK, Reason, Reasons
 from queue_eval.views.records import JobRecord
+from queue_eval.views.unfit import Unfit, find_unfit
 
 
 class Told(NamedTuple):
@@ -40,6 +40,8 @@ class Told(NamedTuple):
     """How often in a row it was given back for lack of time, unless its submission has asked for time."""
     unfit: str
     """Why none of the workers could run it, however long it waits; else empty."""
+    reasons: list[Reason]
+    """Why it waits or began anew, as far as its shape and its checkpoint are the reason."""
 
     def as_json(self) -> dict[str, Any]:
         last = None
@@ -64,8 +66,6 @@ class Told(NamedTuple):
         if self.shape.time_s:
             since = f", since {self.lacked_time} attempts lacked it" if self.lacked_time else ""
             found.append(("asks for", f"{self.shape.time_s} s of its worker's time{since}"))
-        if self.unfit:
-            found.append(("cannot run", f"it {self.unfit}"))
         if self.last is not None:
             values = ", ".join(f"{name}={value:.6g}" for name, value in self.last.values.items())
             dropped = f", and {self.dropped} dropped" if self.dropped else ""
@@ -75,13 +75,7 @@ class Told(NamedTuple):
             where = self.checkpoint["path"] or "not in its folder on this machine"
             attempt, save = self.checkpoint["attempt"], self.checkpoint["save"]
             found.append(("checkpoint", f"save {save} of attempt {attempt}; {where}"))
-        if self.began_anew is not None:
-            why = "its worker does not see the checkpoint; name a folder that all share (checkpoints=)"
-            found.append(("began anew", f"attempt {self.began_anew}: {why}"))
-        if self.passed_over_ms is not None:
-            since = shown_time(self.passed_over_ms)
-            what = "others run what is behind it first, for ten minutes"
-            found.append(("left", f"to workers that see its checkpoint, since {since} UTC: {what}"))
+        found += [("why", reason.text) for reason in self.reasons]
         if self.is_stop_asked:
             found.append(("stop", "it was asked to stop early"))
         if self.given_back > 1:
@@ -101,19 +95,28 @@ def read_told(queue: CampaignCommands, meta: dict[str, bytes], record: JobRecord
     since_ms, anew = queue.distant_of([job_id])[0] if checkpoint is not None else (0, 0)
     (shape,), (lacked_time,) = queue.shapes_of([job_id]), queue.time_lacks_of([job_id])
     live = live_workers(queue.link) if is_waiting else []
-    unfit = [job.why for job in unfit_jobs(queue, label, live) if job.shape == shape]
+    unfit = next((job for job in unfit_jobs(queue, label, live) if job.shape == shape), None)
+    passed_over_ms = since_ms if is_waiting and since_ms else None
+    began_anew = anew if record.state is State.RUNNING and anew else None
+    words, subject = Reasons(queue.campaign, queue.link.access), f"job {job_id}"
+    reasons = [
+        *([] if unfit is None else [words.unfit(subject, unfit)]),
+        *([] if passed_over_ms is None else [words.checkpoint_elsewhere(subject, passed_over_ms)]),
+        *([] if began_anew is None else [words.began_anew(subject, began_anew)]),
+    ]
     return Told(
         kept=head.points if head is not None else 0,
         dropped=head.dropped if head is not None else 0,
         last=reports[-1][1] if reports else None,
         checkpoint=None if checkpoint is None else _located(queue, meta, job_id, checkpoint),
-        passed_over_ms=since_ms if is_waiting and since_ms else None,
-        began_anew=anew if record.state is State.RUNNING and anew else None,
+        passed_over_ms=passed_over_ms,
+        began_anew=began_anew,
         is_stop_asked=asked,
         given_back=often,
         shape=shape,
         lacked_time=lacked_time,
-        unfit=unfit[0] if unfit else "",
+        unfit=unfit.why if unfit is not None else "",
+        reasons=reasons,
     )
 
 

@@ -1,11 +1,9 @@
-"""`queue-eval jobs` and `queue-eval job`: list a campaign's jobs, or show one of them."""
+"""`queue-eval job`: show one job whole."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from datetime import datetime
 from typing import Any
 
 import click
@@ -17,34 +15,16 @@ from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.inside import Told, read_told
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json, print_table, shown_allocation, styled
-from queue_eval.cli.terminal import Coloured, say, say_json
+from queue_eval.cli.terminal import Coloured, say
 from queue_eval.driver.changes import check_ids
-from queue_eval.foreign_text import one_line
 from queue_eval.model.states import RELEASED, Outcome, State
-from queue_eval.model.table_cells import finite
 from queue_eval.transport.link import damaged
-from queue_eval.views.formats import iso, shorten, shown_duration, shown_time, shown_value
+from queue_eval.views.formats import iso, shorten, shown_duration, shown_time
 from queue_eval.views.records import JobRecord, JobRecordReader
+from queue_eval.views.running import Running, read_running
 
-_COLUMN_WIDTHS = (8, 10, 9, 32, 9)
-
-
-@click.command("jobs")
-@click.argument("campaign")
-@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many jobs.")
-@server_options
-@json_option
-def jobs_command(
-    campaign: str, state: str | None, limit: int | None, url: str | None, home: str | None, as_json: bool
-) -> None:
-    """List a campaign's jobs in the order of their ids."""
-    with campaign_queue(campaign, url, home, looks=True) as queue:
-        records = islice(JobRecordReader(queue).of_state(State(state) if state else None), limit)
-        if as_json:
-            _print_json_list(record.as_json() for record in records)
-        else:
-            _print_list(records)
+_SHORT_VALUE = 66
+"""A value of so many characters stands in one line of 80, beside its label."""
 
 
 @click.command("job")
@@ -63,15 +43,17 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         attempts = _attempts(queue, record)
         output = (queue.outputs_of([job_id])[0] or b"").decode(errors="replace")
         told = read_told(queue, queue.meta(), record)
+        running = read_running(queue, job_id) if record.state is State.RUNNING else None
         card = card_of(queue.link, record.worker) if record.worker else None
     allocation = card.allocation_as_json() if card is not None else {}
     if as_json:
         more = {"attempts_on_record": attempts, "output": output} | told.as_json()
+        more["running"] = running.as_json() if running else None
         if allocation:
             more["allocation"] = allocation
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
-        _show(campaign, record, attempts, output, shown_allocation(allocation), told)
+        _show(campaign, record, attempts, output, shown_allocation(allocation), told, running)
 
 
 def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]]:
@@ -81,66 +63,25 @@ def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]
             "attempt": one.number,
             "outcome": one.cause or (Outcome.OK.value if one.outcome == State.SUCCEEDED else one.outcome),
             "worker": one.worker,
-            "ended_at": iso(one.finished_at.timestamp() * 1000),
+            "host": one.host,
+            "started_at": _iso(one.started_at),
+            "ended_at": _iso(one.finished_at),
             "run_s": one.run_s,
             "error": one.error,
             "output": one.output or "",
         }
         for one in ExecutionReader(queue).executions_of(record.id)
-        if one.finished_at is not None and one.outcome != State.CANCELLED
+        if one.finished_at is not None
     ]
 
 
-def _print_json_list(documents: Iterator[dict[str, Any]]) -> None:
-    """Print a JSON list; each item is written as soon as it is there."""
-    separator = "["
-    for document in documents:
-        say_json(f"{separator}\n{json.dumps(finite(document))}", ends_line=False)
-        separator = ","
-    say_json("\n]" if separator == "," else "[]")
-
-
-def _print_list(records: Iterable[JobRecord]) -> None:
-    """Print a line for each job as soon as it is there: so the columns have fixed widths."""
-    width = 60
-    if sys.stdout.isatty():
-        import shutil
-
-        width = max(20, shutil.get_terminal_size().columns - sum(_COLUMN_WIDTHS) - len(_COLUMN_WIDTHS) - 1)
-    _print_line(("ID", "STATE", "ATTEMPTS", "WORKER", "DURATION"), "RESULT")
-    for record in records:
-        cells = (
-            str(record.id), record.state.value, str(record.attempts), record.worker or "-",
-            shown_duration(record.duration_s),
-        )  # fmt: skip
-        _print_line(cells, _gist(record, width), record.state.value)
-
-
-def _print_line(cells: Iterable[str], last: str, state: str | None = None) -> None:
-    texts = map(one_line, cells)
-    padded: list[str | Coloured] = [
-        text.rjust(width) if i in (0, 2, 4) else text.ljust(width)
-        for i, (text, width) in enumerate(zip(texts, _COLUMN_WIDTHS, strict=True))
-    ]
-    if state is not None:
-        padded[1] = styled(str(padded[1]), state)
-    say(*(part for cell in padded for part in (cell, " ")), last)
-
-
-def _gist(record: JobRecord, width: int) -> str:
-    """The result or the error in one short line. Of a traceback it is the last line."""
-    if record.state is State.SUCCEEDED:
-        return shown_value(record.result, width)
-    if record.error is not None:
-        lines = record.error.strip().splitlines() or [""]
-        cause = record.entry.cause if record.entry else ""
-        return shorten(f"{cause}: {lines[-1]}", width)
-    return "-"
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else iso(time.timestamp() * 1000)
 
 
 def _show(
     campaign: str, record: JobRecord, attempts: list[dict[str, Any]], output: str,
-    allocation: str | None, told: Told,
+    allocation: str | None, told: Told, running: Running | None,
 ) -> None:  # fmt: skip
     early = " early, as it was asked" if record.stopped_early else ""
     lines: list[tuple[str, str | Coloured]] = [
@@ -152,34 +93,59 @@ def _show(
         ("slots", str(told.shape.slots)),
         ("worker", f"{record.worker} on {record.host}" if record.worker else "-"),
         *([("allocation", allocation)] if allocation else []),
+        *([("running", running.summary())] if running else []),
         ("submitted", f"{shown_time(record.submitted_ms)} UTC"),
         ("finished", f"{shown_time(record.finished_ms)} UTC" if record.entry else "-"),
         ("ran", shown_duration(record.run_s)),
         ("duration", shown_duration(record.duration_s)),
         *told.lines(),
-        ("config", json.dumps(record.as_json()["config"])),
-        *([("tag", json.dumps(record.as_json()["tag"]))] if record.tag else []),
     ]
-    if record.state is State.SUCCEEDED:
-        lines.append(("result", json.dumps(record.result)))
     for label, value in lines:
         say(f"{label:<11}", value)
+    _show_value("config", record.as_json()["config"])
+    if record.tag:
+        _show_value("tag", record.as_json()["tag"])
+    if record.state is State.SUCCEEDED:
+        _show_value("result", record.result)
     _block("error", record.error)
     if attempts:
         say()
         print_table(
-            ("attempt", "outcome", "worker", "ended", "ran"),
+            ("attempt", "outcome", "started", "ended", "ran", "worker", "host"),
             [
-                (a["attempt"], _end_of(a), a["worker"], a["ended_at"], shown_duration(a["run_s"]))
+                (
+                    a["attempt"], _end_of(a), _short(a["started_at"]), _short(a["ended_at"]),
+                    shown_duration(a["run_s"]), a["worker"], a["host"],
+                )
                 for a in attempts
             ],
-            right=(0,),
-        )
-    for attempt in attempts[:-1] if record.entry else attempts:
+            right=(0, 4),
+        )  # fmt: skip
+    # The error and the output of the attempt that settled the job are those of the job.
+    for attempt in attempts[:-1] if record.state in (State.SUCCEEDED, State.FAILED) else attempts:
         if attempt["outcome"] != RELEASED:
             _block(f"error of attempt {attempt['attempt']}", attempt["error"])
         _block(f"output of attempt {attempt['attempt']}", attempt["output"])
     _block("output", output)
+    if running:
+        _block(f"last lines of attempt {running.attempt}", "\n".join(running.last_lines()))
+
+
+def _show_value(label: str, value: Any) -> None:
+    """A JSON value: in one line if that is short, else indented."""
+    text = json.dumps(value)
+    if len(text) <= _SHORT_VALUE:
+        say(f"{label:<11}", text)
+        return
+    first, *more = json.dumps(value, indent=2).split("\n")
+    say(f"{label:<11}", first)
+    for line in more:
+        say(" " * 11, line)
+
+
+def _short(time: str | None) -> str | None:
+    """A time as `iso` gives it, without the year and the zone."""
+    return None if time is None else time[5:19].replace("T", " ")
 
 
 def _end_of(attempt: dict[str, Any]) -> str:

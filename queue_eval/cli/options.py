@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
+from queue_eval.model.durations import parse_duration
 from queue_eval.model.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -22,23 +22,8 @@ else:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS_S))
-
 MIN_MEMORY_BYTES = 64_000_000
 """The least that `--memory-limit` accepts: a Python process needs about so much."""
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds of ``90``, ``90s``, ``15m``, ``1h30m`` or ``500ms``; None if the text is not a duration."""
-    text = "".join(text.split()).lower()
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    match = _DURATION.fullmatch(text)
-    if not text or match is None:
-        return None
-    return sum(float(n) * unit for n, unit in zip(match.groups(), _UNITS_S.values(), strict=True) if n)
 
 
 class DurationType(_ParamType[float]):
@@ -100,6 +85,23 @@ class AutoOr(_ParamType[Any]):
             self.fail(f"{value!r} is not valid; give {self._wanted}, or {AUTO}", param, ctx)
 
 
+class SectionedCommand(click.Command):
+    """A command whose help shows its options under headings: heading -> names of parameters."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        titled = {name for names in self._sections.values() for name in names}
+        rest = [one.name for one in options if one.name not in titled]
+        for title, names in {**self._sections, "Server and output": rest}.items():
+            rows = [one.get_help_record(ctx) for one in options if one.name in names]
+            with formatter.section(title):
+                formatter.write_dl([row for row in rows if row is not None])
+
+
 JOB_ID = click.IntRange(min=1)
 
 
@@ -126,13 +128,18 @@ def _name_access_file(context: click.Context, _: click.Parameter, file: str | No
     """Name the file in the environment, where this call and the processes that it starts look for it."""
     if file is None:
         return
-    before = os.environ.get("QUEUE_EVAL_ACCESS")
-    os.environ["QUEUE_EVAL_ACCESS"] = str(Path(file).expanduser().absolute())
+    set_variable(context, "QUEUE_EVAL_ACCESS", str(Path(file).expanduser().absolute()))
+
+
+def set_variable(context: click.Context, name: str, value: str) -> None:
+    """Set a variable of the environment until this call ends, also for the processes that it starts."""
+    before = os.environ.get(name)
+    os.environ[name] = value
 
     def restore() -> None:
-        os.environ.pop("QUEUE_EVAL_ACCESS", None)
+        os.environ.pop(name, None)
         if before is not None:
-            os.environ["QUEUE_EVAL_ACCESS"] = before
+            os.environ[name] = before
 
     context.call_on_close(restore)
 

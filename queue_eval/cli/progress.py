@@ -1,4 +1,4 @@
-"""Shows on standard error how far `queue-eval run` is: a bar on a terminal, else a line every 10 s."""
+"""Shows on standard error how far a campaign is: a bar on a terminal; else `run` writes a line every 10 s."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ LINE_EVERY_S = 10.0
 
 
 class Progress(Protocol):
-    """Shows how many of a fixed total of jobs are done."""
+    """Shows how many jobs of a total are done."""
 
-    def show(self, done: int, failed: int, causes: str = "") -> None:
-        """Show how many jobs are done, how many of these failed, and `causes` (see `shown_causes`)."""
+    def show(
+        self, done: int, failed: int, causes: str = "", *, total: int | None = None, more: str = ""
+    ) -> None:
+        """Show how many jobs are done, how many of these failed, and `causes` (see `shown_causes`). `total`:
+        how many jobs there are, if that has changed. `more`: what a bar shows besides."""
 
     def close(self) -> None:
         """Show the last numbers, and stop."""
@@ -36,11 +39,16 @@ def shown_causes(causes: Mapping[str, int]) -> str:
 
 def open_progress(total: int) -> Progress:
     """A bar if standard error is a terminal, else lines."""
-    return _Bar(total) if sys.stderr.isatty() else _Lines(total)
+    return open_bar(total) or _Lines(total)
+
+
+def open_bar(total: int, done: int = 0) -> Progress | None:
+    """A bar if standard error is a terminal, else None. `done` jobs were done before."""
+    return _Bar(total, done) if sys.stderr.isatty() else None
 
 
 class _Bar:
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int) -> None:
         from rich.console import Console
         from rich.markup import escape
         from rich.progress import (
@@ -59,18 +67,22 @@ class _Bar:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]}"),
+            TextColumn("{task.fields[more]}"),
             TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._progress.add_task("", total=total, failed="")
+        self._task = self._progress.add_task("", total=total, completed=done, failed="", more="")
         self._progress.start()
 
-    def show(self, done: int, failed: int, causes: str = "") -> None:
+    def show(
+        self, done: int, failed: int, causes: str = "", *, total: int | None = None, more: str = ""
+    ) -> None:
         shown = f"[red]{failed} failed{self._escape(one_line(causes))}[/red]" if failed else ""
-        self._progress.update(self._task, completed=done, failed=shown)
+        rest = self._escape(one_line(more))
+        self._progress.update(self._task, completed=done, total=total, failed=shown, more=rest)
 
     def close(self) -> None:
         self._progress.stop()
@@ -83,7 +95,11 @@ class _Lines:
         self._shown = self._now = (-1, 0, "")
         self._done_at_start: int | None = None
 
-    def show(self, done: int, failed: int, causes: str = "") -> None:
+    def show(
+        self, done: int, failed: int, causes: str = "", *, total: int | None = None,
+        more: str = "",  # noqa: ARG002 - lines are for logs
+    ) -> None:
+        self._total = self._total if total is None else total
         if self._done_at_start is None:
             self._done_at_start = done
         self._now = (done, failed, causes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -12,15 +13,25 @@ from typing import Any
 
 import click
 
-from queue_eval import Evaluator
+from queue_eval import Callback, Evaluator, Job
 from queue_eval.campaign.keys import check_campaign_name
 from queue_eval.cli.config_files import read_configs
+from queue_eval.cli.ending import FINALS, shown_counts, why_not_all_succeeded
 from queue_eval.cli.failures import Interrupted
-from queue_eval.cli.options import POSITIVE_DURATION, SAFE_CELLS_HELP, json_option, server_options
+from queue_eval.cli.options import (
+    SAFE_CELLS_HELP,
+    SectionedCommand,
+    json_option,
+    server_options,
+    set_variable,
+)
 from queue_eval.cli.output import print_json
 from queue_eval.cli.progress import open_progress, shown_causes
+from queue_eval.cli.run_options import RUN_SECTIONS, campaign_options
 from queue_eval.cli.target import Target, find_target
 from queue_eval.cli.terminal import say
+from queue_eval.driver.callbacks import better
+from queue_eval.driver.options import Options, checked_priority
 from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.model.states import Method, Outcome, State
 from queue_eval.model.table_cells import NOTHING, is_no_number, json_of
@@ -35,7 +46,7 @@ _PAUSE_PER_WRITE = 10
 """After each writing of the results, the pause is at least so many times as long as the writing took."""
 
 
-@click.command("run")
+@click.command("run", cls=SectionedCommand, sections=RUN_SECTIONS)
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.option(
     "--configs",
@@ -68,31 +79,24 @@ _PAUSE_PER_WRITE = 10
     show_default="results.csv",
     help="Results as CSV, written every few seconds.",
 )
-@click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
-@click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Executions allowed to fail.")
-@click.option("--queue", metavar="LABEL", help="Label of the campaign: workers that name it serve it.")
 @click.option(
-    "--values",
-    type=click.Choice(["json", "text"]),
-    help="Whether what JSON cannot hold in a result fails its job, or becomes text [default: json].",
+    "--total", type=click.IntRange(min=1), metavar="N",
+    help="How many jobs the campaign will have in all, where more files follow: for the time left.",
 )
+@click.option("--safe-cells", is_flag=True, help=SAFE_CELLS_HELP)
 @click.option(
     "--failure-value",
     metavar="VALUE",
     help="Objective of failed and cancelled jobs, such as nan or null, for those who minimise "
     "[default: -3.4028235e+38].",
 )
-@click.option("--time-limit", type=POSITIVE_DURATION, help="How long one attempt may run, like 90s or 1h30m.")
-@click.option(
-    "--local-workers/--no-local-workers",
-    default=None,
-    help="Start workers on this machine [default: with the embedded server].",
-)
+@campaign_options
 @server_options
 @json_option
 def run_command(
     function: str, configs_file: Path, campaign: str | None, method: str, slots: int | None, out: Path,
-    failure_value: str | None, safe_cells: bool, as_json: bool, **options: Any,
+    failure_value: str | None, safe_cells: bool, total: int | None, priority: int | None,
+    memory_limit: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Evaluate every config of a file by MODULE:FUNCTION or FILE.py:FUNCTION, and write the results.
 
@@ -113,30 +117,34 @@ def run_command(
     configs = read_configs(configs_file)
     if out.exists() and out.samefile(configs_file):
         raise UsageError(f"{str(out)!r} holds the configs, too; choose another --out")
-    wanted = options | {"campaign": name, "num_workers": slots}
+    rank = checked_priority(priority or 0)
+    if memory_limit is not None:
+        _limit_memory(memory_limit, local_workers=options["local_workers"])
+    wanted = options | {"campaign": name}
     keywords = {key: value for key, value in wanted.items() if value is not None}
     if failure_value is not None:
         keywords["failure_value"] = _scalar(failure_value)
+    Options.checked(**keywords)
+    if slots is not None:
+        keywords["num_workers"] = slots
     say(f"campaign {name}: {len(configs)} configs", err=True)
+    watch = _Watch()
     try:
-        with Evaluator.create(target.name, method, keywords) as evaluator:
-            counts, causes, first_failed = _evaluate(evaluator, configs, out, safe_cells=safe_cells)
+        with Evaluator.create(target.name, method, keywords | {"callbacks": [watch]}) as evaluator:
+            if total is not None:
+                evaluator.total = total
+            counts, causes, first_failed = _evaluate(
+                evaluator, watch, configs, out, priority=rank, safe_cells=safe_cells
+            )
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; started workers go on: run the same command again to resume, or end it all with: "
             f"{spell_command(_known_server(options), 'cancel', name)}"
         ) from None
     _report(name, counts, causes, out, as_json=as_json)
-    if first_failed is not None:
-        raise QueueEvalError(
-            f"{counts[State.FAILED]} of {counts.total()} jobs failed{shown_causes(causes)}; "
-            f"see why with: {spell_command(_known_server(options), 'job', name, str(first_failed))}"
-        )
-    if counts[State.CANCELLED]:
-        raise QueueEvalError(
-            f"{counts[State.CANCELLED]} of {counts.total()} jobs were cancelled; "
-            f"run them with: {spell_command(_known_server(options), 'retry', name, 'ID')}"
-        )
+    why = why_not_all_succeeded(name, counts, causes, first_failed, _known_server(options))
+    if why is not None:
+        raise QueueEvalError(why)
 
 
 def _scalar(text: str) -> Any:
@@ -147,6 +155,16 @@ def _scalar(text: str) -> Any:
     return float(text) if is_no_number(text) else text
 
 
+def _limit_memory(limit: str, *, local_workers: bool | None) -> None:
+    """Name the limit in the environment, with which local workers are started."""
+    if local_workers is False:
+        raise UsageError(
+            "--memory-limit is for the workers that run starts, and with --no-local-workers it starts none; "
+            "give it to queue-eval worker"
+        )
+    set_variable(click.get_current_context(), "QUEUE_EVAL_MEMORY_LIMIT", limit)
+
+
 def _known_server(options: dict[str, Any]) -> Access | None:
     """The server of this call, if it is known by now."""
     with suppress(QueueEvalError):  # the file may have been replaced meanwhile, by one that cannot be read
@@ -155,7 +173,8 @@ def _known_server(options: dict[str, Any]) -> Access | None:
 
 
 def _evaluate(
-    evaluator: Evaluator, configs: list[dict[str, Any]], out: Path, *, safe_cells: bool
+    evaluator: Evaluator, watch: _Watch, configs: list[dict[str, Any]], out: Path, *, priority: int,
+    safe_cells: bool,
 ) -> tuple[Counter[State], Counter[str], int | None]:
     """Evaluate the configs. Returns counts of jobs by state, of failed jobs by cause, and their lowest id.
 
@@ -165,9 +184,9 @@ def _evaluate(
     causes: Counter[str] = Counter()
     failed: list[int] = []
     results = _Results(evaluator, out, safe_cells=safe_cells)
-    evaluator.submit(configs)
+    evaluator.submit(configs, priority=priority)
     # Not the number of configs: jobs that an earlier call left outstanding are gathered, too.
-    progress = open_progress(evaluator.num_outstanding)
+    progress = open_progress(max(evaluator.num_outstanding, evaluator.total or 0))
     try:
         while evaluator.num_outstanding:
             for job in evaluator.gather("BATCH", 1, timeout=1.0):
@@ -176,12 +195,31 @@ def _evaluate(
                     failed.append(job.id)
                     causes[job.cause or Outcome.ERROR] += 1
                 results.is_stale = True
-            progress.show(counts.total(), len(failed), shown_causes(causes))
+            progress.show(counts.total(), len(failed), shown_causes(causes), more=watch.text)
             results.write_if_due()
     finally:
         progress.close()
         results.write()
     return counts, causes, min(failed, default=None)
+
+
+class _Watch(Callback):
+    """What the bar shows besides numbers of finished jobs."""
+
+    def __init__(self) -> None:
+        self._best: float | None = None
+        self._running = 0
+
+    def on_done(self, job: Job) -> None:
+        self._best = better(self._best, job)
+
+    def on_wait(self, counts: Mapping[str, int], planned: int) -> None:  # noqa: ARG002
+        self._running = counts[State.RUNNING]
+
+    @property
+    def text(self) -> str:
+        best = "" if self._best is None else f", best {self._best:.6g}"
+        return f"{self._running} running{best}"
 
 
 class _Results:
@@ -219,13 +257,8 @@ def _default_name(target: Target, configs_file: Path) -> str:
 def _report(
     campaign: str, counts: Counter[State], causes: Counter[str], out: Path, *, as_json: bool
 ) -> None:
-    finals = [state for state in State if state.is_final]
     if as_json:
-        numbers = {state.value: counts[state] for state in finals}
+        numbers = {state.value: counts[state] for state in FINALS}
         print_json({"campaign": campaign, "jobs": counts.total(), "counts": numbers, "out": str(out)})
         return
-    why = {State.FAILED: shown_causes(causes)}
-    counted = ", ".join(
-        f"{counts[state]} {state.value}{why.get(state, '')}" for state in finals if counts[state]
-    )
-    say(f"campaign {campaign}: {counted}; results in {out}")
+    say(f"campaign {campaign}: {shown_counts(counts, causes)}; results in {out}")

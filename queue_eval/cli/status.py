@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import click
@@ -16,17 +15,14 @@ from queue_eval.cli.inside import given_back_often, unfit_jobs
 from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import Line, print_json, styled, worker_lines
 from queue_eval.cli.terminal import Coloured, redrawn, say
-from queue_eval.driver.service import told_of
 from queue_eval.driver.sources import changed_sources, known_sources, results_by_source
 from queue_eval.errors import UsageError
 from queue_eval.model.table_cells import finite
-from queue_eval.transport.hints import spell_command, spell_worker
+from queue_eval.transport.hints import spell_command
 from queue_eval.views.formats import shorten, shown_duration, shown_time
 from queue_eval.views.numbers import WHOLE
 from queue_eval.views.standing import Standing, StandingReader
 
-_MAX_SHOWN_GIVEN_BACK = 5
-_MAX_SHOWN_UNFIT = 5
 _MAX_SHOWN_GROUPS = 5
 _MAX_SHOWN_IDS = 3
 
@@ -54,7 +50,7 @@ def status_command(
         reader = StandingReader(queue, key=key, direction="min" if minimize else "max")
         try:
             if watch:
-                redrawn(lambda: _watched(queue, reader), _WATCH_EVERY_S)
+                redrawn(lambda: list(_lines(reader.read())), _WATCH_EVERY_S)
                 return
             standing = reader.read(_READ_S, to_the_end=True)
             _check_key(key, standing)
@@ -63,7 +59,7 @@ def status_command(
         if as_json:
             print_json(standing.as_json() | _troubles_as_json(queue, standing))
             return
-        for line in (*_lines(standing), *_troubles(queue, standing), *_sources(queue)):
+        for line in (*_lines(standing), *_sources(queue)):
             say(*line)
 
 
@@ -74,11 +70,6 @@ def _check_key(key: str | None, standing: Standing) -> None:
         known = ", ".join(name for name in keys if name != WHOLE)
         has = f"they have: {known}" if known else "they are numbers themselves; leave --key out"
         raise UsageError(f"no result of campaign {standing.campaign!r} has a number {key!r}; {has}")
-
-
-def _watched(queue: CampaignCommands, reader: StandingReader) -> list[Line]:
-    standing = reader.read()
-    return [*_lines(standing), *_troubles(queue, standing)]
 
 
 def _lines(standing: Standing) -> Iterator[Line]:
@@ -105,8 +96,10 @@ def _lines(standing: Standing) -> Iterator[Line]:
     yield [f"{'total':<11}{snapshot.last_id:>9}{planned}"]
     yield from _failures(standing)
     yield []
-    if standing.unserved is not None:
-        yield [standing.unserved]
+    for reason in standing.troubles:
+        yield [reason.text]
+    if standing.troubles:
+        yield []
     elif not standing.workers and "resting" in meta:
         yield ["all is finished: no worker looks at this campaign until jobs are added"]
     elif not standing.workers:
@@ -151,23 +144,6 @@ def _failures(standing: Standing) -> Iterator[Line]:
     if others := groups[_MAX_SHOWN_GROUPS:]:
         count = sum(group.count for group in others)
         yield [f"{count:>{width}} failed  in {len(others)} other ways: --json names them"]
-
-
-def _troubles(queue: CampaignCommands, standing: Standing) -> Iterator[Line]:
-    """What keeps single jobs from getting on."""
-    unfit = unfit_jobs(queue, label_of(standing.meta), standing.live)
-    if unfit:
-        yield []
-    for found in islice(unfit, _MAX_SHOWN_UNFIT):
-        command = spell_worker(queue.link.access, queue.campaign, *found.words)
-        yield [f"a job {found.why}; start one with: {command}"]
-    given_back = given_back_often(queue)
-    if given_back:
-        yield []
-    for job, times in islice(given_back.items(), _MAX_SHOWN_GIVEN_BACK):
-        yield [f"job {job} was {told_of(times)}"]
-    if (others := len(given_back) - _MAX_SHOWN_GIVEN_BACK) > 0:
-        yield [f"so were {others} more: --json names them"]
 
 
 def _sources(queue: CampaignCommands) -> Iterator[Line]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -89,16 +90,46 @@ def ask(question: str) -> bool:
     return click.confirm(one_line(question), err=True)
 
 
-def log_to_terminal(level: int, form: str) -> None:
-    """Write all log records to standard error, those of other packages too."""
+def log_to_terminal(level: int, formatter: logging.Formatter, *, replaces: bool = False) -> None:
+    """Write all log records to standard error, those of other packages too.
+
+    If that was asked for before, it goes on as it was; with `replaces` it goes on by this formatter.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(_PlainFormatter(form))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])
+    for earlier in logging.root.handlers:
+        if replaces and isinstance(earlier.formatter, PlainFormatter):
+            earlier.setFormatter(formatter)
 
 
-class _PlainFormatter(logging.Formatter):
+def may_write_log() -> bool:
+    """Whether a line can be written to standard error without waiting for who reads it."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # it is no file
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+class PlainFormatter(logging.Formatter):
+    """Writes records as printable text."""
+
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+class BriefFormatter(PlainFormatter):
+    """The same for people who look on: the time of day, and the level from warnings on."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname} "
+        return f"{record.asctime} {level}{record.message}"
 
 
 def _shown(part: str | Coloured, *, wants_colours: bool) -> str:

@@ -8,13 +8,16 @@ import os
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from queue_eval.cli.failures import Invocation
+from queue_eval.cli.json_log import JsonFormatter
 from queue_eval.cli.options import AUTO, DURATION, POSITIVE_DURATION, SIZE, AutoOr, server_options
-from queue_eval.cli.terminal import log_to_terminal, say
+from queue_eval.cli.terminal import BriefFormatter, PlainFormatter, log_to_terminal, may_write_log
 from queue_eval.errors import ServerUnreachableError, UsageError
 from queue_eval.foreign_text import plain
 from queue_eval.function.signing import check_installed
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
     from workers.signals import Signals
 
 log = plain(logging.getLogger("queue_eval.worker"))
+
+_WINDOW_S = 1.0
+"""On a terminal, lines about attempts are summed up over so long when they are many."""
+
+_FILE_WINDOW_S = 10.0
+"""The same in a log file, which is read later and must not grow fast."""
 
 
 @click.command("worker")
@@ -70,15 +79,20 @@ log = plain(logging.getLogger("queue_eval.worker"))
 @click.option("--max-jobs-per-child", type=click.IntRange(min=1), metavar="N",
               envvar="QUEUE_EVAL_MAX_JOBS_PER_CHILD",
               help="Replace a process that runs jobs after so many of them.")
+@click.option("-q", "--quiet", is_flag=True, help="Log only warnings and errors.")
+@click.option("--log-json", is_flag=True, help="Log one JSON object per line, for log collectors.")
 @click.option("--launch", hidden=True, metavar="DIGEST", help="Digest of what a driver starts it with.")
 @server_options
+@click.pass_context
 def worker_command(
-    slots: int | str, campaigns: Sequence[str], queues: Sequence[str], gpus: str | None, cores: str | None,
+    context: click.Context, slots: int | str, campaigns: Sequence[str], queues: Sequence[str],
+    gpus: str | None, cores: str | None,
     cores_per_slot: int | None, name: str | None, idle_timeout: float | None,
     time_limit: float | str | None, notice: float | None, drain_timeout: float | None, lease: float,
     allow: Sequence[str],
     memory_limit: int | None,
-    max_jobs_per_child: int | None, launch: str | None, url: str | None, home: str | None,
+    max_jobs_per_child: int | None, quiet: bool, log_json: bool, launch: str | None, url: str | None,
+    home: str | None,
 ) -> None:  # fmt: skip
     """A long-running worker for all campaigns of the server, or the named ones.
 
@@ -92,6 +106,9 @@ def worker_command(
     The first SIGTERM or Ctrl-C drains (what runs is finished), a second one after 2 s or more gives back what
     runs and stops now. SIGHUP, SIGUSR1 and SIGUSR2 drain, too. In a batch job, a drain by SIGTERM gives back
     after 20 s what still runs, one by SIGUSR1 or SIGUSR2 after 50 s, and always 5 s before --time-limit.
+
+    The log on standard error has a line for each job that begins or ends; more than 20 a second (without a
+    terminal: 20 in 10 s) are summed up.
     """
     from queue_eval.campaign.keys import check_campaign_name, check_queue_name
     from queue_eval.cli.first_process import leave_first_process
@@ -110,9 +127,14 @@ def worker_command(
         raise UsageError("QUEUE_EVAL_ALLOW is empty, which allows nothing; name modules in it, or unset it")
     allow_list = AllowList.parse(allow)
     leave_first_process()
-    log_to_terminal(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
+    name = name or new_worker_name()
+    level = logging.WARNING if quiet else logging.INFO
+    log_to_terminal(level, _formatter(name, as_json=log_json), replaces=log_json)
+    if log_json:
+        _log_all(context.ensure_object(Invocation))
     _import_workers()
     from workers.allocation_end import allocation_end, time_limit_until
+    from workers.attempt_log import AttemptLog
     from workers.options import WorkerOptions
     from workers.resources import auto_slots, cores_of
     from workers.scheduler import allocation
@@ -135,7 +157,7 @@ def worker_command(
         check_installed("this worker runs only what a driver of its group has signed")
     options = WorkerOptions(
         slots=count, campaigns=tuple(campaigns) or None, queues=tuple(queues) or None, board=board,
-        name=name or new_worker_name(), lease_s=lease, idle_timeout_s=idle_timeout,
+        name=name, lease_s=lease, idle_timeout_s=idle_timeout,
         time_limit_s=limit_s, began_at=began_at, notice_s=notice,
         drain_timeout_s=drain_timeout, home=folder,
         allow=allow_list, memory_limit=memory_limit, jobs_per_child=max_jobs_per_child,
@@ -143,7 +165,24 @@ def worker_command(
         launch=launch,
     )  # fmt: skip
     _check_server(access)
-    Worker(access, options).run()
+    # Local workers have a log file each, of which a driver keeps many: it stays small.
+    speaks = launch is None and log.isEnabledFor(logging.INFO)
+    window_s = _WINDOW_S if sys.stderr.isatty() else _FILE_WINDOW_S
+    Worker(access, options, AttemptLog(window_s, may_write_log) if speaks else None).run()
+
+
+def _formatter(worker: str, *, as_json: bool) -> logging.Formatter:
+    if as_json:
+        return JsonFormatter(worker)
+    if sys.stderr.isatty():
+        return BriefFormatter()
+    return PlainFormatter("%(asctime)s %(levelname)s %(message)s")
+
+
+def _log_all(invocation: Invocation) -> None:
+    """From now on, warnings of Python and the error that ends this worker are log records, too."""
+    warnings.showwarning = lambda message, *_, **__: log.warning("%s", message, extra={"event": "warning"})
+    invocation.complain = lambda message: log.error("%s", message, extra={"event": "error", "error": message})
 
 
 def _import_workers() -> None:
@@ -179,7 +218,7 @@ def _wait_for_access(
         return access
     signals = Signals()
     signals.install()
-    say(f"queue-eval: waiting for {file}; or give --access or --url", err=True)
+    log.warning("waiting for %s; or give --access or --url", file)
     try:
         access = _await(look, file, signals, idle_timeout, limit_s, began_at)
     finally:

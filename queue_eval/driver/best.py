@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
-import math
-from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral, Real
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from queue_eval.driver.options import count
 from queue_eval.errors import UsageError
 from queue_eval.model.job import Job
 from queue_eval.model.states import State
+from queue_eval.views.ranking import best_ranked, number_of
 
 
 def best_of(jobs: Iterable[Job], n: int, direction: str, key: Callable[[Job], Any] | None) -> list[Job]:
@@ -27,24 +25,16 @@ def best_of(jobs: Iterable[Job], n: int, direction: str, key: Callable[[Job], An
         raise UsageError(f'direction is {direction!r}; give "max" or "min"')
     if key is not None and not callable(key):
         raise UsageError(f"key is of type {type(key).__name__}; give a function from a job to a number")
-    sign = -1 if direction == "max" else 1
-
-    def ranked() -> Iterator[tuple[Any, int, Job]]:
-        for job in jobs:
-            if job.state is State.SUCCEEDED:
-                value = _number(job, key)
-                if not isinstance(value, float) or math.isfinite(value):  # an integer of any size is finite
-                    yield sign * value, job.id, job
-
-    return [job for _, _, job in heapq.nsmallest(wanted, ranked(), key=lambda item: item[:2])]
+    succeeded = (job for job in jobs if job.state is State.SUCCEEDED)
+    numbered = ((_number(job, key), job.id, job) for job in succeeded)
+    return list(best_ranked(numbered, wanted, minimize=direction == "min"))
 
 
 def _number(job: Job, key: Callable[[Job], Any] | None) -> int | float:
     value = job.result if key is None else key(job)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):  # of numpy, too
-        return float(value)
+    number = number_of(value)
+    if number is not None:
+        return number
     if key is None:
         raise UsageError(
             f"the result of job {job.id} is a {type(value).__name__}, no number; give best a key, such as "

@@ -14,6 +14,7 @@ from queue_eval.errors import SearchTerminationError, UsageError
 from queue_eval.foreign_text import one_line, plain
 from queue_eval.model.codec import EXACT_FLOAT
 from queue_eval.model.job import Job
+from queue_eval.model.moves import Snapshot
 from queue_eval.model.report import Report
 from queue_eval.model.states import State
 from queue_eval.user_warning import warn_user
@@ -29,7 +30,9 @@ class Callback:
 
     A callback may also have ``on_report(job, report)``. It is called in the driver while that waits, with
     each `Report` of each job that the driver will gather: once, in the order of the job, before `on_done`.
-    It may call the evaluator, such as ``evaluator.stop([job])``.
+    It may call the evaluator, such as ``evaluator.stop([job])``. One with ``on_wait(counts, planned)`` is
+    called about once a second while the driver waits, and when all is gathered: with how many jobs of the
+    campaign are in each state, and how many there will be in all, as far as is known.
     """
 
     def on_launch(self, job: Job) -> None:
@@ -78,7 +81,7 @@ class LoggerCallback(Callback):
 
     def on_done(self, job: Job) -> None:
         self._done += 1
-        self._best = _better(self._best, job)
+        self._best = better(self._best, job)
         received = f"job {job.id} {_end_of(job, 200)}"
         if not _has_failed(job):
             received = f"received objective: {_shown(job.result)}"
@@ -107,7 +110,7 @@ class TqdmCallback(Callback):
         self._grow(self._total + 1)
 
     def on_done(self, job: Job) -> None:
-        self._best = _better(self._best, job)
+        self._best = better(self._best, job)
         if _has_failed(job):
             self._failed += 1
             self._shown["failed"] = f"{self._failed}, the last: job {job.id} {_end_of(job, 60)}"
@@ -131,7 +134,7 @@ class SearchEarlyStopping(Callback):
 
     `objective_func` maps a job to the number to maximise, by default its result. It is not called for jobs
     that failed or were cancelled: they have no objective, and improve nothing. Nor do NaN, infinities and
-    text, such as the "F_…" by which run functions written for DeepHyper say that they failed.
+    text, such as the ``"F_…"`` by which run functions written for DeepHyper say that they failed.
     Raises SearchTerminationError in `on_done`, which `gather` lets through.
     """
 
@@ -170,18 +173,25 @@ class Callbacks:
         except TypeError:
             raise UsageError("callbacks is not a list; give a list of callbacks") from None
         for callback in self.all:
-            is_one = any(hasattr(callback, name) for name in ("on_launch", "on_done", "on_report"))
+            is_one = any(hasattr(callback, name) for name in ("on_launch", "on_done", "on_report", "on_wait"))
             if isinstance(callback, type) or not is_one:
                 raise UsageError(
                     f"{callback!r} is not a callback; give an object with on_launch(job) and on_done(job)"
                 )
         self._blamed: set[tuple[int, int]] = set()
         """Which callbacks (by position) have raised for a report of which job."""
+        self._mute: list[Any] = []
+        """Callbacks whose `on_wait` has raised, and was reported."""
 
     @property
     def on_report(self) -> OnReport | None:
         """What to call with each report; None when no callback wants any."""
         return self._reported if any(hasattr(callback, "on_report") for callback in self.all) else None
+
+    @property
+    def on_wait(self) -> Callable[[Snapshot], None] | None:
+        """What to call while the driver waits; None when no callback wants it."""
+        return self._waiting if any(hasattr(callback, "on_wait") for callback in self.all) else None
 
     def launched(self, job: Job) -> None:
         self._call("on_launch", job)
@@ -189,6 +199,22 @@ class Callbacks:
     def done(self, job: Job) -> SearchTerminationError | None:
         """Call `on_done`. Returns the error by which a callback ends the search, if any does."""
         return self._call("on_done", job)
+
+    def _waiting(self, snapshot: Snapshot) -> None:
+        counts = {state.value: count for state, count in snapshot.counts.items()}
+        for callback in self.all:
+            method = getattr(callback, "on_wait", None)
+            if method is None:
+                continue
+            try:
+                method(counts, snapshot.planned)
+            except Exception as error:
+                if callback in self._mute:
+                    continue
+                self._mute.append(callback)
+                name = type(callback).__name__
+                log.exception("callback %s.on_wait raised", name)
+                _warn(f"callback {name}.on_wait raised, and is called on: {type(error).__name__}: {error}")
 
     def _reported(self, job: Job, report: Report) -> SearchTerminationError | None:
         """Call `on_report`. Returns as `done` does."""
@@ -241,7 +267,8 @@ def _end_of(job: Job, length: int) -> str:
     return one_line(f"failed ({job.cause}): {reason}")
 
 
-def _better(best: float | None, job: Job) -> float | None:
+def better(best: float | None, job: Job) -> float | None:
+    """The higher of `best` and the job's result, where that is a finite number."""
     result = job.result
     if _has_failed(job) or isinstance(result, bool) or not isinstance(result, (int, float)):
         return best

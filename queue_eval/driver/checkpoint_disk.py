@@ -11,6 +11,7 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.expiry import Expired
 from queue_eval.campaign.keys import Keys, is_campaign_name
 from queue_eval.campaign.paging import pages
+from queue_eval.driver.worker_logs import remove_outputs
 from queue_eval.foreign_text import plain
 from queue_eval.model.codec import decode
 from queue_eval.model.states import State
@@ -102,11 +103,13 @@ class CheckpointDisk:
 
 
 def purge_expired(expired: Expired, link: Link, age_s: float) -> bool:
-    """Delete an expired campaign, as `Expired.purge` does, and its checkpoints that are here."""
+    """Delete an expired campaign, as `Expired.purge` does, and its checkpoints and logs that are here."""
     key = Keys(expired.campaign).meta
     options = link.call(lambda client: client.hget(key, "options"))  # before they are gone
     if not expired.purge(link, age_s):
         return False
+    if link.access.home is not None:
+        remove_outputs(link.access.home / "logs", expired.campaign, expired.uid)
     disk = CheckpointDisk.of(expired.campaign, {"uid": expired.uid.encode(), "options": options or b""})
     if disk is not None:
         disk.remove()

@@ -15,6 +15,7 @@ from queue_eval.campaign.keys import DEFAULT_QUEUE
 from queue_eval.driver.service import ServiceCheck
 from queue_eval.errors import GiveUp, ServerError
 from queue_eval.foreign_text import plain
+from queue_eval.model.moves import Snapshot
 from queue_eval.server.home_loss import HomeLoss
 from queue_eval.server.lifecycle import revive_server, server_state
 from queue_eval.user_warning import warn_user
@@ -25,6 +26,7 @@ RECLAIM_EVERY_S = 2.0
 ENSURE_EVERY_S = 1.0
 LOOK_EVERY_S = 3.0
 LIST_EVERY_S = 10.0
+SHOW_EVERY_S = 1.0
 
 UNSERVED_S = 10.0
 """Time spent waiting after which the user is warned of what keeps jobs waiting: see `ServiceCheck`."""
@@ -98,7 +100,7 @@ class Chores:
 
     def __init__(
         self, queue: CampaignCommands, ensure_workers: Callable[[], None] | None, *,
-        label: str = DEFAULT_QUEUE, forwards: bool = False,
+        label: str = DEFAULT_QUEUE, forwards: bool = False, on_wait: Callable[[Snapshot], None] | None = None,
     ) -> None:  # fmt: skip
         self._queue = queue
         self._ensure_workers = ensure_workers
@@ -106,7 +108,8 @@ class Chores:
             queue, label=label, hires=ensure_workers is not None, forwards=forwards
         )
         self._home = HomeLoss(queue.link.access.home)
-        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0, "list": 0.0}
+        self._due = {"ensure": 0.0, "reclaim": 0.0, "look": 0.0, "list": 0.0, "show": 0.0}
+        self._on_wait = on_wait
         self._waited_s = 0.0
 
     def run(self) -> None:
@@ -123,6 +126,12 @@ class Chores:
 
         if self._is_due("list", LIST_EVERY_S):
             self._queue.stay_listed()
+        self.show()
+
+    def show(self, *, is_last: bool = False) -> None:
+        """Tell callbacks that want to know how far the campaign is, every second. `is_last`: also before."""
+        if self._on_wait is not None and (self._is_due("show", SHOW_EVERY_S) or is_last):
+            self._on_wait(self._queue.snapshot())
 
     def count_wait(self, waited_s: float) -> None:
         """Add to the time that the driver has spent waiting, by which it judges how long nobody has served.

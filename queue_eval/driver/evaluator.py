@@ -22,6 +22,7 @@ from queue_eval.driver.callbacks import Callbacks
 from queue_eval.driver.chores import Chores
 from queue_eval.driver.creation import DecidedAtCreation
 from queue_eval.driver.interruption import TellInterrupted, describe_interruption
+from queue_eval.driver.job_list import JobList
 from queue_eval.driver.job_overview import JobOverview
 from queue_eval.driver.ledger import CompletionHook
 from queue_eval.driver.local_workers import LocalWorkers
@@ -30,6 +31,7 @@ from queue_eval.driver.open import ServerSession, attach_campaign, open_campaign
 from queue_eval.driver.options import (
     Keywords,
     Options,
+    checked_priority,
     count,
     seconds,
     seconds_asked,
@@ -55,7 +57,6 @@ from queue_eval.model.states import Method, State
 from queue_eval.transport.urls import unless_url
 from queue_eval.user_warning import warn_user
 
-_MAX_PRIORITY = 32767
 _MAX_SLOTS = 10_000
 
 
@@ -71,8 +72,15 @@ class Evaluator(DecidedAtCreation, JobOverview):
     `queue_eval.driver.options.Options`.
     """
 
+    campaign: str
+    """The name of the campaign."""
+    num_workers: int
+    """Slots wanted in all on this machine."""
+
     FAIL_RETURN_VALUE: ClassVar[float] = FAIL_RETURN_VALUE
+    """Result of failed and cancelled jobs, without `failure_value`."""
     PYTHON_EXE: ClassVar[str] = os.environ.get("QUEUE_EVAL_PYTHON") or sys.executable
+    """The interpreter of workers that are started here."""
 
     method: Method = Method.SUBPROCESS
 
@@ -125,8 +133,9 @@ class Evaluator(DecidedAtCreation, JobOverview):
             else None
         )
         ensure = self._workers.ensure if self._workers else None
-        chores = Chores(
-            session.queue, ensure, label=options.queue, forwards=self.method in (Method.RAY, Method.RQ)
+        chores = self._chores = Chores(
+            session.queue, ensure, label=options.queue, forwards=self.method in (Method.RAY, Method.RQ),
+            on_wait=callbacks.on_wait,
         )
         self._waiter = Waiter(session, chores, server.patience)
         self._singles = SingleJobs(self._waiter)
@@ -205,20 +214,19 @@ class Evaluator(DecidedAtCreation, JobOverview):
         copies = [encode_config(config, position) for position, config in enumerate(configs)]
         texts = encoded_tags(tags, len(copies))
         checked = [(config, text, tag) for (config, text), tag in zip(copies, texts, strict=True)]
-        if count("priority", priority, -_MAX_PRIORITY) > _MAX_PRIORITY:
-            raise UsageError(f"priority is {priority!r}; give a whole number up to {_MAX_PRIORITY}")
+        rank = checked_priority(priority)
         delay_ms = round(seconds("delay", delay) * 1000)
         if count("slots", slots) > _MAX_SLOTS:
             raise UsageError(f"slots is {slots!r}; a job takes at most {_MAX_SLOTS} slots of one worker")
         time_s = seconds_asked("time_request", time_request) or self._options.time_request or 0
-        placement = Placement(int(priority), delay_ms, int(slots), math.ceil(time_s))
+        placement = Placement(rank, delay_ms, int(slots), math.ceil(time_s))
         if not checked:
             return []
         with self._interruptible:
             # Workers are started first: one that cannot run these jobs then knows that others are coming.
             self._ensure_workers()
         with self._interruptible, self._submit_lock:
-            jobs = self._session.submit(checked, placement)
+            jobs = JobList(self._session.submit(checked, placement))
             self._submitted += len(jobs)
         for job in jobs:
             self._callbacks.launched(job)
@@ -313,12 +321,14 @@ class Evaluator(DecidedAtCreation, JobOverview):
             if is_new:
                 ending = self._callbacks.done(job) or ending
         with lock:
-            batch = ledger.take_from_ready(batch)
+            batch = JobList(ledger.take_from_ready(batch))
         self._finish(batch, ending)
         return batch
 
     def _finish(self, batch: list[Job], ending: SearchTerminationError | None) -> None:
-        """Warn of results of other code than this driver's. Raise what this batch makes its gather raise."""
+        """Show how far it is. Warn of results of other code than this driver's. Raise what this batch makes
+        its gather raise."""
+        self._chores.show(is_last=not self._ledger.outstanding)
         if self._session.sources is not None:
             self._session.sources.look(batch)
         if self._options.on_failure == "raise":
@@ -327,6 +337,22 @@ class Evaluator(DecidedAtCreation, JobOverview):
                 raise JobFailed(failed, batch)
         if ending is not None:
             raise ending
+
+    @property
+    def total(self) -> int | None:
+        """How many jobs the campaign will have in all; None: that is not known.
+
+        Set it where jobs are submitted bit by bit, so that views tell the time left of the whole search. The
+        campaign keeps it until it is set again. Raises UsageError unless it is a whole number of at least 1,
+        or None.
+        """
+        return self._session.queue.snapshot().total
+
+    @total.setter
+    def total(self, number: int | None) -> None:
+        wanted = None if number is None else count("total", number)
+        self._check_may_change()
+        self._session.queue.set_total(wanted)
 
     # Looking back -------------------------------------------------------------------------------------
 
@@ -337,7 +363,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         """
         self._check_open()
         with self._interruptible:
-            return self._session.history()
+            return JobList(self._session.history())
 
     def reports(self, job: Job) -> list[Report]:
         """The reports of a job, finished or not, in their order. Asks the server at each call."""
@@ -351,7 +377,7 @@ class Evaluator(DecidedAtCreation, JobOverview):
         says, so some may be finished. Of a read-only evaluator: all unfinished jobs of the campaign.
         """
         self._check_open()
-        return self._session.outstanding()
+        return JobList(self._session.outstanding())
 
     def refresh(self, jobs: Iterable[Job]) -> None:
         """Bring these jobs up to date: `state`, `worker`, `started_at`, and the outcome of finished ones.
@@ -439,22 +465,6 @@ class Evaluator(DecidedAtCreation, JobOverview):
         if self._workers is not None:
             with contextlib.suppress(WorkerError):
                 self._workers.ensure(before_submit=True)
-
-    @property
-    def total(self) -> int | None:
-        """How many jobs the campaign will have in all; None: that is not known.
-
-        Set it where jobs are submitted bit by bit, so that views tell the time left of the whole search. The
-        campaign keeps it until it is set again. Raises UsageError unless it is a whole number of at least 1,
-        or None.
-        """
-        return self._session.queue.snapshot().total
-
-    @total.setter
-    def total(self, number: int | None) -> None:
-        wanted = None if number is None else count("total", number)
-        self._check_may_change()
-        self._session.queue.set_total(wanted)
 
     def _check_open(self) -> None:
         if self._waiter.closed:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from queue_eval.driver.best import best_of
+from queue_eval.driver.job_list import JobList
+from queue_eval.driver.notebook import evaluator_html
+from queue_eval.driver.plots import plot
 from queue_eval.driver.results import SavedKeys, convert_for_csv, data_frame, write_results
 from queue_eval.driver.results_owner import Owner
 from queue_eval.driver.session import CampaignSession
@@ -53,13 +56,13 @@ class JobOverview:
         """
         with self._session.lock:
             known = self._ledger.tracked.values(), self._ledger.adopted_jobs.values()
-            return [*known[0], *known[1], *self._created]
+            return JobList([*known[0], *known[1], *self._created])
 
     @property
     def jobs_done(self) -> list[Job]:
         """Every job that was gathered, awaited or given by `history`, each once, and that is kept."""
         with self._session.lock:
-            return list(self._ledger.gathered_jobs.values())
+            return JobList(self._ledger.gathered_jobs.values())
 
     @property
     def url(self) -> str:
@@ -79,7 +82,23 @@ class JobOverview:
         that is no number. With ``keep_jobs=False`` the jobs are read from the server.
         """
         jobs = self.jobs_done if self._ledger.keep or not self.num_gathered else self._session.gathered()
-        return best_of(jobs, n, direction, key)
+        return JobList(best_of(jobs, n, direction, key))
+
+    def plot(
+        self, kind: str = "objective", *, key: str | None = None, direction: str = "max", ax: Any = None
+    ) -> Any:
+        """Draw the campaign as the browser shows it, and return the axes of matplotlib (extra ``plot``).
+
+        `kind`: "objective" (results as they came, the best so far, failures), "curves" (what running jobs and
+        the best ones have reported), "rate" (results per second) or "slots" (who ran what when). `key`: the
+        name of a number in results that are dicts, ``outer.inner`` for one within a dict; None: the result
+        itself, or its ``objective``. `direction`: "max" or "min". `ax`: axes to draw into; None: of its own.
+        Raises UsageError for an unknown kind or key, and without matplotlib.
+        """
+        return plot(self._session.queue, kind, key=key, direction=direction, ax=ax)
+
+    def _repr_html_(self) -> str:
+        return evaluator_html(self._session.queue, len(self.jobs_done), self.num_outstanding)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per job that this driver knows; times in UTC and seconds."""

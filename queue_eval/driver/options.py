@@ -18,6 +18,8 @@ from queue_eval.model.sizes import parse_size
 MAX_DELAY_S = 10 * 365.25 * 86400
 """Longest delay or time limit: ten years. What is longer is a mistake in the unit."""
 
+_MAX_PRIORITY = 32767
+
 _ON_FAILURE = ("value", "raise")
 _ON_CHANGE = ("error", "accept")
 
@@ -40,6 +42,13 @@ def count(what: str, value: Any, minimum: int = 1) -> int:
     if number is None or isinstance(value, bool) or number < minimum:
         raise UsageError(f"{what} is {value!r}; give a whole number of at least {minimum}")
     return number
+
+
+def checked_priority(value: Any) -> int:
+    """`value` as a priority, from -32767 to 32767, else UsageError."""
+    if count("priority", value, -_MAX_PRIORITY) > _MAX_PRIORITY:
+        raise UsageError(f"priority is {value!r}; give a whole number up to {_MAX_PRIORITY}")
+    return int(value)
 
 
 def _number(value: Any) -> float:

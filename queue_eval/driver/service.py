@@ -19,23 +19,18 @@ import os
 from dataclasses import dataclass
 
 from queue_eval.campaign.commands import CampaignCommands
-from queue_eval.campaign.registry import LiveWorker, WorkerCard, live_workers
-from queue_eval.campaign.unfit import find_unfit
+from queue_eval.campaign.registry import WorkerCard, live_workers
 from queue_eval.errors import DamagedError, NodeAwayError
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.model.moves import Snapshot
 from queue_eval.model.states import State
-from queue_eval.transport.hints import spell_command, spell_worker
 from queue_eval.user_warning import warn_user
-
-LEASE_S = 30.0
-"""The lease of a worker whose card does not say it."""
+from queue_eval.views.attendance import gives_signs, leases_of, nobody_serves
+from queue_eval.views.reasons import OFTEN_GIVEN_BACK, Inside, Reason, Reasons
+from queue_eval.views.unfit import find_unfit
 
 MOST_WARNINGS = 5
 """So many warnings of workers that refuse. One more counts the workers that come after them."""
-
-OFTEN_GIVEN_BACK = 10
-"""A job that was given back so often in a row, without a new checkpoint, never gets anywhere."""
 
 MOST_TOLD_GIVEN_BACK = 5
 """So many jobs of those are warned of one by one."""
@@ -74,6 +69,7 @@ class ServiceCheck:
         self._hires = hires
         self._forwards = forwards
         self._is_inside = os.environ.get(INSIDE_JOB) == queue.campaign
+        self._reasons = Reasons(queue.campaign, queue.link.access)
         self._reported: set[tuple[str, str]] = set()
         self._warnings = 0
         self._unserved, self._full, self._too_wide, self._too_long = (_Trouble() for _ in range(4))
@@ -89,7 +85,7 @@ class ServiceCheck:
                 workers = live_workers(self._queue.link)
         except (DamagedError, NodeAwayError):  # Without the register of workers, results still arrive.
             return
-        cards = {worker.card.name: worker.card for worker in workers if _beats(worker)}
+        cards = {worker.card.name: worker.card for worker in workers if gives_signs(worker)}
         serving = self._serving(snapshot, cards)
         refusals = self._new_refusals(cards)
         refusing = {card.name for card in cards.values() if self._queue.campaign in card.refused}
@@ -97,11 +93,12 @@ class ServiceCheck:
             # A worker that refuses may still hold a job, to see whether it can run that by now.
             self._tell_refusals(refusals, served=bool(serving.keys() - refusing))
         # Where workers refuse, that is the reason, and the user was warned of it.
-        is_unserved = not serving and not refusing and not self._hires
+        is_unserved = bool(snapshot.outstanding) and not serving and not refusing and not self._hires
         if self._unserved.is_due(is_unserved, waited_s, patience_s):
-            self._tell_unserved(patience_s)
+            cards_up = list(cards.values())
+            warn_user(nobody_serves(self._reasons, self._label, snapshot.outstanding, cards_up).text)
         if self._full.is_due(self._all_full(snapshot, serving), waited_s, patience_s):
-            self._tell_full(len(serving), patience_s)
+            warn_user(self._reasons.busy(len(serving), self._where()).text)
         self._look_for_unfit(cards, waited_s, patience_s)
 
     # Who serves -------------------------------------------------------------------------------------------
@@ -112,12 +109,8 @@ class ServiceCheck:
         serving: dict[str, WorkerCard | None] = {
             name: None for name in attending if name not in cards or attending[name].running
         }
-        for name, card in cards.items():
-            is_up = card.state != "draining" and not card.announced
-            is_willing = self._queue.campaign not in card.refused
-            if is_up and is_willing and (name in attending or card.serves(self._queue.campaign, self._label)):
-                serving[name] = card
-        return serving
+        leasing = leases_of(self._queue.campaign, self._label, cards.values(), attending)
+        return serving | {card.name: card for card in leasing}
 
     def _all_full(self, snapshot: Snapshot, serving: dict[str, WorkerCard | None]) -> bool:
         """Whether jobs wait while all serving workers are full of other campaigns' jobs, or of drivers."""
@@ -132,19 +125,15 @@ class ServiceCheck:
 
     def _look_for_given_back(self) -> None:
         """Warn once of each job that is given back again and again without a new checkpoint."""
-        campaign, told = self._queue.campaign, self._told_given_back
+        told = self._told_given_back
         for job, times in self._queue.give_backs(OFTEN_GIVEN_BACK):
             if job in told:
                 continue
             told.add(job)
             if len(told) <= MOST_TOLD_GIVEN_BACK:
-                warn_user(f"job {job} of campaign {campaign!r} was {told_of(times)}")
+                self._warn_of_job(self._reasons.given_back(job, times))
             elif len(told) == MOST_TOLD_GIVEN_BACK + 1:
-                command = spell_command(self._queue.link.access, "status", campaign)
-                warn_user(
-                    f"more jobs of campaign {campaign!r} are given back again and again; no more of them are "
-                    f"told of here, see: {command}"
-                )
+                self._warn_of_job(self._reasons.more_given_back())
 
     # Warnings ---------------------------------------------------------------------------------------------
 
@@ -162,67 +151,33 @@ class ServiceCheck:
         return found
 
     def _tell_refusals(self, refusals: dict[str, list[str]], *, served: bool) -> None:
-        campaign = self._queue.campaign
         room = MOST_WARNINGS - self._warnings
         shown, rest = list(refusals.items())[:room], list(refusals.items())[room:]
-        for reason, workers in shown:
-            others = f" (and {len(workers) - 1} others)" if len(workers) > 1 else ""
-            verb = "has stepped aside from" if served else "does not serve"
-            warn_user(f"worker {workers[0]}{others} {verb} campaign {campaign!r}: {reason}")
+        for why, workers in shown:
+            warn_user(self._reasons.refuses(workers, why, served=served).text)
         self._warnings += len(shown)
         if rest:
             self._warnings += 1
             count = len({name for _, workers in rest for name in workers})
-            warn_user(
-                f"{count} more workers do not serve campaign {campaign!r}, the first because: {rest[0][0]}; "
-                "no more of them are told of here, see: queue-eval workers --json"
-            )
-
-    def _tell_unserved(self, patience_s: float) -> None:
-        campaign = self._queue.campaign
-        warn_user(
-            f"no worker has served campaign {campaign!r} for {patience_s:.0f} s; "
-            f"start one with: {spell_worker(self._queue.link.access, campaign)}"
-        )
-
-    def _tell_full(self, count: int, patience_s: float) -> None:
-        campaign = self._queue.campaign
-        workers = f"all {count} workers that serve" if count > 1 else "the only worker that serves"
-        have = "have" if count > 1 else "has"
-        if self._is_inside:
-            why = "with jobs that may wait as this one does, for a slot that they take themselves"
-        elif INSIDE_JOB in os.environ:
-            why = "with jobs of other campaigns, maybe with the very job that this driver runs in"
-        else:
-            why = "with jobs of other campaigns"
-        warn_user(
-            f"{workers} campaign {campaign!r} {have} been busy for {patience_s:.0f} s {why}; wait, "
-            f"or start another with: {spell_worker(self._queue.link.access, campaign)}"
-        )
+            warn_user(self._reasons.more_refuse(count, rest[0][0]).text)
 
     def _look_for_unfit(self, cards: dict[str, WorkerCard], waited_s: float, patience_s: float) -> None:
         """Warn of a job that takes more slots than any worker has that serves the campaign, or asks for more
         time."""
         if self._too_wide.is_warned and self._too_long.is_warned:
             return
-        campaign = self._queue.campaign
-        serving = [card for card in cards.values() if card.serves(campaign, self._label)]
+        serving = [card for card in cards.values() if card.serves(self._queue.campaign, self._label)]
         unfit = find_unfit(self._queue.pending_shapes(), serving)
         for trouble, is_too_wide in ((self._too_wide, True), (self._too_long, False)):
             worst = max((job for job in unfit if job.is_too_wide == is_too_wide), default=None)
             if trouble.is_due(worst is not None, waited_s, patience_s) and worst is not None:
-                command = spell_worker(self._queue.link.access, campaign, *worst.words)
-                warn_user(f"a job of campaign {campaign!r} {worst.why}; start one with: {command}")
+                self._warn_of_job(self._reasons.unfit("a job", worst))
 
+    def _warn_of_job(self, reason: Reason) -> None:
+        """Warn of some job: its sentence does not name the campaign."""
+        warn_user(f"campaign {self._queue.campaign!r}: {reason.text}")
 
-def told_of(times: int) -> str:
-    """What is said of a job that was given back so often in a row."""
-    return (
-        f"given back {times} times in a row without a new checkpoint, so it may never end; let it save "
-        "checkpoints more often, or give it workers with more time"
-    )
-
-
-def _beats(worker: LiveWorker) -> bool:
-    """Whether a worker has given a sign of life within its lease. Its card stays for two leases."""
-    return worker.last_seen_s <= (worker.card.lease_s or LEASE_S)
+    def _where(self) -> Inside:
+        if self._is_inside:
+            return Inside.THIS_CAMPAIGN
+        return Inside.ANOTHER_CAMPAIGN if INSIDE_JOB in os.environ else Inside.NO_JOB

@@ -69,10 +69,7 @@ class JobSource(ABC):
 class Job:
     """One requested evaluation of a config.
 
-    `id` counts from 1 in each campaign; `config` is a copy of what was submitted, with ``"id"`` set.
-    Unpacks as ``config, result = job``, the config then without ``"id"``.
-
-    Times are by the server's clock. The `state` of an unfinished job is the last one that this driver knows.
+    Unpacks as ``config, result = job``, the config then without ``"id"``. Times are by the server's clock.
     """
 
     READY: ClassVar[int] = 0
@@ -85,6 +82,43 @@ class Job:
         "status", "stopped_early", "submitted_ms", "tag", "worker",
     )  # fmt: skip
 
+    id: int
+    """Counts from 1 in each campaign."""
+    config: dict[str, Any]
+    """A copy of what was submitted, with ``"id"`` set."""
+    run_function: Any
+    status: int
+    """`READY`, `RUNNING` or `DONE`, as the driver knows it."""
+    state: State
+    """Of an unfinished job, the last one that this driver knows."""
+    result: Any
+    """What the run function returned; FAIL_RETURN_VALUE, or `failure_value`, when failed or cancelled."""
+    error: str | None
+    """Remote traceback of a failure."""
+    cause: str | None
+    """Why it failed: "error", "timeout", "lost"; "nan" or "inf": its result is NaN or infinite."""
+    attempts: int
+    """Executions begun and charged."""
+    releases: int
+    """Attempts given back without charge, by a drain, a preemption or a worker that could not run it."""
+    stopped_early: bool
+    """Whether it has succeeded, and ended early because it was asked to (`Evaluator.stop`)."""
+    worker: str | None
+    """The worker that ran its last attempt."""
+    host: str | None
+    """The host of that worker."""
+    source: str | None
+    """Short hash of the run function's source that gave the result, where known."""
+    duration: float
+    """Submission to completion, in seconds."""
+    elapsed_sec: float
+    """The campaign's creation to completion, in seconds."""
+    submitted_ms: float | None
+    started_ms: float | None
+    finished_ms: float | None
+    tag: Any
+    """The JSON value that was given to `submit` with the config; None for none."""
+
     def __init__(self, id: int, config: dict[str, Any], run_function: Any) -> None:  # noqa: A002 - DeepHyper's
         self._begin(id, copy.deepcopy(config), run_function)
 
@@ -95,31 +129,21 @@ class Job:
         self.run_function = run_function
         self.status = self.READY
         self.state = State.PENDING
-        self.result: Any = None
-        """What the run function returned; FAIL_RETURN_VALUE, or `failure_value`, when failed or cancelled."""
-        self.error: str | None = None
-        """Remote traceback of a failure."""
-        self.cause: str | None = None
-        """Why it failed: "error", "timeout", "lost"; "nan" or "inf": its result is NaN or infinite."""
+        self.result = None
+        self.error = None
+        self.cause = None
         self.attempts = 0
-        """Executions begun and charged."""
         self.releases = 0
-        """Attempts given back without charge, by a drain, a preemption or a worker that could not run it."""
         self.stopped_early = False
-        """Whether it has succeeded, and ended early because it was asked to (`Evaluator.stop`)."""
-        self.worker: str | None = None
-        self.host: str | None = None
-        self.source: str | None = None
-        """Short hash of the run function's source that gave the result, where known."""
+        self.worker = None
+        self.host = None
+        self.source = None
         self.duration = 0.0
-        """Submission to completion, in seconds."""
         self.elapsed_sec = 0.0
-        """The campaign's creation to completion, in seconds."""
-        self.submitted_ms: float | None = None
-        self.started_ms: float | None = None
-        self.finished_ms: float | None = None
-        self.tag: Any = None
-        """The JSON value that was given to `submit` with the config; None for none."""
+        self.submitted_ms = None
+        self.started_ms = None
+        self.finished_ms = None
+        self.tag = None
         self._source: JobSource | None = None
         """Where `output`, `executions` and `reports` are read."""
         self._readings: dict[str, Any] | None = None
@@ -144,15 +168,17 @@ class Job:
 
     @property
     def submitted_at(self) -> datetime | None:
+        """When the server took it (UTC)."""
         return _utc(self.submitted_ms)
 
     @property
     def started_at(self) -> datetime | None:
-        """Start of the last attempt."""
+        """Start of the last attempt (UTC)."""
         return _utc(self.started_ms)
 
     @property
     def finished_at(self) -> datetime | None:
+        """When its outcome was recorded (UTC)."""
         return _utc(self.finished_ms)
 
     @property
@@ -206,7 +232,19 @@ class Job:
         return (self.own_config(), self.result)[index]
 
     def __repr__(self) -> str:
-        return f"Job(id={self.id}, status={self.status}, state={self.state.value}, config={self.config})"
+        end = ""
+        if self.status == self.DONE:
+            end = f", result={self.result!r}" if self.error is None else f", error={_last_line(self.error)!r}"
+        return f"Job(id={self.id}, status={self.status}, state={self.state.value}, config={self.config}{end})"
+
+    def _repr_html_(self) -> str:
+        from queue_eval.model.html import job_html
+
+        return job_html(self)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def _utc(time_ms: float | None) -> datetime | None:

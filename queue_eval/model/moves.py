@@ -180,6 +180,19 @@ class PointBatch(NamedTuple):
     """One line for each point (see `queue_eval.model.report`), their numbers rising."""
 
 
+class Printed(NamedTuple):
+    """What a running attempt has printed since it was last told of."""
+
+    id: int
+    attempt: int
+    request: str
+    """The request that the lease of the attempt answers; empty where it is not known."""
+    total: int
+    """How many bytes it has printed so far."""
+    text: bytes
+    """The last of these, as many as are new, or fewer."""
+
+
 class Stopped(NamedTuple):
     """The reply to a request to stop early."""
 

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 
 class State(StrEnum):
+    """Where a job is in its life. A scheduled one waits for its time, a pending one for a worker."""
+
     SCHEDULED = "scheduled"
     PENDING = "pending"
     RUNNING = "running"
@@ -15,6 +17,7 @@ class State(StrEnum):
 
     @property
     def is_final(self) -> bool:
+        """Whether the job is finished."""
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 

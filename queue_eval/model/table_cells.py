@@ -151,10 +151,10 @@ def is_no_number(cell: str) -> bool:
     return _NO_NUMBERS.fullmatch(cell.strip(_BLANKS)) is not None
 
 
-def column_names(keys: Iterable[str], own: Collection[str]) -> dict[str, str]:
+def column_names(keys: Iterable[str], own: Collection[str], prefix: str = "config.") -> dict[str, str]:
     """Key -> column, for each of the `keys` of all configs of a table, in their order.
 
-    A key with the name of one of our `own` columns gets ``config.`` in front, as often as it takes to make a
+    A key with the name of one of our `own` columns gets `prefix` in front, as often as it takes to make a
     name that no other key has.
     """
     known = dict.fromkeys(keys)
@@ -162,7 +162,7 @@ def column_names(keys: Iterable[str], own: Collection[str]) -> dict[str, str]:
     for key in known:
         column = key
         while column in own or (column != key and column in known):
-            column = f"config.{column}"
+            column = f"{prefix}{column}"
         names[key] = column
     return names
 

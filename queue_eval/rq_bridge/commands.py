@@ -11,7 +11,8 @@ key                      type    holds
 ``…:beat:<job-attempt>`` string  the execution that runs it: a sign of life that expires; then "done"
 ``…:replies``            stream  frames begun, unfit and report, until the forwarder claims them
 ``…:inside:<job-attempt>`` hash  "word": what its `stop_requested` is to show; "told": number of the last
-                                 frame of each execution that is among the told
+                                 frame of each execution that is among the told;
+                                 "printed": the entry there of the newest that tells what it prints
 ``…:stops``              stream  attempts that must be ended, and words for `stop_requested` (bounded)
 ``…:told``               stream  frames by which running attempts tell of themselves (bounded)
 ``…:setup:<revision>``   string  the run function and the time limit, once for all attempts

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from queue_eval.backoff import Backoff
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Token
+from queue_eval.model.live_output import LIVE_BYTES
 from queue_eval.rq_bridge.commands import RqCommands
 from queue_eval.runtime.pipe import Kind, frame
 from queue_eval.transport.error_kinds import is_transient
@@ -76,6 +77,8 @@ class Relay:
             raise ValueError("not a frame of points")
         with self._lock:
             self._number += 1
+            if header[0] == Kind.PRINTED:
+                body = self._with_waiting(header, body)
             self._waiting.append(_Waiting(self._number, time.monotonic(), header, body))
             if len(self._waiting) > _MAX_WAITING:
                 self._thin()
@@ -120,6 +123,15 @@ class Relay:
                     log.warning("what a job reports does not reach RQ's Redis: %s", error)
                 self._over.wait(backoff.next_s())
                 self._news.set()
+
+    def _with_waiting(self, header: list[Any], text: bytes) -> bytes:
+        """Under the lock: of what was printed only the newest waits, with what waits before it."""
+        for at, waiting in enumerate(self._waiting):
+            if waiting.header[0] == Kind.PRINTED:
+                del self._waiting[at]
+                is_next = waiting.header[3] == header[3] - len(text)
+                return (waiting.body + text if is_next else text)[-LIVE_BYTES:]
+        return text
 
     def _thin(self) -> None:
         """Under the lock: drop every second frame of points, but for the last."""

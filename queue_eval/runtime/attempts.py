@@ -131,6 +131,12 @@ def end() -> Attempt | None:
     return attempt if isinstance(attempt, Attempt) else None
 
 
+def token_of_slot() -> tuple[int, int] | None:
+    """(id, attempt) of what runs in the slot that is this thread; None in others, and with one slot."""
+    attempt = _State.of_slot.get(get_ident())
+    return (attempt.id, attempt.number) if isinstance(attempt, Attempt) else attempt and attempt[:2]
+
+
 def current() -> Attempt | None:
     """The attempt to which this thread belongs; None outside a job."""
     if _State.by_thread:

@@ -53,9 +53,13 @@ class Channel:
     moment: so only the end of an attempt waits for the lock.
     """
 
-    def __init__(self, address: Sequence[Any] | None, job: int, attempt: int) -> None:
-        """`address`: host, port and secret; None: nobody can be reached."""
+    def __init__(
+        self, address: Sequence[Any] | None, job: int, attempt: int, *, is_quiet: bool = False
+    ) -> None:  # fmt: skip
+        """`address`: host, port and secret; None: nobody can be reached. `is_quiet`: the output does not say
+        so."""
         self._address = address
+        self._is_quiet = is_quiet
         self._token = (job, attempt)
         self._begin(0)
 
@@ -99,6 +103,12 @@ class Channel:
             finally:
                 self._lock.release()
         return self._word
+
+    def close(self) -> None:
+        """Close the connection, without waiting for anything."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._close()
 
     def finish(self) -> None:
         """Wait until all that was sent has reached the worker's pipe, and close the connection."""
@@ -155,6 +165,8 @@ class Channel:
     def _miss(self, why: str) -> None:
         self._is_unreachable = True
         self._close()
+        if self._is_quiet:
+            return
         place = "its worker" if self._address is None else "{}:{}".format(*self._address)
         sys.stderr.write(
             f"queue_eval: this job cannot reach {place} ({why}): what it reports is dropped, and it does not "

@@ -134,7 +134,8 @@ class _Child:
         import threading
 
         # All threads share the file descriptors, so Python keeps apart what each of them prints.
-        self._output = ThreadOutput()
+        is_live = self._inside is not None and self._inside.get("live")
+        self._output = ThreadOutput(self._send_inside if is_live else None)
         sys.stdout = sys.stderr = self._output
         attempts.use_threads()
         read_lock = threading.Lock()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from time import monotonic, time
 
 from queue_eval.runtime import attempts
 from queue_eval.runtime.attempts import Attempt
 from queue_eval.runtime.channel import Channel
+from queue_eval.runtime.print_teller import PrintTeller, look_at_file
 from queue_eval.runtime.temporary import temporary_name
 
 TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+_teller = PrintTeller()
 
 
 def to_elsewhere(inside: dict[str, Any] | None, **changes: Any) -> dict[str, Any] | None:
@@ -49,6 +54,23 @@ def begin(inside: dict[str, Any], job: int, number: int, config: bytes, slots: i
     attempt.look = channel.look
     attempts.begin(attempt)
     return attempt
+
+
+def tell_prints(inside: dict[str, Any], job: int, number: int, fd: int) -> Callable[[], None] | None:
+    """Tell what this attempt prints into the file `fd` of this process. Returns what ends that; None where
+    the worker cannot be told."""
+    if not inside.get("live") or inside["mailbox"] is None:
+        return None
+    # A channel of its own: an attempt that reports need not wait for it, and one that only prints need not
+    # know that nobody is reached.
+    channel = Channel(inside["mailbox"], job, number, is_quiet=True)
+    _teller.watch((job, number), partial(look_at_file, fd), channel)
+
+    def end() -> None:
+        _teller.forget((job, number))
+        channel.close()
+
+    return end
 
 
 def end(attempt: Attempt, *, failed: bool) -> None:

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 
+from queue_eval.runtime.attempts import token_of_slot
 from queue_eval.runtime.pipe import OUTPUT_BYTES, HeadTail
 from queue_eval.runtime.stop_signals import StopSignalHandlers
 
@@ -16,6 +17,9 @@ TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
     import signal
+
+    from queue_eval.runtime.attempts import Send
+    from queue_eval.runtime.print_teller import PrintTeller
 else:
     import _signal as signal  # the other imports `enum`
 
@@ -95,10 +99,13 @@ class ThreadOutput(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self) -> None:
+    def __init__(self, send: Send | None = None) -> None:
+        """`send`: tells the worker what running attempts print; None: they print unseen."""
         import threading
 
         self._local = threading.local()
+        self._send = send
+        self._teller: PrintTeller | None = None
 
     def writable(self) -> bool:
         return True
@@ -106,7 +113,7 @@ class ThreadOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         kept: HeadTail | None = getattr(self._local, "kept", None)
         if kept is None:
-            kept = self._local.kept = HeadTail(OUTPUT_BYTES)
+            kept = self._begin()
         kept.add(text.encode("utf-8", "backslashreplace"))
         return len(text)
 
@@ -114,8 +121,24 @@ class ThreadOutput(io.TextIOBase):
         kept: HeadTail | None = getattr(self._local, "kept", None)
         if kept is None:
             return b""
+        # Forget it first: a finaliser may print at any moment, and would begin anew.
+        if self._teller is not None and (token := token_of_slot()) is not None:
+            self._teller.forget(token)
         self._local.kept = None
         return kept.take()
+
+    def _begin(self) -> HeadTail:
+        """The attempt of this thread prints for the first time."""
+        token = token_of_slot()
+        if self._send is None or token is None:
+            kept = self._local.kept = HeadTail(OUTPUT_BYTES)
+            return kept
+        from queue_eval.runtime.print_teller import PrintTeller, SharedHeadTail
+
+        shared = self._local.kept = SharedHeadTail(OUTPUT_BYTES)
+        self._teller = self._teller or PrintTeller()
+        self._teller.watch(token, shared.look, self._send)
+        return shared
 
     def close(self) -> None:
         """Does nothing: user code may close stdout, but the next attempt must be able to print."""

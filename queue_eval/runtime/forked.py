@@ -31,6 +31,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from queue_eval.marks import INSIDE_JOB, STARTED_BY
+from queue_eval.model.live_output import LIVE_BYTES
 from queue_eval.runtime import attempts
 from queue_eval.runtime.environment import ProcessEnvironment, hide_program
 from queue_eval.runtime.execution import RunFunction, concluded
@@ -57,6 +58,7 @@ from queue_eval.runtime.pipe import (
     frame,
     parse_report,
 )
+from queue_eval.runtime.print_teller import EVERY_S, NOT_BEFORE_S
 from queue_eval.runtime.stop_signals import blocked, reset_signals
 
 _TICK_S = 0.2
@@ -104,6 +106,10 @@ class ForkedAttempt:
         self._broken = False
         self._report: Report | None = None
         self._output = HeadTail(OUTPUT_BYTES)
+        self._is_live = bool((setup.inside or {}).get("live"))
+        self._told_bytes = 0
+        """How many bytes the attempt had printed when it was last told of."""
+        self._tell_at = 0.0
         self._frames = FrameBuffer()
         self._status: int | None = None
 
@@ -167,6 +173,7 @@ class ForkedAttempt:
         os.set_blocking(output, False)
         pidfd = os.pidfd_open(self._pid) if hasattr(os, "pidfd_open") else None
         deadline = None if self._time_limit_s is None else begun_at + self._time_limit_s + LOADING_S
+        self._tell_at = begun_at + NOT_BEFORE_S
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             selector.register(output, selectors.EVENT_READ)
@@ -177,7 +184,10 @@ class ForkedAttempt:
                     now = time.monotonic()
                     if deadline is not None and now >= deadline:
                         return True
+                    self._tell_printed(now)
                     pause_s = None if pidfd is not None else _TICK_S
+                    if self._is_live and self._output.count > self._told_bytes:
+                        pause_s = min(self._tell_at - now, pause_s or self._tell_at - now)
                     if deadline is not None:
                         pause_s = min(deadline - now, pause_s or deadline - now)
                     was_ready = self._ready
@@ -239,6 +249,14 @@ class ForkedAttempt:
                     return False
                 self._output.add(data)
         return True
+
+    def _tell_printed(self, now: float) -> None:
+        new = self._output.count - self._told_bytes
+        if self._is_live and new and now >= self._tell_at:
+            self._tell_at = now + EVERY_S
+            self._told_bytes = self._output.count
+            header = [Kind.PRINTED, *self._token, self._output.count]
+            self._take(header, self._output.newest(min(new, LIVE_BYTES)))
 
     def _is_dead(self) -> bool:
         with self._lock:

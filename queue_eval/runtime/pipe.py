@@ -26,11 +26,13 @@ saved          to parent  id, attempt, number of the save, place: a checkpoint i
 folder         to parent  id, attempt: its working folder exists from now on
 give-back      to parent  id, attempt, reason: it is to be ended and given back
 open           to parent  only in RQ's processes: the mailbox is needed
+printed        to parent  id, attempt, how many bytes it has printed so far; then the newest of them
 =============  =========  =======================================================================
 
 A **point** is one call of `report` of a running job. Its line is ASCII: ``elapsed_ms step values``, with the
-values as a JSON object. The last six frames also come from other processes of the attempt: each as one
-datagram, with the lane after the kind (`encode_datagram`).
+values as a JSON object. The frames from `points` to `give-back` also come from other processes of the
+attempt: each as one datagram, with the lane after the kind (`encode_datagram`). `printed` is sent only where
+the parent does not read the attempt's output itself.
 
 Between a worker and a process that forwards attempts to others (`queue_eval.runtime.forwarder`) also:
 
@@ -92,6 +94,7 @@ class Kind:
     FOLDER = "folder"
     GIVE_BACK = "give-back"
     OPEN = "open"
+    PRINTED = "printed"
     UNFIT = "unfit"
     """Only among the replies on RQ's Redis: the setup of the attempt was missing."""
 
@@ -134,7 +137,8 @@ class Setup:
         "checkpoints" (or null), "folders", "notices", folders; "mailbox", the path of a socket, or what a
         `Channel` takes;
         "time_limit_s" and "ends_at" (or null; the second by `time.monotonic`); "keep_checkpoints";
-        "checkpoint_space", bytes (or null)."""
+        "checkpoint_space", bytes (or null); "live", whether the worker takes the frame `printed`;
+        "logs", the folder for output of which there is more than is kept (or null)."""
 
     def replace(self, **changes: Any) -> Setup:
         """A copy with `changes` applied."""
@@ -338,12 +342,28 @@ class HeadTail:
         if len(self._last) > 4 * self._half:
             del self._last[: -self._half]
 
-    def take(self) -> bytes:
-        """Return what was kept, and begin anew."""
+    @property
+    def count(self) -> int:
+        """How many bytes came since it began."""
+        return self._count
+
+    def whole(self) -> bytes:
+        """All that came. Assumes: that is little more than the limit, of which nothing is left out yet."""
+        return bytes(self._first + self._last)
+
+    def newest(self, most: int) -> bytes:
+        """The last `most` bytes, or all if there are fewer. Assumes: `most` is at most half of the limit."""
+        missing = most - len(self._last)
+        if missing <= 0 or self._count == len(self._first):
+            return bytes((self._last or self._first)[-most:]) if most else b""
+        return bytes(self._first[-missing:] + self._last)
+
+    def take(self, note: str = "") -> bytes:
+        """Return what was kept, and begin anew. `note` says where what is missing is."""
         first, last = bytes(self._first), bytes(self._last[-self._half :])
         missing = self._count - len(first) - len(last)
         self._clear()
-        return with_gap(first, missing, last) if missing else first + last
+        return with_gap(first, missing, last, note) if missing else first + last
 
     def _clear(self) -> None:
         self._first = bytearray()
@@ -351,9 +371,26 @@ class HeadTail:
         self._count = 0
 
 
-def with_gap(first: bytes, missing: int, last: bytes) -> bytes:
+_GAP_BEGIN = b"\n[... "
+_GAP_MIDDLE = b" bytes left out"
+_GAP_END = b" ...]\n"
+_GAP_DIGITS = 15
+
+
+def with_gap(first: bytes, missing: int, last: bytes, note: str = "") -> bytes:
     """Join the beginning and the end of a text, with a note of how many bytes are missing between."""
-    return b"%b\n[... %d bytes left out ...]\n%b" % (first, missing, last)
+    where = f"; {note}".encode() if note and "\n" not in note else b""
+    return b"%b\n[... %d bytes left out%b ...]\n%b" % (first, missing, where, last)
+
+
+def split_gap(text: bytes) -> tuple[bytes, int, bytes, str]:
+    """What `with_gap` has joined: (first, missing, last, note). Without a gap: all of it is first."""
+    start = text.find(_GAP_BEGIN)
+    number, middle, rest = text[start + len(_GAP_BEGIN) :].partition(_GAP_MIDDLE)
+    where, end, last = rest.partition(_GAP_END)
+    if start < 0 or not (middle and end and number.isdigit()) or len(number) > _GAP_DIGITS or b"\n" in where:
+        return text, 0, b"", ""
+    return text[:start], int(number), last, where.removeprefix(b"; ").decode(errors="replace")
 
 
 def truncate_middle(data: bytes, limit: int) -> bytes:

@@ -79,6 +79,11 @@ class HostState:
             with contextlib.suppress(OSError):
                 os.chdir(self._folder)
 
+    @property
+    def output_fd(self) -> int:
+        """The file into which the attempt prints."""
+        return self._file.fileno()
+
     def take_output(self) -> bytes:
         """What Python, C code and commands have printed since `__enter__`; the first and last half of
         OUTPUT_BYTES."""
@@ -125,12 +130,15 @@ class RayHost:
             # An interrupt may have stopped the loading: later attempts must not use a half-loaded function.
             self._function = None if function.was_interrupted else function
             running = self._begin(job, attempt, config, slots)
+            end_telling = self._tell_prints(job, attempt)
             begun = time.perf_counter()
             outcome, body = function(job, config)
             run_ms = (time.perf_counter() - begun) * 1000
             if running is not None:
                 outcome, body = concluded(running, outcome, body)
                 self._elsewhere.end(running, failed=outcome == "error")
+            if end_telling is not None:
+                end_telling()
         output = self._state.take_output()
         return Report(job, attempt, outcome, run_ms, function.source, body, output).encode()
 
@@ -146,3 +154,11 @@ class RayHost:
         if self._inside is None:
             self._inside = self._elsewhere.from_elsewhere(self._setup.inside)
         return self._elsewhere.begin(self._inside, job, attempt, config, slots)
+
+    def _tell_prints(self, job: int, attempt: int) -> Any:
+        """Let the worker see what the attempt prints while it runs. Returns what ends that, or None."""
+        # The queue_eval that is installed here may be of an earlier version.
+        tell_prints = getattr(self._elsewhere, "tell_prints", None)
+        if tell_prints is None or self._inside is None or self._state is None:
+            return None
+        return tell_prints(self._inside, job, attempt, self._state.output_fd)

@@ -48,7 +48,7 @@ def overview(standing: Standing) -> dict[str, Any]:
         "keys": summary.keys,
         "key": main_key(summary.keys),
         "best": finite(None if standing.best is None else standing.best.as_json()),
-        "reasons": standing.reasons_as_json(),
+        "reasons": [reason.as_json() for reason in standing.reasons],
         "failures": [
             {"line": group.title, "cause": group.cause or None, "count": group.count, "newest": group.newest,
              "first_ms": group.first_ms, "last_ms": group.last_ms}

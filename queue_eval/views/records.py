@@ -117,12 +117,10 @@ class JobRecordReader:
         self._failure_value = failure_value_of(meta)
         self._hosts: dict[str, str] = {}
 
-    def of_state(self, state: State | None) -> Iterator[JobRecord]:
-        """Every job, or those in `state`, a page at a time."""
+    def pages_of_state(self, state: State | None) -> Iterator[list[JobRecord]]:
+        """Every job, or those in `state`, in the order of their ids. A page may be empty."""
         for page in pages(self._candidates(state), page_size(self._queue)):
-            for record in self.of(page):
-                if state is None or record.state is state:
-                    yield record
+            yield [record for record in self.of(page) if state is None or record.state is state]
 
     def of(self, ids: Sequence[int]) -> list[JobRecord]:
         """The jobs with these ids, without those that do not exist."""

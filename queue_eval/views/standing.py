@@ -13,13 +13,15 @@ from queue_eval.campaign.meta import created_ms_of, label_of, text_of
 from queue_eval.campaign.registry import LiveWorker, live_workers
 from queue_eval.model.codec import decode
 from queue_eval.model.moves import Snapshot
-from queue_eval.views.attendance import why_unserved
+from queue_eval.views.explaining import Explainer, Found
 from queue_eval.views.formats import iso
 from queue_eval.views.numbers import WHOLE, main_key
-from queue_eval.views.pace import Pace, newest_times_ms, pace_of
+from queue_eval.views.pace import Pace, newest_times_ms
 from queue_eval.views.reader import LOOK_S, CampaignReader, Overview
+from queue_eval.views.reasons import Kind, Reason
 
-_META = ("function", "method", "queue", "created_ms", "resting", *FIELDS)
+_META = ("function", "method", "queue", "created_ms", "resting", "most_running", *FIELDS)
+_WELL = (Kind.GOES_ON, Kind.FINISHED, Kind.EMPTY)
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,18 @@ class Standing:
     """Those of the campaign, and dead ones that hold jobs of it."""
     unserved: str | None
     """Why nobody serves it, and what to start; None while somebody does, or need not."""
+    reasons: list[Reason]
+    """Why its jobs wait, the most important reason first; or that it goes on, or is finished."""
     best: Best | None
 
     @property
     def snapshot(self) -> Snapshot:
         return self.overview.snapshot
 
-    def reasons_as_json(self) -> list[dict[str, str]]:
-        """Why jobs wait, the most important reason first."""
-        return [] if self.unserved is None else [{"sentence": self.unserved}]
+    @property
+    def troubles(self) -> list[Reason]:
+        """The reasons that keep jobs waiting."""
+        return [reason for reason in self.reasons if reason.kind not in _WELL]
 
     def as_json(self) -> dict[str, Any]:
         summary = self.overview.summary
@@ -68,6 +73,7 @@ class Standing:
             "time_left_s": self.pace.time_left_s,
             "time_left_is_guess": self.pace.is_guess,
             "unserved": self.unserved,
+            "reasons": [reason.as_json() for reason in self.reasons],
             "best": None if self.best is None else self.best.as_json(),
             "failures": [
                 {"line": g.title, "cause": g.cause or None, "count": g.count, "newest": g.newest,
@@ -102,12 +108,12 @@ class StandingReader:
         look = self.reader.look_to_the_end if to_the_end else self.reader.look
         overview = look(budget_s)
         snapshot = overview.snapshot
-        unserved = why_unserved(queue.campaign, label_of(meta), snapshot, live, queue.link.access)
         times_ms = newest_times_ms(queue) if overview.unread else list(overview.summary.times_ms)
-        pace = pace_of(queue, snapshot, times_ms, created_ms_of(meta), is_served=unserved is None)
+        explainer = Explainer(queue, Found(live, meta, snapshot, times_ms))
+        unserved = None if explainer.unserved is None else explainer.unserved.text
         return Standing(
-            queue.campaign, meta, overview, pace, live, workers_of(queue, snapshot, live), unserved,
-            self.best(overview, self._key, self._direction),
+            queue.campaign, meta, overview, explainer.pace, live, workers_of(queue, snapshot, live), unserved,
+            explainer.campaign().reasons, self.best(overview, self._key, self._direction),
         )  # fmt: skip
 
     def close(self) -> None:

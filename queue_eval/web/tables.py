@@ -21,13 +21,14 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.paging import pages
 from queue_eval.campaign.places import page_size, places_of
 from queue_eval.errors import UsageError
-from queue_eval.model.codec import decode
+from queue_eval.model.codec import decode, encode
 from queue_eval.model.states import State
-from queue_eval.model.table_cells import finite
+from queue_eval.model.table_cells import NOTHING, finite
+from queue_eval.views.conditions import Condition, parse_condition
 from queue_eval.views.failure_groups import last_line
+from queue_eval.views.job_values import OBJECTIVES, value_of
 from queue_eval.views.panels import flat
 from queue_eval.views.records import JobRecord, JobRecordReader
-from queue_eval.web.job_filter import NOTHING, Job, order_of, parse_condition, value_of
 from queue_eval.web.pushed import to_json
 
 MOST_ROWS = 500
@@ -42,13 +43,14 @@ _LOOK_S = 2.0
 
 _FIRST_PAGE = 64
 _MOST_CONDITIONS = 20
+_LAST = 2
 
 
 class Question(NamedTuple):
     """What a table shows."""
 
     state: State | None
-    conditions: Sequence[Callable[[Job], bool]]
+    conditions: Sequence[Condition]
     sort: str
     """The name of a value; "id" and "-id" need no sorting."""
     is_descending: bool
@@ -60,7 +62,7 @@ class Question(NamedTuple):
     def is_of_best(self) -> bool:
         """Whether it asks for the best of all jobs."""
         is_of_all = self.state in (None, State.SUCCEEDED) and not self.conditions
-        return is_of_all and self.sort in ("objective", "result")
+        return is_of_all and self.sort in OBJECTIVES
 
 
 def parse_question(state: str, where: Sequence[str], sort: str, limit: str, after: str) -> Question:
@@ -134,7 +136,7 @@ class JobTable:
         after = question.after if isinstance(question.after, list) else None
         sign = -1 if question.is_descending else 1
         keyed = (
-            (_Order(order_of(value_of(_job(record), question.sort)), sign, record.id), record)
+            (_Order(_order_of(_value(record.as_json(), question.sort)), sign, record.id), record)
             for _, matching in self._matching(question, candidates, MOST_SORTED)
             for record in matching
         )
@@ -203,7 +205,19 @@ class _Order:
         return one < two if self.sign > 0 else two < one
 
 
-_LAST = order_of(NOTHING)[0]
+def _order_of(value: Any) -> tuple[int, Any]:
+    """Numbers come before text; NaN, null and nothing come last."""
+    if type(value) in (int, float):
+        return (0, value) if value == value else (_LAST, 0)
+    if value is NOTHING or value is None:
+        return (_LAST, 0)
+    return (1, value if isinstance(value, str) else encode(value))
+
+
+def _value(job: dict[str, Any], name: str) -> Any:
+    """A value of a job by name. What ranks a job whose result is a dict is the `objective` in it."""
+    value = value_of(job, name)
+    return value.get("objective", NOTHING) if name in OBJECTIVES and isinstance(value, dict) else value
 
 
 def _matches(question: Question, record: JobRecord) -> bool:
@@ -212,17 +226,13 @@ def _matches(question: Question, record: JobRecord) -> bool:
     if not question.conditions:
         return True
     job = record.as_json()
-    return all(holds(job) for holds in question.conditions)
-
-
-def _job(record: JobRecord) -> Job:
-    return record.as_json()
+    return all(condition.holds(job) for condition in question.conditions)
 
 
 def _row(record: JobRecord, began_ms: int | None) -> dict[str, Any]:
     job = record.as_json()
     entry = record.entry
-    objective = value_of(job, "objective")
+    objective = _value(job, "objective")
     row = {
         "id": record.id, "state": record.state.value, "attempts": record.attempts, "worker": record.worker,
         "host": record.host, "submitted_ms": record.submitted_ms,

@@ -111,6 +111,20 @@ def a_reporting_worker_dies(attack: Attack) -> None:
         attack.check(jobs=JOBS, twice=1)
 
 
+def a_printing_worker_dies(attack: Attack) -> None:
+    """What the next attempt prints is there, and nothing of the one that died."""
+    fleet = attack.fleet
+    with fleet.driver(attack.campaign) as driver:
+        driver.submit([fleet.gated(say="begun")])
+        died(attack.worker(**attack.armed))
+        attack.heal()
+        wait_until(lambda: attack.queue().live_heads().get(1) == (2, 6))
+        fleet.open_gate()
+        assert len(driver.gather("ALL", timeout=30)) == 1
+        assert attack.queue().live_heads() == {}
+        attack.check(jobs=1, twice=1)
+
+
 def a_worker_dies_while_it_gives_back(attack: Attack) -> None:
     """The second SIGTERM releases what runs."""
     fleet = attack.fleet
@@ -370,6 +384,7 @@ BY_STEP = {
     "reclaim": a_worker_dies,
     "loaded": a_worker_dies,
     "report": a_reporting_worker_dies,
+    "tell": a_printing_worker_dies,
     "rest": a_worker_dies,
     "release": a_worker_dies_while_it_gives_back,
     "wake": a_listening_worker_dies,

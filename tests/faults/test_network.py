@@ -21,7 +21,7 @@ from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.history import past_pages
 from queue_eval.campaign.result_stream import ResultReader
 from queue_eval.campaign.view import STAMP_DIGITS
-from queue_eval.model.moves import Release
+from queue_eval.model.moves import Printed, Release
 from queue_eval.model.states import Outcome
 from queue_eval.transport.access import Access, find_access
 from queue_eval.transport.link import Link
@@ -186,6 +186,10 @@ CALLS = {
         lambda queue: queue.report(
             "w1", [batch((1, 1), [(1, 5), (3, 6)], dropped=1, looks=True, checkpoint="1 here")]
         ),
+        leased,
+    ),
+    "tell": Call(
+        lambda queue: queue.tell("w1", [Printed(1, 1, "", 4, b"one\n"), Printed(2, 1, "", 99, b"two\n")]),
         leased,
     ),
     "stop": Call(lambda queue: queue.stop([1, 2, 3]), leased),

@@ -276,7 +276,7 @@ def test_a_poison_job_is_quarantined(fleet, campaign, method):
 
 # Each death leaves the campaign without a worker until the next one has started.
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:no worker has served")
+@pytest.mark.filterwarnings("ignore:.* nobody serves it")
 def test_a_poison_job_that_kills_its_worker_is_quarantined(fleet, campaign):
     """Prefetched neighbours are not taken for poison."""
 

@@ -132,7 +132,7 @@ def test_the_time_limit_holds_while_there_is_no_access_file(own_fleet):
 # Cores and threads
 
 # On a busy machine a worker takes long to start.
-unserved = pytest.mark.filterwarnings("ignore:no worker has served")
+unserved = pytest.mark.filterwarnings("ignore:.* nobody serves it")
 
 
 @unserved

@@ -76,7 +76,7 @@ def test_jobs(filled, server, campaign):
     assert jobs[4]["result"] is None
     lines = cli("jobs", campaign, home=server).stdout.splitlines()
     assert len(lines) == 9
-    assert lines[3].split()[:3] == ["3", "failed", "2"]
+    assert lines[3].split()[:2] == ["3", "failed"]
     assert "ValueError: second" in lines[3]
 
 
@@ -126,6 +126,10 @@ def test_job(filled, server, campaign):
     ]  # fmt: skip
     assert [a["output"] for a in job["attempts_on_record"]] == ["half\n", "rest\n"]
     assert job["output"] == "rest\n"
+    for attempt in job["attempts_on_record"]:
+        assert (attempt["host"], attempt["run_s"]) == ("box", 0.02)
+        assert job["submitted_at"] <= attempt["ended_at"] <= job["finished_at"]
+        assert attempt["started_at"] < attempt["ended_at"]
     shown = cli("job", campaign, 3, home=server).stdout
     for part in ("ValueError: first", "ValueError: second", "half", "rest", '{"x": 3}'):
         assert shown.count(part) == 1
@@ -134,6 +138,29 @@ def test_job(filled, server, campaign):
     assert [a["outcome"] for a in one["attempts_on_record"]] == ["ok"]
     assert document(cli_here("job", campaign, 8, "--json", home=server))["state"] == "cancelled"
     assert "running" in cli("job", campaign, 4, home=server).stdout
+
+
+def test_a_long_config_is_indented(filled, server, campaign):
+    config = {"layers": [{"units": 64}] * 9, "text": "a" * 60}
+    filled.submit(config)
+    lines = cli_here("job", campaign, 9, home=server).stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("config"))
+    assert lines[first] == "config     {"
+    assert json.loads("".join(line[11:] for line in lines[first:])) == config
+
+
+def test_attempts_of_a_cancelled_job(filled, server, campaign):
+    """A failed attempt of a job that was cancelled while it waited is shown whole; so is one that ran."""
+    filled.run(1, Outcome.ERROR, "Traceback ...\nValueError: fifth", "of the fifth\n")
+    filled.queue.cancel([4, 5])
+    (attempt,) = document(cli_here("job", campaign, 5, "--json", home=server))["attempts_on_record"]
+    assert (attempt["outcome"], attempt["worker"]) == ("error", "box-1")
+    shown = cli_here("job", campaign, 5, home=server).stdout
+    assert "ValueError: fifth" in shown
+    assert "of the fifth" in shown
+    (attempt,) = document(cli_here("job", campaign, 4, "--json", home=server))["attempts_on_record"]
+    assert (attempt["outcome"], attempt["host"]) == ("cancelled", "box")
+    assert attempt["ended_at"] is not None
 
 
 def test_jobs_that_are_not(filled, server, campaign):

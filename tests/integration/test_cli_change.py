@@ -81,7 +81,7 @@ def test_that_nobody_serves_it_is_said(unserved, server, campaign, monkeypatch):
 
 
 @pytest.mark.parametrize("reads_first", [False, True])
-@pytest.mark.parametrize(("command", "module"), [("status", "views.standing"), ("retry", "cli.control")])
+@pytest.mark.parametrize(("command", "module"), [("status", "views.standing"), ("retry", "views.attendance")])
 def test_a_worker_that_ends_meanwhile_does_not_serve(
     unserved, server, campaign, monkeypatch, command, module, reads_first
 ):  # fmt: skip
@@ -132,7 +132,8 @@ def test_a_worker_that_leaves_or_refuses_does_not_serve(unserved, server, campai
     unserved.register("box-7", campaigns=[campaign], refused={campaign: "no such module; install it"})
     assert said() == (
         f"1 job of campaign '{campaign}' waits, and nobody serves it: worker box-7 does not "
-        "(no such module; install it)"
+        "(no such module; install it); mend that, or start another with: queue-eval worker --campaign "
+        f"{campaign}"
     )
     unserved.deregister("box-7")
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from queue_eval.model.codec import FAIL_RETURN_VALUE
+from queue_eval.model.moves import PointBatch
 from queue_eval.model.states import Outcome
 from queue_eval.server.lifecycle import start_server
 from queue_eval.transport.access import find_access
@@ -72,6 +73,103 @@ def test_export_for_spreadsheets(filled, server, campaign, tmp_path):
     assert row["objective"] == str(FAIL_RETURN_VALUE)
     refused = cli_here("export", campaign, "--out", tmp_path / "e.jsonl", "--safe-cells", home=server)
     assert "--safe-cells is for .csv" in complaint(refused, 2)
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_attempts(filled, server, campaign, tmp_path):
+    """Each that has ended is there once, whether the job has ended or not."""
+    filled.run(1, Outcome.ERROR, "Traceback\nValueError: of 5", "printed")
+    filled.queue.cancel([4])
+    out = tmp_path / "a.csv"
+    done = cli_here("export", campaign, "--table", "attempts", "--out", out, home=server)
+    assert done.stdout == f"6 attempts of {campaign} written to {out}\n"
+    rows = rows_of(out)
+    assert [(row["job"], row["attempt"], row["outcome"], row["cause"]) for row in rows] == [
+        ("1", "1", "succeeded", ""), ("2", "1", "succeeded", ""), ("3", "1", "failed", "error"),
+        ("3", "2", "failed", "error"), ("4", "1", "cancelled", ""), ("5", "1", "failed", "error"),
+    ]  # fmt: skip
+    assert [row["error"].splitlines()[-1:] for row in rows] == [
+        [], [], ["ValueError: first"], ["ValueError: second"], [], ["ValueError: of 5"],
+    ]  # fmt: skip
+    assert {(row["worker"], row["host"]) for row in rows} == {("box-1", "box")}
+    assert [row["run_s"] for row in rows] == ["0.02"] * 4 + ["", "0.02"]
+    # They are those that `job` tells of.
+    for job in (1, 3, 5):
+        told = document(cli_here("job", campaign, job, "--json", home=server))["attempts_on_record"]
+        ends = [(row["started_at"], row["finished_at"]) for row in rows if row["job"] == str(job)]
+        assert [(one["started_at"], one["ended_at"]) for one in told] == ends
+    parquet = tmp_path / "a.parquet"
+    cli_here("export", campaign, "--table", "attempts", "--out", parquet, home=server)
+    frame = pd.read_parquet(parquet)
+    assert list(frame.columns) == list(rows[0])
+    assert str(frame["started_at"].dtype) == "datetime64[ms, UTC]"
+    assert (frame["job"].dtype, frame["run_s"].dtype) == ("int64", "float64")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.parquet"]
+
+
+def test_attempts_are_read_in_pages(server, campaign, tmp_path):
+    """More jobs than fit in a page, each with a failure that is followed by another end."""
+    filled = Filled(server, campaign)
+    filled.submit(*({"x": i} for i in range(900)))
+    for outcome in (Outcome.ERROR, Outcome.OK):
+        filled.run(900, outcome, "1")
+    calls = filled.link.client.info("commandstats")["cmdstat_xrange"]["calls"]
+    out = tmp_path / "a.jsonl"
+    done = cli_here("export", campaign, "--table", "attempts", "--out", out, "--json", home=server)
+    assert document(done) == {"campaign": campaign, "attempts": 1800, "out": str(out)}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["job"], row["attempt"]) for row in rows] == [(i, k) for i in range(1, 901) for k in (1, 2)]
+    # The stream of failures is read once, and each of its entries once more.
+    assert filled.link.client.info("commandstats")["cmdstat_xrange"]["calls"] - calls < 950
+    filled.queue.purge()
+    filled.link.close()
+
+
+def test_reports(filled, server, campaign, tmp_path):
+    """A column per name, also for a name that a column of ours has."""
+    base_ms = 1_600_000_000_000
+    (lease,) = filled.settle(room=1)  # of job 5
+    for job, attempt, lines in (
+        (4, 1, b'1 1500 0 {"loss":0.5,"k":3}\n2 2500 9 {"loss":NaN,"step":-1}\n'),
+        (lease.id, lease.attempt, b'1 1 4 {"accuracy":1}\n'),
+    ):
+        batch = PointBatch(job, attempt, "", base_ms, 0, False, "", lines)
+        assert filled.queue.report("box-1", [batch]) == [True]
+    out = tmp_path / "r.csv"
+    done = cli_here("export", campaign, "--table", "reports", "--out", out, home=server)
+    assert done.stdout == f"3 reports of {campaign} written to {out}\n"
+    assert out.read_text().splitlines() == [
+        "job,attempt,step,at,loss,k,values.step,accuracy",
+        "4,1,0,2020-09-13T12:26:41.500+00:00,0.5,3,,",
+        "4,1,9,2020-09-13T12:26:42.500+00:00,nan,,-1,",
+        "5,1,4,2020-09-13T12:26:40.001+00:00,,,,1",
+    ]
+    parquet, lines = tmp_path / "r.parquet", tmp_path / "r.jsonl"
+    for path in (parquet, lines):
+        assert cli_here("export", campaign, "--table", "reports", "--out", path, home=server).returncode == 0
+    frame = pd.read_parquet(parquet)
+    assert (frame["loss"].dtype, frame["step"].dtype) == ("float64", "int64")
+    assert list(frame["values.step"].dropna()) == [-1]
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["values"] for row in rows] == [
+        {"loss": 0.5, "k": 3}, {"loss": None, "step": -1}, {"accuracy": 1},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["attempts", "reports"])
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_further_tables_of_nothing(server, campaign, tmp_path, table, ending):
+    filled = Filled(server, campaign)
+    out = tmp_path / f"e.{ending}"
+    done = cli_here("export", campaign, "--table", table, "--out", out, home=server)
+    assert done.stdout == f"0 {table} of {campaign} written to {out}\n"
+    assert [*tmp_path.iterdir()] == [out]
+    filled.queue.purge()
+    filled.link.close()
 
 
 def test_export_of_nothing_and_to_nowhere(server, campaign, tmp_path):

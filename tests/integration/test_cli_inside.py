@@ -159,7 +159,7 @@ def test_a_job_that_never_gets_anywhere_is_told_of(driver, worker, server, campa
     assert f"\njob 1 was {sentence}" in cli_here("status", campaign, home=server).stdout
     assert "\ngiven back 10 times in a row without" in cli_here("job", campaign, 1, home=server).stdout
     monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.01)
-    with pytest.warns(UserWarning, match=f"job 1 of campaign '{campaign}' was {sentence}") as told:
+    with pytest.warns(UserWarning, match=f"campaign '{campaign}': job 1 was {sentence}") as told:
         driver.gather("ALL", timeout=0.3)
     assert len(told) == 1
 
@@ -175,7 +175,7 @@ def test_of_many_such_jobs_some_are_named(driver, worker, campaign, server, monk
         driver.gather("ALL", timeout=0.3)
     lines = [str(warning.message) for warning in told]
     assert len(lines) == service.MOST_TOLD_GIVEN_BACK + 1
-    assert lines[-1].startswith("more jobs of campaign")
+    assert lines[-1].startswith(f"campaign '{campaign}': more jobs are given back")
 
 
 # Checkpoints that nobody needs -----------------------------------------------------------------------------
@@ -189,13 +189,13 @@ def test_job_shows_where_its_checkpoint_is_not_seen(driver, worker, server, camp
     (other,) = worker.lease(1, place="fedcba9876543210")
     assert other.id == 2
     shown = cli_here("job", campaign, 1, home=server).stdout
-    assert "\nleft       to workers that see its checkpoint, since 2" in shown
+    assert "\nwhy        job 1 is left to workers that see its checkpoint, since 2" in shown
     told = document(cli_here("job", campaign, 1, "--json", home=server))
     assert (told["passed_over_since"][:2], told["began_anew"]) == ("20", None)
     (lease,) = worker.lease(1, place="fedcba9876543210")
     shown = cli_here("job", campaign, 1, home=server).stdout
-    assert "\nbegan anew attempt 2: its worker does not see the checkpoint; name a folder" in shown
-    assert "\nleft" not in shown
+    assert "\nwhy        job 1 began anew with attempt 2: its worker does not see the checkpoint; " in shown
+    assert " is left to " not in shown
     told = document(cli_here("job", campaign, 1, "--json", home=server))
     assert (told["passed_over_since"], told["began_anew"]) == (None, 2)
 

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from queue_eval.campaign.commands import CampaignCommands
+from queue_eval.campaign.keys import Keys
 from queue_eval.model.codec import FAIL_RETURN_VALUE
+from queue_eval.model.shape import Shape
+from queue_eval.transport.access import find_access
+from queue_eval.transport.link import Link
 from tests.support.cli import cli, cli_here, complaint, document, start_cli
 from tests.support.processes import ignored
 from tests.support.waiting import wait_until
@@ -179,6 +184,54 @@ def test_cancelled_from_outside(project, own_home):
     assert "queue-eval retry c" in errors.splitlines()[-1]
 
 
+def test_keywords_of_the_evaluator(project, server, campaign):
+    """Each arrives where the keyword of the same name does; a priority is one of the submission."""
+    words = (
+        "run", "search:run", "--configs", "c.jsonl", "--campaign", campaign, "--no-local-workers",
+        "--max-losses", 5, "--retry-delay", "2s,3,1m", "--priority", 7, "--time-request", "90s",
+        "--on-change", "accept", "--checkpoints", "saved", "--keep-checkpoints", "--keep-folders",
+    )  # fmt: skip
+    process = start_cli(*words, home=server, cwd=project)
+    link = Link(find_access(None, server), name="test")
+    pending = Keys(campaign).pending_of(Shape(1, 90))
+    with process:
+        wait_until(lambda: link.client.zcard(pending) == 4 or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    queue, meta = CampaignCommands.attach(link, campaign)
+    delays = [float(meta[name]) for name in ("retry_first_ms", "retry_factor", "retry_max_ms")]
+    assert (int(meta["max_losses"]), delays) == (5, [2000, 3, 60_000])
+    options = json.loads(meta["options"])
+    assert options["time_request"] == 90
+    assert (options["keep_checkpoints"], options["keep_folders"]) == (True, True)
+    assert options["checkpoints"] == str(project / "saved")
+    # Jobs of the default priority come behind those.
+    words = ("run", "search:run", "--configs", "more.jsonl", "--campaign", campaign, "--no-local-workers")
+    (project / "more.jsonl").write_text('{"x": 9}')
+    process = start_cli(*words, "--time-request", "90s", home=server, cwd=project)
+    with process:
+        wait_until(lambda: link.client.zcard(pending) == 5 or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert link.client.zrange(pending, 0, -1)[-1] == b"5"
+    scores = [score for _, score in link.client.zrange(pending, 0, -1, withscores=True)]
+    assert scores[4] - scores[3] > 1000 * (scores[3] - scores[2])
+    queue.purge()
+    link.close()
+
+
+def test_memory_limit_of_the_workers_that_it_starts(project, own_home):
+    """They take it from their environment, where what they run sees it, too."""
+    (project / "search.py").write_text(
+        "import os\ndef run(config): return os.environ['QUEUE_EVAL_MEMORY_LIMIT']\n"
+    )
+    write_configs(project, [1])
+    words = ("run", "search:run", "--configs", "c.jsonl", "--method", "thread", "--campaign", "c")
+    assert cli(*words, "--memory-limit", "1.5GiB", home=own_home, cwd=project).returncode == 0
+    (job,) = document(cli_here("jobs", "c", "--json", home=own_home))
+    assert job["result"] == "1.5GiB"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -191,6 +244,16 @@ def test_cancelled_from_outside(project, own_home):
         (["search:run", "--configs", "c.jsonl", "--method", "x"], "'x' is not one of"),
         (["search:run", "--configs", "c.jsonl", "--campaign", "a b"], "'a b' is not valid"),
         (["search:run", "--configs", "c.jsonl", "--time-limit", "soon"], "'soon' is not a duration"),
+        (["search:run", "--configs", "c.jsonl", "--retry-delay", "1,2"], "nor FIRST,FACTOR,MAXIMUM"),
+        (["search:run", "--configs", "c.jsonl", "--retry-delay", "1s,x,2s"], "nor FIRST,FACTOR,MAXIMUM"),
+        (["search:run", "--configs", "c.jsonl", "--retry-delay", "1s,0,2s"], "give a number above 0"),
+        (["search:run", "--configs", "c.jsonl", "--retry-delay", "soon"], "'soon' is not a duration"),
+        (["search:run", "--configs", "c.jsonl", "--max-losses", "0"], "0 is not in the range"),
+        (["search:run", "--configs", "c.jsonl", "--priority", "40000"], "give a whole number up to 32767"),
+        (["search:run", "--configs", "c.jsonl", "--memory-limit", "9MB"], "give at least 64MB"),
+        (["search:run", "--configs", "c.jsonl", "--checkpoint-space", "much"], "give bytes, or a size"),
+        (["search:run", "--configs", "c.jsonl", "--memory-limit", "1GB", "--no-local-workers"],
+            "give it to queue-eval worker"),
         (["search:run"], "--configs"),
     ],
 )

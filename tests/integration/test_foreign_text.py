@@ -45,10 +45,20 @@ SHOWN = r"\x1b]0;FORGED\x07"
 CALLS: dict[str, list[tuple[str, ...]]] = {
     "campaigns": [("campaigns",), ("campaigns", "--prune", "--older-than", "0s", "--dry-run")],
     "status": [("status", "CAMPAIGN")],
-    "jobs": [("jobs", "CAMPAIGN")],
+    "jobs": [
+        ("jobs", "CAMPAIGN"), ("jobs", "CAMPAIGN", "--where", "state~e", "--sort", "-worker",
+         "--columns", "id,worker,x,error"),
+    ],
     "job": [("job", "CAMPAIGN", "1"), ("job", "CAMPAIGN", "3"), ("job", "CAMPAIGN", "4")],
+    "explain": [("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", "3"), ("explain", "CAMPAIGN", "4")],
+    "wait": [("wait", "CAMPAIGN", "--until", "failed")],  # it ends before there is a bar
+    "logs": [("logs", "CAMPAIGN", "3"), ("logs", "CAMPAIGN", "1", "5"), ("logs", "CAMPAIGN")],
     "workers": [("workers",), ("workers", "stop", f"loyal{FORGED}"), ("workers", "stop", FORGED_LINES)],
-    "export": [("export", "CAMPAIGN", "--out", "out.csv")],
+    "export": [
+        ("export", "CAMPAIGN", "--out", "out.csv"),
+        ("export", "CAMPAIGN", "--table", "attempts", "--out", "out.jsonl"),
+        ("export", "CAMPAIGN", "--table", "reports", "--out", "out.csv"),
+    ],
     "doctor": [("doctor",)],
     "pause": [("pause", "CAMPAIGN")],
     "resume": [("resume", "CAMPAIGN")],
@@ -63,8 +73,8 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "chaos": [],  # it reads nothing but a server and a campaign of its own
 }
 WITHOUT_JSON = ("run", "worker", "purge")
-TELLS = ("campaigns", "status", "jobs", "job", "workers", "doctor", "worker", "run")
-"""Commands that show text of others."""
+TELLS = ("campaigns", "status", "jobs", "job", "explain", "workers", "doctor", "worker", "run")
+"""Commands that show control sequences of others, escaped. `logs` leaves colours and the like out."""
 
 
 @contextmanager
@@ -105,7 +115,9 @@ def test_no_command_passes_control_sequences_to_a_terminal(command, server, camp
 
 LOOKS = (
     ("campaigns",), ("status", "CAMPAIGN"), ("jobs", "CAMPAIGN"), ("job", "CAMPAIGN", 3), ("workers",),
-    ("doctor",), ("export", "CAMPAIGN", "--out", "out.csv"), ("retry", "CAMPAIGN", "--source-changed"),
+    ("explain", "CAMPAIGN"), ("explain", "CAMPAIGN", 3), ("explain", "CAMPAIGN", 5), ("doctor",),
+    ("logs", "CAMPAIGN", 3), ("export", "CAMPAIGN", "--out", "out.csv"),
+    ("retry", "CAMPAIGN", "--source-changed"),
 )  # fmt: skip
 
 

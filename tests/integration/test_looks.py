@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 LOOKS = (
     ("campaigns", "--json"), ("status", "c"), ("jobs", "c"), ("job", "c", 1), ("workers",),
-    ("doctor",), ("export", "c", "--out", "OUT"),
+    ("explain", "c"), ("explain", "c", 2), ("doctor",), ("export", "c", "--out", "OUT"),
 )  # fmt: skip
 CHANGES = (("cancel", "c"), ("retry", "c"), ("pause", "c"), ("resume", "c"), ("purge", "c", "--yes"))
 

@@ -43,7 +43,7 @@ def test_an_idle_worker_of_one_slot_is_told_of_them(fleet, campaign):
         assert queue.shapes_of(range(1, 6)) == [Shape(1, 60)] * 5
 
 
-@pytest.mark.filterwarnings("ignore:no worker has served")  # which is so while it starts
+@pytest.mark.filterwarnings("ignore:.* nobody serves it")  # which is so while it starts
 def test_a_job_that_no_worker_ever_has_the_time_for_is_told(fleet, campaign, monkeypatch):
     monkeypatch.setattr(chores, "UNSERVED_S", 0.2)
     monkeypatch.setattr(chores, "LOOK_EVERY_S", 0.1)
@@ -61,7 +61,7 @@ def test_a_job_that_no_worker_ever_has_the_time_for_is_told(fleet, campaign, mon
     (unfit,) = json.loads(fleet.cli("status", campaign, "--json").stdout)["unfit"]
     assert (unfit["slots"], unfit["time_request"]) == (1, 3600)
     shown = fleet.cli("job", campaign, "1").stdout
-    assert f"it {why}" in shown
+    assert f"\nwhy        job 1 {why}" in shown
     assert "3600 s of its worker's time" in shown
     told = json.loads(fleet.cli("job", campaign, "1", "--json").stdout)
     assert (told["time_request"], told["time_lacked_in_a_row"]) == (3600, 0)

@@ -81,7 +81,7 @@ def test_the_page_of_a_job(browser, mixed, campaign):
     ]  # fmt: skip
     assert failed["attempts"][1]["ended_ms"] >= failed["attempts"][0]["ended_ms"]
     done = browser.get(f"/api/c/{campaign}/jobs/2")
-    assert (done["result"], done["output"], done["attempts"][0]["outcome"]) == (9, "printed\n", "ok")
+    assert (done["result"], done["output"], done["attempts"][0]["outcome"]) == (9, "printed", "ok")
     assert done["attempts_charged"] == 1
     assert done["reports"]["curves"] == []
     assert done["stop_asked"] is False
@@ -163,11 +163,13 @@ def test_a_job_is_followed(browser, filled, campaign):
     with browser.events(f"/api/c/{campaign}/events?panels=&job=1") as events:
         assert events.wait_for("job")["state"] == "pending"
         (lease,) = filled.settle(room=1)
-        assert events.wait_for("job", lambda doc: doc["state"] == "running")["worker"] == "box-1"
+        running = events.wait_for("job", lambda doc: doc["state"] == "running")
+        assert (running["worker"], running["reasons"][0]["kind"]) == ("box-1", "running")
         filled.queue.stop([1])
         events.wait_for("job", lambda doc: doc["stop_asked"] or doc["state"] != "running")
         filled.queue.cancel([1])
-        events.wait_for("job", lambda doc: doc["state"] == "cancelled")
+        ended = events.wait_for("job", lambda doc: doc["state"] == "cancelled")
+        assert ended["reasons"][0]["kind"] == "cancelled"
         assert lease.id == 1
         assert {kind for _, kind, _ in events.all} == {"job"}
 

@@ -112,7 +112,7 @@ def test_by_state(ask, filled, monkeypatch, state, found, few):
     [
         (["lr<0.3"], [6, 4, 2]), (["p:lr<=0.3"], [6, 4, 2, 1]), (["lr<0.3", "state=succeeded"], [4, 2]),
         (["net.depth=2"], [8, 5, 2]), (["opt=a", "lr>0.5"], [10, 8]), (["loss>2"], [7, 5]),
-        (["objective>=-4"], [4, 2, 1]), (["error~VALUEERROR: 3"], [3]), (["worker=box-2"], [8]),
+        (["r:objective>=-4"], [4, 2, 1]), (["error~VALUEERROR: 3"], [3]), (["worker=box-2"], [8]),
         (["attempts!=1"], [10, 9, 6, 3]), (["nothing=1"], []), (["lr>x"], []),
     ],
 )  # fmt: skip

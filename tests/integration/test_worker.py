@@ -57,8 +57,7 @@ def test_the_second_sigterm_releases_what_runs(fleet, campaign, method):
         assert {(job.state, job.result, job.attempts, job.releases) for job in jobs.values()} == {
             ("succeeded", 1, 1, 1), ("succeeded", 2, 1, 1), ("succeeded", 3, 1, 0)
         }  # fmt: skip
-        assert "job 1 attempt 1" in fleet.output_of(first)
-        assert "given back: drain: SIGTERM" in fleet.output_of(first)
+        assert f"job 1 of {campaign} (attempt 1) is given back: drain: SIGTERM" in fleet.output_of(first)
         shown = fleet.cli("job", campaign, "1").stdout
         assert "attempts   1, and 1 given back" in shown
         assert "given back: drain: SIGTERM" in shown

@@ -426,6 +426,7 @@ def test_purge_deletes_all_columns(running):
     running.queue.stop([1])
     running.queue.release("w1", [Release(1, 1, "drain")])
     columns = [running.queue.keys.column(name) for name in EXTRA_COLUMNS]
+    running.tell("w1", (2, 1), 1, b"x")
     for name, value in (("tags", "[]"), ("time_lacks", "1 5"), ("distant", "0 1"), ("summary", "x")):
         running.client.hset(running.queue.keys.column(name), 2, value)
     assert running.client.exists(*columns) == len(columns)

@@ -107,7 +107,7 @@ def _both(*acts: Act) -> Act:
 _HARMLESS_TYPES = (
     "priorities", "failures", "outputs", "fingerprints", "widths", "reserving", "wake_wide",
     "reports", "report_heads", "reported", "stops", "checkpoints", "give_backs", "time_lacks", "distant",
-    "tags", "summary",
+    "tags", "summary", "live", "live_heads",
 )  # fmt: skip
 _HARMLESS_META = (
     "source", "max_attempts", "max_losses", "retry_first_ms", "retry_factor", "retry_max_ms", "num_workers",

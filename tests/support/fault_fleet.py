@@ -84,9 +84,9 @@ class Fleet:
     def config(self, x: Any = 0, **more: Any) -> dict[str, Any]:
         return {"x": x, "log": str(self.log)} | more
 
-    def gated(self, x: Any = 0, gate: str = "gate") -> dict[str, Any]:
+    def gated(self, x: Any = 0, gate: str = "gate", **more: Any) -> dict[str, Any]:
         """A config whose job runs until `open_gate`."""
-        return self.config(x, gate=str(self.folder / gate))
+        return self.config(x, gate=str(self.folder / gate), **more)
 
     def open_gate(self, gate: str = "gate") -> None:
         (self.folder / gate).touch()

@@ -14,6 +14,8 @@ def work(config: dict[str, Any]) -> Any:
     note(config, "start")
     if "poison" in config:
         os._exit(config["poison"])
+    if "say" in config:
+        print(config["say"])
     if "sleep_s" in config:
         time.sleep(config["sleep_s"])
     while "gate" in config and not pathlib.Path(config["gate"]).exists():

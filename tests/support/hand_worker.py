@@ -29,9 +29,9 @@ class HandWorker:
         self._numbers: Counter[tuple[int, int]] = Counter()
         self._requests = itertools.count(1)
 
-    def lease(self, room: int = 100, place: str = "") -> list[Lease]:
-        """Lease jobs, as many as there are and `room` allows."""
-        return self._settle([], room, place).leases
+    def lease(self, room: int = 100, place: str = "", prefetch: int = 0) -> list[Lease]:
+        """Lease jobs, as many as there are and `room` allows, and `prefetch` more."""
+        return self._settle([], room, place, prefetch).leases
 
     def report(
         self, lease: Lease, *points: tuple[int, dict[str, float]], looks: bool = False, checkpoint: str = "",
@@ -70,9 +70,11 @@ class HandWorker:
     def close(self) -> None:
         self.link.close()
 
-    def _settle(self, ended: list[Settlement], room: int, place: str = "") -> Settled:
+    def _settle(
+        self, ended: list[Settlement], room: int, place: str = "", prefetch: int = 0
+    ) -> Settled:
         request = f"{secrets.token_hex(4)}-{next(self._requests)}"
         return self.queue.settle(
-            self.name, ended, lease_ms=_LEASE_MS, request=request, room=room, prefetch=0, slots=max(room, 1),
-            now=time.monotonic(), place=place,
+            self.name, ended, lease_ms=_LEASE_MS, request=request, room=room, prefetch=prefetch,
+            slots=max(room, 1), now=time.monotonic(), place=place,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import redis
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.errors import CampaignNotFoundError
-from queue_eval.model.moves import EnqueueReply, Lease, PointBatch, Settled, Settlement, Submission
+from queue_eval.model.moves import EnqueueReply, Lease, PointBatch, Printed, Settled, Settlement, Submission
 from queue_eval.model.states import Outcome, State
 from queue_eval.transport.access import Access
 from queue_eval.transport.link import Link
@@ -22,7 +22,7 @@ LEASE_MS = 60_000
 
 BASE_MS = 1_700_000_000_000
 
-_EXTRA_COLUMNS = 8
+_EXTRA_COLUMNS = 10
 
 FIELDS = {
     "function": "module:run", "method": "thread", "source": "s1", "options": "{}", "max_attempts": 1,
@@ -77,6 +77,8 @@ class Columns:
     give_backs: list[tuple[bytes, float]]
     time_lacks: dict[bytes, bytes]
     distant: dict[bytes, bytes]
+    live: dict[bytes, bytes]
+    live_heads: dict[bytes, bytes]
 
     @classmethod
     def read(cls, client: redis.Redis, queue: CampaignCommands) -> Columns:
@@ -104,6 +106,8 @@ class Columns:
         pipeline.zrange(column("give_backs"), 0, -1, withscores=True)
         pipeline.hgetall(column("time_lacks"))
         pipeline.hgetall(column("distant"))
+        pipeline.hgetall(column("live"))
+        pipeline.hgetall(column("live_heads"))
         for name in names:
             pipeline.hgetall(prefix.encode() + name)
         for key in wide:
@@ -154,6 +158,13 @@ class Columns:
         assert not over & self.time_lacks.keys(), "only open jobs lack time"
         assert not over & self.distant.keys(), "only open jobs lack their checkpoint"
         assert over & self.checkpoints.keys() <= self.failed, "of finished jobs only failed ones keep theirs"
+        running = {job: held.split()[0] for jobs in self.held.values() for job, held in jobs.items()}
+        for job, head in self.live_heads.items():
+            line, _, text = self.live[job].partition(b"\n")
+            assert line == head, "the head tells of the text"
+            assert running.get(job) == head.split()[0], "only attempts that run print"
+            assert len(text) <= min(16 * 1024, int(head.split()[1])), "the newest part of what was printed"
+        assert self.live.keys() == self.live_heads.keys()
         for job, head in self.report_heads.items():
             _, _, blocks, in_last, points, _, _, size = map(int, head.split())
             lines = [self.reports[b"%b:%d" % (job, n)].split(b"\n")[1:-1] for n in range(1, blocks + 1)]
@@ -170,7 +181,7 @@ class Columns:
     def extras(self) -> tuple[Any, ...]:
         return (
             self.reports, self.report_heads, self.reported, self.stops, self.checkpoints, self.give_backs,
-            self.time_lacks, self.distant,
+            self.time_lacks, self.distant, self.live, self.live_heads,
         )  # fmt: skip
 
     def places(self) -> tuple[Any, ...]:
@@ -267,6 +278,11 @@ class LuaCampaign:
     ) -> bool:
         """Report points (number, value) at ten times their number as the step; whether they were taken."""
         return self.queue.report(worker, [batch(token, points, **more)])[0]
+
+    def tell(self, worker: str, token: Token | Lease, total: int, text: bytes) -> bool:
+        """Tell what a running attempt has printed; whether it was taken."""
+        request = token.request if isinstance(token, Lease) else ""
+        return self.queue.tell(worker, [Printed(token[0], token[1], request, total, text)])[0]
 
     def die(self, worker: str) -> list[int]:
         """The worker's lease runs out, and all it holds is reclaimed."""

@@ -30,7 +30,7 @@ def interrupt(at: str, handler: str, *words: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("at", ["click", "queue_eval.cli.failures", "queue_eval.cli.campaigns"])
+@pytest.mark.parametrize("at", ["click", "queue_eval.cli.failures", "queue_eval.cli.status"])
 def test_ctrl_c_while_modules_are_imported(at):
     done = interrupt(at, "default_int_handler", "status", "--help")
     assert (done.returncode, done.stdout, done.stderr) == (130, "reached\n", "")

@@ -13,8 +13,10 @@ from typing import Any
 
 from queue_eval.marks import STARTED_BY
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Printed
 from queue_eval.runtime.leftovers import CAN_BE_FOUND
 from queue_eval.runtime.pipe import (
+    OUTPUT_BYTES,
     RUNNING,
     TELL_LEFT,
     TELL_UP,
@@ -28,7 +30,8 @@ from queue_eval.runtime.pipe import (
     parse_source_parts,
 )
 from workers.executors.piped_process import PipedProcess
-from workers.executors.signs import Sign, parse_sign
+from workers.executors.signs import Sign, parse_printed, parse_sign
+from workers.executors.whole_output import WholeOutput, output_folder
 
 # -P: neither the working directory nor a script's folder may shadow queue_eval. -m takes longer to start, and
 # so do imports with garbage collections: the child enables these before it loads user code.
@@ -84,6 +87,11 @@ class ChildProcess(PipedProcess):
         """What the source of its run function is made of."""
         self._has_new_load = False
         self.reports: list[Report] = []
+        self._printed: list[Printed] = []
+        self._folder = None if self.threads > 1 else output_folder(setup.inside)
+        self._whole: WholeOutput | None = None
+        self._lacks_whole = False
+        """The output of the running attempt cannot be written to a file."""
         super().__init__([python, *_PROGRAM], selector, env)
         self.add(setup.encode())
 
@@ -148,6 +156,7 @@ class ChildProcess(PipedProcess):
 
     def release(self) -> None:
         """Close what is left, once nothing runs any more that it has started. May be called twice."""
+        self._end_output()
         super()._let_go()
 
     def _send_kill(self) -> None:
@@ -181,6 +190,36 @@ class ChildProcess(PipedProcess):
             self.idle_since = time.monotonic()
         return attempt
 
+    def printed(self, begun_before: float) -> list[Printed]:
+        """What its running attempts have printed since the last call, of those that began before (monotonic,
+        s)."""
+        if self.threads > 1:  # it tells so itself, since it keeps the threads apart
+            printed, self._printed = self._printed, []
+            return printed
+        # A child with one thread runs one attempt at a time.
+        for token, begun_at in self.begun_at.items():
+            if begun_at < begun_before and not self.is_tidying and (news := self.take_printed()) is not None:
+                return [Printed(*token, "", *news)]
+        return []
+
+    def _keep_output(self, data: bytes) -> None:
+        super()._keep_output(data)
+        if self._whole is not None:
+            self._whole.write(data)
+        elif self._output.count > OUTPUT_BYTES and self._folder is not None and not self._lacks_whole:
+            self._lacks_whole = True
+            # Nothing of it has been left out yet.
+            with contextlib.suppress(StopIteration, OSError):
+                token = next(iter(self.begun_at))
+                self._whole = WholeOutput(self._folder, token, self._output.whole())
+
+    def _end_output(self) -> str:
+        whole, self._whole, self._lacks_whole = self._whole, None, False
+        if whole is None:
+            return ""
+        whole.close()
+        return whole.note()
+
     def forget_begun(self) -> dict[Token, float]:
         """Strike off the running attempts, with none in their place. Returns when each began."""
         begun, self.begun_at = self.begun_at, {}
@@ -212,6 +251,8 @@ class ChildProcess(PipedProcess):
             self.reports.append(parse_report(header, body))
         elif header[0] in RUNNING:
             self._signs.append(parse_sign(header, body))
+        elif header[0] == Kind.PRINTED and self.threads > 1:
+            self._printed.append(parse_printed(header, body))
         else:
             raise ValueError(f"not a frame of a child: {header[0]!r}")
 

@@ -26,6 +26,7 @@ from queue_eval.backoff import Backoff
 from queue_eval.foreign_text import plain
 from queue_eval.marks import INSIDE_JOB
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Printed
 from queue_eval.model.non_finite import judge_result
 from queue_eval.model.states import Outcome
 from queue_eval.runtime.failure_texts import describe_death
@@ -45,7 +46,7 @@ from queue_eval.runtime.pipe import (
 from workers.executors.child_limit import ChildLimit
 from workers.executors.piped_process import PipedProcess, is_lasting
 from workers.executors.protocol import NO_INTERPRETER, Ended, Plan
-from workers.executors.signs import Sign, parse_sign
+from workers.executors.signs import Sign, parse_printed, parse_sign
 
 log = plain(logging.getLogger(__name__))
 
@@ -80,6 +81,7 @@ class _ForwarderProcess(PipedProcess):
         self.was_heard = False
         self.heard: list[tuple[str, Any]] = []
         self.signs: list[Sign] = []
+        self.printed: list[Printed] = []
         super().__init__(command, selector, env)
         self.add(setup.encode())
         self.flush()
@@ -96,6 +98,8 @@ class _ForwarderProcess(PipedProcess):
             self.heard.append((kind, [(job, attempt) for job, attempt in header[1]]))
         elif kind in RUNNING:
             self.signs.append(parse_sign(header, body))
+        elif kind == Kind.PRINTED:
+            self.printed.append(parse_printed(header, body))
         else:
             raise ValueError(f"not a frame of a forwarder: {kind!r}")
 
@@ -278,6 +282,12 @@ class Forwarder:
     def take_signs(self) -> list[Sign]:
         signs, self._signs = self._signs, []
         return signs
+
+    def take_printed(self, now: float) -> list[Printed]:  # noqa: ARG002 - who sends it looks once a second
+        if self._process is None or not self._process.printed:
+            return []
+        printed, self._process.printed = self._process.printed, []
+        return printed
 
     @property
     def idle_since(self) -> float | None:

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from queue_eval.model.live_output import LIVE_BYTES
 from queue_eval.runtime.failure_texts import describe_exit
 from queue_eval.runtime.lifeline import CAN_BE_ARMED, arm
 from queue_eval.runtime.pipe import OUTPUT_BYTES, TELL_UP, FrameBuffer, HeadTail
@@ -67,6 +68,8 @@ class PipedProcess:
         self._frames = FrameBuffer()
         self._outbox = bytearray()
         self._output = HeadTail(OUTPUT_BYTES)
+        self._told_bytes = 0
+        """How much of it `take_printed` has told."""
         self._selector = selector
         self._start(command, env)
 
@@ -159,7 +162,18 @@ class PipedProcess:
 
     def take_output(self) -> bytes:
         self.read_output()
-        return self._output.take()
+        self._told_bytes = 0
+        return self._output.take(self._end_output())
+
+    def take_printed(self) -> tuple[int, bytes] | None:
+        """How many bytes came since `take_output`, and the newest of those that are new to this call; None
+        without new ones. Reads nothing."""
+        count = self._output.count
+        if count == self._told_bytes:
+            return None
+        text = self._output.newest(min(LIVE_BYTES, count - self._told_bytes))
+        self._told_bytes = count
+        return count, text
 
     def read_output(self) -> None:
         # Read more than a pipe holds, but not without end: other processes must be read, too.
@@ -168,7 +182,14 @@ class PipedProcess:
                 if not (data := os.read(self._output_fd, 1 << 16)):
                     self._unwatch(self._output_fd)  # it would stay ready for ever
                     break
-                self._output.add(data)
+                self._keep_output(data)
+
+    def _keep_output(self, data: bytes) -> None:
+        self._output.add(data)
+
+    def _end_output(self) -> str:
+        """What is read from now on is of another attempt. Returns where more is than what was kept."""
+        return ""
 
     def describe_exit(self) -> str:
         """How the process ended. Assumes: it is dead."""

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 from queue_eval.foreign_text import plain
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Printed
 from queue_eval.model.non_finite import judge_result
 from queue_eval.model.states import Outcome
 from queue_eval.runtime.failure_texts import (
@@ -34,6 +35,7 @@ from queue_eval.runtime.failure_texts import (
     describe_lateness,
 )
 from queue_eval.runtime.pipe import Report
+from queue_eval.runtime.print_teller import EVERY_S, NOT_BEFORE_S
 from workers.executors.attempt_limits import Excess, MemoryLimit, TimeLimit
 from workers.executors.child_endings import ChildEndings
 from workers.executors.child_limit import ChildLimit
@@ -81,6 +83,7 @@ class ChildPool:
         self._ended: list[Ended] = []
         self._stopped: list[Ended] = []
         self._has_loaded = False
+        self._look_at = 0.0
 
     @property
     def slots(self) -> int:
@@ -134,6 +137,12 @@ class ChildPool:
         signs = list(self._signs)
         self._signs.clear()
         return signs
+
+    def take_printed(self, now: float) -> list[Printed]:
+        if now < self._look_at:
+            return []
+        self._look_at = now + EVERY_S
+        return [printed for child in self._children for printed in child.printed(now - NOT_BEFORE_S)]
 
     def take_stopped(self) -> list[Ended]:
         stopped, self._stopped = self._stopped, []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from queue_eval.model.attempt import Attempt, Token
+from queue_eval.model.moves import Printed
 from queue_eval.model.states import Method, Outcome
 from queue_eval.runtime.pipe import Setup
 from workers.executors.signs import Sign
@@ -106,6 +107,10 @@ class Executor(Protocol):
     def take_signs(self) -> list[Sign]:
         """What running attempts have told of themselves since the last call, in order. An attempt that
         `collect` has reported as ended since then told all that it had to tell."""
+
+    def take_printed(self, now: float) -> list[Printed]:
+        """What running attempts have printed since they were last told of: of each at most once a second, and
+        the newest part. Not of those that have just begun."""
 
     def take_stopped(self) -> list[Ended]:
         """Attempts that `forget` has stopped since the last call, and that had printed something."""

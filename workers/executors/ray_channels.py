@@ -20,7 +20,7 @@ from queue_eval.runtime.channel import GOT, HELLO, NO_NOTICE, SYNC
 from queue_eval.runtime.forwarder import Outlet, run_guarded
 from queue_eval.runtime.notices import STOP
 from queue_eval.runtime.pipe import MAX_DATAGRAM_BYTES, FrameBuffer, frame
-from workers.executors.signs import parse_sign
+from workers.executors.signs import token_of
 
 _SECRET_BYTES = 32
 _READ_BYTES = 1 << 16
@@ -156,7 +156,7 @@ class Channels:
         if kind == HELLO and connection.token is None:
             self._greet(connection, (job, attempt))
             return b""
-        if connection.token != parse_sign(header, body).token:
+        if connection.token != token_of(header, body):
             raise ValueError("not a frame of this attempt")
         return frame(header, body)
 

@@ -37,7 +37,7 @@ from queue_eval.transport.error_kinds import REDIS_ERRORS, is_refusal, reason, r
 from queue_eval.transport.urls import safe_url
 from workers.executors.rq_cleanup import CLOSE_S, TraceCleanup
 from workers.executors.rq_fleet import FleetWatch
-from workers.executors.signs import parse_sign
+from workers.executors.signs import token_of
 
 _REPLY_TIMEOUT_S = 10.0
 _BLOCK_S = 5.0
@@ -273,7 +273,7 @@ class RqBackend:
         """The frame for the worker; b"" if there is none for it."""
         try:
             header, body = parse_frame(told.frame)
-            rq = parse_sign(header, body).token
+            rq = token_of(header, body)
         except (ValueError, TypeError, IndexError, RecursionError) as error:
             sys.stderr.write(f"entry {told.entry.decode()} of the told is none of ours: {error}\n")
             return b""

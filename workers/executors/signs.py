@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from queue_eval.model.attempt import Token
 from queue_eval.model.codec import EXACT_FLOAT
+from queue_eval.model.live_output import LIVE_BYTES
+from queue_eval.model.moves import Printed
 from queue_eval.runtime.pipe import RUNNING, Kind
 
 
@@ -45,6 +47,24 @@ def parse_sign(header: list[Any], body: bytes) -> Sign:
     except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"not a sign of an attempt: {error}") from None
     raise ValueError(f"not a sign of an attempt: {kind!r}")
+
+
+def parse_printed(header: list[Any], body: bytes) -> Printed:
+    """What a frame `printed` tells. Raises ValueError for anything that is none."""
+    if len(header) != 4 or header[0] != Kind.PRINTED:
+        raise ValueError(f"not a frame of what is printed: {header!r}")
+    job, attempt, total = map(_number, header[1:])
+    if not 0 < len(body) <= min(total, LIVE_BYTES):
+        raise ValueError(f"{len(body)} bytes of {total} printed")
+    return Printed(job, attempt, "", total, body)
+
+
+def token_of(header: list[Any], body: bytes) -> Token:
+    """Which attempt this frame of a running attempt is of. Raises ValueError for anything that is none."""
+    if header[0] == Kind.PRINTED:
+        printed = parse_printed(header, body)
+        return printed.id, printed.attempt
+    return parse_sign(header, body).token
 
 
 def _number(value: Any) -> int:

@@ -12,6 +12,7 @@ from workers.job_folders import JobFolders
 from workers.pace import Pace
 from workers.state.fair_share import MAX_PREFETCH_PER_SLOT, Claim, Share, SlotUse, fair_share, slot_use
 from workers.state.held_jobs import HeldJobs
+from workers.state.live_outputs import LiveOutputs
 from workers.state.loads import Loads
 from workers.state.signs import Signs
 
@@ -36,6 +37,7 @@ class ServedCampaign:
     plan: Plan
     held: HeldJobs = field(default_factory=HeldJobs)
     signs: Signs = field(default_factory=Signs)
+    live: LiveOutputs = field(default_factory=LiveOutputs)
     may_have_work: bool = True
     """Whether the server may have jobs waiting."""
     took_marker: bool = False

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.attempt import Token
 from queue_eval.model.codec import encode
-from queue_eval.model.moves import Lease, PointBatch, Release, Settled, Settlement
+from queue_eval.model.moves import Lease, PointBatch, Printed, Release, Settled, Settlement
 from queue_eval.model.states import Outcome
 from workers.executors.protocol import Ended, Plan
 from workers.executors.signs import Sign
@@ -83,6 +83,8 @@ class WorkerState:
         self._idle_since = time.monotonic()
         self._took_back_at = time.monotonic()
 
+        self.on_dropped: Callable[[str, list[Token]], object] | None = None
+        """Called with attempts of a campaign that were ended because they are not wanted any more."""
         self.on_trouble: Callable[[], None] | None = None
         """Called when `campaigns.reasons` may have changed, so that drivers are told at once."""
 
@@ -154,6 +156,8 @@ class WorkerState:
                 self.releases.add(served, [Release(*token) for token in tokens])
                 # They waited behind a job that was not short: ask for no more than can begin at once.
                 served.pace.add(WAITED_TOO_LONG_S * 1000)
+            elif self.on_dropped is not None:
+                self.on_dropped(served.name, tokens)
             for job, attempt in tokens:
                 served.held.strike_off(job, attempt)
             self.changed.notify()
@@ -170,6 +174,20 @@ class WorkerState:
                 if (proof := served.held.proofs.get(sign.token)) is not None:
                     served.signs.add(sign, proof[0])
             if was_due_at is None and served.signs.due_at() is not None:
+                self.changed.notify()
+
+    def printed(self, lane_id: str, printed: list[Printed]) -> None:
+        """What running attempts have printed."""
+        with self.changed:
+            served = self.campaigns.of_lane(lane_id)
+            if served is None:
+                return
+            was_due_at = served.live.due_at()
+            for news in printed:
+                # An attempt that has ended tells nothing more.
+                if (news.id, news.attempt) in served.held.proofs:
+                    served.live.add(news)
+            if was_due_at is None and served.live.due_at() is not None:
                 self.changed.notify()
 
     def given_back(self, lane_id: str, token: Token, reason: str, missing_slots: int) -> None:
@@ -358,6 +376,7 @@ class WorkerState:
                 self.loads.is_pending()
                 or self.releases.is_due()
                 or bool(self._with_due_signs(time.monotonic()))
+                or bool(self._with_due_output(time.monotonic()))
                 or self._holds_too_long()
                 or bool(self._choose())
             )
@@ -376,8 +395,7 @@ class WorkerState:
                     due.append(served.held.doubtful[0].ended_at + DOUBT_S)
                 if (resume_at := served.loads.pause_until(now)) is not None:
                     due.append(resume_at)
-                if (tell_at := served.signs.due_at()) is not None:
-                    due.append(tell_at)
+                due += [at for at in (served.signs.due_at(), served.live.due_at()) if at is not None]
             waits_s = [max(0.0, at - now) for at in due]
             if self._is_ahead():
                 # Jobs that wait behind others may have to be taken back from the runner.
@@ -406,6 +424,22 @@ class WorkerState:
         """These were sent. `verdicts`: whether the server has taken each."""
         with self.changed:
             served.signs.mark_taken(batches, verdicts, served.held.proofs)
+
+    def campaigns_with_output(self) -> list[ServedCampaign]:
+        """The campaigns of which the server is to be told what their jobs print."""
+        with self.changed:
+            return self._with_due_output(time.monotonic())
+
+    def take_output(self, served: ServedCampaign) -> list[Printed]:
+        """What its running attempts have printed since the server was last told."""
+        with self.changed:
+            return served.live.take(served.held.proofs)
+
+    def put_back_output(self, served: ServedCampaign, printed: Sequence[Printed]) -> None:
+        """The call that carried this failed: it waits a little."""
+        with self.changed:
+            served.live.put_back(printed, served.held.proofs)
+            served.live.put_off(PUT_OFF_S)
 
     def take_releases(self) -> list[tuple[ServedCampaign, list[Release]]]:
         """What is to be given back now. Jobs that have waited too long are asked back from the runner."""
@@ -542,6 +576,13 @@ class WorkerState:
             served
             for served in self.campaigns
             if (due_at := served.signs.due_at()) is not None and due_at <= now
+        ]
+
+    def _with_due_output(self, now: float) -> list[ServedCampaign]:
+        return [
+            served
+            for served in self.campaigns
+            if (due_at := served.live.due_at()) is not None and due_at <= now
         ]
 
     def _is_ahead(self) -> bool:

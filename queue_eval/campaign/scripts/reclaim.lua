@@ -8,7 +8,7 @@
 -- A job that had begun is charged a loss; one that was only prefetched becomes suspect instead.
 -- Repeating it is safe: what was reclaimed is no longer held.
 -- include bulk chunk columns count_lease extras facts_since gone held_key history is_gone is_job leave lose now_ms
--- include server_run to_pending wake_for_waiting write_history
+-- include parse_live server_run to_pending wake_for_waiting write_history
 local uid, grace_ms, page, dead = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 if is_gone(uid) then return GONE end
 local now = now_ms()
@@ -83,6 +83,7 @@ local past = histories(ids)
 local meta = redis.call('HMGET', META, 'max_losses', 'extras')
 local max_losses, extra = tonumber(meta[1]) or 1, meta[2] and extras()
 local points = extra and extra.kept_points(ids) or {}
+local printed = extra and extra.values('live', ids) or {}
 local entries, again, changed = {}, {}, {}
 for i, id in ipairs(ids) do
   -- What is no job was not put there by us: it goes, and nothing comes of it.
@@ -91,8 +92,13 @@ for i, id in ipairs(ids) do
     local started, request = count_lease(h, all[2 * i])
     if started then
       h.suspect = 0
+      -- What it had printed by then is all that anybody will know of it.
+      local live = parse_live(printed[i] or '')
+      local output = tonumber(live.attempt) == h.attempts and live.text or nil
+      local missing = live.total - #live.text
+      if output and missing > 0 then output = string.format('\n[... %d bytes left out ...]\n', missing) .. output end
       lose(entries, again, id, h, max_losses,
-        { worker = worker, cause = 'lost', points = points[id], ran = facts_since(started, request, now),
+        { worker = worker, cause = 'lost', points = points[id], ran = facts_since(started, request, now), output = output,
           body = 'worker ' .. worker .. ' died or was cut off while it ran this job' })
     else
       h.suspect = 1
@@ -108,6 +114,7 @@ to_pending(again)
 if extra then
   local failed = {}
   for k = 1, #entries, 2 do failed[#failed + 1] = entries[k] end
+  extra.forget_live(ids)
   extra.forget(failed, true)
 end
 local more = redis.call('HLEN', held) > 0 and 1 or 0

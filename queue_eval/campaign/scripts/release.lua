@@ -103,6 +103,7 @@ for i, id in ipairs(ids) do
   end
 end
 bulk('HDEL', held, released)
+if meta[2] then extras().forget_live(released) end
 write_histories(changed)
 to_pending(again)
 if leaves and redis.call('HLEN', held) == 0 then

@@ -159,6 +159,7 @@ if #ARGV >= FIRST_ARG then
   if extra then
     local over = {}
     for k = 1, #entries, 2 do over[#over + 1] = entries[k] end
+    extra.forget_live(dropped)
     extra.forget(over, true)
     extra.forget(succeeded)
   end

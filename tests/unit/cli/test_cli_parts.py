@@ -11,11 +11,12 @@ import pytest
 
 from queue_eval.cli import SECTIONS, output, root
 from queue_eval.cli.config_files import read_configs
-from queue_eval.cli.options import DURATION, parse_duration
+from queue_eval.cli.options import DURATION
 from queue_eval.cli.run import _default_name
 from queue_eval.cli.target import find_target
 from queue_eval.errors import ConfigError, FunctionError, UsageError
 from queue_eval.foreign_text import printable
+from queue_eval.model.durations import parse_duration
 from queue_eval.views import formats
 from queue_eval.views.pace import rate_per_s
 from tests.support.cli import cli_here, complaint

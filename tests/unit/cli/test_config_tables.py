@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from queue_eval.cli.config_files import read_configs
-from queue_eval.cli.export_tables import Columns, write_csv, write_parquet
+from queue_eval.cli.export_tables import JOBS, Columns, write_csv, write_parquet
 from queue_eval.driver.results import write_results
 from queue_eval.errors import ConfigError
 from queue_eval.model.job import Job
@@ -136,7 +136,7 @@ def in_results(folder, configs, **options):
 
 
 def in_an_export(folder, configs, name="e.csv", write=write_csv, **options):
-    columns, lines, target = Columns(), folder / "lines", folder / name
+    columns, lines, target = Columns(JOBS), folder / "lines", folder / name
     rest = dict.fromkeys(("state", "cause", "worker", "host", "source", "error"), "")
     rest |= dict.fromkeys(("submitted_at", "started_at", "finished_at", "run_s", "wait_s"), None)
     rest |= {"result": 0.5, "attempts": 1, "elapsed_sec": 1.0, "duration": 1.0}

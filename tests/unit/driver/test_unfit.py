@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from queue_eval.campaign.registry import WorkerCard
-from queue_eval.campaign.unfit import find_unfit
 from queue_eval.model.shape import Shape
+from queue_eval.views.unfit import find_unfit
 
 
 def card(slots: int | None = 1, longest_job_s: float | None = None) -> WorkerCard:

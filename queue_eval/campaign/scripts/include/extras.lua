@@ -24,6 +24,15 @@ local function extras()
     return found
   end
 
+  -- Forget what running attempts of these jobs print: they have ended.
+  local function forget_live(ids)
+    for first = 1, #ids, CHUNK do
+      local last = math.min(first + CHUNK - 1, #ids)
+      redis.pcall('HDEL', extra_key('live'), unpack(ids, first, last))
+      redis.pcall('HDEL', extra_key('live_heads'), unpack(ids, first, last))
+    end
+  end
+
   -- Forget what stands there of jobs that are over, but for their reports.
   -- keeps_checkpoint: so that `retry` goes on from there
   local function forget(ids, keeps_checkpoint)
@@ -35,7 +44,8 @@ local function extras()
       redis.pcall('HDEL', extra_key('distant'), unpack(ids, first, last))
       if not keeps_checkpoint then redis.pcall('HDEL', extra_key('checkpoints'), unpack(ids, first, last)) end
     end
+    forget_live(ids)
   end
 
-  return { values = values, kept_points = kept_points, forget = forget }
+  return { values = values, kept_points = kept_points, forget = forget, forget_live = forget_live }
 end
