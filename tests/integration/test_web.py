@@ -10,11 +10,13 @@ import time
 
 import pytest
 
+from queue_eval.model.moves import Printed
 from queue_eval.model.states import Outcome, State
 from queue_eval.server.lifecycle import start_server, stop_server
 from queue_eval.web import follower as follower_module
 from queue_eval.web.serve import listen
 from tests.support.cli import ROOT, Filled, cli, complaint, start_cli
+from tests.support.hand_worker import HandWorker
 from tests.support.waiting import wait_until
 from tests.support.web import web_server
 
@@ -172,6 +174,36 @@ def test_a_job_is_followed(browser, filled, campaign):
         assert ended["reasons"][0]["kind"] == "cancelled"
         assert lease.id == 1
         assert {kind for _, kind, _ in events.all} == {"job"}
+
+
+@pytest.fixture
+def worker(server, filled, campaign):
+    worker = HandWorker(server, campaign)
+    yield worker
+    worker.close()
+
+
+def test_what_a_running_job_tells_is_shown(browser, filled, worker, campaign):
+    filled.submit({"x": 1})
+    (lease,) = worker.lease(1)
+    with browser.events(f"/api/c/{campaign}/events?panels=curves&job=1") as events:
+        events.wait_for("job", lambda doc: doc["state"] == "running")
+        printed = Printed(lease.id, lease.attempt, lease.request, 99, b"\x1b[31mepoch 1\n")
+        worker.queue.tell(worker.name, [printed])
+        worker.report(lease, (1, {"loss": 0.5, "accuracy": 0.1}))
+        events.wait_for("job", lambda doc: doc["output"] == "[… 86 bytes before]\nepoch 1")
+        events.wait_for("job", lambda doc: doc["reports"]["curves"][0]["points"] == [[1, 0.5]])
+        worker.report(lease, (2, {"loss": 0.25, "accuracy": 0.2}))
+        curves = events.wait_for("curves", lambda doc: doc["curves"] and len(doc["curves"][0]["points"]) == 2)
+        assert (curves["names"], curves["curves"][0]["id"]) == (["loss", "accuracy"], 1)
+        browser.act(campaign, action="stop", ids=[1])
+        events.wait_for("job", lambda doc: doc["stop_asked"])
+        worker.finish(lease, 7, Outcome.STOPPED)
+        done = events.wait_for("job", lambda doc: doc["state"] == "succeeded")
+        assert (done["result"], done["stopped_early"], done["stop_asked"]) == (7, True, False)
+        events.wait_for("curves", lambda doc: doc["curves"] and doc["curves"][0]["state"] == "finished")
+    accuracy = browser.get(f"/api/c/{campaign}/curves?ids=1&name=accuracy")
+    assert accuracy["curves"][0]["points"] == [[1, 0.1], [2, 0.2]]
 
 
 def test_viewers_share_one_look(browser, mixed, campaign):
