@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "explain": Entry("explain:explain_command", "Say why jobs wait, or ended as they did."),
         "wait": Entry("wait:wait_command", "Wait until a campaign has finished, or a job fails."),
         "logs": Entry("logs:logs_command", "Show what jobs print, also while they run."),
+        "web": Entry("web:web_command", "Show campaigns in a browser, live."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),

@@ -9,11 +9,11 @@ import click
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.cli.connect import campaign_queue
 from queue_eval.cli.failures import FAILED
-from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import ask, say
 from queue_eval.driver import actions
+from queue_eval.driver.actions import check_ids
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.sources import changed_sources, results_by_source
 from queue_eval.driver.worker_logs import remove_outputs

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from queue_eval.cli.connect import campaign_queue
-from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json, styled
 from queue_eval.cli.terminal import say
+from queue_eval.driver.actions import check_ids
 from queue_eval.views.explaining import Explainer
 
 _MAX_SHOWN_ATTEMPTS = 20

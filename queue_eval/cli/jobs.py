@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +16,7 @@ from queue_eval.cli.inside import Told, read_told
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json, print_table, shown_allocation, styled
 from queue_eval.cli.terminal import Coloured, say
-from queue_eval.errors import UsageError
+from queue_eval.driver.actions import check_ids
 from queue_eval.model.states import RELEASED, Outcome, State
 from queue_eval.transport.link import damaged
 from queue_eval.views.formats import iso, shorten, shown_duration, shown_time
@@ -55,15 +54,6 @@ def job_command(campaign: str, job_id: int, url: str | None, home: str | None, a
         print_json({"campaign": campaign} | record.as_json() | more)
     else:
         _show(campaign, record, attempts, output, shown_allocation(allocation), told, running)
-
-
-def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
-    """Raise UsageError unless the campaign has these jobs."""
-    last_id = queue.snapshot().last_id
-    unknown = [str(job_id) for job_id in ids if job_id > last_id]
-    if unknown:
-        has = f"its ids are 1 to {last_id}" if last_id else "it has none yet"
-        raise UsageError(f"campaign {queue.campaign!r} has no job {', '.join(unknown)}; {has}")
 
 
 def _attempts(queue: CampaignCommands, record: JobRecord) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ import click
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.cli.connect import campaign_queue, waiting_campaign_queue
 from queue_eval.cli.failures import complain
-from queue_eval.cli.jobs import check_ids
 from queue_eval.cli.options import JOB_ID, json_option, server_options
 from queue_eval.cli.output import print_json
 from queue_eval.cli.terminal import say
+from queue_eval.driver.actions import check_ids
 from queue_eval.errors import UsageError
 from queue_eval.views.output import CampaignFollower, JobFollower, Piece, newest_lines
 from queue_eval.views.output_lines import LineReader

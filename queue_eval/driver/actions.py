@@ -5,14 +5,14 @@ The command line and the live view call these, so that they do and say the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.registry import WorkerCard, ask_to_drain, live_workers
 from queue_eval.driver.checkpoint_disk import CheckpointDisk
 from queue_eval.driver.local_register import retire_idle
-from queue_eval.errors import QueueEvalError
+from queue_eval.errors import QueueEvalError, UsageError
 from queue_eval.model.moves import Stopped
 from queue_eval.transport.access import entered_home
 from queue_eval.transport.hints import spell_command
@@ -37,6 +37,15 @@ class Paused(NamedTuple):
     has_changed: bool
     unserved: str | None
     """Why no worker goes on with it, and what to do."""
+
+
+def check_ids(queue: CampaignCommands, ids: Iterable[int]) -> None:
+    """Raise UsageError unless the campaign has these jobs."""
+    last_id = queue.snapshot().last_id
+    unknown = [str(job_id) for job_id in ids if job_id > last_id]
+    if unknown:
+        has = f"its ids are 1 to {last_id}" if last_id else "it has none yet"
+        raise UsageError(f"campaign {queue.campaign!r} has no job {', '.join(unknown)}; {has}")
 
 
 def cancel(queue: CampaignCommands, ids: Sequence[int] = ()) -> int:

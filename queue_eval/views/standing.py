@@ -113,15 +113,16 @@ class StandingReader:
         unserved = None if explainer.unserved is None else explainer.unserved.text
         return Standing(
             queue.campaign, meta, overview, explainer.pace, live, workers_of(queue, snapshot, live), unserved,
-            explainer.campaign().reasons, self._best(overview),
+            explainer.campaign().reasons, self.best(overview, self._key, self._direction),
         )  # fmt: skip
 
     def close(self) -> None:
         self.reader.close()
 
-    def _best(self, overview: Overview) -> Best | None:
-        key = main_key(overview.summary.keys) if self._key is None else self._key
-        found = overview.summary.best(key, 1, self._direction) if key is not None else []
+    def best(self, overview: Overview, key: str | None, direction: str) -> Best | None:
+        """The best by this number in the results, or by the main one."""
+        key = main_key(overview.summary.keys) if key is None else key
+        found = overview.summary.best(key, 1, direction) if key is not None else []
         if not found or key is None:
             return None
         job, value = found[0]

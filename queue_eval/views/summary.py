@@ -119,6 +119,11 @@ class Summary:
         """The jobs that have failed or were cancelled."""
         return [job for job, standing in enumerate(self._stands) if standing > _SUCCEEDED]
 
+    def failed_of(self, title: str) -> list[int]:
+        """The jobs that count in the failure groups of this title."""
+        places = {_FAILED + place for place, group in enumerate(self.groups.groups) if group.title == title}
+        return [job for job, standing in enumerate(self._stands) if standing in places] if places else []
+
     def best(self, key: str, n: int, direction: str = "max") -> list[tuple[int, float]]:
         """(job, value) of the `n` best by this key, at most `MOST_BEST`; of equal ones the lower id first."""
         ranks, sign = (self._high, -1) if direction == "max" else (self._low, 1)

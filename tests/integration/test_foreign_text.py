@@ -70,6 +70,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
     "worker": [("worker", "--name", "w", "--campaign", "CAMPAIGN", "--idle-timeout", "1s")],
     "purge": [("purge", "CAMPAIGN"), ("purge", "CAMPAIGN", "--yes")],
     "server": [("server", "status")],
+    "web": [],  # it writes nothing but its address; test_web.py looks at its documents
     "chaos": [],  # it reads nothing but a server and a campaign of its own
 }
 WITHOUT_JSON = ("run", "worker", "purge")
