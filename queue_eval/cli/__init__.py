@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "job": Entry("jobs:job_command", "Show one job whole."),
         "explain": Entry("explain:explain_command", "Say why jobs wait, or ended as they did."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
+        "page": Entry("page:page_command", "Write a campaign as one file for a browser."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),
     },
