@@ -109,12 +109,8 @@ def _of_parquet(path: Path) -> Iterator[Job]:
             to_job = _Shape(path, file.schema_arrow.names)
             for batch in file.iter_batches(1000):
                 for row in batch.to_pylist():
-                    values = [v.isoformat() if isinstance(v, datetime) else v for v in row.values()]
-                    at = to_job.names.index("result")
-                    if isinstance(values[at], str):
-                        values[at] = _value(values[at])
-                    # A key that a config does not have is null in such a table.
-                    yield to_job([NOTHING if value is None else value for value in values])
+                    named = zip(to_job.names, row.values(), strict=True)
+                    yield to_job([_stored(name, value) for name, value in named])
     except pa.ArrowException as error:
         raise UsageError(f"{path} is no Parquet file ({error}); export the campaign again") from None
 
@@ -140,6 +136,20 @@ class _Shape:
         return {name: None if value is NOTHING or value == "" else value for name, value in own} | {
             "config": {key: value for key, value in config if value is not NOTHING}
         }
+
+
+def _stored(name: str, value: Any) -> Any:
+    """The value that a column of .parquet stands for; NOTHING for null: a key that is not there."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str) and name not in _TEXTS:
+        # Lists and dicts stand as JSON, and so do numbers beside them in a column of results.
+        found = json_of(value)
+        is_json = isinstance(found, (list, dict)) or (name == "result" and found is not NOTHING)
+        return found if is_json else value
+    return value
 
 
 def _value(cell: str) -> Any:

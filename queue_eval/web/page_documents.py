@@ -146,7 +146,7 @@ def _bounded(documents: Documents) -> Documents:
     best = overview["best"]
     if best is not None and len(json.dumps(best["config"])) > _MOST_CONFIG_CHARACTERS:
         best["config"] = None
-    while len(json.dumps(sample)) > _MOST_SAMPLE_CHARACTERS:
+    while sample["columns"] and len(json.dumps(sample)) > _MOST_SAMPLE_CHARACTERS:
         dropped = sample["columns"].pop()
         for row in sample["rows"]:
             del row["config"][dropped]

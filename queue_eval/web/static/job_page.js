@@ -18,6 +18,7 @@ export function jobPage(id, { onAction, onName }) {
   const attempts = el("section.panel.wide", { "aria-labelledby": "attempts-head" });
   const output = el("section.panel.wide", { "aria-labelledby": "output-head", hidden: true });
   const curves = curvesPanel({ title: "Reports", onName });
+  curves.node.classList.add("wide");
   curves.node.hidden = true;
   const text = el("pre", { tabindex: 0, role: "region", "aria-label": "Output" });
   output.append(el("h2", { id: "output-head" }, "Output of the newest attempt"), text);
