@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "logs": Entry("logs:logs_command", "Show what jobs print, also while they run."),
         "web": Entry("web:web_command", "Show campaigns in a browser, live."),
         "export": Entry("export:export_command", "Write finished jobs to .csv, .parquet or .jsonl."),
+        "page": Entry("page:page_command", "Write a campaign as one file for a browser."),
         "doctor": Entry("doctor:doctor_command", "Check what can hurt."),
         "chaos": Entry("chaos:chaos_command", "Attack a campaign of its own; check what must hold."),
     },

@@ -6,7 +6,7 @@ The browser, pages and plots draw the same documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from queue_eval.campaign.meta import created_ms_of
@@ -49,13 +49,18 @@ def overview(standing: Standing) -> dict[str, Any]:
         "key": main_key(summary.keys),
         "best": finite(None if standing.best is None else standing.best.as_json()),
         "reasons": [reason.as_json() for reason in standing.reasons],
-        "failures": [
-            {"line": group.title, "cause": group.cause or None, "count": group.count, "newest": group.newest,
-             "first_ms": group.first_ms, "last_ms": group.last_ms}
-            for group in summary.groups.ranked()
-        ],
+        "failures": failures(summary),
         "workers": standing.workers,
     }  # fmt: skip
+
+
+def failures(summary: Summary) -> list[dict[str, Any]]:
+    """The groups of failed jobs, the largest first."""
+    return [
+        {"line": group.title, "cause": group.cause or None, "count": group.count, "newest": group.newest,
+         "first_ms": group.first_ms, "last_ms": group.last_ms}
+        for group in summary.groups.ranked()
+    ]  # fmt: skip
 
 
 def course(summary: Summary, key: str | None, direction: str = "max") -> dict[str, Any]:
@@ -116,14 +121,30 @@ def sample(view: Any, summary: Summary, key: str | None, direction: str = "max")
     `view`: `CampaignCommands`.
     """
     key = main_key(summary.keys) if key is None else key
-    ids = [job for job, _ in summary.best(key or "", MOST_BEST, direction)]
-    chosen = set(ids)
-    ids += [job for job in summary.sample() if job not in chosen][:MOST_BY_CHANCE]
+    ids = sampled_ids(summary, key, direction)
+    jobs = (
+        (record.id, record.entry.body, record.as_json()["config"])
+        for record in JobRecordReader(view).of(ids)
+        if record.entry is not None
+    )
+    return sample_of(jobs, key, direction)
+
+
+def sampled_ids(summary: Summary, key: str | None, direction: str) -> list[int]:
+    """The jobs of a sample, in the order of their ids."""
+    best = {job for job, _ in summary.best(key or "", MOST_BEST, direction)}
+    return sorted(best | set([job for job in summary.sample() if job not in best][:MOST_BY_CHANCE]))
+
+
+def sample_of(
+    jobs: Iterable[tuple[int, bytes, Mapping[str, Any]]], key: str | None, direction: str
+) -> dict[str, Any]:
+    """The sample of these jobs: of each its id, its result (JSON) and its config."""
     rows: list[dict[str, Any]] = []
-    for record in JobRecordReader(view).of(sorted(ids)):
-        value = numbers_of(record.entry.body).get(key or "") if record.entry is not None else None
+    for job, result, config in jobs:
+        value = numbers_of(result).get(key or "")
         if value is not None:
-            rows.append({"id": record.id, "value": value, "config": flat(record.as_json()["config"])})
+            rows.append({"id": job, "value": value, "config": flat(config)})
     columns = shown_columns([row["config"] for row in rows])
     for row in rows:
         row["config"] = {name: row["config"].get(name) for name in columns}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from queue_eval.campaign.places import places_of
@@ -53,12 +53,19 @@ def strips(view: CampaignView, snapshot: Snapshot, finished: Sequence[Span]) -> 
 
     No outcome tells its slot: an attempt stands in the first lane of its worker that was free.
     """
+    return lanes_of([*finished, *running_spans(view, snapshot)], view.hosts_of, snapshot.now_ms)
+
+
+def lanes_of(
+    spans: Iterable[Span], hosts_of: Callable[[Sequence[str]], Sequence[str | None]], to_ms: int
+) -> dict[str, Any]:
+    """The strips of these attempts. `hosts_of`: gives the hosts of some workers."""
     by_worker: dict[str, list[Span]] = {}
-    for span in [*finished, *running_spans(view, snapshot)]:
+    for span in spans:
         by_worker.setdefault(span.worker, []).append(span)
     ranked = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))
     shown = sorted(ranked[:MOST_WORKERS])
-    hosts = dict(zip(shown, view.hosts_of(shown), strict=True))
+    hosts = dict(zip(shown, hosts_of(shown), strict=True))
     lanes = [
         {"worker": worker, "host": hosts[worker], "lane": number, "spans": [_drawn(span) for span in lane]}
         for worker in shown
@@ -66,7 +73,7 @@ def strips(view: CampaignView, snapshot: Snapshot, finished: Sequence[Span]) -> 
     ]
     starts = [span.start_ms for worker in shown for span in by_worker[worker]]
     return {
-        "from_ms": round(min(starts, default=snapshot.now_ms)), "to_ms": snapshot.now_ms, "lanes": lanes,
+        "from_ms": round(min(starts, default=to_ms)), "to_ms": to_ms, "lanes": lanes,
         "more_workers": len(ranked) - len(shown),
     }  # fmt: skip
 

@@ -60,6 +60,7 @@ CALLS: dict[str, list[tuple[str, ...]]] = {
         ("export", "CAMPAIGN", "--table", "attempts", "--out", "out.jsonl"),
         ("export", "CAMPAIGN", "--table", "reports", "--out", "out.csv"),
     ],
+    "page": [("page", "CAMPAIGN", "--out", "page.html")],
     "doctor": [("doctor",)],
     "pause": [("pause", "CAMPAIGN")],
     "resume": [("resume", "CAMPAIGN")],
