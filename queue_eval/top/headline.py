@@ -29,7 +29,8 @@ def headline(document: Mapping[str, Any], width: int, *, groups: int = 1) -> lis
     """The lines. `groups`: so many groups of failures have a line of their own."""
     found = [_title(document, width), _progress(document, width), _counts(document, width)]
     for reason in document["reasons"][:1]:
-        found += _wrapped(Text(one_line(reason["sentence"]), "yellow"), width, 2)
+        told = f"{reason['sentence']}; {reason['advice']}"
+        found += _wrapped(Text(one_line(told), "yellow"), width, 2)
     found.append(_best(document))
     found += _failures(document, width, groups)
     found.append(_workers(document))

@@ -52,15 +52,9 @@ def read_page(source: Source, attempts: ExecutionReader, curves: ReportCurves, j
     (asked,) = queue.stops_of([job])
     curve = curves.read([job]).get(job)
     return JobPage(
-        record, attempts.executions_of(job), _output_of(source, record),
+        record, attempts.executions_of(job), attempts.output_of(job) or "",
         None if curve is None else curve.copy(), asked, queue.snapshot().now_ms,
     )  # fmt: skip
-
-
-def _output_of(source: Source, record: JobRecord) -> str:
-    """What it has printed, as far as the server has it."""
-    (output,) = source.queue.outputs_of([record.id])
-    return (output or b"").decode(errors="replace")
 
 
 def lines_of(page: JobPage, width: int) -> list[Text]:
@@ -74,8 +68,8 @@ def lines_of(page: JobPage, width: int) -> list[Text]:
         found.append(_field("result", one_line(json.dumps(record.result))[:_MOST_RESULT_CHARACTERS], "green"))
     found += _reports(page.curve, width)
     found += _block("error", record.error, "red")
-    if record.entry is None and not page.output:
-        found += [Text(), Text("output: none is known until the attempt has ended", "dim")]
+    if record.state is State.RUNNING and not page.output:
+        found += [Text(), Text("output: it has printed nothing yet", "dim")]
     found += _block("output", page.output)
     found += _attempts(page)
     return found

@@ -10,12 +10,14 @@ from rich.text import Text
 
 from queue_eval.campaign.paging import pages
 from queue_eval.campaign.places import page_size
+from queue_eval.errors import UsageError
 from queue_eval.foreign_text import one_line
 from queue_eval.model.states import State
 from queue_eval.top.headline import STYLES
 from queue_eval.top.panes import Pane, Source, Wish, with_words
 from queue_eval.top.rows import Column, Row
 from queue_eval.top.running_pane import worker_at
+from queue_eval.views.conditions import Condition, parse_condition
 from queue_eval.views.formats import shown_duration, shown_value
 from queue_eval.views.numbers import main_key, numbers_of
 from queue_eval.views.records import JobRecord
@@ -51,7 +53,7 @@ def _rows(source: Source, standing: Standing, wish: Wish) -> list[Row]:
 
 
 def _read(source: Source, standing: Standing, wish: Wish) -> list[Row]:
-    states, words = split(wish.words)
+    states, conditions, words = split(wish.words)
     found: list[Row] = []
     came_to = 0
     deadline = time.monotonic() + _SEARCH_S
@@ -66,20 +68,34 @@ def _read(source: Source, standing: Standing, wish: Wish) -> list[Row]:
         records = {record.id: record for record in source.records.of(page)}
         for job in page:
             record = records.get(job)
-            if record is not None and (not states or record.state in states):
-                found += with_words([_row(record, key)], words)
+            if record is None or (states and record.state not in states):
+                continue
+            if conditions and not _holds(record, conditions):
+                continue
+            found += with_words([_row(record, key)], words)
         if len(found) >= wish.most:
             break
     return found
 
 
-def split(text: str) -> tuple[set[State], str]:
-    """The states that a filter names, and its other words."""
+def split(text: str) -> tuple[set[State], list[Condition], str]:
+    """The states that a filter names, its conditions (``lr<0.01``), and its other words."""
     names = {state.value: state for state in State}
-    words = text.split()
-    return {names[word.lower()] for word in words if word.lower() in names}, " ".join(
-        word for word in words if word.lower() not in names
-    )
+    states, conditions, others = set(), [], []
+    for word in text.split():
+        if word.lower() in names:
+            states.add(names[word.lower()])
+        else:
+            try:
+                conditions.append(parse_condition(word))
+            except UsageError:  # while it is typed, or no condition at all
+                others.append(word)
+    return states, conditions, " ".join(others)
+
+
+def _holds(record: JobRecord, conditions: Sequence[Condition]) -> bool:
+    job = record.as_json()
+    return all(condition.holds(job) for condition in conditions)
 
 
 def _candidates(

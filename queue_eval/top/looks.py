@@ -8,12 +8,12 @@ from typing import Any
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.campaign.executions import ExecutionReader
 from queue_eval.foreign_text import one_line
-from queue_eval.top.facts import overview
 from queue_eval.top.job_page import JobPage, read_page
 from queue_eval.top.panes import Pane, Source, Wish
 from queue_eval.top.report_curves import ReportCurves
 from queue_eval.top.rows import Row
 from queue_eval.transport.link import Link
+from queue_eval.views import panels
 from queue_eval.views.campaign_list import every_campaign
 from queue_eval.views.standing import Standing, StandingReader
 
@@ -70,7 +70,7 @@ class CampaignLook:
             self._reader = StandingReader(source.queue, key=self._key, direction=self._direction)
         self._standing = self._reader.read()
         rows = self._panes[wish.pane].rows(source, self._standing, wish)
-        return CampaignData(overview(self._standing), wish, rows)
+        return CampaignData(_document(self._standing), wish, rows)
 
     def close(self) -> None:
         if self._reader is not None:
@@ -88,9 +88,17 @@ class CampaignLook:
         if self._standing is None:
             return []
         summary = self._standing.overview.summary
-        # By its title: a summary that was made anew has its groups in other places.
-        places = [i for i, group in enumerate(summary.groups.groups) if one_line(group.title) == title]
-        return [job for place in places for job in summary.failed_in(place)]
+        titles = {group.title for group in summary.groups.groups if one_line(group.title) == title}
+        return [job for one in titles for job in summary.failed_of(one)]
+
+
+def _document(standing: Standing) -> dict[str, Any]:
+    """A campaign as a whole: plain data, which no later look changes."""
+    busy = {worker.card.name: worker.card.busy for worker in standing.live}
+    return panels.overview(standing) | {
+        "reasons": [reason.as_json() for reason in standing.troubles],
+        "workers": [row | {"busy": busy.get(row["name"])} for row in standing.workers],
+    }
 
 
 class JobLook:

@@ -44,8 +44,7 @@ class FailureGroup:
 
     def remove(self, job: int) -> None:
         self.count -= 1
-        if job in self.newest:
-            self.newest.remove(job)
+        self.newest = [other for other in self.newest if other != job]  # who draws the old list keeps it
 
     @property
     def title(self) -> str:

@@ -45,7 +45,7 @@ def overview(standing: Standing) -> dict[str, Any]:
         "time_left_s": pace.time_left_s,
         "time_left_is_guess": pace.is_guess,
         "read_share": standing.overview.read_share,
-        "keys": summary.keys,
+        "keys": list(summary.keys),
         "key": main_key(summary.keys),
         "best": finite(None if standing.best is None else standing.best.as_json()),
         "reasons": [reason.as_json() for reason in standing.reasons],

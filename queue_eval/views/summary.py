@@ -111,10 +111,6 @@ class Summary:
             self.counts[State.FAILED] -= 1
             self.groups.remove(job, standing - _FAILED)
 
-    def failed_in(self, place: int) -> list[int]:
-        """The failed jobs of the group in this place of `groups.groups`."""
-        return [job for job, standing in enumerate(self._stands) if standing == _FAILED + place]
-
     def without_success(self) -> list[int]:
         """The jobs that have failed or were cancelled."""
         return [job for job, standing in enumerate(self._stands) if standing > _SUCCEEDED]

@@ -128,7 +128,9 @@ def test_jobs_are_filtered_sorted_and_opened_by_their_number(filled, server, cam
         await view.see("only failed")
         await view.press("slash", *["backspace"] * 6, *"deep", "enter")
         await view.see("only deep", '{"x": 1,', without='{"x": 3}')
-        await view.press("slash", *["backspace"] * 4, "enter", "s", "s", "s")
+        await view.press("slash", *["backspace"] * 4, *"x>6", "enter")
+        await view.see("only x>6", '{"x": 8}', without='{"x": 3}')
+        await view.press("slash", *["backspace"] * 3, "enter", "s", "s", "s")
         await view.see("sort: best", "10.5", without="cancelled  ")
         await view.press("g", "8", "enter")
         await view.see("job 8  of", "state      cancelled")
@@ -167,7 +169,9 @@ def test_running_jobs_show_what_they_report(filled, server, campaign):
             await view.press("enter")
             await view.see("reports of attempt 1, step 8:", "loss  0.125", "size  3")
             worker.report(lease, (9, {"loss": 7.5}))
-            await view.see("step 9:", "loss  7.5")
+            await view.see("step 9:", "loss  7.5", "it has printed nothing yet")
+            worker.tell(lease, b"epoch 9 begins\n")
+            await view.see("output:", "epoch 9 begins")
 
         drive(server, campaign, user)
 

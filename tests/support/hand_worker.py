@@ -11,7 +11,7 @@ from typing import Any
 
 from queue_eval.campaign.commands import CampaignCommands
 from queue_eval.model.codec import encode, encode_result
-from queue_eval.model.moves import Lease, PointBatch, Release, Settled, Settlement
+from queue_eval.model.moves import Lease, PointBatch, Printed, Release, Settled, Settlement
 from queue_eval.model.states import Outcome
 from queue_eval.transport.access import find_access
 from queue_eval.transport.link import Link
@@ -49,6 +49,10 @@ class HandWorker:
             lease.id, lease.attempt, lease.request, base_ms, dropped, looks, checkpoint, text
         )
         return self.queue.report(self.name, [batch])[0]
+
+    def tell(self, lease: Lease, text: bytes) -> None:
+        """What a leased job has printed so far, as a worker tells it while the job runs."""
+        self.queue.tell(self.name, [Printed(lease.id, lease.attempt, lease.request, len(text), text)])
 
     def finish(self, lease: Lease, result: Any = 1.0, outcome: Outcome = Outcome.OK) -> None:
         """Settle a leased job. `result`: the error, for an outcome that is a failure."""

@@ -72,7 +72,7 @@ def document(counts, **more):
 @given(counts, st.integers(20, 200), st.integers(0, 10**6), st.integers(1, 5))
 def test_headlines_fit(counts, width, to_come, groups):
     failures = [{"line": "ValueError: " + "x" * 90, "count": 12} for _ in range(4)]
-    reasons = [{"sentence": "2 jobs wait, and nobody serves them; start a worker " * 3}]
+    reasons = [{"sentence": "2 jobs wait, and nobody serves them " * 3, "advice": "start a worker"}]
     shown = document(counts, failures=failures, reasons=reasons, planned=sum(counts.values()) + to_come)
     for line in headline(shown, width, groups=groups):
         assert line.cell_len <= width
