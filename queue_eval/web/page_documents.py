@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -44,7 +44,9 @@ def campaign_documents(queue: CampaignCommands, key: str | None, direction: str)
         chosen = curves.chosen(snapshot, summary, shown, direction)
         overview = panels.overview(standing)
         # What to do about them names folders and servers, which are nothing for those who are sent a page.
-        overview["reasons"] = [{"sentence": reason["sentence"]} for reason in overview["reasons"]]
+        overview["reasons"] = [
+            {"kind": reason["kind"], "sentence": reason["sentence"]} for reason in overview["reasons"]
+        ]
         return _bounded({
             "overview": overview,
             "course": panels.course(summary, shown, direction)
@@ -56,18 +58,23 @@ def campaign_documents(queue: CampaignCommands, key: str | None, direction: str)
 
 
 def exported_documents(
-    name: str, source: str, read: Callable[[], Iterable[Mapping[str, Any]]], key: str | None, direction: str
+    name: str,
+    source: str,
+    read: Callable[[Collection[int]], Iterable[Mapping[str, Any]]],
+    key: str | None,
+    direction: str,
 ) -> Documents:
     """Of finished jobs that stand in a file.
 
     `source`: what the page calls the file. `read`: gives the jobs from the beginning, each shaped as in
-    ``jobs --json``; it is called twice. Raises UsageError for no jobs, or none with a number named `key`.
+    ``jobs --json``, with the configs of these ids at least. It is called twice. Raises UsageError for no
+    jobs, or none with a number named `key`.
     """
     summary = Summary()
     spans: deque[Span] = deque(maxlen=MOST_SPANS)
     hosts: dict[str, str | None] = {}
     created_ms = to_ms = None
-    for place, job in enumerate(read(), start=1):
+    for place, job in enumerate(read(()), start=1):
         entry = _entry(job, place)
         summary.fold(entry)
         spans.extend(spans_of([entry]))
@@ -83,7 +90,7 @@ def exported_documents(
     shown = main_key(summary.keys) if key is None else key
     best = summary.best(shown, 1, direction) if shown is not None else []
     wanted = {*panels.sampled_ids(summary, shown, direction), *(job for job, _ in best)}
-    found = {job["id"]: (_body(job), job["config"]) for job in read() if job["id"] in wanted}
+    found = {job["id"]: (_body(job), job["config"]) for job in read(wanted) if job["id"] in wanted}
     overview = _overview(name, source, summary, created_ms, to_ms, shown)
     for best_id, value in best:
         overview["best"] = Best(best_id, shown or "", value, finite(found[best_id][1])).as_json()

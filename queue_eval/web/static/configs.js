@@ -5,6 +5,7 @@ import { el, numeric, put, select, svg, table } from "./dom.js";
 import { keyName, number, shown } from "./formats.js";
 
 const MOST_AXES = 9;
+const MOST_LABELS = 10;
 const LEAST = 640, HEIGHT = 300, TOP = 44, BOTTOM = 22, SIDE = 46;
 
 /** Where a value stands on an axis, from 0 to 1; words stand evenly, in their order. */
@@ -33,7 +34,11 @@ class Scale {
 
   /** [place from 0 to 1, label] */
   ticks() {
-    if (!this.isNumbers) return this.words.map((word, i) => [this.words.length < 2 ? 0.5 : i / (this.words.length - 1), word]);
+    if (!this.isNumbers) {
+      const step = Math.ceil(this.words.length / MOST_LABELS);
+      return this.words.map((word, i) => [this.words.length < 2 ? 0.5 : i / (this.words.length - 1), word])
+        .filter((_, i) => i % step === 0);
+    }
     if (this.low === this.high) return [[0.5, number(this.low, 3)]];
     const middle = this.isLog ? Math.sqrt(this.low * this.high) : (this.low + this.high) / 2;
     return [[0, number(this.low, 3)], [0.5, number(middle, 3)], [1, number(this.high, 3)]];

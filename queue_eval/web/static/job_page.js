@@ -62,7 +62,10 @@ export function jobPage(id, { onAction, onName }) {
       part("attempts", attempts, doc.attempts, () => put(attempts, ...drawnAttempts(doc)));
       if (doc.reports) curves.update(doc.reports);
       output.hidden = !doc.output;
+      // Who looks at the end sees what is new there.
+      const isAtEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 4;
       setText(text, doc.output ?? "");
+      if (isAtEnd) text.scrollTop = text.scrollHeight;
     },
   };
 }

@@ -4,6 +4,9 @@ import { el, keepFocus, numeric, put, setText, table } from "./dom.js";
 import { count, duration, jobs, keyName, number, rate, roughly, shown, time } from "./formats.js";
 import { STATES, badge } from "./states.js";
 
+/** Reasons that the sentence at the top tells already. */
+const TOLD_ABOVE = new Set(["goes_on", "finished", "empty"]);
+
 /** One sentence: is it going? @param {Object} doc overview */
 export function sentenceOf(doc) {
   const { counts } = doc;
@@ -104,7 +107,7 @@ export function overviewPanel({ jobHref, jobsHref, onRetry, onDrain }) {
       setText(details, `${doc.function ? `${doc.function} by ${doc.method}` : doc.source}, created ${time(doc.created_ms)}` +
         (doc.read_share < 1 ? `; ${Math.floor(100 * doc.read_share)} % of the results are read so far` : ""));
       part("reasons", reasons, [sentence, doc.reasons], () => put(reasons, (doc.reasons ?? []).map((reason) => el("li", {},
-        sentence.endsWith(reason.sentence) || sentence.startsWith("Finished") ? null : el("span", {}, reason.sentence, " "),
+        sentence.endsWith(reason.sentence) || TOLD_ABOVE.has(reason.kind) ? null : el("span", {}, reason.sentence, " "),
         reason.advice ? el("span.advice", {}, reason.advice) : null))
         .filter((item) => item.textContent)));
       part("counts", counts, [doc.counts, doc.planned], () => drawCounts(doc));
