@@ -51,7 +51,8 @@ class CampaignDocuments:
             best = self._reader.best(overview, topic.key, topic.direction)
             return panels.overview(replace(standing, best=best))
         if topic.kind == "course":
-            return panels.course(summary, topic.key, topic.direction)
+            depth = panels.depths(self.queue, snapshot, summary)
+            return panels.course(summary, topic.key, topic.direction) | {"depth": depth}
         if topic.kind == "sample":
             return panels.sample(self.queue, summary, topic.key, topic.direction)
         if topic.kind == "slots":
