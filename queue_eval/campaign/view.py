@@ -110,8 +110,10 @@ class CampaignView:
         values = self.link.call(lambda client: client.hmget(self.keys.meta, fields))
         return {name: value for name, value in zip(fields, values, strict=True) if value is not None}
 
-    def snapshot(self) -> Snapshot:
-        reply = self.link.run_script(script("snapshot"), self.keys.columns)
+    def snapshot(self, *, with_newest: bool = False) -> Snapshot:
+        """Counts of all jobs at one moment; with `with_newest` also the newest entry of the result stream."""
+        more = (1,) if with_newest else ()
+        reply = self.link.run_script(script("snapshot"), self.keys.columns, *more)
         if not reply:
             raise campaign_gone(self.link, self.campaign)
         with reading(self.campaign):

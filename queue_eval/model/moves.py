@@ -311,7 +311,7 @@ class Snapshot:
     now_ms: int
     workers: list[Attendance]
     newest: str = field(default="0-0", compare=False)
-    """The newest entry of the result stream."""
+    """The newest entry of the result stream, where it was asked for."""
     retried: int = field(default=0, compare=False)
     """How many finished jobs have ever been run again (`retry`)."""
     total: int | None = field(default=None, compare=False)

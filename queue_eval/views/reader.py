@@ -80,7 +80,7 @@ class CampaignReader:
     def look(self, budget_s: float = LOOK_S) -> Overview:
         """The campaign now. Reads what is new for about `budget_s` seconds; the next look reads the rest."""
         deadline = time.monotonic() + budget_s
-        snapshot = self.view.snapshot()
+        snapshot = self.view.snapshot(with_newest=True)
         summary = self._summary or self._taken_up()
         if _is_behind(snapshot.newest, summary.cursor):
             summary = Summary()  # the server has lost its last second

@@ -102,7 +102,7 @@ def test_an_evaluator_shows_its_campaign(jobs, evaluator):
 def test_one_whose_server_is_away_shows_what_it_knows(jobs, evaluator, monkeypatch):
     from queue_eval.errors import ServerUnreachableError
 
-    def away():
+    def away(**_: object):
         raise ServerUnreachableError("the server is away")
 
     monkeypatch.setattr(evaluator._session.queue, "snapshot", away)
