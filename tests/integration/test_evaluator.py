@@ -784,7 +784,8 @@ def test_a_campaign_that_nobody_serves_is_told_of(create, monkeypatch):
     monkeypatch.setattr("queue_eval.driver.chores.LOOK_EVERY_S", 0.1)
     evaluator = create(queue="of-nobody")  # not of a worker that an earlier test has killed just now
     evaluator.submit(configs(1))
-    with pytest.warns(UserWarning, match="start a worker with: queue-eval worker --home .* --campaign") as caught:
+    start = "start a worker with: queue-eval worker --home .* --campaign"
+    with pytest.warns(UserWarning, match=start) as caught:
         evaluator.gather("ALL", timeout=2.5)
     assert len(caught) == 1
 
