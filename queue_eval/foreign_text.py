@@ -36,6 +36,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def last_line(text: str) -> str:
+    """The last line of a text: of a traceback the exception. Empty for an empty text."""
+    return (text.strip().splitlines() or [""])[-1]
+
+
 def plain(log: Logger) -> Logger:
     """Return `log`. All its records are printable from now on, in every handler."""
     log.addFilter(_make_plain)

@@ -22,7 +22,7 @@ from queue_eval.cli.options import json_option, server_options
 from queue_eval.cli.output import styled
 from queue_eval.cli.terminal import Coloured, say, say_json
 from queue_eval.errors import UsageError
-from queue_eval.foreign_text import one_line
+from queue_eval.foreign_text import last_line, one_line
 from queue_eval.model.states import State
 from queue_eval.model.table_cells import NOTHING, column_names, finite
 from queue_eval.views.conditions import parse_condition
@@ -241,8 +241,7 @@ def _varying(jobs: list[JobLine]) -> list[str]:
 def _cell(job: JobLine, name: str, cut: int, *, is_exact: bool) -> str:
     value = value_of(job, name)
     if name == "result" and value is NOTHING and job["error"] is not None:
-        lines = job["error"].strip().splitlines() or [""]
-        return shorten(f"{job['cause']}: {lines[-1]}", cut)
+        return shorten(f"{job['cause']}: {last_line(job['error'])}", cut)
     if value is NOTHING or value is None:
         return "null" if value is None else "-"
     if name in SECONDS:
@@ -254,7 +253,7 @@ def _cell(job: JobLine, name: str, cut: int, *, is_exact: bool) -> str:
     if name in _NEVER_CUT or type(value) in (int, float):
         return shown_value(value, max(_MAX_CELL, cut))
     if name == "error" and isinstance(value, str):
-        value = (value.strip().splitlines() or [""])[-1]
+        value = last_line(value)
     return shown_value(value, cut)
 
 

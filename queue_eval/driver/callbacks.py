@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from queue_eval.driver.report_queue import OnReport
 from queue_eval.errors import SearchTerminationError, UsageError
-from queue_eval.foreign_text import one_line, plain
+from queue_eval.foreign_text import last_line, one_line, plain
 from queue_eval.model.codec import EXACT_FLOAT
 from queue_eval.model.job import Job
 from queue_eval.model.moves import Snapshot
@@ -262,8 +262,8 @@ def _end_of(job: Job, length: int) -> str:
     """How a job without a result ended: the last line of its traceback, cut to `length` characters."""
     if job.state is State.CANCELLED:
         return "was cancelled"
-    lines = (job.error or "").strip().splitlines() or [""]
-    reason = lines[-1] if len(lines[-1]) <= length else f"{lines[-1][:length]}…"
+    last = last_line(job.error or "")
+    reason = last if len(last) <= length else f"{last[:length]}…"
     return one_line(f"failed ({job.cause}): {reason}")
 
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from queue_eval.driver.best import best_of
 from queue_eval.driver.job_list import JobList
-from queue_eval.driver.notebook import evaluator_html
-from queue_eval.driver.plots import plot
 from queue_eval.driver.results import SavedKeys, convert_for_csv, data_frame, write_results
 from queue_eval.driver.results_owner import Owner
 from queue_eval.driver.session import CampaignSession
@@ -95,9 +93,13 @@ class JobOverview:
         itself, or its ``objective``. `direction`: "max" or "min". `ax`: axes to draw into; None: of its own.
         Raises UsageError for an unknown kind or key, and without matplotlib.
         """
+        from queue_eval.driver.plots import plot  # only those who look pay for the views
+
         return plot(self._session.queue, kind, key=key, direction=direction, ax=ax)
 
     def _repr_html_(self) -> str:
+        from queue_eval.driver.notebook import evaluator_html
+
         return evaluator_html(self._session.queue, len(self.jobs_done), self.num_outstanding)
 
     def to_dataframe(self) -> pd.DataFrame:

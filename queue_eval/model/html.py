@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from queue_eval.foreign_text import one_line, printable
+from queue_eval.foreign_text import last_line, one_line, printable
 from queue_eval.model.codec import encode
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def job_html(job: Job) -> str:
         pairs.append(("ran", f"{job.run_s:.3g} s"))
     if job.error is None:
         return facts(pairs)
-    last, text = _last_line(job.error), escaped(job.error[-_ERROR_CHARACTERS:])
+    last, text = shortened(last_line(job.error)), escaped(job.error[-_ERROR_CHARACTERS:])
     pairs.append(("error", f"<details><summary>{last}</summary><pre>{text}</pre></details>"))
     return facts(pairs)
 
@@ -92,8 +92,4 @@ def _state(job: Job) -> str:
 def _outcome(job: Job) -> str:
     if job.status != job.DONE:
         return "-"
-    return shortened(job.result) if job.error is None else _last_line(job.error)
-
-
-def _last_line(error: str) -> str:
-    return shortened((error.strip().splitlines() or [""])[-1])
+    return shortened(job.result) if job.error is None else shortened(last_line(job.error))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
+from queue_eval.foreign_text import last_line
 from queue_eval.model.report import Report
 from queue_eval.model.states import State
 
@@ -234,17 +235,13 @@ class Job:
     def __repr__(self) -> str:
         end = ""
         if self.status == self.DONE:
-            end = f", result={self.result!r}" if self.error is None else f", error={_last_line(self.error)!r}"
+            end = f", result={self.result!r}" if self.error is None else f", error={last_line(self.error)!r}"
         return f"Job(id={self.id}, status={self.status}, state={self.state.value}, config={self.config}{end})"
 
     def _repr_html_(self) -> str:
         from queue_eval.model.html import job_html
 
         return job_html(self)
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
 
 
 def _utc(time_ms: float | None) -> datetime | None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from queue_eval.campaign.paging import pages
 from queue_eval.campaign.places import page_size
 from queue_eval.errors import UsageError
-from queue_eval.foreign_text import one_line
+from queue_eval.foreign_text import last_line, one_line
 from queue_eval.model.states import State
 from queue_eval.top.headline import STYLES
 from queue_eval.top.panes import Pane, Source, Wish, with_words
@@ -143,9 +143,9 @@ def gist(record: JobRecord, key: str | None) -> Text:
         return Text(shown_value(record.result, 60))
     if record.error is None:
         return Text("-", "dim")
-    lines = record.error.strip().splitlines() or [""]
+    last = last_line(record.error)
     cause = record.entry.cause if record.entry is not None else ""
-    return Text(one_line(lines[-1] if cause == "error" else f"{cause}: {lines[-1]}")[:200], "red")
+    return Text(one_line(last if cause == "error" else f"{cause}: {last}")[:200], "red")
 
 
 JOBS = Pane("jobs", "Jobs", COLUMNS, ("recent", "newest", "oldest", "best"), "no such job", _rows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
 
 from queue_eval.campaign.view import CampaignView
 from queue_eval.model.report import Report
+from queue_eval.views import curves
 
 MOST_POINTS = 400
 """A curve has at most twice as many while it grows."""
@@ -17,33 +18,31 @@ _READ_AT_ONCE = 16
 _MAIN = "objective"
 
 
-@dataclass(slots=True)
-class Curve:
-    """The reports of the newest attempt of a job that has reported, every `every`-th of them."""
+class Curve(curves.Curve):
+    """The reports of the newest attempt of a job that has reported."""
 
-    attempt: int = 0
-    number: int = 0
-    """Of the newest report that was read."""
-    reports: list[Report] = field(default_factory=list)
-    last: Report | None = None
-    _every: int = 1
-    _passed: int = 0
+    most = MOST_POINTS
 
     def add(self, found: Iterable[tuple[int, Report]]) -> None:
         for number, report in found:
             if report.attempt != self.attempt:
-                self.reports, self._every, self._passed = [], 1, 0
-            self.attempt, self.number, self.last = report.attempt, number, report
-            if self._passed % self._every == 0:
-                self.reports.append(report)
-            self._passed += 1
-            if len(self.reports) > 2 * MOST_POINTS:
-                self.reports = self.reports[::2]
-                self._every *= 2
+                self.begin()
+            super().add([(number, report)])
+
+    @property
+    def attempt(self) -> int:
+        return self.end[0]
+
+    @property
+    def number(self) -> int:
+        """Of the newest report that was read."""
+        return self.end[1]
 
     def copy(self) -> Curve:
         """What another thread may read."""
-        return replace(self, reports=list(self.reports))
+        found = copy(self)
+        found.reports = list(self.reports)
+        return found
 
     @property
     def names(self) -> list[str]:
@@ -70,12 +69,12 @@ class ReportCurves:
         stale = []
         for job, curve in kept.items():
             head = heads[job]
-            if head is not None and (head.attempt, head.number) > (curve.attempt, curve.number):
+            if head is not None and (head.attempt, head.number) > curve.end:
                 stale.append(job)
         wanted = set(first)
         stale.sort(key=lambda job: (job not in wanted, kept[job].last is not None, _age_of(kept[job])))
         for job in stale[:_READ_AT_ONCE]:
-            kept[job].add(self._view.reports_of(job, (kept[job].attempt, kept[job].number)))
+            kept[job].add(self._view.reports_of(job, kept[job].end))
         self._curves = kept
         return {job: curve for job, curve in kept.items() if curve.last is not None}
 

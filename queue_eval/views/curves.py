@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from queue_eval.campaign.view import CampaignView
@@ -19,23 +19,31 @@ _MOST_ASKED = 200
 _BEST_SHOWN = 5
 
 
-class _Curve:
-    """The reports of one job, every `step`-th of them."""
+class Curve:
+    """The reports of one job, every `every`-th of them, the first one included."""
+
+    most = MOST_POINTS
 
     def __init__(self) -> None:
-        self.reports: list[Report] = []
         self.end = (0, 0)
         """Attempt and number of the newest report that was read."""
+        self.last: Report | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Keep none of the reports so far."""
+        self.reports: list[Report] = []
         self._every = 1
         self._passed = 0
 
-    def add(self, reports: Sequence[tuple[int, Report]]) -> None:
-        for number, report in reports:
-            self.end = (report.attempt, number)
-            self._passed += 1
+    def add(self, found: Iterable[tuple[int, Report]]) -> None:
+        """Add (number, report) of what is new, in order."""
+        for number, report in found:
+            self.end, self.last = (report.attempt, number), report
             if self._passed % self._every == 0:
                 self.reports.append(report)
-            if len(self.reports) > 2 * MOST_POINTS:
+            self._passed += 1
+            if len(self.reports) > 2 * self.most:
                 self.reports = self.reports[::2]
                 self._every *= 2
 
@@ -48,14 +56,14 @@ class Curves:
 
     def __init__(self, view: CampaignView) -> None:
         self._view = view
-        self._curves: dict[int, _Curve] = {}
+        self._curves: dict[int, Curve] = {}
 
     def read(self, snapshot: Snapshot, ids: Sequence[int], name: str | None = None) -> dict[str, Any]:
         """The curves of these jobs. `name`: of the value that is shown; None: of the first that is there."""
         running = set(self._view.running_ids(snapshot, _MOST_ASKED))
         chosen = list(ids)[:MOST_CURVES]
         for job, head in zip(chosen, self._view.report_heads(chosen), strict=True):
-            curve = self._curves.setdefault(job, _Curve())
+            curve = self._curves.setdefault(job, Curve())
             if head is not None and (head.attempt, head.number) > curve.end:
                 curve.add(self._view.reports_of(job, curve.end))
         self._curves = {job: self._curves[job] for job in chosen}

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from queue_eval.campaign import keys
 from queue_eval.campaign.expiry import FIELDS
 from queue_eval.campaign.keys import Keys, is_campaign_name
 from queue_eval.campaign.meta import created_ms_of
@@ -16,6 +15,7 @@ from queue_eval.campaign.scripts import script
 from queue_eval.campaign.view import SCHEMA_VERSION, CampaignView
 from queue_eval.model.moves import Snapshot
 from queue_eval.transport.link import Link
+from queue_eval.views.campaign_list import campaign_names
 from queue_eval.views.pace import rate_per_s
 from queue_eval.views.standing import described
 from queue_eval.web.metrics import CampaignNumbers, exposition
@@ -47,8 +47,7 @@ class CampaignList:
 
     def look(self) -> None:
         """Read the list anew. Raises ServerError."""
-        names = self._link.call(lambda client: client.zrange(keys.CAMPAIGNS, 0, -1))
-        known = [name for raw in names if is_campaign_name(name := raw.decode(errors="replace"))]
+        known = [name for name in campaign_names(self._link) if is_campaign_name(name)]
         self._more = max(0, len(known) - MOST_LISTED)
         shown = known[-MOST_LISTED:]
         metas = [meta for page in pages(shown, PAGE) for meta in self._metas(page)]

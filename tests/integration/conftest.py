@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cli import Filled
 from tests.support.fault_fleet import Fleet
 from tests.support.group import Group, running_group
 
@@ -16,6 +17,15 @@ def fleet(server: Path, tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(server, tmp_path)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture
+def filled(server: Path, campaign: str) -> Iterator[Filled]:
+    """An empty campaign, which a test fills by hand."""
+    filled = Filled(server, campaign)
+    yield filled
+    filled.queue.purge()
+    filled.link.close()
 
 
 @pytest.fixture

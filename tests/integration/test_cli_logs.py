@@ -14,17 +14,9 @@ from queue_eval.model.moves import Printed, Settlement
 from queue_eval.model.states import Outcome
 from queue_eval.server.lifecycle import start_server
 from tests.support import printing_jobs
-from tests.support.cli import Filled, cli_here, complaint, document, start_cli
+from tests.support.cli import cli_here, complaint, document, start_cli
 from tests.support.fault_fleet import kill_server
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def filled(server, campaign):
-    filled = Filled(server, campaign)
-    yield filled
-    filled.queue.purge()
-    filled.link.close()
 
 
 def tell(filled, job, total, text, attempt=1):
@@ -165,10 +157,11 @@ def test_follow_ends_with_the_jobs(fleet, campaign, ids):
 def test_follow_shows_jobs_that_end_between_two_looks(fleet, campaign):
     with fleet.driver(campaign, printing_jobs.print_and_wait, "process") as driver:
         driver.submit([{"gate": str(fleet.folder / "gate")}])
-        driver.submit([{"gate": "", "quick": True} for _ in range(3)])
         following = follow(fleet, campaign)
         fleet.worker("--campaign", campaign, slots=2)
-        seen = [following.stdout.readline() for _ in range(7)]
+        seen = [following.stdout.readline()]  # it has begun to look
+        driver.submit([{"gate": "", "quick": True} for _ in range(3)])
+        seen += [following.stdout.readline() for _ in range(6)]
         fleet.open_gate()
         status, rest, _ = ended(following)
         assert (status, rest) == (0, ["1 | last of 1"])

@@ -493,6 +493,10 @@ def test_a_read_does_not_grow_with_the_jobs(fleet, driver, campaign, hand):
         after = calls()
         return sum(after[name] - before.get(name, 0) for name in after if name != "cmdstat_info")
 
-    few = cost()
+    def least() -> int:
+        """What others do on this server meanwhile only adds to it."""
+        return min(cost() for _ in range(5))
+
+    few = least()
     driver.submit([fleet.config(x) for x in range(3000)])
-    assert cost() <= few + 20
+    assert least() <= few + 20

@@ -12,16 +12,7 @@ from queue_eval.model.states import Outcome, State
 from queue_eval.views import curves, panels, strips
 from queue_eval.views.curves import MOST_POINTS, Curves
 from queue_eval.views.standing import StandingReader
-from tests.support.cli import Filled
 from tests.support.hand_worker import HandWorker
-
-
-@pytest.fixture
-def filled(server, campaign):
-    filled = Filled(server, campaign)
-    yield filled
-    filled.queue.purge()
-    filled.link.close()
 
 
 @pytest.fixture

@@ -17,14 +17,6 @@ from tests.support.cli import Filled, cli_here, complaint, document
 from tests.support.hand_worker import HandWorker
 
 
-@pytest.fixture
-def filled(server, campaign):
-    filled = Filled(server, campaign)
-    yield filled
-    filled.queue.purge()
-    filled.link.close()
-
-
 def finish(filled: Filled, *outcomes: tuple[Outcome, str]) -> None:
     """Submit as many jobs, and let them end like this."""
     filled.submit(*({"x": n} for n, _ in enumerate(outcomes)))

@@ -21,14 +21,6 @@ from tests.support.waiting import wait_until
 from tests.support.web import web_server
 
 
-@pytest.fixture
-def filled(server, campaign):
-    filled = Filled(server, campaign)
-    yield filled
-    filled.queue.purge()
-    filled.link.close()
-
-
 @pytest.fixture(scope="module")
 def browser(_shared_home):
     with web_server(_shared_home, read_write=True) as browser:

@@ -7,7 +7,6 @@ import pytest
 from queue_eval import __version__
 from queue_eval.errors import UsageError
 from queue_eval.web.access import TOKEN_VARIABLE, Secrets
-from tests.support.cli import Filled
 from tests.support.web import web_server
 
 PAGES = (
@@ -20,14 +19,6 @@ PAGES = (
     "/api/c/x/events",
 )
 CROSS_SITE = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "cors"}
-
-
-@pytest.fixture
-def filled(server, campaign):
-    filled = Filled(server, campaign)
-    yield filled
-    filled.queue.purge()
-    filled.link.close()
 
 
 @pytest.fixture(scope="module")

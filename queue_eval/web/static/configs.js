@@ -66,13 +66,29 @@ function valueTable(title, doc, rows, jobHref) {
 
 const cut = (text, most = 14) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
 
+/** A panel that is hidden where a sample has nothing to show, and is drawn anew when the sample is another one. */
+function whenChanged(frame, drawAnew) {
+  let seen = "";
+  return {
+    node: frame.node,
+    update(found) {
+      const isEmpty = !found.rows.length || !found.columns.length;
+      frame.hide(isEmpty);
+      const now = JSON.stringify(found);
+      if (now === seen || isEmpty) return;
+      seen = now;
+      drawAnew(found);
+    },
+  };
+}
+
 /** @param {{openJob?: (id: number) => void, jobHref?: (id: number) => string}} options */
 export function parallelPanel({ openJob, jobHref }) {
   const frame = panel("Configs and objective", { wide: true });
   const place = el("div.scroll", { tabindex: 0, role: "region", "aria-label": "Parallel coordinates" });
   const note = el("p.note");
   frame.body.append(place, note);
-  let doc = null, seen = "";
+  let doc = null;
   onWidth(place, () => doc && draw());
 
   function draw() {
@@ -109,17 +125,10 @@ export function parallelPanel({ openJob, jobHref }) {
     frame.table(() => valueTable("Parallel coordinates", doc, rows, jobHref));
   }
 
-  return {
-    node: frame.node,
-    update(found) {
-      frame.hide(!found.rows.length || !found.columns.length);
-      const now = JSON.stringify(found);
-      if (now === seen || !found.rows.length || !found.columns.length) return;
-      seen = now;
-      doc = found;
-      draw();
-    },
-  };
+  return whenChanged(frame, (found) => {
+    doc = found;
+    draw();
+  });
 }
 
 function trace(shares, x, y) {
@@ -141,7 +150,7 @@ export function scatterPanel({ openJob, jobHref }) {
   const frame = panel("Two keys");
   const place = el("div"), note = el("p.note");
   frame.body.append(place, note);
-  let doc = null, chosen = ["", ""], seen = "";
+  let doc = null, chosen = ["", ""];
   onWidth(place, () => doc && draw());
 
   function choose(names) {
@@ -183,21 +192,14 @@ export function scatterPanel({ openJob, jobHref }) {
     frame.table(() => valueTable("Two keys", doc, rows, jobHref));
   }
 
-  return {
-    node: frame.node,
-    update(found) {
-      frame.hide(!found.rows.length || !found.columns.length);
-      const now = JSON.stringify(found);
-      if (now === seen || !found.rows.length || !found.columns.length) return;
-      seen = now;
-      doc = found;
-      // A drop-down that is open is left as it is.
-      const names = [...doc.columns, OBJECTIVE];
-      if (frame.controls.dataset.names !== names.join()) choose(names);
-      frame.controls.dataset.names = names.join();
-      draw();
-    },
-  };
+  return whenChanged(frame, (found) => {
+    doc = found;
+    // A drop-down that is open is left as it is.
+    const names = [...doc.columns, OBJECTIVE];
+    if (frame.controls.dataset.names !== names.join()) choose(names);
+    frame.controls.dataset.names = names.join();
+    draw();
+  });
 }
 
 /** Draws again when the width is another one. */
