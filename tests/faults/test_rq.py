@@ -90,9 +90,7 @@ def kill_until_done(fleet: Fleet, campaign: str, rq_fleet: RqFleet, kill, parts:
 
 def finish(fleet: Fleet, rq_fleet: RqFleet, worker) -> None:
     """The forwarding worker ends in good order, and nothing is left in RQ."""
-    with suppress(AssertionError):
-        wait_until(lambda: not rq_fleet.leftovers(), timeout_s=45)
-    assert rq_fleet.leftovers() == []
+    rq_fleet.wait_until_nothing_is_left(timeout_s=45)
     assert end(worker) == 0
 
 

@@ -46,6 +46,7 @@ def redis_server() -> Iterator[RqRedis]:
 )
 def any_fleet(request: pytest.FixtureRequest, redis_server: RqRedis) -> Iterator[RqFleet]:
     fleet = RqFleet(redis_server.url, worker_class=request.param)
+    fleet.forget_leftovers()
     yield fleet
     fleet.close()
 
@@ -54,6 +55,7 @@ def any_fleet(request: pytest.FixtureRequest, redis_server: RqRedis) -> Iterator
 def fleet(redis_server: RqRedis) -> Iterator[RqFleet]:
     """One that a test starts the workers of."""
     fleet = RqFleet(redis_server.url, count=0)
+    fleet.forget_leftovers()
     yield fleet
     fleet.close()
 
@@ -169,7 +171,7 @@ def test_an_attempt_is_a_job_of_rq(harness, any_fleet: RqFleet, log: Log) -> Non
     (one,) = executor.wait([token])
     assert result_of(one) == "x"
     executor.close()
-    wait_until(lambda: not any_fleet.leftovers())
+    any_fleet.wait_until_nothing_is_left()
 
 
 def test_no_more_is_in_rq_than_was_asked_for(harness, fleet: RqFleet, log: Log) -> None:
@@ -242,7 +244,7 @@ def test_the_end_of_the_executor_is_the_end_of_what_it_has_forwarded(
     executor.until(lambda: len(log.begun()) == 2)
     executor.close()
     wait_until(lambda: not any(is_running(pid) for pid in log.pids()))
-    wait_until(lambda: not any_fleet.leftovers())
+    any_fleet.wait_until_nothing_is_left()
 
 
 def test_what_runs_is_joined_by_the_next_life(harness, any_fleet: RqFleet, log: Log) -> None:
@@ -259,7 +261,7 @@ def test_what_runs_is_joined_by_the_next_life(harness, any_fleet: RqFleet, log: 
     assert (one.token, result_of(one)) == ((1, 2), "joined")
     assert log.begun() == [1]
     second.close()
-    wait_until(lambda: not any_fleet.leftovers())
+    any_fleet.wait_until_nothing_is_left()
 
 
 def test_the_death_of_the_forwarder_costs_nothing(harness, any_fleet: RqFleet, log: Log) -> None:
@@ -298,7 +300,7 @@ def test_a_result_that_nobody_was_there_for(harness, any_fleet: RqFleet, log: Lo
     (token,) = second.submit(log.config("own"), attempt=2)
     assert result_of(second.wait([token])[0]) == "late"
     second.close()
-    wait_until(lambda: not any_fleet.leftovers())
+    any_fleet.wait_until_nothing_is_left()
 
 
 def test_a_failure_that_nobody_was_there_for_is_nobodys(harness, any_fleet: RqFleet, log: Log) -> None:
@@ -362,7 +364,7 @@ def test_rq_is_kept_from_taking_a_long_attempt_for_abandoned(
     log.gate.touch()
     executor.wait([token])
     executor.close()
-    wait_until(lambda: not any_fleet.leftovers())
+    any_fleet.wait_until_nothing_is_left()
 
 
 @pytest.mark.parametrize("wrong", ["password", "server", "nobody"])
@@ -404,7 +406,7 @@ def test_a_queue_that_nobody_listens_to_is_told(harness, fleet: RqFleet, log: Lo
     """The log is told within seconds, and again when it is over; so is the card, by `trouble`."""
     executor = harness(fleet)
     began_at = time.monotonic()
-    executor.submit(log.gated(1))
+    (token,) = executor.submit(log.gated(1))
     trouble = executor.until(lambda: executor.executor.trouble)
     assert time.monotonic() - began_at < 7
     assert trouble == (
@@ -422,6 +424,7 @@ def test_a_queue_that_nobody_listens_to_is_told(harness, fleet: RqFleet, log: Lo
     client.delete("rq:suspended")
     executor.until(lambda: not executor.executor.trouble)
     log.gate.touch()
+    assert result_of(executor.wait([token])[0]) == 1
 
 
 def test_a_driver_is_told_that_nobody_listens(own_home: Path, fleet: RqFleet, log: Log) -> None:
@@ -447,7 +450,7 @@ def test_an_attempt_that_was_popped_and_never_begun(harness, fleet: RqFleet, log
     assert result_of(executor.wait([token])[0]) == "x"
     assert log.begun() == [1]
     executor.close()
-    wait_until(lambda: not fleet.leftovers())
+    fleet.wait_until_nothing_is_left()
 
 
 @pytest.mark.long
@@ -465,4 +468,4 @@ def test_rqs_own_stop_ends_user_code_too(harness, fleet: RqFleet, log: Log) -> N
     assert (one.outcome, text_of(one)) == (
         "lost", "the RQ worker that ran this job died: no sign of life for 10 s"
     )  # fmt: skip
-    executor.until(lambda: not fleet.leftovers())
+    fleet.wait_until_nothing_is_left()

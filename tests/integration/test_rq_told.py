@@ -160,6 +160,6 @@ def test_what_a_joined_attempt_tells_counts_for_the_one_that_joined(redis_server
         assert result_of(ended) == "done"
         assert second.executor.take_signs() == []
         second.close()
-        wait_until(lambda: not fleet.leftovers())
+        fleet.wait_until_nothing_is_left()
     finally:
         fleet.close()

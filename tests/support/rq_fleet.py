@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,7 @@ class RqFleet:
         self.workers: list[subprocess.Popen[bytes]] = []
         self._worker_class = worker_class
         self._folder = Path(tempfile.mkdtemp(prefix="qe-rq-fleet-"))
+        self._left_by_others: set[str] = set()
         for _ in range(count):
             self.start_worker()
 
@@ -180,7 +182,17 @@ class RqFleet:
         # What was taken away just as an RQ worker took it stays named here until RQ's next maintenance.
         taken = client.lrange(f"rq:queue:{self.queue}:intermediate", 0, -1)
         left += [f"taken: {job.decode()}" for job in taken if client.exists(b"rq:job:" + job)]
-        return left
+        return [one for one in left if one not in self._left_by_others]
+
+    def forget_leftovers(self) -> None:
+        """What is there now is another fleet's, which was killed with a job."""
+        self._left_by_others.update(self.leftovers())
+
+    def wait_until_nothing_is_left(self, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while left := self.leftovers():
+            assert time.monotonic() < deadline, f"still left on RQ's Redis: {left}"
+            time.sleep(0.05)
 
     def close(self) -> None:
         for worker in self.workers:
