@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -92,9 +92,9 @@ def _own_process() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@pytest.fixture(scope="session")
-def _shared_home() -> Iterator[Path]:
-    """Home of a running embedded server."""
+@contextmanager
+def running_home() -> Iterator[Path]:
+    """Home of a running embedded server, which ends with all that was started for it."""
     # Not pytest's folder: the path of a unix socket is short.
     with tempfile.TemporaryDirectory(prefix="qe-", ignore_cleanup_errors=True) as folder:
         home = Path(folder) / "home"
@@ -102,6 +102,12 @@ def _shared_home() -> Iterator[Path]:
         yield home
         stop_server(home)
         end_processes_of(home)
+
+
+@pytest.fixture(scope="session")
+def _shared_home() -> Iterator[Path]:
+    with running_home() as home:
+        yield home
 
 
 @pytest.fixture

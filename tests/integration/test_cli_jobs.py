@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import signal
-import struct
 import subprocess
-import termios
 import time
 from pathlib import Path
 
@@ -17,7 +13,7 @@ import pytest
 
 from queue_eval.model.moves import Settlement
 from queue_eval.model.states import Outcome
-from tests.support.cli import COMMAND, Filled, cli_here, complaint, document, filled_campaign
+from tests.support.cli import COMMAND, Filled, cli_here, complaint, document, filled_campaign, run_on_terminal
 from tests.support.processes import Started
 
 
@@ -132,23 +128,9 @@ def test_keys_named_like_columns_of_ours(filled, server, campaign):
 
 def seen_at(width: int, *words: object, home: Path) -> list[str]:
     """The lines that a terminal of this width gets."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    environment = os.environ | {"QUEUE_EVAL_HOME": str(home), "NO_COLOR": "1"}
-    environment.pop("COLUMNS", None)
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, words)], env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    seen = b""
-    try:
-        while piece := os.read(ours, 4096):
-            seen += piece
-    except OSError:  # how Linux says that nobody writes any more
-        pass
-    os.close(ours)
-    assert process.wait(30) == 0
-    return seen.decode().splitlines()
+    status, seen = run_on_terminal(*COMMAND, *map(str, words), home=home, columns=width, NO_COLOR="1")
+    assert status == 0, seen
+    return seen.splitlines()
 
 
 def test_a_table_fits_a_terminal(server, campaign):

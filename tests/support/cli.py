@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -172,13 +173,19 @@ def on_terminal(*words: str, home: Path, typed: str, status: int) -> str:
 
 
 def run_on_terminal(
-    *command: str, home: Path, typed: str = "", cwd: Path | None = None, **more: str
+    *command: str, home: Path, typed: str = "", cwd: Path | None = None, columns: int = 0, **more: str
 ) -> tuple[int, str]:
-    """The exit status of a program at a terminal, and all that it has sent there."""
+    """The exit status of a program at a terminal, and all that it has sent there.
+
+    `columns`: the terminal's width, 0 for one that does not know its own.
+    """
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24 if columns else 0, columns))
+    environment = _environment(home, more)
+    environment.pop("COLUMNS", None)
     process = subprocess.Popen(
         command,
-        env=_environment(home, more),
+        env=environment,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
