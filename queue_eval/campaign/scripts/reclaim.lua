@@ -94,7 +94,7 @@ for i, id in ipairs(ids) do
       h.suspect = 0
       -- What it had printed by then is all that anybody will know of it.
       local live = parse_live(printed[i] or '')
-      local output = tonumber(live.attempt) == h.attempts and live.text or nil
+      local output = live.attempt == h.attempts and live.text or nil
       local missing = live.total - #live.text
       if output and missing > 0 then output = string.format('\n[... %d bytes left out ...]\n', missing) .. output end
       lose(entries, again, id, h, max_losses,

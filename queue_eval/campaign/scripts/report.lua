@@ -8,7 +8,7 @@
 -- Points stand in blocks, to the last of which is appended. Another attempt begins another block. Of too many points
 -- every second one is dropped; the first and the last stay.
 -- Repeating it is safe, also with more lines behind: no number is taken twice, and no checkpoint goes back.
--- include begin_extras bulk columns extra_key extras gone held_key hmget is_job mend parse_head
+-- include begin_extras bulk columns extra_key extras gone held_batches mend parse_head
 local MOST_POINTS, MOST_BYTES, MOST_LINE_BYTES = 10000, 8 * 1024 * 1024, 4096
 local BLOCK_POINTS, BLOCK_BYTES = 100, 16 * 1024
 local uid, worker = ARGV[1], ARGV[2]
@@ -16,23 +16,12 @@ local meta = redis.call('HMGET', META, 'uid', 'extras')
 if meta[1] ~= uid then return GONE end
 local FIRST_ARG, ARGS_EACH = 3, 7
 
-local batch_ids, reply, mine, ids, jobs = {}, {}, {}, {}, {}
-for at = FIRST_ARG, #ARGV, ARGS_EACH do batch_ids[#batch_ids + 1] = ARGV[at] end
-for i, token in ipairs(hmget(held_key(worker), batch_ids)) do
-  local id, proof = batch_ids[i], ARGV[FIRST_ARG + (i - 1) * ARGS_EACH + 1]
-  local attempt = string.match(proof, '^(%d+) ')
-  reply[i] = 0
-  if token and attempt and #attempt < 15 and string.find(token, proof, 1, true) == 1 and is_job(id, math.huge) then
-    reply[i] = 1
-    mine[#mine + 1] = { id = id, attempt = tonumber(attempt), at = FIRST_ARG + (i - 1) * ARGS_EACH }
-    if not jobs[id] then ids[#ids + 1] = id end
-    jobs[id] = jobs[id] or {}
-  end
-end
+local reply, mine, ids = held_batches(worker, FIRST_ARG, ARGS_EACH)
 if #ids == 0 then return reply end
 
 begin_extras(meta[2])
-local values = extras().values
+local values, jobs = extras().values, {}
+for _, id in ipairs(ids) do jobs[id] = {} end
 mend('HMGET', extra_key('report_heads'), ids[1])
 mend('HMGET', extra_key('reports'), ids[1])
 mend('HMGET', extra_key('checkpoints'), ids[1])

@@ -6,28 +6,14 @@
 -- The newest MOST_BYTES of an attempt are kept. What continues the kept part is appended to it; where something is
 -- missing between them, or another attempt prints, it begins anew.
 -- Repeating it is safe: nothing up to the known total is taken twice.
--- include begin_extras bulk columns extra_key extras gone held_key hmget is_job mend parse_live
+-- include begin_extras bulk columns extra_key extras gone held_batches mend parse_live
 local MOST_BYTES = 16 * 1024
 local uid, worker = ARGV[1], ARGV[2]
 local meta = redis.call('HMGET', META, 'uid', 'extras')
 if meta[1] ~= uid then return GONE end
 local FIRST_ARG, ARGS_EACH = 3, 4
 
-local told_ids, reply, mine, ids, is_known = {}, {}, {}, {}, {}
-for at = FIRST_ARG, #ARGV, ARGS_EACH do told_ids[#told_ids + 1] = ARGV[at] end
-for i, token in ipairs(hmget(held_key(worker), told_ids)) do
-  local id, at = told_ids[i], FIRST_ARG + (i - 1) * ARGS_EACH
-  local attempt, total = string.match(ARGV[at + 1], '^(%d+) '), string.match(ARGV[at + 2], '^%d+$')
-  reply[i] = 0
-  local is_valid = attempt and total and #attempt < 15 and #total < 15 and #ARGV[at + 3] <= tonumber(total)
-  if token and is_valid
-    and string.find(token, ARGV[at + 1], 1, true) == 1 and is_job(id, math.huge) then
-    reply[i] = 1
-    mine[#mine + 1] = { id = id, attempt = attempt, total = tonumber(total), text = ARGV[at + 3] }
-    if not is_known[id] then ids[#ids + 1] = id end
-    is_known[id] = true
-  end
-end
+local reply, mine, ids = held_batches(worker, FIRST_ARG, ARGS_EACH)
 if #ids == 0 then return reply end
 
 begin_extras(meta[2])
@@ -38,18 +24,21 @@ for i, value in ipairs(extras().values('live', ids)) do
   known[ids[i]] = parse_live(value or '')
 end
 local texts, heads = {}, {}
-for _, new in ipairs(mine) do
-  local old = known[new.id]
-  local text = new.text
-  local missing = new.total - #text - old.total
-  if old.attempt ~= new.attempt or new.total > old.total then
-    if old.attempt == new.attempt and missing <= 0 then text = old.text .. string.sub(text, 1 - missing) end
-    new.text = string.sub(text, -MOST_BYTES)
-    known[new.id] = new
-    local head = new.attempt .. ' ' .. string.format('%d', new.total)
-    texts[#texts + 1] = new.id
-    texts[#texts + 1] = head .. '\n' .. new.text
-    heads[#heads + 1] = new.id
+for _, batch in ipairs(mine) do
+  local id, attempt, printed, text = batch.id, batch.attempt, ARGV[batch.at + 2], ARGV[batch.at + 3]
+  local total = #printed < 15 and tonumber(string.match(printed, '^%d+$') or '')
+  local old = known[id]
+  if not total or #text > total then
+    reply[batch.number] = 0
+  elseif old.attempt ~= attempt or total > old.total then
+    local missing = total - #text - old.total
+    if old.attempt == attempt and missing <= 0 then text = old.text .. string.sub(text, 1 - missing) end
+    text = string.sub(text, -MOST_BYTES)
+    known[id] = { attempt = attempt, total = total, text = text }
+    local head = string.format('%d %d', attempt, total)
+    texts[#texts + 1] = id
+    texts[#texts + 1] = head .. '\n' .. text
+    heads[#heads + 1] = id
     heads[#heads + 1] = head
   end
 end
