@@ -27,7 +27,7 @@ TYPE_CHECKING = False  # see `queue_eval`
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 else:
     import _signal as signal  # the other imports `enum`
@@ -46,7 +46,12 @@ _GIVE_UP_S = 5.0
 _CHECK_PAUSES_S = (0.01, 0.1)
 """The pause between two checks whether the processes have ended: the first one, and the longest."""
 
+_EXEC_S = 0.5
+"""A process that begins another program for longer than this is looked at no more."""
+
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_EXITING_OR_KTHREAD = 0x4 | 0x00200000
+"""Flags in the stat file: of a process that ends, and of a thread of the kernel. They have no environment."""
 
 
 class Found:
@@ -101,12 +106,22 @@ def find(mark: str, session: int = 0, spared_group: int = 0) -> dict[int, Found]
     """The living processes with `mark`, or of `session`; but not this one, nor those of `spared_group`."""
     wanted = f"\0{STARTED_BY}={mark}".encode()
     found: dict[int, Found] = {}
-    for pid, stat in _processes():
-        group = int(stat[2])
-        if stat[0] in b"ZX" or group == spared_group:
-            continue
-        if (session and int(stat[3]) == session) or (mark and _is_marked(pid, wanted)):
-            found[pid] = Found(pid, group, stat[19])
+    processes, give_up_at = _processes(), time.monotonic() + _EXEC_S
+    while processes:
+        unclear = []
+        for pid, stat in processes:
+            group = int(stat[2])
+            if stat[0] in b"ZX" or group == spared_group:
+                continue
+            environment = _read(pid, "environ", refused=b"?") if mark else b"?"
+            if (session and int(stat[3]) == session) or _has_mark(environment, wanted):
+                found[pid] = Found(pid, group, stat[19])
+            elif not environment and _begins_program(pid):
+                unclear.append(pid)
+        if not unclear or time.monotonic() >= give_up_at:
+            break
+        time.sleep(_CHECK_PAUSES_S[0])
+        processes = _with_stat(unclear)
     found.pop(os.getpid(), None)
     return found
 
@@ -205,37 +220,51 @@ def _processes() -> list[tuple[int, list[bytes]]]:
     if not CAN_BE_FOUND:
         return []
     names = os.listdir("/proc")  # noqa: PTH208
-    seen = ((int(name), _stat(int(name))) for name in names if name.isdigit())
-    return [(pid, stat) for pid, stat in seen if stat is not None]
+    return _with_stat(int(name) for name in names if name.isdigit())
+
+
+def _with_stat(pids: Iterable[int]) -> list[tuple[int, list[bytes]]]:
+    return [(pid, stat) for pid in pids if (stat := _stat(pid)) is not None]
 
 
 def _stat(pid: int) -> list[bytes] | None:
-    """Fields of ``/proc/PID/stat`` from the third on: state, parent, group, session, …; the 20th of these is
-    the start time. None when the process is gone."""
+    """Fields of ``/proc/PID/stat`` from the third on: state, parent, group, session, …; see ``man 5 proc``.
+    The 7th of these has flags, the 20th is the start time, the 48th and 49th are where its environment begins
+    and ends. None when the process is gone."""
     # The second field is the name, in parentheses, and may contain anything.
     fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return fields if len(fields) > 19 else None
+    return fields if len(fields) > 48 else None
 
 
-def _is_marked(pid: int, wanted: bytes) -> bool:
-    environment = b"\0" + _read(pid, "environ") + b"\0"
+def _has_mark(environment: bytes, wanted: bytes) -> bool:
+    environment = b"\0" + environment + b"\0"
     at = environment.find(wanted)
     # The mark itself, or a longer one that begins with it: a worker within a job extends the job's mark.
     return at >= 0 and environment[at + len(wanted) : at + len(wanted) + 1] in (b"\0", b"/", b".")
 
 
-def _read(pid: int, name: str) -> bytes:
-    """The content of a file in ``/proc/PID``; empty when the process is gone or of another account."""
+def _begins_program(pid: int) -> bool:
+    """Whether a process whose environment was just read, and empty, has one all the same: within `execve` the
+    old one is gone, and the new one is not yet shown. On a busy machine that lasts for some 10 ms."""
+    stat = _stat(pid)
+    if stat is None or int(stat[6]) & _PF_EXITING_OR_KTHREAD:
+        return False
+    begin, end = int(stat[47]), int(stat[48])
+    return end == 0 or begin != end
+
+
+def _read(pid: int, name: str, refused: bytes = b"") -> bytes:
+    """The content of a file in ``/proc/PID``; `refused` when the process is gone or of another account."""
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
     except OSError:
-        return b""
+        return refused
     try:
         data = b""
         while part := os.read(fd, 1 << 16):
             data += part
         return data
     except OSError:
-        return data
+        return data or refused
     finally:
         os.close(fd)
